@@ -1,0 +1,40 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: they create .venv with the pinned versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Tests run side by side, one process a core: more threads than cores only make each other wait.
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: demo test test-slow check format clean
+
+demo: $(VENV)/.installed  ## train, export, build, verify and benchmark the demo network
+	$(BIN)/sr-deploy train
+	$(BIN)/sr-deploy export --fp16
+	$(BIN)/sr-deploy bench
+
+test: $(VENV)/.installed check  ## everything that a change can break
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+test-slow: $(VENV)/.installed  ## kills and whole runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slow
+
+check: $(VENV)/.installed  ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+# torch comes first and pinned: a range would take the newest build, several gigabytes of another one.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "sr-deploy needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,openvino,rtx,train]'
+	touch $@

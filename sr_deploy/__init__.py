@@ -1,0 +1,55 @@
+"""sr-deploy: super-resolution networks, from training to a deployment that proves itself.
+
+    >>> import sr_deploy
+    >>> bundle = sr_deploy.export("realesr-animevideov3.pth").bundle  # doctest: +SKIP
+    >>> upscaled = sr_deploy.Upscaler(bundle.path)(photograph)  # doctest: +SKIP
+
+Nothing is imported before it is used: `import sr_deploy` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sr_deploy.bench.run import bench_model as bench
+    from sr_deploy.deploy import build_engines as build
+    from sr_deploy.deploy import export_bundle as export
+    from sr_deploy.model import open_model as load
+    from sr_deploy.upscale.image import Upscaler
+    from sr_deploy.verify.model import verify_model as verify
+
+__all__ = ["Upscaler", "bench", "build", "export", "load", "verify"]
+
+
+class _LazyName:
+    """A public name that is imported at its first use.
+
+    `export`, `verify` and `bench` are subpackages too, and importing one of them sets it on this package. A data
+    descriptor on the package's class comes before what is set, so the names stay the functions.
+    """
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module = module
+        self._name = name
+
+    def __get__(self, package: ModuleType, _owner: type[ModuleType]) -> object:
+        return getattr(importlib.import_module(self._module), self._name)
+
+    def __set__(self, package: ModuleType, submodule: object) -> None:
+        """Leave the name as it is: the submodule stays in `sys.modules`, where imports find it."""
+
+
+class _Package(ModuleType):
+    bench = _LazyName("sr_deploy.bench.run", "bench_model")
+    build = _LazyName("sr_deploy.deploy", "build_engines")
+    export = _LazyName("sr_deploy.deploy", "export_bundle")
+    load = _LazyName("sr_deploy.model", "open_model")
+    verify = _LazyName("sr_deploy.verify.model", "verify_model")
+    Upscaler = _LazyName("sr_deploy.upscale.image", "Upscaler")
+
+
+sys.modules[__name__].__class__ = _Package

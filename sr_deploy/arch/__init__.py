@@ -1,0 +1,1 @@
+"""Generators: their specs, networks, costs and checkpoints."""

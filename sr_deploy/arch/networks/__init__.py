@@ -1,0 +1,1 @@
+"""One file for each architecture. A module here that defines `ARCHITECTURE` is known everywhere."""

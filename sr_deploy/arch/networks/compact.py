@@ -1,0 +1,85 @@
+"""SRVGGNetCompact, the plain network of Real-ESRGAN's small models (Wang et al. 2021 and its code base).
+
+Shape suffixes: N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sr_deploy.arch.registry import (
+    Architecture,
+    Convolution,
+    Layout,
+    Shapes,
+    count_numbered,
+    find_shape,
+    keep_names,
+)
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.errors import CheckpointError
+
+
+class Compact(nn.Module):
+    """A chain of 3x3 convolutions and PReLUs at input resolution, a pixel shuffle, and the nearest upsample added."""
+
+    def __init__(self, spec: ArchSpec) -> None:
+        super().__init__()
+        self.scale = spec.scale
+        layers: list[nn.Module] = [nn.Conv2d(spec.channels, spec.features, 3, padding=1), nn.PReLU(spec.features)]
+        for _ in range(spec.blocks):
+            layers += [nn.Conv2d(spec.features, spec.features, 3, padding=1), nn.PReLU(spec.features)]
+        layers.append(nn.Conv2d(spec.features, spec.channels * spec.scale**2, 3, padding=1))
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, lr_NCHW: torch.Tensor) -> torch.Tensor:
+        """Upscale N x C x H x W in [0, 1]; the result is not clamped."""
+        features: torch.Tensor = self.body(lr_NCHW)
+        if self.scale == 1:
+            return features + lr_NCHW
+        return F.pixel_shuffle(features, self.scale) + F.interpolate(
+            lr_NCHW, scale_factor=float(self.scale), mode="nearest"
+        )
+
+
+def _list_convolutions(spec: ArchSpec) -> Sequence[Convolution]:
+    one = Fraction(1)
+    return (
+        Convolution(spec.channels, spec.features, 3, one),
+        *(Convolution(spec.features, spec.features, 3, one) for _ in range(spec.blocks)),
+        Convolution(spec.features, spec.channels * spec.scale**2, 3, one),
+    )
+
+
+def _matches(shapes: Shapes) -> bool:
+    return len(shapes.get("body.0.weight", ())) == 4 and len(shapes.get("body.1.weight", ())) == 1
+
+
+def _infer(shapes: Shapes) -> ArchSpec:
+    features, channels = find_shape(shapes, "body.0.weight", 4)[:2]
+    last = count_numbered(shapes, "body.") - 1
+    outputs = find_shape(shapes, f"body.{last}.weight", 4)[0]
+    scale = math.isqrt(outputs // channels) if channels else 0
+    if last < 2 or last % 2 or outputs != channels * scale**2:
+        raise CheckpointError(
+            f"tensor 'body.{last}.weight' gives {outputs} channels; the last convolution (an even number) must give "
+            f"scale^2 times the {channels} channels that 'body.0.weight' reads"
+        )
+    return ArchSpec(architecture="compact", scale=scale, channels=channels, features=features, blocks=(last - 2) // 2)
+
+
+ARCHITECTURE = Architecture(
+    name="compact",
+    title="SRVGGNetCompact (Real-ESRGAN)",
+    build=Compact,
+    convolutions=_list_convolutions,
+    input_multiple=lambda _spec: 1,
+    infer=_infer,
+    layouts=(Layout("compact", "SRVGGNetCompact: body.N.weight, with 1-D PReLU weights", _matches, keep_names),),
+)

@@ -1,0 +1,122 @@
+"""MSRResNet: SRResNet without batch normalisation, as BasicSR publishes it (ESRGAN's SRGAN baseline).
+
+Shape suffixes: N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sr_deploy.arch.initialise import scale_kaiming
+from sr_deploy.arch.registry import (
+    Architecture,
+    Convolution,
+    Layout,
+    Shapes,
+    count_numbered,
+    find_shape,
+    keep_names,
+)
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.errors import CheckpointError, InputError
+
+_SLOPE = 0.1
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with a ReLU between them, and the input added."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+
+    def forward(self, features_NCHW: torch.Tensor) -> torch.Tensor:
+        """Refine feature maps."""
+        refined: torch.Tensor = self.conv2(F.relu(self.conv1(features_NCHW)))
+        return features_NCHW + refined
+
+
+class MSRResNet(nn.Module):
+    """Residual blocks, pixel shuffles, and the bilinear upsample of the input added at the end."""
+
+    def __init__(self, spec: ArchSpec) -> None:
+        super().__init__()
+        features = spec.features
+        self.scale = spec.scale
+        self.shuffles = _shuffles(spec.scale)
+        self.conv_first = nn.Conv2d(spec.channels, features, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualBlock(features) for _ in range(spec.blocks)))
+        for number, factor in enumerate(self.shuffles, 1):
+            self.add_module(f"upconv{number}", nn.Conv2d(features, features * factor**2, 3, padding=1))
+        self.conv_hr = nn.Conv2d(features, features, 3, padding=1)
+        self.conv_last = nn.Conv2d(features, spec.channels, 3, padding=1)
+        scale_kaiming(self, 0.1)
+
+    def forward(self, lr_NCHW: torch.Tensor) -> torch.Tensor:
+        """Upscale N x C x H x W in [0, 1]; the result is not clamped."""
+        features = self.body(F.leaky_relu(self.conv_first(lr_NCHW), _SLOPE))
+        for number, factor in enumerate(self.shuffles, 1):
+            shuffled = F.pixel_shuffle(self.get_submodule(f"upconv{number}")(features), factor)
+            features = F.leaky_relu(shuffled, _SLOPE)
+        detail: torch.Tensor = self.conv_last(F.leaky_relu(self.conv_hr(features), _SLOPE))
+        base = F.interpolate(lr_NCHW, scale_factor=float(self.scale), mode="bilinear", align_corners=False)
+        return detail + base
+
+
+def _shuffles(scale: int) -> tuple[int, ...]:
+    if scale not in (2, 3, 4):
+        raise InputError(f"msrresnet enlarges by 2, 3 or 4, not by {scale}")
+    return (2, 2) if scale == 4 else (scale,)
+
+
+def _list_convolutions(spec: ArchSpec) -> Sequence[Convolution]:
+    features = spec.features
+    convolutions = [Convolution(spec.channels, features, 3, Fraction(1))]
+    convolutions += [Convolution(features, features, 3, Fraction(1))] * 2 * spec.blocks
+    resolution = Fraction(1)
+    for factor in _shuffles(spec.scale):
+        convolutions.append(Convolution(features, features * factor**2, 3, resolution))
+        resolution *= factor
+    convolutions.append(Convolution(features, features, 3, resolution))
+    convolutions.append(Convolution(features, spec.channels, 3, resolution))
+    return convolutions
+
+
+def _matches(shapes: Shapes) -> bool:
+    return "body.0.conv1.weight" in shapes and "upconv1.weight" in shapes
+
+
+def _infer(shapes: Shapes) -> ArchSpec:
+    features, channels = find_shape(shapes, "conv_first.weight", 4)[:2]
+    shuffled = find_shape(shapes, "upconv1.weight", 4)[0]
+    scale = 4 if "upconv2.weight" in shapes else math.isqrt(shuffled // features) if features else 0
+    if scale not in (2, 3, 4):
+        raise CheckpointError(
+            f"tensor 'upconv1.weight' gives {shuffled} channels; with {features} features it must be "
+            f"{4 * features} (x2, x4) or {9 * features} (x3)"
+        )
+    return ArchSpec(
+        architecture="msrresnet",
+        scale=scale,
+        channels=channels,
+        features=features,
+        blocks=count_numbered(shapes, "body."),
+    )
+
+
+ARCHITECTURE = Architecture(
+    name="msrresnet",
+    title="MSRResNet (BasicSR)",
+    build=MSRResNet,
+    convolutions=_list_convolutions,
+    input_multiple=lambda _spec: 1,
+    infer=_infer,
+    layouts=(Layout("msrresnet", "MSRResNet of BasicSR: body.N.conv1 and upconv1", _matches, keep_names),),
+)

@@ -1,0 +1,265 @@
+"""RRDBNet: residual in residual dense blocks (ESRGAN, Wang et al. 2018; Real-ESRGAN, Wang et al. 2021).
+
+Shape suffixes: N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sr_deploy.arch.initialise import scale_kaiming
+from sr_deploy.arch.registry import (
+    Architecture,
+    Convolution,
+    Layout,
+    Shapes,
+    count_numbered,
+    find_shape,
+    keep_names,
+)
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.errors import CheckpointError, InputError, ShapeError
+
+_RESIDUAL_SCALE = 0.2
+_SLOPE = 0.2
+_UNSHUFFLE_AT_SCALE = {1: 4, 2: 2}
+_DENSE_CONVS = 5
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each reading all that came before it, and a scaled residual."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        for number in range(1, _DENSE_CONVS + 1):
+            width = growth if number < _DENSE_CONVS else features
+            self.add_module(f"conv{number}", nn.Conv2d(features + (number - 1) * growth, width, 3, padding=1))
+        scale_kaiming(self, 0.1)
+
+    def forward(self, features_NCHW: torch.Tensor) -> torch.Tensor:
+        """Refine feature maps."""
+        seen = [features_NCHW]
+        for number in range(1, _DENSE_CONVS):
+            seen.append(F.leaky_relu(self.get_submodule(f"conv{number}")(torch.cat(seen, 1)), _SLOPE))
+        refined: torch.Tensor = self.get_submodule(f"conv{_DENSE_CONVS}")(torch.cat(seen, 1))
+        return refined * _RESIDUAL_SCALE + features_NCHW
+
+
+class ResidualInResidual(nn.Module):
+    """Three dense blocks and a scaled residual around them."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        self.rdb1 = DenseBlock(features, growth)
+        self.rdb2 = DenseBlock(features, growth)
+        self.rdb3 = DenseBlock(features, growth)
+
+    def forward(self, features_NCHW: torch.Tensor) -> torch.Tensor:
+        """Refine feature maps."""
+        refined: torch.Tensor = self.rdb3(self.rdb2(self.rdb1(features_NCHW)))
+        return refined * _RESIDUAL_SCALE + features_NCHW
+
+
+class RRDBNet(nn.Module):
+    """A trunk of residual-in-residual dense blocks, then nearest x2 upsamples with a convolution each."""
+
+    def __init__(self, spec: ArchSpec) -> None:
+        super().__init__()
+        features = spec.features
+        growth = _growth(spec)
+        self.unshuffle = _unshuffle(spec)
+        self.upsamples = _upsamples(spec)
+        self.conv_first = nn.Conv2d(spec.channels * self.unshuffle**2, features, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualInResidual(features, growth) for _ in range(spec.blocks)))
+        self.conv_body = nn.Conv2d(features, features, 3, padding=1)
+        for number in range(1, self.upsamples + 1):
+            self.add_module(f"conv_up{number}", nn.Conv2d(features, features, 3, padding=1))
+        self.conv_hr = nn.Conv2d(features, features, 3, padding=1)
+        self.conv_last = nn.Conv2d(features, spec.channels, 3, padding=1)
+
+    def forward(self, lr_NCHW: torch.Tensor) -> torch.Tensor:
+        """Upscale N x C x H x W in [0, 1]; the result is not clamped.
+
+        Raises:
+            ShapeError: a side is no multiple of the pixel-unshuffle.
+        """
+        if self.unshuffle > 1:
+            self._check_sides(lr_NCHW)
+            lr_NCHW = F.pixel_unshuffle(lr_NCHW, self.unshuffle)
+        features = self.conv_first(lr_NCHW)
+        features = features + self.conv_body(self.body(features))
+        for number in range(1, self.upsamples + 1):
+            larger = F.interpolate(features, scale_factor=2.0, mode="nearest")
+            features = F.leaky_relu(self.get_submodule(f"conv_up{number}")(larger), _SLOPE)
+        sr_NCHW: torch.Tensor = self.conv_last(F.leaky_relu(self.conv_hr(features), _SLOPE))
+        return sr_NCHW
+
+    def _check_sides(self, lr_NCHW: torch.Tensor) -> None:
+        # While torch.export traces, sides are symbols and pixel_unshuffle makes the condition itself.
+        if torch.compiler.is_compiling():
+            return
+        h, w = lr_NCHW.shape[-2:]
+        if h % self.unshuffle or w % self.unshuffle:
+            raise ShapeError(
+                f"this network takes sides that are multiples of {self.unshuffle}, not {h}x{w}; pad the image"
+            )
+
+    def fold(self) -> None:
+        """Make the pixel-unshuffle by r part of the first convolution: a kernel of 3r, stride r, padding r.
+
+        Exact: each weight meets the pixel that it met before, and r pixels of zeros around the image are one pixel of
+        zeros around the unshuffled one.
+        """
+        r = self.unshuffle
+        if r == 1:
+            return
+        old = self.conv_first
+        out_channels, in_channels = old.out_channels, old.in_channels // r**2
+        new = nn.Conv2d(in_channels, out_channels, 3 * r, stride=r, padding=r)
+        # Channel c * r^2 + i * r + j of the unshuffled image is pixel (i, j) of each r x r cell of channel c.
+        cells = old.weight.detach().reshape(out_channels, in_channels, r, r, 3, 3)
+        new.weight = nn.Parameter(cells.permute(0, 1, 4, 2, 5, 3).reshape(new.weight.shape).contiguous())
+        new.bias = old.bias
+        self.conv_first = new
+        self.unshuffle = 1
+
+
+def _growth(spec: ArchSpec) -> int:
+    if spec.growth is None:
+        raise InputError("rrdbnet needs growth (channels that each convolution of a dense block adds; ESRGAN: 32)")
+    return spec.growth
+
+
+def _unshuffle(spec: ArchSpec) -> int:
+    return spec.unshuffle or _UNSHUFFLE_AT_SCALE.get(spec.scale, 1)
+
+
+def _upsamples(spec: ArchSpec) -> int:
+    factor = spec.scale * _unshuffle(spec)
+    if factor & (factor - 1):
+        raise InputError(f"rrdbnet enlarges by powers of two (1, 2, 4, 8, 16), not by {spec.scale}")
+    return factor.bit_length() - 1
+
+
+def _list_convolutions(spec: ArchSpec) -> Sequence[Convolution]:
+    features, growth, unshuffle = spec.features, _growth(spec), _unshuffle(spec)
+    inner = Fraction(1, unshuffle)
+    outer = Fraction(spec.scale)
+    dense = [
+        Convolution(features + n * growth, growth if n < _DENSE_CONVS - 1 else features, 3, inner)
+        for n in range(_DENSE_CONVS)
+    ]
+    return (
+        Convolution(spec.channels * unshuffle**2, features, 3, inner),
+        *dense * 3 * spec.blocks,
+        Convolution(features, features, 3, inner),
+        *(Convolution(features, features, 3, inner * 2**number) for number in range(1, _upsamples(spec) + 1)),
+        Convolution(features, features, 3, outer),
+        Convolution(features, spec.channels, 3, outer),
+    )
+
+
+def _infer(shapes: Shapes) -> ArchSpec:
+    features, inputs = find_shape(shapes, "conv_first.weight", 4)[:2]
+    channels = find_shape(shapes, "conv_last.weight", 4)[0]
+    growth = find_shape(shapes, "body.0.rdb1.conv1.weight", 4)[0]
+    unshuffle = next((r for r in (1, 2, 4) if inputs == channels * r**2), None)
+    if unshuffle is None:
+        raise CheckpointError(
+            f"tensor 'conv_first.weight' reads {inputs} channels; with {channels} image channels (given by "
+            f"'conv_last.weight') it must be {channels}, or {channels * 4} or {channels * 16} after a pixel-unshuffle"
+        )
+    factor = 2 ** (count_numbered(shapes, "conv_up") - 1 if "conv_up1.weight" in shapes else 0)
+    if factor % unshuffle:
+        raise CheckpointError(
+            f"tensor 'conv_first.weight' reads {inputs} channels, a pixel-unshuffle by {unshuffle}, but the network "
+            f"enlarges by {factor} only"
+        )
+    scale = factor // unshuffle
+    return ArchSpec(
+        architecture="rrdbnet",
+        scale=scale,
+        channels=channels,
+        features=features,
+        blocks=count_numbered(shapes, "body."),
+        growth=growth,
+        unshuffle=None if unshuffle == _UNSHUFFLE_AT_SCALE.get(scale, 1) else unshuffle,
+    )
+
+
+def _rename_esrgan(shapes: Shapes) -> dict[str, str]:
+    rules = (
+        (r"^RRDB_trunk\.(\d+)\.RDB(\d)\.", r"body.\1.rdb\2."),
+        (r"^trunk_conv\.", "conv_body."),
+        (r"^upconv(\d)\.", r"conv_up\1."),
+        (r"^HRconv\.", "conv_hr."),
+    )
+    return {key: _apply_rules(key, rules) for key in shapes}
+
+
+def _rename_old_esrgan(shapes: Shapes) -> dict[str, str]:
+    """Layers were numbered: 0 first, 1 the trunk, then three numbers for each upsample, two for HR, and the last."""
+    layers = count_numbered(shapes, "model.")
+    upsamples, rest = divmod(layers - 5, 3)
+    if rest or upsamples < 0:
+        raise CheckpointError(
+            f"the last layer is 'model.{layers - 1}'; in this layout it is number 4, 7, 10 or 13 (x1, x2, x4, x8)"
+        )
+    blocks = count_numbered(shapes, "model.1.sub.") - 1
+    rules = (
+        (r"^model\.0\.", "conv_first."),
+        (rf"^model\.1\.sub\.{blocks}\.(weight|bias)$", r"conv_body.\1"),
+        (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
+        *((rf"^model\.{3 * n}\.", f"conv_up{n}.") for n in range(1, upsamples + 1)),
+        (rf"^model\.{layers - 3}\.", "conv_hr."),
+        (rf"^model\.{layers - 1}\.", "conv_last."),
+    )
+    return {key: _apply_rules(key, rules) for key in shapes}
+
+
+def _apply_rules(key: str, rules: Sequence[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
+        renamed, count = re.subn(pattern, replacement, key)
+        if count:
+            return renamed
+    return key
+
+
+def _has(pattern: str, shapes: Shapes) -> bool:
+    return any(re.match(pattern, key) for key in shapes)
+
+
+ARCHITECTURE = Architecture(
+    name="rrdbnet",
+    title="RRDBNet (ESRGAN, Real-ESRGAN)",
+    build=RRDBNet,
+    convolutions=_list_convolutions,
+    input_multiple=_unshuffle,
+    infer=_infer,
+    layouts=(
+        Layout(
+            "rrdbnet",
+            "RRDBNet of BasicSR and Real-ESRGAN: body.N.rdb1.conv1",
+            lambda shapes: _has(r"body\.\d+\.rdb\d\.", shapes),
+            keep_names,
+        ),
+        Layout(
+            "esrgan",
+            "RRDBNet of the ESRGAN and BSRGAN repositories: RRDB_trunk.N.RDB1.conv1",
+            lambda shapes: _has(r"RRDB_trunk\.\d+\.RDB\d\.", shapes),
+            _rename_esrgan,
+        ),
+        Layout(
+            "esrgan-old",
+            "RRDBNet of the first ESRGAN: model.1.sub.N.RDB1.conv1.0",
+            lambda shapes: _has(r"model\.1\.sub\.\d+\.RDB\d\.", shapes),
+            _rename_old_esrgan,
+        ),
+    ),
+)

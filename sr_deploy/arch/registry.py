@@ -1,0 +1,198 @@
+"""The architectures: each is one module in `sr_deploy.arch.networks`, found by its file name when asked for.
+
+No torch is imported here before a network is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from typing import TYPE_CHECKING
+
+from sr_deploy.arch import networks
+from sr_deploy.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sr_deploy.arch.spec import ArchSpec
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shape of each tensor of a state dict, by key."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution of a network, as far as its cost goes."""
+
+    in_channels: int
+    """Channels that it reads."""
+    out_channels: int
+    """Channels that it writes."""
+    kernel: int
+    """Side of its square kernel."""
+    resolution: Fraction
+    """Pixels of its output per pixel of the network's input, along a side."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which published files name the tensors of an architecture."""
+
+    name: str
+    """Short name, as `sr-deploy info` prints it."""
+    signature: str
+    """The keys that it is known by, for people."""
+    matches: Callable[[Shapes], bool]
+    """Whether a state dict with these keys is in this layout."""
+    rename: Callable[[Shapes], dict[str, str]]
+    """Our key for each key of the file; a key that means nothing stays as it is, and is refused later."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that is known of one kind of generator."""
+
+    name: str
+    """Name in specs and recipes."""
+    title: str
+    """Name for people, with its source."""
+    build: Callable[[ArchSpec], nn.Module]
+    """The network, initialised for training."""
+    convolutions: Callable[[ArchSpec], Sequence[Convolution]]
+    """Its convolutions from input to output; all lie on the longest path."""
+    input_multiple: Callable[[ArchSpec], int]
+    """Height and width of the input must be multiples of this."""
+    infer: Callable[[Shapes], ArchSpec]
+    """The spec that a state dict with our keys has. Raises CheckpointError (no file name in it)."""
+    layouts: tuple[Layout, ...]
+    """How published files name its tensors."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network needs for each pixel of its input."""
+
+    parameters: int
+    """Trained numbers (buffers such as the statistics of a batch normalisation are not counted)."""
+    flops_per_input_pixel: float
+    """Floating-point operations of the convolutions, two for each multiply-add."""
+    receptive_radius: int
+    """Input pixels on each side of an output pixel's own input pixel that can change it."""
+
+
+@cache
+def architecture_names() -> tuple[str, ...]:
+    """Names of all architectures, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(networks.__path__)))
+
+
+@cache
+def get_architecture(name: str) -> Architecture:
+    """The architecture of that name.
+
+    Raises:
+        InputError: there is none; the message lists those known.
+    """
+    if name not in architecture_names():
+        raise InputError(f"unknown architecture {name!r}; known: {', '.join(architecture_names())}")
+    module = importlib.import_module(f"{networks.__name__}.{name}")
+    architecture: Architecture = module.ARCHITECTURE
+    return architecture
+
+
+def build_network(spec: ArchSpec) -> nn.Module:
+    """The network that `spec` describes, initialised for training, on the CPU, in fp32.
+
+    Its forward takes N x C x H x W in [0, 1] and gives N x C x (H * scale) x (W * scale), not clamped.
+
+    Raises:
+        InputError: unknown architecture, or a value that it does not take.
+    """
+    architecture = get_architecture(spec.architecture)
+    if spec.channels not in (1, 3):
+        raise InputError(f"a network has 1 or 3 channels, not {spec.channels}")
+    return architecture.build(spec)
+
+
+def input_multiple(spec: ArchSpec) -> int:
+    """What height and width of the network's input must be multiples of.
+
+    Raises:
+        InputError: unknown architecture.
+    """
+    return get_architecture(spec.architecture).input_multiple(spec)
+
+
+def describe_cost(spec: ArchSpec) -> Cost:
+    """Parameters, arithmetic and reach of the network, without building its weights.
+
+    Raises:
+        InputError: unknown architecture, or a value that it does not take.
+    """
+    import torch
+
+    with torch.device("meta"):
+        network = build_network(spec)
+    convolutions = get_architecture(spec.architecture).convolutions(spec)
+    multiply_adds = sum(
+        (conv.in_channels * conv.out_channels * conv.kernel**2 * conv.resolution**2 for conv in convolutions),
+        start=Fraction(0),
+    )
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        flops_per_input_pixel=float(2 * multiply_adds),
+        receptive_radius=_receptive_radius(convolutions, spec.scale),
+    )
+
+
+def _receptive_radius(convolutions: Sequence[Convolution], scale: int) -> int:
+    """Follow each output pixel of one period back to the interval of input pixels that it depends on."""
+    period = max(scale, *(int(conv.resolution.denominator) for conv in convolutions), 1)
+    radius = 0
+    for output in range(scale * period):
+        low = high = output
+        resolution = Fraction(scale)
+        for conv in reversed(convolutions):
+            low, high = _follow_back(low, high, resolution / conv.resolution)
+            low, high, resolution = low - conv.kernel // 2, high + conv.kernel // 2, conv.resolution
+        low, high = _follow_back(low, high, resolution)
+        own = output // scale
+        radius = max(radius, own - low, high - own)
+    return radius
+
+
+def _follow_back(low: int, high: int, factor: Fraction) -> tuple[int, int]:
+    """The interval before a change of resolution: `factor` above 1 enlarged the picture, below 1 shrank it."""
+    if factor >= 1:
+        return low // int(factor), high // int(factor)
+    shrink = int(1 / factor)
+    return low * shrink, high * shrink + shrink - 1
+
+
+def find_shape(shapes: Shapes, key: str, rank: int) -> tuple[int, ...]:
+    """Shape of a tensor that a layout cannot be read without.
+
+    Raises:
+        CheckpointError: it is missing, or has another number of axes.
+    """
+    if key not in shapes:
+        raise CheckpointError(f"tensor {key!r} is missing")
+    if len(shapes[key]) != rank:
+        raise CheckpointError(f"tensor {key!r} has shape {shapes[key]}; {rank} axes were expected")
+    return shapes[key]
+
+
+def count_numbered(shapes: Shapes, prefix: str) -> int:
+    """One more than the greatest number that follows `prefix` in a key; 0 if none does."""
+    numbers = (key[len(prefix) :].split(".", 1)[0] for key in shapes if key.startswith(prefix))
+    return max((int(number) + 1 for number in numbers if number.isdecimal()), default=0)
+
+
+def keep_names(shapes: Shapes) -> dict[str, str]:
+    """The renaming of a layout whose keys are ours."""
+    return {key: key for key in shapes}

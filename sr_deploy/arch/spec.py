@@ -1,0 +1,34 @@
+"""What a generator is, in a few numbers. No torch here: bundles are read without it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ArchSpec(BaseModel):
+    """One generator, described well enough to build it anew. Stored in checkpoints, bundles and graphs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    """Name in the registry: srresnet, msrresnet, rrdbnet or compact."""
+    scale: int = Field(ge=1, le=16)
+    """Output pixels per input pixel, along each side."""
+    channels: int = Field(default=3)
+    """Image channels in and out: 3 (RGB) or 1 (gray)."""
+    features: int = Field(ge=1)
+    """Channels of the feature maps in the trunk."""
+    blocks: int = Field(ge=0)
+    """Residual blocks (srresnet, msrresnet, rrdbnet) or inner convolutions (compact)."""
+    growth: int | None = Field(default=None, ge=1)
+    """Channels that each convolution of a dense block adds (rrdbnet only)."""
+    unshuffle: int | None = Field(default=None, ge=1)
+    """Pixel-unshuffle of the input (rrdbnet only); None: 4 at x1, 2 at x2, else 1. Old files upsample x2 without it."""
+
+    def title(self) -> str:
+        """One line for people, as in `rrdbnet x4, 23 blocks, 64 features, growth 32, RGB`."""
+        growth = f", growth {self.growth}" if self.growth else ""
+        unshuffle = f", unshuffle {self.unshuffle}" if self.unshuffle else ""
+        colour = "RGB" if self.channels == 3 else "gray"
+        size = f"{self.blocks} blocks, {self.features} features{growth}{unshuffle}"
+        return f"{self.architecture} x{self.scale}, {size}, {colour}"

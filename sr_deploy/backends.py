@@ -1,0 +1,46 @@
+"""The words for who computes and in which precision, used the same everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from sr_deploy.errors import InputError
+
+Backend = Literal["torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+TENSORRT_BACKENDS: tuple[Backend, ...] = ("tensorrt", "tensorrt-rtx")
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """A backend and the precision asked of it, written `openvino:int8`."""
+
+    backend: Backend
+    precision: Precision = "fp32"
+
+    def __str__(self) -> str:
+        return f"{self.backend}:{self.precision}"
+
+
+def parse_backend(text: str) -> BackendChoice:
+    """Read `NAME` or `NAME:PRECISION`; without a precision it is fp32.
+
+    Raises:
+        InputError: unknown backend or precision; the message lists those known.
+    """
+    name, colon, precision = text.partition(":")
+    for backend in BACKENDS:
+        if name == backend:
+            break
+    else:
+        raise InputError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
+    if not colon:
+        return BackendChoice(backend)
+    for known in PRECISIONS:
+        if precision == known:
+            return BackendChoice(backend, known)
+    raise InputError(f"unknown precision {precision!r} in {text!r}; known: {', '.join(PRECISIONS)}")

@@ -1,0 +1,89 @@
+"""From times of calls to the figures of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+TURN_SECONDS = 0.1
+MOST_CALLS = 20
+FEWEST_ROUNDS = 5
+MOST_ROUNDS = 40
+# A shorter call pays for threads that fell asleep and caches that others filled: the first of a turn is not counted.
+PRIMED_BELOW_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often every contender has its turn, and how many calls are timed in each."""
+
+    rounds: int
+    """Rounds; in each every contender has one turn, in the same order."""
+    calls: tuple[int, ...]
+    """Timed calls in a turn, for each contender."""
+    primed: tuple[bool, ...]
+    """Whether a turn starts with a call that is not timed, for each contender."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Calls of one contender, in seconds."""
+
+    median: float
+    """Half of the calls took less."""
+    p95: float
+    """95 % of the calls took less."""
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How much faster than the baseline."""
+
+    ratio: float
+    """Median over the rounds of the ratio of the two medians in a round."""
+    low: float
+    """10th percentile of the same ratios."""
+    high: float
+    """90th percentile of them."""
+
+
+def is_warm(seconds: Sequence[float], budget: float) -> bool:
+    """Whether warm-up may end: the last three calls lie within 10 % of each other, or the budget is spent."""
+    if not seconds:
+        return False
+    last = seconds[-3:]
+    steady = len(last) == 3 and max(last) <= 1.1 * min(last)
+    return steady or sum(seconds) >= budget
+
+
+def plan_schedule(call_seconds: Sequence[float], seconds_each: float) -> Schedule:
+    """Share out the time.
+
+    Args:
+        call_seconds: what one call of each contender takes.
+        seconds_each: time for each contender on average; slow ones get at least 5 rounds of one call all the same.
+    """
+    calls = tuple(int(np.clip(TURN_SECONDS / seconds, 1, MOST_CALLS)) for seconds in call_seconds)
+    primed = tuple(seconds < PRIMED_BELOW_SECONDS for seconds in call_seconds)
+    one_round = sum((n + first) * t for n, first, t in zip(calls, primed, call_seconds, strict=True))
+    rounds = int(np.clip(seconds_each * len(calls) / one_round, FEWEST_ROUNDS, MOST_ROUNDS))
+    return Schedule(rounds, calls, primed)
+
+
+def summarise_calls(rounds: Sequence[Sequence[float]]) -> Timing:
+    """Median and 95th percentile over all calls of all rounds."""
+    calls = np.concatenate([np.asarray(turn) for turn in rounds])
+    return Timing(median=float(np.median(calls)), p95=float(np.percentile(calls, 95)))
+
+
+def compare_speed(baseline: Sequence[Sequence[float]], contender: Sequence[Sequence[float]]) -> Speedup:
+    """Speed-up with its spread.
+
+    Both were measured in the same rounds, so that what slows the machine down for a while slows both and leaves a
+    round's ratio as it is.
+    """
+    ratios = [float(np.median(ours) / np.median(theirs)) for ours, theirs in zip(baseline, contender, strict=True)]
+    low, middle, high = (float(value) for value in np.percentile(ratios, (10, 50, 90)))
+    return Speedup(middle, low, high)

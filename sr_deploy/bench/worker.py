@@ -1,0 +1,191 @@
+"""One contender in a process of its own: `python -m sr_deploy.bench.worker`, one JSON request a line, one answer each.
+
+A process alone tells how much memory a contender needs, and no backend's waiting threads take another's time.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO, TypedDict, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.backends import parse_backend
+from sr_deploy.bench.statistics import is_warm
+from sr_deploy.errors import SrDeployError
+
+if TYPE_CHECKING:
+    from sr_deploy.runners.protocol import DeviceRunner, Runner
+
+_STATUS = Path("/proc/self/status")
+
+
+class OpenRequest(TypedDict):
+    """Load a contender and put its output for `input` into `output`."""
+
+    model: str
+    choice: str | None  # None: the reference
+    threads: int
+    input: str
+    output: str
+    warm_up_seconds: float
+
+
+class OpenAnswer(TypedDict):
+    """What was loaded, and what a call takes once warm."""
+
+    version: str
+    device: str
+    arrays: str
+    call_seconds: float
+
+
+class MemoryAnswer(TypedDict):
+    """Figures in MiB."""
+
+    peak: float
+    library: float
+    device: float | None
+
+
+class Worker:
+    """What the process holds: a runner, its input and what it measured."""
+
+    def __init__(self, request: OpenRequest) -> None:
+        """Load, run once, write the output, warm up."""
+        self._library_mib = _import_library(request["choice"])
+        self._runner = _open(request)
+        self._lr: NDArray[np.float32] = np.load(request["input"])
+        self._call = self._make_call()
+        self._device_before = self._device_used()
+        np.save(request["output"], self._runner.infer(self._lr))
+        times: list[float] = []
+        while not is_warm(times, request["warm_up_seconds"]):
+            times.append(self._time_call())
+        self._answer = OpenAnswer(
+            version=self._runner.spec.version,
+            device=self._runner.spec.device,
+            arrays="device" if self._on_device() else "host",
+            call_seconds=min(times[-3:]),
+        )
+
+    @property
+    def answer(self) -> OpenAnswer:
+        """What to say about the loading."""
+        return self._answer
+
+    def take_turn(self, calls: int, primed: bool) -> list[float]:
+        """Time `calls` calls, in seconds each; one more goes before them untimed if `primed`."""
+        gc.collect()
+        gc.disable()
+        try:
+            if primed:
+                self._call()
+            return [self._time_call() for _ in range(calls)]
+        finally:
+            gc.enable()
+
+    def measure_memory(self) -> MemoryAnswer:
+        """Greatest resident memory so far, what the library alone took, and the GPU's share."""
+        used = self._device_used()
+        device = None if used is None or self._device_before is None else used - self._device_before
+        return MemoryAnswer(peak=_resident_mib("VmHWM"), library=self._library_mib, device=device)
+
+    def _time_call(self) -> float:
+        started = time.perf_counter()
+        self._call()
+        return time.perf_counter() - started
+
+    def _on_device(self) -> bool:
+        return self._runner.spec.device != "cpu" and hasattr(self._runner, "infer_on_device")
+
+    def _make_call(self) -> Callable[[], object]:
+        if not self._on_device():
+            return lambda: self._runner.infer(self._lr)
+        import torch
+
+        runner = cast("DeviceRunner", self._runner)
+        lr = torch.from_numpy(self._lr).to(runner.spec.device, getattr(torch, runner.spec.dtype))
+
+        def call_and_wait() -> None:
+            runner.infer_on_device(lr)
+            torch.cuda.synchronize(lr.device)
+
+        return call_and_wait
+
+    def _device_used(self) -> float | None:
+        if not self._on_device():
+            return None
+        import torch
+
+        free, total = torch.cuda.mem_get_info(self._runner.spec.device)
+        return (total - free) / 2**20
+
+
+def _import_library(choice: str | None) -> float:
+    """Import what the contender computes with, and say how much memory that took."""
+    if choice is not None:
+        backend = parse_backend(choice).backend
+        importlib.import_module({"tensorrt": "torch", "tensorrt-rtx": "torch"}.get(backend, backend))
+    return _resident_mib("VmRSS")
+
+
+def _open(request: OpenRequest) -> Runner:
+    from sr_deploy.model import open_model
+    from sr_deploy.runners import open_runner
+    from sr_deploy.runners.parity import open_reference
+
+    model = open_model(Path(request["model"]))
+    if request["choice"] is None:
+        return open_reference(model, threads=request["threads"])
+    return open_runner(model, request["choice"], threads=request["threads"])
+
+
+def _resident_mib(field: str) -> float:
+    """`VmRSS` (now) or `VmHWM` (the peak) of this process; the peak where the system tells no more."""
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) / 1024  # "123456 kB"
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Answer until the requests end: first an `OpenRequest`, then `{"calls", "primed"}` or `{"memory"}`."""
+    worker: Worker | None = None
+    for line in requests:
+        request = json.loads(line)
+        try:
+            if worker is None:
+                worker = Worker(request)
+                answer: object = worker.answer
+            elif "memory" in request:
+                answer = worker.measure_memory()
+            else:
+                answer = worker.take_turn(request["calls"], request["primed"])
+            document = {"answer": answer}
+        except SrDeployError as error:
+            document = {"error": str(error), "kind": type(error).__name__}
+        print(json.dumps(document), file=answers, flush=True)
+
+
+def _main() -> None:
+    # Libraries print to stdout as they like: the answers keep the pipe, everything else goes to stderr.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    _main()

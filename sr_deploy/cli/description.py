@@ -1,0 +1,256 @@
+"""What `sr-deploy info` knows of a model, gathered from every part that knows some of it. No torch at import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sr_deploy.bundle import Bundle, EngineRecord
+    from sr_deploy.model import Model
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A file on disk."""
+
+    file: str
+    """Its path."""
+    size_bytes: int
+    """Its size."""
+    sha256: str
+    """Of its bytes."""
+
+
+@dataclass(frozen=True)
+class CostFacts:
+    """What a network or a graph needs for each pixel of its input."""
+
+    parameters: int
+    """Trained numbers."""
+    flops_per_input_pixel: float
+    """Two for each multiply-add."""
+    receptive_radius: int | None
+    """In input pixels; None: not bounded, or not known."""
+    precision_share: Mapping[str, float]
+    """Share of the multiply-adds, 0 to 1, by precision."""
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """An ONNX file."""
+
+    file: FileFacts
+    """The file."""
+    precision: str
+    """Of its convolutions."""
+    ends: str
+    """Input and output: names, types, axes."""
+    opset: int
+    """Of ONNX's operators."""
+    nodes: int
+    """How many."""
+    cost: CostFacts
+    """As the nodes have it."""
+    metadata: dict[str, str]
+    """The file's properties."""
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """A TensorRT engine."""
+
+    file: FileFacts
+    """The file."""
+    precision: str
+    """Of the graph it was built from."""
+    builder: str
+    """Backend and its version."""
+    target: str
+    """What it was built for."""
+    profiles: tuple[str, ...]
+    """Shapes it takes."""
+    layer_precisions: dict[str, int]
+    """Declared: layers by type."""
+    inspected: str
+    """What the built engine says, or why it was not asked."""
+    built_at: str
+    """UTC."""
+
+
+@dataclass(frozen=True)
+class CertificateFacts:
+    """What was measured of a bundle."""
+
+    state: str
+    """passed, failed, empty or invalid, and what that rests on."""
+    entries: tuple[str, ...]
+    """One line for each artefact, backend and machine."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that `info` says of a path."""
+
+    path: str
+    """As given."""
+    kind: str
+    """checkpoint, graph, bundle or engine."""
+    scale: int
+    """Output pixels per input pixel, along a side."""
+    channels: int
+    """1 or 3."""
+    input_multiple: int
+    """Sides must be multiples of this."""
+    network: str | None
+    """The architecture in one line, where known."""
+    arch: dict[str, object] | None
+    """The same in fields."""
+    layout: str | None
+    """How the checkpoint named its tensors."""
+    weights: FileFacts | None = None
+    """The PyTorch weights."""
+    cost: CostFacts | None = None
+    """The network's, in fp32."""
+    graphs: tuple[GraphFacts, ...] = ()
+    """ONNX files."""
+    engines: tuple[EngineFacts, ...] = ()
+    """TensorRT engines."""
+    certificate: CertificateFacts | None = None
+    """Of a bundle."""
+    source: dict[str, str] = field(default_factory=dict)
+    """What a bundle was made from: file, sha256, layout; what a run trained: recipe, step, status."""
+    tools: dict[str, str] = field(default_factory=dict)
+    """Versions of what had a hand in it."""
+    created_at: str | None = None
+    """UTC."""
+
+
+def describe(model: Model) -> Description:
+    """Gather what is known of an opened model."""
+    manifest = model.bundle.manifest if model.bundle else None
+    source, tools, created_at = _describe_run(model)
+    if manifest is not None:
+        source, tools, created_at = manifest.source.model_dump(), manifest.tools, manifest.created_at
+    if model.kind == "bundle" and model.bundle is not None:
+        graphs = tuple(describe_graph(model.bundle.graph(precision)) for precision in model.precisions)
+    else:
+        graphs = (describe_graph(model.path),) if model.kind == "graph" else ()
+    return Description(
+        path=str(model.path),
+        kind=model.kind,
+        scale=model.scale,
+        channels=model.channels,
+        input_multiple=model.input_multiple,
+        network=model.arch.title() if model.arch else None,
+        arch=model.arch.model_dump() if model.arch else None,
+        layout=model.layout,
+        weights=describe_file(model.weights_path) if model.weights_path else None,
+        cost=_describe_network_cost(model),
+        graphs=graphs,
+        engines=_describe_engines(model),
+        certificate=describe_certificate(model.bundle) if model.kind == "bundle" and model.bundle else None,
+        source=source,
+        tools=tools,
+        created_at=created_at,
+    )
+
+
+def describe_file(path: Path) -> FileFacts:
+    """Size and hash of a file."""
+    from sr_deploy.files import sha256_of
+
+    return FileFacts(str(path), path.stat().st_size, sha256_of(path))
+
+
+def describe_graph(path: Path) -> GraphFacts:
+    """What an ONNX file takes, gives and costs."""
+    from sr_deploy.graph.read import describe_graph_cost, read_graph
+
+    graph, cost = read_graph(path), describe_graph_cost(path)
+    sides = " x ".join(str(side or axis) for axis, side in zip("NCHW", graph.input_shape, strict=True))
+    return GraphFacts(
+        file=describe_file(path),
+        precision=graph.precision,
+        ends=f"{graph.input_name} ({sides}, {graph.input_dtype}) -> {graph.output_name} ({graph.output_dtype})",
+        opset=graph.opset,
+        nodes=cost.nodes,
+        cost=CostFacts(
+            cost.parameters, cost.flops_per_input_pixel, cost.receptive_radius, dict(cost.precision_share.items())
+        ),
+        metadata=graph.metadata,
+    )
+
+
+def describe_certificate(bundle: Bundle) -> CertificateFacts:
+    """Whether the bundle was verified, on what, and whether that still holds."""
+    from sr_deploy.errors import BundleError
+
+    try:
+        entries = bundle.certificate().entries
+    except BundleError as error:
+        return CertificateFacts(f"invalid: {error}", ())
+    if not entries:
+        return CertificateFacts(f"empty: nothing was measured yet; run: sr-deploy verify {bundle.path}", ())
+    failed = [entry for entry in entries if not entry.passed]
+    lines = tuple(
+        f"{entry.artefact.file} by {entry.backend} {entry.backend_version}: {'passed' if entry.passed else 'FAILED'}, "
+        f"{_decibels(entry.worst_psnr_db)}, max abs {entry.worst_max_abs:.2g}, on {entry.machine}"
+        for entry in entries
+    )
+    state = f"failed: {len(failed)} of {len(entries)} entries" if failed else f"passed: all {len(entries)} entries"
+    return CertificateFacts(state, lines)
+
+
+def _decibels(value: float | None) -> str:
+    return "equal outputs" if value is None else f"{value:.1f} dB"
+
+
+def _describe_network_cost(model: Model) -> CostFacts | None:
+    """From the architecture; a graph's own nodes say it better, and without torch."""
+    if model.kind != "checkpoint" or model.arch is None:
+        return None
+    from sr_deploy.arch.registry import describe_cost
+
+    cost = describe_cost(model.arch)
+    return CostFacts(cost.parameters, cost.flops_per_input_pixel, cost.receptive_radius, {"fp32": 1.0})
+
+
+def _describe_engines(model: Model) -> tuple[EngineFacts, ...]:
+    if model.bundle is None:
+        return ()
+    records: tuple[EngineRecord, ...] = (model.engine,) if model.engine else model.bundle.engines()
+    return tuple(
+        EngineFacts(
+            file=describe_file(model.bundle.path / record.engine.file),
+            precision=record.precision,
+            builder=f"{record.backend} {record.backend_version}",
+            target=record.target,
+            profiles=tuple(map(str, record.profiles)),
+            layer_precisions=record.layer_precisions,
+            inspected=record.inspected,
+            built_at=record.built_at,
+        )
+        for record in records
+    )
+
+
+def _describe_run(model: Model) -> tuple[dict[str, str], dict[str, str], str | None]:
+    """Source, tools and time of the training run that a checkpoint lies in."""
+    from sr_deploy.train.run import MANIFEST_NAME, read_manifest
+
+    weights = model.weights_path
+    folders = [model.path, *weights.absolute().parents[:3]] if model.kind == "checkpoint" and weights else []
+    run = next((folder for folder in folders if (folder / MANIFEST_NAME).is_file()), None)
+    if run is None:
+        return {}, {}, None
+    manifest = read_manifest(run)
+    source = {
+        "run": manifest.name,
+        "recipe": manifest.recipe,
+        "status": manifest.status,
+        "step": f"{manifest.step} of {manifest.steps}",
+    }
+    return source, manifest.versions, manifest.created_at.isoformat()

@@ -1,0 +1,136 @@
+"""`sr-deploy export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sr_deploy.cli.output import JsonOption, Output
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sr_deploy.deploy import ExportResult
+
+
+def export(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(help="Published file, run folder, checkpoint or bundle; left out: the newest run in runs/."),
+    ] = None,
+    *,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Make the FP16 graph too.")] = False,
+    spec: Annotated[str, typer.Option(help="Deployment spec: a name from export/, or a .toml file.")] = "default",
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Shapes that engines take, NAME=MIN,OPT,MAX, each NxHxW; may be repeated; instead of the spec's."
+        ),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="What builds engines: auto (all that can here), tensorrt, tensorrt-rtx or none.")
+    ] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder of the bundle; left out: deployments/NAME.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a checkpoint into a verified bundle: ONNX graphs, TensorRT engines, a certificate."""
+    from typing import cast
+
+    from sr_deploy.bundle import parse_profile
+    from sr_deploy.deploy import EngineBackend, export_bundle
+    from sr_deploy.export.spec import load_spec
+
+    output = Output(as_json)
+    profiles = tuple(parse_profile(text) for text in profile or ())
+    wanted = load_spec(spec).with_options(fp16=fp16, profiles=profiles)
+    result = export_bundle(
+        checkpoint or _find_newest_checkpoint(), wanted, out, cast("EngineBackend", backend), on_stage=output.log
+    )
+    _show(output, result)
+    output.finish(_document(result))
+    if not result.passed:
+        output.log(f"error: {_describe_failures(result)}")
+        raise typer.Exit(3)
+
+
+def _find_newest_checkpoint() -> Path:
+    from sr_deploy.train.run import find_newest_run
+
+    return find_newest_run(Path("runs"))
+
+
+def _show(output: Output, result: ExportResult) -> None:
+    from rich.table import Table
+
+    manifest, folder = result.bundle.manifest, result.bundle.path
+    output.show(f"{folder}: {manifest.arch.title()}")
+    files = Table()
+    for column in ("file", "size", "what"):
+        files.add_column(column, justify="right" if column == "size" else "left")
+    files.add_row(manifest.reference.file, _size(folder / manifest.reference.file), "PyTorch weights, the reference")
+    for graph in manifest.graphs:
+        files.add_row(graph.file, _size(folder / graph.file), f"ONNX graph, {graph.precision}")
+    for engine in result.engines:
+        what = f"{engine.backend} {engine.backend_version}, {engine.precision}, {engine.target.replace('+', ' ')}"
+        files.add_row(engine.engine.file, _size(folder / engine.engine.file), what)
+    output.show(files)
+    output.show("certificate: worst of all inputs against PyTorch in FP32")
+    output.show(_certificate_table(result))
+    for missing in result.not_built:
+        output.show(f"not built here: {missing.backend}: {missing.reason}")
+        output.show(f"  on the machine that will run it: {missing.command}")
+    for unrun in result.not_run:
+        output.show(f"not verified here: {unrun.what}: {unrun.reason}")
+
+
+def _certificate_table(result: ExportResult) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    for column in ("artefact", "run by", "max-abs", "allowed", "PSNR dB", "needed", "verdict"):
+        table.add_column(column, justify="left" if column in ("artefact", "run by", "verdict") else "right")
+    for entry in result.certificate:
+        psnr = "equal" if entry.worst_psnr_db is None else f"{entry.worst_psnr_db:.1f}"
+        table.add_row(
+            entry.artefact.file,
+            entry.backend,
+            f"{entry.worst_max_abs:.1e}",
+            f"{entry.thresholds['max_abs']:g}" if "max_abs" in entry.thresholds else "any",
+            psnr,
+            f"{entry.thresholds['psnr_db']:g}",
+            "passed" if entry.passed else "FAILED",
+        )
+    return table
+
+
+def _document(result: ExportResult) -> dict[str, object]:
+    from dataclasses import asdict
+
+    manifest, folder = result.bundle.manifest, result.bundle.path
+    records = (manifest.reference, *manifest.graphs, *(engine.engine for engine in result.engines))
+    return {
+        "bundle": str(folder),
+        "manifest": manifest.model_dump(mode="json"),
+        "files": [
+            {"file": record.file, "bytes": (folder / record.file).stat().st_size, "sha256": record.sha256}
+            for record in records
+        ],
+        "engines": [engine.model_dump(mode="json") for engine in result.engines],
+        "not_built": [asdict(missing) for missing in result.not_built],
+        "certificate": [entry.model_dump(mode="json") for entry in result.certificate],
+        "not_run": [asdict(unrun) for unrun in result.not_run],
+        "passed": result.passed,
+    }
+
+
+def _describe_failures(result: ExportResult) -> str:
+    failed = [entry for entry in result.certificate if not entry.passed]
+    names = ", ".join(f"{entry.artefact.file} on {entry.backend}" for entry in failed)
+    return f"verification failed for {names}; the bundle is kept at {result.bundle.path}, see its certificate.json"
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"

@@ -1,0 +1,205 @@
+"""`sr-deploy info`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sr_deploy.cli.output import JsonOption, Output
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from sr_deploy.cli.description import CostFacts, Description, EngineFacts, FileFacts, GraphFacts
+
+
+def info(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A checkpoint, an ONNX file, a bundle, an engine inside its bundle, or a training run's folder."
+        ),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Describe a checkpoint, an ONNX file, a bundle, an engine or a training run.
+
+    Says what network it is, what it costs for each input pixel, how far it looks, and where it came from.
+    """
+    from sr_deploy.cli.description import describe
+    from sr_deploy.model import open_model
+
+    output = Output(as_json)
+    description = describe(open_model(path))
+    output.show(f"{description.path}: {description.kind}")
+    for part in lay_out(description):
+        output.show(part)
+    output.finish(asdict(description))
+
+
+def lay_out(description: Description) -> list[RenderableType]:
+    """Tables for people: the facts, then graphs, engines and measurements."""
+    parts: list[RenderableType] = [_facts_table(description)]
+    if len(description.graphs) > 1 or (description.graphs and description.kind == "bundle"):
+        parts.append(_graphs_table(description))
+    if description.engines and description.kind == "bundle":
+        parts.append(_engines_table(description))
+    return parts
+
+
+def _facts_table(description: Description) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in list_facts(description):
+        table.add_row(name, Text(value))  # Text: file names may hold what rich would read as markup
+    return table
+
+
+def list_facts(description: Description) -> list[tuple[str, str]]:
+    """The rows of the first table."""
+    colour = "RGB" if description.channels == 3 else "gray"
+    rows = [("network", description.network or f"x{description.scale}, {colour} (architecture unknown)")]
+    if description.layout:
+        rows.append(("layout", description.layout))
+    if description.input_multiple > 1:
+        rows.append(("input sides", f"multiples of {description.input_multiple}"))
+    if description.kind == "graph":
+        rows += _list_graph_facts(description.graphs[0])
+    if description.kind == "engine":
+        rows += _list_engine_facts(description.engines[0])
+    if description.cost:
+        rows += _list_cost(description.cost)
+    if description.weights:
+        rows.append(("weights", format_file(description.weights, description.path)))
+    if description.source:
+        rows.append(("source", ", ".join(f"{key} {_shorten(key, text)}" for key, text in description.source.items())))
+    if description.created_at:
+        rows.append(("made", description.created_at))
+    if description.tools:
+        rows.append(("tools", ", ".join(f"{name} {version}" for name, version in description.tools.items())))
+    if description.certificate:
+        rows += [
+            ("certificate", description.certificate.state),
+            *(("", line) for line in description.certificate.entries),
+        ]
+    return rows
+
+
+def _list_cost(cost: CostFacts) -> list[tuple[str, str]]:
+    return [
+        ("parameters", f"{cost.parameters:,}"),
+        ("cost", f"{format_flops(cost.flops_per_input_pixel)} per input pixel, {format_share(cost.precision_share)}"),
+        ("receptive radius", format_radius(cost.receptive_radius)),
+    ]
+
+
+def _list_graph_facts(graph: GraphFacts) -> list[tuple[str, str]]:
+    rows = [
+        ("ends", graph.ends),
+        ("precision", graph.precision),
+        ("graph", f"{graph.nodes} nodes, opset {graph.opset}"),
+        *_list_cost(graph.cost),
+        ("file", format_file(graph.file, graph.file.file)),
+    ]
+    # The architecture is the table's first row already.
+    stated = [f"{key} = {_shorten(key, text)}" for key, text in graph.metadata.items() if key != "sr_deploy.arch"]
+    return rows + [("metadata" if number == 0 else "", line) for number, line in enumerate(stated)]
+
+
+def _list_engine_facts(engine: EngineFacts) -> list[tuple[str, str]]:
+    return [
+        ("precision", f"{engine.precision}; layers: {format_counts(engine.layer_precisions)}; {engine.inspected}"),
+        ("built by", f"{engine.builder} for {engine.target}, {engine.built_at}"),
+        ("profiles", "; ".join(engine.profiles)),
+        ("file", format_file(engine.file, engine.file.file)),
+    ]
+
+
+def _graphs_table(description: Description) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(title="graphs", title_justify="left")
+    for name in ("file", "nodes", "parameters", "per input pixel", "precision", "radius", "size", "sha256"):
+        table.add_column(name, justify="left" if name in ("file", "precision", "sha256") else "right")
+    for graph in description.graphs:
+        cost = graph.cost
+        table.add_row(
+            Path(graph.file.file).name,
+            str(graph.nodes),
+            f"{cost.parameters:,}",
+            format_flops(cost.flops_per_input_pixel),
+            format_share(cost.precision_share),
+            format_radius(cost.receptive_radius),
+            format_size(graph.file.size_bytes),
+            graph.file.sha256[:12],
+        )
+    return table
+
+
+def _engines_table(description: Description) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(title="engines", title_justify="left")
+    for name in ("key", "builder", "precision", "built for", "profiles", "size"):
+        table.add_column(name, justify="right" if name == "size" else "left", overflow="fold")
+    for engine in description.engines:
+        table.add_row(
+            Path(engine.file.file).stem,
+            engine.builder,
+            engine.precision,
+            engine.target.replace("+", " "),
+            "\n".join(engine.profiles),
+            format_size(engine.file.size_bytes),
+        )
+    return table
+
+
+def format_flops(flops: float) -> str:
+    """As in `35.9 MFLOP`: three digits, in thousands or millions."""
+    if flops >= 999_500:
+        return f"{flops / 1e6:.{2 if flops < 9.995e6 else 1}f} MFLOP"
+    return f"{flops / 1e3:.{2 if flops < 9995 else 1}f} kFLOP"
+
+
+def format_size(size_bytes: int) -> str:
+    """As in `2.33 MB`, in powers of ten."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.2f} {unit}"
+    return f"{size_bytes} bytes"
+
+
+def format_share(share: Mapping[str, float]) -> str:
+    """As in `95 % int8, 5 % fp16`, or the one precision alone."""
+    if len(share) == 1:
+        return next(iter(share))
+    ordered = sorted(share.items(), key=lambda item: -item[1])
+    return ", ".join(f"{100 * part:.3g} % {precision}" for precision, part in ordered) or "no multiply-adds"
+
+
+def format_radius(radius: int | None) -> str:
+    """As in `18 px`."""
+    return "not bounded, or not known" if radius is None else f"{radius} px"
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """As in `40 HALF, 2 FLOAT`."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "not known"
+
+
+def format_file(file: FileFacts, shown_path: str) -> str:
+    """Size and short hash, and the path where it is not the one that was asked about."""
+    where = "" if file.file == shown_path else f"{file.file}, "
+    return f"{where}{format_size(file.size_bytes)}, sha256 {file.sha256[:12]}"
+
+
+def _shorten(key: str, text: str) -> str:
+    return text[:12] if key.endswith("sha256") else text

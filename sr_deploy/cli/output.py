@@ -1,0 +1,109 @@
+"""How commands speak: tables and progress for people, one JSON document for programs, logs on stderr.
+
+Nothing heavy is imported here: `sr-deploy --help` imports every command file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import Console, RenderableType
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
+
+
+class Advance(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, completed: float, note: str = "") -> None:
+        """Set how much is done (of the bar's total), with a short note such as the present loss."""
+        ...
+
+
+class Output:
+    """Where a command's words go."""
+
+    def __init__(self, as_json: bool) -> None:
+        """`as_json`: whether stdout is for one JSON document alone."""
+        self._as_json = as_json
+
+    def show(self, renderable: RenderableType) -> None:
+        """Print text or a table on stdout, unless JSON was asked for."""
+        if not self._as_json:
+            # Sentences hold commands and paths that people copy: a terminal may fold them, no line break is put in.
+            _console().print(renderable, highlight=False, soft_wrap=isinstance(renderable, str))
+
+    def log(self, line: str) -> None:
+        """Print one line on stderr."""
+        print(line, file=sys.stderr, flush=True)
+
+    def finish(self, document: BaseModel | Mapping[str, object]) -> None:
+        """Print the command's result if JSON was asked for; call it once, at the end."""
+        if not self._as_json:
+            return
+        plain = document if isinstance(document, Mapping) else document.model_dump(mode="json")
+        print(json.dumps(plain, indent=2))
+
+    @contextmanager
+    def progress(self, title: str, total: float) -> Iterator[Advance]:
+        """A progress bar with time left on stderr, cleared when it ends.
+
+        Where stderr is no terminal it prints a line every tenth of the way instead.
+        """
+        if sys.stderr.isatty():
+            yield from _bar(title, total)
+        else:
+            yield from _lines(title, total)
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    # Piped output keeps whole table rows: a reader of a log can scroll, a cut figure is lost.
+    width = None if sys.stdout.isatty() or stderr else 120
+    # Square brackets and colons are part of what is said (`sr-deploy[rtx]`, `torch:fp32`), never markup.
+    return Console(stderr=stderr, width=width, markup=False, emoji=False)
+
+
+def _bar(title: str, total: float) -> Iterator[Advance]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=_console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda completed, note="": bar.update(task, completed=completed, description=note)
+
+
+def _lines(title: str, total: float) -> Iterator[Advance]:
+    import time
+
+    started = time.monotonic()
+    shown = 0
+
+    def advance(completed: float, note: str = "") -> None:
+        nonlocal shown
+        tenth = int(10 * completed / total) if total else 10
+        if tenth > shown:
+            shown = tenth
+            left = (time.monotonic() - started) * (total / completed - 1)
+            print(
+                f"{title}: {100 * completed / total:.0f} %, {left:.0f} s left{', ' + note if note else ''}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    yield advance

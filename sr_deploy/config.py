@@ -1,0 +1,129 @@
+"""TOML files into validated models, and the files that are found by name (recipes, deployment specs)."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sr_deploy.errors import RecipeError
+from sr_deploy.files import require_file
+
+ConfigModel = TypeVar("ConfigModel", bound=BaseModel)
+Companion = Literal["train", "export"]
+
+
+def companion_folder(kind: Companion) -> Path:
+    """The folder of recipes (`train`) or deployment specs (`export`): in the wheel, or else in the checkout."""
+    package = Path(__file__).parent
+    installed = package / "_companions" / kind
+    return installed if installed.is_dir() else package.parent / kind
+
+
+def named_files(kind: Companion) -> dict[str, Path]:
+    """Recipes or specs that can be given by name alone, sorted by name."""
+    return {path.stem: path for path in sorted(companion_folder(kind).glob("*.toml"))}
+
+
+def find_config(kind: Companion, name: str) -> Path:
+    """The file that `name` means: a path to a TOML file, or the name of one that is shipped.
+
+    Raises:
+        RecipeError: no such name; the message lists those known.
+        InputError: a path was given and there is no readable file.
+    """
+    if name.endswith(".toml") or "/" in name:
+        return require_file(Path(name), "a TOML file")
+    known = named_files(kind)
+    if name in known:
+        return known[name]
+    noun = "recipe" if kind == "train" else "spec"
+    raise RecipeError(
+        f"no {noun} named {name!r}{_did_you_mean(name, known)}; known: {', '.join(known)}; "
+        "or give the path of a .toml file"
+    )
+
+
+def load_config(path: Path, model: type[ConfigModel], overrides: Sequence[str] = ()) -> ConfigModel:
+    """Read and validate a TOML file.
+
+    Args:
+        path: the file.
+        model: what it must fit; unknown keys are errors if the model forbids extras.
+        overrides: `section.key=value`, each value read as TOML (a bare word counts as text).
+
+    Raises:
+        RecipeError: not TOML, an unknown key (the nearest known one is named), a wrong type or value.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    for override in overrides:
+        _apply_override(document, override)
+    return validate_config(document, model, str(path))
+
+
+def validate_config(document: dict[str, object], model: type[ConfigModel], source: str) -> ConfigModel:
+    """Validate a parsed document; `source` names it in errors.
+
+    Raises:
+        RecipeError: as `load_config`.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        problems = [_describe(problem, model) for problem in error.errors(include_url=False)]
+        raise RecipeError(f"{source}: {'; '.join(problems)}") from error
+
+
+def _apply_override(document: dict[str, object], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set takes section.key=value, not {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *sections, last = key.strip().split(".")
+    table: dict[str, object] = document
+    for section in sections:
+        inner = table.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {override}: {section!r} is a value, not a section")
+        table = inner
+    table[last] = value
+
+
+def _describe(problem: object, model: type[BaseModel]) -> str:
+    assert isinstance(problem, dict)
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        return f"unknown key {key!r}{_did_you_mean(location[-1], known)}; known there: {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{key!r} is missing"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    seen = problem.get("input")
+    shown = "" if isinstance(seen, dict) else f" (it is {seen!r})"
+    return f"{key!r}: {message}{shown}" if key else message
+
+
+def _known_keys(model: type[BaseModel], sections: Sequence[str]) -> list[str]:
+    for section in sections:
+        field = model.model_fields.get(section)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _did_you_mean(word: str, known: Sequence[str] | dict[str, Path]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""

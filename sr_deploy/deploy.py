@@ -1,0 +1,318 @@
+"""From a checkpoint to a deployment: graphs, the engines that this machine can build, and the certificate."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sr_deploy import trt
+from sr_deploy.arch.registry import input_multiple
+from sr_deploy.backends import TENSORRT_BACKENDS, Backend
+from sr_deploy.bundle import (
+    Bundle,
+    CertificateEntry,
+    EngineRecord,
+    GraphRecord,
+    Manifest,
+    Profile,
+    SourceRecord,
+    creating_bundle,
+    open_bundle,
+    record_file,
+    utc_now,
+)
+from sr_deploy.bundle.store import MANIFEST_NAME, REFERENCE_NAME
+from sr_deploy.engine.build import build_engine
+from sr_deploy.engine.profiles import check_profiles
+from sr_deploy.engine.request import EngineRequest
+from sr_deploy.errors import BackendError, CheckpointError, InputError, MissingDependencyError, OutputError
+from sr_deploy.export.spec import ExportSpec, load_spec
+from sr_deploy.files import sha256_of, write_text
+from sr_deploy.model import Model, open_model
+
+if TYPE_CHECKING:
+    from sr_deploy.verify.model import NotRun
+
+EngineBackend = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
+"""Which SDK builds engines: each that is here, one by name, or none."""
+
+DEPLOYMENTS = Path("deployments")
+"""Where bundles go unless a path is given, under the current folder."""
+
+_ENGINE_BACKENDS = ("auto", *TENSORRT_BACKENDS, "none")
+
+
+@dataclass(frozen=True)
+class NotBuilt:
+    """An engine that this machine could not build. The bundle is complete without it."""
+
+    backend: Backend
+    """Which SDK."""
+    reason: str
+    """Why not, and what would help."""
+    command: str
+    """What to run, on the machine that will use the engine."""
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What `build_engines` did."""
+
+    built: tuple[EngineRecord, ...] = ()
+    """Engines built now."""
+    kept: tuple[EngineRecord, ...] = ()
+    """Engines that were there already and still hold."""
+    removed: tuple[str, ...] = ()
+    """Files of stale engines that gave way to new ones."""
+    not_built: tuple[NotBuilt, ...] = ()
+    """What this machine could not build."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What `export_bundle` made."""
+
+    bundle: Bundle
+    """The deployment."""
+    engines: tuple[EngineRecord, ...]
+    """Engines built on this machine."""
+    not_built: tuple[NotBuilt, ...]
+    """What to build elsewhere."""
+    certificate: tuple[CertificateEntry, ...]
+    """What was measured of every artefact that runs here."""
+    not_run: tuple[NotRun, ...]
+    """What could not be measured here, and why."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was measured met its thresholds."""
+        return all(entry.passed for entry in self.certificate)
+
+
+def export_bundle(
+    checkpoint: Path | str,
+    spec: ExportSpec | None = None,
+    out: Path | None = None,
+    backend: EngineBackend = "auto",
+    on_stage: Callable[[str], None] | None = None,
+) -> ExportResult:
+    """Make a deployment of a checkpoint: graphs first, then engines, then the certificate.
+
+    The bundle appears in one step with its graphs; a bundle that stood there is replaced as a whole. An engine that
+    this machine cannot build is no error: the result says what to run where. A certificate that falls short is no error
+    either: see `ExportResult.passed`.
+
+    Args:
+        checkpoint: anything with weights: a published file, a run folder, one of its checkpoints, a bundle.
+        spec: what to make; None: the spec `default`.
+        out: folder of the bundle; None: `deployments/` and the name of the run or the checkpoint.
+        backend: which SDK builds engines.
+        on_stage: told what is being done, one line each.
+
+    Raises:
+        InputError: no such file, no weights in it, a profile that the network cannot run.
+        OutputError: the folder cannot be written, or holds something that is no bundle.
+
+    Example:
+        >>> result = export_bundle("realesr-animevideov3.pth")  # doctest: +SKIP
+        >>> result.bundle.precisions  # doctest: +SKIP
+        ('fp32',)
+    """
+    from sr_deploy.verify.model import Thresholds, list_not_run, verify_model
+
+    tell = on_stage or (lambda _: None)
+    _check_backend(backend)
+    model = open_model(Path(checkpoint))
+    spec = spec or load_spec()
+    path = out or DEPLOYMENTS / default_name(model)
+    _check_place(path)
+    bundle = _write_bundle(model, spec, path, tell)
+    not_built = build_engines(bundle, backend, on_stage=tell, tolerant=True).not_built
+    exported = open_model(path)
+    limits = {name: Thresholds(psnr_db=one.psnr_db, max_abs=one.max_abs) for name, one in spec.thresholds.items()}
+    entries = verify_model(exported, thresholds=limits, on_stage=tell)
+    return ExportResult(
+        bundle=bundle,
+        engines=tuple(sorted(bundle.engines(), key=lambda record: bundle.precisions.index(record.precision))),
+        not_built=not_built,
+        certificate=tuple(entries),
+        not_run=tuple(list_not_run(exported)),
+    )
+
+
+def build_engines(
+    bundle: Bundle | Path | str,
+    backend: EngineBackend = "auto",
+    *,
+    profiles: Sequence[Profile] = (),
+    compute_capabilities: Sequence[str] = (),
+    on_stage: Callable[[str], None] | None = None,
+    tolerant: bool = False,
+) -> BuildResult:
+    """Build an engine for each graph of a bundle. One that is there and still holds is kept, a stale one replaced.
+
+    Args:
+        bundle: the deployment, or its folder.
+        backend: which SDK; `auto`: each that can build here.
+        profiles: shapes to take; empty: the bundle's.
+        compute_capabilities: what TensorRT-RTX builds for, as in `sm89`; empty: all that it knows.
+        on_stage: told what is being done, one line each.
+        tolerant: list in `not_built` what fails, instead of raising.
+
+    Raises:
+        BackendError: nothing can be built here, or the builder failed.
+        InputError: no bundle, a compute capability or a profile that is impossible.
+    """
+    _check_backend(backend)
+    if not isinstance(bundle, Bundle):
+        bundle = open_bundle(Path(bundle))
+    tell = on_stage or (lambda _: None)
+    shapes = tuple(profiles) or bundle.manifest.profiles
+    check_profiles(shapes, bundle.manifest.arch)
+    total = BuildResult()
+    if compute_capabilities and backend == "auto":
+        backend = "tensorrt-rtx"  # the other one builds for its own GPU alone
+    for one in _wanted_backends(backend):
+        command = _build_command(bundle.path, one, profiles)
+        reason = trt.why_not_buildable(one)
+        if reason is None:
+            try:
+                total = _joined(total, _build_with(bundle, one, shapes, tuple(compute_capabilities), tell))
+                continue
+            except (BackendError, MissingDependencyError) as error:
+                if not tolerant:
+                    raise
+                reason = str(error)
+        total = _joined(total, BuildResult(not_built=(NotBuilt(one, reason, command),)))
+    if total.not_built and not (total.built or total.kept or tolerant):
+        raise BackendError("; ".join(f"no {item.backend} engine: {item.reason}" for item in total.not_built))
+    return total
+
+
+def default_name(model: Model) -> str:
+    """Name of a deployment: that of the run that the weights lie in, of the bundle, or of the file."""
+    if model.bundle is not None:
+        return model.bundle.manifest.name
+    path = model.path.resolve()
+    for folder in (path, *path.parents):
+        if (folder / "run.json").is_file():
+            return folder.name
+    return path.stem
+
+
+def _check_backend(backend: str) -> None:
+    if backend not in _ENGINE_BACKENDS:
+        raise InputError(f"no engines are built with {backend!r}; --backend may be {', '.join(_ENGINE_BACKENDS)}")
+
+
+def _check_place(path: Path) -> None:
+    """Refuse to replace a folder that holds something else."""
+    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST_NAME).is_file():
+        raise OutputError(f"{path} holds files and is no bundle; choose another folder with --out, or empty it")
+
+
+def _write_bundle(model: Model, spec: ExportSpec, path: Path, tell: Callable[[str], None]) -> Bundle:
+    """Weights, graphs and manifest, written aside and renamed."""
+    from sr_deploy.arch.weights import save_generator
+    from sr_deploy.measure.machine import tool_versions
+
+    weights, arch = model.weights_path, model.arch
+    if weights is None or arch is None:
+        raise CheckpointError(f"{model.path} holds no weights (it is a {model.kind}); give a checkpoint or a run")
+    check_profiles(spec.profiles, arch)
+    with creating_bundle(path) as folder:
+        network = model.load_network()
+        source = SourceRecord(file=weights.name, sha256=sha256_of(weights), layout=model.layout or "sr-deploy")
+        tell(f"read {weights.name}: {arch.title()}")
+        save_generator(folder / REFERENCE_NAME, network.state_dict(), arch, {"source_sha256": source.sha256})
+        graphs = _write_graphs(model, spec, folder, source.sha256, tell)
+        manifest = Manifest(
+            name=path.name or path.resolve().name,
+            created_at=utc_now(),
+            arch=arch,
+            input_multiple=input_multiple(arch),
+            source=source,
+            reference=record_file(folder, REFERENCE_NAME),
+            graphs=graphs,
+            profiles=spec.profiles,
+            tools=tool_versions(),
+        )
+        write_text(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
+    return open_bundle(path)
+
+
+def _write_graphs(
+    model: Model, spec: ExportSpec, folder: Path, source_sha256: str, tell: Callable[[str], None]
+) -> tuple[GraphRecord, ...]:
+    from sr_deploy.export.fp16 import convert_graph_to_fp16
+    from sr_deploy.export.onnx_export import export_network_to_onnx
+
+    assert model.arch is not None
+    graphs = []
+    for precision in spec.precisions:
+        tell(f"export the {precision} graph")
+        file = folder / f"model.{precision}.onnx"
+        if precision == "fp32":
+            export_network_to_onnx(model.load_network(), model.arch, file, source_sha256)
+        else:
+            convert_graph_to_fp16(folder / "model.fp32.onnx", file)
+        graphs.append(GraphRecord(precision=precision, **record_file(folder, file.name).model_dump()))
+    return tuple(graphs)
+
+
+def _build_with(
+    bundle: Bundle,
+    backend: Backend,
+    profiles: tuple[Profile, ...],
+    compute_capabilities: tuple[str, ...],
+    tell: Callable[[str], None],
+) -> BuildResult:
+    """One engine for each graph of the bundle, with one SDK."""
+    capabilities = trt.resolve_compute_capabilities(backend, compute_capabilities)
+    built, kept, removed = [], [], []
+    for graph in bundle.manifest.graphs:
+        request = EngineRequest(
+            graph=bundle.path / graph.file,
+            graph_sha256=graph.sha256,
+            precision=graph.precision,
+            backend=backend,
+            profiles=profiles,
+            compute_capabilities=capabilities,
+        )
+        present = bundle.intact_engines()
+        holding = [record for record in present if record.key == request.key()]
+        if holding:
+            kept += holding
+            continue
+        tell(f"build the {backend}:{graph.precision} engine for {request.target()}")
+        engine = build_engine(request)
+        bundle.add_engine(engine.record, engine.engine)
+        built.append(engine.record)
+        for record in present:
+            if request.replaces(record):
+                bundle.remove_engine(record)
+                removed.append(record.engine.file)
+    return BuildResult(tuple(built), tuple(kept), tuple(removed))
+
+
+def _wanted_backends(backend: EngineBackend) -> tuple[Backend, ...]:
+    if backend == "none":
+        return ()
+    return TENSORRT_BACKENDS if backend == "auto" else (backend,)
+
+
+def _build_command(path: Path, backend: Backend, profiles: Sequence[Profile]) -> str:
+    options = [word for profile in profiles for word in ("--profile", str(profile))]
+    return shlex.join(["sr-deploy", "build", str(path), "--backend", backend, *options])
+
+
+def _joined(first: BuildResult, second: BuildResult) -> BuildResult:
+    return BuildResult(
+        built=first.built + second.built,
+        kept=first.kept + second.kept,
+        removed=first.removed + second.removed,
+        not_built=first.not_built + second.not_built,
+    )

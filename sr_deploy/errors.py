@@ -1,0 +1,63 @@
+"""Everything that sr-deploy raises on purpose.
+
+Each message says what was wrong, the value seen, what is allowed and what to do, in one line: the command line prints
+it as it is.
+"""
+
+from __future__ import annotations
+
+
+class SrDeployError(Exception):
+    """Root of all errors that the user or the machine can mend."""
+
+    exit_code = 1
+
+
+class InputError(SrDeployError):
+    """A file, folder or value that the user gave cannot be used."""
+
+
+class CheckpointError(InputError):
+    """A file of weights is unsafe, damaged, of an unknown layout, or contradicts itself."""
+
+
+class GraphError(InputError):
+    """An ONNX file cannot be read as one image in, one image out."""
+
+
+class BundleError(InputError):
+    """A bundle is incomplete or was changed after it was made."""
+
+
+class RecipeError(InputError):
+    """A recipe or a deployment spec does not validate."""
+
+
+class ImageError(InputError):
+    """A picture cannot be read, or holds something that the command does not take."""
+
+
+class ShapeError(InputError):
+    """A shape lies outside what a profile, an engine or a network takes."""
+
+
+class OutputError(SrDeployError):
+    """Something could not be written (no permission, no space, a folder in the way)."""
+
+
+class BackendError(SrDeployError):
+    """A backend cannot run or build here, or failed while it did."""
+
+
+class MissingDependencyError(SrDeployError):
+    """An optional package is needed and absent; the message carries the command that installs it."""
+
+
+class TrainingError(SrDeployError):
+    """Training cannot go on (a loss that is no number, a run that does not match its recipe)."""
+
+
+class VerificationError(SrDeployError):
+    """An artefact does not compute what the reference computes."""
+
+    exit_code = 3

@@ -1,0 +1,107 @@
+"""Deployment specs: which graphs to make, which shapes engines take, how closely all must agree with PyTorch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from sr_deploy.backends import Precision
+from sr_deploy.bundle import Profile, parse_profile
+from sr_deploy.config import find_config, load_config
+from sr_deploy.errors import ShapeError
+
+EXPORTABLE: tuple[Precision, ...] = ("fp32", "fp16")
+"""Precisions that there are graphs for, in the order of a bundle."""
+
+
+def _read_profile(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_profile(value)
+    except ShapeError as error:
+        raise ValueError(str(error)) from error
+
+
+ProfileText = Annotated[Profile, BeforeValidator(_read_profile)]
+
+
+class ThresholdSpec(BaseModel):
+    """How far an artefact may be from PyTorch in FP32."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    psnr_db: float = Field(gt=0)
+    """PSNR of outputs clamped to [0, 1], peak 1.0, in dB; at least this."""
+    max_abs: float | None = Field(default=None, gt=0)
+    """Greatest absolute difference of unclamped outputs, in units of the [0, 1] range; at most this. None: any."""
+
+
+DEFAULT_THRESHOLDS: dict[Precision, ThresholdSpec] = {
+    "fp32": ThresholdSpec(psnr_db=100.0, max_abs=1e-5),
+    "fp16": ThresholdSpec(psnr_db=55.0, max_abs=0.05),
+}
+
+
+class ExportSpec(BaseModel):
+    """What `sr-deploy export` makes of a checkpoint. TOML files of this form lie in the folder `export/`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "custom"
+    """Name of the spec: the file's, unless it says another."""
+    description: str = ""
+    """One sentence for people."""
+    precisions: tuple[Precision, ...] = ("fp32",)
+    """Graphs to make; FP32 is always among them and comes first."""
+    profiles: tuple[ProfileText, ...] = Field(min_length=1)
+    """Shapes that engines are built for; in TOML each is `NAME=MIN,OPT,MAX`."""
+    thresholds: dict[Precision, ThresholdSpec] = DEFAULT_THRESHOLDS
+    """What verification asks of each precision; one that is left out has the default's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, document: object) -> object:
+        if not isinstance(document, dict):
+            return document
+        precisions = document.get("precisions", ())
+        if isinstance(precisions, list | tuple) and all(isinstance(precision, str) for precision in precisions):
+            wanted = {"fp32", *precisions}
+            known = [precision for precision in EXPORTABLE if precision in wanted]
+            document = {**document, "precisions": (*known, *sorted(wanted - set(EXPORTABLE)))}
+        thresholds = document.get("thresholds", {})
+        if isinstance(thresholds, dict):
+            document = {**document, "thresholds": {**DEFAULT_THRESHOLDS, **thresholds}}
+        return document
+
+    @model_validator(mode="after")
+    def _possible(self) -> ExportSpec:
+        for precision in self.precisions:
+            if precision not in EXPORTABLE:
+                raise ValueError(f"no {precision} graphs are made yet; precisions may be {', '.join(EXPORTABLE)}")
+        names = [profile.name for profile in self.profiles]
+        if len(set(names)) < len(names):
+            raise ValueError(f"profiles need different names; they are {', '.join(names)}")
+        return self
+
+    def with_options(self, *, fp16: bool = False, profiles: tuple[Profile, ...] = ()) -> ExportSpec:
+        """A copy in which what was asked for on the command line comes before what the file says."""
+        document = self.model_dump()
+        if fp16:
+            document["precisions"] = (*self.precisions, "fp16")
+        if profiles:
+            document["profiles"] = profiles
+        return ExportSpec.model_validate(document)
+
+
+def load_spec(name: str = "default") -> ExportSpec:
+    """Read a spec by name or path.
+
+    Raises:
+        RecipeError: no such spec, or it does not validate.
+        InputError: a path was given and there is no readable file.
+    """
+    path = find_config("export", name)
+    spec = load_config(path, ExportSpec)
+    return spec if "name" in spec.model_fields_set else spec.model_copy(update={"name": path.stem})

@@ -1,0 +1,163 @@
+"""Hashes and writes that are seen whole or not at all.
+
+A file is written beside its place under a temporary name, flushed to the disk and renamed; a folder likewise. Whoever
+looks sees the old content or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from sr_deploy.errors import InputError, OutputError
+
+_TEMPORARY_PREFIX = ".partial-"
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "not permitted; choose a folder that you may write to",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another path",
+    errno.EISDIR: "a folder stands where a file is needed; choose another path",
+    errno.EEXIST: "a file stands where a folder is needed; choose another path",
+}
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The plain-words form of an operating-system error met while writing `path`."""
+    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    return OutputError(f"cannot write {path}: {reason}")
+
+
+def require_file(path: Path, what: str) -> Path:
+    """Return `path` if it is a file that can be read, with `what` naming its role in the error.
+
+    Raises:
+        InputError: there is nothing, or a folder, or the file cannot be read.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, but {what} must be a file")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give {what}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read (permission denied); give {what} that you may read")
+    return path
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents.
+
+    Raises:
+        OutputError: it cannot be created, or a file has its name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(path, error) from error
+    return path
+
+
+@contextlib.contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what was written there takes the place of `path` if the block succeeds.
+
+    Raises:
+        OutputError: the folder or the file cannot be written; nothing is left behind.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        # The suffix is kept: encoders choose the format by it.
+        handle, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise output_error(path, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        _flush_to_disk(temporary)
+        os.chmod(temporary, 0o666 & ~_current_umask())  # mkstemp's 0600 would hide the file from a group
+        os.replace(temporary, path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that takes the place of `path` if the block succeeds.
+
+    Raises:
+        OutputError: the folder cannot be written, or a file has its name; nothing is left behind.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=path.parent))
+    except OSError as error:
+        raise output_error(path, error) from error
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush_to_disk(file)
+        os.chmod(temporary, 0o777 & ~_current_umask())
+        _swap_folder(temporary, path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, UTF-8.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with replacing_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _swap_folder(new: Path, path: Path) -> None:
+    if not path.exists():
+        os.rename(new, path)
+        return
+    # A folder with content cannot be replaced in one call: the old one steps aside and returns if the new one fails.
+    aside = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=path.parent))
+    try:
+        os.rename(path, aside / "old")
+        try:
+            os.rename(new, path)
+        except OSError:
+            os.rename(aside / "old", path)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

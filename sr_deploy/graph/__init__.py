@@ -1,0 +1,1 @@
+"""Reads ONNX files: what they take and give, and what they cost."""

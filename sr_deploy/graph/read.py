@@ -1,0 +1,270 @@
+"""What an ONNX file takes and gives, for ours and anybody's: one image in, one larger image out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sr_deploy.backends import PRECISIONS, Precision
+from sr_deploy.errors import GraphError
+from sr_deploy.graph.cost import GraphCost, count_multiply_adds, count_parameters
+from sr_deploy.graph.load import load_model, opset_of, strip_weights
+from sr_deploy.graph.reach import measure_radius
+from sr_deploy.graph.shapes import InferredShapes, infer_shapes
+from sr_deploy.graph.spans import UnknownReachError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, ValueInfoProto
+
+METADATA_PREFIX = "sr_deploy."
+_MIN_OPSET = 11
+_LARGE_SIDE = 384
+# Input multiples that are looked for; each divides the side above.
+_MULTIPLES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
+# Sides that share no factor with each other or with the multiples tried, so that only the multiple decides.
+_ODD_SIDES = (7, 11)
+# Sides of the picture that the receptive field is looked for in, each large enough for networks of another depth.
+_RADIUS_SIDES = (_LARGE_SIDE, 4 * _LARGE_SIDE, 16 * _LARGE_SIDE)
+_FLOAT_TYPES: dict[int, Literal["float32", "float16"]] = {1: "float32", 10: "float16"}
+_PRECISION_OF_TYPE: dict[int, Precision] = {1: "fp32", 10: "fp16", 16: "bf16"}
+
+
+@dataclass(frozen=True)
+class GraphInfo:
+    """The outside of an ONNX graph."""
+
+    path: Path
+    """The file."""
+    input_name: str
+    """Name of the image input."""
+    output_name: str
+    """Name of the image output."""
+    input_dtype: Literal["float32", "float16"]
+    """Type of the input."""
+    output_dtype: Literal["float32", "float16"]
+    """Type of the output."""
+    scale: int
+    """Output pixels per input pixel along each side."""
+    channels: int
+    """1 or 3, in and out."""
+    input_multiple: int
+    """Height and width must be multiples of this."""
+    opset: int
+    """Version of ONNX's operator set."""
+    dynamic: tuple[str, ...]
+    """Axes of the input that take any size, of N, H and W."""
+    input_shape: tuple[int | None, int, int | None, int | None]
+    """N, C, H, W as the file declares them; None where dynamic."""
+    precision: Precision
+    """Precision of the convolutions: int8 where there are quantised ones, else the type of the largest weight."""
+    metadata: dict[str, str]
+    """The file's metadata properties."""
+
+    @property
+    def fixed_shape(self) -> tuple[int, int, int] | None:
+        """N, H and W of the one input shape that it takes; None where an axis is dynamic."""
+        n, _, h, w = self.input_shape
+        return None if n is None or h is None or w is None else (n, h, w)
+
+
+def read_graph(path: Path) -> GraphInfo:
+    """Read what an ONNX file takes and gives. Cheap: weights are not looked at.
+
+    Raises:
+        InputError: no such file.
+        GraphError: no ONNX file, a damaged one, or not one image in and one image out.
+    """
+    return read_model(path, load_model(path))
+
+
+def describe_graph_cost(path: Path) -> GraphCost:
+    """What the graph costs for each pixel of its input, and how far it looks.
+
+    Raises:
+        InputError: no such file.
+        GraphError: as `read_graph`.
+    """
+    model = load_model(path)
+    info = read_model(path, model)
+    shapes, radius = _measure_radius(model, info)
+    counted = count_multiply_adds(model.graph, shapes)
+    total = sum(counted.values())
+    return GraphCost(
+        parameters=count_parameters(model.graph),
+        flops_per_input_pixel=float(2 * total),
+        receptive_radius=radius,
+        precision_share={precision: float(amount / total) for precision, amount in counted.items()},
+        nodes=len(model.graph.node),
+    )
+
+
+def read_model(path: Path, model: ModelProto) -> GraphInfo:
+    """As `read_graph`, for a model in memory; the values of its large constants are dropped. `path` is for messages."""
+    opset = _find_opset(path, model)
+    source, target = _find_ends(path, model)
+    input_dtype, output_dtype = _float_type(path, source), _float_type(path, target)
+    precision = _find_precision(model)
+    strip_weights(model)
+    input_shape = _read_input_shape(path, model, source)
+    channels = input_shape[1]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    scale, multiple = _measure_scale(path, model, source.name, target.name, input_shape)
+    _check_against_metadata(path, metadata, scale, multiple)
+    return GraphInfo(
+        path=path,
+        input_name=source.name,
+        output_name=target.name,
+        input_dtype=input_dtype,
+        output_dtype=output_dtype,
+        scale=scale,
+        channels=channels,
+        input_multiple=multiple,
+        opset=opset,
+        dynamic=tuple(axis for axis, side in zip("NCHW", input_shape, strict=True) if side is None),
+        input_shape=input_shape,
+        precision=precision,
+        metadata=metadata,
+    )
+
+
+def _measure_radius(model: ModelProto, info: GraphInfo) -> tuple[InferredShapes, int | None]:
+    """Shapes for some input, and the receptive radius, from the smallest picture that holds it."""
+    n, channels, declared_h, declared_w = info.input_shape
+    shapes: InferredShapes | None = None
+    # A graph of fixed size is tried with other sizes too: nothing but a constant shape inside speaks against them.
+    candidates = [(side, side + _LARGE_SIDE) for side in _RADIUS_SIDES]
+    if declared_h and declared_w:
+        candidates.append((declared_h, declared_w))
+    for h, w in candidates:
+        tried = infer_shapes(model, info.input_name, (n or 1, channels, h, w))
+        output = tried.shape(info.output_name) if tried else None
+        if tried is None or output is None or output[2:] != (h * info.scale, w * info.scale):
+            continue
+        shapes = shapes or tried
+        try:
+            radius = measure_radius(model.graph, info.input_name, info.output_name, tried)
+        except UnknownReachError:
+            return shapes, None
+        if radius is not None:
+            return shapes, radius
+    if shapes is None:
+        raise GraphError(f"{info.path}: the shapes inside the graph cannot be inferred, so its cost is unknown")
+    return shapes, None
+
+
+def _find_opset(path: Path, model: ModelProto) -> int:
+    opset = opset_of(model)
+    if opset < _MIN_OPSET:
+        raise GraphError(
+            f"{path} uses opset {opset}; {_MIN_OPSET} or newer is needed; export it again or use onnx.version_converter"
+        )
+    return opset
+
+
+def _find_ends(path: Path, model: ModelProto) -> tuple[ValueInfoProto, ValueInfoProto]:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    outputs = list(model.graph.output)
+    for kind, values in (("input", inputs), ("output", outputs)):
+        if len(values) != 1:
+            names = ", ".join(value.name for value in values) or "none"
+            raise GraphError(f"{path} has {len(values)} {kind}s ({names}); exactly one image {kind} is needed")
+    return inputs[0], outputs[0]
+
+
+def _float_type(path: Path, value: ValueInfoProto) -> Literal["float32", "float16"]:
+    import onnx
+
+    code = value.type.tensor_type.elem_type
+    if code not in _FLOAT_TYPES:
+        name = onnx.TensorProto.DataType.Name(code) if code in onnx.TensorProto.DataType.values() else str(code)
+        raise GraphError(
+            f"{path}: {value.name!r} is of type {name}; float32 or float16 in [0, 1] is needed at both ends"
+        )
+    return _FLOAT_TYPES[code]
+
+
+def _read_input_shape(
+    path: Path, model: ModelProto, source: ValueInfoProto
+) -> tuple[int | None, int, int | None, int | None]:
+    dims = source.type.tensor_type.shape.dim
+    sides = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims]
+    shown = " x ".join(str(side or dim.dim_param or "?") for side, dim in zip(sides, dims, strict=True)) or "no axes"
+    if len(sides) != 4:
+        raise GraphError(f"{path}: input {source.name!r} has shape {shown}; an image is N x C x H x W")
+    n, channels, h, w = sides
+    if channels is None:
+        channels = _channels_of_first_convolution(model, source.name)
+    if channels not in (1, 3):
+        hint = "; channels come last here (NHWC), put a Transpose before it" if sides[3] in (1, 3) else ""
+        raise GraphError(f"{path}: input {source.name!r} has shape {shown}; 1 or 3 channels are needed{hint}")
+    return n, channels, h, w
+
+
+def _channels_of_first_convolution(model: ModelProto, input_name: str) -> int | None:
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[0] == input_name and node.input[1] in weights:
+            return int(weights[node.input[1]][1])
+    return None
+
+
+def _measure_scale(
+    path: Path, model: ModelProto, input_name: str, output_name: str, declared: tuple[int | None, ...]
+) -> tuple[int, int]:
+    """Scale and input multiple, by inferring the output's shape for inputs of several sizes."""
+    channels = declared[1]
+
+    def infer(h: int, w: int) -> tuple[int, ...] | None:
+        sides = (declared[0] or 1, channels or 3, declared[2] or h, declared[3] or w)
+        shapes = infer_shapes(model, input_name, sides)
+        return shapes.shape(output_name) if shapes else None
+
+    large_h, large_w = (declared[2] or _LARGE_SIDE), (declared[3] or 2 * _LARGE_SIDE)
+    output = infer(large_h, large_w)
+    if output is None:
+        raise GraphError(f"{path}: the shape of output {output_name!r} cannot be inferred, so its scale is unknown")
+    shown = " x ".join(map(str, output))
+    if len(output) != 4 or output[1] != channels:
+        raise GraphError(f"{path}: output {output_name!r} has shape {shown}; an image of {channels} channels is needed")
+    scale, rest = divmod(output[2], large_h)
+    if rest or not scale or output[3] != large_w * scale:
+        raise GraphError(
+            f"{path}: an input of {large_h} x {large_w} gives an output of {output[2]} x {output[3]}; both sides must "
+            "grow by the same whole number"
+        )
+    if declared[2] and declared[3]:
+        return scale, 1
+    for multiple in _MULTIPLES:
+        h, w = (declared[2] or multiple * _ODD_SIDES[0]), (declared[3] or multiple * _ODD_SIDES[1])
+        smaller = infer(h, w)
+        if smaller is not None and smaller[2:] == (h * scale, w * scale):
+            return scale, multiple
+    raise GraphError(f"{path}: no input side up to {_MULTIPLES[-1]} gives an output of {scale} times its size")
+
+
+def _check_against_metadata(path: Path, metadata: dict[str, str], scale: int, multiple: int) -> None:
+    for key, measured in (("scale", scale), ("input_multiple", multiple)):
+        stated = metadata.get(METADATA_PREFIX + key)
+        if stated is not None and stated != str(measured):
+            raise GraphError(
+                f"{path}: its metadata state {key} {stated}, but its nodes make {measured}; the file was changed after "
+                "its export; export it again"
+            )
+
+
+def _find_precision(model: ModelProto) -> Precision:
+    """int8 where there is quantisation, else the type of the largest floating-point constant."""
+    quantised = {"DequantizeLinear", "QLinearConv", "ConvInteger"}
+    if any(node.op_type in quantised for node in model.graph.node):
+        return "int8"
+    sizes: dict[Precision, int] = {}
+    for tensor in model.graph.initializer:
+        precision = _PRECISION_OF_TYPE.get(tensor.data_type)
+        if precision is not None:
+            elements = 1
+            for side in tensor.dims:
+                elements *= side
+            sizes[precision] = sizes.get(precision, 0) + elements
+    return max(PRECISIONS, key=lambda precision: sizes.get(precision, 0)) if sizes else "fp32"

@@ -1,0 +1,1 @@
+"""Pictures: decode and encode, between bytes and tensors, resize."""

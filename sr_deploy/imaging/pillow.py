@@ -1,0 +1,41 @@
+"""Pictures for training where pyvips is absent: Pillow comes with scikit-image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.errors import ImageError
+
+_TAKEN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I;16L")
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Decode a picture to 8-bit RGB: gray is repeated, alpha dropped, 16 bit cut to its upper 8.
+
+    Returns:
+        H x W x 3, turned upright by its EXIF orientation.
+
+    Raises:
+        ImageError: damaged or cut short, an unknown format, CMYK, animated, floating point.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            if getattr(picture, "n_frames", 1) > 1:
+                raise ImageError(f"{path} is animated or has several pages; give a file with one picture")
+            if picture.mode not in _TAKEN_MODES:
+                raise ImageError(f"{path} is a picture of mode {picture.mode}; convert it to 8-bit RGB first")
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith("I;16"):
+                gray = (np.asarray(upright) >> 8).astype(np.uint8)
+                return np.ascontiguousarray(np.repeat(gray[..., None], 3, axis=2))
+            return np.ascontiguousarray(np.asarray(upright.convert("RGB")))
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path} is no picture that can be read; give a JPEG, PNG, WebP or TIFF file") from error
+    except (OSError, EOFError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
+        # Its decoders raise each of these for damaged files.
+        raise ImageError(f"{path} is a damaged or incomplete picture ({error}); get it anew") from error

@@ -1,0 +1,1 @@
+"""Measuring: quality, differences between outputs, time and memory, the machine itself."""

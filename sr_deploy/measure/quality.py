@@ -1,0 +1,114 @@
+"""PSNR and SSIM by the protocol of the super-resolution papers.
+
+`scale` pixels are cropped at each border. Y is BT.601 luma in 16..235, not rounded. SSIM (Wang et al. 2004) uses an
+11 x 11 Gaussian window of sigma 1.5, only where it fits whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.errors import ShapeError
+
+_PEAK = 255.0
+_WINDOW_RADIUS = 5
+_WINDOW_SIGMA = 1.5
+_C1 = (0.01 * _PEAK) ** 2
+_C2 = (0.03 * _PEAK) ** 2
+
+
+@dataclass(frozen=True)
+class QualityScores:
+    """How near a picture is to the ground truth."""
+
+    psnr_y: float
+    """On luma, in dB: what papers report. `inf` if equal."""
+    ssim_y: float
+    """On luma, at most 1."""
+    psnr_rgb: float
+    """Over all channels together, in dB; about 2 dB below `psnr_y`. `inf` if equal."""
+    ssim_rgb: float
+    """Mean of the channels' SSIM."""
+
+
+def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> QualityScores:
+    """Compare an upscaled picture with the ground truth.
+
+    Args:
+        sr: H x W x C, 8 bit, C = 3 (RGB) or 1 (gray, where luma is taken as of R = G = B).
+        hr: the same shape.
+        scale: pixels cropped at each border; the factor of the upscaling by the papers' protocol.
+
+    Raises:
+        ShapeError: shapes differ, or less than 11 pixels of a side are left after cropping.
+    """
+    if sr.shape != hr.shape or sr.ndim != 3 or sr.shape[2] not in (1, 3):
+        raise ShapeError(
+            f"cannot compare {_describe_shape(sr)} with {_describe_shape(hr)}: both must be H x W x C of one shape, "
+            "with C = 1 or 3"
+        )
+    window = 2 * _WINDOW_RADIUS + 1
+    if min(sr.shape[:2]) < window + 2 * scale:
+        raise ShapeError(
+            f"a {sr.shape[0]}x{sr.shape[1]} picture (HxW) is too small to score at x{scale}: "
+            f"sides of at least {window + 2 * scale} are needed"
+        )
+    inner = slice(scale, -scale or None)
+    sr_inner = sr[inner, inner].astype(np.float64)
+    hr_inner = hr[inner, inner].astype(np.float64)
+    sr_y, hr_y = luma(sr_inner), luma(hr_inner)
+    channels = range(sr.shape[2])
+    return QualityScores(
+        psnr_y=_psnr(sr_y, hr_y),
+        ssim_y=_ssim(sr_y, hr_y),
+        psnr_rgb=_psnr(sr_inner, hr_inner),
+        ssim_rgb=float(np.mean([_ssim(sr_inner[..., channel], hr_inner[..., channel]) for channel in channels])),
+    )
+
+
+def luma(image: NDArray[np.float64] | NDArray[np.uint8]) -> NDArray[np.float64]:
+    """BT.601 luma.
+
+    Args:
+        image: H x W x C, values in 0..255, C = 3 (RGB) or 1 (gray, taken as R = G = B).
+
+    Returns:
+        H x W in 16..235, not rounded.
+    """
+    weights = np.array([65.481, 128.553, 24.966]) / _PEAK
+    if image.shape[2] == 1:
+        weights = weights.sum(keepdims=True)
+    plane: NDArray[np.float64] = image.astype(np.float64) @ weights
+    return 16 + plane
+
+
+def _psnr(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    error = float(np.mean((a - b) ** 2))
+    return float("inf") if error == 0 else float(10 * np.log10(_PEAK**2 / error))
+
+
+def _ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    mean_a, mean_b = _blur(a), _blur(b)
+    variance_a = _blur(a * a) - mean_a**2
+    variance_b = _blur(b * b) - mean_b**2
+    covariance = _blur(a * b) - mean_a * mean_b
+    similarity = ((2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)) / (
+        (mean_a**2 + mean_b**2 + _C1) * (variance_a + variance_b + _C2)
+    )
+    return float(similarity.mean())
+
+
+def _blur(plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gaussian means, only where the window fits whole."""
+    from scipy.ndimage import gaussian_filter
+
+    valid = slice(_WINDOW_RADIUS, -_WINDOW_RADIUS)
+    blurred: NDArray[np.float64] = gaussian_filter(plane, _WINDOW_SIGMA, radius=_WINDOW_RADIUS)[valid, valid]
+    return blurred
+
+
+def _describe_shape(image: NDArray[np.uint8]) -> str:
+    return " x ".join(map(str, image.shape)) or "a scalar"

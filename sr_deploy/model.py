@@ -1,0 +1,260 @@
+"""`open_model(path)`: what is this, and what can be run of it. No torch before weights are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ValidationError
+
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.backends import Precision
+from sr_deploy.bundle import Bundle, EngineRecord, open_bundle
+from sr_deploy.bundle.store import MANIFEST_NAME, read_record
+from sr_deploy.errors import BackendError, BundleError, CheckpointError, GraphError, InputError
+from sr_deploy.files import require_file, sha256_of
+from sr_deploy.graph.read import METADATA_PREFIX, GraphInfo, read_graph
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RUN_MANIFEST_NAME = "run.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+STEP_PREFIX = "step-"
+GENERATOR_NAMES = ("generator_ema.safetensors", "generator.safetensors")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Something that upscales, whatever form it has on disk."""
+
+    path: Path
+    """What was opened: a file, a bundle or a run."""
+    kind: Literal["checkpoint", "graph", "bundle", "engine"]
+    """Its form."""
+    scale: int
+    """Output pixels per input pixel along each side."""
+    channels: int
+    """1 or 3."""
+    input_multiple: int
+    """Height and width must be multiples of this."""
+    arch: ArchSpec | None
+    """The network, where it is known."""
+    layout: str | None = None
+    """How the checkpoint, or the one that the bundle was made from, named its tensors."""
+    graph_info: GraphInfo | None = None
+    """The graph, for kind graph."""
+    bundle: Bundle | None = None
+    """The bundle, for kinds bundle and engine."""
+    engine: EngineRecord | None = None
+    """The engine's record, for kind engine."""
+    weights_path: Path | None = None
+    """The file with PyTorch weights, for kinds checkpoint and bundle."""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether `load_network` can give the network."""
+        return self.weights_path is not None
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Precisions of the ONNX graphs that it has."""
+        if self.graph_info is not None:
+            return (self.graph_info.precision,)
+        if self.kind == "bundle" and self.bundle is not None:
+            return self.bundle.precisions
+        return ()
+
+    def graph_path(self, precision: Precision) -> Path:
+        """The ONNX file of that precision.
+
+        Raises:
+            BackendError: it has no graph of that precision.
+            BundleError: likewise, for a bundle.
+        """
+        if self.kind == "bundle" and self.bundle is not None:
+            return self.bundle.graph(precision)
+        if self.graph_info is None:
+            what = "an engine" if self.kind == "engine" else "a checkpoint"
+            raise BackendError(
+                f"{self.path} is {what} and has no ONNX graph; make one with: sr-deploy export "
+                f"{'CHECKPOINT' if self.kind == 'engine' else self.path}"
+            )
+        if precision != self.graph_info.precision:
+            raise BackendError(f"{self.path} is a graph in {self.graph_info.precision}, not in {precision}")
+        return self.path
+
+    def load_network(self) -> nn.Module:
+        """The network in PyTorch: evaluation mode, fp32, on the CPU, without gradients.
+
+        Raises:
+            CheckpointError: there are no weights here (graphs and engines), or they do not fit.
+        """
+        import torch
+
+        from sr_deploy.arch.registry import build_network
+        from sr_deploy.arch.weights import read_checkpoint
+
+        if self.weights_path is None:
+            raise CheckpointError(
+                f"{self.path} is {'an engine' if self.kind == 'engine' else 'an ONNX graph'} and has no PyTorch "
+                "weights; give a checkpoint or a bundle"
+            )
+        checkpoint = read_checkpoint(self.weights_path)
+        if checkpoint.spec != self.arch:
+            raise CheckpointError(
+                f"{self.weights_path} holds {checkpoint.spec.title()}, but {self.path} is of "
+                f"{self.arch.title() if self.arch else 'another network'}; make it again"
+            )
+        with torch.device("meta"):
+            network = build_network(checkpoint.spec)
+        network.load_state_dict(checkpoint.state, assign=True)
+        return network.eval().requires_grad_(False)
+
+
+def open_model(path: Path | str) -> Model:
+    """Open a checkpoint, an ONNX file, a bundle, an engine in its bundle, or a training run.
+
+    Args:
+        path: a file, a bundle's folder, a run's folder (its newest checkpoint is taken) or one of its step folders.
+
+    Raises:
+        InputError: nothing there, or a folder that is none of these.
+        CheckpointError, GraphError, BundleError: found, and not usable; the message says why.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give a checkpoint, an ONNX file, a bundle, an engine or a run")
+    if path.is_dir():
+        return _open_folder(path)
+    require_file(path, "a model")
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        return _open_graph(path)
+    if suffix == ".engine":
+        return _open_engine(path)
+    if path.name == MANIFEST_NAME:
+        return _open_bundle(path.parent)
+    return _open_checkpoint(path, path)
+
+
+def _open_folder(path: Path) -> Model:
+    if (path / MANIFEST_NAME).is_file():
+        return _open_bundle(path)
+    weights = find_weights(path)
+    if weights is None:
+        raise InputError(
+            f"{path} is a folder with no {MANIFEST_NAME} (a bundle) and no finished checkpoint (a training run); give "
+            "a checkpoint, an ONNX file, a bundle, an engine or a run"
+        )
+    return _open_checkpoint(path, weights)
+
+
+def find_weights(folder: Path) -> Path | None:
+    """The weights that a run's folder or one of its step folders stands for: of the last step, averaged ones first."""
+    steps = [step for step in (folder / CHECKPOINTS_FOLDER).glob(f"{STEP_PREFIX}*") if _step_number(step) is not None]
+    for place in (folder, *sorted(steps, key=lambda step: _step_number(step) or 0, reverse=True)):
+        for name in GENERATOR_NAMES:
+            if (place / name).is_file():
+                return place / name
+    return None
+
+
+def _step_number(folder: Path) -> int | None:
+    digits = folder.name.removeprefix(STEP_PREFIX)
+    return int(digits) if digits.isdecimal() else None
+
+
+def _open_checkpoint(path: Path, weights: Path) -> Model:
+    from sr_deploy.arch.registry import input_multiple
+    from sr_deploy.arch.weights import read_checkpoint
+
+    checkpoint = read_checkpoint(weights)
+    return Model(
+        path=path,
+        kind="checkpoint",
+        scale=checkpoint.spec.scale,
+        channels=checkpoint.spec.channels,
+        input_multiple=input_multiple(checkpoint.spec),
+        arch=checkpoint.spec,
+        layout=checkpoint.layout,
+        weights_path=weights,
+    )
+
+
+def _open_graph(path: Path) -> Model:
+    info = read_graph(path)
+    return Model(
+        path=path,
+        kind="graph",
+        scale=info.scale,
+        channels=info.channels,
+        input_multiple=info.input_multiple,
+        arch=_read_arch(info),
+        graph_info=info,
+    )
+
+
+def _read_arch(info: GraphInfo) -> ArchSpec | None:
+    """The network that the metadata of a graph of ours name."""
+    text = info.metadata.get(f"{METADATA_PREFIX}arch")
+    if text is None:
+        return None
+    try:
+        arch = ArchSpec.model_validate_json(text)
+    except ValidationError as error:
+        raise GraphError(f"{info.path}: its metadata describe no network known here: {text[:120]}") from error
+    if (arch.scale, arch.channels) != (info.scale, info.channels):
+        raise GraphError(
+            f"{info.path}: its metadata describe {arch.title()}, but its nodes make x{info.scale} with {info.channels} "
+            "channels; the file was changed after its export; export it again"
+        )
+    return arch
+
+
+def _open_bundle(path: Path) -> Model:
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    return Model(
+        path=path,
+        kind="bundle",
+        scale=manifest.arch.scale,
+        channels=manifest.arch.channels,
+        input_multiple=manifest.input_multiple,
+        arch=manifest.arch,
+        layout=manifest.source.layout,
+        bundle=bundle,
+        weights_path=bundle.reference,
+    )
+
+
+def _open_engine(path: Path) -> Model:
+    record_path = path.with_suffix(".json")
+    folder = path.absolute().parent.parent
+    if not record_path.is_file() or not (folder / MANIFEST_NAME).is_file():
+        raise BundleError(
+            f"{path} stands alone: an engine is used inside its bundle, with its record {record_path.name} beside it, "
+            "because it does not say what it was built from; give the bundle's engine, or run: sr-deploy build BUNDLE"
+        )
+    record = read_record(record_path, EngineRecord)
+    bundle = open_bundle(folder)
+    seen = sha256_of(path)
+    if seen != record.engine.sha256:
+        raise BundleError(f"{path} was changed after it was built; build it again with: sr-deploy build {folder}")
+    if record.graph_sha256 not in {graph.sha256 for graph in bundle.manifest.graphs}:
+        raise BundleError(
+            f"{path} was built from a graph that is not in its bundle; build it again with: sr-deploy build {folder}"
+        )
+    manifest = bundle.manifest
+    return Model(
+        path=path,
+        kind="engine",
+        scale=manifest.arch.scale,
+        channels=manifest.arch.channels,
+        input_multiple=manifest.input_multiple,
+        arch=manifest.arch,
+        layout=manifest.source.layout,
+        bundle=bundle,
+        engine=record,
+    )

@@ -1,0 +1,93 @@
+"""What all runners do the same: check the input, refuse when closed, name the backend in every failure."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.errors import BackendError, InputError
+from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
+
+
+class BaseRunner(ABC):
+    """A runner but for the computing itself."""
+
+    def __init__(self, spec: RunnerSpec) -> None:
+        """`spec`: what the runner takes, gives and is."""
+        self._spec = spec
+        self._closed = False
+
+    @property
+    def spec(self) -> RunnerSpec:
+        """What it takes, gives and is."""
+        return self._spec
+
+    def infer(self, lr: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Upscale a batch, as `protocol.Runner.infer` says.
+
+        Raises:
+            InputError: not a float32 array.
+            ShapeError: a shape that this runner does not take.
+            BackendError: closed, or the backend failed, or what it gave has another size than is due.
+        """
+        self._check_open()
+        if not isinstance(lr, np.ndarray) or lr.dtype != np.float32:
+            seen = lr.dtype if isinstance(lr, np.ndarray) else type(lr).__name__
+            raise InputError(f"{self.spec} takes a float32 array in [0, 1], not {seen}; convert it first")
+        check_input_shape(lr.shape, self.spec)
+        sr = self._infer(np.ascontiguousarray(lr))
+        n, channels, h, w = lr.shape
+        due = (n, channels, h * self.spec.scale, w * self.spec.scale)
+        if sr.shape != due:
+            raise BackendError(
+                f"{self.spec} gave {'x'.join(map(str, sr.shape))} for {'x'.join(map(str, lr.shape))} where "
+                f"{'x'.join(map(str, due))} is due: {self.spec.artefact} is not of a x{self.spec.scale} network"
+            )
+        return sr
+
+    def close(self) -> None:
+        """Release what it holds; a closed runner cannot infer."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(f"this {self.spec} runner is closed; open another with open_runner")
+
+    @abstractmethod
+    def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Compute; the input was checked."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Drop the network and its memory."""
+
+
+def require_cpu(backend: str, device: str | None) -> str:
+    """`cpu`, for a backend that runs nowhere else here.
+
+    Raises:
+        BackendError: another device was asked for.
+    """
+    if device not in (None, "cpu"):
+        raise BackendError(f"{backend} runs on the CPU here, not on {device!r}; leave the device out or give 'cpu'")
+    return "cpu"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, for a message of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

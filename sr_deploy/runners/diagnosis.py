@@ -1,0 +1,149 @@
+"""What this machine can run and build, looked at without a model. Libraries that are asked are imported."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from sr_deploy import trt
+from sr_deploy.backends import BACKENDS, TENSORRT_BACKENDS, Backend
+from sr_deploy.deps import install_command, installed_version, is_installed
+from sr_deploy.errors import MissingDependencyError
+from sr_deploy.measure.machine import Machine, describe_machine
+from sr_deploy.runners.choose import MODULES
+
+# module -> what it is for
+_PACKAGES = {
+    "onnx": "exporting and reading graphs",
+    "onnxscript": "exporting graphs",
+    "polygraphy": "building TensorRT engines",
+    "safetensors": "reading and writing weights",
+    "pyvips": "reading and writing pictures",
+    "av": "reading and writing video",
+    "skimage": "photographs for the demo, for verify and for bench",
+    "tensorboard": "curves of a training run",
+}
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackendDiagnosis(_Record):
+    """One backend on this machine."""
+
+    name: Backend
+    """Name of the backend."""
+    version: str | None
+    """Installed version; None if absent."""
+    runs: tuple[str, ...]
+    """Devices and precisions that run here, as in `cpu fp32`; empty if none."""
+    why_not_run: str | None
+    """Why it runs nowhere here, and what mends it."""
+    builds: bool | None
+    """Whether it builds engines here; None for a backend that has none."""
+    why_not_build: str | None
+    """Why not, and what mends it."""
+
+
+class PackageDiagnosis(_Record):
+    """One package."""
+
+    name: str
+    """Its import name."""
+    version: str | None
+    """Installed version; None if absent."""
+    purpose: str
+    """What it is for."""
+    install: str | None
+    """The command that brings it, if it is absent."""
+
+
+class Diagnosis(_Record):
+    """What `sr-deploy doctor` finds."""
+
+    machine: Machine
+    """Processor, memory, GPUs, system."""
+    folder: str
+    """Where free space was looked at: the current folder."""
+    free_disk_gib: float
+    """Free space there."""
+    backends: tuple[BackendDiagnosis, ...]
+    """In the order of `BACKENDS`."""
+    packages: tuple[PackageDiagnosis, ...]
+    """Optional and needed ones."""
+
+
+def diagnose_machine() -> Diagnosis:
+    """Look at everything. Takes about two seconds: torch has to be asked about its GPU."""
+    folder = Path.cwd()
+    return Diagnosis(
+        machine=describe_machine(),
+        folder=str(folder),
+        free_disk_gib=round(shutil.disk_usage(folder).free / 2**30, 1),
+        backends=tuple(_diagnose_backend(name) for name in BACKENDS),
+        packages=tuple(_diagnose_package(name, purpose) for name, purpose in _PACKAGES.items()),
+    )
+
+
+def _diagnose_package(name: str, purpose: str) -> PackageDiagnosis:
+    present = is_installed(name)
+    return PackageDiagnosis(
+        name=name,
+        version=installed_version(name) if present else None,
+        purpose=purpose,
+        install=None if present else install_command(name),
+    )
+
+
+def _diagnose_backend(name: Backend) -> BackendDiagnosis:
+    runs, why_not_run = _what_runs(name)
+    why_not_build = trt.why_not_buildable(name) if name in TENSORRT_BACKENDS else None
+    return BackendDiagnosis(
+        name=name,
+        version=installed_version(MODULES[name]),
+        runs=runs,
+        why_not_run=why_not_run,
+        builds=why_not_build is None if name in TENSORRT_BACKENDS else None,
+        why_not_build=why_not_build,
+    )
+
+
+def _what_runs(name: Backend) -> tuple[tuple[str, ...], str | None]:
+    if not is_installed(MODULES[name]):
+        return (), f"{MODULES[name]} is not installed; run: {install_command(MODULES[name])}"
+    try:
+        if name == "torch":
+            return _torch_runs(), None
+        if name == "onnxruntime":
+            return _onnxruntime_runs(), None
+        if name == "openvino":
+            return _openvino_runs(), None
+    except MissingDependencyError as error:
+        return (), str(error)
+    if not trt.visible_gpus():
+        return (), "it needs an NVIDIA GPU, and this machine shows none (nvidia-smi); use a machine that has one"
+    return ("an engine built for this GPU",), None
+
+
+def _torch_runs() -> tuple[str, ...]:
+    from sr_deploy.deps import require
+
+    torch = require("torch", "the torch backend")
+    gpus = [f"cuda:{index} fp32 bf16 fp16" for index in range(torch.cuda.device_count())]
+    return ("cpu fp32 bf16 fp16 (slow)", *gpus)
+
+
+def _onnxruntime_runs() -> tuple[str, ...]:
+    from sr_deploy.runners.onnxruntime_runner import why_no_cuda_provider
+
+    cuda = why_no_cuda_provider()
+    return ("cpu fp32 fp16 (computed in fp32) int8", *(["cuda:0 fp32 fp16"] if cuda is None else []))
+
+
+def _openvino_runs() -> tuple[str, ...]:
+    from sr_deploy.runners.openvino_runner import why_not_computed
+
+    return ("cpu fp32" + (" bf16" if why_not_computed("bf16") is None else "") + " int8",)

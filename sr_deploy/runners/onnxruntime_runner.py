@@ -1,0 +1,106 @@
+"""ONNX Runtime on the CPU or, asked for or found, with its CUDA provider. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.backends import BackendChoice
+from sr_deploy.deps import require
+from sr_deploy.errors import BackendError
+from sr_deploy.model import Model
+from sr_deploy.runners.base import BaseRunner, first_line
+from sr_deploy.runners.shapes import graph_runner_spec
+from sr_deploy.runners.threads import default_threads
+from sr_deploy.trt import visible_gpus
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_CUDA = "CUDAExecutionProvider"
+_ERRORS_ONLY = 3
+_PURPOSE = "the onnxruntime backend"
+
+
+class OnnxRuntimeRunner(BaseRunner):
+    """A graph in ONNX Runtime.
+
+    On a CPU it computes FP16 convolutions in FP32 and rounds between them at most: its fp16 figures flatter the graph.
+    """
+
+    def __init__(
+        self, model: Model, choice: BackendChoice, device: str | None, threads: int | None, *, optimise: bool = True
+    ) -> None:
+        """Load the graph of that precision; `optimise=False` computes it node by node as it is written.
+
+        Raises:
+            BackendError: no such graph, a device that is not there, or ONNX Runtime refuses the graph.
+        """
+        ort = require("onnxruntime", _PURPOSE)
+        path = model.graph_path(choice.precision)
+        device = device or ("cuda:0" if why_no_cuda_provider() is None else "cpu")
+        self._session: onnxruntime.InferenceSession | None = _open_session(
+            path, device, threads or default_threads(), optimise
+        )
+        self._input = self._session.get_inputs()[0]
+        super().__init__(graph_runner_spec(model, choice, str(ort.__version__), device, path))
+
+    def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._session is None:
+            raise BackendError(f"this {self.spec} runner is closed; open another with open_runner")
+        feed = lr_NCHW.astype(np.float16) if self._input.type == "tensor(float16)" else lr_NCHW
+        try:
+            (sr,) = self._session.run(None, {self._input.name: feed})
+        except Exception as error:  # its exceptions share no base class
+            raise BackendError(
+                f"{self.spec} failed on {'x'.join(map(str, lr_NCHW.shape))}: {first_line(error)}"
+            ) from error
+        return np.asarray(sr, dtype=np.float32)
+
+    def _release(self) -> None:
+        self._session = None
+
+
+def why_no_cuda_provider() -> str | None:
+    """Why ONNX Runtime runs on no GPU here; None if it does."""
+    ort = require("onnxruntime", _PURPOSE)
+    if _CUDA not in ort.get_available_providers():
+        return "this build of ONNX Runtime has no CUDA provider; run: pip install onnxruntime-gpu"
+    return None if visible_gpus() else "this machine has no NVIDIA GPU with a driver that works"
+
+
+def _open_session(path: Path, device: str, threads: int, optimise: bool) -> onnxruntime.InferenceSession:
+    ort = require("onnxruntime", _PURPOSE)
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    providers = _providers(device)
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # its exceptions share no base class
+        raise BackendError(f"onnxruntime cannot load {path}: {first_line(error)}") from error
+    # A provider that fails to start is left out with a warning only: what is asked for is what must run.
+    if device != "cpu" and _CUDA not in session.get_providers():
+        raise BackendError(
+            f"onnxruntime could not start its CUDA provider for {path} (it would run on the CPU instead); "
+            "check that the CUDA and cuDNN versions are those of this onnxruntime-gpu, or give the device 'cpu'"
+        )
+    return session
+
+
+def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or not (index or "0").isdecimal():
+        raise BackendError(f"onnxruntime runs on cpu or cuda here, not on {device!r}")
+    reason = why_no_cuda_provider()
+    if reason is not None:
+        raise BackendError(f"onnxruntime cannot use {device!r}: {reason}")
+    return [(_CUDA, {"device_id": index or "0", "use_tf32": "0"}), "CPUExecutionProvider"]

@@ -1,0 +1,91 @@
+"""OpenVINO on the CPU, the precision always said: its own choice would be bf16 wherever the CPU has it. No torch."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.backends import BackendChoice, Precision
+from sr_deploy.deps import require
+from sr_deploy.errors import BackendError
+from sr_deploy.model import Model
+from sr_deploy.runners.base import BaseRunner, first_line, require_cpu
+from sr_deploy.runners.shapes import graph_runner_spec
+from sr_deploy.runners.threads import default_threads
+
+if TYPE_CHECKING:
+    import openvino
+
+_PURPOSE = "the openvino backend"
+# What computes between the quantised convolutions of an INT8 graph is FP32.
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class OpenVinoRunner(BaseRunner):
+    """A graph in OpenVINO's CPU plugin: fp32 and bf16 from the FP32 graph, int8 from the INT8 one."""
+
+    def __init__(self, model: Model, choice: BackendChoice, device: str | None, threads: int | None) -> None:
+        """Compile the graph for this CPU.
+
+        Raises:
+            BackendError: a precision that it does not compute here, another device, or a graph that it refuses.
+        """
+        sdk = require("openvino", _PURPOSE)
+        require_cpu("openvino", device)
+        reason = why_not_computed(choice.precision)
+        if reason is not None:
+            raise BackendError(reason)
+        path = model.graph_path("fp32" if choice.precision == "bf16" else choice.precision)
+        self._compiled: openvino.CompiledModel | None = _compile(path, choice.precision, threads or default_threads())
+        self._takes_half = self._compiled.input(0).element_type == sdk.Type.f16
+        super().__init__(graph_runner_spec(model, choice, str(sdk.__version__).split("-", 1)[0], "cpu", path))
+
+    def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._compiled is None:
+            raise BackendError(f"this {self.spec} runner is closed; open another with open_runner")
+        feed = lr_NCHW.astype(np.float16) if self._takes_half else lr_NCHW
+        try:
+            sr = self._compiled([feed])[0]
+        except RuntimeError as error:
+            shape = "x".join(map(str, lr_NCHW.shape))
+            raise BackendError(f"{self.spec} failed on {shape}: {first_line(error)}") from error
+        return np.asarray(sr, dtype=np.float32)
+
+    def _release(self) -> None:
+        self._compiled = None
+
+
+def why_not_computed(precision: Precision) -> str | None:
+    """Why OpenVINO does not compute in `precision` on this CPU; None if it does. OpenVINO must be installed."""
+    if precision == "fp16":
+        return (
+            "openvino:fp16 would be no FP16: OpenVINO's CPU plugin computes FP16 graphs in FP32; "
+            "use openvino:fp32, openvino:bf16 or onnxruntime:fp16"
+        )
+    if precision == "bf16" and "BF16" not in _cpu_capabilities():
+        return "openvino:bf16 needs a CPU with bf16 instructions, and this one has none; use openvino:fp32"
+    return None
+
+
+@functools.cache
+def _cpu_capabilities() -> tuple[str, ...]:
+    core = require("openvino", _PURPOSE).Core()
+    return tuple(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def _compile(path: Path, precision: Precision, threads: int) -> openvino.CompiledModel:
+    core = require("openvino", _PURPOSE).Core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,  # one image as fast as it goes; several streams would share the threads out
+        "ENABLE_CPU_PINNING": False,  # pinned threads fight with the other backends of the process for the same cores
+    }
+    try:
+        return core.compile_model(core.read_model(path), "CPU", settings)
+    except RuntimeError as error:
+        raise BackendError(f"openvino cannot load {path}: {first_line(error)}") from error

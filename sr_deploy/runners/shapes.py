@@ -1,0 +1,38 @@
+"""What shapes a graph takes, said in a runner's spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sr_deploy.backends import BackendChoice
+from sr_deploy.bundle.profile import Profile, Shape
+from sr_deploy.graph.read import GraphInfo, read_graph
+from sr_deploy.model import Model
+from sr_deploy.runners.protocol import RunnerSpec
+
+MAX_SIDE = 65536
+
+
+def graph_runner_spec(model: Model, choice: BackendChoice, version: str, device: str, path: Path) -> RunnerSpec:
+    """The spec of a runner that computes the graph at `path`, which may take one shape only."""
+    return RunnerSpec(
+        backend=choice.backend,
+        version=version,
+        precision=choice.precision,
+        device=device,
+        scale=model.scale,
+        channels=model.channels,
+        input_multiple=model.input_multiple,
+        profiles=fixed_profiles(model.graph_info or read_graph(path)),
+        artefact=path,
+    )
+
+
+def fixed_profiles(graph: GraphInfo) -> tuple[Profile, ...]:
+    """What a graph with fixed axes takes, as a profile; none for one whose N, H and W all take any size."""
+    n, _, h, w = graph.input_shape
+    if n is None and h is None and w is None:
+        return ()
+    lowest = Shape(n or 1, h or 1, w or 1)
+    highest = Shape(n or MAX_SIDE, h or MAX_SIDE, w or MAX_SIDE)
+    return (Profile(name="fixed", min=lowest, opt=lowest, max=highest),)

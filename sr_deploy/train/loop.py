@@ -1,0 +1,234 @@
+"""The training loop, from top to bottom.
+
+Shape suffixes: N batch, C channels, H height, W width; `lr` is low resolution, `hr` the original, `sr` the network's.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sr_deploy.errors import OutputError, TrainingError
+from sr_deploy.train.checkpoint import TrainingState, write_checkpoint
+from sr_deploy.train.metrics import MetricsLog
+from sr_deploy.train.photographs import Report
+from sr_deploy.train.recipe import Recipe
+from sr_deploy.train.run import RunManifest, read_manifest
+from sr_deploy.train.sampling import iterate_batches
+from sr_deploy.train.schedule import learning_rate_at
+from sr_deploy.train.session import Session, check_resumable, open_session, to_tensors, update_manifest
+from sr_deploy.train.validation import validate, write_preview
+
+_MANIFEST_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """How far a training is."""
+
+    step: int
+    """Updates made."""
+    loss: float
+    """Mean of the latest steps; not a number before the first figures are in."""
+    steps_per_second: float
+    """Of the latest steps."""
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    start_from: Path | None = None,
+    stop: threading.Event | None = None,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    on_note: Report = lambda line: None,
+) -> RunManifest:
+    """Train one recipe into a run folder.
+
+    Args:
+        recipe: what to train.
+        out: the run's folder; for a new run it is made, or is empty.
+        resume: go on from the last checkpoint in `out`; on the CPU the result has the bits of a run never stopped.
+        device: as torch names it; cuda if available, else cpu, if None.
+        start_from: anything with weights for the generator to start from.
+        stop: when set, the run writes a checkpoint after the present step and returns with status "stopped".
+        on_step: told after each step.
+        on_note: told what the user should know, a line each.
+
+    Raises:
+        TrainingError: the loss is no number, the memory is too small, or the run cannot be resumed.
+        SrDeployError: anything wrong with recipe, data, weights or folders.
+    """
+    if resume and _is_finished(check_resumable(recipe, out), recipe):
+        on_note(f"{out} is finished: {recipe.run.steps} steps; to train on: --resume --set run.steps=MORE")
+        return read_manifest(out)
+    try:
+        session = open_session(recipe, out, resume=resume, device=device, start_from=start_from, report=on_note)
+        on_note(_describe_start(session))
+        _run_steps(session, stop or threading.Event(), on_step, on_note)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the memory of the device is too small for {recipe.data.batch} patches of {recipe.data.patch_size} "
+            "pixels; lower --set data.batch or --set data.patch_size"
+        ) from error
+    return session.manifest
+
+
+def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepReport], None], on_note: Report) -> None:
+    """The loop. One turn is one update, then whatever is due after it."""
+    recipe, state, device = session.recipe, session.state, session.device
+    network, optimiser, scaler = state.network, state.optimiser, state.scaler
+    pending: list[Tensor] = []  # losses still on the device: to read each at once would make a GPU wait
+    clock = _Clock(state)
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes do not change from step to step
+    with (
+        _recording_failure(session),
+        MetricsLog(session.run, state.step) as log,
+        closing(iterate_batches(session.sampler, state.step, recipe.run.steps, recipe.data.workers)) as batches,
+    ):
+        if log.advice:
+            on_note(log.advice)
+        for batch in batches:
+            # The update.
+            lr_NCHW, hr_NCHW = to_tensors(batch, device, session.precision)
+            learning_rate = learning_rate_at(state.step, recipe.optimiser, recipe.run.steps)
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate
+            with session.precision.autocast_on(device):
+                sr_NCHW = network(lr_NCHW)
+            loss = session.criterion(sr_NCHW, hr_NCHW)
+            optimiser.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimiser)
+            scaler.update()
+            state.average.update(network, state.step)
+            state.step += 1
+            pending.append(loss.detach())
+
+            # What is due. Losses come first: one that is no number must stop the run before anything is written.
+            ending = stop.is_set() or state.step == recipe.run.steps
+            figures_due = state.step % recipe.run.log_every == 0
+            checkpoint_due = ending or state.step % recipe.run.checkpoint_every == 0
+            validation_due, preview_due = _validation_due(recipe, state.step)
+            if figures_due or checkpoint_due or validation_due or preview_due or device.type == "cpu":
+                _collect_losses(state, pending)
+            clock.tick(state)
+            if figures_due:
+                mean = sum(state.losses) / len(state.losses)
+                clock.lap(state, mean)
+                log.log_training(
+                    state.step, loss=mean, learning_rate=learning_rate, steps_per_second=clock.steps_per_second
+                )
+                state.losses.clear()
+            if validation_due:
+                _validate(session, log)
+            if preview_due and session.previews:
+                preview = session.run / "previews" / f"step-{state.step:06d}.png"
+                write_preview(preview, state.average.network, session.held_out, recipe.scale)
+            if checkpoint_due:
+                write_checkpoint(session.run, state, recipe.arch_spec(), recipe.run.keep_checkpoints)
+            if checkpoint_due or clock.manifest_due():
+                update_manifest(session)
+            on_step(StepReport(state.step, clock.loss, clock.steps_per_second))
+            if ending:
+                break
+        finished = state.step == recipe.run.steps
+        update_manifest(session, status="finished" if finished else "stopped")
+
+
+def _validation_due(recipe: Recipe, step: int) -> tuple[bool, bool]:
+    """Whether to validate, and whether to write a preview, after `step` updates."""
+    last = step == recipe.run.steps
+    return last or step % recipe.run.validate_every == 0, last or step % recipe.run.preview_every == 0
+
+
+def _collect_losses(state: TrainingState, pending: list[Tensor]) -> None:
+    """Move losses from the device into the state.
+
+    Raises:
+        TrainingError: one is no number; the message names its step.
+    """
+    losses = torch.stack(pending).tolist() if pending else []
+    for offset, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            step = state.step - len(losses) + offset + 1
+            raise TrainingError(
+                f"the loss at step {step} is {loss}: training has diverged; start anew with a lower "
+                "--set optimiser.learning_rate=... or with --set precision.autocast=off"
+            )
+    state.losses.extend(losses)
+    pending.clear()
+
+
+def _validate(session: Session, log: MetricsLog) -> None:
+    state = session.state
+    result = validate(state.average.network, session.held_out, session.recipe.scale, state.step)
+    if state.best_validation is None or result.model.psnr_y > state.best_validation.model.psnr_y:
+        state.best_validation = result
+    log.log_validation(result)
+    update_manifest(session, last_validation=result)
+
+
+@contextmanager
+def _recording_failure(session: Session) -> Iterator[None]:
+    """Let the manifest say how the loop ended if it ended early."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OutputError):  # on a full disk the first error is the one to tell
+            update_manifest(session, status="stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+
+
+class _Clock:
+    """Time in the loop, and the pace of the latest steps."""
+
+    def __init__(self, state: TrainingState) -> None:
+        now = time.monotonic()
+        self._started = now - state.seconds
+        self._lap_at, self._lap_step = now, state.step
+        self._manifest_at = now
+        self.loss, self.steps_per_second = math.nan, math.nan
+
+    def tick(self, state: TrainingState) -> None:
+        """Bring the state's time up to date."""
+        state.seconds = time.monotonic() - self._started
+
+    def lap(self, state: TrainingState, loss: float) -> None:
+        """Begin a new stretch of steps; keep the loss and the pace of the one that ends."""
+        now = time.monotonic()
+        self.steps_per_second = (state.step - self._lap_step) / max(now - self._lap_at, 1e-9)
+        self._lap_at, self._lap_step, self.loss = now, state.step, loss
+
+    def manifest_due(self) -> bool:
+        """Whether the manifest is old; asking makes it new."""
+        now = time.monotonic()
+        if now - self._manifest_at < _MANIFEST_SECONDS:
+            return False
+        self._manifest_at = now
+        return True
+
+
+def _is_finished(manifest: RunManifest, recipe: Recipe) -> bool:
+    return manifest.status == "finished" and manifest.step == recipe.run.steps
+
+
+def _describe_start(session: Session) -> str:
+    recipe, state = session.recipe, session.state
+    verb = f"goes on from step {state.step} of" if state.step else "trains"
+    timings = session.precision.step_milliseconds
+    measured = f" (measured: {', '.join(f'{name} {ms:.0f} ms' for name, ms in timings.items())})" if timings else ""
+    return (
+        f"{session.run} {verb} {recipe.run.steps} steps: {recipe.arch_spec().title()}, on {session.device} in "
+        f"{session.precision.title()}{measured}"
+    )

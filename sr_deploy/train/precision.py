@@ -1,0 +1,118 @@
+"""Which number format and memory layout trains fastest here: measured on the real network and batch, not assumed."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from itertools import product
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sr_deploy.train.losses import Criterion
+from sr_deploy.train.recipe import PrecisionRecipe
+from sr_deploy.train.run import PrecisionRecord
+
+Autocast = Literal["off", "bf16", "fp16"]
+
+_DTYPES: dict[Autocast, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# What is less exact, or another layout, must be clearly faster; noise must not decide, or two runs would differ.
+_WORTHWHILE = 0.9
+# A candidate this much slower on a single sample is out before a whole batch is tried; one whose very first pass, which
+# pays for kernels too, is slower by the second factor is out at once (FP16 on a CPU).
+_HOPELESS, _HOPELESS_AT_ONCE = 2.0, 30.0
+_MOST_ROUNDS = 20
+_SECONDS = 4.0
+
+
+class PrecisionChoice(PrecisionRecord):
+    """A record of the run, with what torch needs to act on it."""
+
+    def memory_format(self) -> torch.memory_format:
+        """The layout of activations and weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def autocast_on(self, device: torch.device) -> AbstractContextManager[object]:
+        """The context in which the network is called while training."""
+        dtype = _DTYPES.get(self.autocast, torch.bfloat16)
+        return torch.autocast(device.type, dtype=dtype, enabled=self.autocast != "off")
+
+
+def choose_precision(
+    recipe: PrecisionRecipe, network: nn.Module, criterion: Criterion, lr_NCHW: Tensor, hr_NCHW: Tensor
+) -> PrecisionChoice:
+    """Measure what the recipe leaves open. `network` is not changed; batches are on its device.
+
+    Raises:
+        torch.OutOfMemoryError: not even FP32 fits.
+    """
+    candidates = _list_candidates(recipe)
+    if len(candidates) == 1:
+        return candidates[0]
+    trials = _keep_hopeful(candidates, network, criterion, (lr_NCHW[:1], hr_NCHW[:1]))
+    times: dict[str, list[float]] = {trial.choice.title(): [] for trial in trials}
+    began = time.monotonic()
+    for number in range(1 + _MOST_ROUNDS):
+        # Round after round, not one candidate after another: a machine that is busy for a while then harms all alike.
+        for trial in trials:
+            seconds = trial.time_pass(lr_NCHW, hr_NCHW)
+            if number > 0:  # the first pays for kernels and memory
+                times[trial.choice.title()].append(seconds)
+        if number > 0 and time.monotonic() - began > _SECONDS:
+            break
+    # The minimum is what a busy machine disturbs least.
+    milliseconds = {title: round(1000 * min(seconds), 2) for title, seconds in times.items()}
+    best = trials[0].choice
+    for trial in trials:
+        if milliseconds[trial.choice.title()] < _WORTHWHILE * milliseconds[best.title()]:
+            best = trial.choice
+    return best.model_copy(update={"step_milliseconds": milliseconds})
+
+
+def _list_candidates(recipe: PrecisionRecipe) -> list[PrecisionChoice]:
+    """From the plainest to the least exact."""
+    formats: tuple[Autocast, ...] = ("off", "bf16", "fp16") if recipe.autocast == "auto" else (recipe.autocast,)
+    layouts = (False, True) if recipe.channels_last == "auto" else (recipe.channels_last,)
+    return [PrecisionChoice(autocast=form, channels_last=layout) for form, layout in product(formats, layouts)]
+
+
+class _Trial:
+    """A copy of the network that computes as one candidate says."""
+
+    def __init__(self, choice: PrecisionChoice, network: nn.Module, criterion: Criterion) -> None:
+        self.choice = choice
+        copied = copy.deepcopy(network).train()
+        self._network = copied.to(memory_format=choice.memory_format())  # type: ignore[call-overload]
+        self._criterion = criterion
+
+    def time_pass(self, lr_NCHW: Tensor, hr_NCHW: Tensor) -> float:
+        """Seconds of one forward and backward pass."""
+        lr, hr = (images.contiguous(memory_format=self.choice.memory_format()) for images in (lr_NCHW, hr_NCHW))
+        started = time.perf_counter()
+        with self.choice.autocast_on(lr.device):
+            sr = self._network(lr)
+        self._criterion(sr, hr).backward()  # type: ignore[no-untyped-call]
+        if lr.device.type == "cuda":
+            torch.cuda.synchronize(lr.device)
+        seconds = time.perf_counter() - started
+        self._network.zero_grad(set_to_none=True)
+        return seconds
+
+
+def _keep_hopeful(
+    candidates: Sequence[PrecisionChoice], network: nn.Module, criterion: Criterion, sample: tuple[Tensor, Tensor]
+) -> list[_Trial]:
+    """Trials of the candidates that are not far slower than the first one, as a single sample shows."""
+    plain = _Trial(candidates[0], network, criterion)
+    reference = min(plain.time_pass(*sample) for _ in range(3))
+    hopeful = [plain]
+    for candidate in candidates[1:]:
+        trial = _Trial(candidate, network, criterion)
+        if trial.time_pass(*sample) > _HOPELESS_AT_ONCE * reference:
+            continue
+        if min(trial.time_pass(*sample) for _ in range(3)) <= _HOPELESS * reference:
+            hopeful.append(trial)
+    return hopeful

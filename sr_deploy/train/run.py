@@ -1,0 +1,243 @@
+"""The run folder: its manifest, its name, and finding one. No torch here.
+
+runs/<name>/run.json  recipe.toml  metrics.jsonl  previews/  tensorboard/  checkpoints/step-000500/
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sr_deploy.errors import InputError, OutputError, TrainingError
+from sr_deploy.files import make_folder, write_text
+from sr_deploy.measure.machine import Machine
+
+MANIFEST_NAME = "run.json"
+RECIPE_NAME = "recipe.toml"
+METRICS_NAME = "metrics.jsonl"
+CHECKPOINTS_NAME = "checkpoints"
+SCHEMA_VERSION = 1
+
+_CHECKPOINT = re.compile(r"step-(\d{6,})")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Scores(_Record):
+    """Quality of a picture, by the papers' protocol. PSNR in dB, at most 100 (which stands for equal)."""
+
+    psnr_y: float
+    """On luma."""
+    ssim_y: float
+    """On luma."""
+    psnr_rgb: float
+    """On the three channels."""
+    ssim_rgb: float
+    """Mean over the three channels."""
+
+
+class PhotographScores(_Record):
+    """One held-out photograph."""
+
+    name: str
+    """File name without suffix."""
+    model: Scores
+    """The averaged generator, in FP32."""
+    bicubic: Scores
+    """The papers' bicubic."""
+
+
+class ValidationResult(_Record):
+    """One validation."""
+
+    step: int
+    """Updates made before it."""
+    model: Scores
+    """Mean over the photographs."""
+    bicubic: Scores
+    """Mean over the photographs."""
+    photographs: tuple[PhotographScores, ...]
+    """Each of them."""
+
+
+class PrecisionRecord(_Record):
+    """How the passes compute, as measured at the start of the run."""
+
+    autocast: Literal["off", "bf16", "fp16"]
+    """Number format of convolutions in the forward and backward pass; off is FP32."""
+    channels_last: bool
+    """Memory layout NHWC."""
+    step_milliseconds: dict[str, float] = {}
+    """Forward and backward pass of each candidate that was measured; empty if the recipe left no choice."""
+
+    def title(self) -> str:
+        """As in `bf16, channels last`."""
+        return f"{'fp32' if self.autocast == 'off' else self.autocast}{', channels last' if self.channels_last else ''}"
+
+
+class StartingPoint(_Record):
+    """Where the generator's first weights came from."""
+
+    path: str
+    """As it was given."""
+    sha256: str
+    """Of the file of weights."""
+
+
+class RunManifest(_Record):
+    """`run.json`: what a run is and how far it is."""
+
+    schema_version: Literal[1] = 1
+    """Of this file."""
+    name: str
+    """Of the run's folder when it was made."""
+    recipe: str
+    """Name of the recipe."""
+    created_at: datetime
+    """UTC."""
+    updated_at: datetime
+    """UTC."""
+    status: Literal["running", "stopped", "failed", "finished"]
+    """running is also what a killed run says: nobody was left to change it."""
+    step: int
+    """Updates made, as last written."""
+    steps: int
+    """Updates of the whole training."""
+    seconds: float
+    """Time in the loop so far, over all resumptions."""
+    checkpoints: tuple[str, ...] = ()
+    """Folders below the run's, oldest first."""
+    best_validation: ValidationResult | None = None
+    """The one with the highest mean luma PSNR."""
+    last_validation: ValidationResult | None = None
+    """The latest."""
+    precision: PrecisionRecord
+    """Kept when the run is resumed."""
+    device: str
+    """What computed last, as torch names it."""
+    data_sha256: str
+    """Over names and sizes of the training files."""
+    started_from: StartingPoint | None = None
+    """Set if weights were given (--from)."""
+    versions: dict[str, str]
+    """Tools, by distribution."""
+    machine: Machine
+    """What trained last."""
+
+
+def read_manifest(run: Path) -> RunManifest:
+    """Read `run.json` of a run folder.
+
+    Raises:
+        InputError: no run there, or a manifest of another schema.
+    """
+    path = run / MANIFEST_NAME
+    try:
+        return RunManifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{run} is no run: it has no {MANIFEST_NAME}; start one with: sr-deploy train") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise InputError(
+            f"{path} is no manifest of a run that this version reads (schema {SCHEMA_VERSION}): {where}: {first['msg']}"
+        ) from error
+
+
+def write_manifest(run: Path, manifest: RunManifest) -> RunManifest:
+    """Write `run.json` with the present time, atomically, and return what was written.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    stamped = manifest.model_copy(update={"updated_at": datetime.now(UTC)})
+    write_text(run / MANIFEST_NAME, stamped.model_dump_json(indent=2) + "\n")
+    return stamped
+
+
+def free_run_folder(parent: Path, name: str) -> Path:
+    """`parent/name`, or `parent/name-2`, `-3`... if taken: a run is never overwritten. Nothing is made yet."""
+    candidates = (parent / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(path for path in candidates if not path.exists())
+
+
+def claim_run_folder(folder: Path) -> Path:
+    """Make the folder that the user named for a new run.
+
+    Raises:
+        OutputError: it holds something already, or cannot be made.
+    """
+    if (folder / MANIFEST_NAME).exists():
+        raise OutputError(
+            f"{folder} holds a run already; go on with it with --resume, or give another folder with --out"
+        )
+    make_folder(folder)
+    if any(folder.iterdir()):
+        raise OutputError(f"{folder} is not empty; give a new folder with --out")
+    return folder
+
+
+def find_newest_run(folder: Path, *, with_checkpoint: bool = True) -> Path:
+    """The run in `folder` whose manifest was written last.
+
+    Args:
+        folder: where runs lie side by side, as `runs`.
+        with_checkpoint: pass over runs that have no checkpoint yet.
+
+    Raises:
+        InputError: none there.
+    """
+    found: list[tuple[datetime, Path]] = []
+    for path in folder.glob(f"*/{MANIFEST_NAME}") if folder.is_dir() else ():
+        if path.parent.name.startswith("."):
+            continue
+        if with_checkpoint and find_last_checkpoint(path.parent) is None:
+            continue
+        found.append((read_manifest(path.parent).updated_at, path.parent))
+    if not found:
+        what = "run with a checkpoint" if with_checkpoint else "run"
+        raise InputError(f"no {what} in {folder}; train one with: sr-deploy train")
+    return max(found)[1]
+
+
+def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of a run's checkpoints, oldest first."""
+    folder = run / CHECKPOINTS_NAME
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _CHECKPOINT.fullmatch(path.name)
+        if match and path.is_dir():
+            found.append((int(match[1]), path))
+    return sorted(found)
+
+
+def find_last_checkpoint(run: Path) -> tuple[int, Path] | None:
+    """(step, folder) of a run's newest checkpoint."""
+    checkpoints = list_checkpoints(run)
+    return checkpoints[-1] if checkpoints else None
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint after `step` updates lies."""
+    return run / CHECKPOINTS_NAME / f"step-{step:06d}"
+
+
+def require_run(run: Path) -> RunManifest:
+    """The manifest of a run that is to be resumed.
+
+    Raises:
+        TrainingError: there is no run.
+        InputError: its manifest cannot be read.
+    """
+    if not (run / MANIFEST_NAME).is_file():
+        raise TrainingError(f"cannot resume {run}: there is no run; start one with: sr-deploy train --out {run}")
+    return read_manifest(run)

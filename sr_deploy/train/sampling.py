@@ -1,0 +1,98 @@
+"""The stream of training batches.
+
+Every draw comes from (seed, step, sample) alone, through a counter-based generator. So the stream is the same after a
+resume, with any number of threads, and when several processes share the samples of a step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.train.photographs import Photographs
+from sr_deploy.train.recipe import Recipe
+
+_PATCH_STREAM = 0
+_BATCHES_AHEAD = 2  # for each thread
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Aligned patches, N x H x W x 3, 8 bit."""
+
+    lr: NDArray[np.uint8]
+    hr: NDArray[np.uint8]
+
+
+class PatchSampler:
+    """Cuts the patches of any step."""
+
+    def __init__(self, photographs: Photographs, recipe: Recipe) -> None:
+        """`photographs` must have sides of at least the recipe's patch size."""
+        self._photographs = photographs
+        self._seed = recipe.seed
+        self._data = recipe.data
+
+    def draw_batch(self, step: int) -> Batch:
+        """The batch of a step (counted from 0).
+
+        Raises:
+            InputError: no file is left that can be used.
+        """
+        patches = [self.draw_patch(step, sample) for sample in range(self._data.batch)]
+        return Batch(lr=np.stack([lr for lr, _ in patches]), hr=np.stack([hr for _, hr in patches]))
+
+    def draw_patch(self, step: int, sample: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """One pair of patches (low, high resolution), flipped and turned alike."""
+        random = random_for(self._seed, _PATCH_STREAM, step, sample)
+        pair = None
+        while pair is None:  # a file that cannot be used is drawn again, from the same stream
+            pair = self._photographs.pair(int(random.integers(len(self._photographs.paths))))
+        scale = self._photographs.scale
+        side = self._data.patch_size // scale
+        top = int(random.integers(pair.lr.shape[0] - side + 1))
+        left = int(random.integers(pair.lr.shape[1] - side + 1))
+        lr = pair.lr[top : top + side, left : left + side]
+        hr = pair.hr[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
+        # Drawn whether used or not: switching one off leaves the other draws as they were.
+        flip, turns = bool(random.integers(2)), int(random.integers(4))
+        if flip and self._data.flips:
+            lr, hr = lr[:, ::-1], hr[:, ::-1]
+        if self._data.rotations:
+            lr, hr = np.rot90(lr, turns), np.rot90(hr, turns)
+        return lr, hr
+
+
+def random_for(seed: int, stream: int, step: int, sample: int) -> np.random.Generator:
+    """The generator of one sample's draws: Philox (Salmon et al. 2011) with all of them in its key and counter.
+
+    Args:
+        seed: of the recipe.
+        stream: which kind of draws.
+        step: of the training, from 0.
+        sample: within the step, over all processes, from 0.
+    """
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, step, sample]))
+
+
+def iterate_batches(sampler: PatchSampler, first: int, last: int, workers: int) -> Generator[Batch, None, None]:
+    """Batches of the steps `first` to `last - 1`, prepared ahead by `workers` threads (none: when asked)."""
+    if workers == 0:
+        yield from (sampler.draw_batch(step) for step in range(first, last))
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+    waiting: deque[Future[Batch]] = deque()
+    try:
+        for step in range(first, last):
+            waiting.append(pool.submit(sampler.draw_batch, step))
+            if len(waiting) > workers * _BATCHES_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

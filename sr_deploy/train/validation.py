@@ -1,0 +1,157 @@
+"""Held-out photographs: scores beside bicubic's, and preview pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from sr_deploy.arch.registry import input_multiple
+from sr_deploy.errors import TrainingError
+from sr_deploy.imaging.codec import write_image
+from sr_deploy.imaging.convert import to_image, to_nchw
+from sr_deploy.imaging.resize import upscale_bicubic
+from sr_deploy.measure.quality import score_pair
+from sr_deploy.train.photographs import ImagePair, Photographs, Report, validation_paths
+from sr_deploy.train.recipe import Recipe
+from sr_deploy.train.run import PhotographScores, Scores, ValidationResult
+
+_EQUAL_DB = 100.0
+_SSIM_WINDOW = 11
+_PREVIEW_SIDE = 160
+_PREVIEW_ROWS = 4
+_GAP = 4
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One photograph to validate on."""
+
+    name: str
+    """File name without suffix."""
+    pair: ImagePair
+    """High resolution cropped to whole low-resolution pixels."""
+    bicubic: NDArray[np.uint8]
+    """The papers' bicubic enlargement, of the shape of `pair.hr`."""
+    bicubic_scores: Scores
+    """How near it comes."""
+
+
+def read_held_out(recipe: Recipe, report: Report) -> list[HeldOut]:
+    """Read the photographs to validate on and score bicubic once.
+
+    Raises:
+        InputError: none can be used.
+        RecipeError: an unknown name.
+    """
+    multiple = recipe.scale * input_multiple(recipe.arch_spec())
+    photographs = Photographs(
+        validation_paths(recipe.data),
+        scale=recipe.scale,
+        least_side=_SSIM_WINDOW + 2 * recipe.scale,
+        multiple=multiple,
+        cache_gib=recipe.data.cache_gib,
+        report=report,
+    )
+    photographs.read_ahead(threads=1)
+    held_out = []
+    for index, path in enumerate(photographs.paths):
+        pair = photographs.pair(index)
+        if pair is not None:
+            bicubic = upscale_bicubic(pair.lr, recipe.scale)
+            held_out.append(HeldOut(path.stem, pair, bicubic, _score(bicubic, pair.hr, recipe.scale)))
+    return held_out
+
+
+def validate(network: nn.Module, held_out: Sequence[HeldOut], scale: int, step: int) -> ValidationResult:
+    """Score a network, in FP32 and evaluation mode, on each photograph and on average.
+
+    Raises:
+        TrainingError: it gives values that are no numbers.
+    """
+    rows = []
+    for photograph in held_out:
+        sr = upscale(network, photograph.pair.lr, f"{photograph.name} after step {step}")
+        model = _score(sr, photograph.pair.hr, scale)
+        rows.append(PhotographScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores))
+    return ValidationResult(
+        step=step,
+        model=_mean([row.model for row in rows]),
+        bicubic=_mean([row.bicubic for row in rows]),
+        photographs=tuple(rows),
+    )
+
+
+@torch.no_grad()
+def upscale(network: nn.Module, lr: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
+    """Upscale one picture by a network in evaluation mode, on the device where it is; `what` names it in errors.
+
+    Raises:
+        TrainingError: the result holds values that are no numbers.
+    """
+    device = next(network.parameters()).device
+    sr_NCHW = network(torch.from_numpy(to_nchw(lr)).to(device)).float().cpu()
+    if not bool(torch.isfinite(sr_NCHW).all()):
+        raise TrainingError(
+            f"the network gives values that are no numbers for {what}; "
+            "resume from an earlier checkpoint with a lower --set optimiser.learning_rate in a new run"
+        )
+    return to_image(sr_NCHW.numpy())
+
+
+def write_preview(path: Path, network: nn.Module, held_out: Sequence[HeldOut], scale: int) -> None:
+    """Write crops side by side, a row for each of the first photographs.
+
+    From left to right: low resolution (nearest), bicubic, the network, the original. The crop is where bicubic is
+    furthest from the original.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    rows = [_preview_row(network, photograph, scale) for photograph in held_out[:_PREVIEW_ROWS]]
+    gap = np.full((_GAP, rows[0].shape[1], 3), 255, np.uint8)
+    stacked = [part for row in rows for part in (row, gap)][:-1]
+    write_image(path, np.concatenate(stacked))
+
+
+def _preview_row(network: nn.Module, photograph: HeldOut, scale: int) -> NDArray[np.uint8]:
+    hr, lr = photograph.pair.hr, photograph.pair.lr
+    top, left = _worst_window(photograph.bicubic, hr, _PREVIEW_SIDE)
+    window = slice(top, top + _PREVIEW_SIDE), slice(left, left + _PREVIEW_SIDE)
+    nearest = lr.repeat(scale, axis=0).repeat(scale, axis=1)
+    pictures = (nearest, photograph.bicubic, upscale(network, lr, photograph.name), hr)
+    crops = [_fit(picture[window]) for picture in pictures]
+    gap = np.full((_PREVIEW_SIDE, _GAP, 3), 255, np.uint8)
+    return np.concatenate([part for crop in crops for part in (crop, gap)][:-1], axis=1)
+
+
+def _worst_window(bicubic: NDArray[np.uint8], hr: NDArray[np.uint8], side: int) -> tuple[int, int]:
+    """Top left corner, on a grid of half windows, of the window where two pictures differ most."""
+    error = np.square(bicubic.astype(np.float64) - hr).sum(axis=2)
+    tops, lefts = (range(0, max(length - side, 0) + 1, side // 2) for length in hr.shape[:2])
+    return max(
+        ((top, left) for top in tops for left in lefts),
+        key=lambda corner: float(error[corner[0] : corner[0] + side, corner[1] : corner[1] + side].sum()),
+    )
+
+
+def _fit(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """White below and to the right of crops of small photographs."""
+    canvas = np.full((_PREVIEW_SIDE, _PREVIEW_SIDE, 3), 255, np.uint8)
+    canvas[: crop.shape[0], : crop.shape[1]] = crop
+    return canvas
+
+
+def _score(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Scores:
+    figures = {name: float(value) for name, value in asdict(score_pair(sr, hr, scale)).items()}
+    # JSON has no infinity.
+    return Scores(**{name: min(value, _EQUAL_DB) for name, value in figures.items()})
+
+
+def _mean(scores: Sequence[Scores]) -> Scores:
+    return Scores(**{name: float(np.mean([getattr(row, name) for row in scores])) for name in Scores.model_fields})

@@ -1,0 +1,159 @@
+"""Which TensorRT: the data-centre SDK or TensorRT-RTX, one for each process, and what this machine can do with it.
+
+Nothing of NVIDIA's is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
+from sr_deploy import deps
+from sr_deploy.backends import TENSORRT_BACKENDS, Backend
+from sr_deploy.errors import BackendError, InputError
+
+_MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
+_NO_NAMES = ("NONE", "CURRENT")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that the driver shows."""
+
+    name: str
+    """As the driver spells it, as in `NVIDIA GeForce RTX 4090`."""
+    compute_capability: str
+    """As in `sm89`."""
+
+
+def sdk_version(backend: Backend) -> str | None:
+    """Version of the installed SDK, or None. Nothing is imported."""
+    return deps.installed_version(_module_name(backend))
+
+
+def select_sdk(backend: Backend) -> ModuleType:
+    """Choose the SDK for the rest of this process and import it.
+
+    Polygraphy reads the choice when it first touches TensorRT: call this before.
+
+    Raises:
+        BackendError: this process has chosen the other one.
+        MissingDependencyError: it is not installed.
+    """
+    name = _module_name(backend)
+    use_rtx = backend == "tensorrt-rtx"
+    loaded = sys.modules.get("polygraphy.config")
+    if loaded is not None and use_rtx != loaded.USE_TENSORRT_RTX:
+        raise BackendError(
+            f"this process has chosen another TensorRT SDK than {backend}; use it in a process of its own"
+        )
+    os.environ[_SWITCH] = str(int(use_rtx))
+    return deps.require(name, f"the {backend} backend")
+
+
+def compute_capabilities(backend: Backend) -> tuple[str, ...]:
+    """What the SDK can build for without a GPU, as in `("sm75", "sm86")`; empty where it builds for its own GPU alone.
+
+    Raises:
+        MissingDependencyError: the SDK is not installed.
+    """
+    if backend != "tensorrt-rtx":
+        return ()
+    sdk = deps.require(_module_name(backend), f"the {backend} backend")
+    return tuple(name.lower() for name in sdk.ComputeCapability.__members__ if name not in _NO_NAMES)
+
+
+def resolve_compute_capabilities(backend: Backend, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Check names of compute capabilities and put them into the SDK's order; all that it knows if none is wanted.
+
+    Args:
+        backend: whose.
+        wanted: as in `("sm86", "sm89")`; `8.6` and `86` are understood too.
+
+    Raises:
+        InputError: one that the SDK does not build for; the message lists those it does.
+        MissingDependencyError: the SDK is not installed.
+    """
+    known = compute_capabilities(backend)
+    if not wanted:
+        return known
+    if not known:
+        raise InputError(f"{backend} builds for the GPU it runs on alone; leave --compute-capability out")
+    names = {_plain_capability(name) for name in wanted}
+    for name in sorted(names):
+        if name not in known:
+            raise InputError(f"{backend} does not build for compute capability {name!r}; known: {', '.join(known)}")
+    return tuple(name for name in known if name in names)
+
+
+def describe_target(backend: Backend, capabilities: tuple[str, ...]) -> str:
+    """What an engine is built for, as its record and its key say it.
+
+    Args:
+        backend: whose engine.
+        capabilities: resolved ones, for `tensorrt-rtx`.
+
+    Raises:
+        BackendError: `tensorrt`, and there is no GPU.
+    """
+    if backend == "tensorrt-rtx":
+        return "+".join(capabilities)
+    gpus = visible_gpus()
+    if not gpus:
+        raise BackendError(_NO_GPU)
+    return gpus[0].name
+
+
+def why_not_buildable(backend: Backend) -> str | None:
+    """Why this machine cannot build engines with `backend`, and what mends it; None if it can."""
+    module = _module_name(backend)
+    if not deps.is_installed(module):
+        return f"{module} is not installed; run: {deps.install_command(module)}"
+    if backend == "tensorrt" and not visible_gpus():
+        return _NO_GPU
+    return None
+
+
+_NO_GPU = (
+    "TensorRT builds on the GPU that will run the engine, and no NVIDIA GPU is visible here (nvidia-smi shows none)"
+)
+
+
+@functools.cache
+def visible_gpus() -> tuple[Gpu, ...]:
+    """The GPUs that `nvidia-smi` shows; none where there is no driver."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    query = [tool, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return parse_gpu_list(answer.stdout) if answer.returncode == 0 else ()
+
+
+def parse_gpu_list(text: str) -> tuple[Gpu, ...]:
+    """Read lines of `name, compute capability`, as `nvidia-smi` prints them."""
+    gpus = []
+    for line in text.splitlines():
+        name, comma, capability = line.rpartition(",")
+        if comma and name.strip():
+            gpus.append(Gpu(name.strip(), _plain_capability(capability)))
+    return tuple(gpus)
+
+
+def _plain_capability(text: str) -> str:
+    return "sm" + text.strip().lower().removeprefix("sm").lstrip("_").replace(".", "")
+
+
+def _module_name(backend: Backend) -> str:
+    if backend not in _MODULES:
+        raise InputError(f"{backend} is no TensorRT backend; those are: {', '.join(TENSORRT_BACKENDS)}")
+    return _MODULES[backend]

@@ -1,0 +1,91 @@
+"""What only a GPU can run. Not executed while it was written: no machine with one was at hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from sr_deploy.arch.registry import build_network
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.weights import save_generator
+from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice
+from sr_deploy.deploy import export_bundle
+from sr_deploy.errors import InputError, ShapeError
+from sr_deploy.export.spec import load_spec
+from sr_deploy.measure.compare import compare_outputs
+from sr_deploy.model import open_model
+from sr_deploy.runners import open_runner, why_not_runnable
+from sr_deploy.runners.onnxruntime_runner import why_no_cuda_provider
+from sr_deploy.runners.protocol import DeviceRunner
+from sr_deploy.trt import why_not_buildable
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU"),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gpu")
+    spec = ArchSpec(architecture="compact", scale=4, features=16, blocks=4)
+    torch.manual_seed(0)
+    save_generator(folder / "net.safetensors", build_network(spec).state_dict(), spec)
+    export_bundle(folder / "net.safetensors", load_spec().with_options(fp16=True), folder / "bundle")
+    return open_model(folder / "bundle")
+
+
+@pytest.fixture
+def lr():
+    return np.random.default_rng(0).random((1, 3, 64, 96), dtype=np.float32)
+
+
+def reference(model, lr):
+    with open_runner(model, "torch:fp32", device="cpu") as runner:
+        return runner.infer(lr)
+
+
+def test_torch_on_the_gpu_agrees_with_the_cpu_without_tf32(model, lr):
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    with open_runner(model, "torch:fp32", device="cuda:0") as runner:
+        assert isinstance(runner, DeviceRunner)
+        sr = runner.infer(lr)
+        on_device = runner.infer_on_device(torch.from_numpy(lr).cuda())
+        with pytest.raises(InputError, match="takes a float32 tensor on cuda:0"):
+            runner.infer_on_device(torch.from_numpy(lr))
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    assert np.abs(sr - reference(model, lr)).max() <= 1e-5
+    np.testing.assert_array_equal(on_device.cpu().numpy(), sr)
+
+
+@pytest.mark.parametrize(("choice", "floor"), [("torch:fp16", 55), ("torch:bf16", 35)])
+def test_low_precisions_on_the_gpu_are_near(model, lr, choice, floor):
+    with open_runner(model, choice, device="cuda:0") as runner:
+        assert compare_outputs(runner.infer(lr), reference(model, lr)).psnr_db > floor
+
+
+def test_onnxruntime_runs_on_its_cuda_provider(model, lr):
+    reason = why_no_cuda_provider()
+    if reason:
+        pytest.skip(reason)
+    with open_runner(model, "onnxruntime:fp32", device="cuda:0") as runner:
+        assert runner.spec.device == "cuda:0"
+        assert np.abs(runner.infer(lr) - reference(model, lr)).max() <= 1e-5
+
+
+@pytest.mark.parametrize("backend", TENSORRT_BACKENDS)
+@pytest.mark.parametrize(("precision", "floor"), [("fp32", 100), ("fp16", 55)])
+def test_engines_agree_with_pytorch(model, lr, backend, precision, floor):
+    choice = BackendChoice(backend, precision)
+    reason = why_not_buildable(backend) or why_not_runnable(model, choice)
+    if reason:
+        pytest.skip(reason)
+    with open_runner(model, choice) as runner:
+        assert isinstance(runner, DeviceRunner)
+        comparison = compare_outputs(runner.infer(lr), reference(model, lr))
+        assert comparison.psnr_db is None or comparison.psnr_db > floor
+        dtype = getattr(torch, runner.spec.dtype)
+        on_device = [runner.infer_on_device(torch.from_numpy(lr).cuda().to(dtype)) for _ in range(3)]
+        for sr in on_device:
+            np.testing.assert_allclose(sr.float().cpu().numpy(), runner.infer(lr), atol=1e-3)
+        with pytest.raises(ShapeError, match="lies outside"):
+            runner.infer(np.zeros((1, 3, 8000, 8000), np.float32))

@@ -1,0 +1,201 @@
+import json
+import os
+
+import pytest
+
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.bundle import (
+    Certificate,
+    CertificateEntry,
+    EngineRecord,
+    FileRecord,
+    GraphRecord,
+    Manifest,
+    Measurement,
+    SourceRecord,
+    creating_bundle,
+    engine_key,
+    find_newest_bundle,
+    open_bundle,
+    parse_profile,
+    record_file,
+)
+from sr_deploy.errors import BundleError
+
+PROFILE = parse_profile("tile=1x8x8,1x16x16,1x32x32")
+
+
+def make_bundle(path, created_at="2026-01-01T00:00:00"):
+    """A bundle whose files are a few bytes: what is tested here never looks inside them."""
+    with creating_bundle(path) as folder:
+        (folder / "generator.safetensors").write_bytes(b"weights")
+        (folder / "model.fp32.onnx").write_bytes(b"graph")
+        graph = record_file(folder, "model.fp32.onnx")
+        manifest = Manifest(
+            name=path.name,
+            created_at=created_at,
+            arch=ArchSpec(architecture="compact", scale=4, features=8, blocks=2),
+            source=SourceRecord(file="x.pth", sha256="0" * 64, layout="compact"),
+            reference=record_file(folder, "generator.safetensors"),
+            graphs=(GraphRecord(file=graph.file, sha256=graph.sha256, precision="fp32"),),
+            profiles=(PROFILE,),
+            tools={"torch": "2"},
+        )
+        (folder / "bundle.json").write_text(manifest.model_dump_json())
+    return open_bundle(path)
+
+
+def make_entry(bundle, **changes):
+    fields = {
+        "artefact": record_file(bundle.path, "model.fp32.onnx"),
+        "precision": "fp32",
+        "backend": "onnxruntime:fp32",
+        "backend_version": "1",
+        "machine": "here",
+        "reference": "torch:fp32",
+        "reference_sha256": bundle.manifest.reference.sha256,
+        "measured_at": "2026-01-01T00:00:00",
+        "thresholds": {"max_abs": 1e-5},
+        "measurements": (Measurement(shape="1x8x8", content="photograph", max_abs=0, psnr_db=None, changed_8bit=0),),
+        "worst_max_abs": 0,
+        "worst_psnr_db": None,
+        "passed": True,
+    }
+    return CertificateEntry(**(fields | changes))
+
+
+def make_record(bundle, key="k1"):
+    return EngineRecord(
+        key=key,
+        graph_sha256=bundle.manifest.graphs[0].sha256,
+        precision="fp32",
+        backend="tensorrt-rtx",
+        backend_version="1.7",
+        target="sm86",
+        profiles=(PROFILE,),
+        flags={},
+        engine=FileRecord(file=f"engines/{key}.engine", sha256="4b8a1c14" + "0" * 56),
+        layer_precisions={"FLOAT": 3},
+        inspected="not inspected: no GPU",
+        build_seconds=1.0,
+        built_at="2026-01-01T00:00:00",
+    )
+
+
+def test_bundle_reads_back(tmp_path):
+    bundle = make_bundle(tmp_path / "demo")
+    assert bundle.precisions == ("fp32",)
+    assert bundle.graph("fp32").read_bytes() == b"graph"
+    assert bundle.reference.read_bytes() == b"weights"
+    assert bundle.engines() == ()
+    assert bundle.certificate() == Certificate()
+    with pytest.raises(BundleError, match=r"has no fp16 graph, only fp32; make one with: sr-deploy export --fp16"):
+        bundle.graph("fp16")
+
+
+@pytest.mark.parametrize("name", ["model.fp32.onnx", "generator.safetensors"])
+def test_changed_and_missing_files_are_found_at_opening(tmp_path, name):
+    bundle = make_bundle(tmp_path / "demo")
+    (bundle.path / name).write_bytes(b"tampered")
+    with pytest.raises(BundleError, match=rf"{name} was changed after it was recorded"):
+        open_bundle(bundle.path)
+    (bundle.path / name).unlink()
+    with pytest.raises(BundleError, match=rf"is incomplete: {name} is missing"):
+        open_bundle(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "bundle.json is damaged"),
+        ("[]", "schema version None"),
+        ('{"schema_version": 2}', "schema version 2; this sr-deploy reads version 1"),
+        ('{"schema_version": 1}', "bundle.json is damaged: name: Field required"),
+    ],
+)
+def test_damaged_manifest(tmp_path, text, message):
+    bundle = make_bundle(tmp_path / "demo")
+    (bundle.path / "bundle.json").write_text(text)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(bundle.path)
+
+
+def test_no_bundle_is_said(tmp_path):
+    with pytest.raises(BundleError, match=r"is no bundle: it has no bundle.json; make one with: sr-deploy export"):
+        open_bundle(tmp_path)
+
+
+def test_block_without_a_manifest_makes_no_bundle(tmp_path):
+    with pytest.raises(BundleError), creating_bundle(tmp_path / "x") as folder:
+        (folder / "model.onnx").write_bytes(b"")
+    assert os.listdir(tmp_path) == []
+
+
+def test_newest_goes_by_the_manifest_not_by_file_times(tmp_path):
+    newer = make_bundle(tmp_path / "a", created_at="2026-03-01T00:00:00")
+    older = make_bundle(tmp_path / "b", created_at="2026-02-01T00:00:00")
+    os.utime(older.path / "bundle.json", (4e9, 4e9))
+    assert find_newest_bundle(tmp_path) == newer.path
+    with pytest.raises(BundleError, match="no bundle in"):
+        find_newest_bundle(tmp_path / "a")
+
+
+def test_certificate_is_bound_to_its_files(tmp_path):
+    bundle = make_bundle(tmp_path / "demo")
+    certificate = Certificate().with_entry(make_entry(bundle))
+    bundle.write_certificate(certificate)
+    assert bundle.certificate() == certificate
+    other = make_bundle(tmp_path / "other")
+    other.write_certificate(Certificate().with_entry(make_entry(other, reference_sha256="f" * 64)))
+    with pytest.raises(
+        BundleError, match=r"was measured against other weights than this bundle's; run: sr-deploy verify"
+    ):
+        other.certificate()
+    foreign = make_entry(bundle, artefact=FileRecord(file="model.fp32.onnx", sha256="f" * 64))
+    bundle.write_certificate(Certificate().with_entry(foreign))
+    with pytest.raises(BundleError, match="was changed after it was recorded"):
+        bundle.certificate()
+
+
+def test_new_entry_replaces_the_same_file_backend_and_machine(tmp_path):
+    bundle = make_bundle(tmp_path / "demo")
+    certificate = Certificate().with_entry(make_entry(bundle)).with_entry(make_entry(bundle, machine="there"))
+    certificate = certificate.with_entry(make_entry(bundle, passed=False))
+    assert [(entry.machine, entry.passed) for entry in certificate.entries] == [("there", True), ("here", False)]
+
+
+def test_engine_whose_bytes_changed_is_refused(tmp_path):
+    import hashlib
+
+    bundle = make_bundle(tmp_path / "demo")
+    sha256 = hashlib.sha256(b"engine").hexdigest()
+    record = make_record(bundle).model_copy(update={"engine": FileRecord(file="engines/k1.engine", sha256=sha256)})
+    bundle.add_engine(record, b"engine")
+    assert bundle.engines() == (record,)
+    assert json.loads((bundle.path / "engines" / "k1.json").read_text())["key"] == "k1"
+    (bundle.path / "engines" / "k1.engine").write_bytes(b"engin")
+    with pytest.raises(BundleError, match=r"k1.engine was changed"):
+        bundle.engines()
+
+
+def test_key_changes_with_every_ingredient():
+    base = {
+        "graph_sha256": "a" * 64,
+        "backend": "tensorrt-rtx",
+        "backend_version": "1.7",
+        "target": "sm86",
+        "profiles": (PROFILE,),
+        "flags": {"optimisation_level": "3", "tf32": "off"},
+    }
+    changes = [
+        {"graph_sha256": "b" * 64},
+        {"backend": "tensorrt"},
+        {"backend_version": "1.8"},
+        {"target": "sm89"},
+        {"profiles": (parse_profile("tile=1x8x8,1x16x16,1x32x33"),)},
+        {"flags": {"optimisation_level": "3", "tf32": "on"}},
+    ]
+    keys = {engine_key(**(base | change)) for change in [{}, *changes]}
+    assert len(keys) == 7
+    reordered = base | {"flags": {"tf32": "off", "optimisation_level": "3"}}
+    assert engine_key(**reordered) == engine_key(**base)

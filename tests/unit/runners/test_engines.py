@@ -1,0 +1,144 @@
+import dataclasses
+
+import pytest
+
+from sr_deploy.backends import BackendChoice
+from sr_deploy.bundle import EngineRecord, FileRecord, Shape, parse_profile
+from sr_deploy.errors import BackendError, ShapeError
+from sr_deploy.runners.engines import EngineSearch, find_engine, make_search
+from sr_deploy.trt import Gpu
+
+SEARCH = EngineSearch(
+    choice=BackendChoice("tensorrt-rtx", "fp16"),
+    version="1.7.1",
+    graph_sha256="a" * 64,
+    gpu=Gpu("NVIDIA GeForce RTX 4090", "sm89"),
+    rebuild="sr-deploy build deployments/x --backend tensorrt-rtx",
+)
+
+
+def make_record(**changes):
+    fields = {
+        "key": "k",
+        "graph_sha256": "a" * 64,
+        "precision": "fp16",
+        "backend": "tensorrt-rtx",
+        "backend_version": "1.7.1",
+        "target": "sm86+sm89",
+        "profiles": (parse_profile("tile=1x8x8,1x16x16,1x32x32"),),
+        "flags": {},
+        "engine": FileRecord(file="engines/k.engine", sha256="b" * 64),
+        "layer_precisions": {},
+        "inspected": "",
+        "build_seconds": 1.0,
+        "built_at": "2026-01-01",
+    }
+    return EngineRecord(**(fields | changes))
+
+
+def test_the_newest_engine_that_fits_is_taken():
+    old, new = make_record(key="old"), make_record(key="new", built_at="2026-02-01")
+    stale = make_record(key="stale", built_at="2026-03-01", backend_version="1.6")
+    assert find_engine([new, stale, old], SEARCH).key == "new"
+    by_name = make_record(target="NVIDIA GeForce RTX 4090")
+    assert find_engine([by_name], SEARCH) == by_name
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"backend_version": "1.6.0"}, "was built by tensorrt-rtx 1.6.0, and 1.7.1 is installed"),
+        ({"graph_sha256": "c" * 64}, "was built from another graph"),
+        ({"target": "sm75+sm120"}, r"was built for sm75\+sm120, and this GPU is NVIDIA GeForce RTX 4090 \(sm89\)"),
+        ({"target": "sm8"}, "was built for sm8,"),
+    ],
+)
+def test_a_stale_engine_is_an_error_that_says_what_to_run(changes, reason):
+    with pytest.raises(BackendError, match=reason) as raised:
+        find_engine([make_record(**changes)], SEARCH)
+    assert str(raised.value).endswith("on this machine run: sr-deploy build deployments/x --backend tensorrt-rtx")
+    assert "\n" not in str(raised.value)
+
+
+def test_engines_of_other_precisions_or_backends_are_none():
+    others = [make_record(precision="fp32"), make_record(backend="tensorrt")]
+    with pytest.raises(BackendError, match="there is no tensorrt-rtx:fp16 engine; on this machine run"):
+        find_engine(others, SEARCH)
+    assert find_engine([*others, make_record()], SEARCH) == make_record()
+    wanted = dataclasses.replace(SEARCH, choice=BackendChoice("tensorrt", "fp16"))
+    assert find_engine(others, wanted).backend == "tensorrt"
+
+
+def test_an_engine_is_looked_for_with_the_hash_of_its_graph(make_bundle, tmp_path):
+    bundle = make_bundle("compact-x4", tmp_path)
+    search = make_search(bundle, BackendChoice("tensorrt", "fp32"), "11.0", SEARCH.gpu)
+    assert search.graph_sha256 == bundle.manifest.graphs[0].sha256
+    with pytest.raises(BackendError, match="has no fp16 graph to run with tensorrt, only fp32"):
+        make_search(bundle, BackendChoice("tensorrt", "fp16"), "11.0", SEARCH.gpu)
+
+
+def test_the_profile_tuned_nearest_is_chosen():
+    from sr_deploy.runners.tensorrt_runner import choose_profile
+
+    profiles = [
+        parse_profile("tile=1x64x64,1x256x256,4x512x512"),
+        parse_profile("frame=1x64x64,1x720x1280,1x1080x1920"),
+    ]
+    assert choose_profile(profiles, Shape(1, 64, 64)) == 0
+    assert choose_profile(profiles, Shape(1, 500, 1500)) == 1
+    assert choose_profile(profiles, Shape(1, 400, 500)) == 0  # 3.1 times the pixels of the one, a 4.6th of the other
+    assert choose_profile(profiles, Shape(1, 512, 512)) == 1
+    with pytest.raises(ShapeError, match="8x64x64 lies outside every profile: tile="):
+        choose_profile(profiles, Shape(8, 64, 64))
+
+
+def test_every_name_that_the_runner_uses_exists_in_the_real_bindings():
+    sdk = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip install 'sr-deploy[rtx]')")
+    used = {
+        "IExecutionContext": (
+            "set_input_shape",
+            "get_tensor_shape",
+            "set_tensor_address",
+            "execute_async_v3",
+            "set_optimization_profile_async",
+        ),
+        "ICudaEngine": (
+            "get_tensor_name",
+            "get_tensor_mode",
+            "get_tensor_dtype",
+            "num_io_tensors",
+            "create_execution_context",
+            "create_runtime_config",
+        ),
+        "IRuntimeConfig": ("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"),
+        "Runtime": ("deserialize_cuda_engine",),
+        "CudaGraphStrategy": ("WHOLE_GRAPH_CAPTURE",),
+        "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
+        "TensorIOMode": ("INPUT", "OUTPUT"),
+        "DataType": ("FLOAT", "HALF"),
+        "Logger": ("WARNING",),
+    }
+    missing = [
+        f"{kind}.{name}" for kind, names in used.items() for name in names if not hasattr(getattr(sdk, kind), name)
+    ]
+    assert missing == []
+    signatures = {
+        "set_input_shape": "name: str, shape: tuple) -> bool",
+        "set_tensor_address": "name: str, memory: typing.SupportsInt) -> bool",
+        "execute_async_v3": "stream_handle: typing.SupportsInt) -> bool",
+        "set_optimization_profile_async": (
+            "profile_index: typing.SupportsInt, stream_handle: typing.SupportsInt) -> bool"
+        ),
+    }
+    for name, signature in signatures.items():
+        assert signature in getattr(sdk.IExecutionContext, name).__doc__
+
+
+def test_an_engine_that_does_not_load_is_an_error_with_the_way_out(tmp_path):
+    sdk = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip install 'sr-deploy[rtx]')")
+    from sr_deploy.runners.tensorrt_runner import load_engine
+
+    path = tmp_path / "broken.engine"
+    path.write_bytes(b"no engine" * 100)
+    with pytest.raises(BackendError, match=r"cannot load .*broken.engine; build it again with: sr-deploy build"):
+        load_engine(sdk, path)

@@ -1,0 +1,112 @@
+import os
+import threading
+
+import pytest
+
+from sr_deploy.errors import InputError, OutputError
+from sr_deploy.files import make_folder, replacing_file, replacing_folder, require_file, sha256_of, write_text
+
+
+def test_hash_is_that_of_the_bytes(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1
+    assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_file_is_seen_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "x.json"
+    write_text(path, "old")
+    with replacing_file(path) as temporary:
+        temporary.write_text("ne")
+        assert path.read_text() == "old"
+        assert temporary.suffix == ".json"
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert os.listdir(path.parent) == ["x.json"]
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x.json"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError, match="half way"), replacing_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("half way")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_folder_replaces_a_folder_with_content(tmp_path):
+    path = tmp_path / "bundle"
+    path.mkdir()
+    (path / "stale.onnx").write_text("stale")
+    with replacing_folder(path) as folder:
+        (folder / "engines").mkdir()
+        (folder / "engines" / "a").write_text("fresh")
+    assert [str(p.relative_to(path)) for p in sorted(path.rglob("*"))] == ["engines", "engines/a"]
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_failed_folder_leaves_the_old_one(tmp_path):
+    path = tmp_path / "bundle"
+    path.mkdir()
+    (path / "kept").write_text("kept")
+    with pytest.raises(RuntimeError), replacing_folder(path) as folder:
+        (folder / "half").write_text("half")
+        raise RuntimeError
+    assert os.listdir(path) == ["kept"]
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_concurrent_writers_never_show_a_part(tmp_path):
+    path = tmp_path / "x"
+    texts = ["a" * 200_000, "b" * 200_000]
+    write_text(path, texts[0])
+    stop = threading.Event()
+
+    def write(text):
+        while not stop.is_set():
+            write_text(path, text)
+
+    writers = [threading.Thread(target=write, args=(text,)) for text in texts]
+    for writer in writers:
+        writer.start()
+    seen = {path.read_text() for _ in range(50)}
+    stop.set()
+    for writer in writers:
+        writer.join()
+    assert seen <= set(texts)
+
+
+def test_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot write .*file.*a file stands where a folder is needed"):
+        write_text(tmp_path / "file" / "x", "text")
+    with pytest.raises(OutputError, match="a file stands where a folder is needed"):
+        make_folder(tmp_path / "file")
+    with (
+        pytest.raises(OutputError, match="a file stands where a folder is needed"),
+        replacing_folder(tmp_path / "file"),
+    ):
+        pass
+
+
+def test_folder_in_the_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(OutputError, match="a folder stands where a file is needed"):
+        write_text(tmp_path, "text")
+    with pytest.raises(InputError, match=r"is a folder, but a checkpoint must be a file"):
+        require_file(tmp_path, "a checkpoint")
+    with pytest.raises(InputError, match=r"nothing\.pth does not exist; give a checkpoint"):
+        require_file(tmp_path / "nothing.pth", "a checkpoint")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full to stand for a full disk")
+def test_full_disk_is_said_in_plain_words(tmp_path):
+    with (
+        pytest.raises(OutputError, match="the disk is full"),
+        replacing_file(tmp_path / "x"),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x")
+        full.flush()
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sr_deploy import deps, trt
+from sr_deploy.errors import BackendError, InputError, MissingDependencyError
+
+needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+
+
+def test_version_is_known_without_an_import():
+    code = (
+        "import sys; from sr_deploy import trt; print(trt.sdk_version('tensorrt-rtx')); "
+        "print(sorted({'tensorrt_rtx', 'polygraphy', 'torch'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [str(deps.installed_version("tensorrt_rtx")), "[]"]
+
+
+@needs_rtx
+def test_selected_sdk_is_polygraphys():
+    code = (
+        "from sr_deploy import trt; from sr_deploy.errors import BackendError\n"
+        "sdk = trt.select_sdk('tensorrt-rtx')\n"
+        "from polygraphy.backend.trt import util\n"
+        "print(sdk.__name__, util.trt.__version__ == sdk.__version__)\n"
+        "try: trt.select_sdk('tensorrt')\n"
+        "except BackendError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "tensorrt_rtx True",
+        "this process has chosen another TensorRT SDK than tensorrt; use it in a process of its own",
+    ]
+
+
+@needs_rtx
+def test_capabilities_come_from_the_sdk_and_in_its_order():
+    known = trt.compute_capabilities("tensorrt-rtx")
+    assert {"sm75", "sm80", "sm86", "sm89", "sm120"} <= set(known)
+    assert not {"none", "current"} & set(known)
+    assert trt.resolve_compute_capabilities("tensorrt-rtx", ()) == known
+    assert trt.resolve_compute_capabilities("tensorrt-rtx", ("8.9", "SM_86", "sm89", "75")) == ("sm75", "sm86", "sm89")
+    with pytest.raises(InputError, match=r"does not build for compute capability 'sm90'; known: sm75"):
+        trt.resolve_compute_capabilities("tensorrt-rtx", ("sm90",))
+
+
+def test_data_centre_sdk_takes_no_capabilities():
+    assert trt.resolve_compute_capabilities("tensorrt", ()) == ()
+    with pytest.raises(InputError, match="builds for the GPU it runs on alone"):
+        trt.resolve_compute_capabilities("tensorrt", ("sm90",))
+
+
+def test_absent_sdk_names_the_command(monkeypatch):
+    monkeypatch.setattr(deps, "is_installed", lambda module: False)
+    reason = trt.why_not_buildable("tensorrt-rtx")
+    assert reason == "tensorrt_rtx is not installed; run: pip install 'sr-deploy[rtx]'"
+    assert "pip install 'sr-deploy[tensorrt]'" in str(trt.why_not_buildable("tensorrt"))
+
+
+@pytest.mark.skipif(deps.is_installed("tensorrt"), reason="tensorrt is installed")
+def test_selecting_an_absent_sdk_names_the_command(monkeypatch):
+    monkeypatch.delitem(sys.modules, "polygraphy.config", raising=False)
+    monkeypatch.setenv("POLYGRAPHY_USE_TENSORRT_RTX", "0")
+    with pytest.raises(MissingDependencyError, match="the tensorrt backend needs tensorrt, which is not installed"):
+        trt.select_sdk("tensorrt")
+
+
+@needs_rtx
+def test_rtx_builds_without_a_gpu():
+    assert trt.why_not_buildable("tensorrt-rtx") is None
+
+
+def fake_driver(folder: Path, answer: str, code: int = 0) -> None:
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\nprintf '{answer}'\nexit {code}\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """Gives a folder whose nvidia-smi is the one that is found."""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    trt.visible_gpus.cache_clear()
+    yield tmp_path
+    trt.visible_gpus.cache_clear()
+
+
+def test_gpus_are_read_from_the_driver(driver, monkeypatch):
+    fake_driver(driver, r"NVIDIA GeForce RTX 4090, 8.9\nNVIDIA H200, 9.0\n")
+    assert trt.visible_gpus() == (trt.Gpu("NVIDIA GeForce RTX 4090", "sm89"), trt.Gpu("NVIDIA H200", "sm90"))
+    assert trt.describe_target("tensorrt", ()) == "NVIDIA GeForce RTX 4090"
+    monkeypatch.setattr(deps, "is_installed", lambda module: True)
+    assert trt.why_not_buildable("tensorrt") is None
+
+
+def test_no_gpu_means_no_data_centre_engine(driver, monkeypatch):
+    fake_driver(driver, r"NVIDIA-SMI has failed\n", code=9)
+    assert trt.visible_gpus() == ()
+    with pytest.raises(BackendError, match="no NVIDIA GPU is visible"):
+        trt.describe_target("tensorrt", ())
+    monkeypatch.setattr(deps, "is_installed", lambda module: True)
+    assert "builds on the GPU that will run the engine" in str(trt.why_not_buildable("tensorrt"))
+
+
+def test_target_of_rtx_is_its_capabilities():
+    assert trt.describe_target("tensorrt-rtx", ("sm86", "sm120")) == "sm86+sm120"
+
+
+def test_other_backends_are_no_tensorrt():
+    with pytest.raises(InputError, match="openvino is no TensorRT backend; those are: tensorrt, tensorrt-rtx"):
+        trt.sdk_version("openvino")

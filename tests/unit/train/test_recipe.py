@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+
+from sr_deploy.config import companion_folder, named_files
+from sr_deploy.errors import InputError, RecipeError
+from sr_deploy.train.recipe import Recipe, find_differences, format_toml, load_recipe, read_run_recipe, write_recipe
+
+
+@pytest.mark.parametrize("name", sorted(named_files("train")))
+def test_shipped_recipe_loads_under_its_name(name):
+    assert load_recipe(name).name == name
+
+
+@pytest.mark.parametrize("name", sorted(named_files("train")))
+def test_shipped_recipe_explains_every_field_that_it_sets(name):
+    lines = (companion_folder("train") / f"{name}.toml").read_text().splitlines()
+    settings = [
+        (line, before) for before, line in zip(["", *lines], lines, strict=False) if re.match(r"[a-z_]+ =", line)
+    ]
+    unexplained = [
+        line
+        for line, before in settings
+        if "#" not in line and not before.startswith("#") and not line.startswith(("name", "description"))
+    ]
+    assert unexplained == []
+
+
+def test_demo_is_the_network_of_the_issue():
+    recipe = load_recipe("demo")
+    assert recipe.arch_spec().title() == "compact x4, 8 blocks, 48 features, RGB"
+    assert recipe.optimiser.schedule.kind == "cosine"
+    lite = load_recipe("rrdb-lite").arch_spec()
+    assert (lite.architecture, lite.blocks, lite.features) == ("rrdbnet", 4, 32)
+    assert not set(recipe.data.training) & set(recipe.data.held_out)
+
+
+def test_overrides_change_single_values():
+    recipe = load_recipe("demo", ["run.steps=12", "loss.pixel=mse", 'data.training=["astronaut"]'])
+    assert (recipe.run.steps, recipe.loss.pixel, recipe.data.training) == (12, "mse", ("astronaut",))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimiser.learning_rat=1", "unknown key 'optimiser.learning_rat' (did you mean 'learning_rate'?)"),
+        ("optimiser.schedule.milestone=[1]", "(did you mean 'milestones'?)"),
+        ("network.scale=2", "unknown key 'network.scale'"),
+        ("run.steps=many", "'run.steps': Input should be a valid integer"),
+        ("data.patch_size=130", "data.patch_size = 130 is no multiple of scale = 4"),
+        ('data.held_out=["motorcycle_left"]', "motorcycle_left cannot be in both"),
+        ("loss.pixel=l2", "'loss.pixel': Input should be 'l1', 'mse' or 'charbonnier'"),
+        ("optimiser.schedule.kind=multistep", "multistep needs milestones"),
+    ],
+)
+def test_mistakes_are_named(override, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe("demo", [override])
+
+
+def test_stereo_pair_stays_on_one_side():
+    with pytest.raises(RecipeError, match="show one scene"):
+        load_recipe("demo", ['data.training=["motorcycle_left"]', 'data.held_out=["motorcycle_right"]'])
+
+
+def test_unknown_recipe_lists_those_known():
+    with pytest.raises(RecipeError, match=r"no recipe named 'dmo' \(did you mean 'demo'\?\); known: .*demo.*rrdb-lite"):
+        load_recipe("dmo")
+    with pytest.raises(InputError, match=r"nowhere\.toml does not exist"):
+        load_recipe("nowhere.toml")
+
+
+def test_written_recipe_reads_back_equal(tmp_path, make_recipe):
+    odd = 'a "quoted"\nline\\ with é, 漢, \x7f and \t'
+    recipe = make_recipe().model_copy(update={"description": odd})
+    recipe = Recipe.model_validate(
+        {
+            **recipe.model_dump(),
+            "optimiser": {"learning_rate": 1e-7, "schedule": {"kind": "multistep", "milestones": [1, 5]}},
+        }
+    )
+    write_recipe(tmp_path / "recipe.toml", recipe)
+    assert read_run_recipe(tmp_path / "recipe.toml") == recipe
+    for name in named_files("train"):
+        write_recipe(tmp_path / "recipe.toml", load_recipe(name))
+        assert read_run_recipe(tmp_path / "recipe.toml") == load_recipe(name)
+
+
+def test_toml_of_every_kind_of_value():
+    document = {"a": 1, "b": 2.5e-9, "c": True, "d": ["x", "y"], "none": None, "t": {"u": {"v": ""}, "w": [1, 2]}}
+    read = tomllib.loads(format_toml(document))
+    del document["none"]
+    assert read == document
+
+
+def test_differences_name_keys_and_values(make_recipe):
+    stored = make_recipe()
+    longer = make_recipe(run={"steps": 9, "checkpoint_every": 2}, data={"workers": 3}, precision={"autocast": "auto"})
+    assert find_differences(stored, longer) == []
+    other = make_recipe(optimiser={"learning_rate": 0.5}, loss={"pixel": "mse"}, precision={"autocast": "bf16"})
+    assert find_differences(stored, other) == [
+        "loss.pixel: 'l1' -> 'mse'",
+        "optimiser.learning_rate: 0.001 -> 0.5",
+        "precision.autocast: 'off' -> 'bf16'",
+    ]

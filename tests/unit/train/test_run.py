@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sr_deploy.errors import InputError, OutputError, TrainingError
+from sr_deploy.measure.machine import describe_machine
+from sr_deploy.train.run import (
+    PrecisionRecord,
+    RunManifest,
+    claim_run_folder,
+    find_last_checkpoint,
+    find_newest_run,
+    free_run_folder,
+    read_manifest,
+    require_run,
+    write_manifest,
+)
+
+
+def make_manifest(name="demo") -> RunManifest:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return RunManifest(
+        name=name,
+        recipe="demo",
+        created_at=now,
+        updated_at=now,
+        status="running",
+        step=3,
+        steps=9,
+        seconds=1.5,
+        precision=PrecisionRecord(autocast="bf16", channels_last=True),
+        device="cpu",
+        data_sha256="0" * 64,
+        versions={"torch": "2"},
+        machine=describe_machine(),
+    )
+
+
+def test_manifest_reads_back_with_the_time_of_writing(tmp_path):
+    written = write_manifest(tmp_path, make_manifest())
+    assert read_manifest(tmp_path) == written
+    assert datetime.now(UTC) - written.updated_at < timedelta(minutes=1)
+    assert json.loads((tmp_path / "run.json").read_text())["schema_version"] == 1
+    assert written.precision.title() == "bf16, channels last"
+
+
+def test_damaged_and_foreign_manifests_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"is no run: it has no run\.json"):
+        read_manifest(tmp_path)
+    (tmp_path / "run.json").write_text('{"schema_version": 2}')
+    with pytest.raises(InputError, match=r"no manifest of a run that this version reads \(schema 1\): schema_version"):
+        read_manifest(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="the whole file: Invalid JSON"):
+        read_manifest(tmp_path)
+    with pytest.raises(TrainingError, match="there is no run; start one"):
+        require_run(tmp_path / "nowhere")
+
+
+def test_a_new_run_takes_the_next_free_name(tmp_path):
+    assert free_run_folder(tmp_path, "demo") == tmp_path / "demo"
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo-2").mkdir()
+    assert free_run_folder(tmp_path, "demo") == tmp_path / "demo-3"
+
+
+def test_a_named_folder_must_be_new_or_empty(tmp_path):
+    assert claim_run_folder(tmp_path / "a" / "b").is_dir()
+    claim_run_folder(tmp_path / "a" / "b")
+    with pytest.raises(OutputError, match="is not empty"):
+        claim_run_folder(tmp_path / "a")
+    write_manifest(tmp_path / "a", make_manifest())
+    with pytest.raises(OutputError, match="holds a run already; go on with it with --resume"):
+        claim_run_folder(tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="a file stands where a folder is needed"):
+        claim_run_folder(tmp_path / "file")
+
+
+def test_newest_run_is_the_one_written_last_whatever_the_file_times(tmp_path):
+    for name in ("b", "a", "c"):
+        (tmp_path / name).mkdir()
+        write_manifest(tmp_path / name, make_manifest(name))
+    (tmp_path / "b" / "checkpoints" / "step-000010").mkdir(parents=True)
+    (tmp_path / "a" / "checkpoints" / "step-000007").mkdir(parents=True)
+    (tmp_path / "b" / "run.json").touch()
+    assert find_newest_run(tmp_path) == tmp_path / "a"
+    assert find_newest_run(tmp_path, with_checkpoint=False) == tmp_path / "c"
+    with pytest.raises(InputError, match=r"no run with a checkpoint in .*nowhere; train one with: sr-deploy train"):
+        find_newest_run(tmp_path / "nowhere")
+
+
+def test_last_checkpoint_is_the_highest_step_and_never_a_partial_one(tmp_path):
+    for name in ("step-000900", "step-1000000", "step-000950", ".partial-step-2000000", "step-9", "best"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert find_last_checkpoint(tmp_path) == (1_000_000, tmp_path / "checkpoints" / "step-1000000")
+    assert find_last_checkpoint(tmp_path / "checkpoints") is None

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sr_deploy.arch.registry import build_network
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.weights import save_generator
+from sr_deploy.errors import BackendError, ImageError, InputError, OutputError, ShapeError
+from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
+from sr_deploy.imaging.convert import to_image, to_nchw
+from sr_deploy.model import open_model
+from sr_deploy.runners import open_runner
+from sr_deploy.runners.base import BaseRunner
+from sr_deploy.runners.protocol import RunnerSpec
+from sr_deploy.upscale.image import Upscaler, check_paths, choose_backend, find_receptive_radius, upscale_file
+from sr_deploy.upscale.tiles import plan_tiles, run_tiles
+
+COMPACT = ArchSpec(architecture="compact", scale=2, features=8, blocks=2)
+UNSHUFFLED = ArchSpec(architecture="rrdbnet", scale=2, features=8, blocks=1, growth=4)
+GRAY = ArchSpec(architecture="compact", scale=4, channels=1, features=4, blocks=1)
+
+
+def save(folder: Path, spec: ArchSpec) -> Path:
+    torch.manual_seed(0)
+    path = folder / f"{spec.architecture}-{spec.channels}.safetensors"
+    save_generator(path, build_network(spec).state_dict(), spec)
+    return path
+
+
+@pytest.fixture(scope="module")
+def compact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("compact"), COMPACT)
+
+
+@pytest.fixture(scope="module")
+def upscaler(compact: Path) -> Iterator[Upscaler]:
+    with Upscaler(compact, tile=32) as upscaler:
+        yield upscaler
+
+
+@pytest.fixture(scope="module")
+def lr() -> NDArray[np.uint8]:
+    return read_image(bundled_photographs()["chelsea"])[60:137, 100:191]
+
+
+class FixedRunner(BaseRunner):
+    """Gives the same value everywhere, and counts calls that overlap in time."""
+
+    def __init__(self, value: float, scale: int = 2) -> None:
+        super().__init__(RunnerSpec("torch", "0", "fp16", "cpu", scale, 3))
+        self.value = value
+        self.inside = self.most_inside = 0
+
+    def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        _, channels, height, width = lr_NCHW.shape
+        scale = self.spec.scale
+        sr = np.full((1, channels, height * scale, width * scale), self.value, np.float32)
+        self.inside -= 1
+        return sr
+
+    def _release(self) -> None:
+        pass
+
+
+def test_tiled_equals_the_network(compact: Path, upscaler: Upscaler, lr: NDArray[np.uint8]) -> None:
+    network = open_model(compact).load_network()
+    with torch.inference_mode():
+        expected = to_image(network(torch.from_numpy(to_nchw(lr))).numpy())
+    progress: list[tuple[int, int]] = []
+    sr = upscaler(lr, lambda done, total: progress.append((done, total)))
+    assert sr.shape == (154, 182, 3)
+    assert np.abs(sr.astype(int) - expected).max() <= 1  # a value at .5 may fall either way
+    assert np.mean(sr != expected) < 1e-3
+    assert upscaler.receptive_radius == upscaler.halo == 4  # four 3x3 convolutions
+    assert progress == [(done, 9) for done in range(1, 10)]
+
+
+@settings(max_examples=15, deadline=None)
+@given(height=st.integers(1, 50), width=st.integers(1, 50), tile=st.integers(1, 30))
+def test_tiles_of_a_real_runner_equal_the_whole(upscaler: Upscaler, height: int, width: int, tile: int) -> None:
+    lr = np.random.default_rng(height * 100 + width).random((1, 3, height, width), np.float32)
+    whole = upscaler._runner.infer(lr)
+    plan = plan_tiles(height, width, tile=tile, halo=upscaler.halo)
+    for piece in run_tiles(upscaler._runner, lr, plan):
+        bottom, right = piece.top + piece.sr.shape[2], piece.left + piece.sr.shape[3]
+        assert np.abs(piece.sr - whole[:, :, piece.top : bottom, piece.left : right]).max() <= 1e-5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (2, 3), (33, 47)])
+@pytest.mark.parametrize("tile", [None, 8])
+def test_odd_sizes_through_a_pixel_unshuffle(tmp_path: Path, size: tuple[int, int], tile: int | None) -> None:
+    lr = np.random.default_rng(3).integers(0, 256, (*size, 3), np.uint8)
+    with Upscaler(save(tmp_path, UNSHUFFLED), tile=tile) as tiled:
+        assert tiled.spec.input_multiple == 2
+        sr = tiled(lr)
+        whole = Upscaler(tiled._runner, tile=0)(lr)
+    assert sr.shape == (2 * size[0], 2 * size[1], 3)
+    assert np.abs(sr.astype(int) - whole).max() <= 1
+
+
+def test_gray_networks_take_gray_files(tmp_path: Path, lr: NDArray[np.uint8]) -> None:
+    write_image(tmp_path / "gray.png", lr[:20, :30, :1])
+    write_image(tmp_path / "rgb.png", lr[:20, :30])
+    with Upscaler(save(tmp_path, GRAY)) as upscale:
+        done = upscale_file(upscale, tmp_path / "gray.png", tmp_path / "out.png")
+        assert (done.width, done.height, done.scale, done.tiles) == (30, 20, 4, 1)
+        with pytest.raises(ImageError, match="is an RGB picture, but the network takes gray ones"):
+            upscale_file(upscale, tmp_path / "rgb.png", tmp_path / "other.png")
+    assert read_image(tmp_path / "out.png", channels=1).shape == (80, 120, 1)
+    assert not (tmp_path / "other.png").exists()
+
+
+def test_a_runner_stays_open(compact: Path, lr: NDArray[np.uint8], upscaler: Upscaler) -> None:
+    with open_runner(compact, "torch:fp32") as runner:
+        with Upscaler(runner) as upscale:
+            first = upscale(lr)
+        assert np.abs(first.astype(int) - upscaler(lr)).max() <= 1
+        runner.infer(to_nchw(lr))
+        with pytest.raises(InputError, match="this runner computes with torch:fp32; leave backend='openvino:fp32' out"):
+            Upscaler(runner, backend="openvino:fp32")
+    own = Upscaler(compact)
+    own.close()
+    with pytest.raises(BackendError, match="closed"):
+        own(lr)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nothing_is_written_when_values_are_not_finite(tmp_path: Path, lr: NDArray[np.uint8], value: float) -> None:
+    write_image(tmp_path / "in.png", lr)
+    with pytest.raises(
+        BackendError, match=r"torch:fp16 gave values that are not finite \(1e\+02 % .*--backend torch:fp32"
+    ):
+        upscale_file(Upscaler(FixedRunner(value)), tmp_path / "in.png", tmp_path / "new" / "out.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
+
+
+def test_threads_take_turns(lr: NDArray[np.uint8]) -> None:
+    runner = FixedRunner(0.5)
+    upscale = Upscaler(runner, tile=8)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(upscale, [lr] * 8))
+    assert all((result == 128).all() for result in results)
+    assert runner.most_inside == 1
+
+
+def test_refuses_other_arrays(upscaler: Upscaler, lr: NDArray[np.uint8]) -> None:
+    with pytest.raises(ShapeError, match="torch:fp32 takes 8-bit pictures H x W x 3, not 77 x 91 of uint8"):
+        upscaler(lr[..., 0])
+    with pytest.raises(ShapeError, match="of float64"):
+        upscaler(lr / 255)
+    with pytest.raises(ShapeError, match="at least one pixel"):
+        upscaler(lr[:0])
+    with pytest.raises(ShapeError, match="tile must be 0 or more pixels, not -4"):
+        Upscaler(FixedRunner(0), tile=-4)
+
+
+def test_backend_is_chosen(compact: Path) -> None:
+    model = open_model(compact)
+    assert str(choose_backend(model, "torch:bf16")) == "torch:bf16"
+    with pytest.raises(InputError, match="unknown backend 'tpu'"):
+        choose_backend(model, "tpu")
+    if not torch.cuda.is_available():
+        assert str(choose_backend(model, "auto")) == "torch:fp32"  # a checkpoint has no graph for others
+    with pytest.raises(BackendError, match="openvino:fp32 needs an ONNX graph"):
+        Upscaler(compact, backend="openvino")
+
+
+def test_halo_is_capped(tmp_path: Path) -> None:
+    deep = ArchSpec(architecture="compact", scale=1, features=2, blocks=60)
+    path = save(tmp_path, deep)
+    assert find_receptive_radius(open_model(path)) == 62
+    with Upscaler(path) as upscale:
+        assert (upscale.receptive_radius, upscale.halo) == (62, 40)
+        assert upscale.plan(2000, 100).halo == 40
+    with Upscaler(path, halo=62) as upscale:
+        assert upscale.plan(2000, 100).halo == 62
+
+
+def test_paths_are_checked_first(tmp_path: Path, lr: NDArray[np.uint8]) -> None:
+    source = tmp_path / "in.png"
+    write_image(source, lr)
+    (tmp_path / "link.png").symlink_to(source)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.png").mkdir()
+    check_paths(source, tmp_path / "new" / "deep" / "out.png")
+    for target, error, message in (
+        (source, InputError, "is the picture to read; give another name"),
+        (tmp_path / "link.png", InputError, "is the picture to read"),
+        (tmp_path / "out.bmp", ImageError, r"unknown suffix '\.bmp'"),
+        (tmp_path / "folder.png", OutputError, "a folder stands where a file is needed"),
+        (tmp_path / "file" / "out.png", OutputError, "a file stands where a folder is needed"),
+    ):
+        with pytest.raises(error, match=message):
+            check_paths(source, target)
+    with pytest.raises(ImageError, match="does not exist; give a picture"):
+        check_paths(tmp_path / "none.png", tmp_path / "out.png")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_result_too_large_for_its_format_is_refused_before_the_work(tmp_path: Path) -> None:
+    write_image(tmp_path / "wide.png", np.zeros((1, 9000, 3), np.uint8))
+    calls: list[int] = []
+    with pytest.raises(ImageError, match=r"\.webp holds sides up to 16383, not 18000x2"):
+        upscale_file(
+            Upscaler(FixedRunner(0)), tmp_path / "wide.png", tmp_path / "out.webp", lambda done, _: calls.append(done)
+        )
+    assert calls == []

@@ -1,0 +1,209 @@
+import json
+import math
+
+import numpy as np
+import onnx
+import pytest
+
+from sr_deploy.backends import BackendChoice
+from sr_deploy.bundle import EngineRecord, FileRecord, open_bundle, parse_profile
+from sr_deploy.errors import BackendError, BundleError, InputError
+from sr_deploy.files import sha256_of
+from sr_deploy.model import open_model
+from sr_deploy.trt import visible_gpus
+from sr_deploy.verify.model import Thresholds, list_not_run, verify_model, worst_entry
+
+
+def change_weights(source, target, change):
+    """A copy of a graph whose first convolution's weights went through `change`."""
+    model = onnx.load(source)
+    name = next(node for node in model.graph.node if node.op_type == "Conv").input[1]
+    tensor = next(one for one in model.graph.initializer if one.name == name)
+    weights = change(onnx.numpy_helper.to_array(tensor).copy())
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weights, name))
+    onnx.save(model, target)
+    return target
+
+
+def nudge_one(weights):
+    weights.flat[0] += 0.01
+    return weights
+
+
+@pytest.fixture(scope="module")
+def verified(make_bundle, tmp_path_factory):
+    bundle = make_bundle("compact-x4", tmp_path_factory.mktemp("verify"), fp16=True)
+    return bundle, verify_model(bundle.path)
+
+
+def test_every_graph_of_a_bundle_is_verified_and_bound_to_its_bytes(verified):
+    bundle, entries = verified
+    by_backend = {entry.backend: entry for entry in entries}
+    assert list(by_backend) == ["onnxruntime:fp32", "openvino:fp32", "onnxruntime:fp16", "torch:fp16"]
+    assert all(entry.passed for entry in entries)
+    for entry in entries:
+        assert entry.artefact.sha256 == sha256_of(bundle.path / entry.artefact.file)
+        assert entry.reference == "torch:fp32"
+        assert entry.reference_sha256 == bundle.manifest.reference.sha256
+        assert entry.worst_max_abs == max(one.max_abs for one in entry.measurements)
+        assert {one.content for one in entry.measurements} == {"photograph"}
+    assert by_backend["onnxruntime:fp32"].worst_max_abs <= 1e-5
+    assert [one.shape for one in by_backend["openvino:fp32"].measurements] == ["1x64x64", "1x37x53", "2x48x64"]
+    assert by_backend["onnxruntime:fp16"].artefact.file == "model.fp16.onnx"
+    assert by_backend["torch:fp16"].artefact.file == "generator.safetensors"
+    assert 55 < by_backend["torch:fp16"].worst_psnr_db < 120
+
+
+def test_the_certificate_holds_what_was_returned(verified):
+    bundle, entries = verified
+    assert open_bundle(bundle.path).certificate().entries == tuple(entries)
+
+
+def test_the_fp16_figure_is_the_worse_of_both(verified):
+    _, entries = verified
+    figures = {entry.backend: entry.worst_psnr_db for entry in entries if entry.precision == "fp16"}
+    assert set(figures) == {"onnxruntime:fp16", "torch:fp16"}
+    assert worst_entry(entries, "fp16").worst_psnr_db == min(figures.values())
+    assert worst_entry(entries, "int8") is None
+
+
+@pytest.mark.parametrize("name", ["rrdbnet-x2", "srresnet-x2-gray", "msrresnet-x4", "rrdbnet-x1-gray"])
+def test_other_networks_pass_too(make_bundle, tmp_path, name):
+    bundle = make_bundle(name, tmp_path)
+    entries = verify_model(bundle.path)
+    assert [(entry.backend, entry.passed) for entry in entries] == [("onnxruntime:fp32", True), ("openvino:fp32", True)]
+    multiple = bundle.manifest.input_multiple
+    for entry in entries:
+        for one in entry.measurements:
+            assert all(int(side) % multiple == 0 for side in one.shape.split("x")[1:])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [nudge_one, lambda weights: np.ascontiguousarray(weights[:, ::-1])],
+    ids=["one weight changed", "channels swapped"],
+)
+def test_a_graph_that_computes_something_else_fails(make_bundle, exported, tmp_path, change):
+    graph = change_weights(exported("compact-x4").path, tmp_path / "changed.onnx", change)
+    bundle = make_bundle("compact-x4", tmp_path, graph=graph)
+    entries = verify_model(bundle.path)
+    assert [entry.passed for entry in entries] == [False, False]
+    assert min(entry.worst_max_abs for entry in entries) > 1e-4
+    assert not any(entry.passed for entry in open_bundle(bundle.path).certificate().entries)
+
+
+def test_a_graph_changed_after_it_was_recorded_is_not_even_run(make_bundle, tmp_path):
+    bundle = make_bundle("compact-x4", tmp_path)
+    path = bundle.path / "model.fp32.onnx"
+    change_weights(path, path, nudge_one)
+    with pytest.raises(BundleError, match=r"model.fp32.onnx was changed after it was recorded"):
+        verify_model(bundle.path)
+
+
+def test_an_output_that_is_not_finite_fails_and_is_written_down(make_bundle, exported, tmp_path):
+    graph = change_weights(exported("compact-x4").path, tmp_path / "nan.onnx", lambda weights: weights * np.nan)
+    bundle = make_bundle("compact-x4", tmp_path, graph=graph)
+    (entry,) = verify_model(bundle.path, choices=[BackendChoice("onnxruntime", "fp32")])
+    assert not entry.passed
+    assert math.isinf(entry.worst_max_abs)
+    assert entry.worst_psnr_db == 0
+    text = (bundle.path / "certificate.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert math.isinf(open_bundle(bundle.path).certificate().entries[0].worst_max_abs)
+
+
+def test_a_graph_of_another_network_fails(make_bundle, exported, tmp_path):
+    bundle = make_bundle("compact-x1", tmp_path, graph=exported("rrdbnet-x2").path)
+    told = []
+    (entry,) = verify_model(bundle.path, choices=[BackendChoice("openvino")], on_stage=told.append)
+    assert not entry.passed
+    assert math.isinf(entry.worst_max_abs)
+    assert any("gave 1x3x128x128 for 1x3x64x64 where 1x3x64x64 is due" in line for line in told)
+
+
+def test_thresholds_decide(verified):
+    bundle, _ = verified
+    choices = [BackendChoice("onnxruntime", "fp16")]
+    (strict,) = verify_model(bundle.path, choices=choices, thresholds={"fp16": Thresholds(psnr_db=200)})
+    assert (strict.passed, strict.thresholds) == (False, {"psnr_db": 200})
+    (loose,) = verify_model(bundle.path, choices=choices, thresholds={"fp16": Thresholds(max_abs=1.0)})
+    assert (loose.passed, loose.thresholds) == (True, {"max_abs": 1.0})
+
+
+def test_a_choice_replaces_its_own_entry_only(make_bundle, tmp_path):
+    bundle = make_bundle("compact-x1", tmp_path)
+    verify_model(bundle.path)
+    (again,) = verify_model(bundle.path, choices=[BackendChoice("openvino", "fp32")])
+    kept = open_bundle(bundle.path).certificate().entries
+    assert {entry.backend for entry in kept} == {"onnxruntime:fp32", "openvino:fp32"}
+    assert again in kept
+
+
+def test_a_foreign_graph_is_compared_with_itself_as_it_is_written(exported, tmp_path):
+    made = exported("compact-x2-gray")
+    path = tmp_path / "foreign.onnx"
+    model = onnx.load(made.path)
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    entries = verify_model(path)
+    assert [entry.backend for entry in entries] == ["onnxruntime:fp32", "openvino:fp32"]
+    for entry in entries:
+        assert entry.passed
+        assert entry.reference == "onnxruntime:fp32, graph as written"
+        assert entry.reference_sha256 == entry.artefact.sha256 == sha256_of(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["foreign.onnx"]
+
+
+def test_a_checkpoint_is_verified_in_its_low_precisions(verified):
+    bundle, _ = verified
+    entries = verify_model(bundle.reference)
+    assert {entry.backend for entry in entries} == {"torch:fp16", "torch:bf16"}
+    figures = {entry.backend: entry.worst_psnr_db for entry in entries}
+    assert figures["torch:bf16"] < figures["torch:fp16"] - 10  # 3 bits of mantissa fewer: 18 dB
+
+
+def test_what_cannot_run_is_an_error_when_asked_for(verified):
+    bundle, _ = verified
+    with pytest.raises(BackendError, match="needs a graph in int8"):
+        verify_model(bundle.path, choices=[BackendChoice("onnxruntime", "int8")])
+
+
+@pytest.mark.skipif(bool(visible_gpus()), reason="this machine has an NVIDIA GPU")
+def test_engines_that_cannot_run_here_are_listed_with_the_reason(make_bundle, tmp_path):
+    bundle = make_bundle("compact-x1", tmp_path)
+    content = b"an engine"
+    (tmp_path / "engine").write_bytes(content)
+    record = EngineRecord(
+        key="k1",
+        graph_sha256=bundle.manifest.graphs[0].sha256,
+        precision="fp32",
+        backend="tensorrt-rtx",
+        backend_version="1.7",
+        target="sm86",
+        profiles=(parse_profile("tile=1x8x8,1x16x16,1x32x32"),),
+        flags={},
+        engine=FileRecord(file="engines/k1.engine", sha256=sha256_of(tmp_path / "engine")),
+        layer_precisions={},
+        inspected="not inspected",
+        build_seconds=1.0,
+        built_at="2026-01-01",
+    )
+    bundle.add_engine(record, content)
+    model = open_model(bundle.path)
+    (missing,) = list_not_run(model)
+    assert missing.what == "tensorrt-rtx:fp32 engines/k1.engine (sm86)"
+    assert "needs an NVIDIA GPU, and this machine shows none" in missing.reason
+    assert list_not_run(model, [BackendChoice("openvino", "fp32")]) == []
+    assert all("tensorrt" not in entry.backend for entry in verify_model(model))
+    with pytest.raises(InputError, match="holds neither PyTorch weights nor an ONNX graph"):
+        verify_model(bundle.path / "engines" / "k1.engine")
+
+
+def test_a_certificate_that_no_longer_holds_gives_way(make_bundle, tmp_path):
+    bundle = make_bundle("compact-x1", tmp_path)
+    path = bundle.path / "certificate.json"
+    path.write_text("{")
+    told = []
+    verify_model(bundle.path, choices=[BackendChoice("openvino", "fp32")], on_stage=told.append)
+    assert any("the old certificate no longer holds and is replaced" in line for line in told)
+    assert [entry.backend for entry in open_bundle(bundle.path).certificate().entries] == ["openvino:fp32"]
