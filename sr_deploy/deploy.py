@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sr_deploy import trt
 from sr_deploy.arch.registry import input_multiple
-from sr_deploy.backends import TENSORRT_BACKENDS, Backend
+from sr_deploy.backends import TENSORRT_BACKENDS, Backend, Precision
 from sr_deploy.bundle import (
     Bundle,
     CertificateEntry,
@@ -121,7 +121,7 @@ def export_bundle(
         >>> result.bundle.precisions  # doctest: +SKIP
         ('fp32',)
     """
-    from sr_deploy.verify.model import Thresholds, list_not_run, verify_model
+    from sr_deploy.verify.model import list_not_run, verify_model
 
     tell = on_stage or (lambda _: None)
     _check_backend(backend)
@@ -132,8 +132,7 @@ def export_bundle(
     bundle = _write_bundle(model, spec, path, tell)
     not_built = build_engines(bundle, backend, on_stage=tell, tolerant=True).not_built
     exported = open_model(path)
-    limits = {name: Thresholds(psnr_db=one.psnr_db, max_abs=one.max_abs) for name, one in spec.thresholds.items()}
-    entries = verify_model(exported, thresholds=limits, on_stage=tell)
+    entries = verify_model(exported, on_stage=tell)
     return ExportResult(
         bundle=bundle,
         engines=tuple(sorted(bundle.engines(), key=lambda record: bundle.precisions.index(record.precision))),
@@ -238,6 +237,7 @@ def _write_bundle(model: Model, spec: ExportSpec, path: Path, tell: Callable[[st
             reference=record_file(folder, REFERENCE_NAME),
             graphs=graphs,
             profiles=spec.profiles,
+            thresholds=spec.thresholds,
             tools=tool_versions(),
         )
         write_text(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
@@ -247,11 +247,13 @@ def _write_bundle(model: Model, spec: ExportSpec, path: Path, tell: Callable[[st
 def _write_graphs(
     model: Model, spec: ExportSpec, folder: Path, source_sha256: str, tell: Callable[[str], None]
 ) -> tuple[GraphRecord, ...]:
+    from sr_deploy.export.ends import change_graph_ends
     from sr_deploy.export.fp16 import convert_graph_to_fp16
     from sr_deploy.export.onnx_export import export_network_to_onnx
 
     assert model.arch is not None
     graphs = []
+    files: dict[Precision, Path] = {}
     for precision in spec.precisions:
         tell(f"export the {precision} graph")
         file = folder / f"model.{precision}.onnx"
@@ -259,6 +261,9 @@ def _write_graphs(
             export_network_to_onnx(model.load_network(), model.arch, file, source_sha256)
         else:
             convert_graph_to_fp16(folder / "model.fp32.onnx", file)
+        files[precision] = file
+    for precision, file in files.items():  # last, because one graph is made from another
+        change_graph_ends(file, spec.ends)
         graphs.append(GraphRecord(precision=precision, **record_file(folder, file.name).model_dump()))
     return tuple(graphs)
 

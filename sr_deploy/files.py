@@ -23,6 +23,7 @@ _REASONS = {
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "not permitted; choose a folder that you may write to",
+    errno.ENOENT: "there is no such folder and none can be made there; choose another one",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another path",
     errno.EISDIR: "a folder stands where a file is needed; choose another path",
@@ -113,7 +114,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise output_error(path, error) from error
     try:
-        yield temporary
+        try:
+            yield temporary
+        except OutputError as error:  # name the place that the user knows
+            raise OutputError(str(error).replace(str(temporary), str(path))) from error
         for file in temporary.rglob("*"):
             if file.is_file():
                 _flush_to_disk(file)

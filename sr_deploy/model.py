@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Precision
-from sr_deploy.bundle import Bundle, EngineRecord, open_bundle
+from sr_deploy.bundle import DEFAULT_THRESHOLDS, Bundle, EngineRecord, Thresholds, open_bundle
 from sr_deploy.bundle.store import MANIFEST_NAME, read_record
 from sr_deploy.errors import BackendError, BundleError, CheckpointError, GraphError, InputError
 from sr_deploy.files import require_file, sha256_of
+from sr_deploy.graph.ends import Dtype
 from sr_deploy.graph.read import METADATA_PREFIX, GraphInfo, read_graph
 
 if TYPE_CHECKING:
@@ -65,6 +66,18 @@ class Model:
         if self.kind == "bundle" and self.bundle is not None:
             return self.bundle.precisions
         return ()
+
+    def thresholds_for(self, precision: Precision) -> Thresholds:
+        """What verification asks of that precision: the bundle's own thresholds, or the default."""
+        manifest = self.bundle.manifest if self.bundle is not None else None
+        return manifest.thresholds_for(precision) if manifest else DEFAULT_THRESHOLDS[precision]
+
+    @property
+    def end_dtype(self) -> Dtype:
+        """Type at the ends of its ONNX graphs; float32 where there are none."""
+        if self.graph_info is not None:
+            return self.graph_info.input_dtype
+        return read_graph(self.graph_path(self.precisions[0])).input_dtype if self.precisions else "float32"
 
     def graph_path(self, precision: Precision) -> Path:
         """The ONNX file of that precision.

@@ -18,15 +18,16 @@ from sr_deploy.bench.load import others_load, sample_load
 from sr_deploy.bench.report import BenchReport, BenchResult, LeftOut, Parity
 from sr_deploy.bench.statistics import Schedule, compare_speed, plan_schedule, summarise_calls
 from sr_deploy.bench.worker import MemoryAnswer, OpenRequest
-from sr_deploy.bundle import Shape, utc_now
+from sr_deploy.bundle import Shape, Thresholds, utc_now
 from sr_deploy.errors import BackendError, SrDeployError
-from sr_deploy.measure.compare import compare_outputs
+from sr_deploy.measure.compare import Comparison
 from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.model import Model, open_model
 from sr_deploy.runners import why_not_runnable
 from sr_deploy.runners.choose import all_choices
+from sr_deploy.runners.ends import compare_at_ends, rounding_of, snap_input
 from sr_deploy.runners.inputs import photograph_batch
-from sr_deploy.runners.parity import DEFAULT_THRESHOLDS, describe_reference
+from sr_deploy.runners.parity import describe_reference
 from sr_deploy.runners.threads import default_threads
 from sr_deploy.trt import visible_gpus
 
@@ -172,10 +173,21 @@ class _ShapeBench:
     def run(self, choices: Sequence[BackendChoice]) -> tuple[list[BenchResult], list[LeftOut]]:
         with tempfile.TemporaryDirectory(prefix="sr-deploy-bench-") as name, contextlib.ExitStack() as stack:
             folder = Path(name)
-            np.save(folder / "lr.npy", photograph_batch(self._shape, self._model.channels, self._model.scale))
+            ends = self._model.end_dtype
+            photographs = photograph_batch(self._shape, self._model.channels, self._model.scale)
+            np.save(folder / "lr.npy", snap_input(photographs, ends))
             running = list(self._open_all(choices, folder, stack))
             expected = self._reference_output(folder)
-            parities = [_measure_parity(choice, folder / f"{choice}.npy", expected) for choice, _ in running]
+            reference_rounding = 0.0 if self._model.has_weights else rounding_of(ends)
+            parities = [
+                _measure_parity(
+                    self._model.thresholds_for(choice.precision).widened(
+                        rounding_of(one.opened["dtype"]) + reference_rounding
+                    ),
+                    compare_at_ends(np.load(folder / f"{choice}.npy"), expected, one.opened["dtype"]),
+                )
+                for choice, one in running
+            ]
             schedule = plan_schedule([one.opened["call_seconds"] for _, one in running], self._seconds_each)
             processes = [one.process_id for _, one in running]
             before = sample_load(processes)
@@ -279,11 +291,10 @@ def sort_results(results: Sequence[BenchResult]) -> list[BenchResult]:
     return sorted(results, key=lambda one: (not one.parity.verified, one.median_ms))
 
 
-def _measure_parity(choice: BackendChoice, output: Path, expected: NDArray[np.float32]) -> Parity:
-    comparison = compare_outputs(np.load(output), expected)
+def _measure_parity(limits: Thresholds, comparison: Comparison) -> Parity:
     return Parity(
         max_abs=comparison.max_abs,
         psnr_db=comparison.psnr_db,
         changed_8bit=comparison.changed_8bit,
-        verified=DEFAULT_THRESHOLDS[choice.precision].met_by(comparison),
+        verified=limits.met_by(comparison),
     )

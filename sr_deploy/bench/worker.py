@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from sr_deploy.backends import parse_backend
 from sr_deploy.bench.statistics import is_warm
 from sr_deploy.errors import SrDeployError
+from sr_deploy.graph.ends import Dtype
+from sr_deploy.runners.ends import encode_input
 
 if TYPE_CHECKING:
     from sr_deploy.runners.protocol import DeviceRunner, Runner
@@ -44,6 +46,7 @@ class OpenAnswer(TypedDict):
 
     version: str
     device: str
+    dtype: Dtype
     arrays: str
     call_seconds: float
 
@@ -73,6 +76,7 @@ class Worker:
         self._answer = OpenAnswer(
             version=self._runner.spec.version,
             device=self._runner.spec.device,
+            dtype=self._runner.spec.dtype,
             arrays="device" if self._on_device() else "host",
             call_seconds=min(times[-3:]),
         )
@@ -113,7 +117,7 @@ class Worker:
         import torch
 
         runner = cast("DeviceRunner", self._runner)
-        lr = torch.from_numpy(self._lr).to(runner.spec.device, getattr(torch, runner.spec.dtype))
+        lr = torch.from_numpy(encode_input(self._lr, runner.spec.dtype)).to(runner.spec.device)
 
         def call_and_wait() -> None:
             runner.infer_on_device(lr)

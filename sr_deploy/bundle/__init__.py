@@ -13,8 +13,10 @@ from sr_deploy.bundle.records import (
     engine_key,
 )
 from sr_deploy.bundle.store import Bundle, creating_bundle, find_newest_bundle, open_bundle, record_file, utc_now
+from sr_deploy.bundle.thresholds import DEFAULT_THRESHOLDS, Thresholds
 
 __all__ = [
+    "DEFAULT_THRESHOLDS",
     "Bundle",
     "Certificate",
     "CertificateEntry",
@@ -26,6 +28,7 @@ __all__ = [
     "Profile",
     "Shape",
     "SourceRecord",
+    "Thresholds",
     "creating_bundle",
     "engine_key",
     "find_newest_bundle",

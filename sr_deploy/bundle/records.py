@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Backend, Precision
 from sr_deploy.bundle.profile import Profile
+from sr_deploy.bundle.thresholds import DEFAULT_THRESHOLDS, Thresholds
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -68,12 +69,18 @@ class Manifest(_Record):
     """ONNX graphs, fp32 first."""
     profiles: tuple[Profile, ...] = Field(min_length=1)
     """What engines are built for."""
+    thresholds: dict[Precision, Thresholds] = {}
+    """What verification asks of each precision; one that is left out has the default's."""
     tools: dict[str, str]
     """Name and version of everything that had a hand in it."""
 
     def graph(self, precision: Precision) -> GraphRecord | None:
         """The graph of that precision, if the bundle has one."""
         return next((graph for graph in self.graphs if graph.precision == precision), None)
+
+    def thresholds_for(self, precision: Precision) -> Thresholds:
+        """What verification asks of that precision."""
+        return self.thresholds.get(precision, DEFAULT_THRESHOLDS[precision])
 
 
 class EngineRecord(_Record):
@@ -146,7 +153,8 @@ class CertificateEntry(_Record):
     measured_at: str
     """UTC, ISO 8601."""
     thresholds: dict[str, float]
-    """`max_abs` (at most) and `psnr_db` (at least) that had to be met."""
+    """`max_abs` (at most) and `psnr_db` (at least) that had to be met. Where a graph has ends of other types than
+    float32, both allow for their `rounding`, half a step of the type, which stands here too."""
     measurements: tuple[Measurement, ...]
     """One for each input."""
     worst_max_abs: float

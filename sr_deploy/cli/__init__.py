@@ -62,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         build_app()(args=words)
     except SrDeployError as error:
         return _fail(error, "--json" in words)
+    except MemoryError as error:
+        return _fail(
+            SrDeployError(f"not enough memory: {error}; use a smaller shape, picture or tile"), "--json" in words
+        )
     except SystemExit as stop:  # Typer ends every run so, with 2 for wrong usage
         return stop.code if isinstance(stop.code, int) else 0
     return 0

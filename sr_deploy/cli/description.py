@@ -36,6 +36,8 @@ class CostFacts:
     """In input pixels; None: not bounded, or not known."""
     precision_share: Mapping[str, float]
     """Share of the multiply-adds, 0 to 1, by precision."""
+    bytes_per_input_pixel: float | None = None
+    """Of images and feature maps, read and written by a graph's layers as they stand; None: no graph, or not known."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,8 @@ def describe_graph(path: Path) -> GraphFacts:
     from sr_deploy.graph.read import describe_graph_cost, read_graph
 
     graph, cost = read_graph(path), describe_graph_cost(path)
-    sides = " x ".join(str(side or axis) for axis, side in zip("NCHW", graph.input_shape, strict=True))
+    named = {axis: str(side or axis) for axis, side in zip("NCHW", graph.input_shape, strict=True)}
+    sides = " x ".join(named[axis] for axis in graph.layout)
     return GraphFacts(
         file=describe_file(path),
         precision=graph.precision,
@@ -178,7 +181,11 @@ def describe_graph(path: Path) -> GraphFacts:
         opset=graph.opset,
         nodes=cost.nodes,
         cost=CostFacts(
-            cost.parameters, cost.flops_per_input_pixel, cost.receptive_radius, dict(cost.precision_share.items())
+            cost.parameters,
+            cost.flops_per_input_pixel,
+            cost.receptive_radius,
+            dict(cost.precision_share.items()),
+            cost.bytes_per_input_pixel,
         ),
         metadata=graph.metadata,
     )

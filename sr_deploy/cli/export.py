@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sr_deploy.cli.certificate import describe_verdict, show_certificate
 from sr_deploy.cli.output import JsonOption, Output
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from sr_deploy.deploy import ExportResult
 
 
@@ -51,7 +50,10 @@ def export(
     _show(output, result)
     output.finish(_document(result))
     if not result.passed:
-        output.log(f"error: {_describe_failures(result)}")
+        output.log(
+            f"error: {describe_verdict(result.certificate)}; the bundle is kept at {result.bundle.path}, "
+            "see its certificate.json"
+        )
         raise typer.Exit(3)
 
 
@@ -76,33 +78,11 @@ def _show(output: Output, result: ExportResult) -> None:
         what = f"{engine.backend} {engine.backend_version}, {engine.precision}, {engine.target.replace('+', ' ')}"
         files.add_row(engine.engine.file, _size(folder / engine.engine.file), what)
     output.show(files)
-    output.show("certificate: worst of all inputs against PyTorch in FP32")
-    output.show(_certificate_table(result))
     for missing in result.not_built:
         output.show(f"not built here: {missing.backend}: {missing.reason}")
         output.show(f"  on the machine that will run it: {missing.command}")
-    for unrun in result.not_run:
-        output.show(f"not verified here: {unrun.what}: {unrun.reason}")
-
-
-def _certificate_table(result: ExportResult) -> Table:
-    from rich.table import Table
-
-    table = Table()
-    for column in ("artefact", "run by", "max-abs", "allowed", "PSNR dB", "needed", "verdict"):
-        table.add_column(column, justify="left" if column in ("artefact", "run by", "verdict") else "right")
-    for entry in result.certificate:
-        psnr = "equal" if entry.worst_psnr_db is None else f"{entry.worst_psnr_db:.1f}"
-        table.add_row(
-            entry.artefact.file,
-            entry.backend,
-            f"{entry.worst_max_abs:.1e}",
-            f"{entry.thresholds['max_abs']:g}" if "max_abs" in entry.thresholds else "any",
-            psnr,
-            f"{entry.thresholds['psnr_db']:g}",
-            "passed" if entry.passed else "FAILED",
-        )
-    return table
+    show_certificate(output, "certificate", result.certificate, result.not_run)
+    output.show(describe_verdict(result.certificate))
 
 
 def _document(result: ExportResult) -> dict[str, object]:
@@ -123,12 +103,6 @@ def _document(result: ExportResult) -> dict[str, object]:
         "not_run": [asdict(unrun) for unrun in result.not_run],
         "passed": result.passed,
     }
-
-
-def _describe_failures(result: ExportResult) -> str:
-    failed = [entry for entry in result.certificate if not entry.passed]
-    names = ", ".join(f"{entry.artefact.file} on {entry.backend}" for entry in failed)
-    return f"verification failed for {names}; the bundle is kept at {result.bundle.path}, see its certificate.json"
 
 
 def _size(path: Path) -> str:

@@ -24,21 +24,38 @@ def info(
             help="A checkpoint, an ONNX file, a bundle, an engine inside its bundle, or a training run's folder."
         ),
     ],
+    *,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="List every layer of the ONNX graphs: operations, bytes, precision.")
+    ] = False,
+    shape: Annotated[
+        str | None,
+        typer.Option(help="Input that --layers counts for, NxHxW; left out: 1x256x256, or the graph's own."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Describe a checkpoint, an ONNX file, a bundle, an engine or a training run.
 
     Says what network it is, what it costs for each input pixel, how far it looks, and where it came from.
     """
+    from sr_deploy.bundle import parse_shape
     from sr_deploy.cli.description import describe
+    from sr_deploy.cli.layers import describe_listed, list_layers, make_layers_table
+    from sr_deploy.errors import InputError
     from sr_deploy.model import open_model
 
     output = Output(as_json)
-    description = describe(open_model(path))
+    if shape is not None and not layers:
+        raise InputError(f"--shape {shape} says what --layers counts for; give --layers too")
+    model = open_model(path)
+    listed = list_layers(model, parse_shape(shape) if shape else None) if layers else {}
+    description = describe(model)
     output.show(f"{description.path}: {description.kind}")
     for part in lay_out(description):
         output.show(part)
-    output.finish(asdict(description))
+    for file, (taken, counted) in listed.items():
+        output.show(make_layers_table(file, taken, counted))
+    output.finish(asdict(description) | ({"layers": describe_listed(listed)} if layers else {}))
 
 
 def lay_out(description: Description) -> list[RenderableType]:
@@ -94,11 +111,15 @@ def list_facts(description: Description) -> list[tuple[str, str]]:
 
 
 def _list_cost(cost: CostFacts) -> list[tuple[str, str]]:
-    return [
+    rows = [
         ("parameters", f"{cost.parameters:,}"),
         ("cost", f"{format_flops(cost.flops_per_input_pixel)} per input pixel, {format_share(cost.precision_share)}"),
         ("receptive radius", format_radius(cost.receptive_radius)),
     ]
+    if cost.bytes_per_input_pixel is not None:
+        moved = f"{format_size(round(cost.bytes_per_input_pixel))} per input pixel, as its layers read and write them"
+        rows.insert(2, ("feature maps", moved))
+    return rows
 
 
 def _list_graph_facts(graph: GraphFacts) -> list[tuple[str, str]]:
@@ -127,7 +148,7 @@ def _graphs_table(description: Description) -> RenderableType:
     from rich.table import Table
 
     table = Table(title="graphs", title_justify="left")
-    for name in ("file", "nodes", "parameters", "per input pixel", "precision", "radius", "size", "sha256"):
+    for name in ("file", "nodes", "parameters", "per input pixel", "moved", "precision", "radius", "size", "sha256"):
         table.add_column(name, justify="left" if name in ("file", "precision", "sha256") else "right")
     for graph in description.graphs:
         cost = graph.cost
@@ -136,6 +157,7 @@ def _graphs_table(description: Description) -> RenderableType:
             str(graph.nodes),
             f"{cost.parameters:,}",
             format_flops(cost.flops_per_input_pixel),
+            "not known" if cost.bytes_per_input_pixel is None else format_size(round(cost.bytes_per_input_pixel)),
             format_share(cost.precision_share),
             format_radius(cost.receptive_radius),
             format_size(graph.file.size_bytes),

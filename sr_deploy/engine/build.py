@@ -16,11 +16,13 @@ from sr_deploy.bundle import EngineRecord, FileRecord, utc_now
 from sr_deploy.bundle.store import ENGINES_FOLDER
 from sr_deploy.engine.request import DEFAULT_FLAGS, EngineRequest
 from sr_deploy.engine.worker import FAILURE_MARK, BuildJob, BuildReport
-from sr_deploy.errors import BackendError, InputError
+from sr_deploy.errors import BackendError, GraphError, InputError
 from sr_deploy.files import output_error, require_file
+from sr_deploy.graph.load import find_ends, load_model
 
 _LOG = logging.getLogger(__name__)
 _LAST_LINES = 3
+_UINT16 = 4  # ONNX's number of the type
 _WORKER = (sys.executable, "-P", "-m", "sr_deploy.engine.worker")  # -P: nothing in the current folder is imported
 
 
@@ -48,6 +50,7 @@ def build_engine(request: EngineRequest) -> BuiltEngine:
         raise BackendError(f"cannot build a {request.backend} engine here: {reason}")
     _check_flags(request.flags)
     require_file(request.graph, "an ONNX graph")
+    _check_ends(request)
     absolute = request.model_copy(update={"graph": request.graph.resolve()})
     try:
         with tempfile.TemporaryDirectory(prefix="sr-deploy-engine-") as folder:
@@ -65,6 +68,18 @@ def _check_flags(flags: dict[str, str]) -> None:
             raise InputError(f"unknown builder flag {name}={value}; known: tf32 and strongly_typed, each on or off")
     if flags.get("strongly_typed") != "on":
         raise InputError("engines are strongly typed here: precision lives in the graph; leave strongly_typed on")
+
+
+def _check_ends(request: EngineRequest) -> None:
+    try:
+        source, _ = find_ends(request.graph, load_model(request.graph))
+    except GraphError:
+        return  # the builder says better what is wrong with it
+    if source.type.tensor_type.elem_type == _UINT16:
+        raise BackendError(
+            f"{request.backend} has no 16-bit whole numbers, and {request.graph.name} takes such; export it with "
+            'ends = "fp16" or "uint8" for engines'
+        )
 
 
 def _run_worker(job: BuildJob) -> BuildReport:

@@ -86,13 +86,14 @@ def make_config(sdk: ModuleType, request: EngineRequest, graph_input: Any) -> An
     from polygraphy.backend.trt import CreateConfig, PostprocessConfig
     from polygraphy.backend.trt import Profile as SdkProfile
 
-    channels = graph_input.shape[1]
+    channels_last = graph_input.dtype == sdk.DataType.UINT8  # ends of whole numbers are N x H x W x C
+    channels = graph_input.shape[3 if channels_last else 1]
 
-    def to_nchw(shape: Shape) -> tuple[int, int, int, int]:
-        return shape.n, channels, shape.h, shape.w
+    def to_axes(shape: Shape) -> tuple[int, int, int, int]:
+        return (shape.n, shape.h, shape.w, channels) if channels_last else (shape.n, channels, shape.h, shape.w)
 
     def to_sdk(profile: Profile) -> Any:  # noqa: ANN401
-        shapes = (to_nchw(profile.min), to_nchw(profile.opt), to_nchw(profile.max))
+        shapes = (to_axes(profile.min), to_axes(profile.opt), to_axes(profile.max))
         return SdkProfile().add(graph_input.name, *shapes)
 
     def set_capabilities(builder: object, network: object, config: Any) -> None:  # noqa: ANN401

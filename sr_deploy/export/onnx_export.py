@@ -60,6 +60,7 @@ def describe_graph(arch: ArchSpec, multiple: int, precision: Precision, source_s
         "sr_deploy.scale": str(arch.scale),
         "sr_deploy.input_multiple": str(multiple),
         "sr_deploy.precision": precision,
+        "sr_deploy.ends": "fp32",
         "sr_deploy.colour": "RGB" if arch.channels == 3 else "gray",
         "sr_deploy.value_range": "[0, 1]",
         "sr_deploy.source_sha256": source_sha256,

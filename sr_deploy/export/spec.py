@@ -7,9 +7,10 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sr_deploy.backends import Precision
-from sr_deploy.bundle import Profile, parse_profile
+from sr_deploy.bundle import Profile, Thresholds, parse_profile
 from sr_deploy.config import find_config, load_config
 from sr_deploy.errors import ShapeError
+from sr_deploy.graph.ends import Ends
 
 EXPORTABLE: tuple[Precision, ...] = ("fp32", "fp16")
 """Precisions that there are graphs for, in the order of a bundle."""
@@ -27,23 +28,6 @@ def _read_profile(value: object) -> object:
 ProfileText = Annotated[Profile, BeforeValidator(_read_profile)]
 
 
-class ThresholdSpec(BaseModel):
-    """How far an artefact may be from PyTorch in FP32."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    psnr_db: float = Field(gt=0)
-    """PSNR of outputs clamped to [0, 1], peak 1.0, in dB; at least this."""
-    max_abs: float | None = Field(default=None, gt=0)
-    """Greatest absolute difference of unclamped outputs, in units of the [0, 1] range; at most this. None: any."""
-
-
-DEFAULT_THRESHOLDS: dict[Precision, ThresholdSpec] = {
-    "fp32": ThresholdSpec(psnr_db=100.0, max_abs=1e-5),
-    "fp16": ThresholdSpec(psnr_db=55.0, max_abs=0.05),
-}
-
-
 class ExportSpec(BaseModel):
     """What `sr-deploy export` makes of a checkpoint. TOML files of this form lie in the folder `export/`."""
 
@@ -55,9 +39,12 @@ class ExportSpec(BaseModel):
     """One sentence for people."""
     precisions: tuple[Precision, ...] = ("fp32",)
     """Graphs to make; FP32 is always among them and comes first."""
+    ends: Ends = "fp32"
+    """What all graphs take and give: `fp32` or `fp16` (N x C x H x W in [0, 1]), `uint8` or `uint16` (N x H x W x C,
+    the conversions inside the graph; values that are not finite cannot be seen in them). TensorRT has no uint16."""
     profiles: tuple[ProfileText, ...] = Field(min_length=1)
     """Shapes that engines are built for; in TOML each is `NAME=MIN,OPT,MAX`."""
-    thresholds: dict[Precision, ThresholdSpec] = DEFAULT_THRESHOLDS
+    thresholds: dict[Precision, Thresholds] = {}
     """What verification asks of each precision; one that is left out has the default's."""
 
     @model_validator(mode="before")
@@ -70,9 +57,6 @@ class ExportSpec(BaseModel):
             wanted = {"fp32", *precisions}
             known = [precision for precision in EXPORTABLE if precision in wanted]
             document = {**document, "precisions": (*known, *sorted(wanted - set(EXPORTABLE)))}
-        thresholds = document.get("thresholds", {})
-        if isinstance(thresholds, dict):
-            document = {**document, "thresholds": {**DEFAULT_THRESHOLDS, **thresholds}}
         return document
 
     @model_validator(mode="after")

@@ -1,14 +1,16 @@
-"""What a graph costs: multiply-adds and their precision, parameters."""
+"""What a graph costs: multiply-adds and their precision, parameters, and the bytes that each layer moves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from sr_deploy.backends import PRECISIONS, Precision
+from sr_deploy.errors import GraphError
+from sr_deploy.graph.ends import PROBE_NAME
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
@@ -38,6 +40,10 @@ _TRAINED_INPUTS = {
     "QLinearConv": (3, 8),
     "QLinearMatMul": (0, 3),
 }
+# They give the same bytes another shape, or none at all: nothing is moved.
+_VIEWS = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}
+_BITS |= {kind: 8 for kind in range(17, 21)} | {21: 4, 22: 4, 23: 4}  # FP8; whole numbers and floats of 4 bit
 _TRANSPARENT = frozenset(
     {"Cast", "DequantizeLinear", "Identity", "QuantizeLinear", "Reshape", "Transpose", "Unsqueeze"}
 )
@@ -58,6 +64,144 @@ class GraphCost:
     """Share of the multiply-adds in each precision, 0 to 1; those without any are left out."""
     nodes: int
     """Nodes of the graph."""
+    bytes_per_input_pixel: float | None
+    """Bytes of images and feature maps that its nodes read and write, one after the other as they stand; weights, which
+    do not grow with the picture, are not counted. None where the shape of a tensor is unknown."""
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one node does and moves, for one shape of the input."""
+
+    name: str
+    """The node's, or that of its first output."""
+    op: str
+    """Operator, as in `Conv`."""
+    precision: Precision | None
+    """Declared: of the multiply-adds, or else of the result; None for results of other types (`uint8`, indices)."""
+    flops: int
+    """Floating-point operations of convolutions and matrix products, two for each multiply-add; others count as 0."""
+    share: float
+    """Of the whole graph's multiply-adds, 0 to 1."""
+    bytes_read: int
+    """Of images and feature maps; a tensor that is read twice by the node counts once."""
+    bytes_written: int
+    """Of its results; 0 for what only gives a tensor another shape."""
+    weight_bytes: int
+    """Of its constants, as they are stored."""
+    output_shape: tuple[int, ...]
+    """Of its first result."""
+
+    @property
+    def bytes_moved(self) -> int:
+        """Read, written and weights."""
+        return self.bytes_read + self.bytes_written + self.weight_bytes
+
+
+@dataclass(frozen=True)
+class LayerTotals:
+    """Sums over layers."""
+
+    flops: int
+    """As in `LayerCost`."""
+    bytes_read: int
+    """As in `LayerCost`."""
+    bytes_written: int
+    """As in `LayerCost`."""
+    weight_bytes: int
+    """As in `LayerCost`."""
+
+    @property
+    def bytes_moved(self) -> int:
+        """Read, written and weights."""
+        return self.bytes_read + self.bytes_written + self.weight_bytes
+
+
+def sum_layers(layers: Iterable[LayerCost]) -> LayerTotals:
+    """The whole graph's."""
+    counted = list(layers)
+    return LayerTotals(
+        flops=sum(layer.flops for layer in counted),
+        bytes_read=sum(layer.bytes_read for layer in counted),
+        bytes_written=sum(layer.bytes_written for layer in counted),
+        weight_bytes=sum(layer.weight_bytes for layer in counted),
+    )
+
+
+def cost_layers(graph: GraphProto, input_name: str, shapes: InferredShapes) -> tuple[LayerCost, ...]:
+    """Every node that computes on the image, in the graph's order; what only computes shapes and constants is left out.
+
+    Raises:
+        GraphError: the shape or type of a tensor is unknown.
+    """
+    producers = {name: node for node in graph.node for name in node.output}
+    stored = _Stored(graph, producers)
+    work = {id(node): 2 * _multiply_adds(node, shapes) if node.op_type in _OPERANDS else 0 for node in graph.node}
+    total = sum(work.values()) or 1
+    seen = {input_name}
+    layers = []
+    for node in graph.node:
+        if node.op_type in ("Shape", "Size") or seen.isdisjoint(node.input):
+            continue
+        seen.update(node.output)
+        if node.name == PROBE_NAME:
+            continue
+        moves = node.op_type not in _VIEWS
+        images = [name for name in dict.fromkeys(node.input) if name in seen]
+        layers.append(
+            LayerCost(
+                name=node.name or node.output[0],
+                op=node.op_type,
+                precision=_find_declared(node, producers, shapes),
+                flops=work[id(node)],
+                share=work[id(node)] / total,
+                bytes_read=sum(_size_in_bytes(name, shapes) for name in images) if moves else 0,
+                bytes_written=sum(_size_in_bytes(name, shapes) for name in node.output if name) if moves else 0,
+                weight_bytes=stored.count_bytes(name for name in node.input if name not in seen),
+                output_shape=shapes.shape(node.output[0]) or (),
+            )
+        )
+    return tuple(layers)
+
+
+class _Stored:
+    """The constants of a graph, and which of them a tensor that does not depend on the image is made of."""
+
+    def __init__(self, graph: GraphProto, producers: dict[str, NodeProto]) -> None:
+        tensors = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+                tensors[node.output[0]] = node.attribute[0].t
+        self._bytes = {name: math.prod(one.dims) * _BITS.get(one.data_type, 0) // 8 for name, one in tensors.items()}
+        self._producers = producers
+
+    def count_bytes(self, names: Iterable[str]) -> int:
+        """Bytes of all constants that the tensors are computed from, each once."""
+        found: set[str] = set()
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            if name in self._bytes:
+                found.add(name)
+            elif name in self._producers and self._producers[name].op_type not in ("Shape", "Size"):
+                waiting += self._producers[name].input
+        return sum(self._bytes[name] for name in found)
+
+
+def _size_in_bytes(name: str, shapes: InferredShapes) -> int:
+    facts = shapes.tensors.get(name)
+    if facts is None or facts.shape is None or facts.dtype not in _BITS:
+        raise GraphError(f"the shape or type of tensor {name!r} cannot be inferred, so the bytes it takes are unknown")
+    return -(-math.prod(facts.shape) * _BITS[facts.dtype] // 8)
+
+
+def _find_declared(node: NodeProto, producers: dict[str, NodeProto], shapes: InferredShapes) -> Precision | None:
+    if node.op_type in _OPERANDS:
+        return _find_precision(node, producers, shapes)
+    facts = shapes.tensors.get(node.output[0])
+    if facts is None or (facts.dtype in (2, 3) and node.op_type != "QuantizeLinear"):
+        return None
+    return _PRECISION_OF_TYPE.get(facts.dtype)
 
 
 def count_multiply_adds(graph: GraphProto, shapes: InferredShapes) -> dict[Precision, Fraction]:

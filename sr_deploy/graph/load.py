@@ -10,7 +10,7 @@ from sr_deploy.errors import GraphError
 from sr_deploy.files import require_file
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, ValueInfoProto
 
 _SMALL_TENSOR = 1024
 """Elements up to which a constant keeps its values: shapes, scales and pads are small, weights are not."""
@@ -35,6 +35,22 @@ def load_model(path: Path) -> ModelProto:
     if not model.graph.node or not model.opset_import:
         raise GraphError(f"{path} is no ONNX file, or a damaged one (it has no nodes); export or download it again")
     return model
+
+
+def find_ends(path: Path | str, model: ModelProto) -> tuple[ValueInfoProto, ValueInfoProto]:
+    """The one input and the one output; `path` is for messages.
+
+    Raises:
+        GraphError: there are others.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    outputs = list(model.graph.output)
+    for kind, values in (("input", inputs), ("output", outputs)):
+        if len(values) != 1:
+            names = ", ".join(value.name for value in values) or "none"
+            raise GraphError(f"{path} has {len(values)} {kind}s ({names}); exactly one image {kind} is needed")
+    return inputs[0], outputs[0]
 
 
 def strip_weights(model: ModelProto) -> ModelProto:

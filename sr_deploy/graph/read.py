@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sr_deploy.backends import PRECISIONS, Precision
-from sr_deploy.errors import GraphError
-from sr_deploy.graph.cost import GraphCost, count_multiply_adds, count_parameters
-from sr_deploy.graph.load import load_model, opset_of, strip_weights
+from sr_deploy.errors import GraphError, ShapeError
+from sr_deploy.graph.cost import GraphCost, LayerCost, cost_layers, count_multiply_adds, count_parameters, sum_layers
+from sr_deploy.graph.ends import ENDS_OF_DTYPE, PROBE_NAME, Dtype, expose_nchw, layout_of, read_dtypes
+from sr_deploy.graph.load import find_ends, load_model, opset_of, strip_weights
 from sr_deploy.graph.reach import measure_radius
 from sr_deploy.graph.shapes import InferredShapes, infer_shapes
 from sr_deploy.graph.spans import UnknownReachError
@@ -26,7 +28,6 @@ _MULTIPLES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 _ODD_SIDES = (7, 11)
 # Sides of the picture that the receptive field is looked for in, each large enough for networks of another depth.
 _RADIUS_SIDES = (_LARGE_SIDE, 4 * _LARGE_SIDE, 16 * _LARGE_SIDE)
-_FLOAT_TYPES: dict[int, Literal["float32", "float16"]] = {1: "float32", 10: "float16"}
 _PRECISION_OF_TYPE: dict[int, Precision] = {1: "fp32", 10: "fp16", 16: "bf16"}
 
 
@@ -40,9 +41,9 @@ class GraphInfo:
     """Name of the image input."""
     output_name: str
     """Name of the image output."""
-    input_dtype: Literal["float32", "float16"]
+    input_dtype: Dtype
     """Type of the input."""
-    output_dtype: Literal["float32", "float16"]
+    output_dtype: Dtype
     """Type of the output."""
     scale: int
     """Output pixels per input pixel along each side."""
@@ -55,11 +56,16 @@ class GraphInfo:
     dynamic: tuple[str, ...]
     """Axes of the input that take any size, of N, H and W."""
     input_shape: tuple[int | None, int, int | None, int | None]
-    """N, C, H, W as the file declares them; None where dynamic."""
+    """N, C, H, W (in this order, whatever `layout` is) as the file declares them; None where dynamic."""
     precision: Precision
     """Precision of the convolutions: int8 where there are quantised ones, else the type of the largest weight."""
     metadata: dict[str, str]
     """The file's metadata properties."""
+
+    @property
+    def layout(self) -> Literal["NCHW", "NHWC"]:
+        """Order of the axes at both ends: NHWC for whole numbers."""
+        return layout_of(self.input_dtype)
 
     @property
     def fixed_shape(self) -> tuple[int, int, int] | None:
@@ -95,22 +101,69 @@ def describe_graph_cost(path: Path) -> GraphCost:
         flops_per_input_pixel=float(2 * total),
         receptive_radius=radius,
         precision_share={precision: float(amount / total) for precision, amount in counted.items()},
-        nodes=len(model.graph.node),
+        nodes=sum(node.name != PROBE_NAME for node in model.graph.node),
+        bytes_per_input_pixel=_count_bytes_per_pixel(model, info, shapes),
     )
 
 
+def describe_layers(model: Path | ModelProto, shape: tuple[int, int, int]) -> tuple[LayerCost, ...]:
+    """What each layer of a graph does and moves for one input; `cost.sum_layers` has the totals.
+
+    Args:
+        model: an ONNX file, or one in memory, which is left as it is.
+        shape: N, H and W of the input.
+
+    Raises:
+        InputError: no such file.
+        ShapeError: the graph does not take that shape.
+        GraphError: as `read_graph`, or the shape of a tensor is unknown.
+    """
+    if isinstance(model, Path):
+        path, probe = model, load_model(model)
+    else:
+        path, probe = Path("the graph"), type(model).FromString(model.SerializeToString())
+    info = read_model(path, probe)
+    n, h, w = shape
+    declared = (info.input_shape[0], *info.input_shape[2:])
+    fits = all(have in (None, side) for have, side in zip(declared, shape, strict=True))
+    if not fits or min(shape) < 1 or h % info.input_multiple or w % info.input_multiple:
+        sides = "x".join(str(side or axis) for axis, side in zip("NHW", declared, strict=True))
+        raise ShapeError(
+            f"{path} takes inputs of {sides} with sides that are multiples of {info.input_multiple}, not {n}x{h}x{w}"
+        )
+    shapes = infer_shapes(probe, info.input_name, (n, info.channels, h, w))
+    if shapes is None:
+        raise GraphError(f"{path}: the shapes inside the graph cannot be inferred, so its layers' cost is unknown")
+    return cost_layers(probe.graph, info.input_name, shapes)
+
+
+def _count_bytes_per_pixel(model: ModelProto, info: GraphInfo, shapes: InferredShapes) -> float | None:
+    try:
+        total = sum_layers(cost_layers(model.graph, info.input_name, shapes))
+    except GraphError:
+        return None  # some tensor's shape is unknown, and the docstring of the field says what None means
+    n, _, h, w = shapes.input_shape
+    return (total.bytes_read + total.bytes_written) / (n * h * w)
+
+
 def read_model(path: Path, model: ModelProto) -> GraphInfo:
-    """As `read_graph`, for a model in memory; the values of its large constants are dropped. `path` is for messages."""
+    """As `read_graph`, for a model in memory. `path` is for messages.
+
+    The values of its large constants are dropped; one whose channels come last gets NCHW ends (`expose_nchw`).
+    """
     opset = _find_opset(path, model)
-    source, target = _find_ends(path, model)
-    input_dtype, output_dtype = _float_type(path, source), _float_type(path, target)
+    source, target = find_ends(path, model)
+    input_dtype, output_dtype = read_dtypes(path, source, target)
     precision = _find_precision(model)
     strip_weights(model)
+    if layout_of(input_dtype) == "NHWC":
+        expose_nchw(model)
     input_shape = _read_input_shape(path, model, source)
     channels = input_shape[1]
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     scale, multiple = _measure_scale(path, model, source.name, target.name, input_shape)
-    _check_against_metadata(path, metadata, scale, multiple)
+    measured = {"scale": scale, "input_multiple": multiple, "ends": ENDS_OF_DTYPE[input_dtype]}
+    _check_against_metadata(path, metadata, measured)
     return GraphInfo(
         path=path,
         input_name=source.name,
@@ -160,29 +213,6 @@ def _find_opset(path: Path, model: ModelProto) -> int:
             f"{path} uses opset {opset}; {_MIN_OPSET} or newer is needed; export it again or use onnx.version_converter"
         )
     return opset
-
-
-def _find_ends(path: Path, model: ModelProto) -> tuple[ValueInfoProto, ValueInfoProto]:
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
-    outputs = list(model.graph.output)
-    for kind, values in (("input", inputs), ("output", outputs)):
-        if len(values) != 1:
-            names = ", ".join(value.name for value in values) or "none"
-            raise GraphError(f"{path} has {len(values)} {kind}s ({names}); exactly one image {kind} is needed")
-    return inputs[0], outputs[0]
-
-
-def _float_type(path: Path, value: ValueInfoProto) -> Literal["float32", "float16"]:
-    import onnx
-
-    code = value.type.tensor_type.elem_type
-    if code not in _FLOAT_TYPES:
-        name = onnx.TensorProto.DataType.Name(code) if code in onnx.TensorProto.DataType.values() else str(code)
-        raise GraphError(
-            f"{path}: {value.name!r} is of type {name}; float32 or float16 in [0, 1] is needed at both ends"
-        )
-    return _FLOAT_TYPES[code]
 
 
 def _read_input_shape(
@@ -244,12 +274,12 @@ def _measure_scale(
     raise GraphError(f"{path}: no input side up to {_MULTIPLES[-1]} gives an output of {scale} times its size")
 
 
-def _check_against_metadata(path: Path, metadata: dict[str, str], scale: int, multiple: int) -> None:
-    for key, measured in (("scale", scale), ("input_multiple", multiple)):
+def _check_against_metadata(path: Path, metadata: dict[str, str], measured: Mapping[str, object]) -> None:
+    for key, value in measured.items():
         stated = metadata.get(METADATA_PREFIX + key)
-        if stated is not None and stated != str(measured):
+        if stated is not None and stated != str(value):
             raise GraphError(
-                f"{path}: its metadata state {key} {stated}, but its nodes make {measured}; the file was changed after "
+                f"{path}: its metadata state {key} {stated}, but its nodes make {value}; the file was changed after "
                 "its export; export it again"
             )
 

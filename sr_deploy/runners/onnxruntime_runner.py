@@ -13,6 +13,7 @@ from sr_deploy.deps import require
 from sr_deploy.errors import BackendError
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, first_line
+from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.shapes import graph_runner_spec
 from sr_deploy.runners.threads import default_threads
 from sr_deploy.trt import visible_gpus
@@ -45,20 +46,19 @@ class OnnxRuntimeRunner(BaseRunner):
         self._session: onnxruntime.InferenceSession | None = _open_session(
             path, device, threads or default_threads(), optimise
         )
-        self._input = self._session.get_inputs()[0]
+        self._input = self._session.get_inputs()[0].name
         super().__init__(graph_runner_spec(model, choice, str(ort.__version__), device, path))
 
     def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._session is None:
             raise BackendError(f"this {self.spec} runner is closed; open another with open_runner")
-        feed = lr_NCHW.astype(np.float16) if self._input.type == "tensor(float16)" else lr_NCHW
         try:
-            (sr,) = self._session.run(None, {self._input.name: feed})
+            (sr,) = self._session.run(None, {self._input: encode_input(lr_NCHW, self.spec.dtype)})
         except Exception as error:  # its exceptions share no base class
             raise BackendError(
                 f"{self.spec} failed on {'x'.join(map(str, lr_NCHW.shape))}: {first_line(error)}"
             ) from error
-        return np.asarray(sr, dtype=np.float32)
+        return decode_output(np.asarray(sr))
 
     def _release(self) -> None:
         self._session = None

@@ -14,6 +14,7 @@ from sr_deploy.deps import require
 from sr_deploy.errors import BackendError
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, first_line, require_cpu
+from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.shapes import graph_runner_spec
 from sr_deploy.runners.threads import default_threads
 
@@ -41,19 +42,17 @@ class OpenVinoRunner(BaseRunner):
             raise BackendError(reason)
         path = model.graph_path("fp32" if choice.precision == "bf16" else choice.precision)
         self._compiled: openvino.CompiledModel | None = _compile(path, choice.precision, threads or default_threads())
-        self._takes_half = self._compiled.input(0).element_type == sdk.Type.f16
         super().__init__(graph_runner_spec(model, choice, str(sdk.__version__).split("-", 1)[0], "cpu", path))
 
     def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._compiled is None:
             raise BackendError(f"this {self.spec} runner is closed; open another with open_runner")
-        feed = lr_NCHW.astype(np.float16) if self._takes_half else lr_NCHW
         try:
-            sr = self._compiled([feed])[0]
+            sr = self._compiled([encode_input(lr_NCHW, self.spec.dtype)])[0]
         except RuntimeError as error:
             shape = "x".join(map(str, lr_NCHW.shape))
             raise BackendError(f"{self.spec} failed on {shape}: {first_line(error)}") from error
-        return np.asarray(sr, dtype=np.float32)
+        return decode_output(np.asarray(sr))
 
     def _release(self) -> None:
         self._compiled = None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sr_deploy.backends import Backend, Precision
 from sr_deploy.bundle.profile import Profile
 from sr_deploy.errors import ShapeError
+from sr_deploy.graph.ends import Dtype, layout_of
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +39,16 @@ class RunnerSpec:
     """Height and width must be multiples of this."""
     profiles: tuple[Profile, ...] = ()
     """Shapes it takes; empty: any."""
-    dtype: Literal["float32", "float16"] = "float32"
-    """Type at both ends of `infer_on_device`; `infer` takes and gives float32 always."""
+    dtype: Dtype = "float32"
+    """Type at both ends of what is run, and of `infer_on_device`; `infer` takes and gives float32 always, and whole
+    numbers (0 to 255 or 65535) are made of it and read back by the runner."""
     artefact: Path | None = None
     """The file that it runs: weights, a graph or an engine."""
-    layout: Literal["NCHW"] = "NCHW"
-    """Order of the axes at both ends."""
+
+    @property
+    def layout(self) -> Literal["NCHW", "NHWC"]:
+        """Order of the axes at both ends of what is run; `infer` takes and gives NCHW always."""
+        return layout_of(self.dtype)
 
     def __str__(self) -> str:
         return f"{self.backend}:{self.precision}"
@@ -65,7 +70,7 @@ class Runner(Protocol):
             lr: N x C x H x W, RGB or gray in [0, 1].
 
         Returns:
-            N x C x (H * scale) x (W * scale), not clamped.
+            N x C x (H * scale) x (W * scale), not clamped, unless the ends are whole numbers.
 
         Raises:
             ShapeError: a shape that the runner does not take.

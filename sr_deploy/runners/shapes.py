@@ -15,6 +15,7 @@ MAX_SIDE = 65536
 
 def graph_runner_spec(model: Model, choice: BackendChoice, version: str, device: str, path: Path) -> RunnerSpec:
     """The spec of a runner that computes the graph at `path`, which may take one shape only."""
+    graph = model.graph_info or read_graph(path)
     return RunnerSpec(
         backend=choice.backend,
         version=version,
@@ -23,7 +24,8 @@ def graph_runner_spec(model: Model, choice: BackendChoice, version: str, device:
         scale=model.scale,
         channels=model.channels,
         input_multiple=model.input_multiple,
-        profiles=fixed_profiles(model.graph_info or read_graph(path)),
+        profiles=fixed_profiles(graph),
+        dtype=graph.input_dtype,
         artefact=path,
     )
 

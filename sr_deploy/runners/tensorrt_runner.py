@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import EngineRecord, Profile, Shape
 from sr_deploy.errors import BackendError, InputError, ShapeError
+from sr_deploy.graph.ends import Dtype
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, first_line
+from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.engines import find_engine, make_search, require_bundle
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
 from sr_deploy.trt import Gpu, select_sdk
@@ -24,6 +26,12 @@ from sr_deploy.trt import Gpu, select_sdk
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
     import tensorrt_rtx as trt
+
+_DTYPE_NAMES: dict[torch.dtype, Dtype] = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.uint8: "uint8",
+}
 
 
 class TensorRtRunner(BaseRunner):
@@ -63,7 +71,7 @@ class TensorRtRunner(BaseRunner):
         """Upscale a tensor that is on the GPU; later work on the current stream waits for the result by itself.
 
         Args:
-            lr: N x C x H x W in [0, 1], of the type that `spec.dtype` names.
+            lr: of the type that `spec.dtype` names: N x C x H x W in [0, 1], or N x H x W x C in whole numbers.
 
         Raises:
             InputError: another type or device.
@@ -75,15 +83,14 @@ class TensorRtRunner(BaseRunner):
             raise InputError(
                 f"{self.spec} takes {self._dtype} on {self._device}, not {lr.dtype} on {lr.device}; convert it first"
             )
-        check_input_shape(tuple(lr.shape), self.spec)
+        check_input_shape(_as_nchw(lr.shape, self.spec), self.spec)
         return self._enqueue(lr.contiguous())
 
     def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-        lr = torch.from_numpy(lr_NCHW).to(self._device, self._dtype)
-        sr: NDArray[np.float32] = self._enqueue(lr).to(torch.float32).cpu().numpy()
-        return sr
+        lr = torch.from_numpy(encode_input(lr_NCHW, self.spec.dtype)).to(self._device)
+        return decode_output(self._enqueue(lr).cpu().numpy())
 
-    def _enqueue(self, lr_NCHW: torch.Tensor) -> torch.Tensor:
+    def _enqueue(self, lr: torch.Tensor) -> torch.Tensor:
         context = self._context
         if context is None:
             raise BackendError(f"this {self.spec} runner is closed; open another with open_runner")
@@ -91,24 +98,25 @@ class TensorRtRunner(BaseRunner):
         self._stream.wait_stream(caller)  # the input may still be on its way
         handle = self._stream.cuda_stream
         try:
-            self._choose_profile(context, Shape(lr_NCHW.shape[0], lr_NCHW.shape[2], lr_NCHW.shape[3]), handle)
-            accepted = context.set_input_shape(self._input, tuple(lr_NCHW.shape))
+            n, _, h, w = _as_nchw(lr.shape, self.spec)
+            self._choose_profile(context, Shape(n, h, w), handle)
+            accepted = context.set_input_shape(self._input, tuple(lr.shape))
             shape = tuple(context.get_tensor_shape(self._output))
             if not accepted or min(shape) < 1:
-                raise BackendError(f"{self.spec} refused the shape {'x'.join(map(str, lr_NCHW.shape))}")
-            sr_NCHW = torch.empty(shape, dtype=self._output_dtype, device=self._device)
-            bound = context.set_tensor_address(self._input, lr_NCHW.data_ptr()) and context.set_tensor_address(
-                self._output, sr_NCHW.data_ptr()
+                raise BackendError(f"{self.spec} refused the shape {'x'.join(map(str, lr.shape))}")
+            sr = torch.empty(shape, dtype=self._output_dtype, device=self._device)
+            bound = context.set_tensor_address(self._input, lr.data_ptr()) and context.set_tensor_address(
+                self._output, sr.data_ptr()
             )
             if not bound or not context.execute_async_v3(handle):
                 raise BackendError(f"{self.spec} failed; its log above says why")
         except RuntimeError as error:
             raise BackendError(f"{self.spec} failed: {first_line(error)}") from error
         # torch may hand the memory out again as soon as the caller's stream is done with it: this stream uses it too.
-        lr_NCHW.record_stream(self._stream)
-        sr_NCHW.record_stream(self._stream)
+        lr.record_stream(self._stream)
+        sr.record_stream(self._stream)
         caller.wait_stream(self._stream)
-        return sr_NCHW
+        return sr
 
     def _choose_profile(self, context: trt.IExecutionContext, shape: Shape, handle: int) -> None:
         wanted = choose_profile(self._profiles, shape)
@@ -187,7 +195,14 @@ def _torch_dtype(sdk: ModuleType, engine: trt.ICudaEngine, name: str) -> torch.d
         return torch.float32
     if dtype == sdk.DataType.HALF:
         return torch.float16
-    raise BackendError(f"the engine's {name} is {dtype}; FLOAT and HALF are taken")
+    if dtype == sdk.DataType.UINT8:
+        return torch.uint8
+    raise BackendError(f"the engine's {name} is {dtype}; FLOAT, HALF and UINT8 are taken")
+
+
+def _as_nchw(shape: Sequence[int], spec: RunnerSpec) -> tuple[int, ...]:
+    """A shape as `spec` has it, in the order N, C, H, W."""
+    return (shape[0], shape[3], shape[1], shape[2]) if spec.layout == "NHWC" and len(shape) == 4 else tuple(shape)
 
 
 def _describe_device(device: torch.device) -> Gpu:
@@ -209,6 +224,6 @@ def _spec_of(model: Model, record: EngineRecord, path: Path, device: torch.devic
         channels=model.channels,
         input_multiple=model.input_multiple,
         profiles=record.profiles,
-        dtype="float16" if dtype == torch.float16 else "float32",
+        dtype=_DTYPE_NAMES[dtype],
         artefact=path,
     )

@@ -10,20 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend, BackendChoice, Precision
-from sr_deploy.bundle import Bundle, Certificate, CertificateEntry, FileRecord, Measurement, Shape, utc_now
+from sr_deploy.bundle import Bundle, Certificate, CertificateEntry, FileRecord, Measurement, Shape, Thresholds, utc_now
 from sr_deploy.errors import BackendError, BundleError, InputError
 from sr_deploy.files import sha256_of
-from sr_deploy.measure.compare import Comparison, compare_outputs
+from sr_deploy.graph.ends import Dtype
+from sr_deploy.measure.compare import Comparison
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model, open_model
 from sr_deploy.runners import open_runner, why_not_runnable
+from sr_deploy.runners.ends import compare_at_ends, rounding_of, snap_input
 from sr_deploy.runners.inputs import photograph_batch
-from sr_deploy.runners.parity import DEFAULT_THRESHOLDS, Reference, Thresholds, describe_reference, open_reference
+from sr_deploy.runners.parity import Reference, describe_reference, open_reference
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.trt import visible_gpus
 from sr_deploy.verify.lattice import CONTENT, lattice_for
 
-__all__ = ["DEFAULT_THRESHOLDS", "NotRun", "Thresholds", "list_not_run", "verify_model", "worst_entry"]
+__all__ = ["NotRun", "list_not_run", "verify_model", "worst_entry"]
 
 _GRAPH_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
 
@@ -41,7 +43,7 @@ class NotRun:
 def verify_model(
     model: Model | Path | str,
     *,
-    thresholds: Mapping[Precision, Thresholds] = DEFAULT_THRESHOLDS,
+    thresholds: Mapping[Precision, Thresholds] | None = None,
     choices: Sequence[BackendChoice] | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> list[CertificateEntry]:
@@ -49,12 +51,13 @@ def verify_model(
 
     The reference is FP32 PyTorch (TF32 off), or for a graph without weights ONNX Runtime with all optimisations off.
     An FP16 graph is accompanied by PyTorch's true half, because ONNX Runtime computes FP16 convolutions in FP32 on a
-    CPU: the FP16 figure is the worse of the two (`worst_entry`). For a bundle the result is added to its
-    `certificate.json`, whether it passed or not.
+    CPU: the FP16 figure is the worse of the two (`worst_entry`). Where graphs have ends of other types than float32,
+    all are shown what those ends can hold, and the thresholds allow for their rounding. For a bundle the result is
+    added to its `certificate.json`, whether it passed or not.
 
     Args:
         model: a bundle, an ONNX file or a checkpoint, or its path.
-        thresholds: what to meet, by precision; a precision left out has the defaults.
+        thresholds: what to meet, by precision; what is left out is what the bundle asks, or the default.
         choices: what to run; None: everything of the model that this machine can run (`list_not_run` has the rest).
         on_stage: told what is being done, one line each.
 
@@ -80,10 +83,10 @@ def verify_model(
     tell(f"reference: {reference.title}")
     entries = []
     with open_reference(model) as oracle:
-        outputs = _ReferenceOutputs(oracle, reference)
+        outputs = _ReferenceOutputs(oracle, reference, model.end_dtype)
         for choice in choices:
             tell(f"verify {choice}")
-            limits = thresholds.get(choice.precision, DEFAULT_THRESHOLDS[choice.precision])
+            limits = (thresholds or {}).get(choice.precision) or model.thresholds_for(choice.precision)
             entries.append(_verify_choice(model, choice, limits, outputs, tell))
     if model.bundle is not None:
         _add_to_certificate(model.bundle, entries, tell)
@@ -123,16 +126,18 @@ def worst_entry(entries: Sequence[CertificateEntry], precision: Precision) -> Ce
 class _ReferenceOutputs:
     """What the reference makes of each shape, computed once."""
 
-    def __init__(self, oracle: Runner, reference: Reference) -> None:
+    def __init__(self, oracle: Runner, reference: Reference, dtype: Dtype) -> None:
         self.reference = reference
+        self.rounding = rounding_of(oracle.spec.dtype)
         self._oracle = oracle
+        self._dtype = dtype
         self._known: dict[Shape, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
     def pair(self, shape: Shape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Input and the reference's output."""
         if shape not in self._known:
             spec = self._oracle.spec
-            lr_NCHW = photograph_batch(shape, spec.channels, spec.scale)
+            lr_NCHW = snap_input(photograph_batch(shape, spec.channels, spec.scale), self._dtype)
             self._known[shape] = lr_NCHW, self._oracle.infer(lr_NCHW)
         return self._known[shape]
 
@@ -165,11 +170,13 @@ def _verify_choice(
     passed = True
     with open_runner(model, choice) as runner:
         spec = runner.spec
+        rounding = rounding_of(spec.dtype) + outputs.rounding
+        limits = limits.widened(rounding)
         artefact = _find_artefact(model, spec)
         for shape in lattice_for(choice, spec.device, spec.profiles, spec.input_multiple):
             lr_NCHW, expected = outputs.pair(shape)
             try:
-                comparison = compare_outputs(runner.infer(lr_NCHW), expected)
+                comparison = compare_at_ends(runner.infer(lr_NCHW), expected, spec.dtype)
             except BackendError as error:  # loaded, but not able to run this input: as wrong as can be
                 tell(f"{choice} failed: {error}")
                 comparison = Comparison(max_abs=float("inf"), psnr_db=0.0, changed_8bit=1.0)
@@ -193,7 +200,7 @@ def _verify_choice(
         reference=outputs.reference.title,
         reference_sha256=outputs.reference.sha256,
         measured_at=utc_now(),
-        thresholds=limits.as_dict(),
+        thresholds=limits.as_dict() | ({"rounding": rounding} if rounding else {}),
         measurements=tuple(measurements),
         worst_max_abs=max(one.max_abs for one in measurements),
         worst_psnr_db=min(figures) if figures else None,

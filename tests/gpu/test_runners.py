@@ -89,3 +89,32 @@ def test_engines_agree_with_pytorch(model, lr, backend, precision, floor):
             np.testing.assert_allclose(sr.float().cpu().numpy(), runner.infer(lr), atol=1e-3)
         with pytest.raises(ShapeError, match="lies outside"):
             runner.infer(np.zeros((1, 3, 8000, 8000), np.float32))
+
+
+@pytest.mark.parametrize("backend", TENSORRT_BACKENDS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_engines_take_and_give_8_bit_pictures(tmp_path, lr, backend, precision):
+    reason = why_not_buildable(backend)
+    if reason:
+        pytest.skip(reason)
+    spec = ArchSpec(architecture="compact", scale=4, features=16, blocks=4)
+    torch.manual_seed(0)
+    save_generator(tmp_path / "net.safetensors", build_network(spec).state_dict(), spec)
+    wanted = load_spec().with_options(fp16=True).model_copy(update={"ends": "uint8"})
+    export_bundle(tmp_path / "net.safetensors", wanted, tmp_path / "bundle", backend)
+    model, choice = open_model(tmp_path / "bundle"), BackendChoice(backend, precision)
+    reason = why_not_runnable(model, choice)
+    if reason:
+        pytest.skip(reason)
+    whole = np.rint(lr * 255).astype(np.uint8)
+    expected = np.clip(reference(model, whole.astype(np.float32) / 255), 0, 1)
+    with open_runner(model, choice) as runner:
+        assert (runner.spec.dtype, runner.spec.layout) == ("uint8", "NHWC")
+        limit = 0.5 / 255 + (1e-5 if precision == "fp32" else 0.05)
+        assert np.abs(runner.infer(whole.astype(np.float32) / 255) - expected).max() <= limit
+        picture = torch.from_numpy(np.ascontiguousarray(whole.transpose(0, 2, 3, 1))).cuda()
+        sr = runner.infer_on_device(picture)
+        assert (sr.dtype, tuple(sr.shape)) == (torch.uint8, (1, 64 * 4, 96 * 4, 3))
+        assert np.abs(sr.cpu().numpy().transpose(0, 3, 1, 2) / 255 - expected).max() <= limit
+        with pytest.raises(InputError, match=r"takes torch\.uint8 on cuda:0"):
+            runner.infer_on_device(picture.float())

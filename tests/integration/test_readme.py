@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -36,8 +37,7 @@ def script():
 
 @pytest.fixture(scope="module")
 def commands(script):
-    blocks = script.read_commands((ROOT / "README.md").read_text())
-    return [command for block in blocks for command in block]
+    return script.read_commands((ROOT / "README.md").read_text())
 
 
 def test_first_screen_shows_the_five_commands_in_the_order_that_works(commands):
@@ -72,3 +72,30 @@ def test_commands_run_in_their_order(script, commands, tmp_path, monkeypatch, ca
 
     before, after = read_image(tmp_path / "photo.jpg"), read_image(tmp_path / "photo_x4.png")
     assert after.shape == (before.shape[0] * 4, before.shape[1] * 4, 3)
+
+    # The Python page speaks of the same folder.
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL):
+        exec(compile(block, "docs/python.md", "exec"), {})
+    assert "model.fp16.onnx" in capsys.readouterr().out
+    assert (read_image(tmp_path / "photo_python.png") == after).all()
+
+
+def test_table_of_the_first_screen_names_machine_versions_and_command():
+    table = (ROOT / "README.md").read_text().split("<!-- table -->", 1)[1].split("<!-- end of table -->", 1)[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    assert {row.split(" | ")[0] for row in rows[1:]} >= {"| torch", "| onnxruntime", "| openvino"}
+    for words in ("cores of", "torch 2", "sr-deploy bench", "the reference"):
+        assert words in table
+
+
+def test_shown_outputs_belong_to_the_shown_commands():
+    page = (ROOT / "README.md").read_text()
+    for command, mark in {
+        "sr-deploy train": "bicubic",
+        "sr-deploy export --fp16": "certificate",
+        "sr-deploy bench": "torch",
+        "sr-deploy verify": "verified",
+        "sr-deploy upscale photo.jpg photo_x4.png": "photo_x4.png",
+    }.items():
+        output = page.split(f"$ {command}\n", 1)[1].split("```", 1)[0]
+        assert mark in output, command

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer.main
 
@@ -37,6 +38,12 @@ def test_version_and_usage_errors(capsys):
     assert main(["no-such-command"]) == 2
     assert "No such command 'no-such-command'" in capsys.readouterr().err
     assert main(["bench", "--no-such-option"]) == 2
+
+
+def test_memory_that_runs_out_is_one_line_too(capsys, monkeypatch):
+    monkeypatch.setattr("sr_deploy.cli.build_app", lambda: np.empty((2**28, 2**28)))
+    assert main(["bench"]) == 1
+    assert capsys.readouterr().err.startswith("error: not enough memory: Unable to allocate 512. PiB")
 
 
 def test_error_is_one_line_on_stderr_and_a_document_under_json(tmp_path, capsys, monkeypatch):

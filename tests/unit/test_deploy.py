@@ -254,7 +254,7 @@ def test_export_table_tells_files_verdicts_and_what_to_do_elsewhere(checkpoint, 
     assert main(["export", str(checkpoint), "--out", str(tmp_path / "b b"), "--profile", str(TILE)]) == 0
     shown = capsys.readouterr().out
     assert "model.fp32.onnx" in shown
-    assert "passed" in shown
+    assert shown.splitlines()[-1] == "verified"
     assert "FAILED" not in shown
     assert f"sr-deploy build '{tmp_path / 'b b'}' --backend tensorrt-rtx" in shown  # on one line, to be copied
 
@@ -266,7 +266,7 @@ def test_unmet_thresholds_exit_with_3_and_keep_the_bundle(checkpoint, tmp_path, 
     assert main(words) == 3
     seen = capsys.readouterr()
     assert "FAILED" in seen.out
-    assert "verification failed for model.fp16.onnx on onnxruntime:fp16" in seen.err
+    assert "error: NOT verified: model.fp16.onnx on onnxruntime:fp16" in seen.err
     assert not all(entry.passed for entry in open_bundle(tmp_path / "b").certificate().entries)
 
 

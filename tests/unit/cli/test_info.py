@@ -79,6 +79,7 @@ def test_checkpoint_for_programs(checkpoint, capsys):
         "flops_per_input_pixel": 1_238_400.0,
         "receptive_radius": 18,
         "precision_share": {"fp32": 1.0},
+        "bytes_per_input_pixel": None,  # it takes a graph to say
     }
 
 
@@ -211,3 +212,54 @@ def test_sizes_and_shares():
     assert format_share({"fp16": 0.052, "int8": 0.948}) == "94.8 % int8, 5.2 % fp16"
     assert format_share({"fp16": 1.0}) == "fp16"
     assert format_share({}) == "no multiply-adds"
+
+
+def test_layers_for_programs_add_up(exported, capsys):
+    made = exported("compact-x4")
+    assert main(["info", str(made.path), "--layers", "--shape", "2x10x20", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (listed,) = document["layers"]
+    assert (listed["file"], listed["shape"]) == (str(made.path), "2x10x20")
+    pixels = 2 * 10 * 20
+    cost = document["graphs"][0]["cost"]
+    assert listed["totals"]["flops"] == cost["flops_per_input_pixel"] * pixels
+    moved = listed["totals"]["bytes_read"] + listed["totals"]["bytes_written"]
+    assert moved == cost["bytes_per_input_pixel"] * pixels
+    assert sum(layer["share"] for layer in listed["layers"]) == pytest.approx(1)
+    first = next(layer for layer in listed["layers"] if layer["op"] == "Conv")
+    assert first["output_shape"] == [2, 8, 10, 20]
+    assert first["flops"] == 2 * pixels * 3 * 8 * 9
+    assert (first["bytes_read"], first["bytes_written"]) == (4 * 3 * pixels, 4 * 8 * pixels)
+    assert (first["weight_bytes"], first["precision"]) == (4 * (8 * 3 * 9 + 8), "fp32")
+
+
+def test_layers_for_people_have_a_table_for_each_graph(tmp_path, make_bundle, capsys):
+    bundle = make_bundle("rrdbnet-x2", tmp_path, fp16=True)
+    assert main(["info", str(bundle.path), "--layers"]) == 0
+    text = capsys.readouterr().out
+    assert "layers of model.fp32.onnx at 1x256x256" in text
+    assert "layers of model.fp16.onnx at 1x256x256" in text
+    assert "100 %" in text
+    assert "feature maps" not in text  # a bundle has them in its table of graphs
+    assert "moved" in text
+    assert "kB per input pixel, as its layers read and write them" in run_text(capsys, bundle.graph("fp32"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--shape", "1x8x8"], "--shape 1x8x8 says what --layers counts for; give --layers too"),
+        (["--layers", "--shape", "1x7x8"], "sides that are multiples of 2, not 1x7x8"),
+        (["--layers", "--shape", "8x8"], "'8x8'"),
+    ],
+)
+def test_layers_that_cannot_be_listed(exported, capsys, words, message):
+    assert main(["info", str(exported("rrdbnet-x2").path), *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_has_no_layers_to_list(checkpoint, capsys):
+    assert main(["info", str(checkpoint), "--layers"]) == 1
+    assert (
+        "has no ONNX graph, so there are no layers to list; make one with: sr-deploy export" in capsys.readouterr().err
+    )

@@ -6,7 +6,7 @@ import pytest
 
 from sr_deploy.bundle import CertificateEntry
 from sr_deploy.cli import main
-from sr_deploy.cli.verify import describe_margin
+from sr_deploy.cli.certificate import describe_margin
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,9 @@ def test_a_graph_that_falls_short_gives_3_and_is_written_down(broken, capsys):
     certificate = json.loads((broken.path / "certificate.json").read_text())
     assert certificate["entries"] == document["entries"]
     assert main(["verify", str(broken.path)]) == 3
-    assert "NOT verified: onnxruntime:fp32, openvino:fp32" in capsys.readouterr().out
+    assert (
+        "NOT verified: model.fp32.onnx on onnxruntime:fp32, model.fp32.onnx on openvino:fp32" in capsys.readouterr().out
+    )
 
 
 def test_the_margin_is_the_smallest_distance_to_a_threshold(bundle, capsys):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy.bundle import parse_profile
+from sr_deploy.bundle import DEFAULT_THRESHOLDS, parse_profile
 from sr_deploy.config import named_files, validate_config
 from sr_deploy.errors import InputError, RecipeError
 from sr_deploy.export.spec import ExportSpec, load_spec
@@ -18,8 +18,8 @@ def test_default_spec_makes_fp32_and_one_tile_profile():
     assert spec.name == "default"
     assert spec.precisions == ("fp32",)
     assert [str(profile) for profile in spec.profiles] == ["tile=1x32x32,1x256x256,2x512x512"]
+    assert spec.thresholds == {name: DEFAULT_THRESHOLDS[name] for name in ("fp32", "fp16")}
     assert spec.thresholds["fp32"].max_abs == 1e-5
-    assert spec.thresholds["fp16"].psnr_db == 55
 
 
 @pytest.mark.parametrize("name", named_files("export"))

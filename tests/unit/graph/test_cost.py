@@ -4,7 +4,9 @@ from onnx import helper
 
 from sr_deploy.arch.registry import describe_cost
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.graph.read import describe_graph_cost
+from sr_deploy.errors import ShapeError
+from sr_deploy.graph.cost import sum_layers
+from sr_deploy.graph.read import describe_graph_cost, describe_layers
 
 
 @pytest.mark.parametrize("name", ["compact-x4", "rrdbnet-x2", "rrdbnet-x1-gray", "srresnet-x4", "msrresnet-x4"])
@@ -129,3 +131,104 @@ def test_graph_without_products(make_graph):
     cost = describe_graph_cost(make_graph([helper.make_node("Relu", ["x"], ["y"])]))
     assert (cost.flops_per_input_pixel, cost.precision_share, cost.parameters) == (0.0, {}, 0)
     assert cost.receptive_radius == 0
+    assert cost.bytes_per_input_pixel == 2 * 3 * 4  # three channels in, three out
+
+
+def test_layers_by_hand(make_graph, tools):
+    """Two images of 6 x 10 through strides, a cast, a shuffle, and a view that moves nothing."""
+    half = np.float16
+    nodes = [
+        conv("x", "w", "a", strides=[2, 2]),
+        helper.make_node("PRelu", ["a", "slope"], ["b"]),
+        helper.make_node("Identity", ["b"], ["c"]),
+        helper.make_node("Mul", ["c", "c"], ["d"]),
+        helper.make_node("Cast", ["d"], ["e"], to=10),
+        helper.make_node("Conv", ["e", "v", "bias"], ["f"], name="mix"),
+        helper.make_node("DepthToSpace", ["f"], ["g"], blocksize=2),
+        helper.make_node("Cast", ["g"], ["y"], to=1),
+    ]
+    constants = {
+        "w": tools.kernel(8, 3, 3),
+        "slope": np.ones((8, 1, 1), np.float32),
+        "v": tools.kernel(12, 8, 1, half),
+        "bias": np.zeros(12, half),
+    }
+    path = make_graph(nodes, constants)
+    layers = {layer.name: layer for layer in describe_layers(path, (2, 6, 10))}
+    pixels, small = 2 * 6 * 10, 2 * 3 * 5
+    assert list(layers) == ["a", "b", "c", "d", "e", "mix", "g", "y"]
+
+    def figures(name):
+        layer = layers[name]
+        return layer.flops, layer.bytes_read, layer.bytes_written, layer.weight_bytes
+
+    assert figures("a") == (2 * small * 8 * 27, 4 * 3 * pixels, 4 * 8 * small, 4 * 8 * 27)
+    assert figures("b") == (0, 4 * 8 * small, 4 * 8 * small, 4 * 8)
+    assert figures("c") == (0, 0, 0, 0)
+    assert figures("d") == (0, 4 * 8 * small, 4 * 8 * small, 0)  # the same tensor twice is read once
+    assert figures("e") == (0, 4 * 8 * small, 2 * 8 * small, 0)
+    assert figures("mix") == (2 * small * 12 * 8, 2 * 8 * small, 2 * 12 * small, 2 * (12 * 8 + 12))
+    assert figures("g") == (0, 2 * 12 * small, 2 * 12 * small, 0)
+    assert figures("y") == (0, 2 * 3 * pixels, 4 * 3 * pixels, 0)
+    assert {name: layer.precision for name, layer in layers.items() if layer.precision == "fp16"}.keys() == {
+        "e",
+        "mix",
+        "g",
+    }
+    assert layers["mix"].output_shape == (2, 12, 3, 5)
+    whole = 8 * 27 + 12 * 8
+    assert (layers["a"].share, layers["mix"].share) == pytest.approx((8 * 27 / whole, 12 * 8 / whole))
+    total = sum_layers(layers.values())
+    assert total.flops == describe_graph_cost(path).flops_per_input_pixel * pixels
+    assert total.bytes_moved == sum(layer.bytes_moved for layer in layers.values())
+    assert total.weight_bytes == 4 * (8 * 27 + 8) + 2 * (12 * 8 + 12)
+    assert describe_graph_cost(path).bytes_per_input_pixel == (total.bytes_read + total.bytes_written) / pixels
+
+
+def test_a_quantised_weight_is_read_as_it_is_stored(make_graph, tools):
+    nodes = [
+        *quantise("x", "data"),
+        helper.make_node("DequantizeLinear", ["stored", "weight_s", "zero"], ["weight"]),
+        conv("data_d", "weight", "y"),
+    ]
+    constants = {
+        "data_s": np.float32(0.01),
+        "weight_s": np.float32(0.01),
+        "zero": np.int8(0),
+        "stored": (tools.kernel(3, 3, 3) * 100).astype(np.int8),
+    }
+    first, second, third = describe_layers(make_graph(nodes, constants), (1, 4, 5))
+    assert [layer.op for layer in (first, second, third)] == ["QuantizeLinear", "DequantizeLinear", "Conv"]
+    assert (first.bytes_read, first.bytes_written, first.precision) == (4 * 60, 60, "int8")
+    assert (third.weight_bytes, third.precision) == (81 + 4 + 1, "int8")
+
+
+def test_rrdbnet_moves_what_its_dense_blocks_read(exported):
+    """Of a dense block with 8 features and growth 4: convolution k reads 8 + 4k channels and writes 4, the last 8."""
+    made = exported("rrdbnet-x4")
+    layers = describe_layers(made.path, (1, 8, 8))
+    convolutions = [layer for layer in layers if layer.op == "Conv"]
+    dense = convolutions[1:16]
+    read = [8, 12, 16, 20, 24] * 3
+    written = [4, 4, 4, 4, 8] * 3
+    assert [layer.bytes_read for layer in dense] == [4 * 64 * channels for channels in read]
+    assert [layer.bytes_written for layer in dense] == [4 * 64 * channels for channels in written]
+    last = convolutions[-1]
+    assert (last.bytes_read, last.bytes_written) == (4 * 32 * 32 * 8, 4 * 32 * 32 * 3)
+
+
+def test_layers_take_a_model_in_memory_and_leave_it(exported):
+    import onnx
+
+    path = exported("compact-x1").path
+    model = onnx.load(path)
+    assert describe_layers(model, (1, 8, 8)) == describe_layers(path, (1, 8, 8))
+    assert model == onnx.load(path)
+
+
+def test_shapes_that_the_graph_does_not_take(exported, make_graph):
+    with pytest.raises(ShapeError, match="multiples of 2, not 1x7x8"):
+        describe_layers(exported("rrdbnet-x2").path, (1, 7, 8))
+    fixed = make_graph([helper.make_node("Relu", ["x"], ["y"])], input_shape=(1, 3, 8, "w"))
+    with pytest.raises(ShapeError, match="takes inputs of 1x8xW with sides"):
+        describe_layers(fixed, (1, 4, 4))

@@ -206,7 +206,7 @@ def test_two_inputs_or_outputs(make_graph):
         ({"input_shape": ("n", 224)}, "has shape n x 224; an image is N x C x H x W"),
         ({"input_shape": ("n", 4, "h", "w")}, "has shape n x 4 x h x w; 1 or 3 channels"),
         ({"input_shape": (1, "h", "w", 3)}, "channels come last here (NHWC)"),
-        ({"dtype": TensorProto.UINT8}, "is of type UINT8; float32 or float16"),
+        ({"dtype": TensorProto.UINT8}, "an image of whole numbers is N x H x W x C"),
         ({"dtype": TensorProto.DOUBLE}, "is of type DOUBLE"),
         ({"opset": 9}, "uses opset 9; 11 or newer"),
         ({"metadata": {"sr_deploy.scale": "4"}}, "metadata state scale 4, but its nodes make 1"),

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from sr_deploy.bundle import Shape
+from sr_deploy.bundle import Shape, Thresholds
 from sr_deploy.measure.compare import Comparison
 from sr_deploy.model import open_model
 from sr_deploy.runners.inputs import photograph_batch
-from sr_deploy.runners.parity import Thresholds, describe_reference, open_reference
+from sr_deploy.runners.parity import describe_reference, open_reference
 from sr_deploy.runners.threads import default_threads
 
 

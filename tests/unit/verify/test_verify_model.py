@@ -6,12 +6,12 @@ import onnx
 import pytest
 
 from sr_deploy.backends import BackendChoice
-from sr_deploy.bundle import EngineRecord, FileRecord, open_bundle, parse_profile
+from sr_deploy.bundle import EngineRecord, FileRecord, Thresholds, open_bundle, parse_profile
 from sr_deploy.errors import BackendError, BundleError, InputError
 from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 from sr_deploy.trt import visible_gpus
-from sr_deploy.verify.model import Thresholds, list_not_run, verify_model, worst_entry
+from sr_deploy.verify.model import list_not_run, verify_model, worst_entry
 
 
 def change_weights(source, target, change):

@@ -1,0 +1,244 @@
+"""What a graph takes and gives at its ends: the types, and the conversions inside the graph that they stand for.
+
+A host that has 8-bit pictures need not know what a network computes in: with `uint8` ends it hands them over as they
+are and gets such back, a quarter of the bytes of FP32 each way.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from sr_deploy.errors import GraphError
+from sr_deploy.graph.load import find_ends
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+Ends = Literal["fp32", "fp16", "uint8", "uint16"]
+"""`fp32`, `fp16`: N x C x H x W in [0, 1]. `uint8`, `uint16`: N x H x W x C whole numbers, as decoders give them."""
+Dtype = Literal["float32", "float16", "uint8", "uint16"]
+"""The same as types of arrays."""
+
+ENDS: tuple[Ends, ...] = get_args(Ends)
+DTYPE_OF_ENDS: dict[Ends, Dtype] = {"fp32": "float32", "fp16": "float16", "uint8": "uint8", "uint16": "uint16"}
+ENDS_OF_DTYPE: dict[Dtype, Ends] = {dtype: ends for ends, dtype in DTYPE_OF_ENDS.items()}
+HIGHEST: dict[Dtype, int] = {"uint8": 255, "uint16": 65535}
+"""The number that stands for 1.0."""
+PROBE_NAME = "sr_deploy.probe"
+"""Name of the nodes that `expose_nchw` adds: no part of the graph, and not counted."""
+
+_DTYPES: dict[int, Dtype] = {1: "float32", 10: "float16", 2: "uint8", 4: "uint16"}
+_TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
+
+
+def layout_of(dtype: Dtype) -> Literal["NCHW", "NHWC"]:
+    """Order of the axes that goes with a type."""
+    return "NHWC" if dtype in HIGHEST else "NCHW"
+
+
+def read_dtypes(path: Path, source: ValueInfoProto, target: ValueInfoProto) -> tuple[Dtype, Dtype]:
+    """Types of the ends: floating-point ones in N x C x H x W, or the same whole numbers in N x H x W x C at both.
+
+    Raises:
+        GraphError: others; `path` is for the message.
+    """
+    input_dtype, output_dtype = _read_dtype(path, source), _read_dtype(path, target)
+    if layout_of(input_dtype) != layout_of(output_dtype):
+        raise GraphError(
+            f"{path}: {source.name!r} is of type {input_dtype} and {target.name!r} of type {output_dtype}; whole "
+            "numbers are needed at both ends, or at none"
+        )
+    for value in (source, target) if layout_of(input_dtype) == "NHWC" else ():
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) != 4 or dims[3].dim_value not in (1, 3):
+            shown = " x ".join(str(dim.dim_value or dim.dim_param or "?") for dim in dims) or "no axes"
+            raise GraphError(
+                f"{path}: {value.name!r} has shape {shown} of {input_dtype}; an image of whole numbers is N x H x W x "
+                "C with 1 or 3 channels"
+            )
+    return input_dtype, output_dtype
+
+
+def _read_dtype(path: Path, value: ValueInfoProto) -> Dtype:
+    import onnx
+
+    code = value.type.tensor_type.elem_type
+    if code not in _DTYPES:
+        name = onnx.TensorProto.DataType.Name(code) if code in onnx.TensorProto.DataType.values() else str(code)
+        raise GraphError(
+            f"{path}: {value.name!r} is of type {name}; float32 or float16 in [0, 1] is needed at both ends, or "
+            "uint8 or uint16 in N x H x W x C"
+        )
+    return _DTYPES[code]
+
+
+def change_ends(model: ModelProto, ends: Ends) -> None:
+    """Put other types at the ends of a graph, with their conversions inside it. What lies between is left as it is.
+
+    `fp16`: one cast at each end, none where the graph computes in FP16 already. `uint8` and `uint16`: the input is cast
+    to FP32, divided by 255 (65535) and transposed; the output is clamped to [0, 1], multiplied, rounded to the nearest
+    (ties to even, as numpy's `rint`), transposed and cast. These are the operations that hosts do, in FP32 and in the
+    same order, so the result is equal to a host's bit for bit. A value that is not finite cannot be seen any more in
+    whole numbers.
+
+    Args:
+        model: one image in, one out, FP32 at both ends, whatever it computes in; changed in place.
+        ends: what it shall take and give; `fp32` changes nothing but the note in the metadata.
+
+    Raises:
+        GraphError: other ends than one FP32 image each.
+    """
+    from onnx import TensorProto
+
+    source, target = find_ends("the graph", model)
+    for value in (source, target):
+        kind = value.type.tensor_type
+        rank = len(kind.shape.dim)
+        if kind.elem_type != TensorProto.FLOAT or rank not in ((4,) if value is source else (0, 4)):  # 0: not stated
+            name = TensorProto.DataType.Name(kind.elem_type)
+            raise GraphError(
+                f"{value.name!r} is {name} with {rank} axes; ends are changed of graphs that have FP32 "
+                "images at both; export it again"
+            )
+    if ends == "fp16":
+        _halve_ends(model, source, target)
+    elif ends != "fp32":
+        _quantise_ends(model, source, target, ends)
+    _note_ends(model, ends)
+
+
+def expose_nchw(model: ModelProto) -> None:
+    """Give a graph with N x H x W x C ends N x C x H x W ones of the same types, for reading only; in place."""
+    source, target = find_ends("the graph", model)
+    inside, before_end = _detach(model, source, target, "nhwc")
+    _permute(source, _TO_NCHW)
+    _permute(target, _TO_NCHW)
+    _add_around(
+        model,
+        [_node("Transpose", [source.name], inside, perm=_TO_NHWC)],
+        [_node("Transpose", [before_end], target.name, perm=_TO_NCHW)],
+    )
+    for node in (model.graph.node[0], model.graph.node[-1]):
+        node.name = PROBE_NAME
+
+
+def _halve_ends(model: ModelProto, source: ValueInfoProto, target: ValueInfoProto) -> None:
+    from onnx import TensorProto
+
+    halves = _find_halves(model)
+    source.type.tensor_type.elem_type = target.type.tensor_type.elem_type = TensorProto.FLOAT16
+    inside, before_end = _detach(model, source, target, "fp32")
+    first = [_node("Cast", [source.name], inside, to=TensorProto.FLOAT)]
+    last = [_node("Cast", [before_end], target.name, to=TensorProto.FLOAT16)]
+    # A graph that computes in FP16 has casts there already: they and the new ones would change no bit together.
+    readers = [node for node in model.graph.node if inside in node.input]
+    if all(_is_cast(node, TensorProto.FLOAT16) for node in readers):
+        _remove_nodes(model, readers, {node.output[0]: source.name for node in readers})
+        first = []
+    (writer,) = (node for node in model.graph.node if before_end in node.output)
+    read_again = any(before_end in node.input for node in model.graph.node)
+    if _is_cast(writer, TensorProto.FLOAT) and writer.input[0] in halves and not read_again:
+        _remove_nodes(model, [writer], {writer.input[0]: target.name})
+        last = []
+    _add_around(model, first, last)
+
+
+def _find_halves(model: ModelProto) -> set[str]:
+    """Tensors between the ends that are FP16."""
+    from onnx import TensorProto, shape_inference
+
+    inferred = shape_inference.infer_shapes(model).graph
+    return {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+
+
+def _is_cast(node: NodeProto, kind: int) -> bool:
+    return node.op_type == "Cast" and any(entry.name == "to" and entry.i == kind for entry in node.attribute)
+
+
+def _remove_nodes(model: ModelProto, removed: list[NodeProto], renamed: dict[str, str]) -> None:
+    graph = model.graph
+    for node in removed:
+        graph.node.remove(node)
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+
+
+def _quantise_ends(model: ModelProto, source: ValueInfoProto, target: ValueInfoProto, ends: Ends) -> None:
+    import numpy as np
+    from onnx import TensorProto, numpy_helper
+
+    kind = {"uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16}[ends]
+    highest = HIGHEST[DTYPE_OF_ENDS[ends]]
+    inside, before_end = _detach(model, source, target, "fp32")
+    lr, sr = source.name, target.name
+    for value in (source, target):
+        value.type.tensor_type.elem_type = kind
+        _permute(value, _TO_NHWC)
+    constants = {"zero": 0.0, "one": 1.0, "highest": float(highest)}
+    zero, one, top = (f"ends.{name}" for name in constants)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(number, np.float32), f"ends.{name}") for name, number in constants.items()
+    )
+    # TensorRT takes uint8 at its ends only, cast to and from at once: so all else is done in FP32.
+    first = [
+        _node("Cast", [lr], f"{lr}_cast", to=TensorProto.FLOAT),
+        _node("Div", [f"{lr}_cast", top], f"{lr}_scaled"),
+        _node("Transpose", [f"{lr}_scaled"], inside, perm=_TO_NCHW),
+    ]
+    last = [
+        _node("Clip", [before_end, zero, one], f"{sr}_clamped"),
+        _node("Mul", [f"{sr}_clamped", top], f"{sr}_scaled"),
+        _node("Round", [f"{sr}_scaled"], f"{sr}_rounded"),
+        _node("Transpose", [f"{sr}_rounded"], f"{sr}_nhwc", perm=_TO_NHWC),
+        _node("Cast", [f"{sr}_nhwc"], sr, to=kind),
+    ]
+    _add_around(model, first, last)
+
+
+def _detach(model: ModelProto, source: ValueInfoProto, target: ValueInfoProto, suffix: str) -> tuple[str, str]:
+    """Part the nodes from the ends: new names for what the first ones read and the last one wrote."""
+    graph = model.graph
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    inside = {}
+    for value in (source, target):
+        name = f"{value.name}_{suffix}"
+        while name in taken:
+            name += "_"
+        inside[value.name] = name
+    for node in graph.node:
+        node.input[:] = [inside.get(name, name) for name in node.input]
+        node.output[:] = [inside.get(name, name) for name in node.output]
+    return inside[source.name], inside[target.name]
+
+
+def _add_around(model: ModelProto, first: list[NodeProto], last: list[NodeProto]) -> None:
+    body = [type(node).FromString(node.SerializeToString()) for node in model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend([*first, *body, *last])
+
+
+def _node(operator: str, inputs: list[str], output: str, **attributes: int | tuple[int, ...]) -> NodeProto:
+    from onnx import helper
+
+    return helper.make_node(operator, inputs, [output], name=f"ends.{output}", **attributes)  # type: ignore[arg-type]
+
+
+def _permute(value: ValueInfoProto, order: tuple[int, ...]) -> None:
+    shape = value.type.tensor_type.shape
+    if not shape.dim:
+        return
+    dims = [type(shape.dim[axis]).FromString(shape.dim[axis].SerializeToString()) for axis in order]
+    del shape.dim[:]
+    shape.dim.extend(dims)
+
+
+def _note_ends(model: ModelProto, ends: Ends) -> None:
+    from onnx import helper
+
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    highest = HIGHEST.get(DTYPE_OF_ENDS[ends], 1)
+    entries |= {"sr_deploy.ends": ends, "sr_deploy.value_range": f"[0, {highest}]"}
+    helper.set_model_props(model, dict(sorted(entries.items())))

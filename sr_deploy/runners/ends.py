@@ -1,0 +1,63 @@
+"""Between what `infer` takes and gives (float32, N x C x H x W in [0, 1]) and what a graph has at its ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.graph.ends import HIGHEST, Dtype
+from sr_deploy.measure.compare import Comparison, compare_outputs
+
+
+def encode_input(lr_NCHW: NDArray[np.float32], dtype: Dtype) -> NDArray[Any]:
+    """What a graph with ends of `dtype` is given: as it is, in FP16, or N x H x W x C whole numbers, rounded."""
+    if dtype == "float32":
+        return lr_NCHW
+    if dtype == "float16":
+        return lr_NCHW.astype(np.float16)
+    scaled = np.clip(lr_NCHW, 0, 1) * np.float32(HIGHEST[dtype])
+    return np.ascontiguousarray(np.rint(scaled).astype(dtype).transpose(0, 2, 3, 1))
+
+
+def decode_output(sr: NDArray[Any]) -> NDArray[np.float32]:
+    """What a graph gave, as float32, N x C x H x W; whole numbers are N x H x W x C and become 0 to 1."""
+    highest = HIGHEST.get(sr.dtype.name)  # type: ignore[call-overload]
+    if highest is None:
+        return np.asarray(sr, dtype=np.float32)
+    sr_NCHW: NDArray[np.float32] = np.ascontiguousarray(sr.transpose(0, 3, 1, 2), dtype=np.float32)
+    sr_NCHW /= np.float32(highest)
+    return sr_NCHW
+
+
+def snap_input(lr_NCHW: NDArray[np.float32], dtype: Dtype) -> NDArray[np.float32]:
+    """The input nearest to `lr_NCHW` that ends of `dtype` can hold, in [0, 1]: what everybody is compared on.
+
+    8-bit photographs in RGB are such an input already for float32, uint8 and uint16.
+    """
+    return decode_output(encode_input(lr_NCHW, dtype))
+
+
+def rounding_of(dtype: Dtype) -> float:
+    """How far the ends alone may move an output, in units of the [0, 1] range: half a step of its type.
+
+    Of FP16 it is half the step between 1 and 2, which unclamped outputs reach; below it is finer.
+    """
+    if dtype == "float32":
+        return 0.0
+    return 2.0**-11 if dtype == "float16" else 0.5 / HIGHEST[dtype]
+
+
+def compare_at_ends(sr: NDArray[np.float32], reference: NDArray[np.float32], dtype: Dtype) -> Comparison:
+    """Compare what a graph with ends of `dtype` gave with a reference in float32.
+
+    Whole numbers are clamped to [0, 1], so the reference is clamped too; it is not rounded, because a sample near the
+    middle between two numbers may then jump by a whole step for an error of 1e-7. `rounding_of` says what that adds.
+
+    Raises:
+        ShapeError, VerificationError: as `compare_outputs`.
+    """
+    if dtype in HIGHEST and np.isfinite(reference).all():
+        reference = np.clip(reference, 0, 1)
+    return compare_outputs(sr, reference)

@@ -1,0 +1,35 @@
+"""The network that the field uses, whole: RRDBNet with 23 blocks through every stage that a CPU has."""
+
+import pytest
+import torch
+
+from sr_deploy.arch.registry import build_network
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.weights import save_generator
+from sr_deploy.bundle import parse_profile
+from sr_deploy.deploy import export_bundle
+from sr_deploy.export.spec import load_spec
+from sr_deploy.graph.read import describe_graph_cost
+
+pytestmark = pytest.mark.slow
+
+CONVOLUTIONS = 1 + 23 * 15 + 1 + 2 + 2
+"""First, dense blocks, after the trunk, two upsamplings, two last."""
+
+
+def test_rrdbnet_23_is_exported_built_and_verified(tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'sr-deploy[rtx]'")
+    arch = ArchSpec(architecture="rrdbnet", scale=4, features=64, blocks=23, growth=32)
+    torch.manual_seed(0)
+    save_generator(tmp_path / "rrdb.safetensors", build_network(arch).state_dict(), arch)
+    spec = load_spec().with_options(fp16=True, profiles=(parse_profile("tile=1x16x16,1x64x64,1x128x128"),))
+    result = export_bundle(tmp_path / "rrdb.safetensors", spec, tmp_path / "bundle", backend="tensorrt-rtx")
+
+    assert result.passed, result.certificate
+    assert {entry.backend for entry in result.certificate} >= {"onnxruntime:fp32", "onnxruntime:fp16", "torch:fp16"}
+    engines = {engine.precision: engine for engine in result.engines}
+    assert engines["fp32"].convolution_precisions == {"FLOAT": CONVOLUTIONS}
+    assert engines["fp16"].convolution_precisions == {"HALF": CONVOLUTIONS}
+    cost = describe_graph_cost(result.bundle.graph("fp32"))
+    assert cost.parameters == pytest.approx(16_697_987, rel=0.01)
+    assert cost.flops_per_input_pixel == pytest.approx(35.9e6, rel=0.005)
