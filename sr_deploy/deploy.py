@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,8 @@ from sr_deploy.files import sha256_of, write_text
 from sr_deploy.model import Model, open_model
 
 if TYPE_CHECKING:
+    from sr_deploy.bench.pair import PairTiming
+    from sr_deploy.graph.rewrite import RewriteReport
     from sr_deploy.verify.model import NotRun
 
 EngineBackend = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
@@ -72,6 +76,16 @@ class BuildResult:
 
 
 @dataclass(frozen=True)
+class GraphSaving:
+    """What rewriting the FP32 graph saved."""
+
+    report: RewriteReport
+    """Which rewrites, and the graph's size before and after."""
+    timing: PairTiming | None
+    """Both graphs timed in turn on this machine; None if there was nothing to rewrite."""
+
+
+@dataclass(frozen=True)
 class ExportResult:
     """What `export_bundle` made."""
 
@@ -85,6 +99,8 @@ class ExportResult:
     """What was measured of every artefact that runs here."""
     not_run: tuple[NotRun, ...]
     """What could not be measured here, and why."""
+    saving: GraphSaving | None = None
+    """What rewriting the graph saved; None if the spec leaves it plain."""
 
     @property
     def passed(self) -> bool:
@@ -129,7 +145,7 @@ def export_bundle(
     spec = spec or load_spec()
     path = out or DEPLOYMENTS / default_name(model)
     _check_place(path)
-    bundle = _write_bundle(model, spec, path, tell)
+    bundle, saving = _write_bundle(model, spec, path, tell)
     not_built = build_engines(bundle, backend, on_stage=tell, tolerant=True).not_built
     exported = open_model(path)
     entries = verify_model(exported, on_stage=tell)
@@ -139,6 +155,7 @@ def export_bundle(
         not_built=not_built,
         certificate=tuple(entries),
         not_run=tuple(list_not_run(exported)),
+        saving=saving,
     )
 
 
@@ -213,7 +230,9 @@ def _check_place(path: Path) -> None:
         raise OutputError(f"{path} holds files and is no bundle; choose another folder with --out, or empty it")
 
 
-def _write_bundle(model: Model, spec: ExportSpec, path: Path, tell: Callable[[str], None]) -> Bundle:
+def _write_bundle(
+    model: Model, spec: ExportSpec, path: Path, tell: Callable[[str], None]
+) -> tuple[Bundle, GraphSaving | None]:
     """Weights, graphs and manifest, written aside and renamed."""
     from sr_deploy.arch.weights import save_generator
     from sr_deploy.measure.machine import tool_versions
@@ -227,7 +246,7 @@ def _write_bundle(model: Model, spec: ExportSpec, path: Path, tell: Callable[[st
         source = SourceRecord(file=weights.name, sha256=sha256_of(weights), layout=model.layout or "sr-deploy")
         tell(f"read {weights.name}: {arch.title()}")
         save_generator(folder / REFERENCE_NAME, network.state_dict(), arch, {"source_sha256": source.sha256})
-        graphs = _write_graphs(model, spec, folder, source.sha256, tell)
+        graphs, saving = _write_graphs(model, spec, folder, source.sha256, tell)
         manifest = Manifest(
             name=path.name or path.resolve().name,
             created_at=utc_now(),
@@ -236,36 +255,53 @@ def _write_bundle(model: Model, spec: ExportSpec, path: Path, tell: Callable[[st
             source=source,
             reference=record_file(folder, REFERENCE_NAME),
             graphs=graphs,
+            rewrites=tuple(step.name for step in saving.report.applied) if saving else (),
             profiles=spec.profiles,
             thresholds=spec.thresholds,
             tools=tool_versions(),
         )
         write_text(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
-    return open_bundle(path)
+    return open_bundle(path), saving
 
 
 def _write_graphs(
     model: Model, spec: ExportSpec, folder: Path, source_sha256: str, tell: Callable[[str], None]
-) -> tuple[GraphRecord, ...]:
+) -> tuple[tuple[GraphRecord, ...], GraphSaving | None]:
     from sr_deploy.export.ends import change_graph_ends
     from sr_deploy.export.fp16 import convert_graph_to_fp16
     from sr_deploy.export.onnx_export import export_network_to_onnx
 
     assert model.arch is not None
     graphs = []
+    saving = None
     files: dict[Precision, Path] = {}
     for precision in spec.precisions:
         tell(f"export the {precision} graph")
         file = folder / f"model.{precision}.onnx"
         if precision == "fp32":
             export_network_to_onnx(model.load_network(), model.arch, file, source_sha256)
+            saving = _rewrite_graph(file, tell) if spec.rewrite else None
         else:
             convert_graph_to_fp16(folder / "model.fp32.onnx", file)
         files[precision] = file
     for precision, file in files.items():  # last, because one graph is made from another
         change_graph_ends(file, spec.ends)
         graphs.append(GraphRecord(precision=precision, **record_file(folder, file.name).model_dump()))
-    return tuple(graphs)
+    return tuple(graphs), saving
+
+
+def _rewrite_graph(file: Path, tell: Callable[[str], None]) -> GraphSaving:
+    """Put the rewritten graph into the plain one's place, and time both."""
+    from sr_deploy.bench.pair import time_pair
+    from sr_deploy.export.rewrite import rewrite_graph_file
+
+    tell("rewrite the graph")
+    with tempfile.TemporaryDirectory() as name:
+        plain = Path(name) / file.name
+        shutil.copyfile(file, plain)
+        report = rewrite_graph_file(file)
+        timing = time_pair(plain, file) if report.applied else None
+    return GraphSaving(report, timing)
 
 
 def _build_with(

@@ -67,6 +67,8 @@ class Manifest(_Record):
     """The PyTorch weights that every artefact is compared with."""
     graphs: tuple[GraphRecord, ...]
     """ONNX graphs, fp32 first."""
+    rewrites: tuple[str, ...] = ()
+    """Rewrites that were applied to the graphs, by their names in docs/graph.md."""
     profiles: tuple[Profile, ...] = Field(min_length=1)
     """What engines are built for."""
     thresholds: dict[Precision, Thresholds] = {}

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sr_deploy.cli.certificate import describe_verdict, show_certificate
-from sr_deploy.cli.output import JsonOption, Output
+from sr_deploy.cli.output import JsonOption, Output, format_size
 
 if TYPE_CHECKING:
-    from sr_deploy.deploy import ExportResult
+    from sr_deploy.deploy import ExportResult, GraphSaving
 
 
 def export(
@@ -28,6 +28,9 @@ def export(
             help="Shapes that engines take, NAME=MIN,OPT,MAX, each NxHxW; may be repeated; instead of the spec's."
         ),
     ] = None,
+    rewrite: Annotated[
+        bool, typer.Option("--rewrite/--no-rewrite", help="Rewrite graphs so that backends have less to do, exactly.")
+    ] = True,
     backend: Annotated[
         str, typer.Option(help="What builds engines: auto (all that can here), tensorrt, tensorrt-rtx or none.")
     ] = "auto",
@@ -43,7 +46,7 @@ def export(
 
     output = Output(as_json)
     profiles = tuple(parse_profile(text) for text in profile or ())
-    wanted = load_spec(spec).with_options(fp16=fp16, profiles=profiles)
+    wanted = load_spec(spec).with_options(fp16=fp16, profiles=profiles, rewrite=rewrite)
     result = export_bundle(
         checkpoint or _find_newest_checkpoint(), wanted, out, cast("EngineBackend", backend), on_stage=output.log
     )
@@ -71,13 +74,16 @@ def _show(output: Output, result: ExportResult) -> None:
     files = Table()
     for column in ("file", "size", "what"):
         files.add_column(column, justify="right" if column == "size" else "left")
-    files.add_row(manifest.reference.file, _size(folder / manifest.reference.file), "PyTorch weights, the reference")
-    for graph in manifest.graphs:
-        files.add_row(graph.file, _size(folder / graph.file), f"ONNX graph, {graph.precision}")
+    what = {manifest.reference.file: "PyTorch weights, the reference"}
+    what |= {graph.file: f"ONNX graph, {graph.precision}" for graph in manifest.graphs}
     for engine in result.engines:
-        what = f"{engine.backend} {engine.backend_version}, {engine.precision}, {engine.target.replace('+', ' ')}"
-        files.add_row(engine.engine.file, _size(folder / engine.engine.file), what)
+        target = engine.target.replace("+", " ")
+        what[engine.engine.file] = f"{engine.backend} {engine.backend_version}, {engine.precision}, {target}"
+    for name, description in what.items():
+        files.add_row(name, format_size((folder / name).stat().st_size), description)
     output.show(files)
+    if result.saving is not None:
+        output.show(describe_saving(result.saving))
     for missing in result.not_built:
         output.show(f"not built here: {missing.backend}: {missing.reason}")
         output.show(f"  on the machine that will run it: {missing.command}")
@@ -97,6 +103,7 @@ def _document(result: ExportResult) -> dict[str, object]:
             {"file": record.file, "bytes": (folder / record.file).stat().st_size, "sha256": record.sha256}
             for record in records
         ],
+        "saving": None if result.saving is None else asdict(result.saving),
         "engines": [engine.model_dump(mode="json") for engine in result.engines],
         "not_built": [asdict(missing) for missing in result.not_built],
         "certificate": [entry.model_dump(mode="json") for entry in result.certificate],
@@ -105,6 +112,18 @@ def _document(result: ExportResult) -> dict[str, object]:
     }
 
 
-def _size(path: Path) -> str:
-    size = path.stat().st_size
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+def describe_saving(saving: GraphSaving) -> str:
+    """What rewriting saved, in one line."""
+    steps, before, after, timing = saving.report.applied, saving.report.before, saving.report.after, saving.timing
+    if not steps or timing is None:
+        return "rewritten: nothing to save in this graph"
+    figures = [f"{before.nodes} to {after.nodes} nodes"]
+    if before.multiply_adds and after.multiply_adds and before.bytes_moved and after.bytes_moved:
+        operations = f"{2e-6 * before.multiply_adds:.4g} to {2e-6 * after.multiply_adds:.4g} MFLOP"
+        moved = f"{format_size(round(before.bytes_moved))} to {format_size(round(after.bytes_moved))}"
+        figures.append(f"{operations} and {moved} per input pixel")
+    figures.append(
+        f"{timing.before_ms:.3g} to {timing.after_ms:.3g} ms on {timing.backend} at {timing.shape} "
+        f"({timing.ratio:.2f}x, {timing.ratio_low:.2f}-{timing.ratio_high:.2f})"
+    )
+    return f"rewritten ({', '.join(step.name for step in steps)}): {', '.join(figures)}"

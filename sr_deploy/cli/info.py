@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sr_deploy.cli.output import JsonOption, Output
+from sr_deploy.cli.output import JsonOption, Output, format_size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -189,14 +189,6 @@ def format_flops(flops: float) -> str:
     if flops >= 999_500:
         return f"{flops / 1e6:.{2 if flops < 9.995e6 else 1}f} MFLOP"
     return f"{flops / 1e3:.{2 if flops < 9995 else 1}f} kFLOP"
-
-
-def format_size(size_bytes: int) -> str:
-    """As in `2.33 MB`, in powers of ten."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.2f} {unit}"
-    return f"{size_bytes} bytes"
 
 
 def format_share(share: Mapping[str, float]) -> str:

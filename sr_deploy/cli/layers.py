@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sr_deploy.cli.output import format_size
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -63,7 +65,6 @@ def make_layers_table(path: Path, shape: Shape, layers: Sequence[LayerCost]) -> 
     """One row a layer, the sums in the last one."""
     from rich.table import Table
 
-    from sr_deploy.cli.info import format_size
     from sr_deploy.graph.cost import sum_layers
 
     table = Table(title=f"layers of {path.name} at {shape}", title_justify="left", show_footer=True)

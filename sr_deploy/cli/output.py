@@ -64,6 +64,14 @@ class Output:
             yield from _lines(title, total)
 
 
+def format_size(size_bytes: int) -> str:
+    """As in `2.33 MB`, in powers of ten."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.2f} {unit}"
+    return f"{size_bytes} bytes"
+
+
 def _console(stderr: bool = False) -> Console:
     from rich.console import Console
 

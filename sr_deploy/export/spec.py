@@ -44,6 +44,8 @@ class ExportSpec(BaseModel):
     the conversions inside the graph; values that are not finite cannot be seen in them). TensorRT has no uint16."""
     profiles: tuple[ProfileText, ...] = Field(min_length=1)
     """Shapes that engines are built for; in TOML each is `NAME=MIN,OPT,MAX`."""
+    rewrite: bool = True
+    """Whether the graphs are rewritten so that backends have less to do for the same output (docs/graph.md)."""
     thresholds: dict[Precision, Thresholds] = {}
     """What verification asks of each precision; one that is left out has the default's."""
 
@@ -69,13 +71,17 @@ class ExportSpec(BaseModel):
             raise ValueError(f"profiles need different names; they are {', '.join(names)}")
         return self
 
-    def with_options(self, *, fp16: bool = False, profiles: tuple[Profile, ...] = ()) -> ExportSpec:
+    def with_options(
+        self, *, fp16: bool = False, profiles: tuple[Profile, ...] = (), rewrite: bool = True
+    ) -> ExportSpec:
         """A copy in which what was asked for on the command line comes before what the file says."""
         document = self.model_dump()
         if fp16:
             document["precisions"] = (*self.precisions, "fp16")
         if profiles:
             document["profiles"] = profiles
+        if not rewrite:
+            document["rewrite"] = False
         return ExportSpec.model_validate(document)
 
 

@@ -32,4 +32,8 @@ def test_rrdbnet_23_is_exported_built_and_verified(tmp_path):
     assert engines["fp16"].convolution_precisions == {"HALF": CONVOLUTIONS}
     cost = describe_graph_cost(result.bundle.graph("fp32"))
     assert cost.parameters == pytest.approx(16_697_987, rel=0.01)
-    assert cost.flops_per_input_pixel == pytest.approx(35.9e6, rel=0.005)
+    assert result.saving is not None
+    before, after = result.saving.report.before, result.saving.report.after
+    assert 2 * before.multiply_adds == pytest.approx(35.9e6, rel=0.005)
+    assert 0.97 * before.multiply_adds < after.multiply_adds < 0.985 * before.multiply_adds
+    assert cost.flops_per_input_pixel == pytest.approx(2 * after.multiply_adds, rel=0.001)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from sr_deploy.bundle import open_bundle, parse_profile
 from sr_deploy.cli import main
 from sr_deploy.deploy import build_engines, export_bundle
 from sr_deploy.errors import BackendError, CheckpointError, InputError, OutputError, ShapeError
-from sr_deploy.export.spec import load_spec
+from sr_deploy.export.spec import ExportSpec, load_spec
 from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 
@@ -64,6 +65,24 @@ def test_graphs_carry_the_hash_of_the_source(made, checkpoint):
     for precision in ("fp32", "fp16"):
         metadata = read_graph(result.bundle.graph(precision)).metadata
         assert metadata["sr_deploy.source_sha256"] == sha256_of(checkpoint)
+
+
+def test_graph_is_rewritten_unless_the_spec_says_no(made, checkpoint, tmp_path):
+    result, _ = made
+    assert result.saving is not None
+    assert result.bundle.manifest.rewrites == tuple(step.name for step in result.saving.report.applied)
+    assert result.bundle.manifest.rewrites
+    timing = result.saving.timing
+    assert timing is not None
+    assert timing.ratio_low <= timing.ratio <= timing.ratio_high
+    spec = ExportSpec(profiles=(TILE,)).with_options(rewrite=False)
+    plain = export_bundle(checkpoint, spec, tmp_path / "plain", backend="none")
+    assert plain.saving is None
+    assert plain.bundle.manifest.rewrites == ()
+    assert plain.passed
+    assert plain.bundle.manifest.graph("fp32").sha256 != result.bundle.manifest.graph("fp32").sha256
+    operators = [node.op_type for node in onnx.load(plain.bundle.graph("fp32")).graph.node]
+    assert operators.count("Resize") == 1  # as PyTorch's exporter gives it
 
 
 def test_certificate_is_part_of_it_and_passed(made):

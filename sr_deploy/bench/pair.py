@@ -1,0 +1,87 @@
+"""Two graphs of one network timed in turn: does the second take less time?"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.backends import BackendChoice
+from sr_deploy.bench.statistics import compare_speed, plan_schedule, summarise_calls
+from sr_deploy.bundle import Shape
+from sr_deploy.model import open_model
+from sr_deploy.runners import open_runner, runnable_choices
+from sr_deploy.runners.inputs import photograph_batch
+from sr_deploy.runners.protocol import Runner
+
+_PREFERRED = (BackendChoice("openvino", "fp32"), BackendChoice("onnxruntime", "fp32"))
+_WARM_UP_CALLS = 3
+_SIDE = 64
+
+
+@dataclass(frozen=True)
+class PairTiming:
+    """Two graphs in one process, in turn."""
+
+    backend: str
+    """Who computed, as in `openvino:fp32`."""
+    shape: str
+    """Input, `NxHxW`."""
+    before_ms: float
+    """Median time of a call of the first graph."""
+    after_ms: float
+    """Median time of a call of the second."""
+    ratio: float
+    """Times as fast as the first is the second: median over the rounds of the ratio within a round."""
+    ratio_low: float
+    """10th percentile of these ratios."""
+    ratio_high: float
+    """90th percentile of them."""
+
+
+def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTiming:
+    """Time two FP32 graphs on the first CPU backend of OpenVINO and ONNX Runtime that is here.
+
+    Args:
+        before: an ONNX file.
+        after: another of the same network.
+        seconds_each: how long, on average.
+
+    Raises:
+        GraphError: a file is no image graph.
+        BackendError: a graph does not run.
+    """
+    models = open_model(before), open_model(after)
+    choice = next(one for one in _PREFERRED if one in runnable_choices(models[0]))
+    side = _SIDE + -_SIDE % models[0].input_multiple
+    shape = Shape(1, side, side)
+    lr_NCHW = photograph_batch(shape, models[0].channels, models[0].scale)
+    with open_runner(models[0], choice) as first, open_runner(models[1], choice) as second:
+        runners = (first, second)
+        one_call = [min(_time_call(runner, lr_NCHW) for _ in range(_WARM_UP_CALLS)) for runner in runners]
+        schedule = plan_schedule(one_call, seconds_each)
+        turns: list[list[list[float]]] = [[], []]
+        for _ in range(schedule.rounds):
+            for index, runner in enumerate(runners):
+                if schedule.primed[index]:
+                    runner.infer(lr_NCHW)
+                turns[index].append([_time_call(runner, lr_NCHW) for _ in range(schedule.calls[index])])
+    gain = compare_speed(turns[0], turns[1])
+    return PairTiming(
+        backend=str(choice),
+        shape=str(shape),
+        before_ms=1000 * summarise_calls(turns[0]).median,
+        after_ms=1000 * summarise_calls(turns[1]).median,
+        ratio=gain.ratio,
+        ratio_low=gain.low,
+        ratio_high=gain.high,
+    )
+
+
+def _time_call(runner: Runner, lr_NCHW: NDArray[np.float32]) -> float:
+    started = time.perf_counter()
+    runner.infer(lr_NCHW)
+    return time.perf_counter() - started

@@ -1,0 +1,246 @@
+"""A graph that is being changed: who makes a tensor, who takes it, and which of them are constants."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+Array = NDArray[np.generic]
+
+_OWN_DOMAINS = ("", "ai.onnx")
+_CONSTANT_FIELDS = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
+
+
+class EditableGraph:
+    """Nodes of a model in a list, with an index that stays right while nodes are replaced.
+
+    Nothing reaches the model before `commit`. Tensors that a subgraph (`If`, `Loop`, `Scan`) reads count as used by
+    somebody unknown, so that no rewrite takes them away.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.nodes: list[onnx.NodeProto] = [_copy_node(node) for node in model.graph.node]
+        self._outputs = {value.name for value in model.graph.output}
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._added: list[onnx.TensorProto] = []
+        self._values: dict[str, Array | None] = {}
+        self._names = _all_names(model.graph)
+        self._index()
+
+    def _index(self) -> None:
+        self._producers = {name: node for node in self.nodes for name in node.output if name}
+        self._users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        self._elsewhere = set(self._outputs)
+        for node in self.nodes:
+            for name in node.input:
+                if name:
+                    self._users[name].append(node)
+            self._elsewhere.update(_names_read_inside(node))
+
+    def of_type(self, *op_types: str) -> Iterator[onnx.NodeProto]:
+        """Nodes of ONNX's own operators, in order; those that a replacement has taken away are passed over."""
+        for node in list(self.nodes):
+            if is_operator(node, *op_types) and self._producers.get(node.output[0]) is node:
+                yield node
+
+    def producer(self, name: str, *op_types: str) -> onnx.NodeProto | None:
+        """The node that makes a tensor, if it is one of these operators and the tensor is its first result."""
+        node = self._producers.get(name)
+        if node is None or not is_operator(node, *op_types) or node.output[0] != name:
+            return None
+        return node
+
+    def users(self, name: str) -> list[onnx.NodeProto]:
+        """Nodes that take a tensor, once for each time."""
+        return list(self._users.get(name, ()))
+
+    def is_private(self, name: str) -> bool:
+        """Whether exactly one node takes the tensor, once, and nobody outside sees it."""
+        return name not in self._elsewhere and len(self._users.get(name, ())) == 1
+
+    def is_output(self, name: str) -> bool:
+        """Whether it is one of the graph's outputs, or read inside a subgraph."""
+        return name in self._elsewhere
+
+    def only_user(self, name: str, *op_types: str) -> onnx.NodeProto | None:
+        """The one node that takes a private tensor, if it is one of these operators."""
+        if not self.is_private(name):
+            return None
+        (user,) = self._users[name]
+        return user if is_operator(user, *op_types) else None
+
+    def constant(self, name: str) -> Array | None:
+        """The value of a constant: an initializer, a Constant node, or either behind Identity; None for all else."""
+        if name not in self._values:
+            self._values[name] = self._read_constant(name)
+        return self._values[name]
+
+    def weights(self, name: str) -> NDArray[np.float32] | None:
+        """As `constant`, for FP32 alone: nothing else is rewritten."""
+        value = self.constant(name)
+        return value.astype(np.float32, copy=False) if value is not None and value.dtype == np.float32 else None
+
+    def _read_constant(self, name: str) -> Array | None:
+        tensor = self._tensors.get(name)
+        node = self._producers.get(name)
+        if tensor is not None:
+            return _to_array(tensor)
+        if node is None or not is_operator(node, "Constant", "Identity"):
+            return None
+        if node.op_type == "Identity":
+            return self._read_constant(node.input[0])
+        for attribute in node.attribute:
+            if attribute.name == "value":
+                return _to_array(attribute.t)
+            if attribute.name in _CONSTANT_FIELDS:
+                dtype = np.float32 if "float" in attribute.name else np.int64
+                return np.asarray(getattr(attribute, _CONSTANT_FIELDS[attribute.name]), dtype=dtype)
+        return None
+
+    def add_constant(self, value: Array, hint: str) -> str:
+        """Store a new constant and return its name, which begins with `hint`."""
+        name = self.new_name(hint)
+        tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self._tensors[name] = tensor
+        self._added.append(tensor)
+        return name
+
+    def new_name(self, hint: str) -> str:
+        """A name that nothing in the graph or its subgraphs has."""
+        name, number = hint, 0
+        while name in self._names:
+            number += 1
+            name = f"{hint}.{number}"
+        self._names.add(name)
+        return name
+
+    def replace(self, old: Sequence[onnx.NodeProto], new: Sequence[onnx.NodeProto]) -> None:
+        """Put `new` where the last of `old` stood, and take `old` away.
+
+        The results of `old` that others take must be among the results of `new`.
+        """
+        gone = {id(node) for node in old}
+        kept: list[onnx.NodeProto] = []
+        last = max(place for place, node in enumerate(self.nodes) if id(node) in gone)
+        for place, node in enumerate(self.nodes):
+            if id(node) not in gone:
+                kept.append(node)
+            if place == last:
+                kept.extend(new)
+        self.nodes = kept
+        self._index()
+
+    def redirect(self, name: str, replacement: str, users: Iterable[onnx.NodeProto]) -> None:
+        """Let `users` take another tensor in the place of `name`."""
+        for user in users:
+            user.input[:] = [replacement if one == name else one for one in user.input]
+        self._index()
+
+    def commit(self) -> None:
+        """Write the nodes to the model, without those that nobody needs, in an order that runs; likewise constants."""
+        graph = self.model.graph
+        self._drop_unused()
+        ordered = _sort_nodes(self.nodes)
+        del graph.node[:]
+        graph.node.extend(ordered)
+        used = {name for node in ordered for name in (*node.input, *_names_read_inside(node))} | self._outputs
+        unused = {tensor.name for tensor in graph.initializer} - used
+        kept = [tensor for tensor in graph.initializer if tensor.name not in unused]
+        added = sorted((tensor for tensor in self._added if tensor.name in used), key=lambda tensor: tensor.name)
+        kept_copies = [_copy_tensor(tensor) for tensor in (*kept, *added)]
+        del graph.initializer[:]
+        graph.initializer.extend(kept_copies)
+        # Old files list constants among the inputs; one that is gone must not be asked for.
+        for place in reversed(range(len(graph.input))):
+            if graph.input[place].name in unused:
+                del graph.input[place]
+        made = {name for node in ordered for name in node.output}
+        for place in reversed(range(len(graph.value_info))):
+            if graph.value_info[place].name not in made:
+                del graph.value_info[place]
+
+    def _drop_unused(self) -> None:
+        while True:
+            needed = [
+                node
+                for node in self.nodes
+                if any(name in self._elsewhere or self._users.get(name) for name in node.output if name)
+            ]
+            if len(needed) == len(self.nodes):
+                return
+            self.nodes = needed
+            self._index()
+
+
+def is_operator(node: onnx.NodeProto, *op_types: str) -> bool:
+    """Whether the node is one of ONNX's own operators of these types; any of them where none is named."""
+    return node.domain in _OWN_DOMAINS and (not op_types or node.op_type in op_types)
+
+
+def _to_array(tensor: onnx.TensorProto) -> Array | None:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return None
+    value: Array = numpy_helper.to_array(tensor)
+    return value
+
+
+def _sort_nodes(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The order that they have, but each node after those that make what it takes."""
+    producers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    done: set[int] = set()
+    ordered: list[onnx.NodeProto] = []
+    for start in range(len(nodes)):
+        waiting = [start]
+        while waiting:
+            place = waiting[-1]
+            node = nodes[place]
+            needs = {producers[name] for name in (*node.input, *_names_read_inside(node)) if name in producers} - done
+            if place in done:
+                waiting.pop()
+            elif needs:
+                waiting += sorted(needs, reverse=True)
+            else:
+                done.add(place)
+                ordered.append(node)
+                waiting.pop()
+    return ordered
+
+
+def _names_read_inside(node: onnx.NodeProto) -> set[str]:
+    """Names that the subgraphs of a node read, their own among them."""
+    found: set[str] = set()
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
+            found.update(value.name for value in graph.output)
+            for inner in graph.node:
+                found.update(inner.input)
+                found |= _names_read_inside(inner)
+    return found
+
+
+def _all_names(graph: onnx.GraphProto) -> set[str]:
+    names = {item.name for item in (*graph.input, *graph.output, *graph.initializer, *graph.node)}
+    for node in graph.node:
+        names.update((*node.input, *node.output))
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
+                names |= _all_names(inner)
+    return names
+
+
+def _copy_node(node: onnx.NodeProto) -> onnx.NodeProto:
+    copied = onnx.NodeProto()
+    copied.CopyFrom(node)
+    return copied
+
+
+def _copy_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    copied = onnx.TensorProto()
+    copied.CopyFrom(tensor)
+    return copied

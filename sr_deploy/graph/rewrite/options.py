@@ -1,0 +1,48 @@
+"""Which rewrites are applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class RewriteOptions:
+    """One field for each rewrite. All are exact up to the rounding that their module states."""
+
+    unshuffle: bool = True
+    """Pixel-unshuffles become part of the convolution that follows."""
+    average_pool: bool = True
+    """Means of 2x2 pixels at the end become part of the tail (an x4 network used at x2)."""
+    scales: bool = True
+    """Factors after convolutions become part of their weights."""
+    residual_taps: bool = False
+    """Residuals become taps of convolutions that read them anyway. For FP32 alone: see the module."""
+    sub_pixel: Literal["off", "shuffle", "transposed"] = "shuffle"
+    """Nearest x2 and a 3x3 convolution become 2x2 convolutions: with a pixel shuffle, or as a transposed one."""
+    nearest_skip: bool = True
+    """Nearest enlargements that are added after a pixel shuffle are added before it."""
+    narrow_output: bool = True
+    """Convolutions to few channels compute 2x2 pixels at once."""
+    prelu: Literal["keep", "spell"] = "keep"
+    """`spell` writes PRelu as convolution, Relu and sum: faster in ONNX Runtime on a CPU, slower in OpenVINO."""
+    concat: int | None = None
+    """Convolutions of concatenations become sums of convolutions of the parts; so many parts at the beginning stay
+    together (0: none). None leaves concatenations."""
+    channels: int = 1
+    """Feature maps are padded to a multiple of so many channels; 1 leaves them."""
+
+
+DEFAULT = RewriteOptions()
+"""What pays on the fastest CPU backend, OpenVINO, and does no harm to a graph that is halved or quantised later."""
+
+FOR_OPENVINO = RewriteOptions(residual_taps=True, sub_pixel="transposed", concat=2)
+"""What OpenVINO runs fastest in FP32 on a CPU, by `benchmarks/graph_rewrites.py`."""
+
+FOR_ONNXRUNTIME = RewriteOptions(residual_taps=True, sub_pixel="off", prelu="spell")
+"""What ONNX Runtime runs fastest in FP32 on a CPU, by the same script."""
+
+NOTHING = RewriteOptions(
+    unshuffle=False, average_pool=False, scales=False, sub_pixel="off", nearest_skip=False, narrow_output=False
+)
+"""No rewrite at all: a start for choosing single ones."""
