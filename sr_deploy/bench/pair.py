@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.bench.run import run_rounds
 from sr_deploy.bench.statistics import compare_speed, plan_schedule, summarise_calls
 from sr_deploy.bundle import Shape
+from sr_deploy.measure.timer import time_turn
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner, runnable_choices
 from sr_deploy.runners.inputs import photograph_batch
@@ -60,15 +61,9 @@ def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTi
     shape = Shape(1, side, side)
     lr_NCHW = photograph_batch(shape, models[0].channels, models[0].scale)
     with open_runner(models[0], choice) as first, open_runner(models[1], choice) as second:
-        runners = (first, second)
-        one_call = [min(_time_call(runner, lr_NCHW) for _ in range(_WARM_UP_CALLS)) for runner in runners]
-        schedule = plan_schedule(one_call, seconds_each)
-        turns: list[list[list[float]]] = [[], []]
-        for _ in range(schedule.rounds):
-            for index, runner in enumerate(runners):
-                if schedule.primed[index]:
-                    runner.infer(lr_NCHW)
-                turns[index].append([_time_call(runner, lr_NCHW) for _ in range(schedule.calls[index])])
+        takers = [_InProcess(runner, lr_NCHW) for runner in (first, second)]
+        one_call = [min(taker.take_turn(_WARM_UP_CALLS, primed=False)) for taker in takers]
+        turns = run_rounds(takers, plan_schedule(one_call, seconds_each), lambda _: None)
     gain = compare_speed(turns[0], turns[1])
     return PairTiming(
         backend=str(choice),
@@ -81,7 +76,12 @@ def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTi
     )
 
 
-def _time_call(runner: Runner, lr_NCHW: NDArray[np.float32]) -> float:
-    started = time.perf_counter()
-    runner.infer(lr_NCHW)
-    return time.perf_counter() - started
+class _InProcess:
+    """Takes its turns in this process: two graphs of one library need no processes of their own."""
+
+    def __init__(self, runner: Runner, lr_NCHW: NDArray[np.float32]) -> None:
+        self._call = lambda: runner.infer(lr_NCHW)
+
+    def take_turn(self, calls: int, primed: bool) -> list[float]:
+        """Seconds of each of `calls` calls; one more goes before them untimed if `primed`."""
+        return time_turn(self._call, calls, primed)

@@ -5,12 +5,10 @@ A process alone tells how much memory a contender needs, and no backend's waitin
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypedDict, cast
@@ -22,12 +20,11 @@ from sr_deploy.backends import parse_backend
 from sr_deploy.bench.statistics import is_warm
 from sr_deploy.errors import SrDeployError
 from sr_deploy.graph.ends import Dtype
+from sr_deploy.measure.timer import resident_mib, time_call, time_turn
 from sr_deploy.runners.ends import encode_input
 
 if TYPE_CHECKING:
     from sr_deploy.runners.protocol import DeviceRunner, Runner
-
-_STATUS = Path("/proc/self/status")
 
 
 class OpenRequest(TypedDict):
@@ -72,7 +69,7 @@ class Worker:
         np.save(request["output"], self._runner.infer(self._lr))
         times: list[float] = []
         while not is_warm(times, request["warm_up_seconds"]):
-            times.append(self._time_call())
+            times.append(time_call(self._call))
         self._answer = OpenAnswer(
             version=self._runner.spec.version,
             device=self._runner.spec.device,
@@ -88,25 +85,13 @@ class Worker:
 
     def take_turn(self, calls: int, primed: bool) -> list[float]:
         """Time `calls` calls, in seconds each; one more goes before them untimed if `primed`."""
-        gc.collect()
-        gc.disable()
-        try:
-            if primed:
-                self._call()
-            return [self._time_call() for _ in range(calls)]
-        finally:
-            gc.enable()
+        return time_turn(self._call, calls, primed)
 
     def measure_memory(self) -> MemoryAnswer:
         """Greatest resident memory so far, what the library alone took, and the GPU's share."""
         used = self._device_used()
         device = None if used is None or self._device_before is None else used - self._device_before
-        return MemoryAnswer(peak=_resident_mib("VmHWM"), library=self._library_mib, device=device)
-
-    def _time_call(self) -> float:
-        started = time.perf_counter()
-        self._call()
-        return time.perf_counter() - started
+        return MemoryAnswer(peak=resident_mib("peak"), library=self._library_mib, device=device)
 
     def _on_device(self) -> bool:
         return self._runner.spec.device != "cpu" and hasattr(self._runner, "infer_on_device")
@@ -139,7 +124,7 @@ def _import_library(choice: str | None) -> float:
     if choice is not None:
         backend = parse_backend(choice).backend
         importlib.import_module({"tensorrt": "torch", "tensorrt-rtx": "torch"}.get(backend, backend))
-    return _resident_mib("VmRSS")
+    return resident_mib("now")
 
 
 def _open(request: OpenRequest) -> Runner:
@@ -151,18 +136,6 @@ def _open(request: OpenRequest) -> Runner:
     if request["choice"] is None:
         return open_reference(model, threads=request["threads"])
     return open_runner(model, request["choice"], threads=request["threads"])
-
-
-def _resident_mib(field: str) -> float:
-    """`VmRSS` (now) or `VmHWM` (the peak) of this process; the peak where the system tells no more."""
-    if _STATUS.exists():
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) / 1024  # "123456 kB"
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:

@@ -66,6 +66,9 @@ class ExportSpec(BaseModel):
         for precision in self.precisions:
             if precision not in EXPORTABLE:
                 raise ValueError(f"no {precision} graphs are made yet; precisions may be {', '.join(EXPORTABLE)}")
+        for precision, limits in self.thresholds.items():
+            if limits.psnr_db is None:  # without it, a graph that computes anything at all could pass
+                raise ValueError(f"thresholds.{precision}.psnr_db is missing; give the least PSNR allowed, in dB")
         names = [profile.name for profile in self.profiles]
         if len(set(names)) < len(names):
             raise ValueError(f"profiles need different names; they are {', '.join(names)}")

@@ -1,53 +1,15 @@
-"""Time and memory of this process."""
+"""Seconds of calls and memory of this process."""
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
-
-from sr_deploy.errors import InputError
+from typing import Literal
 
 _STATUS = Path("/proc/self/status")
-_CLEAR_REFS = Path("/proc/self/clear_refs")
-
-
-@dataclass(frozen=True)
-class TimingSummary:
-    """What many timings of the same thing come to."""
-
-    median_ms: float
-    """Half of the calls took less, in milliseconds."""
-    p95_ms: float
-    """95 of 100 calls took less, in milliseconds."""
-    min_ms: float
-    """The fastest call, in milliseconds."""
-    spread: float
-    """Interquartile range over the median: 0.02 is a quiet machine; above 0.1, take the figures with care."""
-
-
-def summarize_timings(seconds: Sequence[float]) -> TimingSummary:
-    """Summarise timings.
-
-    Args:
-        seconds: one positive value for each call.
-
-    Raises:
-        InputError: no timings, or one that is not positive.
-    """
-    if not seconds or min(seconds) <= 0:
-        raise InputError(f"a summary needs timings above 0 s, not {list(seconds)[:5]}")
-    low, median, high, p95 = (float(value) for value in np.percentile(seconds, (25, 50, 75, 95)))
-    return TimingSummary(
-        median_ms=1000 * median,
-        p95_ms=1000 * p95,
-        min_ms=1000 * min(seconds),
-        spread=(high - low) / median,
-    )
 
 
 def time_call(call: Callable[[], object]) -> float:
@@ -57,27 +19,27 @@ def time_call(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def peak_memory_bytes() -> int:
-    """Greatest resident memory of this process since it began, or since `reset_peak_memory`; 0 if unknown."""
+def time_turn(call: Callable[[], object], calls: int, primed: bool) -> list[float]:
+    """Time `calls` calls, in seconds each, with the garbage collector at rest; one more goes before if `primed`."""
+    gc.collect()
+    gc.disable()
     try:
+        if primed:
+            call()
+        return [time_call(call) for _ in range(calls)]
+    finally:
+        gc.enable()
+
+
+def resident_mib(moment: Literal["now", "peak"]) -> float:
+    """Resident memory of this process in MiB, now or at its greatest; the greatest where the system tells no more."""
+    field = "VmRSS:" if moment == "now" else "VmHWM:"
+    if _STATUS.exists():
         # Not ru_maxrss: Linux hands that figure down from the parent, through fork and exec.
         for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # another system than Linux: asked below
-    try:
-        import resource
-    except ImportError:
-        return 0
+            if line.startswith(field):
+                return int(line.split()[1]) / 1024  # "123456 kB"
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def reset_peak_memory() -> bool:
-    """Let the peak begin anew at the present use. Returns whether the system can (Linux, if allowed)."""
-    try:
-        _CLEAR_REFS.write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
+    return peak / (2**20 if sys.platform == "darwin" else 1024)

@@ -57,6 +57,7 @@ def test_fp32_is_always_made_and_first():
         ({"profiles": ["t=1x8x8,1x8x8,1x8x8"] * 2}, "profiles need different names; they are t, t"),
         ({"profiles": ["t=1x8x8,1x8x8,1x8x8"], "precisions": ["int8"]}, "no int8 graphs are made yet"),
         ({"profiles": ["t=1x8x8,1x8x8,1x8x8"], "precisions": [["fp16"]]}, "'precisions.0': "),
+        ({"profiles": ["t=1x8x8,1x8x8,1x8x8"], "thresholds": {"fp16": {}}}, "thresholds.fp16.psnr_db is missing"),
         ({"profiles": ["t=1x8x8,1x8x8,1x8x8"], "profile": []}, "unknown key 'profile' (did you mean 'profiles'?)"),
         ({"profiles": ["t=1x8x8,1x8x8,1x8x8"], "thresholds": {"fp16": {"psnr_db": -1}}}, "thresholds.fp16.psnr_db"),
     ],
