@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sr_deploy.bench.run import bench_model as bench
-    from sr_deploy.deploy import build_engines as build
     from sr_deploy.deploy import export_bundle as export
+    from sr_deploy.engine.bundle import build_engines as build
     from sr_deploy.model import open_model as load
     from sr_deploy.upscale.image import Upscaler
     from sr_deploy.verify.model import verify_model as verify
@@ -45,7 +45,7 @@ class _LazyName:
 
 class _Package(ModuleType):
     bench = _LazyName("sr_deploy.bench.run", "bench_model")
-    build = _LazyName("sr_deploy.deploy", "build_engines")
+    build = _LazyName("sr_deploy.engine.bundle", "build_engines")
     export = _LazyName("sr_deploy.deploy", "export_bundle")
     load = _LazyName("sr_deploy.model", "open_model")
     verify = _LazyName("sr_deploy.verify.model", "verify_model")

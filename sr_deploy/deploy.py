@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from sr_deploy import trt
 from sr_deploy.arch.registry import input_multiple
-from sr_deploy.backends import TENSORRT_BACKENDS, Backend, Precision
+from sr_deploy.backends import Precision
 from sr_deploy.bundle import (
     Bundle,
     CertificateEntry,
     EngineRecord,
     GraphRecord,
     Manifest,
-    Profile,
     SourceRecord,
     creating_bundle,
     open_bundle,
@@ -27,10 +24,9 @@ from sr_deploy.bundle import (
     utc_now,
 )
 from sr_deploy.bundle.store import MANIFEST_NAME, REFERENCE_NAME
-from sr_deploy.engine.build import build_engine
+from sr_deploy.engine.bundle import EngineBackend, NotBuilt, build_engines, check_backend
 from sr_deploy.engine.profiles import check_profiles
-from sr_deploy.engine.request import EngineRequest
-from sr_deploy.errors import BackendError, CheckpointError, InputError, MissingDependencyError, OutputError
+from sr_deploy.errors import CheckpointError, OutputError
 from sr_deploy.export.spec import ExportSpec, load_spec
 from sr_deploy.files import sha256_of, write_text
 from sr_deploy.model import Model, open_model
@@ -40,39 +36,8 @@ if TYPE_CHECKING:
     from sr_deploy.graph.rewrite import RewriteReport
     from sr_deploy.verify.model import NotRun
 
-EngineBackend = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
-"""Which SDK builds engines: each that is here, one by name, or none."""
-
 DEPLOYMENTS = Path("deployments")
 """Where bundles go unless a path is given, under the current folder."""
-
-_ENGINE_BACKENDS = ("auto", *TENSORRT_BACKENDS, "none")
-
-
-@dataclass(frozen=True)
-class NotBuilt:
-    """An engine that this machine could not build. The bundle is complete without it."""
-
-    backend: Backend
-    """Which SDK."""
-    reason: str
-    """Why not, and what would help."""
-    command: str
-    """What to run, on the machine that will use the engine."""
-
-
-@dataclass(frozen=True)
-class BuildResult:
-    """What `build_engines` did."""
-
-    built: tuple[EngineRecord, ...] = ()
-    """Engines built now."""
-    kept: tuple[EngineRecord, ...] = ()
-    """Engines that were there already and still hold."""
-    removed: tuple[str, ...] = ()
-    """Files of stale engines that gave way to new ones."""
-    not_built: tuple[NotBuilt, ...] = ()
-    """What this machine could not build."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +105,7 @@ def export_bundle(
     from sr_deploy.verify.model import list_not_run, verify_model
 
     tell = on_stage or (lambda _: None)
-    _check_backend(backend)
+    check_backend(backend)
     model = open_model(Path(checkpoint))
     spec = spec or load_spec()
     path = out or DEPLOYMENTS / default_name(model)
@@ -159,55 +124,6 @@ def export_bundle(
     )
 
 
-def build_engines(
-    bundle: Bundle | Path | str,
-    backend: EngineBackend = "auto",
-    *,
-    profiles: Sequence[Profile] = (),
-    compute_capabilities: Sequence[str] = (),
-    on_stage: Callable[[str], None] | None = None,
-    tolerant: bool = False,
-) -> BuildResult:
-    """Build an engine for each graph of a bundle. One that is there and still holds is kept, a stale one replaced.
-
-    Args:
-        bundle: the deployment, or its folder.
-        backend: which SDK; `auto`: each that can build here.
-        profiles: shapes to take; empty: the bundle's.
-        compute_capabilities: what TensorRT-RTX builds for, as in `sm89`; empty: all that it knows.
-        on_stage: told what is being done, one line each.
-        tolerant: list in `not_built` what fails, instead of raising.
-
-    Raises:
-        BackendError: nothing can be built here, or the builder failed.
-        InputError: no bundle, a compute capability or a profile that is impossible.
-    """
-    _check_backend(backend)
-    if not isinstance(bundle, Bundle):
-        bundle = open_bundle(Path(bundle))
-    tell = on_stage or (lambda _: None)
-    shapes = tuple(profiles) or bundle.manifest.profiles
-    check_profiles(shapes, bundle.manifest.arch)
-    total = BuildResult()
-    if compute_capabilities and backend == "auto":
-        backend = "tensorrt-rtx"  # the other one builds for its own GPU alone
-    for one in _wanted_backends(backend):
-        command = _build_command(bundle.path, one, profiles)
-        reason = trt.why_not_buildable(one)
-        if reason is None:
-            try:
-                total = _joined(total, _build_with(bundle, one, shapes, tuple(compute_capabilities), tell))
-                continue
-            except (BackendError, MissingDependencyError) as error:
-                if not tolerant:
-                    raise
-                reason = str(error)
-        total = _joined(total, BuildResult(not_built=(NotBuilt(one, reason, command),)))
-    if total.not_built and not (total.built or total.kept or tolerant):
-        raise BackendError("; ".join(f"no {item.backend} engine: {item.reason}" for item in total.not_built))
-    return total
-
-
 def default_name(model: Model) -> str:
     """Name of a deployment: that of the run that the weights lie in, of the bundle, or of the file."""
     if model.bundle is not None:
@@ -217,11 +133,6 @@ def default_name(model: Model) -> str:
         if (folder / "run.json").is_file():
             return folder.name
     return path.stem
-
-
-def _check_backend(backend: str) -> None:
-    if backend not in _ENGINE_BACKENDS:
-        raise InputError(f"no engines are built with {backend!r}; --backend may be {', '.join(_ENGINE_BACKENDS)}")
 
 
 def _check_place(path: Path) -> None:
@@ -302,58 +213,3 @@ def _rewrite_graph(file: Path, tell: Callable[[str], None]) -> GraphSaving:
         report = rewrite_graph_file(file)
         timing = time_pair(plain, file) if report.applied else None
     return GraphSaving(report, timing)
-
-
-def _build_with(
-    bundle: Bundle,
-    backend: Backend,
-    profiles: tuple[Profile, ...],
-    compute_capabilities: tuple[str, ...],
-    tell: Callable[[str], None],
-) -> BuildResult:
-    """One engine for each graph of the bundle, with one SDK."""
-    capabilities = trt.resolve_compute_capabilities(backend, compute_capabilities)
-    built, kept, removed = [], [], []
-    for graph in bundle.manifest.graphs:
-        request = EngineRequest(
-            graph=bundle.path / graph.file,
-            graph_sha256=graph.sha256,
-            precision=graph.precision,
-            backend=backend,
-            profiles=profiles,
-            compute_capabilities=capabilities,
-        )
-        present = bundle.intact_engines()
-        holding = [record for record in present if record.key == request.key()]
-        if holding:
-            kept += holding
-            continue
-        tell(f"build the {backend}:{graph.precision} engine for {request.target()}")
-        engine = build_engine(request)
-        bundle.add_engine(engine.record, engine.engine)
-        built.append(engine.record)
-        for record in present:
-            if request.replaces(record):
-                bundle.remove_engine(record)
-                removed.append(record.engine.file)
-    return BuildResult(tuple(built), tuple(kept), tuple(removed))
-
-
-def _wanted_backends(backend: EngineBackend) -> tuple[Backend, ...]:
-    if backend == "none":
-        return ()
-    return TENSORRT_BACKENDS if backend == "auto" else (backend,)
-
-
-def _build_command(path: Path, backend: Backend, profiles: Sequence[Profile]) -> str:
-    options = [word for profile in profiles for word in ("--profile", str(profile))]
-    return shlex.join(["sr-deploy", "build", str(path), "--backend", backend, *options])
-
-
-def _joined(first: BuildResult, second: BuildResult) -> BuildResult:
-    return BuildResult(
-        built=first.built + second.built,
-        kept=first.kept + second.kept,
-        removed=first.removed + second.removed,
-        not_built=first.not_built + second.not_built,
-    )

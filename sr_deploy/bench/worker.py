@@ -5,6 +5,7 @@ A process alone tells how much memory a contender needs, and no backend's waitin
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -85,6 +86,7 @@ class Worker:
 
     def take_turn(self, calls: int, primed: bool) -> list[float]:
         """Time `calls` calls, in seconds each; one more goes before them untimed if `primed`."""
+        gc.collect()  # here and not in time_turn: a large process takes long over it
         return time_turn(self._call, calls, primed)
 
     def measure_memory(self) -> MemoryAnswer:

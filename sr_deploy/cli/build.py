@@ -10,7 +10,7 @@ import typer
 from sr_deploy.cli.output import JsonOption, Output
 
 if TYPE_CHECKING:
-    from sr_deploy.deploy import BuildResult
+    from sr_deploy.engine.bundle import BuildResult
 
 
 def build(
@@ -39,7 +39,8 @@ def build(
     from typing import cast
 
     from sr_deploy.bundle import find_newest_bundle, parse_profile
-    from sr_deploy.deploy import DEPLOYMENTS, EngineBackend, build_engines
+    from sr_deploy.deploy import DEPLOYMENTS
+    from sr_deploy.engine.bundle import EngineBackend, build_engines
     from sr_deploy.errors import InputError
 
     output = Output(as_json)

@@ -41,7 +41,8 @@ def export(
     from typing import cast
 
     from sr_deploy.bundle import parse_profile
-    from sr_deploy.deploy import EngineBackend, export_bundle
+    from sr_deploy.deploy import export_bundle
+    from sr_deploy.engine.bundle import EngineBackend
     from sr_deploy.export.spec import load_spec
 
     output = Output(as_json)

@@ -15,7 +15,9 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import open_bundle, parse_profile
 from sr_deploy.cli import main
-from sr_deploy.deploy import build_engines, export_bundle
+from sr_deploy.deploy import export_bundle
+from sr_deploy.engine import bundle as engine_bundle
+from sr_deploy.engine.bundle import build_engines
 from sr_deploy.errors import BackendError, CheckpointError, InputError, OutputError, ShapeError
 from sr_deploy.export.spec import ExportSpec, load_spec
 from sr_deploy.files import sha256_of
@@ -157,7 +159,7 @@ def test_failing_builder_does_not_fail_the_export(checkpoint, tmp_path, monkeypa
     monkeypatch.setattr(trt, "why_not_buildable", lambda backend: None)
     monkeypatch.setattr(trt, "resolve_compute_capabilities", lambda backend, wanted: ("sm89",))
     monkeypatch.setattr(trt, "sdk_version", lambda backend: "1.0")
-    monkeypatch.setattr(deploy, "build_engine", refuse)
+    monkeypatch.setattr(engine_bundle, "build_engine", refuse)
     spec = load_spec().with_options(profiles=(TILE,))
     result = export_bundle(checkpoint, spec, tmp_path / "b", backend="tensorrt-rtx")
     assert "no tactics" in result.not_built[0].reason
