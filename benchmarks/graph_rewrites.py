@@ -3,7 +3,8 @@
     python benchmarks/graph_rewrites.py
 
 Networks get random weights from a seed (the time does not depend on them), are exported plain, and rewritten with one
-rewrite alone and with each set that the package offers. All variants of a network are timed in turns, A B C A B C ...,
+rewrite alone, with each set that the package offers, and as a user runs them: the file as `export` writes it, rewritten
+again as the backend's runner does when it opens it. All variants of a network are timed in turns, A B C A B C ...,
 so that a slow moment of the machine hits all of them; each round gives a ratio to the plain graph. The gain is the
 median of these ratios, the spread its interquartile range. Outputs are compared with PyTorch before anything is timed.
 """
@@ -19,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,30 +29,45 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from sr_deploy.arch.registry import build_network
+from sr_deploy.arch.registry import build_network, input_multiple
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.export.onnx_export import export_network_to_onnx
+from sr_deploy.export.onnx_export import export_network_to_onnx, trace_network
 from sr_deploy.graph.rewrite import (
     DEFAULT,
     FOR_ONNXRUNTIME,
     FOR_OPENVINO,
+    FOR_OPENVINO_BF16,
     NOTHING,
     RewriteOptions,
     RewriteReport,
+    append_halving,
     rewrite_model,
 )
 from sr_deploy.measure.machine import describe_machine, tool_versions
+from sr_deploy.runners.openvino_runner import why_not_computed
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "graph.md"
 _TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.DOTALL)
-NETWORKS = {
-    "rrdb-lite": ArchSpec(architecture="rrdbnet", scale=4, features=32, blocks=4, growth=16),
-    "compact demo": ArchSpec(architecture="compact", scale=4, features=48, blocks=8),
-    "compact-16": ArchSpec(architecture="compact", scale=4, features=64, blocks=16),
-}
+OPENED = "as its runner opens it"
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A plain graph."""
+
+    spec: ArchSpec
+    """The network that it is exported of."""
+    variants: tuple[str, ...]
+    """What is timed of it besides the plain graph, by the names in `VARIANTS`, and `OPENED`."""
+    halved: bool = False
+    """Whether means of 2x2 pixels follow: an x4 network used at x2."""
+    folded: bool = True
+    """Whether the exporter merges a pixel-unshuffle into the first convolution; other people's does not."""
+
+
 VARIANTS: dict[str, RewriteOptions] = {
-    "plain": NOTHING,
     "scales": replace(NOTHING, scales=True),
     "residual_taps": replace(NOTHING, scales=True, residual_taps=True),
     "sub_pixel=shuffle": replace(NOTHING, sub_pixel="shuffle"),
@@ -62,12 +78,27 @@ VARIANTS: dict[str, RewriteOptions] = {
     "concat=2": replace(NOTHING, concat=2),
     "prelu=spell": replace(NOTHING, prelu="spell"),
     "channels=64": replace(NOTHING, channels=64),
+    "average_pool": replace(NOTHING, nearest_skip=True, average_pool=True),
+    "unshuffle": replace(NOTHING, unshuffle=True),
     "DEFAULT": DEFAULT,
-    "DEFAULT concat=2": replace(DEFAULT, concat=2),
     "FOR_OPENVINO": FOR_OPENVINO,
     "FOR_ONNXRUNTIME": FOR_ONNXRUNTIME,
 }
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+_ALL = (*VARIANTS, OPENED)
+_OURS = tuple(name for name in _ALL if name not in ("average_pool", "unshuffle"))
+_LITE = ArchSpec(architecture="rrdbnet", scale=4, features=32, blocks=4, growth=16)
+_COMPACT_16 = ArchSpec(architecture="compact", scale=4, features=64, blocks=16)
+SUBJECTS = {
+    "rrdb-lite": Subject(_LITE, _OURS),
+    "compact demo": Subject(ArchSpec(architecture="compact", scale=4, features=48, blocks=8), _OURS),
+    "compact-16": Subject(_COMPACT_16, _OURS),
+    "rrdb-lite used at x2": Subject(_LITE, ("average_pool", "DEFAULT", OPENED), halved=True),
+    "compact-16 used at x2": Subject(_COMPACT_16, ("average_pool", "DEFAULT", OPENED), halved=True),
+    "rrdb-lite x2 by PyTorch alone": Subject(
+        _LITE.model_copy(update={"scale": 2}), ("unshuffle", "DEFAULT", OPENED), folded=False
+    ),
+}
+MAIN = tuple(name for name, subject in SUBJECTS.items() if subject.variants == _OURS)
 
 
 @dataclass(frozen=True)
@@ -87,13 +118,13 @@ class Row:
     spread_percent: float
 
 
-def open_openvino(model: onnx.ModelProto, threads: int) -> Run:
+def open_openvino(model: onnx.ModelProto, threads: int, precision: str = "f32") -> Run:
     """As the runner of sr-deploy opens it."""
     import openvino
 
     core = openvino.Core()
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,
@@ -114,7 +145,27 @@ def open_onnxruntime(model: onnx.ModelProto, threads: int) -> Run:
     return lambda lr_NCHW: session.run(None, {"lr": lr_NCHW})[0]
 
 
-BACKENDS = {"openvino": open_openvino, "onnxruntime": open_onnxruntime}
+def open_openvino_bf16(model: onnx.ModelProto, threads: int) -> Run:
+    """Likewise, in bf16."""
+    return open_openvino(model, threads, "bf16")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Who computes, and what its runner adds to a file."""
+
+    opener: Callable[[onnx.ModelProto, int], Run]
+    added: RewriteOptions
+    only: tuple[str, ...] = _ALL
+    """Variants that are timed in it."""
+
+
+BACKENDS = {
+    "openvino": Backend(open_openvino, FOR_OPENVINO),
+    "onnxruntime": Backend(open_onnxruntime, FOR_ONNXRUNTIME),
+    "openvino bf16": Backend(open_openvino_bf16, FOR_OPENVINO_BF16, ("DEFAULT", "FOR_OPENVINO", OPENED)),
+}
+FP32 = ("openvino", "onnxruntime")
 
 
 def make_network(spec: ArchSpec) -> torch.nn.Module:
@@ -129,16 +180,36 @@ def make_network(spec: ArchSpec) -> torch.nn.Module:
     return network
 
 
-def rewrite_all(plain: onnx.ModelProto) -> dict[str, tuple[onnx.ModelProto, RewriteReport]]:
-    """The variants that change the graph, and the plain one."""
-    made = {}
-    for name, options in VARIANTS.items():
+def make_plain(subject: Subject, network: torch.nn.Module) -> onnx.ModelProto:
+    """Its graph, before any rewrite."""
+    if subject.folded:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "plain.onnx"
+            export_network_to_onnx(network, subject.spec, path, "0" * 64)
+            model = onnx.load(path)
+    else:
+        model = trace_network(network, subject.spec.channels, input_multiple(subject.spec))
+    if subject.halved:
+        append_halving(model)
+    return model
+
+
+def rewrite_all(
+    plain: onnx.ModelProto, subject: Subject, backend: Backend
+) -> dict[str, tuple[onnx.ModelProto, RewriteReport]]:
+    """The plain graph and the variants that change it."""
+    made = {"plain": (plain, rewrite_model(plain, NOTHING))}
+    for name in subject.variants:
+        if name not in backend.only:
+            continue
         model = onnx.ModelProto()
         model.CopyFrom(plain)
-        report = rewrite_model(model, options)
-        if name == "DEFAULT concat=2" and not any(step.name == "concat" for step in report.applied):
-            continue
-        if report.applied or name == "plain":
+        report = rewrite_model(model, VARIANTS.get(name, DEFAULT))
+        changed = bool(report.applied)
+        if name == OPENED:
+            report = rewrite_model(model, backend.added)
+            changed = changed or bool(report.applied)
+        if changed:
             made[name] = (model, report)
     return made
 
@@ -155,23 +226,24 @@ def time_in_turns(runs: dict[str, Run], lr_NCHW: NDArray[np.float32], rounds: in
     return taken
 
 
-def measure_network(name: str, side: int, threads: int, rounds: int) -> list[Row]:
+def measure_subject(name: str, side: int, threads: int, rounds: int) -> list[Row]:
     """Every variant in every backend."""
-    spec = NETWORKS[name]
-    network = make_network(spec)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "plain.onnx"
-        export_network_to_onnx(network, spec, path, "0" * 64)
-        variants = rewrite_all(onnx.load(path))
+    subject = SUBJECTS[name]
+    network = make_network(subject.spec)
+    plain = make_plain(subject, network)
     lr_NCHW = np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32)
-    reference = network(torch.from_numpy(lr_NCHW)).numpy()
+    sr_NCHW = network(torch.from_numpy(lr_NCHW))
+    reference = (torch.nn.functional.avg_pool2d(sr_NCHW, 2) if subject.halved else sr_NCHW).numpy()
     rows = []
-    for backend, opener in BACKENDS.items():
-        runs = {variant: opener(model, threads) for variant, (model, _) in variants.items()}
+    for backend, how in BACKENDS.items():
+        if backend == "openvino bf16" and why_not_computed("bf16"):
+            continue
+        variants = rewrite_all(plain, subject, how)
+        runs = {variant: how.opener(model, threads) for variant, (model, _) in variants.items()}
         errors = {variant: float(np.abs(run(lr_NCHW) - reference).max()) for variant, run in runs.items()}
         taken = time_in_turns(runs, lr_NCHW, rounds)
         for variant, (_, report) in variants.items():
-            ratios = [100 * (1 - one / plain) for one, plain in zip(taken[variant], taken["plain"], strict=True)]
+            ratios = [100 * (1 - one / base) for one, base in zip(taken[variant], taken["plain"], strict=True)]
             low, _, high = statistics.quantiles(ratios, n=4)
             rows.append(
                 Row(
@@ -189,10 +261,34 @@ def measure_network(name: str, side: int, threads: int, rounds: int) -> list[Row
                 )
             )
             print(
-                f"{name:14} {backend:12} {variant:22} {rows[-1].median_ms:8.2f} ms {rows[-1].gain_percent:+6.1f} %",
+                f"{name:22} {backend:13} {variant:22} {rows[-1].median_ms:8.2f} ms {rows[-1].gain_percent:+6.1f} %",
                 flush=True,
             )
     return rows
+
+
+def measure_peak(threads: int) -> float:
+    """GFLOP/s of FP32 that a product of matrices of 2048x2048 reaches at best."""
+    side, before = 2048, torch.get_num_threads()
+    torch.set_num_threads(threads)
+    matrix = torch.rand(side, side)
+    seconds = []
+    for _ in range(12):
+        start = time.perf_counter()
+        torch.mm(matrix, matrix)
+        seconds.append(time.perf_counter() - start)
+    torch.set_num_threads(before)
+    return 2e-9 * side**3 / min(seconds)
+
+
+def describe_peak(peak: float, rows: list[Row], pixels: int) -> str:
+    """How near the plain graphs come to it: what is near can gain by having less to multiply only."""
+    shares = [
+        f"{row.network} {2e-6 * row.multiply_adds * pixels / row.median_ms / peak:.0%}"
+        for row in rows
+        if row.variant == "plain" and row.backend == "openvino" and row.network in MAIN
+    ]
+    return f"{peak:.0f} GFLOP/s (torch.mm, 2048x2048, best of 24); of it, plain in openvino: {', '.join(shares)}"
 
 
 def format_table(document: dict[str, object], rows: list[Row]) -> str:
@@ -214,28 +310,25 @@ def format_table(document: dict[str, object], rows: list[Row]) -> str:
             "",
             f"## {network}",
             "",
-            "| rewrite | nodes | multiply-adds | bytes | error | openvino ms | less time | spread "
-            "| onnxruntime ms | less time | spread |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+            "| rewrite | backend | nodes | multiply-adds | bytes | error | ms | less time | spread |",
+            "|---|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
-        mine = {(row.backend, row.variant): row for row in rows if row.network == network}
-        for variant in dict.fromkeys(row.variant for row in rows if row.network == network):
-            cells = [mine[backend, variant] for backend in BACKENDS]
-            one = cells[0]
-            error = max(cell.error for cell in cells)
-            times = " | ".join(
-                f"{cell.median_ms:.1f} | {cell.gain_percent:.1f} % | {cell.spread_percent:.1f} %" for cell in cells
-            )
-            counts = f"{one.nodes} | {one.multiply_adds:,.0f} | {one.bytes_moved:,.0f}"
-            lines.append(f"| {variant} | {counts} | {error:.0e} | {times} |")
+        mine = [row for row in rows if row.network == network]
+        for variant in dict.fromkeys(row.variant for row in mine):
+            lines += [_format_row(row) for row in mine if row.variant == variant]
     return "\n".join(lines) + "\n"
 
 
+def _format_row(row: Row) -> str:
+    counts = f"{row.nodes} | {row.multiply_adds:,.0f} | {row.bytes_moved:,.0f} | {row.error:.0e}"
+    times = f"{row.median_ms:.1f} | {row.gain_percent:.1f} % | {row.spread_percent:.1f} %"
+    return f"| {row.variant} | {row.backend} | {counts} | {times} |"
+
+
 def format_summary(document: dict[str, object], rows: list[Row]) -> str:
-    """The table of docs/graph.md: less time, with its spread, of each variant in each backend."""
-    networks = tuple(dict.fromkeys(row.network for row in rows))
+    """The tables of docs/graph.md: less time, with its spread, of each variant in each backend."""
     found = {(row.network, row.backend, row.variant): row for row in rows}
-    columns = [(network, backend) for network in networks for backend in BACKENDS]
+    measured = dict.fromkeys(row.network for row in rows)
     lines = [
         f"Less time than the plain graph takes (± half the interquartile range), {document['picture']}, on",
         f"{document['machine']};",
@@ -243,18 +336,33 @@ def format_summary(document: dict[str, object], rows: list[Row]) -> str:
         f"`{document['command']}`. Absolute times, counts and errors",
         "are in [graph_rewrites.md](../benchmarks/results/graph_rewrites.md). `-`: the pattern is not there.",
         "",
+        *_format_matrix(found, [one for one in measured if one in MAIN], FP32),
+        "",
+        f"Peak: {document.get('peak', 'not measured')}.",
+    ]
+    others = [one for one in measured if one not in MAIN]
+    if others:
+        lines += ["", "Patterns that our own graphs do not have:", "", *_format_matrix(found, others, FP32)]
+    if any(backend == "openvino bf16" for _, backend, _ in found):
+        lines += ["", "In bf16, from the same file:", "", *_format_matrix(found, list(measured), ("openvino bf16",))]
+    return "\n".join(lines) + "\n"
+
+
+def _format_matrix(
+    found: dict[tuple[str, str, str], Row], networks: Sequence[str], backends: Sequence[str]
+) -> list[str]:
+    columns = [(network, backend) for network in networks for backend in backends]
+    lines = [
         "| rewrite | " + " | ".join(f"{network}, {backend}" for network, backend in columns) + " |",
         "|---|" + "---:|" * len(columns),
     ]
-    for variant in list(VARIANTS)[1:]:
-        cells = []
-        for network, backend in columns:
-            row = found.get((network, backend, variant))
-            cells.append(f"{row.gain_percent:.1f} % ± {row.spread_percent / 2:.1f}" if row else "-")
-        lines.append(f"| `{variant}` | " + " | ".join(cells) + " |")
-    plain = [f"{found[network, backend, 'plain'].median_ms:.1f} ms" for network, backend in columns]
-    lines.append("| time of the plain graph | " + " | ".join(plain) + " |")
-    return "\n".join(lines) + "\n"
+    for variant in _ALL:
+        cells = [found.get((*column, variant)) for column in columns]
+        if any(cells):
+            shown = [f"{one.gain_percent:.1f} % ± {one.spread_percent / 2:.1f}" if one else "-" for one in cells]
+            lines.append(f"| {variant if variant == OPENED else f'`{variant}`'} | " + " | ".join(shown) + " |")
+    plain = [f"{found[*column, 'plain'].median_ms:.1f} ms" for column in columns]
+    return [*lines, "| time of the plain graph | " + " | ".join(plain) + " |"]
 
 
 def write_pages(document: dict[str, object], rows: list[Row], folder: Path) -> None:
@@ -272,7 +380,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128, help="height and width of the picture")
     parser.add_argument("--threads", type=int, default=2, help="threads of each backend")
     parser.add_argument("--rounds", type=int, default=31, help="timed rounds")
-    parser.add_argument("--network", choices=tuple(NETWORKS), action="append", help="only this one; repeatable")
+    parser.add_argument("--network", choices=tuple(SUBJECTS), action="append", help="only this one; repeatable")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of graph_rewrites.json and .md")
     parser.add_argument("--pages", action="store_true", help="write the pages again from the JSON; measure nothing")
     options = parser.parse_args()
@@ -290,8 +398,11 @@ def main() -> None:
         "picture": f"1x3x{options.side}x{options.side}, FP32, {options.threads} threads, {options.rounds} rounds",
     }
     rows = []
-    for network in options.network or NETWORKS:
-        rows += measure_network(network, options.side, options.threads, options.rounds)
+    peak = measure_peak(options.threads)
+    for network in options.network or SUBJECTS:
+        rows += measure_subject(network, options.side, options.threads, options.rounds)
+    peak = max(peak, measure_peak(options.threads))
+    document["peak"] = describe_peak(peak, rows, options.side**2)
     options.out.mkdir(parents=True, exist_ok=True)
     whole = document | {"rows": [asdict(row) for row in rows]}
     (options.out / "graph_rewrites.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

@@ -36,6 +36,8 @@ class BenchResult(_Record):
     """Backend and precision, as in `openvino:fp32`."""
     backend_version: str
     """Version of the backend."""
+    rewrites: tuple[str, ...] = ()
+    """What its runner changed in the graph when it opened the file, by the names in docs/graph.md."""
     device: str
     """What it ran on, as in `cpu`."""
     shape: str

@@ -248,6 +248,7 @@ class _ShapeBench:
         return BenchResult(
             contender=contender.title,
             backend_version=contender.opened["version"],
+            rewrites=tuple(contender.opened["rewrites"]),
             device=contender.opened["device"],
             shape=str(self._shape),
             arrays="device" if contender.opened["arrays"] == "device" else "host",

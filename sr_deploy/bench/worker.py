@@ -43,6 +43,7 @@ class OpenAnswer(TypedDict):
     """What was loaded, and what a call takes once warm."""
 
     version: str
+    rewrites: list[str]
     device: str
     dtype: Dtype
     arrays: str
@@ -73,6 +74,7 @@ class Worker:
             times.append(time_call(self._call))
         self._answer = OpenAnswer(
             version=self._runner.spec.version,
+            rewrites=list(self._runner.spec.rewrites),
             device=self._runner.spec.device,
             dtype=self._runner.spec.dtype,
             arrays="device" if self._on_device() else "host",

@@ -146,6 +146,8 @@ class CertificateEntry(_Record):
     """Who computed, as in `onnxruntime:fp16`."""
     backend_version: str
     """Its version."""
+    rewrites: tuple[str, ...] = ()
+    """What the runner changed in the graph when it opened the file, by the names in docs/graph.md."""
     machine: str
     """Processor or GPU that ran it."""
     reference: str

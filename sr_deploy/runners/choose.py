@@ -23,7 +23,12 @@ MODULES: dict[Backend, str] = {
 
 
 def open_runner(
-    model: Model | Path | str, choice: BackendChoice | str, *, device: str | None = None, threads: int | None = None
+    model: Model | Path | str,
+    choice: BackendChoice | str,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    rewrite: bool = True,
 ) -> Runner:
     """Load a model into a backend.
 
@@ -33,6 +38,8 @@ def open_runner(
         device: `cpu` or `cuda:0`; None: the GPU where the backend has one, else the CPU. What was asked for is what
             runs, or an error.
         threads: of the CPU; None: one a core (torch is left as it is: the number holds for the whole process).
+        rewrite: let ONNX Runtime and OpenVINO on a CPU have an FP32 graph in the form that they run fastest, the same
+            within rounding (docs/graph.md); `runner.spec.rewrites` says what was done. False: as it lies in the file.
 
     Returns:
         The runner; `runner.spec.device` says where it runs. Use it as a context manager.
@@ -55,11 +62,11 @@ def open_runner(
     if choice.backend == "onnxruntime":
         from sr_deploy.runners.onnxruntime_runner import OnnxRuntimeRunner
 
-        return OnnxRuntimeRunner(model, choice, device, threads)
+        return OnnxRuntimeRunner(model, choice, device, threads, rewrite=rewrite)
     if choice.backend == "openvino":
         from sr_deploy.runners.openvino_runner import OpenVinoRunner
 
-        return OpenVinoRunner(model, choice, device, threads)
+        return OpenVinoRunner(model, choice, device, threads, rewrite=rewrite)
     from sr_deploy.runners.tensorrt_runner import TensorRtRunner
 
     return TensorRtRunner(model, choice, device)

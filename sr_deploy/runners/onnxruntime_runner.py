@@ -14,6 +14,7 @@ from sr_deploy.errors import BackendError
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, first_line
 from sr_deploy.runners.ends import decode_output, encode_input
+from sr_deploy.runners.rewritten import open_rewritten
 from sr_deploy.runners.shapes import graph_runner_spec
 from sr_deploy.runners.threads import default_threads
 from sr_deploy.trt import visible_gpus
@@ -33,21 +34,42 @@ class OnnxRuntimeRunner(BaseRunner):
     """
 
     def __init__(
-        self, model: Model, choice: BackendChoice, device: str | None, threads: int | None, *, optimise: bool = True
+        self,
+        model: Model,
+        choice: BackendChoice,
+        device: str | None,
+        threads: int | None,
+        *,
+        optimise: bool = True,
+        rewrite: bool = True,
     ) -> None:
-        """Load the graph of that precision; `optimise=False` computes it node by node as it is written.
+        """Load the graph of that precision.
+
+        Args:
+            model: has the graph.
+            choice: which one.
+            device: `cpu` or `cuda:0`; None: the GPU where the CUDA provider runs.
+            threads: of the CPU; None: one a core.
+            optimise: False computes it node by node as it is written, and rewrites nothing.
+            rewrite: whether FP32 graphs are rewritten for the CPU first.
 
         Raises:
             BackendError: no such graph, a device that is not there, or ONNX Runtime refuses the graph.
         """
+        from sr_deploy.graph.rewrite import FOR_ONNXRUNTIME
+
         ort = require("onnxruntime", _PURPOSE)
         path = model.graph_path(choice.precision)
         device = device or ("cuda:0" if why_no_cuda_provider() is None else "cpu")
-        self._session: onnxruntime.InferenceSession | None = _open_session(
-            path, device, threads or default_threads(), optimise
+        threads = threads or default_threads()
+        session, rewrites = open_rewritten(
+            path,
+            FOR_ONNXRUNTIME if rewrite and optimise and device == "cpu" and choice.precision == "fp32" else None,
+            lambda content: open_session(path, content, device, threads, optimise),
         )
-        self._input = self._session.get_inputs()[0].name
-        super().__init__(graph_runner_spec(model, choice, str(ort.__version__), device, path))
+        self._session: onnxruntime.InferenceSession | None = session
+        self._input = session.get_inputs()[0].name
+        super().__init__(graph_runner_spec(model, choice, str(ort.__version__), device, path, rewrites=rewrites))
 
     def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._session is None:
@@ -72,7 +94,10 @@ def why_no_cuda_provider() -> str | None:
     return None if visible_gpus() else "this machine has no NVIDIA GPU with a driver that works"
 
 
-def _open_session(path: Path, device: str, threads: int, optimise: bool) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, content: Path | bytes, device: str, threads: int, optimise: bool
+) -> onnxruntime.InferenceSession:
+    """A session of the file itself, or of bytes made of it; `path` is for messages."""
     ort = require("onnxruntime", _PURPOSE)
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
@@ -82,7 +107,8 @@ def _open_session(path: Path, device: str, threads: int, optimise: bool) -> onnx
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     providers = _providers(device)
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        source = content if isinstance(content, bytes) else str(content)
+        session = ort.InferenceSession(source, options, providers=providers)
     except Exception as error:  # its exceptions share no base class
         raise BackendError(f"onnxruntime cannot load {path}: {first_line(error)}") from error
     # A provider that fails to start is left out with a warning only: what is asked for is what must run.

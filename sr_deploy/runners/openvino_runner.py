@@ -15,6 +15,7 @@ from sr_deploy.errors import BackendError
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, first_line, require_cpu
 from sr_deploy.runners.ends import decode_output, encode_input
+from sr_deploy.runners.rewritten import open_rewritten
 from sr_deploy.runners.shapes import graph_runner_spec
 from sr_deploy.runners.threads import default_threads
 
@@ -29,20 +30,30 @@ _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 class OpenVinoRunner(BaseRunner):
     """A graph in OpenVINO's CPU plugin: fp32 and bf16 from the FP32 graph, int8 from the INT8 one."""
 
-    def __init__(self, model: Model, choice: BackendChoice, device: str | None, threads: int | None) -> None:
-        """Compile the graph for this CPU.
+    def __init__(
+        self, model: Model, choice: BackendChoice, device: str | None, threads: int | None, *, rewrite: bool = True
+    ) -> None:
+        """Compile the graph for this CPU; an FP32 graph is rewritten first, unless `rewrite=False`.
 
         Raises:
             BackendError: a precision that it does not compute here, another device, or a graph that it refuses.
         """
+        from sr_deploy.graph.rewrite import FOR_OPENVINO, FOR_OPENVINO_BF16
+
         sdk = require("openvino", _PURPOSE)
         require_cpu("openvino", device)
         reason = why_not_computed(choice.precision)
         if reason is not None:
             raise BackendError(reason)
         path = model.graph_path("fp32" if choice.precision == "bf16" else choice.precision)
-        self._compiled: openvino.CompiledModel | None = _compile(path, choice.precision, threads or default_threads())
-        super().__init__(graph_runner_spec(model, choice, str(sdk.__version__).split("-", 1)[0], "cpu", path))
+        compiled, rewrites = open_rewritten(
+            path,
+            {"fp32": FOR_OPENVINO, "bf16": FOR_OPENVINO_BF16}.get(choice.precision) if rewrite else None,
+            lambda content: _compile(path, content, choice.precision, threads or default_threads()),
+        )
+        self._compiled: openvino.CompiledModel | None = compiled
+        version = str(sdk.__version__).split("-", 1)[0]
+        super().__init__(graph_runner_spec(model, choice, version, "cpu", path, rewrites=rewrites))
 
     def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._compiled is None:
@@ -76,7 +87,8 @@ def _cpu_capabilities() -> tuple[str, ...]:
     return tuple(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
-def _compile(path: Path, precision: Precision, threads: int) -> openvino.CompiledModel:
+def _compile(path: Path, content: Path | bytes, precision: Precision, threads: int) -> openvino.CompiledModel:
+    """The file itself, or bytes made of it; `path` is for messages."""
     core = require("openvino", _PURPOSE).Core()
     settings = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
@@ -85,6 +97,6 @@ def _compile(path: Path, precision: Precision, threads: int) -> openvino.Compile
         "ENABLE_CPU_PINNING": False,  # pinned threads fight with the other backends of the process for the same cores
     }
     try:
-        return core.compile_model(core.read_model(path), "CPU", settings)
+        return core.compile_model(core.read_model(content), "CPU", settings)
     except RuntimeError as error:
         raise BackendError(f"openvino cannot load {path}: {first_line(error)}") from error

@@ -44,6 +44,8 @@ class RunnerSpec:
     numbers (0 to 255 or 65535) are made of it and read back by the runner."""
     artefact: Path | None = None
     """The file that it runs: weights, a graph or an engine."""
+    rewrites: tuple[str, ...] = ()
+    """What the runner changed in the graph when it opened the file, by the names in docs/graph.md."""
 
     @property
     def layout(self) -> Literal["NCHW", "NHWC"]:

@@ -13,8 +13,10 @@ from sr_deploy.runners.protocol import RunnerSpec
 MAX_SIDE = 65536
 
 
-def graph_runner_spec(model: Model, choice: BackendChoice, version: str, device: str, path: Path) -> RunnerSpec:
-    """The spec of a runner that computes the graph at `path`, which may take one shape only."""
+def graph_runner_spec(
+    model: Model, choice: BackendChoice, version: str, device: str, path: Path, *, rewrites: tuple[str, ...] = ()
+) -> RunnerSpec:
+    """The spec of a runner that computes the graph at `path`, which may take one shape only, with these rewrites."""
     graph = model.graph_info or read_graph(path)
     return RunnerSpec(
         backend=choice.backend,
@@ -27,6 +29,7 @@ def graph_runner_spec(model: Model, choice: BackendChoice, version: str, device:
         profiles=fixed_profiles(graph),
         dtype=graph.input_dtype,
         artefact=path,
+        rewrites=rewrites,
     )
 
 

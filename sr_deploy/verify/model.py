@@ -196,6 +196,7 @@ def _verify_choice(
         precision=choice.precision,
         backend=str(choice),
         backend_version=spec.version,
+        rewrites=spec.rewrites,
         machine=_name_machine(spec),
         reference=outputs.reference.title,
         reference_sha256=outputs.reference.sha256,

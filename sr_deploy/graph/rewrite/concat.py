@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from sr_deploy.graph.load import read_integer
-from sr_deploy.graph.rewrite.edit import EditableGraph
+from sr_deploy.graph.rewrite.edit import EditableGraph, is_operator
 from sr_deploy.graph.rewrite.patterns import Conv, make_node, read_conv, write_conv
 from sr_deploy.graph.rewrite.sides import count_channels
 
@@ -52,8 +52,8 @@ def split_concatenations(graph: EditableGraph, together: int = 0) -> int:
 
 def _join(graph: EditableGraph, like: onnx.NodeProto, sources: tuple[str, ...]) -> str:
     """The concatenation of `sources`, one that is there or a new one beside `like`."""
-    for node in graph.of_type("Concat"):
-        if tuple(node.input) == sources and read_integer(node, "axis", 0) == 1:
+    for node in graph.users(sources[0]):
+        if is_operator(node, "Concat") and tuple(node.input) == sources and read_integer(node, "axis", 0) == 1:
             return str(node.output[0])
     name = graph.new_name(f"{like.output[0]}/first")
     graph.replace([like], [make_node(graph, "Concat", sources, name, axis=1), like])

@@ -25,23 +25,39 @@ class EditableGraph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
+        self.channels: dict[str, int | None] = {}  # what `sides` has found out: replacing nodes keeps what tensors are
+        self.side_multiples: dict[tuple[str, int], bool] = {}
         self.nodes: list[onnx.NodeProto] = [_copy_node(node) for node in model.graph.node]
         self._outputs = {value.name for value in model.graph.output}
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._added: list[onnx.TensorProto] = []
+        self._added: dict[str, Array] = {}
         self._values: dict[str, Array | None] = {}
         self._names = _all_names(model.graph)
         self._index()
 
     def _index(self) -> None:
-        self._producers = {name: node for node in self.nodes for name in node.output if name}
+        self._producers: dict[str, onnx.NodeProto] = {}
         self._users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         self._elsewhere = set(self._outputs)
         for node in self.nodes:
-            for name in node.input:
-                if name:
-                    self._users[name].append(node)
-            self._elsewhere.update(_names_read_inside(node))
+            self._enter(node)
+
+    def _enter(self, node: onnx.NodeProto) -> None:
+        for name in node.output:
+            if name:
+                self._producers[name] = node
+        for name in node.input:
+            if name:
+                self._users[name].append(node)
+        self._elsewhere.update(_names_read_inside(node))
+
+    def _leave(self, node: onnx.NodeProto) -> None:
+        """What a subgraph in it reads stays marked as read: that forbids rewrites and allows none."""
+        for name in node.output:
+            if self._producers.get(name) is node:
+                del self._producers[name]
+        for name in node.input:
+            self._users[name] = [one for one in self._users[name] if one is not node]
 
     def of_type(self, *op_types: str) -> Iterator[onnx.NodeProto]:
         """Nodes of ONNX's own operators, in order; those that a replacement has taken away are passed over."""
@@ -106,9 +122,7 @@ class EditableGraph:
     def add_constant(self, value: Array, hint: str) -> str:
         """Store a new constant and return its name, which begins with `hint`."""
         name = self.new_name(hint)
-        tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        self._tensors[name] = tensor
-        self._added.append(tensor)
+        self._added[name] = self._values[name] = value
         return name
 
     def new_name(self, hint: str) -> str:
@@ -125,16 +139,16 @@ class EditableGraph:
 
         The results of `old` that others take must be among the results of `new`.
         """
-        gone = {id(node) for node in old}
-        kept: list[onnx.NodeProto] = []
-        last = max(place for place, node in enumerate(self.nodes) if id(node) in gone)
-        for place, node in enumerate(self.nodes):
-            if id(node) not in gone:
-                kept.append(node)
-            if place == last:
-                kept.extend(new)
-        self.nodes = kept
-        self._index()
+        where = list(map(id, self.nodes))
+        places = sorted(where.index(id(node)) for node in old)
+        self.nodes[places[-1] + 1 : places[-1] + 1] = new
+        for place in reversed(places):
+            del self.nodes[place]
+        # By what changed alone: a large network has hundreds of replacements.
+        for node in old:
+            self._leave(node)
+        for node in new:
+            self._enter(node)
 
     def redirect(self, name: str, replacement: str, users: Iterable[onnx.NodeProto]) -> None:
         """Let `users` take another tensor in the place of `name`."""
@@ -142,20 +156,32 @@ class EditableGraph:
             user.input[:] = [replacement if one == name else one for one in user.input]
         self._index()
 
-    def commit(self) -> None:
-        """Write the nodes to the model, without those that nobody needs, in an order that runs; likewise constants."""
-        graph = self.model.graph
+    def tidy(self) -> None:
+        """Drop the nodes that nobody needs, and put the others in an order that runs."""
         self._drop_unused()
-        ordered = _sort_nodes(self.nodes)
+        self.nodes = _sort_nodes(self.nodes)
+
+    def commit(self) -> None:
+        """Write the nodes to the model, as `tidy` leaves them, and the constants that they need. It is done with then.
+
+        The graph is to be made anew for more changes.
+        """
+        graph = self.model.graph
+        self.tidy()
+        ordered = self.nodes
         del graph.node[:]
         graph.node.extend(ordered)
         used = {name for node in ordered for name in (*node.input, *_names_read_inside(node))} | self._outputs
         unused = {tensor.name for tensor in graph.initializer} - used
-        kept = [tensor for tensor in graph.initializer if tensor.name not in unused]
-        added = sorted((tensor for tensor in self._added if tensor.name in used), key=lambda tensor: tensor.name)
-        kept_copies = [_copy_tensor(tensor) for tensor in (*kept, *added)]
-        del graph.initializer[:]
-        graph.initializer.extend(kept_copies)
+        # In place: to take all out and put them back would copy every weight.
+        for place in reversed(range(len(graph.initializer))):
+            if graph.initializer[place].name in unused:
+                del graph.initializer[place]
+        graph.initializer.extend(
+            numpy_helper.from_array(np.ascontiguousarray(value), name)
+            for name, value in sorted(self._added.items())
+            if name in used
+        )
         # Old files list constants among the inputs; one that is gone must not be asked for.
         for place in reversed(range(len(graph.input))):
             if graph.input[place].name in unused:
@@ -237,10 +263,4 @@ def _all_names(graph: onnx.GraphProto) -> set[str]:
 def _copy_node(node: onnx.NodeProto) -> onnx.NodeProto:
     copied = onnx.NodeProto()
     copied.CopyFrom(node)
-    return copied
-
-
-def _copy_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    copied = onnx.TensorProto()
-    copied.CopyFrom(tensor)
     return copied

@@ -18,7 +18,7 @@ class RewriteOptions:
     """Factors after convolutions become part of their weights."""
     residual_taps: bool = False
     """Residuals become taps of convolutions that read them anyway. For FP32 alone: see the module."""
-    sub_pixel: Literal["off", "shuffle", "transposed"] = "shuffle"
+    sub_pixel: Literal["off", "shuffle", "transposed"] = "off"
     """Nearest x2 and a 3x3 convolution become 2x2 convolutions: with a pixel shuffle, or as a transposed one."""
     nearest_skip: bool = True
     """Nearest enlargements that are added after a pixel shuffle are added before it."""
@@ -34,15 +34,17 @@ class RewriteOptions:
 
 
 DEFAULT = RewriteOptions()
-"""What pays on the fastest CPU backend, OpenVINO, and does no harm to a graph that is halved or quantised later."""
+"""What a graph's file is given: what pays or does no harm in every CPU backend that was measured, and nothing that is
+worse to halve or to quantise than the plain graph."""
 
 FOR_OPENVINO = RewriteOptions(residual_taps=True, sub_pixel="transposed", concat=2)
-"""What OpenVINO runs fastest in FP32 on a CPU, by `benchmarks/graph_rewrites.py`."""
+"""What OpenVINO runs fastest in FP32 on a CPU, by `benchmarks/graph_rewrites.py`. Its runner adds it."""
 
-FOR_ONNXRUNTIME = RewriteOptions(residual_taps=True, sub_pixel="off", prelu="spell")
-"""What ONNX Runtime runs fastest in FP32 on a CPU, by the same script."""
+FOR_OPENVINO_BF16 = RewriteOptions(sub_pixel="transposed", concat=2)
+"""The same for bf16, without weights of 1 + w, of which 8 bits of mantissa leave little. Its runner adds it."""
 
-NOTHING = RewriteOptions(
-    unshuffle=False, average_pool=False, scales=False, sub_pixel="off", nearest_skip=False, narrow_output=False
-)
+FOR_ONNXRUNTIME = RewriteOptions(residual_taps=True, prelu="spell")
+"""What ONNX Runtime runs fastest in FP32 on a CPU, by the same script. Its runner adds it."""
+
+NOTHING = RewriteOptions(unshuffle=False, average_pool=False, scales=False, nearest_skip=False, narrow_output=False)
 """No rewrite at all: a start for choosing single ones."""

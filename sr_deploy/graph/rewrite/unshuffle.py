@@ -5,8 +5,9 @@ convolution's weight W[o, k(c, i, j), u, v] meets input pixel (r (y + u) + i, r 
 (r u + i, r v + j) of a convolution with stride r; p cells of padding are r p pixels of padding. Exact: no number
 changes.
 
-It is found as SpaceToDepth, and as the Reshape, Transpose, Reshape that exporters write, whose shapes may be computed:
-they are inferred for two pictures of different sides, and must be those of an unshuffle for both.
+It is found as SpaceToDepth, and as the Reshape, Transpose, Reshape that exporters write, with Reshapes around them that
+change nothing. Shapes may be computed: they are inferred for two pictures of different sides, and must be those of an
+unshuffle for both.
 """
 
 from __future__ import annotations
@@ -83,14 +84,28 @@ def _read_space_to_depth(graph: EditableGraph, name: str) -> Unshuffle | None:
 
 
 def _read_reshapes(graph: EditableGraph, name: str, shapes: list[InferredShapes]) -> Unshuffle | None:
-    joined = graph.producer(name, "Reshape")
+    joined = graph.producer(_skip_views(graph, name, shapes), "Reshape")
     turned = graph.producer(joined.input[0], "Transpose") if joined else None
     cut = graph.producer(turned.input[0], "Reshape") if turned else None
     if joined is None or turned is None or cut is None or read_integers(turned, "perm", ()) != _UNSHUFFLE_PERM:
         return None
     blocks = {_find_block(one, cut.input[0], cut.output[0], name) for one in shapes}
     block = blocks.pop() if len(blocks) == 1 else None
-    return None if block is None else Unshuffle(cut.input[0], block, False)
+    return None if block is None else Unshuffle(_skip_views(graph, cut.input[0], shapes), block, False)
+
+
+def _skip_views(graph: EditableGraph, name: str, shapes: list[InferredShapes]) -> str:
+    """The tensor before Reshapes that leave its shape: today's exporter flattens the batch and unflattens it."""
+    node = graph.producer(name, "Reshape")
+    while node is not None and shapes and all(_keeps_shape(one, node.input[0], node.output[0]) for one in shapes):
+        name = node.input[0]
+        node = graph.producer(name, "Reshape")
+    return name
+
+
+def _keeps_shape(shapes: InferredShapes, source: str, result: str) -> bool:
+    before = shapes.shape(source)
+    return before is not None and before == shapes.shape(result)
 
 
 def _find_block(shapes: InferredShapes, source: str, cells: str, result: str) -> int | None:

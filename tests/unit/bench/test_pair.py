@@ -11,6 +11,7 @@ def test_both_graphs_are_timed_on_the_same_input(exported, tmp_path):
     twin = tmp_path / "twin.onnx"
     shutil.copyfile(graph, twin)
     timing = time_pair(graph, twin, seconds_each=0.05)
+    assert timing.rewrites == ("scales", "residual_taps", "narrow_output", "sub_pixel", "concat")
     assert timing.backend == "openvino:fp32"
     assert timing.shape == "1x64x64"  # a multiple of the network's 2
     assert timing.before_ms > 0 < timing.after_ms

@@ -105,6 +105,7 @@ def test_the_figures_fit_each_other(report):
     baseline, graph = by_name["torch:fp32"], by_name["onnxruntime:fp32"]
     assert (baseline.speedup, baseline.speedup_low, baseline.speedup_high) == (1, 1, 1)
     assert baseline.parity.max_abs == 0
+    assert (baseline.rewrites, graph.rewrites) == ((), ("nearest_skip", "prelu"))
     assert graph.parity.verified
     assert 0 < graph.parity.max_abs <= 1e-5
     assert graph.speedup_low <= graph.speedup <= graph.speedup_high

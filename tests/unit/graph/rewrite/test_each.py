@@ -262,12 +262,14 @@ def test_channels_that_others_see_are_not_padded(make, case):
     w=st.integers(1, 3),
     r=st.sampled_from([2, 3]),
     kernel=st.sampled_from([1, 3]),
-    form=st.sampled_from(["node", "constants", "arithmetic"]),
+    form=st.sampled_from(["node", "constants", "arithmetic", "exporter"]),
 )
 def test_unshuffle_joins_the_convolution(make, seed, h, w, r, kernel, form):
     b = make.Builder(seed)
     if form == "node":
         small = b.add("SpaceToDepth", "x", blocksize=r)
+    elif form == "exporter":
+        small = add_flattened(b, "x", r)
     else:
         small = add_reshapes(b, "x", r, None if form == "arithmetic" else (2, 3, h * r, w * r))
     model = b.model(b.conv(small, 3 * r * r, 5, kernel))
@@ -296,6 +298,21 @@ def add_reshapes(b, x, r, shape):
         join = b.add("Concat", n, b.add("Mul", c, b.constant([r * r], whole)), h, w, axis=0)
     turned = b.add("Transpose", b.add("Reshape", x, cut), perm=[0, 1, 3, 5, 2, 4])
     return b.add("Reshape", turned, join)
+
+
+def add_flattened(b, x, r):
+    """As PyTorch's exporter of 2.13 writes it: what comes before the channels is flattened, and restored at the end."""
+    batch = b.constant([-1], np.int64)
+    flat = b.add("Reshape", x, b.add("Concat", batch, b.add("Shape", x, start=-3), axis=0))
+    c, h, w = (b.add("Shape", flat, start=place, end=place + 1) for place in (1, 2, 3))
+    block = b.constant([r], np.int64)
+    h, w = b.add("Div", h, block), b.add("Div", w, block)
+    cut = b.add("Reshape", flat, b.add("Concat", batch, c, h, block, w, block, axis=0))
+    turned = b.add("Transpose", cut, perm=[0, 1, 3, 5, 2, 4])
+    more = b.add("Mul", c, b.constant([r * r], np.int64))
+    joined = b.add("Reshape", turned, b.add("Concat", batch, more, h, w, axis=0))
+    restored = b.add("Concat", b.add("Shape", x, end=-3), b.add("Shape", joined, start=1), axis=0)
+    return b.add("Reshape", joined, restored)
 
 
 def test_other_reshapes_are_no_unshuffle(make):

@@ -119,6 +119,7 @@ def test_random_graphs_give_the_same(make, data, seed, nodes, constant_nodes):
     shape = (data.draw(st.integers(1, 2)), 3, data.draw(side), data.draw(side))
     for name, options in OPTIONS.items():
         make.assert_same(model, options, shape, tolerance=2e-5)
+        make.assert_same(make.rewritten(model, DEFAULT)[0], options, shape, tolerance=2e-5)
         _, report = make.rewritten(model, options)
         for step in report.applied:
             seen[name, step.name] = seen.get((name, step.name), 0) + step.times
@@ -154,11 +155,26 @@ def test_rewriting_twice_changes_nothing_more(make):
     b = make.Builder(5)
     large = b.add("LeakyRelu", b.conv(b.enlarge(b.conv("x", 3, 4)), 4, 4))
     model = b.model(b.conv(large, 4, 3))
-    once, report = make.rewritten(model, DEFAULT)
+    options = replace(DEFAULT, sub_pixel="shuffle")
+    once, report = make.rewritten(model, options)
     assert {step.name for step in report.applied} == {"sub_pixel", "narrow_output"}
-    twice, again = make.rewritten(once, DEFAULT)
+    twice, again = make.rewritten(once, options)
     assert again.applied == ()
     assert twice.SerializeToString() == once.SerializeToString()
+
+
+def test_deep_and_nested_residuals_are_followed(make):
+    b = make.Builder(8)
+    x = b.conv("x", 3, 4)
+    for _ in range(40):  # every sum joins two ways that join again further up
+        x = b.add("Add", b.add("Add", b.add("Mul", x, b.constant(0.5)), x), x)
+    for _ in range(1500):
+        x = b.add("Relu", x)
+    joined = b.add("Concat", x, "x", axis=1)
+    model = b.model(b.conv(b.conv(joined, 7, 4), 4, 3))
+    copied, report = make.rewritten(model, replace(DEFAULT, concat=0))
+    assert {step.name: step.times for step in report.applied} == {"concat": 1}
+    assert [node.op_type for node in copied.graph.node].count("Concat") == 0
 
 
 def test_old_opset_is_refused(make):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -18,13 +19,26 @@ from sr_deploy.engine.request import EngineRequest
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.read import describe_graph_cost, read_graph
-from sr_deploy.graph.rewrite import DEFAULT, FOR_ONNXRUNTIME, FOR_OPENVINO, NOTHING, rewrite_model
+from sr_deploy.graph.rewrite import (
+    DEFAULT,
+    FOR_ONNXRUNTIME,
+    FOR_OPENVINO,
+    FOR_OPENVINO_BF16,
+    NOTHING,
+    apply_rewrites,
+    rewrite_model,
+)
 
-SETS = {"default": DEFAULT, "openvino": FOR_OPENVINO, "onnxruntime": FOR_ONNXRUNTIME}
+SETS = {
+    "default": DEFAULT,
+    "openvino": FOR_OPENVINO,
+    "openvino-bf16": FOR_OPENVINO_BF16,
+    "onnxruntime": FOR_ONNXRUNTIME,
+}
 FIRST = {
     "compact-x4": {"nearest_skip": 1},
-    "rrdbnet-x4": {"scales": 3, "sub_pixel": 2, "narrow_output": 1},
-    "rrdbnet-x2": {"scales": 3, "sub_pixel": 2, "narrow_output": 1},
+    "rrdbnet-x4": {"scales": 3, "narrow_output": 1},
+    "rrdbnet-x2": {"scales": 3, "narrow_output": 1},
 }
 
 
@@ -63,6 +77,42 @@ def test_what_is_applied_and_kept(exported, tmp_path, name):
         before.dynamic,
         before.metadata,
     )
+
+
+@pytest.mark.parametrize("name", ["compact-x4", "compact-x2-gray", "rrdbnet-x4", "rrdbnet-x2", "srresnet-x4"])
+@pytest.mark.parametrize("chosen", ["openvino", "openvino-bf16", "onnxruntime"])
+def test_a_backends_own_set_gives_the_same_after_the_default_one(exported, run_graph, tmp_path, name, chosen):
+    paths = tmp_path / "of_plain.onnx", tmp_path / "of_default.onnx"
+    rewrite_file(exported(name).path, SETS[chosen], paths[0])
+    rewrite_file(exported(name).path, DEFAULT, tmp_path / "default.onnx")
+    rewrite_file(tmp_path / "default.onnx", SETS[chosen], paths[1])
+    kinds = [Counter(node.op_type for node in onnx.load(path).graph.node) for path in paths]
+    assert kinds[0] == kinds[1]
+    spec = exported(name).spec
+    multiple = input_multiple(spec)
+    lr_NCHW = np.random.default_rng(4).random((2, spec.channels, 5 * multiple, 8 * multiple), dtype=np.float32)
+    of_plain, of_default = (run_graph(path, lr_NCHW) for path in paths)
+    assert np.abs(of_plain - of_default).max() <= 1e-6 * max(1, np.abs(of_plain).max())
+
+
+@pytest.mark.parametrize("options", [FOR_OPENVINO, FOR_OPENVINO_BF16, FOR_ONNXRUNTIME])
+def test_rewriting_without_measuring_is_the_same(exported, run_graph, tmp_path, options):
+    measured, plain = onnx.load(exported("rrdbnet-x4").path), onnx.load(exported("rrdbnet-x4").path)
+    report = rewrite_model(measured, options)
+    assert apply_rewrites(plain, options) == tuple(step.name for step in report.applied)
+    assert [node.op_type for node in plain.graph.node] == [node.op_type for node in measured.graph.node]
+    assert len(plain.graph.initializer) == len(measured.graph.initializer)
+    lr_NCHW = np.random.default_rng(4).random((1, 3, 7, 6), dtype=np.float32)
+    outputs = []
+    for name, model in (("plain", plain), ("measured", measured)):
+        onnx.save(model, tmp_path / f"{name}.onnx")
+        outputs.append(run_graph(tmp_path / f"{name}.onnx", lr_NCHW))
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_a_network_of_full_size_is_split(exported):
+    (concat,) = rewrite_model(make_rrdbnet(23), replace(NOTHING, concat=2)).applied
+    assert concat.times == 23 * 3 * 3  # four of the five convolutions of a block read more than one part
 
 
 def test_receptive_field_stays(exported, tmp_path):
