@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -59,13 +59,22 @@ def load_config(path: Path, model: type[ConfigModel], overrides: Sequence[str] =
     Raises:
         RecipeError: not TOML, an unknown key (the nearest known one is named), a wrong type or value.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    document = read_toml(path)
     for override in overrides:
         _apply_override(document, override)
     return validate_config(document, model, str(path))
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """The tables of a TOML file.
+
+    Raises:
+        RecipeError: not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
 
 
 def validate_config(document: dict[str, object], model: type[ConfigModel], source: str) -> ConfigModel:
@@ -117,13 +126,16 @@ def _describe(problem: object, model: type[BaseModel]) -> str:
 def _known_keys(model: type[BaseModel], sections: Sequence[str]) -> list[str]:
     for section in sections:
         field = model.model_fields.get(section)
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        annotation = field.annotation if field else None
+        # A section that may be left out is written as `Section | None`.
+        inner = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
+        models = [one for one in inner if issubclass(one, BaseModel)]
+        if not models:
             return []
-        model = inner
+        model = models[0]
     return list(model.model_fields)
 
 
 def _did_you_mean(word: str, known: Sequence[str] | dict[str, Path]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -27,6 +27,7 @@ _INSTALL = {
         "pip install 'sr-deploy[tensorrt]' with NVIDIA's package index (see docs/backends.md)",
     ),
     "tensorboard": ("tensorboard", "pip install 'sr-deploy[train]'"),
+    "matplotlib": ("matplotlib", "pip install 'sr-deploy[plots]'"),
 }
 
 

@@ -21,6 +21,10 @@ class CheckpointError(InputError):
     """A file of weights is unsafe, damaged, of an unknown layout, or contradicts itself."""
 
 
+class DiscriminatorFoundError(CheckpointError):
+    """A file holds a discriminator where a generator is due."""
+
+
 class GraphError(InputError):
     """An ONNX file cannot be read as one image in, one image out."""
 

@@ -1,1 +1,1 @@
-"""Generators: their specs, networks, costs and checkpoints."""
+"""Networks: generators, discriminators and what judges pictures; their specs, costs and checkpoints."""

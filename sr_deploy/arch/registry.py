@@ -105,6 +105,16 @@ def get_architecture(name: str) -> Architecture:
     return architecture
 
 
+def list_layouts() -> list[tuple[Architecture, Layout]]:
+    """Every layout of every architecture."""
+    return [(arch, layout) for arch in map(get_architecture, architecture_names()) for layout in arch.layouts]
+
+
+def find_layout(shapes: Shapes) -> tuple[Architecture, Layout] | None:
+    """The layout that a generator's keys are in; None if no known one."""
+    return next(((arch, layout) for arch, layout in list_layouts() if layout.matches(shapes)), None)
+
+
 def build_network(spec: ArchSpec) -> nn.Module:
     """The network that `spec` describes, initialised for training, on the CPU, in fp32.
 

@@ -1,6 +1,8 @@
-"""What a generator is, in a few numbers. No torch here: bundles are read without it."""
+"""What a generator or a discriminator is, in a few numbers. No torch here: bundles are read without it."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,3 +34,32 @@ class ArchSpec(BaseModel):
         colour = "RGB" if self.channels == 3 else "gray"
         size = f"{self.blocks} blocks, {self.features} features{growth}{unshuffle}"
         return f"{self.architecture} x{self.scale}, {size}, {colour}"
+
+
+DiscriminatorName = Literal["srgan", "vgg128", "vgg256", "unet"]
+
+
+class DiscriminatorSpec(BaseModel):
+    """One discriminator, described well enough to build it anew. Stored with its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: DiscriminatorName
+    """srgan (8 convolutions), vgg128 (ESRGAN's, 10), vgg256 (12), unet (Real-ESRGAN's: a verdict for each pixel)."""
+    features: int = Field(default=64, ge=1)
+    """Channels of its first feature maps."""
+    patch_size: int | None = Field(default=None, ge=1)
+    """Side of the images that it judges; the dense layers of all but unet depend on it."""
+    spectral_norm: bool = False
+    """Whether weights are divided by their largest singular value (unet only)."""
+    channels: int = Field(default=3, ge=1)
+    """Channels of the images."""
+
+    def title(self) -> str:
+        """One line for people, as in `unet, 64 features, spectral norm, RGB`."""
+        colour = {1: "gray", 3: "RGB"}.get(self.channels, f"{self.channels} channels")
+        if self.architecture == "unet":
+            kind = "spectral norm" if self.spectral_norm else "no spectral norm"
+        else:
+            kind = f"patches of {self.patch_size}"
+        return f"{self.architecture}, {self.features} features, {kind}, {colour}"

@@ -11,7 +11,19 @@ import typer
 
 from sr_deploy.errors import SrDeployError
 
-_COMMANDS = ("train", "export", "build", "verify", "bench", "upscale", "info", "doctor")
+_COMMANDS = (
+    "train",
+    "export",
+    "build",
+    "verify",
+    "bench",
+    "upscale",
+    "evaluate",
+    "interpolate",
+    "degrade",
+    "info",
+    "doctor",
+)
 
 
 def _print_version(wanted: bool) -> None:

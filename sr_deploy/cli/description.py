@@ -130,6 +130,48 @@ class Description:
     """UTC."""
 
 
+@dataclass(frozen=True)
+class DiscriminatorDescription:
+    """All that `info` says of a discriminator's weights."""
+
+    path: str
+    """As given."""
+    kind: str
+    """discriminator."""
+    network: str
+    """The architecture in one line."""
+    discriminator: dict[str, object]
+    """The same in fields."""
+    parameters: int
+    """Trained numbers."""
+    weights: FileFacts
+    """The file."""
+
+
+def describe_discriminator(path: Path) -> DiscriminatorDescription:
+    """What network a discriminator's weights are for.
+
+    Raises:
+        CheckpointError: it is of an unknown layout, or contradicts itself.
+    """
+    import torch
+
+    from sr_deploy.arch.discriminators import build_discriminator, read_discriminator
+
+    spec, _ = read_discriminator(path)
+    plain = spec.model_copy(update={"spectral_norm": False})  # which trains nothing of its own
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in build_discriminator(plain).parameters())
+    return DiscriminatorDescription(
+        path=str(path),
+        kind="discriminator",
+        network=spec.title(),
+        discriminator=spec.model_dump(),
+        parameters=parameters,
+        weights=describe_file(path),
+    )
+
+
 def describe(model: Model) -> Description:
     """Gather what is known of an opened model."""
     manifest = model.bundle.manifest if model.bundle else None
@@ -205,6 +247,7 @@ def describe_certificate(bundle: Bundle) -> CertificateFacts:
     lines = tuple(
         f"{entry.artefact.file} by {entry.backend} {entry.backend_version}: {'passed' if entry.passed else 'FAILED'}, "
         f"{_decibels(entry.worst_psnr_db)}, max abs {entry.worst_max_abs:.2g}, on {entry.machine}"
+        + (f", rewritten when opened: {', '.join(entry.rewrites)}" if entry.rewrites else "")
         for entry in entries
     )
     state = f"failed: {len(failed)} of {len(entries)} entries" if failed else f"passed: all {len(entries)} entries"

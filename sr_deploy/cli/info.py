@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +21,8 @@ def info(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A checkpoint, an ONNX file, a bundle, an engine inside its bundle, or a training run's folder."
+            help="A checkpoint, an ONNX file, a bundle, an engine inside its bundle, a training run's folder, or a "
+            "discriminator's weights."
         ),
     ],
     *,
@@ -32,6 +33,9 @@ def info(
         str | None,
         typer.Option(help="Input that --layers counts for, NxHxW; left out: 1x256x256, or the graph's own."),
     ] = None,
+    curves: Annotated[
+        Path | None, typer.Option(help="Draw a training run's losses and quality into this .png, .svg or .pdf file.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Describe a checkpoint, an ONNX file, a bundle, an engine or a training run.
@@ -41,13 +45,21 @@ def info(
     from sr_deploy.bundle import parse_shape
     from sr_deploy.cli.description import describe
     from sr_deploy.cli.layers import describe_listed, list_layers, make_layers_table
-    from sr_deploy.errors import InputError
+    from sr_deploy.errors import DiscriminatorFoundError, InputError
     from sr_deploy.model import open_model
 
     output = Output(as_json)
     if shape is not None and not layers:
         raise InputError(f"--shape {shape} says what --layers counts for; give --layers too")
-    model = open_model(path)
+    if curves is not None:
+        from sr_deploy.train.curves import draw_curves
+
+        draw_curves(path, curves)
+        output.log(f"drawn: {curves}")
+    try:
+        model = open_model(path)
+    except DiscriminatorFoundError:
+        return _show_discriminator(path, output, layers=layers)
     listed = list_layers(model, parse_shape(shape) if shape else None) if layers else {}
     description = describe(model)
     output.show(f"{description.path}: {description.kind}")
@@ -58,9 +70,26 @@ def info(
     output.finish(asdict(description) | ({"layers": describe_listed(listed)} if layers else {}))
 
 
+def _show_discriminator(path: Path, output: Output, *, layers: bool) -> None:
+    from sr_deploy.cli.description import describe_discriminator
+    from sr_deploy.errors import InputError
+
+    if layers:
+        raise InputError(f"{path} is a discriminator and has no ONNX graph, so there are no layers to list")
+    description = describe_discriminator(path)
+    rows = [
+        ("network", description.network),
+        ("parameters", f"{description.parameters:,}"),
+        ("weights", format_file(description.weights, description.path)),
+    ]
+    output.show(f"{description.path}: {description.kind}")
+    output.show(_make_table(rows))
+    output.finish(asdict(description))
+
+
 def lay_out(description: Description) -> list[RenderableType]:
     """Tables for people: the facts, then graphs, engines and measurements."""
-    parts: list[RenderableType] = [_facts_table(description)]
+    parts: list[RenderableType] = [_make_table(list_facts(description))]
     if len(description.graphs) > 1 or (description.graphs and description.kind == "bundle"):
         parts.append(_graphs_table(description))
     if description.engines and description.kind == "bundle":
@@ -68,14 +97,14 @@ def lay_out(description: Description) -> list[RenderableType]:
     return parts
 
 
-def _facts_table(description: Description) -> RenderableType:
+def _make_table(facts: Sequence[tuple[str, str]]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in list_facts(description):
+    for name, value in facts:
         table.add_row(name, Text(value))  # Text: file names may hold what rich would read as markup
     return table
 

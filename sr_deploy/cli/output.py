@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console, RenderableType
 
+_RARE_SECONDS = 10
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
 
 
@@ -31,26 +32,46 @@ class Advance(Protocol):
 class Output:
     """Where a command's words go."""
 
-    def __init__(self, as_json: bool) -> None:
-        """`as_json`: whether stdout is for one JSON document alone."""
+    def __init__(self, as_json: bool, *, silent: bool = False) -> None:
+        """Where words go.
+
+        Args:
+            as_json: stdout is for one JSON document alone.
+            silent: say nothing at all: another process speaks for this one.
+        """
         self._as_json = as_json
+        self._silent = silent
 
     def show(self, renderable: RenderableType) -> None:
         """Print text or a table on stdout, unless JSON was asked for."""
-        if not self._as_json:
+        if not self._as_json and not self._silent:
             # Sentences hold commands and paths that people copy: a terminal may fold them, no line break is put in.
             _console().print(renderable, highlight=False, soft_wrap=isinstance(renderable, str))
 
     def log(self, line: str) -> None:
         """Print one line on stderr."""
-        print(line, file=sys.stderr, flush=True)
+        if not self._silent:
+            print(line, file=sys.stderr, flush=True)
 
     def finish(self, document: BaseModel | Mapping[str, object]) -> None:
         """Print the command's result if JSON was asked for; call it once, at the end."""
-        if not self._as_json:
+        if not self._as_json or self._silent:
             return
         plain = document if isinstance(document, Mapping) else document.model_dump(mode="json")
         print(json.dumps(plain, indent=2))
+
+    @contextmanager
+    def status(self) -> Iterator[Callable[[str, float], None]]:
+        """A line on stderr for work of unknown length: takes what is being done and the seconds it has taken.
+
+        A terminal shows it in place, cleared at the end; elsewhere it is a line of its own, every ten seconds at most.
+        """
+        if self._silent:
+            yield lambda text, seconds: None
+        elif sys.stderr.isatty():
+            yield from _live_line()
+        else:
+            yield from _rare_lines(self.log)
 
     @contextmanager
     def progress(self, title: str, total: float) -> Iterator[Advance]:
@@ -58,7 +79,9 @@ class Output:
 
         Where stderr is no terminal it prints a line every tenth of the way instead.
         """
-        if sys.stderr.isatty():
+        if self._silent:
+            yield lambda completed, note="": None
+        elif sys.stderr.isatty():
             yield from _bar(title, total)
         else:
             yield from _lines(title, total)
@@ -79,6 +102,26 @@ def _console(stderr: bool = False) -> Console:
     width = None if sys.stdout.isatty() or stderr else 120
     # Square brackets and colons are part of what is said (`sr-deploy[rtx]`, `torch:fp32`), never markup.
     return Console(stderr=stderr, width=width, markup=False, emoji=False)
+
+
+def _live_line() -> Iterator[Callable[[str, float], None]]:
+    from rich.status import Status
+
+    with Status("", console=_console(stderr=True)) as line:
+        yield lambda text, seconds: line.update(text)
+
+
+def _rare_lines(log: Callable[[str], None]) -> Iterator[Callable[[str, float], None]]:
+    told = 0.0
+
+    def tell(text: str, seconds: float) -> None:
+        nonlocal told
+        told = min(told, seconds)  # another piece of work has begun
+        if seconds >= told + _RARE_SECONDS:
+            told = seconds
+            log(text)
+
+    yield tell
 
 
 def _bar(title: str, total: float) -> Iterator[Advance]:

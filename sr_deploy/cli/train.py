@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,9 @@ from sr_deploy.cli.output import JsonOption, Output
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from sr_deploy.train.chain import Stage
     from sr_deploy.train.loop import StepReport
+    from sr_deploy.train.processes import Processes
     from sr_deploy.train.recipe import Recipe
     from sr_deploy.train.run import RunManifest, ValidationResult
 
@@ -45,50 +48,97 @@ def train(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe; can be repeated."),
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Change one value of the recipe and of the stages before it that have the section; "
+            "STAGE:SECTION.KEY=VALUE of one stage alone. Can be repeated.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a network: by default the demo recipe, on photographs that are installed already."""
+    """Train a network: by default the demo recipe, on photographs that are installed already.
+
+    Recipes that start from the weights of another one train that first, unless its finished run is in runs/ already or
+    --from gives the weights. Under torchrun, processes share each batch.
+    """
     from sr_deploy.errors import InputError
-    from sr_deploy.train.run import find_last_checkpoint, find_newest_run, free_run_folder
+    from sr_deploy.train.processes import join_processes
+    from sr_deploy.train.run import find_newest_run, require_run
     from sr_deploy.train.stopping import stop_on_signals
 
-    output = Output(as_json)
     if resume and start_from is not None:
         raise InputError("--resume goes on with a run's own weights and --from starts a new run: give one of them")
     changes = list(overrides or ())
     if data is not None:
         changes.append(f"data.folder={json.dumps(str(data.resolve()))}")
-    if resume:
-        run = out or find_newest_run(_RUNS, with_checkpoint=False)
-        chosen = _recipe_to_resume(recipe, run, changes)
-        last = find_last_checkpoint(run)
-        done = last[0] if last else 0
-    else:
-        chosen = _load_recipe(recipe or "demo", changes)
-        run = out or free_run_folder(_RUNS, chosen.name)
-        done = 0
-    from sr_deploy.train import loop
 
-    with (
-        stop_on_signals() as stop,
-        output.progress(f"training {chosen.name}", max(chosen.run.steps - done, 1)) as advance,
-    ):
-        manifest = loop.train(
-            chosen,
-            run,
+    from sr_deploy.train.chain import Stage
+    from sr_deploy.train.networks import require_files
+
+    def plan() -> list[Stage]:
+        if not resume:
+            return _plan(recipe or "demo", changes, out, alone=start_from is not None)
+        run = out or find_newest_run(_RUNS, with_checkpoint=False)
+        require_run(run)
+        return [Stage(_recipe_to_resume(recipe, run, changes), run, "resume")]
+
+    with join_processes(device) as processes, stop_on_signals() as stop:
+        output = Output(as_json, silent=not processes.is_first)
+        stages = processes.agree(plan)
+        for stage in stages:
+            if stage.action != "take":
+                require_files(stage.recipe)
+        for number, stage in enumerate(stages):
+            if stage.note:
+                output.log(stage.note)
+            if stage.action == "take":
+                continue
+            before = stages[number - 1].run if number > 0 else start_from
+            manifest = _train_stage(stage, before, device=device, processes=processes, stop=stop, output=output)
+            if manifest.status == "stopped":
+                break
+        if processes.is_first:  # it alone wrote the checkpoints that are spoken of
+            _show_result(output, stage.run, manifest)
+        output.finish({"run": str(stage.run), **manifest.model_dump(mode="json")})
+    if manifest.status == "stopped":
+        raise typer.Exit(130)
+
+
+def _plan(name: str, changes: list[str], out: Path | None, *, alone: bool) -> list[Stage]:
+    from sr_deploy.train.chain import plan_stages
+
+    return plan_stages(name, changes, out.parent if out else _RUNS, alone=alone, out=out)
+
+
+def _train_stage(
+    stage: Stage,
+    start_from: Path | None,
+    *,
+    device: str | None,
+    processes: Processes,
+    stop: threading.Event,
+    output: Output,
+) -> RunManifest:
+    from sr_deploy.train import loop
+    from sr_deploy.train.run import find_last_checkpoint
+
+    resume = stage.action == "resume"
+    last = find_last_checkpoint(stage.run) if resume else None
+    done = last[0] if last else 0
+    recipe = stage.recipe
+    with output.progress(f"training {recipe.name}", max(recipe.run.steps - done, 1)) as advance:
+        return loop.train(
+            recipe,
+            stage.run,
             resume=resume,
             device=device,
-            start_from=start_from,
+            start_from=None if resume else start_from,
+            processes=processes,
             stop=stop,
             on_step=lambda report: advance(report.step - done, _describe_pace(report)),
             on_note=output.log,
         )
-    _show_result(output, run, manifest)
-    output.finish({"run": str(run), **manifest.model_dump(mode="json")})
-    if manifest.status == "stopped":
-        raise typer.Exit(130)
 
 
 def _describe_pace(report: StepReport) -> str:
@@ -97,18 +147,11 @@ def _describe_pace(report: StepReport) -> str:
     return f"loss {report.loss:.4f}, {report.steps_per_second:.1f} steps/s"
 
 
-def _load_recipe(name: str, changes: list[str]) -> Recipe:
-    from sr_deploy.train.recipe import load_recipe
-
-    return load_recipe(name, changes)
-
-
 def _recipe_to_resume(name: str | None, run: Path, changes: list[str]) -> Recipe:
     """The run's own recipe with `changes`, or the named one if a name was given."""
     from sr_deploy.train.recipe import load_recipe, read_run_recipe
-    from sr_deploy.train.run import RECIPE_NAME, require_run
+    from sr_deploy.train.run import RECIPE_NAME
 
-    require_run(run)
     return load_recipe(name, changes) if name else read_run_recipe(run / RECIPE_NAME, changes)
 
 

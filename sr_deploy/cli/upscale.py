@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sr_deploy.cli.default_model import find_default_model
 from sr_deploy.cli.output import JsonOption, Output
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def upscale(
 
     output = Output(as_json)
     check_paths(source, target)
-    path = model or find_default_model()
+    path = model or find_default_model("--model MODEL")
     with Upscaler(path, backend=backend, tile=tile) as upscaler:
         with output.progress(f"upscaling {source.name}", 1) as advance:
             result = upscale_file(upscaler, source, target, lambda done, total: advance(done / total))
@@ -73,26 +74,6 @@ def upscale(
                 "seconds": result.seconds,
             }
         )
-
-
-def find_default_model() -> Path:
-    """The newest bundle here, or else the newest run.
-
-    Raises:
-        InputError: neither is there.
-    """
-    from sr_deploy.bundle import find_newest_bundle
-    from sr_deploy.errors import BundleError, InputError
-    from sr_deploy.train.run import find_newest_run
-
-    try:
-        return find_newest_bundle(Path("deployments"))
-    except BundleError:
-        pass  # no bundle yet: a trained network will do
-    try:
-        return find_newest_run(Path("runs"))
-    except InputError as error:
-        raise InputError(f"no bundle in deployments, and {error}; or give --model") from error
 
 
 def _describe_halo(upscaler: Upscaler) -> str:

@@ -26,7 +26,7 @@ _SAVERS = {".png": ".png[compression=6]", ".jpg": ".jpg[Q=95]", ".jpeg": ".jpg[Q
            ".tif": ".tif[compression=deflate,predictor=horizontal]",
            ".tiff": ".tif[compression=deflate,predictor=horizontal]"}  # fmt: skip
 _MAX_SIDE = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}
-_TRAINING_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif", ".heic"})
+_TRAINING_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic"})
 # scikit-image's photographs in colour that lie in its wheel; motorcycle_left and _right are a stereo pair.
 _BUNDLED = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png",
             "motorcycle_right.png", "retina.jpg", "rocket.jpg")  # fmt: skip
@@ -41,7 +41,7 @@ def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
     """Decode one 8-bit picture as it is, turned upright by its EXIF orientation.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, AVIF or a GIF with one frame; recognised by content, not by suffix.
+        path: JPEG, PNG, WebP, TIFF, BMP, AVIF or a GIF with one frame; recognised by content, not by suffix.
         channels: 3 takes RGB pictures, 1 takes gray ones.
 
     Returns:
@@ -63,8 +63,8 @@ def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
 def read_training_image(path: Path) -> NDArray[np.uint8]:
     """Decode a picture to 8-bit RGB: gray is repeated, alpha dropped, 16 bit cut to its upper 8.
 
-    pyvips decodes if it is installed, else Pillow does (which scikit-image brings; JPEG, PNG, WebP and TIFF only), so
-    that a machine that only trains needs no pyvips. `training_decoder` says which.
+    pyvips decodes if it is installed, else Pillow does (which scikit-image brings; JPEG, PNG, WebP, TIFF and BMP only),
+    so that a machine that only trains needs no pyvips. `training_decoder` says which.
 
     Returns:
         H x W x 3, turned upright by its EXIF orientation.
@@ -136,11 +136,8 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ImageError(f"cannot write {path}: a picture is H x W x 1 or 3 of 8 bit, not {image.shape} {image.dtype}")
     pyvips = require("pyvips", "writing pictures")
-    height, width, channels = image.shape
-    require_output_size(path, width, height)
-    contiguous = np.ascontiguousarray(image)  # kept alive until encoded: pyvips reads its memory in place
-    picture = pyvips.Image.new_from_memory(contiguous.data, width, height, channels, "uchar")
-    picture = picture.copy(interpretation="srgb" if channels == 3 else "b-w")
+    require_output_size(path, width=image.shape[1], height=image.shape[0])
+    picture = _wrap_pixels(image)
     try:
         encoded: bytes = picture.write_to_buffer(_SAVERS[path.suffix.lower()])
     except pyvips.Error as error:
@@ -194,12 +191,14 @@ def _open(path: Path) -> tuple[pyvips.Image, str]:
     """Read the header. Returns the picture (not decoded yet) and the name of its format."""
     content = _read_bytes(path)
     pyvips = require("pyvips", "reading pictures")
+    if content.startswith(b"BM"):
+        return _wrap_pixels(pillow.read_bmp(path, content)), "BMP"
     loader = pyvips.vips_lib.vips_foreign_find_load_buffer(content, len(content)) if content else None
     text = "" if not loader else pyvips.ffi.string(loader).decode()
     form = next((name for prefix, name in _LOADERS.items() if text.startswith(f"VipsForeignLoad{prefix}")), None)
     if form is None:
         what = "is empty" if not content else "is no picture that can be read"
-        raise ImageError(f"{path} {what}; give a {', '.join(_LOADERS.values())} file")
+        raise ImageError(f"{path} {what}; give a {', '.join(_LOADERS.values())} or BMP file")
     if form == "PNG" and b"acTL" in content[: content.find(b"IDAT")]:
         raise ImageError(f"{path} is animated (APNG); give a file with one picture")
     strictness = "warning" if form == "JPEG" else "error"  # a damaged JPEG is but a warning to libjpeg
@@ -207,6 +206,14 @@ def _open(path: Path) -> tuple[pyvips.Image, str]:
         return pyvips.Image.new_from_buffer(content, "", fail_on=strictness), form
     except pyvips.Error as error:
         raise _damaged(path, form, error) from error
+
+
+def _wrap_pixels(image: NDArray[np.uint8]) -> pyvips.Image:
+    """A picture of pyvips on pixels of numpy, which it reads in place and keeps alive."""
+    pyvips = require("pyvips", "reading and writing pictures")
+    height, width, channels = image.shape
+    wrapped = pyvips.Image.new_from_memory(np.ascontiguousarray(image).data, width, height, channels, "uchar")
+    return wrapped.copy(interpretation="srgb" if channels >= 3 else "b-w")
 
 
 def _decode(path: Path, image: pyvips.Image, form: str) -> NDArray[np.uint8]:

@@ -1,7 +1,8 @@
-"""Pictures for training where pyvips is absent: Pillow comes with scikit-image."""
+"""What Pillow decodes, which comes with scikit-image: BMP, unknown to pyvips, and all else where that is absent."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +40,23 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     except (OSError, EOFError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
         # Its decoders raise each of these for damaged files.
         raise ImageError(f"{path} is a damaged or incomplete picture ({error}); get it anew") from error
+
+
+def read_bmp(path: Path, content: bytes) -> NDArray[np.uint8]:
+    """Decode a BMP file.
+
+    Returns:
+        H x W x C with C = 1 (gray), 3 (RGB; palettes too) or 4 (with alpha).
+
+    Raises:
+        ImageError: damaged or cut short.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=["BMP"]) as picture:
+            mode = {"1": "L", "P": "RGB"}.get(picture.mode, picture.mode)
+            pixels = np.asarray(picture.convert(mode))
+    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path} is a damaged or incomplete BMP picture ({error}); get it anew") from error
+    return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])

@@ -16,6 +16,8 @@ from sr_deploy.errors import ShapeError
 _PEAK = 255.0
 _WINDOW_RADIUS = 5
 _WINDOW_SIGMA = 1.5
+SSIM_WINDOW = 2 * _WINDOW_RADIUS + 1
+"""Pixels along each side that SSIM needs at least."""
 _C1 = (0.01 * _PEAK) ** 2
 _C2 = (0.03 * _PEAK) ** 2
 
@@ -50,11 +52,10 @@ def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Qual
             f"cannot compare {_describe_shape(sr)} with {_describe_shape(hr)}: both must be H x W x C of one shape, "
             "with C = 1 or 3"
         )
-    window = 2 * _WINDOW_RADIUS + 1
-    if min(sr.shape[:2]) < window + 2 * scale:
+    if min(sr.shape[:2]) < SSIM_WINDOW + 2 * scale:
         raise ShapeError(
             f"a {sr.shape[0]}x{sr.shape[1]} picture (HxW) is too small to score at x{scale}: "
-            f"sides of at least {window + 2 * scale} are needed"
+            f"sides of at least {SSIM_WINDOW + 2 * scale} are needed"
         )
     inner = slice(scale, -scale or None)
     sr_inner = sr[inner, inner].astype(np.float64)
@@ -63,9 +64,9 @@ def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Qual
     channels = range(sr.shape[2])
     return QualityScores(
         psnr_y=_psnr(sr_y, hr_y),
-        ssim_y=_ssim(sr_y, hr_y),
+        ssim_y=ssim(sr_y, hr_y),
         psnr_rgb=_psnr(sr_inner, hr_inner),
-        ssim_rgb=float(np.mean([_ssim(sr_inner[..., channel], hr_inner[..., channel]) for channel in channels])),
+        ssim_rgb=float(np.mean([ssim(sr_inner[..., channel], hr_inner[..., channel]) for channel in channels])),
     )
 
 
@@ -90,7 +91,8 @@ def _psnr(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(_PEAK**2 / error))
 
 
-def _ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+def ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """SSIM of two planes, H x W in 0..255, each side of at least `SSIM_WINDOW` pixels."""
     mean_a, mean_b = _blur(a), _blur(b)
     variance_a = _blur(a * a) - mean_a**2
     variance_b = _blur(b * b) - mean_b**2

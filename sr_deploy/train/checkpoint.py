@@ -5,67 +5,70 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 
+from sr_deploy.arch.discriminators import save_discriminator
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
-from sr_deploy.errors import CheckpointError
+from sr_deploy.errors import CheckpointError, TrainingError
 from sr_deploy.files import output_error, replacing_folder
-from sr_deploy.train.ema import MovingAverage
 from sr_deploy.train.run import ValidationResult, checkpoint_folder, list_checkpoints
+from sr_deploy.train.state import Opponent, TrainingState
 
 GENERATOR_NAME = "generator.safetensors"
 AVERAGE_NAME = "generator_ema.safetensors"
+DISCRIMINATOR_NAME = "discriminator.safetensors"
 STATE_NAME = "state.pt"
+_STATE_SCHEMA = 2
+
+_COUNTERS = ("step", "seconds", "figures", "skipped", "skipped_lately", "bad_in_row")
+
+PoolState = Mapping[str, object]
+"""Content of one process's pool."""
 
 
-@dataclass
-class TrainingState:
-    """What changes while training. The loop owns it."""
-
-    network: nn.Module
-    """The generator, FP32."""
-    average: MovingAverage
-    """Its moving average."""
-    optimiser: torch.optim.Optimizer
-    """Adam, with its moments."""
-    scaler: torch.amp.GradScaler
-    """Keeps FP16 gradients from vanishing; passes everything through for other formats."""
-    step: int = 0
-    """Updates made."""
-    seconds: float = 0.0
-    """Time in the loop, over all resumptions."""
-    losses: list[float] = field(default_factory=list)
-    """Of the steps since the last line of metrics."""
-    best_validation: ValidationResult | None = None
-    """Highest mean luma PSNR so far."""
-
-
-def write_checkpoint(run: Path, state: TrainingState, spec: ArchSpec, keep: int) -> Path:
+def write_checkpoint(
+    run: Path, state: TrainingState, spec: ArchSpec, keep: int, pools: Sequence[PoolState] | None = None
+) -> Path:
     """Write the checkpoint of the present step and delete all but the newest `keep`.
+
+    Args:
+        run: the run's folder.
+        state: what to write.
+        spec: of the generator.
+        keep: checkpoints to keep.
+        pools: of all processes, by rank; None: that of `state`, if it has one.
 
     Raises:
         OutputError: it cannot be written; nothing half-written is left, older checkpoints stay.
+        TrainingError: a weight is no number; nothing is written.
     """
+    if pools is None:
+        pools = [state.pool.state_dict()] if state.pool is not None else []
+    _check_weights(state)
     folder = checkpoint_folder(run, state.step)
     extra = {"step": str(state.step)}
     with replacing_folder(folder) as temporary:
         save_generator(temporary / GENERATOR_NAME, state.network.state_dict(), spec, {**extra, "weights": "trained"})
         save_generator(temporary / AVERAGE_NAME, state.average.network.state_dict(), spec, {**extra, "weights": "ema"})
-        (temporary / STATE_NAME).write_bytes(_pack(state))
+        if (opponent := state.opponent) is not None:
+            save_discriminator(temporary / DISCRIMINATOR_NAME, opponent.network.state_dict(), opponent.spec, extra)
+        (temporary / STATE_NAME).write_bytes(_pack(state, pools))
     for _, old in list_checkpoints(run)[:-keep]:
         _delete_folder(old)
     return folder
 
 
-def read_checkpoint_into(folder: Path, state: TrainingState) -> None:
-    """Put a checkpoint's content into `state`, whose networks and optimiser are built already.
+def read_checkpoint_into(folder: Path, state: TrainingState, *, rank: int = 0, processes: int = 1) -> bool:
+    """Put a checkpoint's content into `state`, whose networks and optimisers are built already.
+
+    Returns:
+        Whether the pool came back too; it does not where another number of processes goes on.
 
     Raises:
         CheckpointError: a file is missing, damaged, or of another network.
@@ -75,15 +78,23 @@ def read_checkpoint_into(folder: Path, state: TrainingState) -> None:
         state.average.network.load_state_dict(load_file(folder / AVERAGE_NAME))
         packed = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
         state.optimiser.load_state_dict(packed["optimiser"])
+        if state.opponent is not None:
+            state.opponent.network.load_state_dict(load_file(folder / DISCRIMINATOR_NAME))
+            state.opponent.optimiser.load_state_dict(packed["discriminator_optimiser"])
         state.scaler.load_state_dict(packed["scaler"])
-        state.step, state.seconds, state.losses = packed["step"], packed["seconds"], packed["losses"]
-        best = packed["best_validation"]
+        for name in _COUNTERS:
+            setattr(state, name, packed[name])
+        best, pools = packed["best_validation"], packed["pools"]
+        pool_fits = state.pool is None or len(pools) == processes
+        if state.pool is not None and pool_fits:
+            state.pool.load_state_dict(pools[rank])
     except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
             f"{folder} cannot be resumed from ({reason}); delete this folder to go on from the checkpoint before"
         ) from error
     state.best_validation = ValidationResult.model_validate(best) if best else None
+    return pool_fits
 
 
 def delete_leftovers(run: Path) -> None:
@@ -96,22 +107,36 @@ def delete_leftovers(run: Path) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-def _pack(state: TrainingState) -> bytes:
+def _pack(state: TrainingState, pools: Sequence[PoolState]) -> bytes:
     """Tensors and plain containers only: `torch.load(weights_only=True)` reads it."""
-    best = state.best_validation
+    best, opponent = state.best_validation, state.opponent
     packed = {
-        "schema_version": 1,
-        "step": state.step,
-        "seconds": state.seconds,
-        "losses": list(state.losses),
+        "schema_version": _STATE_SCHEMA,
+        **{name: getattr(state, name) for name in _COUNTERS},
         "optimiser": state.optimiser.state_dict(),
+        "discriminator_optimiser": opponent.optimiser.state_dict() if opponent is not None else None,
         "scaler": state.scaler.state_dict(),
+        "pools": list(pools),
         "best_validation": best.model_dump(mode="json") if best else None,
     }
     # By way of memory: torch.save reports a full disk as an internal error of its writer.
     stream = io.BytesIO()
     torch.save(packed, stream)
     return stream.getvalue()
+
+
+def _check_weights(state: TrainingState) -> None:
+    opponent: Opponent | None = state.opponent
+    networks = {"generator": state.network, "average": state.average.network}
+    if opponent is not None:
+        networks["discriminator"] = opponent.network
+    for name, network in networks.items():
+        for key, tensor in network.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise TrainingError(
+                    f"weights of the {name} are no numbers after step {state.step} ({key}): training has diverged, and "
+                    "no checkpoint is written; resume from the one before with a lower learning rate in a new run"
+                )
 
 
 def _delete_folder(folder: Path) -> None:

@@ -8,26 +8,29 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sr_deploy.errors import OutputError, TrainingError
-from sr_deploy.train.checkpoint import TrainingState, write_checkpoint
+from sr_deploy.train.checkpoint import write_checkpoint
+from sr_deploy.train.figures import FigureLedger
 from sr_deploy.train.metrics import MetricsLog
 from sr_deploy.train.photographs import Report
+from sr_deploy.train.processes import ALONE, Processes
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import RunManifest, read_manifest
-from sr_deploy.train.sampling import iterate_batches
+from sr_deploy.train.sampling import Batch, iterate_batches
 from sr_deploy.train.schedule import learning_rate_at
-from sr_deploy.train.session import Session, check_resumable, open_session, to_tensors, update_manifest
+from sr_deploy.train.session import Session, check_resumable, open_session, update_manifest
+from sr_deploy.train.state import TrainingState
 from sr_deploy.train.validation import validate, write_preview
 
 _MANIFEST_SECONDS = 5.0
+_MUCH_WAITING = 0.2  # share of the time
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def train(
     resume: bool = False,
     device: str | None = None,
     start_from: Path | None = None,
+    processes: Processes = ALONE,
     stop: threading.Event | None = None,
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_note: Report = lambda line: None,
@@ -61,6 +65,7 @@ def train(
         resume: go on from the last checkpoint in `out`; on the CPU the result has the bits of a run never stopped.
         device: as torch names it; cuda if available, else cpu, if None.
         start_from: anything with weights for the generator to start from.
+        processes: who trains along; each calls this with the same arguments.
         stop: when set, the run writes a checkpoint after the present step and returns with status "stopped".
         on_step: told after each step.
         on_note: told what the user should know, a line each.
@@ -73,7 +78,9 @@ def train(
         on_note(f"{out} is finished: {recipe.run.steps} steps; to train on: --resume --set run.steps=MORE")
         return read_manifest(out)
     try:
-        session = open_session(recipe, out, resume=resume, device=device, start_from=start_from, report=on_note)
+        session = open_session(
+            recipe, out, resume=resume, device=device, start_from=start_from, report=on_note, processes=processes
+        )
         on_note(_describe_start(session))
         _run_steps(session, stop or threading.Event(), on_step, on_note)
     except torch.OutOfMemoryError as error:
@@ -86,57 +93,50 @@ def train(
 
 def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepReport], None], on_note: Report) -> None:
     """The loop. One turn is one update, then whatever is due after it."""
-    recipe, state, device = session.recipe, session.state, session.device
-    network, optimiser, scaler = state.network, state.optimiser, state.scaler
-    pending: list[Tensor] = []  # losses still on the device: to read each at once would make a GPU wait
+    recipe, state, processes = session.recipe, session.state, session.processes
+    ledger = FigureLedger(state, processes, recipe.run.bad_steps)
     clock = _Clock(state)
-    torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes do not change from step to step
+    torch.backends.cudnn.benchmark = session.device.type == "cuda"  # shapes do not change from step to step
     with (
         _recording_failure(session),
-        MetricsLog(session.run, state.step) as log,
+        _open_log(session) as log,
         closing(iterate_batches(session.sampler, state.step, recipe.run.steps, recipe.data.workers)) as batches,
     ):
-        if log.advice:
+        if log is not None and log.advice:
             on_note(log.advice)
-        for batch in batches:
+        for batch in clock.watch(batches):
             # The update.
-            lr_NCHW, hr_NCHW = to_tensors(batch, device, session.precision)
+            pair = session.make_pair(batch)
             learning_rate = learning_rate_at(state.step, recipe.optimiser, recipe.run.steps)
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate
-            with session.precision.autocast_on(device):
-                sr_NCHW = network(lr_NCHW)
-            loss = session.criterion(sr_NCHW, hr_NCHW)
-            optimiser.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            scaler.step(optimiser)
-            scaler.update()
-            state.average.update(network, state.step)
+            figures = session.updater.update(pair, learning_rate)
+            state.average.update(state.network, state.step)
             state.step += 1
-            pending.append(loss.detach())
+            ledger.add(figures)
 
-            # What is due. Losses come first: one that is no number must stop the run before anything is written.
-            ending = stop.is_set() or state.step == recipe.run.steps
+            # What is due. Figures come first: steps without numbers must end the run before anything is written.
+            ending = processes.any_wishes(stop.is_set()) or state.step == recipe.run.steps
             figures_due = state.step % recipe.run.log_every == 0
             checkpoint_due = ending or state.step % recipe.run.checkpoint_every == 0
             validation_due, preview_due = _validation_due(recipe, state.step)
-            if figures_due or checkpoint_due or validation_due or preview_due or device.type == "cpu":
-                _collect_losses(state, pending)
+            if figures_due or checkpoint_due or validation_due or preview_due or session.device.type == "cpu":
+                ledger.collect()
             clock.tick(state)
             if figures_due:
-                mean = sum(state.losses) / len(state.losses)
-                clock.lap(state, mean)
-                log.log_training(
-                    state.step, loss=mean, learning_rate=learning_rate, steps_per_second=clock.steps_per_second
-                )
-                state.losses.clear()
-            if validation_due:
+                means = ledger.take_means()
+                clock.lap(state, means.get("loss", math.nan))
+                for line in _advise(means, clock, recipe):
+                    on_note(line)
+                if log is not None:
+                    log.log_training(state.step, {**means, "learning_rate": learning_rate, **clock.figures()})
+            if validation_due and log is not None:
                 _validate(session, log)
-            if preview_due and session.previews:
+            if preview_due and session.previews and processes.is_first:
                 preview = session.run / "previews" / f"step-{state.step:06d}.png"
                 write_preview(preview, state.average.network, session.held_out, recipe.scale)
             if checkpoint_due:
-                write_checkpoint(session.run, state, recipe.arch_spec(), recipe.run.keep_checkpoints)
+                pools = processes.gather(state.pool.state_dict()) if state.pool is not None else []
+                if processes.is_first:
+                    write_checkpoint(session.run, state, recipe.arch_spec(), recipe.run.keep_checkpoints, pools)
             if checkpoint_due or clock.manifest_due():
                 update_manifest(session)
             on_step(StepReport(state.step, clock.loss, clock.steps_per_second))
@@ -146,28 +146,29 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
         update_manifest(session, status="finished" if finished else "stopped")
 
 
+def _open_log(session: Session) -> AbstractContextManager[MetricsLog | None]:
+    """The log of the run; the first process writes it for all."""
+    return MetricsLog(session.run, session.state.step) if session.processes.is_first else nullcontext()
+
+
+def _advise(means: Mapping[str, float], clock: _Clock, recipe: Recipe) -> Iterator[str]:
+    """What the user should know of the latest steps."""
+    if "skipped_steps" in means:
+        yield (
+            f"{means['skipped_steps']:.0f} of the latest {recipe.run.log_every} steps were left out: their loss or "
+            "gradient was no number"
+        )
+    if clock.data_just_became_slow():
+        yield (
+            f"the device waits for data {100 * clock.data_wait:.0f} % of the time; raise --set data.workers "
+            f"(now {recipe.data.workers}) or --set data.cache_gib (now {recipe.data.cache_gib:g})"
+        )
+
+
 def _validation_due(recipe: Recipe, step: int) -> tuple[bool, bool]:
     """Whether to validate, and whether to write a preview, after `step` updates."""
     last = step == recipe.run.steps
     return last or step % recipe.run.validate_every == 0, last or step % recipe.run.preview_every == 0
-
-
-def _collect_losses(state: TrainingState, pending: list[Tensor]) -> None:
-    """Move losses from the device into the state.
-
-    Raises:
-        TrainingError: one is no number; the message names its step.
-    """
-    losses = torch.stack(pending).tolist() if pending else []
-    for offset, loss in enumerate(losses):
-        if not math.isfinite(loss):
-            step = state.step - len(losses) + offset + 1
-            raise TrainingError(
-                f"the loss at step {step} is {loss}: training has diverged; start anew with a lower "
-                "--set optimiser.learning_rate=... or with --set precision.autocast=off"
-            )
-    state.losses.extend(losses)
-    pending.clear()
 
 
 def _validate(session: Session, log: MetricsLog) -> None:
@@ -198,7 +199,19 @@ class _Clock:
         self._started = now - state.seconds
         self._lap_at, self._lap_step = now, state.step
         self._manifest_at = now
-        self.loss, self.steps_per_second = math.nan, math.nan
+        self._waited, self._told = 0.0, False
+        self.loss, self.steps_per_second, self.data_wait = math.nan, math.nan, 0.0
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with the time taken that the loop waits for them."""
+        iterator = iter(batches)
+        while True:
+            asked = time.monotonic()
+            batch = next(iterator, None)
+            self._waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
 
     def tick(self, state: TrainingState) -> None:
         """Bring the state's time up to date."""
@@ -207,8 +220,20 @@ class _Clock:
     def lap(self, state: TrainingState, loss: float) -> None:
         """Begin a new stretch of steps; keep the loss and the pace of the one that ends."""
         now = time.monotonic()
-        self.steps_per_second = (state.step - self._lap_step) / max(now - self._lap_at, 1e-9)
-        self._lap_at, self._lap_step, self.loss = now, state.step, loss
+        passed = max(now - self._lap_at, 1e-9)
+        self.steps_per_second, self.data_wait = (state.step - self._lap_step) / passed, self._waited / passed
+        self._lap_at, self._lap_step, self._waited, self.loss = now, state.step, 0.0, loss
+
+    def figures(self) -> dict[str, float]:
+        """Of the latest stretch, as the log has them."""
+        return {"steps_per_second": round(self.steps_per_second, 3), "data_wait": round(self.data_wait, 3)}
+
+    def data_just_became_slow(self) -> bool:
+        """Whether the latest stretch is the first of this session that waited much for its batches."""
+        if self._told or self.data_wait < _MUCH_WAITING:
+            return False
+        self._told = True
+        return True
 
     def manifest_due(self) -> bool:
         """Whether the manifest is old; asking makes it new."""

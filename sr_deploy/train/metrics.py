@@ -39,13 +39,12 @@ class MetricsLog:
         if self._events:
             self._events.close()
 
-    def log_training(self, step: int, *, loss: float, learning_rate: float, steps_per_second: float) -> None:
-        """Write figures of the steps since the last line; `loss` is their mean.
+    def log_training(self, step: int, figures: Mapping[str, float]) -> None:
+        """Write figures of the steps since the last line: means of `loss` and of its terms, `learning_rate`, the pace.
 
         Raises:
             OutputError: no space, no permission.
         """
-        figures = {"loss": loss, "learning_rate": learning_rate, "steps_per_second": round(steps_per_second, 3)}
         self._append({"step": step, "kind": "training", **figures})
         self._add_events("training", step, figures)
 

@@ -29,14 +29,22 @@ class ImagePair:
     hr: NDArray[np.uint8]
     """H x W x 3, sides multiples of the scale."""
     lr: NDArray[np.uint8]
-    """The same shrunk by the scale."""
+    """The same shrunk by the scale; 0 x 0 x 3 where low resolution is made elsewhere."""
 
 
 class Photographs:
     """Pairs by index, for several threads at once. Files that cannot be used are reported once each."""
 
     def __init__(
-        self, paths: Sequence[Path], *, scale: int, least_side: int, multiple: int, cache_gib: float, report: Report
+        self,
+        paths: Sequence[Path],
+        *,
+        scale: int,
+        least_side: int,
+        multiple: int,
+        cache_gib: float,
+        report: Report,
+        with_lr: bool = True,
     ) -> None:
         """Nothing is read yet.
 
@@ -47,7 +55,9 @@ class Photographs:
             multiple: high-resolution sides are cropped to multiples of this (itself a multiple of the scale).
             cache_gib: memory for decoded pairs.
             report: told of each file that is skipped.
+            with_lr: make low resolution by the papers' bicubic; else only originals are kept.
         """
+        self._with_lr = with_lr
         self.paths = tuple(paths)
         self.scale = scale
         self._least_side = least_side
@@ -110,7 +120,8 @@ class Photographs:
                 f"at least {self._least_side}x{self._least_side} are needed)"
             )
         hr = np.ascontiguousarray(image[:height, :width])
-        return ImagePair(hr=hr, lr=downscale_bicubic(hr, self.scale))
+        lr = downscale_bicubic(hr, self.scale) if self._with_lr else np.zeros((0, 0, 3), np.uint8)
+        return ImagePair(hr=hr, lr=lr)
 
     def _remember(self, index: int, made: ImagePair) -> None:
         size = made.hr.nbytes + made.lr.nbytes

@@ -112,6 +112,10 @@ class RunManifest(_Record):
     """Updates of the whole training."""
     seconds: float
     """Time in the loop so far, over all resumptions."""
+    skipped_steps: int = 0
+    """Steps left out because a loss or gradient was no number."""
+    processes: int = 1
+    """That trained last, side by side."""
     checkpoints: tuple[str, ...] = ()
     """Folders below the run's, oldest first."""
     best_validation: ValidationResult | None = None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.train.photographs import Photographs
+from sr_deploy.train.photographs import ImagePair, Photographs
 from sr_deploy.train.recipe import Recipe
 
 _PATCH_STREAM = 0
@@ -23,20 +23,37 @@ _BATCHES_AHEAD = 2  # for each thread
 
 @dataclass(frozen=True)
 class Batch:
-    """Aligned patches, N x H x W x 3, 8 bit."""
+    """What one process works on in one step, N x H x W x 3, 8 bit."""
 
+    step: int
+    """Of the training, from 0."""
+    first_sample: int
+    """Number of its first sample among those of all processes."""
     lr: NDArray[np.uint8]
+    """Low resolution, aligned with `hr`; N x 0 x 0 x 3 where a degradation makes it."""
     hr: NDArray[np.uint8]
+    """Originals."""
 
 
 class PatchSampler:
     """Cuts the patches of any step."""
 
-    def __init__(self, photographs: Photographs, recipe: Recipe) -> None:
-        """`photographs` must have sides of at least the recipe's patch size."""
+    def __init__(self, photographs: Photographs, recipe: Recipe, *, rank: int = 0, processes: int = 1) -> None:
+        """A sampler of one process's share of each batch.
+
+        Args:
+            photographs: without a degradation their sides are at least the recipe's patch size; with one they may be
+                any, and have no low resolution.
+            recipe: decides what is drawn.
+            rank: of this process.
+            processes: that share a batch; they must divide it.
+        """
         self._photographs = photographs
         self._seed = recipe.seed
         self._data = recipe.data
+        self._canvas = recipe.degradation.canvas if recipe.degradation is not None else None
+        self.share = recipe.data.batch // processes
+        self._first = rank * self.share
 
     def draw_batch(self, step: int) -> Batch:
         """The batch of a step (counted from 0).
@@ -44,8 +61,10 @@ class PatchSampler:
         Raises:
             InputError: no file is left that can be used.
         """
-        patches = [self.draw_patch(step, sample) for sample in range(self._data.batch)]
-        return Batch(lr=np.stack([lr for lr, _ in patches]), hr=np.stack([hr for _, hr in patches]))
+        samples = range(self._first, self._first + self.share)
+        patches = [self.draw_patch(step, sample) for sample in samples]
+        lr, hr = (np.stack(images) for images in zip(*patches, strict=True))
+        return Batch(step=step, first_sample=self._first, lr=lr, hr=hr)
 
     def draw_patch(self, step: int, sample: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """One pair of patches (low, high resolution), flipped and turned alike."""
@@ -53,12 +72,9 @@ class PatchSampler:
         pair = None
         while pair is None:  # a file that cannot be used is drawn again, from the same stream
             pair = self._photographs.pair(int(random.integers(len(self._photographs.paths))))
-        scale = self._photographs.scale
-        side = self._data.patch_size // scale
-        top = int(random.integers(pair.lr.shape[0] - side + 1))
-        left = int(random.integers(pair.lr.shape[1] - side + 1))
-        lr = pair.lr[top : top + side, left : left + side]
-        hr = pair.hr[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
+        lr, hr = (
+            self._cut(pair, random) if self._canvas is None else (pair.lr, cut_canvas(pair.hr, self._canvas, random))
+        )
         # Drawn whether used or not: switching one off leaves the other draws as they were.
         flip, turns = bool(random.integers(2)), int(random.integers(4))
         if flip and self._data.flips:
@@ -66,6 +82,24 @@ class PatchSampler:
         if self._data.rotations:
             lr, hr = np.rot90(lr, turns), np.rot90(hr, turns)
         return lr, hr
+
+    def _cut(self, pair: ImagePair, random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        scale = self._photographs.scale
+        side = self._data.patch_size // scale
+        top = int(random.integers(pair.lr.shape[0] - side + 1))
+        left = int(random.integers(pair.lr.shape[1] - side + 1))
+        lr = pair.lr[top : top + side, left : left + side]
+        hr = pair.hr[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
+        return lr, hr
+
+
+def cut_canvas(hr: NDArray[np.uint8], side: int, random: np.random.Generator) -> NDArray[np.uint8]:
+    """A square of that side; what is missing is reflected, below and to the right."""
+    top = int(random.integers(max(hr.shape[0] - side, 0) + 1))
+    left = int(random.integers(max(hr.shape[1] - side, 0) + 1))
+    cut = hr[top : top + side, left : left + side]
+    missing = ((0, side - cut.shape[0]), (0, side - cut.shape[1]), (0, 0))
+    return np.pad(cut, missing, mode="reflect") if any(after for _, after in missing) else cut
 
 
 def random_for(seed: int, stream: int, step: int, sample: int) -> np.random.Generator:

@@ -8,23 +8,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from sr_deploy.arch.registry import build_network, input_multiple
+from sr_deploy.arch.registry import input_multiple
 from sr_deploy.errors import InputError, OutputError, RecipeError, TrainingError
-from sr_deploy.files import sha256_of
 from sr_deploy.imaging.codec import training_decoder
 from sr_deploy.measure.machine import describe_machine, tool_versions
-from sr_deploy.model import open_model
-from sr_deploy.train.checkpoint import TrainingState, delete_leftovers, read_checkpoint_into
-from sr_deploy.train.ema import MovingAverage
-from sr_deploy.train.losses import Criterion, build_pixel_loss
+from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
+from sr_deploy.train.losses import build_pixel_loss
+from sr_deploy.train.networks import build_criteria, build_generator, build_opponent, build_state, build_updater
+from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
 from sr_deploy.train.photographs import Photographs, Report, training_paths
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
-from sr_deploy.train.recipe import Recipe, find_differences, read_run_recipe, write_recipe
+from sr_deploy.train.processes import ALONE, Processes
+from sr_deploy.train.recipe import LossRecipe, Recipe, find_differences, read_run_recipe, write_recipe
 from sr_deploy.train.run import (
     RECIPE_NAME,
     PrecisionRecord,
@@ -36,7 +34,9 @@ from sr_deploy.train.run import (
     require_run,
     write_manifest,
 )
-from sr_deploy.train.sampling import Batch, PatchSampler
+from sr_deploy.train.sampling import PatchSampler
+from sr_deploy.train.state import TrainingState
+from sr_deploy.train.update import Updater
 from sr_deploy.train.validation import HeldOut, read_held_out
 
 
@@ -56,18 +56,29 @@ class Session:
     """How it computes."""
     sampler: PatchSampler
     """The batches."""
+    make_pair: PairMaker
+    """From a batch to what the networks see."""
     held_out: Sequence[HeldOut]
-    """What it is validated on."""
-    criterion: Criterion
-    """The loss."""
+    """What it is validated on; nothing but in the first process."""
+    updater: Updater
+    """Makes the updates."""
     state: TrainingState
     """What changes."""
+    processes: Processes
+    """Who trains along."""
     previews: bool
     """Whether pictures can be written here."""
 
 
 def open_session(
-    recipe: Recipe, run: Path, *, resume: bool, device: str | None, start_from: Path | None, report: Report
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool,
+    device: str | None,
+    start_from: Path | None,
+    report: Report,
+    processes: Processes = ALONE,
 ) -> Session:
     """Prepare a new run in the empty folder `run`, or go on with the run that lies there.
 
@@ -75,44 +86,49 @@ def open_session(
         TrainingError: the run does not fit the recipe, its data changed, or there is none.
         InputError, RecipeError, CheckpointError, OutputError: as their names say.
     """
+    _check_share(recipe, processes)
     manifest = check_resumable(recipe, run) if resume else None
-    chosen_device = choose_device(device)
-    photographs = _open_photographs(recipe, report)
+    chosen_device = choose_device(device, processes)
+    photographs = _open_photographs(recipe, report if processes.is_first else lambda line: None)
     fingerprint = photographs.fingerprint()
     if manifest is not None and manifest.data_sha256 != fingerprint:
         raise TrainingError(
             f"cannot resume {run}: the training images are not those it began with (names or sizes differ); "
             "bring them back, or start a new run from its weights with --from"
         )
-    held_out = read_held_out(recipe, report)
-    sampler = PatchSampler(photographs, recipe)
-    network, starting_point = _build_generator(recipe, None if resume else start_from, resume=resume)
+    held_out = read_held_out(recipe, report) if processes.is_first else []
+    sampler = PatchSampler(photographs, recipe, rank=processes.rank, processes=processes.count)
+    network, starting_point = build_generator(recipe, None if resume else start_from, resume=resume)
     network.to(chosen_device)
-    criterion = build_pixel_loss(recipe.loss)
+    criteria = build_criteria(recipe.loss, chosen_device)
+    opponent = build_opponent(recipe, chosen_device, resume=resume)
     if manifest is None:
-        precision = _choose_precision(recipe, network, criterion, sampler.draw_batch(0), chosen_device)
+        precision = processes.agree(lambda: _choose_precision(recipe, network, sampler, chosen_device))
         manifest = _new_manifest(
             recipe, run, precision, data_sha256=fingerprint, device=chosen_device, starting_point=starting_point
         )
-        claim_run_folder(run)
+        processes.agree(lambda: claim_run_folder(run))
     else:
         precision = PrecisionChoice.model_validate(manifest.precision.model_dump())
-        delete_leftovers(run)
+        processes.agree(lambda: delete_leftovers(run))
     recipe = _fix_precision(recipe, precision)
-    network.train().to(memory_format=precision.memory_format())  # type: ignore[call-overload]
-    state = _build_state(recipe, network, precision, chosen_device)
-    if resume and (last := find_last_checkpoint(run)) is not None:
-        read_checkpoint_into(last[1], state)
+    state = build_state(recipe, network, opponent, precision, chosen_device)
+    state.pool = build_pool(recipe, processes.rank)
+    last = find_last_checkpoint(run) if resume else None
+    if last is not None and not read_checkpoint_into(last[1], state, rank=processes.rank, processes=processes.count):
+        report(f"the pool of training pairs begins anew: {last[1]} was written by another number of processes")
+    updater = build_updater(recipe, state, criteria, precision=precision, device=chosen_device, processes=processes)
     session = Session(
         recipe=recipe, run=run, manifest=manifest, device=chosen_device, precision=precision, sampler=sampler,
-        held_out=held_out, criterion=criterion, state=state, previews=training_decoder() == "pyvips",
+        make_pair=build_pair_maker(recipe, chosen_device, state.pool), held_out=held_out, updater=updater, state=state,
+        processes=processes, previews=training_decoder() == "pyvips",
     )  # fmt: skip
-    _record_start(session, resume=resume)
+    processes.agree(lambda: _record_start(session, resume=resume))
     return session
 
 
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name, or the best one here.
+def choose_device(name: str | None, processes: Processes = ALONE) -> torch.device:
+    """The device of that name, or the best one here; side by side, each process has a GPU of its own.
 
     Raises:
         InputError: no such device here.
@@ -120,18 +136,17 @@ def choose_device(name: str | None) -> torch.device:
     available = ["cpu"]
     if torch.cuda.is_available():
         available = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
-    if name is not None and name not in available:
-        raise InputError(f"no device {name!r} here; available: {', '.join(available)}")
-    return torch.device(name or available[0])
-
-
-def to_tensors(batch: Batch, device: torch.device, precision: PrecisionChoice) -> tuple[Tensor, Tensor]:
-    """(low, high resolution) as N x C x H x W in [0, 1] on the device, in the layout of the run."""
-    return _to_tensor(batch.lr, device, precision), _to_tensor(batch.hr, device, precision)
+    chosen = name or available[0]
+    if processes.count > 1 and chosen == "cuda":
+        chosen = f"cuda:{processes.local_rank}"
+        torch.cuda.set_device(processes.local_rank)
+    if chosen not in available:
+        raise InputError(f"no device {chosen!r} here; available: {', '.join(available)}")
+    return torch.device(chosen)
 
 
 def update_manifest(session: Session, **changes: object) -> None:
-    """Write `run.json` with the present step and what else changed.
+    """Write `run.json` with the present step and what else changed; the first process does it for all.
 
     Raises:
         OutputError: it cannot be written.
@@ -141,11 +156,14 @@ def update_manifest(session: Session, **changes: object) -> None:
         "step": state.step,
         "steps": session.recipe.run.steps,
         "seconds": round(state.seconds, 2),
+        "skipped_steps": state.skipped,
+        "processes": session.processes.count,
         "best_validation": state.best_validation,
         "device": str(session.device),
         "checkpoints": tuple(str(path.relative_to(session.run)) for _, path in list_checkpoints(session.run)),
     }
-    session.manifest = write_manifest(session.run, session.manifest.model_copy(update={**present, **changes}))
+    manifest = session.manifest.model_copy(update={**present, **changes})
+    session.manifest = write_manifest(session.run, manifest) if session.processes.is_first else manifest
 
 
 def check_resumable(recipe: Recipe, run: Path) -> RunManifest:
@@ -170,6 +188,7 @@ def check_resumable(recipe: Recipe, run: Path) -> RunManifest:
 
 def _open_photographs(recipe: Recipe, report: Report) -> Photographs:
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
+    degraded = recipe.degradation is not None
     if recipe.data.patch_size % multiple:
         raise RecipeError(
             f"data.patch_size = {recipe.data.patch_size} does not fit {recipe.arch_spec().title()}; "
@@ -178,63 +197,40 @@ def _open_photographs(recipe: Recipe, report: Report) -> Photographs:
     photographs = Photographs(
         training_paths(recipe.data),
         scale=recipe.scale,
-        least_side=recipe.data.patch_size,
-        multiple=recipe.scale,
+        least_side=recipe.degradation.least_side() if recipe.degradation is not None else recipe.data.patch_size,
+        multiple=1 if degraded else recipe.scale,
         cache_gib=recipe.data.cache_gib,
         report=report,
+        with_lr=not degraded,
     )
     photographs.read_ahead(threads=recipe.data.workers)
     return photographs
 
 
-def _build_generator(
-    recipe: Recipe, start_from: Path | None, *, resume: bool
-) -> tuple[nn.Module, StartingPoint | None]:
-    if start_from is None and recipe.init_from is not None and not resume:
-        raise TrainingError(
-            f"recipe {recipe.name} starts from a generator of recipe {recipe.init_from}; "
-            "train that first and give its run with --from"
-        )
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
-        torch.manual_seed(recipe.seed)
-        network = build_network(recipe.arch_spec())
-    if start_from is None:
-        return network, None
-    model = open_model(start_from)
-    if model.arch != recipe.arch_spec():
-        there = model.arch.title() if model.arch else "a graph without weights"
-        raise TrainingError(
-            f"cannot start from {start_from}: it holds {there}, and recipe {recipe.name} trains "
-            f"{recipe.arch_spec().title()}; give weights of that network, or change the recipe's network with --set"
-        )
-    network.load_state_dict(model.load_network().state_dict())
-    weights = model.weights_path or model.path
-    return network, StartingPoint(path=str(start_from), sha256=sha256_of(weights))
-
-
 def _choose_precision(
-    recipe: Recipe, network: nn.Module, criterion: Criterion, batch: Batch, device: torch.device
+    recipe: Recipe, network: nn.Module, sampler: PatchSampler, device: torch.device
 ) -> PrecisionChoice:
-    plain = PrecisionChoice(autocast="off", channels_last=False)
-    return choose_precision(recipe.precision, network, criterion, *to_tensors(batch, device, plain))
+    """By the generator's pass on a batch of the right shape, whatever the losses are."""
+    shape = (sampler.share, 3, recipe.data.patch_size, recipe.data.patch_size)
+    hr_NCHW = torch.rand(shape, generator=torch.Generator().manual_seed(recipe.seed))
+    lr_NCHW = torch.nn.functional.avg_pool2d(hr_NCHW, recipe.scale)
+    criterion = build_pixel_loss(LossRecipe())
+    return choose_precision(recipe.precision, network, criterion, lr_NCHW.to(device), hr_NCHW.to(device))
+
+
+def _check_share(recipe: Recipe, processes: Processes) -> None:
+    parts = processes.count * recipe.optimiser.accumulate
+    if recipe.data.batch % parts:
+        raise RecipeError(
+            f"data.batch = {recipe.data.batch} does not divide among {processes.count} processes with "
+            f"optimiser.accumulate = {recipe.optimiser.accumulate}; give a multiple of {parts}"
+        )
 
 
 def _fix_precision(recipe: Recipe, precision: PrecisionChoice) -> Recipe:
     """The recipe with what was measured in place of "auto": it then gives the same bits on a like machine."""
     fixed = {"autocast": precision.autocast, "channels_last": precision.channels_last}
     return recipe.model_copy(update={"precision": recipe.precision.model_copy(update=fixed)})
-
-
-def _build_state(recipe: Recipe, network: nn.Module, precision: PrecisionChoice, device: torch.device) -> TrainingState:
-    optimiser = torch.optim.Adam(
-        network.parameters(), lr=recipe.optimiser.learning_rate, betas=recipe.optimiser.betas, fused=True
-    )
-    return TrainingState(
-        network=network,
-        average=MovingAverage(network, recipe.ema),
-        optimiser=optimiser,
-        scaler=torch.amp.GradScaler(device.type, enabled=precision.autocast == "fp16"),
-    )
 
 
 def _record_start(session: Session, *, resume: bool) -> None:
@@ -277,10 +273,3 @@ def _new_manifest(
         versions=tool_versions(),
         machine=describe_machine(),
     )
-
-
-def _to_tensor(images_NHWC: NDArray[np.uint8], device: torch.device, precision: PrecisionChoice) -> Tensor:
-    pixels = torch.from_numpy(images_NHWC)
-    if device.type == "cuda":
-        pixels = pixels.pin_memory().to(device, non_blocking=True)
-    return pixels.permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=precision.memory_format())

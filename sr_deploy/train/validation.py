@@ -16,6 +16,7 @@ from sr_deploy.errors import TrainingError
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.convert import to_image, to_nchw
 from sr_deploy.imaging.resize import upscale_bicubic
+from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
 from sr_deploy.measure.quality import score_pair
 from sr_deploy.train.photographs import ImagePair, Photographs, Report, validation_paths
 from sr_deploy.train.recipe import Recipe
@@ -25,7 +26,6 @@ _EQUAL_DB = 100.0
 _SSIM_WINDOW = 11
 _PREVIEW_SIDE = 160
 _PREVIEW_ROWS = 4
-_GAP = 4
 
 
 @dataclass(frozen=True)
@@ -114,37 +114,14 @@ def write_preview(path: Path, network: nn.Module, held_out: Sequence[HeldOut], s
         OutputError: it cannot be written.
     """
     rows = [_preview_row(network, photograph, scale) for photograph in held_out[:_PREVIEW_ROWS]]
-    gap = np.full((_GAP, rows[0].shape[1], 3), 255, np.uint8)
-    stacked = [part for row in rows for part in (row, gap)][:-1]
-    write_image(path, np.concatenate(stacked))
+    write_image(path, compose_sheet(rows))
 
 
-def _preview_row(network: nn.Module, photograph: HeldOut, scale: int) -> NDArray[np.uint8]:
+def _preview_row(network: nn.Module, photograph: HeldOut, scale: int) -> list[Cell]:
     hr, lr = photograph.pair.hr, photograph.pair.lr
-    top, left = _worst_window(photograph.bicubic, hr, _PREVIEW_SIDE)
-    window = slice(top, top + _PREVIEW_SIDE), slice(left, left + _PREVIEW_SIDE)
-    nearest = lr.repeat(scale, axis=0).repeat(scale, axis=1)
-    pictures = (nearest, photograph.bicubic, upscale(network, lr, photograph.name), hr)
-    crops = [_fit(picture[window]) for picture in pictures]
-    gap = np.full((_PREVIEW_SIDE, _GAP, 3), 255, np.uint8)
-    return np.concatenate([part for crop in crops for part in (crop, gap)][:-1], axis=1)
-
-
-def _worst_window(bicubic: NDArray[np.uint8], hr: NDArray[np.uint8], side: int) -> tuple[int, int]:
-    """Top left corner, on a grid of half windows, of the window where two pictures differ most."""
-    error = np.square(bicubic.astype(np.float64) - hr).sum(axis=2)
-    tops, lefts = (range(0, max(length - side, 0) + 1, side // 2) for length in hr.shape[:2])
-    return max(
-        ((top, left) for top in tops for left in lefts),
-        key=lambda corner: float(error[corner[0] : corner[0] + side, corner[1] : corner[1] + side].sum()),
-    )
-
-
-def _fit(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """White below and to the right of crops of small photographs."""
-    canvas = np.full((_PREVIEW_SIDE, _PREVIEW_SIDE, 3), 255, np.uint8)
-    canvas[: crop.shape[0], : crop.shape[1]] = crop
-    return canvas
+    window = find_worst_window(photograph.bicubic, hr, _PREVIEW_SIDE)
+    pictures = (lr, photograph.bicubic, upscale(network, lr, photograph.name), hr)
+    return compare_crops(pictures, (photograph.name, "bicubic", "network", "original"), scale, window)
 
 
 def _score(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Scores:

@@ -74,7 +74,7 @@ def assert_same_end(one: Path, other: Path) -> None:
         assert tensors.keys() == others.keys()
         assert all(torch.equal(tensor, others[key]) for key, tensor in tensors.items()), name
     state, other_state = (torch.load(folder / STATE_NAME, weights_only=True) for folder in (first, second))
-    assert state["losses"] == other_state["losses"]
+    assert state["figures"] == other_state["figures"]
     assert state["scaler"] == other_state["scaler"]
     for index, moments in state["optimiser"]["state"].items():
         assert all(
@@ -230,15 +230,21 @@ def test_a_finished_run_says_so_and_can_be_trained_on(tmp_path, make_recipe):
     assert [step for step, _ in logged_losses(tmp_path / "run")] == [3, 6, 9, 12]
 
 
-def test_a_loss_that_is_no_number_names_its_step_and_keeps_the_checkpoints(tmp_path, make_recipe):
+def test_a_training_that_diverges_ends_and_keeps_the_checkpoints(tmp_path, make_recipe):
     recipe = make_recipe(
-        optimiser={"learning_rate": 1e30, "schedule": {"kind": "constant"}}, run={"checkpoint_every": 1}
+        optimiser={"learning_rate": 1e30, "schedule": {"kind": "constant"}},
+        run={"checkpoint_every": 1, "bad_steps": 2, "keep_checkpoints": 9},
     )
-    with pytest.raises(TrainingError, match=r"the loss at step 2 is (nan|inf): training has diverged"):
+    with pytest.raises(
+        TrainingError, match=r"no number in 3 steps in a row, up to step 4 \(loss (nan|inf)\)"
+    ):
         train(recipe, tmp_path / "run")
     manifest = read_manifest(tmp_path / "run")
     assert manifest.status == "failed"
-    assert find_last_checkpoint(tmp_path / "run")[0] == 1
+    assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [1, 2, 3]
+    for _, folder in list_checkpoints(tmp_path / "run"):
+        weights = load_file(folder / GENERATOR_NAME)
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
 
 
 def test_starting_from_weights(tmp_path, make_recipe):

@@ -8,13 +8,21 @@ import time
 
 import pytest
 
-STEPS = 300
 KILLS = 10
+# What makes of the recipe's stage a game with a discriminator, under the degradation with its pool of pairs.
+GAME = [
+    "degradation.canvas=80",
+    "degradation.pool=16",
+    "loss.adversarial.kind=vanilla",
+    "loss.adversarial.weight=0.1",
+    "discriminator.architecture=unet",
+    "discriminator.features=4",
+]
+CASES = {"demo": (300, []), "compact": (120, GAME)}
 SETTINGS = [
-    f"run.steps={STEPS}",
     "run.checkpoint_every=10",
-    "run.validate_every=150",
-    "run.preview_every=150",
+    "run.validate_every=60",
+    "run.preview_every=60",
     "network.features=8",
     "network.blocks=2",
     "data.batch=4",
@@ -28,29 +36,33 @@ SETTINGS = [
 pytestmark = pytest.mark.slow
 
 
-def start_training(out, *more):
-    words = [sys.executable, "-m", "sr_deploy", "train", "--out", str(out), *more]
-    for setting in SETTINGS:
+def start_training(recipe, out, *more):
+    steps, extra = CASES[recipe]
+    words = [sys.executable, "-m", "sr_deploy", "train", recipe, "--out", str(out), *more]
+    for setting in (*SETTINGS, *extra, f"run.steps={steps}"):
         words += ["--set", setting]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def final_weights(run):
-    return (run / "checkpoints" / f"step-{STEPS:06d}" / "generator_ema.safetensors").read_bytes()
+def final_weights(run, steps):
+    folder = run / "checkpoints" / f"step-{steps:06d}"
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
 def list_checkpoints(run):
     return set((run / "checkpoints").glob("step-*"))
 
 
-def test_killed_and_resumed_equals_unbroken(tmp_path):
+@pytest.mark.parametrize("recipe", CASES)
+def test_killed_and_resumed_equals_unbroken(tmp_path, recipe):
+    steps, extra = CASES[recipe]
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
-    process = start_training(unbroken)
+    process = start_training(recipe, unbroken)
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
 
     chance = random.Random(0)
-    process = start_training(killed)
+    process = start_training(recipe, killed)
     kills = 0
     while kills < KILLS:
         seen = list_checkpoints(killed)
@@ -63,10 +75,12 @@ def test_killed_and_resumed_equals_unbroken(tmp_path):
         process.wait()
         kills += 1
         assert list_checkpoints(killed)
-        process = start_training(killed, "--resume")
+        process = start_training(recipe, killed, "--resume")
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     assert kills >= 3
-    assert final_weights(killed) == final_weights(unbroken)
+    weights = final_weights(unbroken, steps)
+    assert len(weights) == (3 if extra else 2)
+    assert final_weights(killed, steps) == weights
     lines = [len((run / "metrics.jsonl").read_text().splitlines()) for run in (unbroken, killed)]
     assert lines[0] == lines[1]

@@ -303,7 +303,7 @@ def test_missing_file_and_folder(tmp_path):
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        ({"optimizer": {"state": {}}, "epoch": 3}, ["training state without a generator", "'optimizer', 'epoch'"]),
+        ({"optimizer": {"state": {}}, "epoch": 3}, ["training state without the gen", "'optimizer', 'epoch'"]),
         ({"epoch": 3, "loss": 0.5}, ["no weights", "'epoch', 'loss'"]),
         ({}, ["it holds nothing"]),
         (torch.ones(3), ["one bare tensor of shape (3,)"]),

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from sr_deploy.arch.discriminators import build_discriminator, save_discriminator
 from sr_deploy.arch.registry import build_network
-from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.spec import ArchSpec, DiscriminatorSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import Certificate, CertificateEntry, EngineRecord, FileRecord, Measurement, record_file
 from sr_deploy.cli import main
@@ -263,3 +264,36 @@ def test_a_checkpoint_has_no_layers_to_list(checkpoint, capsys):
     assert (
         "has no ONNX graph, so there are no layers to list; make one with: sr-deploy export" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_discriminator(tmp_path, capsys, legacy):
+    path = tmp_path / "netD.pth"
+    spec = DiscriminatorSpec(architecture="unet", features=8, spectral_norm=True)
+    state = build_discriminator(spec).state_dict()
+    names = {".parametrizations.weight.original": ".weight_orig", ".parametrizations.weight.0._": ".weight_"}
+    for new, old in names.items() if legacy else ():
+        state = {key.replace(new, old): tensor for key, tensor in state.items()}
+    torch.save({"params": state}, path)
+    document = run_json(capsys, path)
+    assert document["kind"] == "discriminator"
+    assert document["discriminator"] == spec.model_dump()
+    # 64 times fewer than with 64 features, but for what the images' and the verdict's channels take.
+    assert document["parameters"] == (4_376_320 - 1792) // 64 + 28 * 8 + 9 * 8 + 1
+    assert document["weights"]["sha256"] == sha256_of(path)
+    text = run_text(capsys, path)
+    assert "discriminator" in text
+    assert "unet, 8 features, spectral norm, RGB" in text
+    assert f"{document['parameters']:,}" in text
+    assert main(["info", str(path), "--layers"]) == 1
+    assert "is a discriminator and has no ONNX graph" in capsys.readouterr().err
+
+
+def test_discriminator_where_a_generator_is_due(tmp_path, capsys):
+    spec = DiscriminatorSpec(architecture="srgan", features=2, patch_size=32)
+    save_discriminator(tmp_path / "discriminator.safetensors", build_discriminator(spec).state_dict(), spec)
+    assert (
+        run_json(capsys, tmp_path / "discriminator.safetensors")["network"] == "srgan, 2 features, patches of 32, RGB"
+    )
+    assert main(["export", str(tmp_path / "discriminator.safetensors"), "--out", str(tmp_path / "out")]) == 1
+    assert "holds no generator but a discriminator; give generator.safetensors" in capsys.readouterr().err

@@ -110,6 +110,18 @@ def test_gray_is_for_gray_networks(tmp_path: Path, photograph: NDArray[np.uint8]
         read_image(colour, channels=1)
 
 
+def test_bmp_is_read_exactly(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
+    Image.fromarray(photograph).save(tmp_path / "a.bmp")
+    assert np.array_equal(read_image(tmp_path / "a.bmp"), photograph)
+    assert np.array_equal(read_training_image(tmp_path / "a.bmp"), photograph)
+    Image.fromarray(photograph[..., 0]).save(tmp_path / "gray.bmp")
+    assert np.array_equal(read_image(tmp_path / "gray.bmp", channels=1), photograph[..., :1])
+    content = (tmp_path / "a.bmp").read_bytes()
+    (tmp_path / "cut.bmp").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match=r"cut\.bmp is a damaged or incomplete BMP picture"):
+        read_image(tmp_path / "cut.bmp")
+
+
 def test_a_replaced_file_is_read_anew(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
     path = tmp_path / "a.png"
     write_image(path, photograph)

@@ -5,19 +5,19 @@ import torch
 
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.weights import read_checkpoint
-from sr_deploy.errors import CheckpointError, OutputError
+from sr_deploy.errors import CheckpointError, OutputError, TrainingError
 from sr_deploy.train import checkpoint
 from sr_deploy.train.checkpoint import (
     AVERAGE_NAME,
     GENERATOR_NAME,
     STATE_NAME,
-    TrainingState,
     delete_leftovers,
     read_checkpoint_into,
     write_checkpoint,
 )
 from sr_deploy.train.ema import MovingAverage
 from sr_deploy.train.run import list_checkpoints
+from sr_deploy.train.state import TrainingState
 
 
 def build_state(recipe, seed: int) -> TrainingState:
@@ -38,7 +38,7 @@ def make_steps(state: TrainingState, count: int) -> None:
         state.optimiser.step()
         state.average.update(state.network, state.step)
         state.step += 1
-        state.losses.append(float(state.step))
+        state.figures.setdefault("loss", []).append(float(state.step))
 
 
 def test_everything_comes_back(tmp_path, make_recipe):
@@ -50,7 +50,7 @@ def test_everything_comes_back(tmp_path, make_recipe):
     assert sorted(path.name for path in folder.iterdir()) == [GENERATOR_NAME, AVERAGE_NAME, STATE_NAME]
     other = build_state(recipe, 2)
     read_checkpoint_into(folder, other)
-    assert (other.step, other.losses) == (3, [1.0, 2.0, 3.0])
+    assert (other.step, other.figures) == (3, {"loss": [1.0, 2.0, 3.0]})
     make_steps(state, 2)
     make_steps(other, 2)
     for mine, theirs in ((state.network, other.network), (state.average.network, other.average.network)):
@@ -104,7 +104,7 @@ def test_a_failing_write_leaves_the_older_checkpoint_and_nothing_else(tmp_path, 
     write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=1)
     make_steps(state, 1)
 
-    def full_disk(state: TrainingState) -> bytes:
+    def full_disk(state: TrainingState, pools: object) -> bytes:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "_pack", full_disk)
@@ -134,3 +134,16 @@ def test_leftovers_of_a_kill_are_removed(tmp_path):
     (tmp_path / ".partial-run.json").write_text("{")
     delete_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "step-000001"]
+
+
+def test_weights_that_are_no_numbers_are_never_written(tmp_path, make_recipe):
+    recipe = make_recipe()
+    state = build_state(recipe, 1)
+    make_steps(state, 1)
+    write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=1)
+    make_steps(state, 1)
+    with torch.no_grad():
+        next(iter(state.average.network.parameters()))[0, 0, 0, 0] = float("nan")
+    with pytest.raises(TrainingError, match=r"weights of the average are no numbers after step 2 \(body\.0\.weight\)"):
+        write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]

@@ -11,7 +11,7 @@ from sr_deploy.train.metrics import MetricsLog
 
 def log_steps(log: MetricsLog, *steps: int) -> None:
     for step in steps:
-        log.log_training(step, loss=1 / step, learning_rate=1e-3, steps_per_second=2.0)
+        log.log_training(step, {"loss": 1 / step, "learning_rate": 1e-3, "steps_per_second": 2.0})
 
 
 def logged_steps(folder) -> list[int]:

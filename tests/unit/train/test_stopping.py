@@ -20,7 +20,10 @@ def test_the_first_signal_is_a_wish_and_the_old_handlers_come_back(number):
 
 
 def test_the_second_ctrl_c_interrupts():
+    # A shell starts what runs in its background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.is_set()
         os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)

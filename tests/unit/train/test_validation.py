@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from sr_deploy.errors import TrainingError
 from sr_deploy.imaging.codec import read_image
 from sr_deploy.imaging.resize import upscale_bicubic
+from sr_deploy.imaging.sheet import draw_caption
 from sr_deploy.measure.quality import score_pair
 from sr_deploy.train.validation import read_held_out, validate, write_preview
 
@@ -61,18 +62,23 @@ def test_preview_shows_nearest_bicubic_network_and_original(tmp_path, make_recip
     torch.nn.init.constant_(network.offset, 0.25)
     write_preview(tmp_path / "p.png", network, held_out, 2)
     picture = read_image(tmp_path / "p.png")
-    side, gap = 160, 4
-    assert picture.shape == (3 * side + 2 * gap, 4 * side + 3 * gap, 3)
-    for row, photograph in enumerate(held_out):
-        height, width = photograph.pair.hr.shape[:2]
-        top = row * (side + gap)
-        crops = [picture[top : top + height, left : left + width] for left in range(0, 4 * (side + gap), side + gap)]
+    gap = 8
+    width = max(photograph.pair.hr.shape[1] for photograph in held_out)
+    text = draw_caption("original", width).shape[0]
+    assert picture.shape[1:] == (4 * width + 3 * gap, 3)
+    top = 0
+    for photograph in held_out:
+        height, own_width = photograph.pair.hr.shape[:2]
+        lefts = range(0, picture.shape[1], width + gap)
+        crops = [picture[top : top + height, left : left + own_width] for left in lefts]
         nearest = photograph.pair.lr.repeat(2, axis=0).repeat(2, axis=1)
         assert np.array_equal(crops[0], nearest)
         assert np.array_equal(crops[1], photograph.bicubic)
         lifted = np.rint(np.clip(nearest / 255 + 0.25, 0, 1) * 255)
         assert np.abs(crops[2] - lifted).max() <= 1
         assert np.array_equal(crops[3], photograph.pair.hr)
+        top += height + text + gap
+    assert picture.shape[0] == top - gap
 
 
 def test_preview_crops_where_bicubic_is_worst(tmp_path, make_recipe, picture_folder):
@@ -84,6 +90,6 @@ def test_preview_crops_where_bicubic_is_worst(tmp_path, make_recipe, picture_fol
     large[300:340, 500:540] = np.random.default_rng(0).integers(0, 255, (40, 40, 3))
     write_image(picture_folder / "large.png", large)
     write_preview(tmp_path / "p.png", Nearest(), read_held_out(make_recipe(), [].append), 2)
-    original = read_image(tmp_path / "p.png")[:, -160:]
+    original = read_image(tmp_path / "p.png")[:160, -160:]
     assert original.shape == (160, 160, 3)
     assert (original != 128).any(axis=2).sum() > 1500

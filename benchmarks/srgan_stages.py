@@ -1,0 +1,113 @@
+"""Train SRGAN's two stages on two cores, without the perceptual term, and say what the second one changes.
+
+    python benchmarks/srgan_stages.py --data PHOTOGRAPHS --hr ORIGINALS
+
+The network is the recipe's with fewer blocks and features, and so is the discriminator: the point is the course of a
+training, not its quality. VGG19's weights are not needed: mean squared error stands in for the perceptual term, the
+paper's SRGAN-MSE. PSNR falls and NIQE should fall too in the second stage: pictures get sharper, not nearer. The curves
+of the second stage go to docs/pictures/srgan.png, the figures to benchmarks/results/srgan_stages.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sr_deploy.measure.machine import describe_machine, tool_versions
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = [
+    "network.features=32", "network.blocks=4", "discriminator.features=16", "data.batch=8", "data.workers=1",
+    "loss.perceptual.weight=0", "srgan:loss.weight=1", "optimiser.learning_rate=1e-3",
+    "srgan:optimiser.learning_rate=3e-4", "srresnet:run.steps=1500", "srgan:run.steps=800", "run.log_every=25",
+    "run.validate_every=100", "run.preview_every=400", "run.checkpoint_every=400",
+]  # fmt: skip
+
+
+def run(*words: str | Path) -> dict[str, Any]:
+    """One `sr-deploy` command, its JSON document."""
+    command = [sys.executable, "-m", "sr_deploy", *map(str, words), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def read_validations(folder: Path) -> list[tuple[int, float]]:
+    """(step, mean Y-PSNR of the held-out photographs) of a run."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["model"]["psnr_y"]) for line in lines if line["kind"] == "validation"]
+
+
+def describe(mean: dict[str, float]) -> str:
+    """The figures of a row."""
+    return f"{mean['psnr_y']:.2f} / {mean['ssim_y']:.4f} | {mean['niqe']:.2f}"
+
+
+def main() -> None:
+    """Train both stages, evaluate both on the same pictures, write the figures and the curves."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of photographs to train on")
+    parser.add_argument("--hr", type=Path, required=True, help="folder of originals to evaluate on")
+    parser.add_argument("--runs", type=Path, help="keep the runs in this folder")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        runs = arguments.runs or Path(name)
+        settings = [word for setting in SETTINGS for word in ("--set", setting)]
+        trained = run("train", "srgan", "--data", arguments.data, "--out", runs / "srgan", *settings)
+        evaluated = {stage: run("evaluate", runs / stage, "--hr", arguments.hr) for stage in ("srresnet", "srgan")}
+        (ROOT / "docs" / "pictures").mkdir(exist_ok=True)
+        subprocess.run(
+            [sys.executable, "-m", "sr_deploy", "info", runs / "srgan", "--curves", ROOT / "docs/pictures/srgan.png"],
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        validations = {stage: read_validations(runs / stage) for stage in ("srresnet", "srgan")}
+    write_results(arguments, trained, evaluated, validations)
+
+
+def write_results(
+    arguments: argparse.Namespace,
+    trained: dict[str, Any],
+    evaluated: dict[str, dict[str, Any]],
+    validations: dict[str, list[tuple[int, float]]],
+) -> None:
+    """The table and the JSON document beside it."""
+    machine, versions = describe_machine(), tool_versions()
+    command = f"python benchmarks/srgan_stages.py --data {arguments.data.name} --hr {arguments.hr.name}"
+    document = {
+        "machine": machine.model_dump(mode="json"), "versions": versions, "command": command,
+        "date": datetime.date.today().isoformat(), "settings": SETTINGS, "seconds_srgan": trained["seconds"],
+        "validations": validations, "bicubic": evaluated["srgan"]["mean_bicubic"],
+        "mean": {stage: one["mean_model"] for stage, one in evaluated.items()},
+    }  # fmt: skip
+    results = ROOT / "benchmarks" / "results"
+    (results / "srgan_stages.json").write_text(json.dumps(document, indent=2) + "\n")
+    first = evaluated["srresnet"]
+    rows = [
+        f"| bicubic | {describe(first['mean_bicubic'])} |",
+        f"| after `srresnet` | {describe(first['mean_model'])} |",
+        f"| after `srgan` | {describe(evaluated['srgan']['mean_model'])} |",
+        f"| the originals | - | {first['mean_original_niqe']:.2f} |",
+    ]
+    course = {stage: ", ".join(f"{step}: {value:.2f}" for step, value in one) for stage, one in validations.items()}
+    text = [
+        "# SRGAN's two stages, small", "",
+        f"{machine.title()}; torch {versions['torch']}; {document['date']}; `{command}`.", "",
+        f"Settings: `{shlex.join(SETTINGS)}`.", "",
+        "Without the perceptual term, as VGG19's weights were not at hand: mean squared error stands in for it.", "",
+        "| picture | Y-PSNR / SSIM | NIQE |", "|---|---:|---:|", *rows, "",
+        f"Y-PSNR of the held-out photographs by step, `srresnet`: {course['srresnet']}.", "",
+        f"The same, `srgan`: {course['srgan']}.", "",
+    ]  # fmt: skip
+    (results / "srgan_stages.md").write_text("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()

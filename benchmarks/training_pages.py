@@ -1,0 +1,180 @@
+"""Tables of what benchmarks/training_step.py measured: in benchmarks/results, and in docs/training.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sr_deploy.train.recipe import load_recipe
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "training.md"
+PHASES = ("data", "degradation", "forward", "backward", "update")
+_BLOCK = re.compile(r"(<!-- costs -->\n).*?(<!-- end of costs -->)", re.DOTALL)
+_COUNTS, _TIMES = "training_operations", "training_step_{kind}"
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """One recipe on one device."""
+
+    recipe: str
+    """Its name."""
+    network: str
+    """The generator."""
+    batch: int
+    """Patches per step, as measured."""
+    patch_size: int
+    """Side of a patch in pixels."""
+    precision: str
+    """How the passes computed."""
+    step_ms: float
+    """Median of whole steps."""
+    fastest_ms: float
+    """The fastest of them."""
+    slowest_ms: float
+    """The slowest of them."""
+    shares: dict[str, float]
+    """Of the phases, in percent; together 100."""
+    tflop: float
+    """Floating-point operations of a step's convolutions and matrix products, forward and backward, in 10^12."""
+    memory_gib: float | None
+    """Greatest allocation on a GPU."""
+    gpu_percent: float | None
+    """Share of the time in which the GPU had work, as nvidia-smi says."""
+
+    @property
+    def tflop_per_second(self) -> float:
+        """What the device achieved."""
+        return self.tflop / self.step_ms * 1e3
+
+
+def write_counts(folder: Path, head: Mapping[str, object], counts: Mapping[str, float]) -> None:
+    """Write what was counted, TFLOP of a step with one patch by recipe."""
+    _write(folder, _COUNTS, {**head, "tflop": counts}, format_counts(head, counts))
+
+
+def write_times(folder: Path, head: Mapping[str, object], rows: Sequence[StepTimes]) -> None:
+    """Write what was timed, of a CPU and of a GPU apart."""
+    kind = "cuda" if any(row.memory_gib is not None for row in rows) else "cpu"
+    _write(folder, _TIMES.format(kind=kind), {**head, "rows": [asdict(row) for row in rows]}, format_times(head, rows))
+
+
+def update_page(folder: Path) -> None:
+    """Write the tables of docs/training.md anew from all results, if the folder is that of the committed ones."""
+    if folder.resolve() != RESULTS.resolve():
+        return
+    lines = [""]
+    if (folder / f"{_COUNTS}.json").is_file():
+        stored = json.loads((folder / f"{_COUNTS}.json").read_text(encoding="utf-8"))
+        lines += [*_count_rows(stored["tflop"]), ""]
+    for kind in ("cuda", "cpu"):
+        name = _TIMES.format(kind=kind)
+        if (folder / f"{name}.json").is_file():
+            stored = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            lines += _measured_rows(stored, f"../benchmarks/results/{name}.md")
+    page = _BLOCK.sub(lambda marks: marks[1] + "\n".join(lines) + "\n" + marks[2], PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(page, encoding="utf-8")
+
+
+def format_times(head: Mapping[str, object], rows: Sequence[StepTimes]) -> str:
+    """The Markdown page."""
+    lines = [
+        "# Training steps",
+        "",
+        "Written by `benchmarks/training_step.py`; do not edit.",
+        "",
+        *(f"- {key}: {value}" for key, value in head.items()),
+        "",
+        "Step: median (fastest to slowest) of whole steps. TFLOP: operations of a step's convolutions and matrix",
+        "products, forward and backward, counted. Shares are of the time of the phases, timed one by one.",
+        "",
+        "| recipe | batch | patch | precision | step ms | TFLOP | TFLOP/s | "
+        + " | ".join(PHASES)
+        + " | memory | GPU |",
+        "|---|---:|---:|---|---:|---:|---:|" + "---:|" * len(PHASES) + "---:|---:|",
+    ]
+    for row in rows:
+        shares = " | ".join(f"{row.shares[phase]:.1f} %" for phase in PHASES)
+        memory = "-" if row.memory_gib is None else f"{row.memory_gib:.1f} GiB"
+        busy = "-" if row.gpu_percent is None else f"{row.gpu_percent:.0f} %"
+        spread = f"{row.step_ms:.0f} ({row.fastest_ms:.0f} to {row.slowest_ms:.0f})"
+        lines.append(
+            f"| {row.recipe} | {row.batch} | {row.patch_size} | {row.precision} | {spread} | {row.tflop:.3g} "
+            f"| {row.tflop_per_second:.3g} | {shares} | {memory} | {busy} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def format_counts(head: Mapping[str, object], counts: Mapping[str, float]) -> str:
+    """The Markdown page of what was counted."""
+    lines = [
+        "# Operations of a training",
+        "",
+        "Written by `benchmarks/training_step.py --count`; do not edit.",
+        "",
+        *(f"- {key}: {value}" for key, value in head.items()),
+        "",
+        "Floating-point operations of convolutions and matrix products, forward and backward, of all networks (VGG19",
+        "among them): of a step with one patch, of one with the recipe's batch, and of the whole recipe.",
+        "Hours are arithmetic, not measured: operations / (1e14 / s), a GPU that sustains 100 TFLOP/s.",
+        "",
+        *_count_rows(counts),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _count_rows(counts: Mapping[str, float]) -> list[str]:
+    rows = [
+        "| recipe | TFLOP for a patch | batch | TFLOP for a step | steps | PFLOP in all | hours at 100 TFLOP/s |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, tflop in counts.items():
+        recipe = load_recipe(name)
+        step = tflop * recipe.data.batch
+        whole = step * recipe.run.steps / 1e3
+        rows.append(
+            f"| `{name}` | {tflop:.3g} | {recipe.data.batch} | {step:.3g} | {recipe.run.steps:,} "
+            f"| {_in_figures(whole)} | {_in_figures(whole * 1e15 / 1e14 / 3600)} |"
+        )
+    return rows
+
+
+def _in_figures(number: float) -> str:
+    """With three figures, without exponents."""
+    if number < 0.01:
+        return "under 0.01"
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _measured_rows(stored: Mapping[str, object], link: str) -> list[str]:
+    """Measured steps, and what they mean for the whole recipe: an estimate, as the batch was another one."""
+    lines = [
+        f"Measured on {stored['machine']}; {stored['versions']}; {stored['date']}; `{stored['command']}`",
+        f"([all figures]({link})). Hours are an estimate: measured step x published batch / measured batch x steps.",
+        "",
+        f"| recipe | batch | precision | step ms | TFLOP/s | {' | '.join(PHASES)} | hours for the whole recipe |",
+        "|---|---:|---|---:|---:|" + "---:|" * (len(PHASES) + 1),
+    ]
+    rows = stored["rows"]
+    assert isinstance(rows, list)
+    for row in (StepTimes(**one) for one in rows):
+        recipe = load_recipe(row.recipe)
+        hours = row.step_ms / 1e3 * recipe.data.batch / row.batch * recipe.run.steps / 3600
+        shares = " | ".join(f"{row.shares[phase]:.1f} %" for phase in PHASES)
+        lines.append(
+            f"| `{row.recipe}` | {row.batch} | {row.precision} | {row.step_ms:.0f} | {row.tflop_per_second:.3g} "
+            f"| {shares} | {hours:,.0f} |"
+        )
+    return [*lines, ""]
+
+
+def _write(folder: Path, name: str, document: Mapping[str, object], page: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(page, encoding="utf-8")
+    print(page)
+    update_page(folder)

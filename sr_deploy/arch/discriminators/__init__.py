@@ -1,0 +1,8 @@
+"""Discriminators: the networks that tell originals from results, and their files."""
+
+from __future__ import annotations
+
+from sr_deploy.arch.discriminators.build import build_discriminator
+from sr_deploy.arch.discriminators.files import read_discriminator, save_discriminator
+
+__all__ = ["build_discriminator", "read_discriminator", "save_discriminator"]

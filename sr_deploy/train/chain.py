@@ -1,0 +1,138 @@
+"""The stages that lead to a recipe: which are there already, which go on, which have to be trained. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from sr_deploy.config import find_config, read_toml
+from sr_deploy.errors import RecipeError
+from sr_deploy.train.recipe import Recipe, find_differences, load_recipe, read_run_recipe
+from sr_deploy.train.run import (
+    MANIFEST_NAME,
+    RECIPE_NAME,
+    RunManifest,
+    find_last_checkpoint,
+    free_run_folder,
+    read_manifest,
+)
+
+# What says which stage this is, so never meant for the stages before it.
+_OWN_KEYS = ("name", "description", "init_from")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One recipe of a chain and the run that it has, or will have."""
+
+    recipe: Recipe
+    """With the overrides that are meant for it."""
+    run: Path
+    """The run's folder."""
+    action: Literal["train", "resume", "take"]
+    """Train it anew, go on with it, or take it as it is, finished."""
+    note: str = ""
+    """Why not anew, for the user."""
+
+
+def plan_stages(
+    name: str, overrides: Sequence[str], runs: Path, *, alone: bool, out: Path | None = None
+) -> list[Stage]:
+    """The stages to go through for a recipe, first to last.
+
+    An override `section.key=value` counts for every stage whose recipe has that section, `STAGE:section.key=value`
+    for one of them. Earlier stages are looked for in `runs`, by the recipe that their manifests name: a finished one
+    is taken, an unfinished one of the same settings goes on, else a new one is trained. The last is always new.
+
+    Args:
+        name: the last recipe, shipped or a TOML file; `init_from` in a file may be a TOML file beside it.
+        overrides: as on the command line.
+        runs: where runs lie side by side.
+        alone: leave out the stages before (the weights to start from are given).
+        out: the last stage's folder; None: a free one in `runs`.
+
+    Raises:
+        RecipeError: a recipe does not validate, an override names a stage that is not there, or stages go in a circle.
+        InputError: no such file.
+    """
+    files = _follow_back(name, alone=alone)
+    _check_stage_names(overrides, [path.stem for path in files])
+    recipes = [load_recipe(str(path), _overrides_for(path, overrides, last=path == files[-1])) for path in files]
+    for before, after in pairwise(recipes):
+        if before.arch_spec() != after.arch_spec():
+            raise RecipeError(
+                f"recipe {after.name} trains {after.arch_spec().title()} and starts from recipe {before.name}, which "
+                f"trains {before.arch_spec().title()}; give both the same network and scale"
+            )
+    last = recipes[-1]
+    stages = [_find_stage(recipe, runs) for recipe in recipes[:-1]]
+    return [*stages, Stage(last, out or free_run_folder(runs, last.name), "train")]
+
+
+def _follow_back(name: str, *, alone: bool) -> list[Path]:
+    """Files of the recipes from the first stage to `name`."""
+    files = [find_config("train", name)]
+    while not alone and (before := read_toml(files[0]).get("init_from")) is not None:
+        beside = files[0].parent / str(before)
+        found = find_config("train", str(beside) if str(before).endswith(".toml") else str(before))
+        if found in files:
+            raise RecipeError(f"{files[0]}: init_from = {before!r} leads back to itself; stages cannot go in a circle")
+        files.insert(0, found)
+    return files
+
+
+def _check_stage_names(overrides: Sequence[str], names: Sequence[str]) -> None:
+    for override in overrides:
+        stage, _ = _split_override(override)
+        if stage is not None and stage not in names:
+            raise RecipeError(f"--set {override}: no stage {stage!r} here; the stages are {', '.join(names)}")
+
+
+def _overrides_for(path: Path, overrides: Sequence[str], *, last: bool) -> list[str]:
+    document = read_toml(path)
+    chosen = []
+    for override in overrides:
+        stage, setting = _split_override(override)
+        if stage == path.stem or (stage is None and (last or _is_meant_for(document, setting))):
+            chosen.append(setting)
+    return chosen
+
+
+def _is_meant_for(document: dict[str, object], setting: str) -> bool:
+    """Whether an earlier stage has the section of a setting."""
+    *sections, key = setting.partition("=")[0].strip().split(".")
+    if not sections:
+        return key not in _OWN_KEYS
+    table: object = document
+    for section in sections:
+        table = table.get(section) if isinstance(table, dict) else None
+    return isinstance(table, dict)
+
+
+def _split_override(override: str) -> tuple[str | None, str]:
+    """(stage or None, `section.key=value`)."""
+    key, equals, value = override.partition("=")
+    stage, colon, rest = key.partition(":")
+    return (stage.strip(), rest + equals + value) if colon else (None, override)
+
+
+def _find_stage(recipe: Recipe, runs: Path) -> Stage:
+    found = [(manifest.updated_at, run, manifest) for run, manifest in _runs_of(recipe.name, runs)]
+    for _, run, manifest in sorted(found, key=lambda one: one[0], reverse=True):
+        stored = read_run_recipe(run / RECIPE_NAME)
+        differences = find_differences(stored, recipe)
+        if manifest.status == "finished" and stored.arch_spec() == recipe.arch_spec():
+            other = f"; trained with {'; '.join(differences)}: move it away to train anew" if differences else ""
+            return Stage(recipe, run, "take", f"{run} is finished ({manifest.step} steps) and is started from{other}")
+        if manifest.status != "finished" and not differences and find_last_checkpoint(run) is not None:
+            return Stage(recipe, run, "resume", f"{run} goes on first: the recipe starts from it")
+    return Stage(recipe, free_run_folder(runs, recipe.name), "train")
+
+
+def _runs_of(name: str, runs: Path) -> list[tuple[Path, RunManifest]]:
+    folders = [path.parent for path in runs.glob(f"*/{MANIFEST_NAME}")] if runs.is_dir() else []
+    manifests = [(folder, read_manifest(folder)) for folder in sorted(folders) if not folder.name.startswith(".")]
+    return [(folder, manifest) for folder, manifest in manifests if manifest.recipe == name]

@@ -1,0 +1,89 @@
+"""Filtering a batch with a kernel for each sample; borders are reflected without repeating the outermost pixel.
+
+The kernels are symmetric about their centre, so their transforms are real numbers, which two small matrix products
+give; the image takes one real FFT there and one back. On two CPU cores that needs half the time of a grouped
+convolution at 21 x 21.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def filter_samples(images_NCHW: Tensor, kernels_NKK: Tensor) -> Tensor:
+    """Convolve each sample's channels with its kernel, exact to about 1e-6 (for images in [0, 1]).
+
+    Args:
+        images_NCHW: float32, of any size: where a side is shorter than the kernel it is reflected more than once.
+        kernels_NKK: float32, K odd, each symmetric about its centre.
+    """
+    height, width = images_NCHW.shape[2:]
+    reach = kernels_NKK.shape[-1] // 2
+    rows, columns = find_fast_length(height + 2 * reach), find_fast_length(width + 2 * reach)
+    padded = reflect(images_NCHW, (reach, columns - width - reach), (reach, rows - height - reach))
+    spectrum = torch.fft.rfft2(padded)
+    spectrum *= _transform(kernels_NKK, rows, columns)[:, None]
+    filtered: Tensor = torch.fft.irfft2(spectrum, s=(rows, columns))
+    # The padding is as wide as the kernel reaches, so what wraps around never gets into what is kept.
+    return filtered[..., reach : reach + height, reach : reach + width]
+
+
+def reflect(images_NCHW: Tensor, sides: tuple[int, int], ends: tuple[int, int]) -> Tensor:
+    """Pad by reflection, `sides` (left, right) and `ends` (top, bottom) pixels, however small the image is."""
+    height, width = images_NCHW.shape[2:]
+    if max(sides) < width and max(ends) < height:
+        return F.pad(images_NCHW, (*sides, *ends), mode="reflect")
+    device = images_NCHW.device
+    images_NCHW = images_NCHW.index_select(2, reflected_positions(height, *ends).to(device))
+    return images_NCHW.index_select(3, reflected_positions(width, *sides).to(device))
+
+
+def find_fast_length(least: int) -> int:
+    """The smallest multiple of 4 from `least` on with no prime factor above 13: an FFT's favourite lengths."""
+    length = least + -least % 4
+    while not _is_smooth(length):
+        length += 4
+    return length
+
+
+def _is_smooth(number: int) -> bool:
+    for prime in (2, 3, 5, 7, 11, 13):
+        while number % prime == 0:
+            number //= prime
+    return number == 1
+
+
+def reflected_positions(length: int, before: int, after: int) -> Tensor:
+    """Where the pixels of a padded axis come from, as whole numbers of [0, length)."""
+    positions = torch.arange(-before, length + after)
+    if length == 1:
+        return torch.zeros_like(positions)
+    period = 2 * (length - 1)
+    positions = positions.remainder(period)
+    return torch.minimum(positions, period - positions)
+
+
+def _transform(kernels_NKK: Tensor, rows: int, columns: int) -> Tensor:
+    """N x rows x (columns / 2 + 1), complex: the transforms of kernels centred at the origin.
+
+    cos(a + b) = cos a cos b - sin a sin b; the sine terms of a sum over symmetric pairs vanish.
+    """
+    side = kernels_NKK.shape[-1]
+    rows_RK = _waves(rows, rows, side, kernels_NKK.device)
+    columns_CK = _waves(columns, columns // 2 + 1, side, kernels_NKK.device)
+    real = rows_RK[0] @ kernels_NKK @ columns_CK[0].T - rows_RK[1] @ kernels_NKK @ columns_CK[1].T
+    # As complex numbers: torch multiplies complex by real numbers ten times slower.
+    return torch.complex(real, torch.zeros_like(real))
+
+
+@lru_cache(maxsize=64)
+def _waves(length: int, frequencies: int, side: int, device: torch.device) -> Tensor:
+    """2 x frequencies x side: cosines and sines of 2 pi u x / length."""
+    u = torch.arange(frequencies, dtype=torch.float64)[:, None]
+    x = torch.arange(-(side // 2), side // 2 + 1, dtype=torch.float64)[None, :]
+    angle = (u * x).remainder(length) * (2 * torch.pi / length)
+    return torch.stack([angle.cos(), angle.sin()]).float().to(device)

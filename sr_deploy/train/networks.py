@@ -1,0 +1,168 @@
+"""The networks of a training, their optimisers and the terms of the loss, as a recipe has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sr_deploy.arch.discriminators import build_discriminator, read_discriminator
+from sr_deploy.arch.registry import build_network
+from sr_deploy.arch.spec import DiscriminatorSpec
+from sr_deploy.errors import TrainingError
+from sr_deploy.files import require_file, sha256_of
+from sr_deploy.model import open_model
+from sr_deploy.train.ema import MovingAverage
+from sr_deploy.train.losses import build_adversarial_loss, build_perceptual_loss, build_pixel_loss, find_vgg19
+from sr_deploy.train.precision import PrecisionChoice
+from sr_deploy.train.processes import Processes
+from sr_deploy.train.recipe import LossRecipe, Recipe
+from sr_deploy.train.run import StartingPoint
+from sr_deploy.train.state import Opponent, TrainingState
+from sr_deploy.train.update import Criteria, Updater
+
+
+def build_generator(recipe: Recipe, start_from: Path | None, *, resume: bool) -> tuple[nn.Module, StartingPoint | None]:
+    """The recipe's generator from its seed, or with the weights of `start_from`.
+
+    Raises:
+        TrainingError: it needs weights to start from, or those given are of another network.
+    """
+    if start_from is None and recipe.init_from is not None and not resume:
+        raise TrainingError(
+            f"recipe {recipe.name} starts from a generator of recipe {recipe.init_from}; "
+            "train that first and give its run with --from"
+        )
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+        torch.manual_seed(recipe.seed)
+        network = build_network(recipe.arch_spec())
+    if start_from is None:
+        return network, None
+    model = open_model(start_from)
+    if model.arch != recipe.arch_spec():
+        there = model.arch.title() if model.arch else "a graph without weights"
+        raise TrainingError(
+            f"cannot start from {start_from}: it holds {there}, and recipe {recipe.name} trains "
+            f"{recipe.arch_spec().title()}; give weights of that network, or change the recipe's network with --set"
+        )
+    network.load_state_dict(model.load_network().state_dict())
+    weights = model.weights_path or model.path
+    return network, StartingPoint(path=str(start_from), sha256=sha256_of(weights))
+
+
+def require_files(recipe: Recipe) -> None:
+    """Check that the files which a recipe names are there: before hours of the stages that come first.
+
+    Raises:
+        InputError: one is missing.
+    """
+    perceptual, opponent = recipe.loss.perceptual, recipe.discriminator
+    if perceptual is not None and perceptual.weight > 0:
+        find_vgg19(perceptual)
+    if opponent is not None and opponent.weights is not None:
+        require_file(Path(opponent.weights), "a discriminator's weights")
+
+
+def build_criteria(recipe: LossRecipe, device: torch.device) -> Criteria:
+    """The terms of the generator's loss; those of weight 0 are left out.
+
+    Raises:
+        InputError: VGG19's file is needed, and missing or not what it should be.
+    """
+    adversarial = recipe.adversarial
+    return Criteria(
+        pixel=build_pixel_loss(recipe) if recipe.weight > 0 else None,
+        perceptual=build_perceptual_loss(recipe.perceptual, device) if recipe.perceptual is not None else None,
+        adversarial=build_adversarial_loss(adversarial.kind) if adversarial is not None else None,
+        adversarial_weight=adversarial.weight if adversarial is not None else 0.0,
+    )
+
+
+def build_opponent(recipe: Recipe, device: torch.device, *, resume: bool) -> Opponent | None:
+    """The recipe's discriminator with its optimiser, from its seed or from the weights that the recipe names.
+
+    Raises:
+        InputError: the patch size does not suit it.
+        CheckpointError, TrainingError: the weights cannot be used.
+    """
+    settings = recipe.discriminator
+    if settings is None:
+        return None
+    spec = DiscriminatorSpec(
+        architecture=settings.architecture,
+        features=settings.features,
+        patch_size=recipe.data.patch_size,
+        spectral_norm=settings.spectral_norm and settings.architecture == "unet",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed + 1)  # not the numbers of the generator's weights
+        network = build_discriminator(spec)
+    if settings.weights is not None and not resume:
+        found, state = read_discriminator(Path(settings.weights))
+        if found.model_copy(update={"patch_size": spec.patch_size}) != spec or not _same_shapes(network, state):
+            raise TrainingError(
+                f"cannot start from {settings.weights}: it holds {found.title()}, and the recipe trains "
+                f"{spec.title()}; give weights of that discriminator, or leave discriminator.weights out"
+            )
+        network.load_state_dict(state)
+    network.to(device)
+    rate = settings.learning_rate or recipe.optimiser.learning_rate
+    optimiser = torch.optim.Adam(network.parameters(), lr=rate, betas=recipe.optimiser.betas, fused=True)
+    return Opponent(network, spec, optimiser, rate_factor=rate / recipe.optimiser.learning_rate)
+
+
+def build_state(
+    recipe: Recipe,
+    network: nn.Module,
+    opponent: Opponent | None,
+    precision: PrecisionChoice,
+    device: torch.device,
+) -> TrainingState:
+    """Networks in the layout that was chosen, ready to train from step 0."""
+    for one in (network, opponent.network if opponent is not None else None):
+        if one is not None:
+            one.train().to(memory_format=precision.memory_format())  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(
+        network.parameters(), lr=recipe.optimiser.learning_rate, betas=recipe.optimiser.betas, fused=True
+    )
+    return TrainingState(
+        network=network,
+        average=MovingAverage(network, recipe.ema),
+        optimiser=optimiser,
+        scaler=torch.amp.GradScaler(device.type, enabled=precision.autocast == "fp16"),
+        opponent=opponent,
+    )
+
+
+def build_updater(
+    recipe: Recipe,
+    state: TrainingState,
+    criteria: Criteria,
+    *,
+    precision: PrecisionChoice,
+    device: torch.device,
+    processes: Processes,
+) -> Updater:
+    """What makes the updates; networks are compiled and shared between processes as due."""
+    called = torch.compile(state.network) if recipe.precision.compile else state.network
+    assert isinstance(called, nn.Module)
+    judged = state.opponent.network if state.opponent is not None else None
+    return Updater(
+        state=state,
+        generator=processes.share_gradients(called, device, share_buffers=True),
+        # Two passes before one backward: buffers sent in between would spoil the first.
+        discriminator=processes.share_gradients(judged, device, share_buffers=False) if judged is not None else None,
+        criteria=criteria,
+        precision=precision,
+        device=device,
+        accumulate=recipe.optimiser.accumulate,
+        clip_norm=recipe.optimiser.clip_norm,
+        processes=processes,
+    )
+
+
+def _same_shapes(network: torch.nn.Module, state: dict[str, torch.Tensor]) -> bool:
+    return {key: one.shape for key, one in network.state_dict().items()} == {
+        key: one.shape for key, one in state.items()
+    }

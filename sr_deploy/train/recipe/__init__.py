@@ -1,0 +1,51 @@
+"""What a training is, in one TOML file: the recipe, its reading, writing and comparing. No torch here."""
+
+from __future__ import annotations
+
+from sr_deploy.train.recipe.data import DataRecipe
+from sr_deploy.train.recipe.degradation import (
+    DegradationRecipe,
+    FinalRecipe,
+    KernelRecipe,
+    NoiseRecipe,
+    ResizeRecipe,
+    SharpenRecipe,
+    StageRecipe,
+)
+from sr_deploy.train.recipe.files import (
+    find_differences,
+    format_toml,
+    load_recipe,
+    read_run_recipe,
+    write_recipe,
+)
+from sr_deploy.train.recipe.losses import AdversarialRecipe, DiscriminatorRecipe, LossRecipe, PerceptualRecipe
+from sr_deploy.train.recipe.optimiser import EmaRecipe, OptimiserRecipe, PrecisionRecipe, ScheduleRecipe
+from sr_deploy.train.recipe.stage import NetworkRecipe, Recipe, RunRecipe
+
+__all__ = [
+    "AdversarialRecipe",
+    "DataRecipe",
+    "DegradationRecipe",
+    "DiscriminatorRecipe",
+    "EmaRecipe",
+    "FinalRecipe",
+    "KernelRecipe",
+    "LossRecipe",
+    "NetworkRecipe",
+    "NoiseRecipe",
+    "OptimiserRecipe",
+    "PerceptualRecipe",
+    "PrecisionRecipe",
+    "Recipe",
+    "ResizeRecipe",
+    "RunRecipe",
+    "ScheduleRecipe",
+    "SharpenRecipe",
+    "StageRecipe",
+    "find_differences",
+    "format_toml",
+    "load_recipe",
+    "read_run_recipe",
+    "write_recipe",
+]

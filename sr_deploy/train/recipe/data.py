@@ -1,0 +1,51 @@
+"""The images that a network learns from and is measured on."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from sr_deploy.train.recipe.section import Section
+
+_STEREO_PAIR = {"motorcycle_left", "motorcycle_right"}
+
+
+class DataRecipe(Section):
+    """What the network sees, and what it is measured on."""
+
+    training: tuple[str, ...] = ()
+    """Bundled photographs to train on, by name; not used when `folder` is set."""
+    held_out: tuple[str, ...] = ()
+    """Bundled photographs to validate on, by name; not used when `validation_folder` is set."""
+    folder: str | None = None
+    """Folder of images to train on, searched recursively; images of any size."""
+    validation_folder: str | None = None
+    """Folder of images to validate on."""
+    patch_size: int = Field(ge=8)
+    """Side of a high-resolution training patch, in pixels; a multiple of the scale."""
+    batch: int = Field(ge=1)
+    """Patches per step."""
+    flips: bool = True
+    """Mirror half of the patches, left to right."""
+    rotations: bool = True
+    """Turn each patch by a random multiple of 90 degrees."""
+    workers: int = Field(default=1, ge=0, le=64)
+    """Threads that prepare batches ahead of the network; 0 prepares them in the loop. The stream is the same."""
+    cache_gib: float = Field(default=4.0, gt=0)
+    """Memory for decoded images, in GiB; what does not fit is decoded again when it is drawn."""
+
+    @model_validator(mode="after")
+    def _check_sides(self) -> Self:
+        if self.folder is None and not self.training:
+            raise ValueError("name bundled photographs in data.training, or set data.folder (--data DIR)")
+        if self.validation_folder is None and not self.held_out:
+            raise ValueError("name bundled photographs in data.held_out, or set data.validation_folder")
+        if self.folder is None and self.validation_folder is None:
+            if both := sorted(set(self.training) & set(self.held_out)):
+                raise ValueError(f"{', '.join(both)} cannot be in both data.training and data.held_out")
+            if _STEREO_PAIR & set(self.training) and _STEREO_PAIR & set(self.held_out):
+                raise ValueError(
+                    "motorcycle_left and motorcycle_right show one scene: put both in data.training or in data.held_out"
+                )
+        return self

@@ -1,0 +1,101 @@
+"""Recipes as TOML: reading, writing, comparing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sr_deploy.config import find_config, load_config
+from sr_deploy.files import require_file, write_text
+from sr_deploy.train.recipe.stage import Recipe
+
+# What may differ between a run and its resumption: none of these changes what a step computes.
+_FREE_TO_CHANGE = ("description", "run.", "data.workers", "data.cache_gib")
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: a shipped recipe's name, or the path of a TOML file.
+        overrides: `section.key=value`.
+
+    Raises:
+        RecipeError: unknown name or key (the nearest known one is named), a wrong type or value.
+        InputError: no such file.
+    """
+    return load_config(find_config("train", name), Recipe, overrides)
+
+
+def read_run_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read the resolved recipe of a run.
+
+    Raises:
+        InputError: no such file.
+        RecipeError: it does not validate.
+    """
+    return load_config(require_file(path, "the recipe of a run"), Recipe, overrides)
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Write a recipe so that `read_run_recipe` gives it back, defaults spelled out.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    header = "# The recipe as it was trained, every default spelled out. Written by sr-deploy.\n"
+    write_text(path, header + format_toml(recipe.model_dump(mode="json")))
+
+
+def format_toml(document: Mapping[str, object]) -> str:
+    """TOML text of nested tables of text, numbers, booleans and lists; keys with None are left out."""
+    return "\n".join(_table_lines(document, ())) + "\n"
+
+
+def find_differences(stored: Recipe, wanted: Recipe) -> list[str]:
+    """What keeps `wanted` from going on with a run of `stored`, as `key: stored -> wanted`, sorted.
+
+    Lengths and intervals may change. A wanted "auto" agrees with whatever was measured then.
+    """
+    before, after = _flatten(stored.model_dump(mode="json")), _flatten(wanted.model_dump(mode="json"))
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+        and not key.startswith(_FREE_TO_CHANGE)
+        and not (key.startswith("precision.") and after.get(key) == "auto")
+    ]
+
+
+def _table_lines(table: Mapping[str, object], prefix: tuple[str, ...]) -> list[str]:
+    inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    plain = {key: value for key, value in table.items() if key not in inner and value is not None}
+    lines = [f"{key} = {_format_value(value)}" for key, value in plain.items()]
+    for key, value in inner.items():
+        path = (*prefix, key)
+        lines += ["", f"[{'.'.join(path)}]", *_table_lines(value, path)]
+    return lines
+
+
+def _format_value(value: object) -> str:
+    if isinstance(value, str):
+        # JSON's escapes are TOML's too, but TOML wants DEL escaped as well.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_format_value(item) for item in value)}]"
+    raise TypeError(f"no TOML form for {type(value).__name__}")
+
+
+def _flatten(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

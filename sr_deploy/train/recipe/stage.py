@@ -1,0 +1,110 @@
+"""A recipe: one stage of training, complete."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.train.recipe.data import DataRecipe
+from sr_deploy.train.recipe.degradation import DegradationRecipe
+from sr_deploy.train.recipe.losses import DiscriminatorRecipe, LossRecipe
+from sr_deploy.train.recipe.optimiser import EmaRecipe, OptimiserRecipe, PrecisionRecipe
+from sr_deploy.train.recipe.section import Section
+
+
+class NetworkRecipe(Section):
+    """The generator, apart from its scale (stated once, at the top of the recipe)."""
+
+    architecture: str
+    """Name in the registry: srresnet, msrresnet, rrdbnet or compact."""
+    features: int = Field(ge=1)
+    """Channels of the feature maps in the trunk."""
+    blocks: int = Field(ge=0)
+    """Residual blocks, or inner convolutions for compact."""
+    growth: int | None = Field(default=None, ge=1)
+    """Channels that each convolution of a dense block adds (rrdbnet only)."""
+
+
+class RunRecipe(Section):
+    """How long, and what is written when."""
+
+    steps: int = Field(ge=1)
+    """Updates of the weights."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between two lines of metrics."""
+    validate_every: int = Field(default=1000, ge=1)
+    """Steps between two validations; the last step is always validated."""
+    checkpoint_every: int = Field(default=1000, ge=1)
+    """Steps between two checkpoints; the last step always has one."""
+    keep_checkpoints: int = Field(default=3, ge=1)
+    """Checkpoints kept, the newest ones."""
+    bad_steps: int = Field(default=20, ge=0)
+    """Steps in a row whose loss or gradient is no number, and which are left out, before the training gives up."""
+    preview_every: int = Field(default=1000, ge=1)
+    """Steps between two preview pictures; the last step always has one."""
+
+
+class Recipe(Section):
+    """One stage of training, complete: with the data and the machine it decides every bit of the result."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the recipe and, with a number behind if taken, of the run's folder."""
+    description: str = ""
+    """What it is for, in a sentence."""
+    scale: int = Field(ge=1, le=16)
+    """Output pixels per input pixel, along each side."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Where all random draws begin."""
+    init_from: str | None = None
+    """Recipe of the stage before, from whose averaged generator this one starts. It is trained first where it is not
+    there yet, or --from gives the weights."""
+    network: NetworkRecipe
+    """The generator."""
+    data: DataRecipe
+    """The images."""
+    degradation: DegradationRecipe | None = None
+    """How low resolution is made; left out: the papers' bicubic."""
+    loss: LossRecipe = LossRecipe()
+    """What is minimised."""
+    optimiser: OptimiserRecipe
+    """How it is minimised."""
+    discriminator: DiscriminatorRecipe | None = None
+    """Needed by an adversarial loss, and by nothing else."""
+    ema: EmaRecipe = EmaRecipe()
+    """The average of the weights."""
+    precision: PrecisionRecipe = PrecisionRecipe()
+    """Number formats and memory layout."""
+    run: RunRecipe
+    """How long."""
+
+    @model_validator(mode="after")
+    def _check_patch(self) -> Self:
+        if self.data.patch_size % self.scale:
+            raise ValueError(f"data.patch_size = {self.data.patch_size} is no multiple of scale = {self.scale}")
+        if self.degradation is not None:
+            canvas = self.degradation.canvas
+            if canvas % self.scale or canvas < self.data.patch_size:
+                raise ValueError(
+                    f"degradation.canvas = {canvas} must be a multiple of scale = {self.scale} and at least "
+                    f"data.patch_size = {self.data.patch_size}"
+                )
+        if self.data.batch % self.optimiser.accumulate:
+            raise ValueError(
+                f"data.batch = {self.data.batch} does not divide into optimiser.accumulate = "
+                f"{self.optimiser.accumulate} parts"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_opponents(self) -> Self:
+        if self.loss.adversarial is not None and self.discriminator is None:
+            raise ValueError("loss.adversarial needs a [discriminator]")
+        if self.loss.adversarial is None and self.discriminator is not None:
+            raise ValueError("[discriminator] is there for [loss.adversarial], which is missing")
+        return self
+
+    def arch_spec(self) -> ArchSpec:
+        """The generator's full description."""
+        return ArchSpec(scale=self.scale, channels=3, **self.network.model_dump())

@@ -1,0 +1,210 @@
+"""One update: the generator's, and where there is a discriminator, that one's after it.
+
+Nothing here waits for the device: whether a step is healthy is decided there, and unhealthy ones change nothing.
+Shape suffixes: N batch, C channels, H height, W width; `sr` is the network's picture, `hr` the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sr_deploy.train.degradation import TrainingPair
+from sr_deploy.train.losses import AdversarialLoss, Criterion
+from sr_deploy.train.precision import PrecisionChoice
+from sr_deploy.train.processes import Processes
+from sr_deploy.train.state import Opponent, TrainingState
+
+Mark = Callable[[str], None]
+"""Told the name of each phase as it begins: forward, backward, update."""
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """The terms of the generator's loss, each with its weight."""
+
+    pixel: Criterion | None
+    """Distance of pictures."""
+    perceptual: Criterion | None
+    """Distance of VGG19's features."""
+    adversarial: AdversarialLoss | None
+    """The game with the discriminator."""
+    adversarial_weight: float
+    """Factor of the generator's side of it."""
+
+
+@dataclass(frozen=True)
+class Updater:
+    """What an update needs, apart from the batch."""
+
+    state: TrainingState
+    """What changes."""
+    generator: nn.Module
+    """The state's network as it is called: compiled, or shared between processes."""
+    discriminator: nn.Module | None
+    """The opponent's network as it is called in its own update."""
+    criteria: Criteria
+    """The losses."""
+    precision: PrecisionChoice
+    """How the passes compute."""
+    device: torch.device
+    """Where."""
+    accumulate: int
+    """Parts in which a batch passes."""
+    clip_norm: float | None
+    """Greatest norm of the generator's gradient."""
+    processes: Processes
+    """Who trains along."""
+
+    def update(self, pair: TrainingPair, learning_rate: float, mark: Mark = lambda phase: None) -> dict[str, Tensor]:
+        """Change the networks by one batch.
+
+        Args:
+            pair: the batch, FP32 on the device.
+            learning_rate: of the generator's step.
+            mark: told the phases.
+
+        Returns:
+            0-dim tensors on the device: `healthy` (1, or 0 if a loss or gradient was no number and nothing was
+            changed), `loss`, each of its terms, and with a discriminator its loss and its mean verdicts (logits).
+        """
+        state, opponent = self.state, self.state.opponent
+        kept = _keep_buffers(state.network, *([opponent.network] if opponent else []))
+        figures = _Figures(self.accumulate)
+        parts = _split(self._lay_out(pair), self.accumulate)
+        state.optimiser.zero_grad(set_to_none=True)
+        sr_parts = []
+        for number, part in enumerate(parts):
+            with self._sharing(self.generator, last=number == len(parts) - 1):
+                sr_parts.append(self._generator_pass(part, figures, mark))
+        mark("update")
+        healthy = self._step(state.optimiser, state.network, learning_rate, self.clip_norm, figures["loss"])
+        if opponent is not None:
+            opponent.optimiser.zero_grad(set_to_none=True)
+            for number, (part, sr_NCHW) in enumerate(zip(parts, sr_parts, strict=True)):
+                with self._sharing(self.discriminator, last=number == len(parts) - 1):
+                    self._discriminator_pass(opponent, part.hr_NCHW, sr_NCHW, figures, mark)
+            mark("update")
+            rate = learning_rate * opponent.rate_factor
+            healthy &= self._step(opponent.optimiser, opponent.network, rate, None, figures["discriminator"])
+        state.scaler.update()
+        _restore_buffers(kept, healthy)
+        return {**figures.means, "healthy": healthy.float()}
+
+    def _generator_pass(self, part: TrainingPair, figures: _Figures, mark: Mark) -> Tensor:
+        criteria, opponent = self.criteria, self.state.opponent
+        mark("forward")
+        with self.precision.autocast_on(self.device):
+            sr_NCHW: Tensor = self.generator(part.lr_NCHW)
+        terms: dict[str, Tensor] = {}
+        if criteria.pixel is not None:
+            terms["pixel"] = criteria.pixel(sr_NCHW, part.target_NCHW)
+        if criteria.perceptual is not None:
+            terms["perceptual"] = criteria.perceptual(sr_NCHW, part.target_NCHW)
+        if criteria.adversarial is not None and opponent is not None:
+            opponent.network.requires_grad_(False)
+            real = self._judge(opponent, part.hr_NCHW).detach() if criteria.adversarial.needs_real else None
+            verdict = self._judge(opponent, sr_NCHW)
+            terms["adversarial"] = criteria.adversarial_weight * criteria.adversarial.generator_loss(verdict, real)
+            opponent.network.requires_grad_(True)
+        loss = torch.stack(list(terms.values())).sum()
+        figures.add({"loss": loss, **(terms if len(terms) > 1 else {})})
+        mark("backward")
+        self.state.scaler.scale(loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
+        return sr_NCHW.detach()
+
+    def _discriminator_pass(
+        self, opponent: Opponent, hr_NCHW: Tensor, sr_NCHW: Tensor, figures: _Figures, mark: Mark
+    ) -> None:
+        assert self.criteria.adversarial is not None
+        assert self.discriminator is not None
+        mark("forward")
+        with self.precision.autocast_on(self.device):
+            # Two passes: batch statistics of originals and of results stay apart, as in the papers' code.
+            real, fake = self.discriminator(hr_NCHW), self.discriminator(sr_NCHW)
+        loss = self.criteria.adversarial.discriminator_loss(real, fake)
+        figures.add({"discriminator": loss, "verdict_original": real.mean(), "verdict_result": fake.mean()})
+        mark("backward")
+        self.state.scaler.scale(loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
+
+    def _judge(self, opponent: Opponent, images_NCHW: Tensor) -> Tensor:
+        with self.precision.autocast_on(self.device):
+            verdict: Tensor = opponent.network(images_NCHW)
+        return verdict
+
+    def _step(
+        self,
+        optimiser: torch.optim.Optimizer,
+        network: nn.Module,
+        learning_rate: float,
+        clip_norm: float | None,
+        loss: Tensor,
+    ) -> Tensor:
+        """Step if loss and gradient are numbers; the answer, 0-dim and bool, stays on the device."""
+        scaler = self.state.scaler
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate
+        scaler.unscale_(optimiser)
+        parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+        healthy = self.processes.all_healthy(torch.isfinite(norm) & torch.isfinite(loss))
+        if clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+        if scaler.is_enabled():
+            scaler.step(optimiser)  # leaves out what overflowed, by its own check of the same gradients
+        else:
+            # What GradScaler tells a fused optimiser: with found_inf set, its kernel leaves weights and moments alone.
+            optimiser.found_inf = (~healthy).float()  # type: ignore[attr-defined]
+            optimiser.step()
+        return healthy
+
+    def _lay_out(self, pair: TrainingPair) -> TrainingPair:
+        layout = self.precision.memory_format()
+        lr, hr = pair.lr_NCHW.contiguous(memory_format=layout), pair.hr_NCHW.contiguous(memory_format=layout)
+        same = pair.target_NCHW is pair.hr_NCHW
+        return TrainingPair(lr, hr, hr if same else pair.target_NCHW.contiguous(memory_format=layout))
+
+    def _sharing(self, network: nn.Module | None, *, last: bool) -> AbstractContextManager[object]:
+        """Processes exchange gradients with the last part of a batch only."""
+        if isinstance(network, nn.parallel.DistributedDataParallel) and not last:
+            return network.no_sync()
+        return nullcontext()
+
+
+class _Figures:
+    """Means over the parts of a batch."""
+
+    def __init__(self, parts: int) -> None:
+        self.means: dict[str, Tensor] = {}
+        self._parts = parts
+
+    def add(self, figures: dict[str, Tensor]) -> None:
+        for name, value in figures.items():
+            share = value.detach().float() / self._parts
+            self.means[name] = self.means[name] + share if name in self.means else share
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.means[name]
+
+
+def _split(pair: TrainingPair, parts: int) -> list[TrainingPair]:
+    if parts == 1:
+        return [pair]
+    lr, hr, target = (images.chunk(parts) for images in (pair.lr_NCHW, pair.hr_NCHW, pair.target_NCHW))
+    return [TrainingPair(*images) for images in zip(lr, hr, target, strict=True)]
+
+
+def _keep_buffers(*networks: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Statistics that a forward pass changes (normalisations), with copies: a pass without numbers spoils them."""
+    buffers = [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
+    return [(buffer, buffer.clone()) for buffer in buffers]
+
+
+@torch.no_grad()
+def _restore_buffers(kept: Sequence[tuple[Tensor, Tensor]], healthy: Tensor) -> None:
+    for buffer, before in kept:
+        buffer.copy_(torch.where(healthy, buffer, before))

@@ -1,0 +1,133 @@
+"""Test sets in folders: which low-resolution picture belongs to which original."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.errors import ImageError, InputError
+from sr_deploy.imaging.codec import list_images, read_image, read_training_image
+from sr_deploy.imaging.resize import downscale_bicubic
+
+# What published sets put behind a picture's name: img_001_SRF_4_LR, babyx4, 0801x4m, 0801_x4, img_GT.
+_LOW = re.compile(r"[_-](LR|LQ)$", re.IGNORECASE)
+_HIGH = re.compile(r"[_-](HR|GT)$", re.IGNORECASE)
+_SCALE = re.compile(r"[_-]?(?:SRF[_-]?|x)(\d+)[mdw]?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class PairPaths:
+    """One picture of a test set."""
+
+    name: str
+    """Of the original, without suffix."""
+    hr: Path
+    """The original."""
+    lr: Path | None
+    """Its low-resolution picture; None: made from the original."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture of a test set, decoded."""
+
+    name: str
+    """Of the original, without suffix."""
+    lr: NDArray[np.uint8]
+    """H x W x C."""
+    hr: NDArray[np.uint8]
+    """(H * scale) x (W * scale) x C."""
+
+
+def find_pairs(hr: Path, lr: Path | None, scale: int) -> list[PairPaths]:
+    """Match the pictures of two folders by their names.
+
+    The names may be equal, or differ by what published sets add: `_HR`, `_GT`, `_LR`, `_LQ`, `x4`, `_SRF_4`. Both
+    kinds may lie in one folder if they are marked. Low-resolution pictures without an original are left aside.
+
+    Args:
+        hr: folder of originals, searched recursively; what is marked as low resolution is left out.
+        lr: folder of low-resolution pictures in the same subfolders; None: there are none.
+        scale: decides between `babyx2` and `babyx4`.
+
+    Raises:
+        InputError: no such folder, no original, or an original without exactly one partner.
+    """
+    originals = [path for path in list_images(hr) if not _LOW.search(path.stem)]
+    if not originals:
+        raise InputError(f"{hr} holds no picture to compare with; give a folder of originals (PNG, JPEG, WebP, TIFF)")
+    if lr is None:
+        return [PairPaths(path.stem, path, None) for path in originals]
+    small = [path for path in list_images(lr) if not _HIGH.search(path.stem)]
+    by_folder: dict[Path, list[Path]] = {}
+    for path in small:
+        by_folder.setdefault(path.parent.relative_to(lr), []).append(path)
+    return [
+        PairPaths(path.stem, path, _find_partner(path, by_folder.get(path.parent.relative_to(hr), []), lr, scale))
+        for path in originals
+    ]
+
+
+def read_pair(paths: PairPaths, scale: int, channels: int) -> Pair:
+    """Decode one pair, or make the low-resolution picture as the papers do (MATLAB's bicubic, antialiased).
+
+    For an RGB network gray pictures become RGB as in the papers' scripts, alpha is left out and 16 bit cut to 8; a gray
+    network takes gray pictures only. Originals are cropped at the right and bottom to whole low-resolution pixels.
+
+    Raises:
+        ImageError: a picture cannot be read, or the two do not belong together.
+    """
+    hr = _read(paths.hr, channels)
+    if paths.lr is not None:
+        lr = _read(paths.lr, channels)
+        height, width = lr.shape[0] * scale, lr.shape[1] * scale
+        if not (0 <= hr.shape[0] - height < scale and 0 <= hr.shape[1] - width < scale):
+            raise ImageError(
+                f"{paths.hr} ({hr.shape[0]}x{hr.shape[1]}, HxW) is not {scale} times {paths.lr} "
+                f"({lr.shape[0]}x{lr.shape[1]}), but the network enlarges by {scale}; give pairs of that scale"
+            )
+        return Pair(paths.name, lr, np.ascontiguousarray(hr[:height, :width]))
+    height, width = (length // scale * scale for length in hr.shape[:2])
+    if not height or not width:
+        raise ImageError(
+            f"{paths.hr} ({hr.shape[0]}x{hr.shape[1]}, HxW) is too small to be shrunk by {scale}; leave it out"
+        )
+    hr = np.ascontiguousarray(hr[:height, :width])
+    return Pair(paths.name, downscale_bicubic(hr, scale), hr)
+
+
+def _find_partner(hr: Path, small: Sequence[Path], folder: Path, scale: int) -> Path:
+    """By equal names first, then by what is left of them without marks."""
+    stem = _HIGH.sub("", hr.stem)
+    bare = _SCALE.sub("", stem)
+    for wanted, strip in ((hr.stem, False), (stem, True), (bare, True)):
+        found = [path for path in small if path != hr and wanted == (_bare_name(path) if strip else path.stem)]
+        of_scale = [path for path in found if _scale_mark(path) == scale]
+        found = of_scale if len(found) > 1 and of_scale else found
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(path.name for path in found)
+            raise InputError(f"{hr.name} has more than one partner in {folder}: {names}; keep one of them there")
+    raise InputError(
+        f"{hr.name} has no low-resolution picture in {folder}: {hr.stem}, {bare}x{scale} or {bare}_LR would be found; "
+        "put it there, or take the original away"
+    )
+
+
+def _bare_name(path: Path) -> str:
+    return _SCALE.sub("", _LOW.sub("", path.stem))
+
+
+def _scale_mark(path: Path) -> int | None:
+    mark = _SCALE.search(_LOW.sub("", path.stem))
+    return int(mark.group(1)) if mark else None
+
+
+def _read(path: Path, channels: int) -> NDArray[np.uint8]:
+    return read_image(path, channels=1) if channels == 1 else read_training_image(path)

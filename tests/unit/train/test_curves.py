@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from xml.etree import ElementTree
+
+import pytest
+
+from sr_deploy.errors import InputError
+from sr_deploy.measure.machine import describe_machine
+from sr_deploy.train.curves import draw_curves
+from sr_deploy.train.run import PrecisionRecord, RunManifest, write_manifest
+
+
+@pytest.fixture
+def run(tmp_path):
+    now = datetime.now(UTC)
+    manifest = RunManifest(
+        name="run", recipe="tiny", created_at=now, updated_at=now, status="running", step=20, steps=40, seconds=1.0,
+        precision=PrecisionRecord(autocast="off", channels_last=False), device="cpu", data_sha256="0" * 64,
+        versions={}, machine=describe_machine(),
+    )  # fmt: skip
+    write_manifest(tmp_path, manifest)
+    lines = [
+        {"step": 10, "kind": "training", "loss": 0.5, "pixel": 0.4, "discriminator": 0.7, "learning_rate": 1e-3},
+        {"step": 20, "kind": "training", "skipped_steps": 10, "learning_rate": 1e-3},
+        {"step": 20, "kind": "validation", "model": {"psnr_y": 30.0}, "bicubic": {"psnr_y": 29.0}},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 30, "ki')
+    return tmp_path
+
+
+def test_every_figure_of_the_run_is_drawn(run, tmp_path):
+    draw_curves(run, tmp_path / "curves.svg")
+    text = (tmp_path / "curves.svg").read_text()
+    ElementTree.fromstring(text)
+    labels = ("loss", "pixel", "discriminator", "network", "bicubic", "learning rate", "run: recipe tiny, 20 steps")
+    assert [label for label in labels if f"<!-- {label} -->" not in text] == []
+    assert "<!-- adversarial -->" not in text
+    draw_curves(run, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_drawn_is_said(run, tmp_path):
+    with pytest.raises(InputError, match=r"unknown suffix '\.gif'; name one of \.png, \.svg, \.pdf"):
+        draw_curves(run, tmp_path / "curves.gif")
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"has no figures yet \(metrics\.jsonl is empty\)"):
+        draw_curves(run, tmp_path / "curves.png")
+    with pytest.raises(InputError, match="is no run"):
+        draw_curves(tmp_path / "none", tmp_path / "curves.png")
+    assert not list(tmp_path.glob("curves*"))
