@@ -74,7 +74,7 @@ def train(
         changes.append(f"data.folder={json.dumps(str(data.resolve()))}")
 
     from sr_deploy.train.chain import Stage
-    from sr_deploy.train.networks import require_files
+    from sr_deploy.train.networks import check_inputs
 
     def plan() -> list[Stage]:
         if not resume:
@@ -88,7 +88,7 @@ def train(
         stages = processes.agree(plan)
         for stage in stages:
             if stage.action != "take":
-                require_files(stage.recipe)
+                check_inputs(stage.recipe)
         for number, stage in enumerate(stages):
             if stage.note:
                 output.log(stage.note)

@@ -88,6 +88,12 @@ def train(
             f"the memory of the device is too small for {recipe.data.batch} patches of {recipe.data.patch_size} "
             "pixels; lower --set data.batch or --set data.patch_size"
         ) from error
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(
+            f"torch.compile failed ({reason}); it needs a C++ compiler on a CPU and Triton on a GPU: train without it, "
+            "--set precision.compile=false"
+        ) from error
     return session.manifest
 
 

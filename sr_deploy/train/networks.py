@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sr_deploy.arch.discriminators import build_discriminator, read_discriminator
+from sr_deploy.arch.discriminators import build_discriminator, check_discriminator, read_discriminator
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import DiscriminatorSpec
 from sr_deploy.errors import TrainingError
@@ -15,9 +15,10 @@ from sr_deploy.files import require_file, sha256_of
 from sr_deploy.model import open_model
 from sr_deploy.train.ema import MovingAverage
 from sr_deploy.train.losses import build_adversarial_loss, build_perceptual_loss, build_pixel_loss, find_vgg19
+from sr_deploy.train.photographs import training_paths, validation_paths
 from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
-from sr_deploy.train.recipe import LossRecipe, Recipe
+from sr_deploy.train.recipe import DiscriminatorRecipe, LossRecipe, Recipe
 from sr_deploy.train.run import StartingPoint
 from sr_deploy.train.state import Opponent, TrainingState
 from sr_deploy.train.update import Criteria, Updater
@@ -51,17 +52,22 @@ def build_generator(recipe: Recipe, start_from: Path | None, *, resume: bool) ->
     return network, StartingPoint(path=str(start_from), sha256=sha256_of(weights))
 
 
-def require_files(recipe: Recipe) -> None:
-    """Check that the files which a recipe names are there: before hours of the stages that come first.
+def check_inputs(recipe: Recipe) -> None:
+    """Check what a recipe needs that can be checked at once: before hours of the stages that come first.
 
     Raises:
-        InputError: one is missing.
+        InputError: a file or folder is missing, or the patches do not suit the discriminator.
+        RecipeError: an unknown bundled photograph.
     """
+    training_paths(recipe.data)
+    validation_paths(recipe.data)
     perceptual, opponent = recipe.loss.perceptual, recipe.discriminator
     if perceptual is not None and perceptual.weight > 0:
         find_vgg19(perceptual)
-    if opponent is not None and opponent.weights is not None:
-        require_file(Path(opponent.weights), "a discriminator's weights")
+    if opponent is not None:
+        check_discriminator(_discriminator_spec(recipe, opponent))
+        if opponent.weights is not None:
+            require_file(Path(opponent.weights), "a discriminator's weights")
 
 
 def build_criteria(recipe: LossRecipe, device: torch.device) -> Criteria:
@@ -89,12 +95,7 @@ def build_opponent(recipe: Recipe, device: torch.device, *, resume: bool) -> Opp
     settings = recipe.discriminator
     if settings is None:
         return None
-    spec = DiscriminatorSpec(
-        architecture=settings.architecture,
-        features=settings.features,
-        patch_size=recipe.data.patch_size,
-        spectral_norm=settings.spectral_norm and settings.architecture == "unet",
-    )
+    spec = _discriminator_spec(recipe, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)  # not the numbers of the generator's weights
         network = build_discriminator(spec)
@@ -159,6 +160,15 @@ def build_updater(
         accumulate=recipe.optimiser.accumulate,
         clip_norm=recipe.optimiser.clip_norm,
         processes=processes,
+    )
+
+
+def _discriminator_spec(recipe: Recipe, settings: DiscriminatorRecipe) -> DiscriminatorSpec:
+    return DiscriminatorSpec(
+        architecture=settings.architecture,
+        features=settings.features,
+        patch_size=recipe.data.patch_size,
+        spectral_norm=settings.spectral_norm and settings.architecture == "unet",
     )
 
 

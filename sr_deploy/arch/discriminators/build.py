@@ -19,24 +19,31 @@ def build_discriminator(spec: DiscriminatorSpec) -> nn.Module:
     Raises:
         InputError: the patches do not fit, or a value that this discriminator does not take.
     """
+    check_discriminator(spec)
     if spec.architecture == "unet":
-        if spec.patch_size is not None:
-            _check_patch_size(spec, UNET_MULTIPLE)
         return UNetDiscriminator(spec.channels, spec.features, spectral=spec.spectral_norm)
-    if spec.spectral_norm:
-        raise InputError(f"{spec.architecture} has no spectral normalisation; only unet does")
+    assert spec.patch_size is not None
     if spec.architecture == "srgan":
-        return SrganDiscriminator(spec.channels, spec.features, _check_patch_size(spec, SRGAN_MULTIPLE))
-    stages = VGG_STAGES[spec.architecture]
-    return VggStyleDiscriminator(spec.channels, spec.features, _check_patch_size(spec, 2**stages), stages)
+        return SrganDiscriminator(spec.channels, spec.features, spec.patch_size)
+    return VggStyleDiscriminator(spec.channels, spec.features, spec.patch_size, VGG_STAGES[spec.architecture])
 
 
-def _check_patch_size(spec: DiscriminatorSpec, multiple: int) -> int:
+def check_discriminator(spec: DiscriminatorSpec) -> None:
+    """Check that `build_discriminator` can build it, without building.
+
+    Raises:
+        InputError: the patches do not fit, or a value that this discriminator does not take.
+    """
+    if spec.spectral_norm and spec.architecture != "unet":
+        raise InputError(f"{spec.architecture} has no spectral normalisation; only unet does")
     if spec.patch_size is None:
+        if spec.architecture == "unet":
+            return
         raise InputError(f"the discriminator {spec.architecture} needs patch_size: its dense layers depend on it")
+    multiples = {"unet": UNET_MULTIPLE, "srgan": SRGAN_MULTIPLE}
+    multiple = multiples.get(spec.architecture) or 2 ** VGG_STAGES[spec.architecture]
     if spec.patch_size % multiple:
         raise InputError(
             f"the discriminator {spec.architecture} takes patches whose side is a multiple of {multiple}, not "
             f"{spec.patch_size}; change data.patch_size or discriminator.architecture"
         )
-    return spec.patch_size

@@ -74,6 +74,10 @@ def test_resume_takes_the_newest_run_and_its_own_recipe(here, capsys):
         (["--resume"], "no run in runs; train one with: sr-deploy train"),
         (["--resume", "--out", "held"], "cannot resume held: there is no run"),
         (["--device", "tpu"], "no device 'tpu' here"),
+        (
+            ["compact-gan", "--set", "data.patch_size=44", "--set", "loss.perceptual.weight=0"],
+            "the discriminator unet takes patches whose side is a multiple of 8, not 44",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(here, capsys, arguments, message):
