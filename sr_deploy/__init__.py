@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sr_deploy.bench.run import bench_model as bench
+    from sr_deploy.certification import verify_model as verify
     from sr_deploy.deploy import export_bundle as export
     from sr_deploy.engine.bundle import build_engines as build
     from sr_deploy.evaluation import evaluate_model as evaluate
     from sr_deploy.model import open_model as load
     from sr_deploy.train.interpolate import interpolate_models as interpolate
     from sr_deploy.upscale.image import Upscaler
-    from sr_deploy.verify.model import verify_model as verify
 
 __all__ = ["Upscaler", "bench", "build", "evaluate", "export", "interpolate", "load", "verify"]
 
@@ -52,7 +52,7 @@ class _Package(ModuleType):
     export = _LazyName("sr_deploy.deploy", "export_bundle")
     interpolate = _LazyName("sr_deploy.train.interpolate", "interpolate_models")
     load = _LazyName("sr_deploy.model", "open_model")
-    verify = _LazyName("sr_deploy.verify.model", "verify_model")
+    verify = _LazyName("sr_deploy.certification", "verify_model")
     Upscaler = _LazyName("sr_deploy.upscale.image", "Upscaler")
 
 

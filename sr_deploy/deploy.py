@@ -14,8 +14,10 @@ from sr_deploy.backends import Precision
 from sr_deploy.bundle import (
     Bundle,
     CertificateEntry,
+    EngineBackend,
     EngineRecord,
     GraphRecord,
+    Int8Record,
     Manifest,
     SourceRecord,
     creating_bundle,
@@ -24,15 +26,20 @@ from sr_deploy.bundle import (
     utc_now,
 )
 from sr_deploy.bundle.store import MANIFEST_NAME, REFERENCE_NAME
-from sr_deploy.engine.bundle import EngineBackend, NotBuilt, build_engines, check_backend
+from sr_deploy.engine.build import OnProgress
+from sr_deploy.engine.bundle import NotBuilt, build_engines, check_plan
 from sr_deploy.engine.profiles import check_profiles
 from sr_deploy.errors import CheckpointError, OutputError
+from sr_deploy.export.int8.bundle import Calibration
 from sr_deploy.export.spec import ExportSpec, load_spec
+from sr_deploy.export.triton import TritonModel, write_triton_models
 from sr_deploy.files import sha256_of, write_text
 from sr_deploy.model import Model, open_model
 
 if TYPE_CHECKING:
     from sr_deploy.bench.pair import PairTiming
+    from sr_deploy.certification import Verification
+    from sr_deploy.export.half_plan import HalfPlan
     from sr_deploy.graph.rewrite import RewriteReport
     from sr_deploy.verify.model import NotRun
 
@@ -51,6 +58,20 @@ class GraphSaving:
 
 
 @dataclass(frozen=True)
+class WrittenGraphs:
+    """The graphs of a bundle, and what was found out while they were made."""
+
+    records: tuple[GraphRecord, ...]
+    """One for each file."""
+    saving: GraphSaving | None = None
+    """What rewriting the FP32 graph saved; None if the spec leaves it plain."""
+    half_plan: HalfPlan | None = None
+    """Which layers stay FP32 in the FP16 graph, and what was measured; None without one."""
+    int8: Int8Record | None = None
+    """What the search for INT8 found; None without an INT8 graph."""
+
+
+@dataclass(frozen=True)
 class ExportResult:
     """What `export_bundle` made."""
 
@@ -64,21 +85,31 @@ class ExportResult:
     """What was measured of every artefact that runs here."""
     not_run: tuple[NotRun, ...]
     """What could not be measured here, and why."""
+    verification: Verification
+    """All that was found: the entries above, what is in the files, the drift ledger."""
     saving: GraphSaving | None = None
     """What rewriting the graph saved; None if the spec leaves it plain."""
+    half_plan: HalfPlan | None = None
+    """Which layers stay FP32 in the FP16 graph, and what was measured; None without one."""
+    triton: tuple[TritonModel, ...] = ()
+    """Models written for NVIDIA's Triton Inference Server, if asked for."""
 
     @property
     def passed(self) -> bool:
-        """Whether everything that was measured met its thresholds."""
-        return all(entry.passed for entry in self.certificate)
+        """Whether everything that was measured met its thresholds, and nothing is wrong with any file."""
+        return self.verification.passed
 
 
 def export_bundle(
     checkpoint: Path | str,
     spec: ExportSpec | None = None,
     out: Path | None = None,
-    backend: EngineBackend = "auto",
+    backend: EngineBackend | None = None,
     on_stage: Callable[[str], None] | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    triton: Path | None = None,
+    calibration: Calibration | None = None,
 ) -> ExportResult:
     """Make a deployment of a checkpoint: graphs first, then engines, then the certificate.
 
@@ -90,10 +121,14 @@ def export_bundle(
         checkpoint: anything with weights: a published file, a run folder, one of its checkpoints, a bundle.
         spec: what to make; None: the spec `default`.
         out: folder of the bundle; None: `deployments/` and the name of the run or the checkpoint.
-        backend: which SDK builds engines.
+        backend: which SDK builds engines; None: the spec's.
         on_stage: told what is being done, one line each.
+        on_progress: told where the build of each engine stands, at least once a second.
+        triton: folder of models of NVIDIA's Triton Inference Server to write the graphs and engines to as well.
+        calibration: photographs for INT8, and whether it is kept if it loses too much; None: the bundled photographs.
 
     Raises:
+        VerificationError: INT8 does not meet its budget; nothing is written.
         InputError: no such file, no weights in it, a profile that the network cannot run.
         OutputError: the folder cannot be written, or holds something that is no bundle.
 
@@ -102,25 +137,29 @@ def export_bundle(
         >>> result.bundle.precisions  # doctest: +SKIP
         ('fp32',)
     """
-    from sr_deploy.verify.model import list_not_run, verify_model
+    from sr_deploy.certification import verify_model
 
     tell = on_stage or (lambda _: None)
-    check_backend(backend)
-    model = open_model(Path(checkpoint))
     spec = spec or load_spec()
+    if backend is not None:
+        spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"backend": backend})})
+    check_plan(spec.engine)
+    model = open_model(Path(checkpoint))
     path = out or DEPLOYMENTS / default_name(model)
     _check_place(path)
-    bundle, saving = _write_bundle(model, spec, path, tell)
-    not_built = build_engines(bundle, backend, on_stage=tell, tolerant=True).not_built
-    exported = open_model(path)
-    entries = verify_model(exported, on_stage=tell)
+    bundle, graphs = _write_bundle(model, spec, path, tell, calibration or Calibration())
+    not_built = build_engines(bundle, on_stage=tell, on_progress=on_progress, tolerant=True).not_built
+    verification = verify_model(path, on_stage=tell)
     return ExportResult(
         bundle=bundle,
         engines=tuple(sorted(bundle.engines(), key=lambda record: bundle.precisions.index(record.precision))),
         not_built=not_built,
-        certificate=tuple(entries),
-        not_run=tuple(list_not_run(exported)),
-        saving=saving,
+        certificate=verification.entries,
+        not_run=verification.not_run,
+        verification=verification,
+        saving=graphs.saving,
+        half_plan=graphs.half_plan,
+        triton=() if triton is None else write_triton_models(bundle, triton),
     )
 
 
@@ -142,8 +181,8 @@ def _check_place(path: Path) -> None:
 
 
 def _write_bundle(
-    model: Model, spec: ExportSpec, path: Path, tell: Callable[[str], None]
-) -> tuple[Bundle, GraphSaving | None]:
+    model: Model, spec: ExportSpec, path: Path, tell: Callable[[str], None], calibration: Calibration
+) -> tuple[Bundle, WrittenGraphs]:
     """Weights, graphs and manifest, written aside and renamed."""
     from sr_deploy.arch.weights import save_generator
     from sr_deploy.measure.machine import tool_versions
@@ -157,7 +196,7 @@ def _write_bundle(
         source = SourceRecord(file=weights.name, sha256=sha256_of(weights), layout=model.layout or "sr-deploy")
         tell(f"read {weights.name}: {arch.title()}")
         save_generator(folder / REFERENCE_NAME, network.state_dict(), arch, {"source_sha256": source.sha256})
-        graphs, saving = _write_graphs(model, spec, folder, source.sha256, tell)
+        graphs = _write_graphs(model, spec, folder, tell=tell, source_sha256=source.sha256, calibration=calibration)
         manifest = Manifest(
             name=path.name or path.resolve().name,
             created_at=utc_now(),
@@ -165,40 +204,62 @@ def _write_bundle(
             input_multiple=input_multiple(arch),
             source=source,
             reference=record_file(folder, REFERENCE_NAME),
-            graphs=graphs,
-            rewrites=tuple(step.name for step in saving.report.applied) if saving else (),
+            graphs=graphs.records,
+            rewrites=tuple(step.name for step in graphs.saving.report.applied) if graphs.saving else (),
             profiles=spec.profiles,
+            engine=spec.engine,
             thresholds=spec.thresholds,
+            int8=graphs.int8,
             tools=tool_versions(),
         )
         write_text(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
-    return open_bundle(path), saving
+    return open_bundle(path), graphs
 
 
 def _write_graphs(
-    model: Model, spec: ExportSpec, folder: Path, source_sha256: str, tell: Callable[[str], None]
-) -> tuple[tuple[GraphRecord, ...], GraphSaving | None]:
+    model: Model,
+    spec: ExportSpec,
+    folder: Path,
+    *,
+    tell: Callable[[str], None],
+    source_sha256: str,
+    calibration: Calibration,
+) -> WrittenGraphs:
     from sr_deploy.export.ends import change_graph_ends
-    from sr_deploy.export.fp16 import convert_graph_to_fp16
+    from sr_deploy.export.fp16 import convert_graph_to_fp16, convert_graph_to_half
+    from sr_deploy.export.half_format import BF16
+    from sr_deploy.export.half_plan import plan_graph
+    from sr_deploy.export.int8.bundle import write_int8_graph
     from sr_deploy.export.onnx_export import export_network_to_onnx
 
     assert model.arch is not None
     graphs = []
-    saving = None
+    saving, plan, int8 = None, None, None
     files: dict[Precision, Path] = {}
     for precision in spec.precisions:
-        tell(f"export the {precision} graph")
         file = folder / f"model.{precision}.onnx"
+        tell(f"export the {precision} graph")
         if precision == "fp32":
             export_network_to_onnx(model.load_network(), model.arch, file, source_sha256)
             saving = _rewrite_graph(file, tell) if spec.rewrite else None
+        elif precision == "bf16":
+            convert_graph_to_half(files["fp32"], file, BF16)
         else:
-            convert_graph_to_fp16(folder / "model.fp32.onnx", file)
+            plan = plan or plan_graph(files["fp32"], model.arch.channels, model.arch.scale, calibration.folder)
+            if precision == "fp16":
+                convert_graph_to_fp16(files["fp32"], file, plan.names)
+            else:
+                int8 = write_int8_graph(files["fp32"], file, spec.int8, calibration, keep_fp32=plan.names, tell=tell)
         files[precision] = file
     for precision, file in files.items():  # last, because one graph is made from another
         change_graph_ends(file, spec.ends)
-        graphs.append(GraphRecord(precision=precision, **record_file(folder, file.name).model_dump()))
-    return tuple(graphs), saving
+        kept = plan.names if plan is not None and precision == "fp16" else ()
+        share = None
+        if int8 is not None and precision == "int8":
+            kept, share = int8.planned_fp32, int8.record.share
+        record = record_file(folder, file.name).model_dump()
+        graphs.append(GraphRecord(precision=precision, planned_fp32=kept, int8_share=share, **record))
+    return WrittenGraphs(tuple(graphs), saving, plan, int8.record if int8 is not None else None)
 
 
 def _rewrite_graph(file: Path, tell: Callable[[str], None]) -> GraphSaving:

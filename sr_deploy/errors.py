@@ -53,6 +53,14 @@ class BackendError(SrDeployError):
     """A backend cannot run or build here, or failed while it did."""
 
 
+class OutOfMemoryError(BackendError):
+    """A backend had no memory for this shape; a smaller one may go."""
+
+
+class GuardError(BackendError):
+    """A network's output is no picture of its input, in FP32 too: it must not be written."""
+
+
 class MissingDependencyError(SrDeployError):
     """An optional package is needed and absent; the message carries the command that installs it."""
 

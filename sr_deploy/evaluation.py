@@ -14,6 +14,7 @@ from sr_deploy.errors import InputError, ShapeError
 from sr_deploy.files import make_folder, sha256_of, write_text
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.model import Model, open_model
+from sr_deploy.upscale.guards import FINITE_ONLY
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.verify.pairs import PairPaths, find_pairs, read_pair
 from sr_deploy.verify.quality import (
@@ -131,7 +132,8 @@ def evaluate_model(
     distance = _open_lpips(lpips)
     pictures: list[PictureEvaluation] = []
     crops: list[WorstCrop] = []
-    with Upscaler(opened, backend=backend, tile=tile) as upscaler:
+    # A bad network is to be scored, not stopped.
+    with Upscaler(opened, backend=backend, tile=tile, guards=FINITE_ONLY) as upscaler:
         for paths in pairs:
             picture, crop = _evaluate_paths(paths, upscaler, with_niqe=with_niqe, lpips=distance)
             pictures.append(picture)

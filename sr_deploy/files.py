@@ -129,6 +129,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Remove what `replacing_file` left in `folder` when a process was killed; nobody may be writing there.
+
+    Raises:
+        OutputError: one cannot be removed.
+    """
+    for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):
+        try:
+            if path.is_file():
+                path.unlink()
+        except OSError as error:
+            raise output_error(path, error) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, UTF-8.
 

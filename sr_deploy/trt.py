@@ -10,16 +10,25 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
 from sr_deploy import deps
-from sr_deploy.backends import TENSORRT_BACKENDS, Backend
-from sr_deploy.errors import BackendError, InputError
+from sr_deploy.backends import TENSORRT_BACKENDS, Backend, Precision
+from sr_deploy.errors import BackendError, InputError, MissingDependencyError
 
 _MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
 _NO_NAMES = ("NONE", "CURRENT")
+_GENERATIONS = {
+    "sm75": "Turing",
+    "sm80": "Ampere",
+    "sm86": "Ampere",
+    "sm89": "Ada",
+    "sm120": "Blackwell RTX",
+    "sm121": "Blackwell RTX",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,12 @@ def select_sdk(backend: Backend) -> ModuleType:
             f"this process has chosen another TensorRT SDK than {backend}; use it in a process of its own"
         )
     os.environ[_SWITCH] = str(int(use_rtx))
-    return deps.require(name, f"the {backend} backend")
+    try:
+        return deps.require(name, f"the {backend} backend")
+    except OSError as error:  # its Python part is there, a shared library that it opens is not
+        raise MissingDependencyError(
+            f"the {backend} backend needs {name}, which does not load ({error}); run: {deps.install_command(name)}"
+        ) from error
 
 
 def compute_capabilities(backend: Backend) -> tuple[str, ...]:
@@ -88,8 +102,36 @@ def resolve_compute_capabilities(backend: Backend, wanted: tuple[str, ...]) -> t
     names = {_plain_capability(name) for name in wanted}
     for name in sorted(names):
         if name not in known:
-            raise InputError(f"{backend} does not build for compute capability {name!r}; known: {', '.join(known)}")
+            raise InputError(
+                f"{backend} does not build for compute capability {name!r}; known: {describe_capabilities(known)}; "
+                "for other GPUs there is the backend tensorrt, on the machine that has one"
+            )
     return tuple(name for name in known if name in names)
+
+
+def leave_out_lacking(capabilities: tuple[str, ...], precision: Precision) -> tuple[str, ...]:
+    """Compute capabilities that have a precision: Turing has no BF16, and one target that lacks it fails the build."""
+    return tuple(name for name in capabilities if precision != "bf16" or name != "sm75")
+
+
+def describe_capabilities(names: Sequence[str]) -> str:
+    """Compute capabilities with the generations of cards that have them, as in `sm75 (Turing), sm89 (Ada)`."""
+    return ", ".join(f"{name} ({_GENERATIONS[name]})" if name in _GENERATIONS else name for name in names)
+
+
+def check_gpu(backend: Backend, gpu: Gpu) -> None:
+    """Refuse a GPU that no engine of the SDK runs on.
+
+    Raises:
+        BackendError: the message lists those it runs on.
+        MissingDependencyError: the SDK is not installed.
+    """
+    known = compute_capabilities(backend)
+    if known and gpu.compute_capability not in known:
+        raise BackendError(
+            f"{backend} does not run on {gpu.name} ({gpu.compute_capability}); it runs on "
+            f"{describe_capabilities(known)}; for this GPU there is the backend tensorrt"
+        )
 
 
 def describe_target(backend: Backend, capabilities: tuple[str, ...]) -> str:

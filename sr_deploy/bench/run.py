@@ -142,6 +142,8 @@ def find_baseline(model: Model) -> BackendChoice:
 def _why_left_out(choice: BackendChoice) -> str | None:
     if choice == BackendChoice("torch", "fp16") and not visible_gpus():
         return "half precision on a CPU shows its error, not its speed; to time it all the same: --backend torch:fp16"
+    if choice == BackendChoice("onnxruntime", "bf16"):
+        return f"it rounds FP32 results: that shows its error, not its speed; to time it still: --backend {choice}"
     return None
 
 

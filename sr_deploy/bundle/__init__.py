@@ -1,14 +1,22 @@
 """Bundles: what a deployment is made of, what machines add to it, and what was measured of it."""
 
-from sr_deploy.bundle.profile import Profile, Shape, parse_profile, parse_shape
-from sr_deploy.bundle.records import (
+from sr_deploy.bundle.certificate import (
     Certificate,
     CertificateEntry,
+    Check,
+    Ledger,
+    LedgerStage,
+    Measurement,
+    WorstPlace,
+)
+from sr_deploy.bundle.engine_options import EngineBackend, EngineOptions, EnginePlan
+from sr_deploy.bundle.profile import Profile, Shape, parse_profile, parse_shape
+from sr_deploy.bundle.records import (
     EngineRecord,
     FileRecord,
     GraphRecord,
+    Int8Record,
     Manifest,
-    Measurement,
     SourceRecord,
     engine_key,
 )
@@ -20,15 +28,23 @@ __all__ = [
     "Bundle",
     "Certificate",
     "CertificateEntry",
+    "Check",
+    "EngineBackend",
+    "EngineOptions",
+    "EnginePlan",
     "EngineRecord",
     "FileRecord",
     "GraphRecord",
+    "Int8Record",
+    "Ledger",
+    "LedgerStage",
     "Manifest",
     "Measurement",
     "Profile",
     "Shape",
     "SourceRecord",
     "Thresholds",
+    "WorstPlace",
     "creating_bundle",
     "engine_key",
     "find_newest_bundle",

@@ -10,18 +10,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Backend, Precision
+from sr_deploy.bundle.engine_options import EnginePlan
 from sr_deploy.bundle.profile import Profile
 from sr_deploy.bundle.thresholds import DEFAULT_THRESHOLDS, Thresholds
 
 SCHEMA_VERSION: Literal[1] = 1
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A part of a document; nothing in it changes, and what is not known is refused."""
+
     # An output that is not finite has an infinite error, which JSON has no number for: it is written "Infinity".
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class FileRecord(_Record):
+class FileRecord(Record):
     """A file of the bundle and what it must hash to."""
 
     file: str
@@ -35,9 +38,37 @@ class GraphRecord(FileRecord):
 
     precision: Precision
     """Precision of its convolutions."""
+    planned_fp32: tuple[str, ...] = ()
+    """Nodes of a lower-precision graph whose multiply-adds stay in FP32 on purpose; any other one in FP32 is an
+    error."""
+    int8_share: float | None = None
+    """Share of the multiply-adds in INT8, 0 to 1; None for graphs that are not quantised."""
 
 
-class SourceRecord(_Record):
+class Int8Record(Record):
+    """What was asked of INT8 and what came of it, measured when the bundle was made, on held-out photographs."""
+
+    max_drop_db: float
+    """The budget: PSNR on luma against ground truth that may be lost, in dB."""
+    max_pixel_error: float
+    """The budget: greatest difference from FP32 of any sample, outputs clamped to [0, 1]."""
+    drop_db: float
+    """What is lost."""
+    max_abs: float
+    """The greatest difference."""
+    psnr_fp32_db: float
+    """PSNR against FP32, in dB."""
+    share: float
+    """Share of the multiply-adds in INT8, 0 to 1."""
+    passed: bool
+    """Whether it is within the budget; false: kept with `--force`."""
+    report: FileRecord
+    """The whole search: layers, curve, settings."""
+    picture: FileRecord | None
+    """Its picture; None where matplotlib was not installed."""
+
+
+class SourceRecord(Record):
     """Where the weights came from."""
 
     file: str
@@ -48,7 +79,7 @@ class SourceRecord(_Record):
     """Layout it was recognised by, as `sr-deploy info` prints it."""
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """`bundle.json`: what a deployment is made of. Never changed after it was written."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -71,8 +102,12 @@ class Manifest(_Record):
     """Rewrites that were applied to the graphs, by their names in docs/graph.md."""
     profiles: tuple[Profile, ...] = Field(min_length=1)
     """What engines are built for."""
+    engine: EnginePlan = EnginePlan()
+    """How engines are built."""
     thresholds: dict[Precision, Thresholds] = {}
     """What verification asks of each precision; one that is left out has the default's."""
+    int8: Int8Record | None = None
+    """The search for INT8; None where there is no INT8 graph."""
     tools: dict[str, str]
     """Name and version of everything that had a hand in it."""
 
@@ -85,7 +120,7 @@ class Manifest(_Record):
         return self.thresholds.get(precision, DEFAULT_THRESHOLDS[precision])
 
 
-class EngineRecord(_Record):
+class EngineRecord(Record):
     """`engines/<key>.json`: what an engine was built from, with and for."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -112,79 +147,19 @@ class EngineRecord(_Record):
     """Declared: layers of the parsed strongly typed network by output type, as in `{"HALF": 40, "FLOAT": 2}`."""
     convolution_precisions: dict[str, int] = {}
     """Declared: the convolutions among them, where nearly all the work is."""
+    declared: dict[str, Precision] = {}
+    """Declared: precision of every layer that multiplies and adds, by the name of its ONNX node. Empty in records that
+    an older sr-deploy wrote."""
+    multiply_add_shares: dict[str, float] = {}
+    """Declared: share of the multiply-adds in each precision, 0 to 1, as in `{"int8": 0.93, "fp16": 0.07}`."""
+    unplanned_layers: tuple[str, ...] = ()
+    """Layers of `declared` in another precision than the graph's that nobody planned; no engine with any is kept."""
     inspected: str
     """What the built engine says of its layers' precision, or why it was not asked."""
     build_seconds: float
     """Time the builder took."""
     built_at: str
     """UTC, ISO 8601."""
-
-
-class Measurement(_Record):
-    """One comparison of an artefact's output with the reference's."""
-
-    shape: str
-    """Input, `NxHxW`."""
-    content: str
-    """What the input shows, as in `photograph`."""
-    max_abs: float
-    """Greatest absolute difference of unclamped outputs, in units of the [0, 1] range."""
-    psnr_db: float | None
-    """PSNR of outputs clamped to [0, 1], peak 1.0, in dB; None if they are equal."""
-    changed_8bit: float
-    """Share of the samples that differ after rounding to 8 bit, 0 to 1."""
-
-
-class CertificateEntry(_Record):
-    """What was measured of one artefact on one machine."""
-
-    artefact: FileRecord
-    """The very file that was run."""
-    precision: Precision
-    """Precision of the artefact's graph."""
-    backend: str
-    """Who computed, as in `onnxruntime:fp16`."""
-    backend_version: str
-    """Its version."""
-    rewrites: tuple[str, ...] = ()
-    """What the runner changed in the graph when it opened the file, by the names in docs/graph.md."""
-    machine: str
-    """Processor or GPU that ran it."""
-    reference: str
-    """What it was compared with, as in `torch:fp32`."""
-    reference_sha256: str
-    """Hash of the reference's weights."""
-    measured_at: str
-    """UTC, ISO 8601."""
-    thresholds: dict[str, float]
-    """`max_abs` (at most) and `psnr_db` (at least) that had to be met. Where a graph has ends of other types than
-    float32, both allow for their `rounding`, half a step of the type, which stands here too."""
-    measurements: tuple[Measurement, ...]
-    """One for each input."""
-    worst_max_abs: float
-    """Over all measurements."""
-    worst_psnr_db: float | None
-    """Over all measurements; None if all outputs are equal."""
-    passed: bool
-    """Whether every measurement met the thresholds."""
-
-
-class Certificate(_Record):
-    """`certificate.json`: one entry for each artefact, backend and machine."""
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    """As in the manifest."""
-    entries: tuple[CertificateEntry, ...] = ()
-    """Newest measurement of each."""
-
-    def with_entry(self, entry: CertificateEntry) -> Certificate:
-        """A copy in which `entry` replaces what was measured of the same file by the same backend and machine."""
-
-        def identity(other: CertificateEntry) -> tuple[str, str, str]:
-            return other.artefact.file, other.backend, other.machine
-
-        kept = tuple(other for other in self.entries if identity(other) != identity(entry))
-        return Certificate(entries=(*kept, entry))
 
 
 def engine_key(

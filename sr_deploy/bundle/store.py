@@ -14,24 +14,99 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from sr_deploy.backends import Precision
-from sr_deploy.bundle.records import Certificate, EngineRecord, FileRecord, Manifest
+from sr_deploy.bundle.certificate import Certificate
+from sr_deploy.bundle.records import EngineRecord, FileRecord, Manifest
 from sr_deploy.errors import BundleError
 from sr_deploy.files import output_error, replacing_file, replacing_folder, sha256_of, write_text
 
 MANIFEST_NAME = "bundle.json"
 CERTIFICATE_NAME = "certificate.json"
+PAGE_NAME = "certificate.html"
 ENGINES_FOLDER = "engines"
+CACHES_FOLDER = "caches"
 REFERENCE_NAME = "generator.safetensors"
 
 RecordModel = TypeVar("RecordModel", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A deployment on disk whose immutable files were found to be what its manifest says."""
+class EngineFolder:
+    """A folder that engines are kept in, with what builders and runners learnt of them."""
 
     path: Path
-    """The folder."""
+    """The folder; it may not be there before the first engine is."""
+
+    def engines(self) -> tuple[EngineRecord, ...]:
+        """Records of the engines that were built, each with its engine file in place and unchanged.
+
+        Raises:
+            BundleError: a record or an engine is damaged.
+        """
+        records = []
+        for path in sorted((self.path / ENGINES_FOLDER).glob("*.json")):
+            record = read_record(path, EngineRecord)
+            _check_file(self.path, record.engine)
+            records.append(record)
+        return tuple(records)
+
+    def intact_engines(self) -> tuple[EngineRecord, ...]:
+        """As `engines`, without those whose record or file is damaged: building makes them anew."""
+        records = []
+        for path in sorted((self.path / ENGINES_FOLDER).glob("*.json")):
+            try:
+                record = read_record(path, EngineRecord)
+                _check_file(self.path, record.engine)
+            except BundleError:
+                continue
+            records.append(record)
+        return tuple(records)
+
+    def add_engine(self, record: EngineRecord, engine: bytes) -> Path:
+        """Add an engine, and its record after it, so that a record never stands without its engine."""
+        path = self.path / record.engine.file
+        with replacing_file(path) as temporary:
+            temporary.write_bytes(engine)
+        write_text(path.with_suffix(".json"), record.model_dump_json(indent=2) + "\n")
+        return path
+
+    def cache(self, name: str) -> Path:
+        """Where a builder or a runner keeps what it learnt, so that the next one starts faster; may not be there yet.
+
+        Caches are no part of what is hashed and certified: a lost or damaged one costs time and nothing else.
+        """
+        return self.path / CACHES_FOLDER / name
+
+    def read_cache(self, name: str) -> bytes:
+        """The bytes of a cache; empty if there is none that can be read."""
+        try:
+            return self.cache(name).read_bytes()
+        except OSError:
+            return b""
+
+    def write_cache(self, name: str, content: bytes) -> None:
+        """Keep a cache, whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with replacing_file(self.cache(name)) as temporary:
+            temporary.write_bytes(content)
+
+    def remove_engine(self, record: EngineRecord) -> None:
+        """Remove an engine and its caches; the record goes before its engine."""
+        path = self.path / record.engine.file
+        try:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            self.cache(runtime_cache_name(record)).unlink(missing_ok=True)
+        except OSError as error:
+            raise output_error(path, error) from error
+
+
+@dataclass(frozen=True)
+class Bundle(EngineFolder):
+    """A deployment on disk, at `path`, whose immutable files were found to be what its manifest says."""
+
     manifest: Manifest
     """What it is made of."""
 
@@ -59,31 +134,6 @@ class Bundle:
             )
         return self.path / record.file
 
-    def engines(self) -> tuple[EngineRecord, ...]:
-        """Records of the engines that were built, each with its engine file in place and unchanged.
-
-        Raises:
-            BundleError: a record or an engine is damaged.
-        """
-        records = []
-        for path in sorted((self.path / ENGINES_FOLDER).glob("*.json")):
-            record = read_record(path, EngineRecord)
-            _check_file(self.path, record.engine)
-            records.append(record)
-        return tuple(records)
-
-    def intact_engines(self) -> tuple[EngineRecord, ...]:
-        """As `engines`, without those whose record or file is damaged: building makes them anew."""
-        records = []
-        for path in sorted((self.path / ENGINES_FOLDER).glob("*.json")):
-            try:
-                record = read_record(path, EngineRecord)
-                _check_file(self.path, record.engine)
-            except BundleError:
-                continue
-            records.append(record)
-        return tuple(records)
-
     def certificate(self) -> Certificate:
         """What was measured of this bundle so far; empty if nothing.
 
@@ -101,6 +151,11 @@ class Bundle:
                 raise BundleError(
                     f"{path} was measured against other weights than this bundle's; run: sr-deploy verify {self.path}"
                 )
+        looked_at = [(check.file, check.sha256) for check in certificate.checks]
+        looked_at += [(ledger.file, ledger.sha256) for ledger in certificate.ledgers]
+        for file, sha256 in looked_at:
+            if sha256 is not None:
+                _check_file(self.path, FileRecord(file=file, sha256=sha256))
         return certificate
 
     def write_certificate(self, certificate: Certificate) -> Path:
@@ -109,27 +164,24 @@ class Bundle:
         write_text(path, certificate.model_dump_json(indent=2) + "\n")
         return path
 
-    def add_engine(self, record: EngineRecord, engine: bytes) -> Path:
-        """Add an engine, and its record after it, so that a record never stands without its engine."""
-        path = self.path / record.engine.file
-        with replacing_file(path) as temporary:
-            temporary.write_bytes(engine)
-        write_text(path.with_suffix(".json"), record.model_dump_json(indent=2) + "\n")
-        return path
-
     def remove_engine(self, record: EngineRecord) -> None:
-        """Remove an engine and what the certificate says of it; the record goes before the engine it speaks of."""
-        path = self.path / record.engine.file
+        """Remove an engine, its caches and what the certificate says of it; the record goes before its engine."""
         with contextlib.suppress(BundleError):  # a certificate that does not hold is for `verify` to replace
-            entries = self.certificate().entries
-            kept = tuple(entry for entry in entries if entry.artefact.file != record.engine.file)
-            if len(kept) < len(entries):
-                self.write_certificate(Certificate(entries=kept))
-        try:
-            path.with_suffix(".json").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise output_error(path, error) from error
+            certificate = self.certificate()
+            kept = certificate.without_file(record.engine.file)
+            if kept != certificate:
+                self.write_certificate(kept)
+        super().remove_engine(record)
+
+
+def engines_of_graph(graph: Path) -> EngineFolder:
+    """Where the engines of an ONNX file go that is in no bundle: `FILE.engines/` beside `FILE.onnx`."""
+    return EngineFolder(graph.with_suffix(".engines"))
+
+
+def runtime_cache_name(record: EngineRecord) -> str:
+    """Name of the cache of kernels that TensorRT-RTX compiled for an engine where it ran."""
+    return f"{record.key}.runtime"
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -144,6 +196,9 @@ def open_bundle(path: Path) -> Bundle:
     manifest = read_record(manifest_path, Manifest)
     for record in (manifest.reference, *manifest.graphs):
         _check_file(path, record)
+    for found in (manifest.int8.report, manifest.int8.picture) if manifest.int8 is not None else ():
+        if found is not None:
+            _check_file(path, found)
     return Bundle(path, manifest)
 
 

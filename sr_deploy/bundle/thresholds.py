@@ -22,6 +22,9 @@ class Thresholds(BaseModel):
     max_abs: float | None = Field(default=None, gt=0)
     """Greatest absolute difference of unclamped outputs, in units of the [0, 1] range; at most this."""
 
+    max_drop_db: float | None = Field(default=None, ge=0)
+    """What the graph may lose against ground truth, in dB of PSNR, in the drift ledger's photographs together."""
+
     def met_by(self, comparison: Comparison) -> bool:
         """Whether one comparison meets them."""
         near = self.max_abs is None or comparison.max_abs <= self.max_abs
@@ -40,6 +43,7 @@ class Thresholds(BaseModel):
         return Thresholds(
             psnr_db=None if psnr_db is None else -20 * math.log10(10 ** (-psnr_db / 20) + rounding),
             max_abs=None if max_abs is None else max_abs + rounding,
+            max_drop_db=self.max_drop_db,
         )
 
     def as_dict(self) -> dict[str, float]:

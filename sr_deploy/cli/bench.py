@@ -133,6 +133,8 @@ def describe_report(report: BenchReport) -> list[str]:
         "memory: peak resident memory of a process with this contender alone, libraries included",
         f"parity: PSNR against {report.reference}; what is not verified is never ranked first",
     ]
+    rewritten = {one.contender: ", ".join(one.rewrites) for one in report.results if one.rewrites}
+    lines += [f"{name} rewrites the graph when it opens it: {rewrites}" for name, rewrites in rewritten.items()]
     busiest = max((one.others_load or 0 for one in report.results), default=0)
     if busiest > BUSY_PROCESSORS:
         lines.append(

@@ -10,17 +10,22 @@ import typer
 from sr_deploy.cli.output import JsonOption, Output
 
 if TYPE_CHECKING:
+    from sr_deploy.bundle import EngineRecord
     from sr_deploy.engine.bundle import BuildResult
 
 
 def build(
     bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle to build engines for; left out: the newest in deployments/.")
+        Path | None,
+        typer.Argument(help="Bundle or ONNX file to build engines for; left out: the newest in deployments/."),
     ] = None,
     *,
     backend: Annotated[
-        str, typer.Option(help="What builds: auto (all that can here), tensorrt or tensorrt-rtx.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            help="What builds: auto (all that can here), tensorrt or tensorrt-rtx; left out: as the bundle says."
+        ),
+    ] = None,
     profile: Annotated[
         list[str] | None,
         typer.Option(
@@ -30,32 +35,66 @@ def build(
     compute_capability: Annotated[
         list[str] | None,
         typer.Option(
-            help="GPU to build for with tensorrt-rtx, as in sm89; may be repeated; default all that it knows."
+            help="GPU to build for with tensorrt-rtx, as in sm89; may be repeated; default the bundle's, or all known."
         ),
     ] = None,
+    optimisation_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="How long to look for faster kernels; left out: the SDK's default.")
+    ] = None,
+    workspace: Annotated[
+        float | None, typer.Option(help="Most scratch memory for a layer, in GiB; left out: all of the GPU's.")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Let later releases of the major version run it; tensorrt.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Let every GPU from Ampere on run it; tensorrt.")
+    ] = False,
+    strip_weights: Annotated[
+        bool, typer.Option("--strip-weights", help="Leave the weights out; opening puts them back from the graph.")
+    ] = False,
+    refittable: Annotated[
+        bool, typer.Option("--refittable", help="Let weights be exchanged in the built engine.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build the engines of a bundle, on the machine that will run them; those that still hold are kept."""
+    """Build engines of a bundle or an ONNX file, on the machine that will run them; those that still hold are kept."""
     from typing import cast
 
-    from sr_deploy.bundle import find_newest_bundle, parse_profile
+    from sr_deploy.bundle import EngineBackend, find_newest_bundle, parse_profile
     from sr_deploy.deploy import DEPLOYMENTS
-    from sr_deploy.engine.bundle import EngineBackend, build_engines
+    from sr_deploy.engine.bundle import build_engines
+    from sr_deploy.engine.place import find_place
     from sr_deploy.errors import InputError
 
     output = Output(as_json)
     if backend == "none":
         raise InputError("`build` with --backend none has nothing to do; give auto, tensorrt or tensorrt-rtx")
     path = bundle or find_newest_bundle(DEPLOYMENTS)
-    result = build_engines(
-        path,
-        cast("EngineBackend", backend),
-        profiles=tuple(parse_profile(text) for text in profile or ()),
-        compute_capabilities=tuple(compute_capability or ()),
-        on_stage=output.log,
+    shapes = tuple(parse_profile(text) for text in profile or ())
+    place = find_place(path, shapes)
+    if backend is None and place.plan.backend == "none":
+        raise InputError(f"the spec of {path} asks for no engines; give --backend auto, tensorrt or tensorrt-rtx")
+    options = place.plan.with_options(
+        optimisation_level=optimisation_level,
+        workspace_gib=workspace,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        strip_weights=strip_weights,
+        refittable=refittable,
     )
-    _show(output, path, result)
-    output.finish(_document(path, result))
+    with output.status() as tell:
+        result = build_engines(
+            path,
+            cast("EngineBackend | None", backend),
+            profiles=shapes,
+            compute_capabilities=tuple(compute_capability or ()),
+            options=options,
+            on_stage=output.log,
+            on_progress=lambda progress: tell(str(progress), progress.seconds),
+        )
+    _show(output, place.folder.path, result)
+    output.finish(_document(place.folder.path, result))
 
 
 def _show(output: Output, path: Path, result: BuildResult) -> None:
@@ -63,7 +102,7 @@ def _show(output: Output, path: Path, result: BuildResult) -> None:
 
     output.show(f"engines of {path}")
     table = Table()
-    for column in ("engine", "backend", "precision", "for", "size", "seconds", ""):
+    for column in ("engine", "backend", "multiply-adds", "for", "size", "seconds", ""):
         right = column in ("size", "seconds")
         table.add_column(column, justify="right" if right else "left", no_wrap=column == "engine")
     for records, state in ((result.built, "built"), (result.kept, "kept")):
@@ -72,7 +111,7 @@ def _show(output: Output, path: Path, result: BuildResult) -> None:
             table.add_row(
                 record.engine.file,
                 f"{record.backend} {record.backend_version}",
-                record.precision,
+                describe_shares(record),
                 record.target.replace("+", " "),
                 f"{size / 1e6:.1f} MB",
                 f"{record.build_seconds:.1f}",
@@ -83,6 +122,11 @@ def _show(output: Output, path: Path, result: BuildResult) -> None:
         output.show(f"removed: {file}, which was stale")
     for missing in result.not_built:
         output.show(f"not built here: {missing.backend}: {missing.reason}")
+
+
+def describe_shares(record: EngineRecord) -> str:
+    """What the engine declares to compute in, as in `93.1 % int8, 6.9 % fp16`."""
+    return ", ".join(f"{share:.1%} {name}".replace("%", " %") for name, share in record.multiply_add_shares.items())
 
 
 def _document(path: Path, result: BuildResult) -> dict[str, object]:

@@ -35,7 +35,8 @@ def degrade(
     Each sample is a batch of its own, so that it also shows what a training draws once for a batch.
     """
     from sr_deploy.errors import RecipeError
-    from sr_deploy.imaging.codec import read_training_image, require_output_suffix, write_image
+    from sr_deploy.imaging.codec import read_training_image, write_image
+    from sr_deploy.imaging.formats import require_output_suffix
     from sr_deploy.train.recipe import load_recipe
 
     output = Output(as_json)

@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console, RenderableType
+    from rich.status import Status
 
 _RARE_SECONDS = 10
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
@@ -41,6 +42,7 @@ class Output:
         """
         self._as_json = as_json
         self._silent = silent
+        self._clear_status: Callable[[], None] = lambda: None
 
     def show(self, renderable: RenderableType) -> None:
         """Print text or a table on stdout, unless JSON was asked for."""
@@ -49,7 +51,8 @@ class Output:
             _console().print(renderable, highlight=False, soft_wrap=isinstance(renderable, str))
 
     def log(self, line: str) -> None:
-        """Print one line on stderr."""
+        """Print one line on stderr; what `status` shows is over."""
+        self._clear_status()
         if not self._silent:
             print(line, file=sys.stderr, flush=True)
 
@@ -64,14 +67,20 @@ class Output:
     def status(self) -> Iterator[Callable[[str, float], None]]:
         """A line on stderr for work of unknown length: takes what is being done and the seconds it has taken.
 
-        A terminal shows it in place, cleared at the end; elsewhere it is a line of its own, every ten seconds at most.
+        A terminal shows it in place until the next line of `log`; elsewhere it is a line of its own, every ten seconds
+        at most.
         """
         if self._silent:
             yield lambda text, seconds: None
         elif sys.stderr.isatty():
-            yield from _live_line()
+            line = _LiveLine()
+            self._clear_status = line.clear
+            try:
+                yield line.show
+            finally:
+                line.clear()
         else:
-            yield from _rare_lines(self.log)
+            yield _say_rarely(self.log)
 
     @contextmanager
     def progress(self, title: str, total: float) -> Iterator[Advance]:
@@ -104,14 +113,28 @@ def _console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=width, markup=False, emoji=False)
 
 
-def _live_line() -> Iterator[Callable[[str, float], None]]:
-    from rich.status import Status
+class _LiveLine:
+    """A line of a terminal that is rewritten in place."""
 
-    with Status("", console=_console(stderr=True)) as line:
-        yield lambda text, seconds: line.update(text)
+    def __init__(self) -> None:
+        self._status: Status | None = None
+
+    def show(self, text: str, _seconds: float) -> None:
+        from rich.status import Status
+
+        if self._status is None:
+            self._status = Status(text, console=_console(stderr=True))
+            self._status.start()
+        else:
+            self._status.update(text)
+
+    def clear(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
 
 
-def _rare_lines(log: Callable[[str], None]) -> Iterator[Callable[[str, float], None]]:
+def _say_rarely(log: Callable[[str], None]) -> Callable[[str, float], None]:
     told = 0.0
 
     def tell(text: str, seconds: float) -> None:
@@ -121,7 +144,7 @@ def _rare_lines(log: Callable[[str], None]) -> Iterator[Callable[[str, float], N
             told = seconds
             log(text)
 
-    yield tell
+    return tell
 
 
 def _bar(title: str, total: float) -> Iterator[Advance]:

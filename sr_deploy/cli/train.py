@@ -63,9 +63,9 @@ def train(
     --from gives the weights. Under torchrun, processes share each batch.
     """
     from sr_deploy.errors import InputError
+    from sr_deploy.stopping import stop_on_signals
     from sr_deploy.train.processes import join_processes
     from sr_deploy.train.run import find_newest_run, require_run
-    from sr_deploy.train.stopping import stop_on_signals
 
     if resume and start_from is not None:
         raise InputError("--resume goes on with a run's own weights and --from starts a new run: give one of them")

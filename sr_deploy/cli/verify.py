@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sr_deploy.cli.certificate import describe_verdict, show_certificate
+from sr_deploy.cli.certificate import describe_verdict, show_bisection, show_verification
 from sr_deploy.cli.output import JsonOption, Output
+
+if TYPE_CHECKING:
+    from sr_deploy.certification import Verification
 
 
 def verify(
@@ -16,6 +19,7 @@ def verify(
         Path | None,
         typer.Argument(help="A bundle, an ONNX file (anybody's) or a checkpoint; left out: the newest bundle."),
     ] = None,
+    *,
     backend: Annotated[
         list[str] | None,
         typer.Option(
@@ -24,37 +28,69 @@ def verify(
             help="Verify this one only, as in openvino:bf16; repeatable. Left out: all that this machine can run.",
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write the certificate as one HTML page here too; a bundle has it as certificate.html anyway.",
+        ),
+    ] = None,
+    bisect: Annotated[
+        bool,
+        typer.Option("--bisect", help="Find the first node of each graph that computes something else, and name it."),
+    ] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Export the network again and compare the FP32 graph with that, number by number."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare what runs with what was trained: every graph and engine against FP32 PyTorch, on photographs.
+    """Compare what runs with what was trained: every graph and engine against FP32 PyTorch, on many inputs.
 
-    A bundle's result is written to its certificate.json. Exit code 3 when something falls short.
+    A bundle's result is written to its certificate.json and certificate.html. Exit code 3 when something falls short.
     """
     from sr_deploy.backends import parse_backend
     from sr_deploy.bundle import find_newest_bundle
-    from sr_deploy.bundle.store import CERTIFICATE_NAME
+    from sr_deploy.certification import verify_model
     from sr_deploy.model import open_model
-    from sr_deploy.verify.model import list_not_run, verify_model
+    from sr_deploy.verify.bisect import bisect_model
 
     output = Output(as_json)
     choices = [parse_backend(text) for text in backend] if backend else None
     opened = open_model(model or find_newest_bundle(Path("deployments")))
-    entries = verify_model(opened, choices=choices, on_stage=output.log)
-    not_run = list_not_run(opened, choices)
-    passed = all(entry.passed for entry in entries)
-    certificate = opened.path / CERTIFICATE_NAME if opened.kind == "bundle" else None
-    show_certificate(output, str(opened.path), entries, not_run)
-    if certificate is not None:
-        output.show(f"written: {certificate}")
-    output.show(describe_verdict(entries))
+    verification = verify_model(opened, choices=choices, deep=deep, on_stage=output.log)
+    if html is not None:
+        verification.write_html(html)
+    bisections = bisect_model(opened, on_stage=output.log) if bisect else []
+    show_verification(output, str(opened.path), verification)
+    for bisection in bisections:
+        show_bisection(output, bisection)
+    written = _list_written(verification, html)
+    if written:
+        output.show(f"written: {', '.join(map(str, written))}")
+    output.show(describe_verdict(verification))
     output.finish(
         {
             "model": str(opened.path),
-            "passed": passed,
-            "entries": [entry.model_dump(mode="json") for entry in entries],
-            "not_run": [{"what": one.what, "reason": one.reason} for one in not_run],
-            "certificate": str(certificate) if certificate else None,
+            "passed": verification.passed,
+            "failures": list(verification.failures),
+            "entries": [entry.model_dump(mode="json") for entry in verification.entries],
+            "checks": [check.model_dump(mode="json") for check in verification.checks],
+            "ledgers": [ledger.model_dump(mode="json") for ledger in verification.ledgers],
+            "not_run": [{"what": one.what, "reason": one.reason} for one in verification.not_run],
+            "bisections": [bisection.model_dump(mode="json") for bisection in bisections],
+            "certificate": str(written[0]) if verification.model.kind == "bundle" else None,
+            "html": str(written[-1]) if written else None,
         }
     )
-    if not passed:
+    if not verification.passed:
         raise typer.Exit(3)
+
+
+def _list_written(verification: Verification, html: Path | None) -> list[Path]:
+    from sr_deploy.bundle.store import CERTIFICATE_NAME, PAGE_NAME
+
+    model = verification.model
+    of_bundle = [model.path / CERTIFICATE_NAME, model.path / PAGE_NAME] if model.kind == "bundle" else []
+    return of_bundle if html is None else [*of_bundle, html]

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import logging
-import re
-import signal
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from sr_deploy import trt
 from sr_deploy.bundle import EngineRecord, FileRecord, utc_now
 from sr_deploy.bundle.store import ENGINES_FOLDER
-from sr_deploy.engine.request import DEFAULT_FLAGS, EngineRequest
-from sr_deploy.engine.worker import FAILURE_MARK, BuildJob, BuildReport
-from sr_deploy.errors import BackendError, GraphError, InputError
+from sr_deploy.engine.explain import explain_failure, find_oversized_profile
+from sr_deploy.engine.options import check_options
+from sr_deploy.engine.precision import judge_layers, list_work, share_multiply_adds
+from sr_deploy.engine.progress import BuildProgress, read_progress
+from sr_deploy.engine.request import EngineRequest
+from sr_deploy.engine.worker import BuildJob, BuildReport
+from sr_deploy.errors import BackendError, GraphError
 from sr_deploy.files import output_error, require_file
 from sr_deploy.graph.load import find_ends, load_model
 
 _LOG = logging.getLogger(__name__)
-_LAST_LINES = 3
 _UINT16 = 4  # ONNX's number of the type
 _WORKER = (sys.executable, "-P", "-m", "sr_deploy.engine.worker")  # -P: nothing in the current folder is imported
+_BEAT_SECONDS = 1.0  # a builder may say nothing for minutes: the time so far is told meanwhile
+
+OnProgress = Callable[[BuildProgress], None]
+"""Told what the builder is doing, at least once a second."""
 
 
 @dataclass(frozen=True)
@@ -34,40 +44,50 @@ class BuiltEngine:
     """What it was built from, with and for."""
     engine: bytes
     """The serialised engine."""
+    timing_cache: bytes | None = None
+    """What the builder learnt of kernels' times; None where it keeps nothing."""
 
 
-def build_engine(request: EngineRequest) -> BuiltEngine:
+def build_engine(
+    request: EngineRequest, *, timing_cache: bytes | None = None, on_progress: OnProgress | None = None
+) -> BuiltEngine:
     """Build one engine.
 
+    Args:
+        request: what to build.
+        timing_cache: what earlier builds learnt, empty at first; None: keep nothing.
+        on_progress: told where the build stands.
+
     Raises:
-        BackendError: this machine cannot build it, the builder refused the graph, or crashed; the message has the
-            builder's own last words.
-        InputError: the graph is missing, or a flag unknown.
+        BackendError: this machine cannot build it, the builder refused the graph or a shape, ran out of memory, or
+            crashed; the message says which, with the builder's own last words.
+        InputError: the graph is missing, or the SDK has no such setting or does not build for such a GPU.
         MissingDependencyError: the SDK is not installed.
     """
     reason = trt.why_not_buildable(request.backend)
     if reason is not None:
         raise BackendError(f"cannot build a {request.backend} engine here: {reason}")
-    _check_flags(request.flags)
+    check_options(request.backend, request.options)
+    if request.compute_capabilities:
+        trt.resolve_compute_capabilities(request.backend, request.compute_capabilities)
     require_file(request.graph, "an ONNX graph")
     _check_ends(request)
     absolute = request.model_copy(update={"graph": request.graph.resolve()})
     try:
-        with tempfile.TemporaryDirectory(prefix="sr-deploy-engine-") as folder:
-            job = BuildJob(request=absolute, engine=Path(folder, "engine"), report=Path(folder, "report.json"))
-            report = _run_worker(job)
+        with tempfile.TemporaryDirectory(prefix="sr-deploy-engine-") as name:
+            folder = Path(name)
+            cache = None if timing_cache is None else folder / "timing"
+            if cache is not None and timing_cache:
+                cache.write_bytes(timing_cache)
+            job = BuildJob(
+                request=absolute, engine=folder / "engine", report=folder / "report.json", timing_cache=cache
+            )
+            report = _run_worker(job, on_progress or (lambda _: None))
             engine = job.engine.read_bytes()
+            learnt = cache.read_bytes() if cache is not None and cache.is_file() else None
     except OSError as error:
         raise output_error(Path(error.filename or tempfile.gettempdir()), error) from error
-    return BuiltEngine(_record(request, report, engine), engine)
-
-
-def _check_flags(flags: dict[str, str]) -> None:
-    for name, value in flags.items():
-        if name not in DEFAULT_FLAGS or value not in ("on", "off"):
-            raise InputError(f"unknown builder flag {name}={value}; known: tf32 and strongly_typed, each on or off")
-    if flags.get("strongly_typed") != "on":
-        raise InputError("engines are strongly typed here: precision lives in the graph; leave strongly_typed on")
+    return BuiltEngine(_record(request, report, engine), engine, learnt)
 
 
 def _check_ends(request: EngineRequest) -> None:
@@ -82,37 +102,81 @@ def _check_ends(request: EngineRequest) -> None:
         )
 
 
-def _run_worker(job: BuildJob) -> BuildReport:
-    done = subprocess.run(
-        _WORKER, input=job.model_dump_json(), capture_output=True, text=True, errors="replace", check=False
-    )
-    if done.returncode == 0 and job.report.is_file():
-        return BuildReport.model_validate_json(job.report.read_text(encoding="utf-8"))
-    said = f"{done.stdout}\n{done.stderr}"
+def _run_worker(job: BuildJob, tell: OnProgress) -> BuildReport:
+    returncode, said = _follow_worker(job.model_dump_json(), tell)
     _LOG.info("builder's output for %s:\n%s", job.request.graph, said)
-    reason = explain_failure(done.returncode, said)
+    oversized = find_oversized_profile(said, job.request)
+    if returncode == 0 and job.report.is_file() and oversized is None:
+        return BuildReport.model_validate_json(job.report.read_text(encoding="utf-8"))
+    reason = oversized or explain_failure(returncode, said, job.request)
     raise BackendError(f"{job.request.backend} could not build an engine from {job.request.graph.name}: {reason}")
 
 
-def explain_failure(returncode: int, output: str) -> str:
-    """Why a worker failed, in one line: what it said itself, or else the signal and its last lines."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    said = [line.removeprefix(FAILURE_MARK) for line in lines if line.startswith(FAILURE_MARK)]
-    errors = [re.sub(r"^\[[EF!]\]\s*", "", line) for line in lines if re.match(r"^\[[EF]\]", line)]
-    last = " | ".join((errors or lines)[-_LAST_LINES:])
-    if said:
-        return f"{said[-1]} ({last})" if errors else said[-1]
-    if returncode < 0:
-        name = signal.Signals(-returncode).name
-        hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
-        return f"the builder was ended by {name}{hint}; its last lines: {last or 'none'}"
-    return f"the builder ended with code {returncode}; its last lines: {last or 'none'}"
+def _follow_worker(job: str, tell: OnProgress) -> tuple[int, str]:
+    """Run the worker to its end, telling its progress; its exit code and all else that it wrote."""
+    started = time.monotonic()
+    lines: queue.Queue[str | None] = queue.Queue()
+    said = []
+    progress = BuildProgress("starting the builder", 0, 0, 0.0)
+    with subprocess.Popen(
+        _WORKER,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    ) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        reader = threading.Thread(target=_pass_lines, args=(worker.stdout, lines), daemon=True)
+        reader.start()
+        try:
+            _give(worker.stdin, job)
+            while True:
+                seconds = time.monotonic() - started
+                try:
+                    line = lines.get(timeout=_BEAT_SECONDS)
+                except queue.Empty:
+                    tell(BuildProgress(progress.stage, progress.done, progress.total, seconds))
+                    continue
+                if line is None:
+                    break
+                seen = read_progress(line, seconds)
+                if seen is None:
+                    said.append(line)
+                else:
+                    progress = seen
+                    tell(progress)
+            return worker.wait(), "".join(said)
+        finally:
+            worker.kill()  # an interrupted build leaves no builder behind; one that has ended is past caring
+            reader.join()
+
+
+def _pass_lines(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
+
+
+def _give(stream: IO[str], job: str) -> None:
+    try:
+        stream.write(job)
+        stream.close()
+    except BrokenPipeError:  # it ended before it read its job; what it wrote says why
+        return
 
 
 def _record(request: EngineRequest, report: BuildReport, engine: bytes) -> EngineRecord:
     import hashlib
 
     key = request.key()
+    try:
+        work = list_work(request.graph)
+    except GraphError as error:  # a foreign graph whose shapes cannot be followed: layers are known, not their weight
+        _LOG.warning("%s: the layers' share of the work is not recorded: %s", request.graph.name, error)
+        work = []
     return EngineRecord(
         key=key,
         graph_sha256=request.graph_sha256,
@@ -121,10 +185,13 @@ def _record(request: EngineRequest, report: BuildReport, engine: bytes) -> Engin
         backend_version=request.backend_version(),
         target=request.target(),
         profiles=request.profiles,
-        flags=request.flags,
+        flags=request.options.as_flags(),
         engine=FileRecord(file=f"{ENGINES_FOLDER}/{key}.engine", sha256=hashlib.sha256(engine).hexdigest()),
         layer_precisions=report.layer_precisions,
         convolution_precisions=report.convolution_precisions,
+        declared=report.declared,
+        multiply_add_shares=share_multiply_adds(report.declared, work),
+        unplanned_layers=tuple(judge_layers(report.declared, request.precision, request.planned_fp32)),
         inspected=report.inspected,
         build_seconds=report.build_seconds,
         built_at=utc_now(),

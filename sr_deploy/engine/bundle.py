@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from sr_deploy import trt
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend
-from sr_deploy.bundle import Bundle, EngineRecord, Profile, open_bundle
-from sr_deploy.engine.build import build_engine
-from sr_deploy.engine.profiles import check_profiles
+from sr_deploy.bundle import Bundle, EngineBackend, EngineOptions, EnginePlan, EngineRecord, Profile
+from sr_deploy.bundle.store import EngineFolder
+from sr_deploy.engine.build import OnProgress, build_engine
+from sr_deploy.engine.options import check_options, option_of
+from sr_deploy.engine.place import EnginePlace, find_place
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError, InputError, MissingDependencyError
-
-EngineBackend = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
-"""Which SDK builds engines: each that is here, one by name, or none."""
 
 _ENGINE_BACKENDS = ("auto", *TENSORRT_BACKENDS, "none")
 
@@ -50,47 +49,57 @@ class BuildResult:
 
 def build_engines(
     bundle: Bundle | Path | str,
-    backend: EngineBackend = "auto",
+    backend: EngineBackend | None = None,
     *,
     profiles: Sequence[Profile] = (),
     compute_capabilities: Sequence[str] = (),
+    options: EngineOptions | None = None,
     on_stage: Callable[[str], None] | None = None,
+    on_progress: OnProgress | None = None,
     tolerant: bool = False,
 ) -> BuildResult:
-    """Build an engine for each graph of a bundle. One that is there and still holds is kept, a stale one replaced.
+    """Build an engine for each graph of a bundle, or for an ONNX file of anybody's.
+
+    One that is there and still holds is kept, a stale one replaced.
 
     Args:
-        bundle: the deployment, or its folder.
-        backend: which SDK; `auto`: each that can build here.
-        profiles: shapes to take; empty: the bundle's.
-        compute_capabilities: what TensorRT-RTX builds for, as in `sm89`; empty: all that it knows.
+        bundle: the deployment, its folder, or an ONNX file, whose engines go to `FILE.engines/` beside it.
+        backend: which SDK; `auto`: each that can build here; None: the bundle's.
+        profiles: shapes to take; empty: the bundle's, or the one shape of a graph that takes no other.
+        compute_capabilities: what TensorRT-RTX builds for, as in `sm89`; empty: the bundle's, or else all it knows.
+        options: settings of the builder; None: the bundle's.
         on_stage: told what is being done, one line each.
+        on_progress: told where the build of each engine stands, at least once a second.
         tolerant: list in `not_built` what fails, instead of raising.
 
     Raises:
         BackendError: nothing can be built here, or the builder failed.
-        InputError: no bundle, a compute capability or a profile that is impossible.
+        InputError: no bundle, a profile that is impossible, a setting or compute capability that the SDK lacks.
     """
+    place = find_place(bundle, profiles)
+    backend = backend or place.plan.backend
     check_backend(backend)
-    if not isinstance(bundle, Bundle):
-        bundle = open_bundle(Path(bundle))
-    tell = on_stage or (lambda _: None)
-    shapes = tuple(profiles) or bundle.manifest.profiles
-    check_profiles(shapes, bundle.manifest.arch)
-    total = BuildResult()
+    plan = _Plan(
+        compute_capabilities=tuple(compute_capabilities),
+        options=(options or place.plan).options(),
+        tell=on_stage or (lambda _: None),
+        on_progress=on_progress,
+    )
+    by_name = backend != "auto"
     if compute_capabilities and backend == "auto":
         backend = "tensorrt-rtx"  # the other one builds for its own GPU alone
+    total = BuildResult()
     for one in _wanted_backends(backend):
-        command = _build_command(bundle.path, one, profiles)
-        reason = trt.why_not_buildable(one)
+        reason = trt.why_not_buildable(one) or (None if by_name else _why_not_with(one, plan.options))
         if reason is None:
             try:
-                total = _joined(total, _build_with(bundle, one, shapes, tuple(compute_capabilities), tell))
+                total = _joined(total, _build_with(place, one, plan))
                 continue
             except (BackendError, MissingDependencyError) as error:
                 if not tolerant:
                     raise
                 reason = str(error)
+        command = _build_command(place, one, profiles, plan)
         total = _joined(total, BuildResult(not_built=(NotBuilt(one, reason, command),)))
     if total.not_built and not (total.built or total.kept or tolerant):
         raise BackendError("; ".join(f"no {item.backend} engine: {item.reason}" for item in total.not_built))
@@ -107,39 +116,81 @@ def check_backend(backend: str) -> None:
         raise InputError(f"no engines are built with {backend!r}; --backend may be {', '.join(_ENGINE_BACKENDS)}")
 
 
-def _build_with(
-    bundle: Bundle,
-    backend: Backend,
-    profiles: tuple[Profile, ...],
-    compute_capabilities: tuple[str, ...],
-    tell: Callable[[str], None],
-) -> BuildResult:
-    """One engine for each graph of the bundle, with one SDK."""
-    capabilities = trt.resolve_compute_capabilities(backend, compute_capabilities)
+def check_plan(plan: EnginePlan) -> None:
+    """Refuse a plan that no machine could carry out; what this one lacks is said when it builds.
+
+    Raises:
+        InputError: an unknown backend, or a setting or compute capability that the one named does not have.
+    """
+    check_backend(plan.backend)
+    if plan.backend in TENSORRT_BACKENDS:
+        with contextlib.suppress(BackendError):
+            check_options(plan.backend, plan)
+    if plan.backend == "tensorrt":
+        trt.resolve_compute_capabilities("tensorrt", plan.compute_capabilities)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked for every engine."""
+
+    compute_capabilities: tuple[str, ...]
+    options: EngineOptions
+    tell: Callable[[str], None]
+    on_progress: OnProgress | None
+
+
+def _build_with(place: EnginePlace, backend: Backend, plan: _Plan) -> BuildResult:
+    """One engine for each graph, with one SDK."""
+    wanted = plan.compute_capabilities
+    if not wanted and backend == "tensorrt-rtx":
+        wanted = place.plan.compute_capabilities
+    capabilities = trt.resolve_compute_capabilities(backend, wanted)
+    check_options(backend, plan.options)
     built, kept, removed = [], [], []
-    for graph in bundle.manifest.graphs:
+    for path, graph in place.graphs:
         request = EngineRequest(
-            graph=bundle.path / graph.file,
+            graph=path,
             graph_sha256=graph.sha256,
             precision=graph.precision,
             backend=backend,
-            profiles=profiles,
-            compute_capabilities=capabilities,
+            profiles=place.profiles,
+            compute_capabilities=capabilities if wanted else trt.leave_out_lacking(capabilities, graph.precision),
+            options=plan.options,
+            planned_fp32=graph.planned_fp32,
         )
-        present = bundle.intact_engines()
+        present = place.folder.intact_engines()
         holding = [record for record in present if record.key == request.key()]
         if holding:
             kept += holding
             continue
-        tell(f"build the {backend}:{graph.precision} engine for {request.target()}")
-        engine = build_engine(request)
-        bundle.add_engine(engine.record, engine.engine)
-        built.append(engine.record)
+        plan.tell(f"build the {backend}:{graph.precision} engine for {request.target()}")
+        built.append(_build_one(place.folder, request, plan.on_progress))
         for record in present:
             if request.replaces(record):
-                bundle.remove_engine(record)
+                place.folder.remove_engine(record)
                 removed.append(record.engine.file)
     return BuildResult(tuple(built), tuple(kept), tuple(removed))
+
+
+def _build_one(folder: EngineFolder, request: EngineRequest, on_progress: OnProgress | None) -> EngineRecord:
+    """Build, and then add to the folder: a build that fails has touched nothing there."""
+    cache = request.timing_cache_name()
+    known = None if cache is None else folder.read_cache(cache)
+    engine = build_engine(request, timing_cache=known, on_progress=on_progress)
+    folder.add_engine(engine.record, engine.engine)
+    if cache is not None and engine.timing_cache is not None:
+        folder.write_cache(cache, engine.timing_cache)
+    return engine.record
+
+
+def _why_not_with(backend: Backend, options: EngineOptions) -> str | None:
+    """Why an SDK that nobody asked for by name cannot build with the options."""
+    try:
+        check_options(backend, options)
+    except (InputError, BackendError) as error:
+        return str(error)
+    return None
 
 
 def _wanted_backends(backend: EngineBackend) -> tuple[Backend, ...]:
@@ -148,9 +199,15 @@ def _wanted_backends(backend: EngineBackend) -> tuple[Backend, ...]:
     return TENSORRT_BACKENDS if backend == "auto" else (backend,)
 
 
-def _build_command(path: Path, backend: Backend, profiles: Sequence[Profile]) -> str:
-    options = [word for profile in profiles for word in ("--profile", str(profile))]
-    return shlex.join(["sr-deploy", "build", str(path), "--backend", backend, *options])
+def _build_command(place: EnginePlace, backend: Backend, profiles: Sequence[Profile], plan: _Plan) -> str:
+    """What to run elsewhere for the same engines; what the bundle's manifest says need not be said again."""
+    words = [word for profile in profiles for word in ("--profile", str(profile))]
+    if backend == "tensorrt-rtx":
+        words += [word for name in plan.compute_capabilities for word in ("--compute-capability", name)]
+    for name, value in plan.options:
+        if value not in (None, False, getattr(place.plan, name)):
+            words += [option_of(name)] if value is True else [option_of(name), str(value)]
+    return shlex.join(["sr-deploy", "build", str(place.path), "--backend", backend, *words])
 
 
 def _joined(first: BuildResult, second: BuildResult) -> BuildResult:

@@ -20,21 +20,39 @@ def check_profiles(profiles: Sequence[Profile], arch: ArchSpec) -> None:
         ShapeError: none, two of one name, a side that is no multiple of the network's, or a largest shape whose
             activations no GPU holds.
     """
+    check_names(profiles)
+    check_sides(profiles, input_multiple(arch), arch.title())
+    for profile in profiles:
+        _check_memory(profile, arch)
+
+
+def check_names(profiles: Sequence[Profile]) -> None:
+    """Refuse no profiles at all, and two of one name.
+
+    Raises:
+        ShapeError: the message says which.
+    """
     if not profiles:
         raise ShapeError("an engine needs a profile; give --profile NAME=MIN,OPT,MAX")
     names = [profile.name for profile in profiles]
     for name in names:
         if names.count(name) > 1:
             raise ShapeError(f"two profiles are named {name!r}; give each a name of its own")
-    multiple = input_multiple(arch)
+
+
+def check_sides(profiles: Sequence[Profile], multiple: int, network: str) -> None:
+    """Refuse sides that are no multiples of what `network`, named so in the error, takes.
+
+    Raises:
+        ShapeError: the message names the profile and the shape.
+    """
     for profile in profiles:
         for label, shape in (("min", profile.min), ("opt", profile.opt), ("max", profile.max)):
             if shape.h % multiple or shape.w % multiple:
                 raise ShapeError(
-                    f"profile {profile.name!r}: {label} is {shape}, but {arch.title()} takes heights and "
+                    f"profile {profile.name!r}: {label} is {shape}, but {network} takes heights and "
                     f"widths that are multiples of {multiple}"
                 )
-        _check_memory(profile, arch)
 
 
 def activation_gib(profile: Profile, arch: ArchSpec) -> float:

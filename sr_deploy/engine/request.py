@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from sr_deploy import trt
 from sr_deploy.backends import Backend, Precision
-from sr_deploy.bundle import EngineRecord, Profile, engine_key
+from sr_deploy.bundle import EngineOptions, EngineRecord, Profile, engine_key
 from sr_deploy.errors import MissingDependencyError
-
-DEFAULT_FLAGS = {"strongly_typed": "on", "tf32": "off"}
-"""Settings of the builder beside the profiles. `tf32` may be `on`; `strongly_typed` is always on."""
 
 
 class EngineRequest(BaseModel):
@@ -32,8 +30,10 @@ class EngineRequest(BaseModel):
     """Shapes that the engine must take."""
     compute_capabilities: tuple[str, ...] = ()
     """What to build for, as in `("sm86", "sm89")`, in the SDK's order; empty for `tensorrt`."""
-    flags: dict[str, str] = DEFAULT_FLAGS
-    """As `DEFAULT_FLAGS`."""
+    options: EngineOptions = EngineOptions()
+    """Every other setting of the builder."""
+    planned_fp32: tuple[str, ...] = ()
+    """Nodes of the graph that stay in FP32 on purpose, as its record has them."""
 
     def backend_version(self) -> str:
         """Version of the SDK that would build.
@@ -67,8 +67,17 @@ class EngineRequest(BaseModel):
             backend_version=self.backend_version(),
             target=self.target(),
             profiles=self.profiles,
-            flags=self.flags,
+            flags=self.options.as_flags(),
         )
+
+    def timing_cache_name(self) -> str | None:
+        """Name of the bundle's cache of kernels' times, one for each builder and GPU; None: the SDK keeps none.
+
+        TensorRT-RTX does not time kernels when it builds: its timing cache is there in name only.
+        """
+        if self.backend != "tensorrt":
+            return None
+        return re.sub(r"[^A-Za-z0-9.-]+", "-", f"{self.backend}-{self.backend_version()}-{self.target()}") + ".timing"
 
     def replaces(self, record: EngineRecord) -> bool:
         """Whether `record` is an older engine for the same purpose: same backend, precision and target, another key."""

@@ -18,13 +18,14 @@ from pydantic import BaseModel, ConfigDict
 from sr_deploy import trt
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import Profile, Shape
+from sr_deploy.engine.explain import FAILURE_MARK, describe_parse_errors
+from sr_deploy.engine.network import count_types, list_precisions
+from sr_deploy.engine.precision import judge_layers
+from sr_deploy.engine.progress import make_monitor, tell_stage
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError
 
-FAILURE_MARK = "sr-deploy-failure: "
-"""Begins the line of stderr that says why a build failed."""
-
-_ENGINE_TYPES: dict[Precision, str] = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+_SHOWN = 3
 
 
 class BuildJob(BaseModel):
@@ -38,6 +39,8 @@ class BuildJob(BaseModel):
     """Where to write the engine."""
     report: Path
     """Where to write the report, after the engine."""
+    timing_cache: Path | None = None
+    """Timings of kernels: read if it is there, and written with what was learnt. None: the SDK keeps none."""
 
 
 class BuildReport(BaseModel):
@@ -49,6 +52,8 @@ class BuildReport(BaseModel):
     """Layers of the parsed network by type of their first output."""
     convolution_precisions: dict[str, int]
     """Convolutions among them."""
+    declared: dict[str, Precision]
+    """Precision of each layer that multiplies and adds, by its name."""
     inspected: str
     """What the built engine says of its layers, or why it was not asked."""
     build_seconds: float
@@ -58,32 +63,89 @@ class BuildReport(BaseModel):
 def build(job: BuildJob) -> BuildReport:
     """Parse, check, build and write one engine, in this process."""
     request = job.request
+    tell_stage("loading the SDK")
     sdk = trt.select_sdk(request.backend)
-    from polygraphy.backend.trt import engine_bytes_from_network, network_from_onnx_path
+    from polygraphy.backend.trt import engine_bytes_from_network
 
     started = time.perf_counter()
-    builder, network, parser = network_from_onnx_path(str(request.graph), strongly_typed=True)
-    if network.num_inputs != 1 or network.num_outputs != 1:
-        seen = f"{network.num_inputs} inputs and {network.num_outputs} outputs"
-        raise BackendError(f"the parser found {seen}, not one image in and one out; is it a whole ONNX file?")
-    layers, convolutions = count_precisions(sdk, network)
-    check_precision(request.precision, convolutions)
-    config = make_config(sdk, request, network.get_input(0))
-    engine = bytes(engine_bytes_from_network((builder, network, parser), config=config))
+    tell_stage("parsing the graph")
+    builder, network, parser = parse_graph(sdk, request.graph)
+    layers, convolutions = count_types(sdk, network)
+    declared = list_precisions(sdk, network)
+    check_precision(request.precision, declared, request.planned_fp32)
+    config = make_config(sdk, job, network.get_input(0))
+    cache = None if job.timing_cache is None else str(job.timing_cache)
+    engine = bytes(engine_bytes_from_network((builder, network, parser), config=config, save_timing_cache=cache))
     seconds = time.perf_counter() - started
     job.engine.write_bytes(engine)
+    tell_stage("inspecting the engine")
     return BuildReport(
         layer_precisions=layers,
         convolution_precisions=convolutions,
+        declared=declared,
         inspected=inspect_engine(sdk, engine),
         build_seconds=round(seconds, 3),
     )
 
 
 # The SDK's own objects have no types for a checker: the bindings are compiled and optional.
-def make_config(sdk: ModuleType, request: EngineRequest, graph_input: Any) -> Any:  # noqa: ANN401
-    """Polygraphy's configuration of a build: profiles, TF32 off unless asked for, compute capabilities."""
+def parse_graph(sdk: ModuleType, graph: Path) -> Any:  # noqa: ANN401
+    """Builder, strongly typed network and parser of a graph.
+
+    Raises:
+        BackendError: the parser does not take a node, named in the message, or the graph is not one image in, one out.
+    """
+    from polygraphy.backend.trt import network_from_onnx_path
+    from polygraphy.exception import PolygraphyException
+
+    try:
+        parsed = network_from_onnx_path(str(graph), strongly_typed=True)
+    except PolygraphyException as error:
+        raise BackendError(describe_parse_errors(sdk, graph) or " ".join(str(error).split())) from error
+    network = parsed[1]
+    if network.num_inputs != 1 or network.num_outputs != 1:
+        seen = f"{network.num_inputs} inputs and {network.num_outputs} outputs"
+        raise BackendError(f"the parser found {seen}, not one image in and one out; is it a whole ONNX file?")
+    return parsed
+
+
+def make_config(sdk: ModuleType, job: BuildJob, graph_input: Any) -> Any:  # noqa: ANN401
+    """Polygraphy's configuration of a build: profiles, every option, TF32 off unless asked for, capabilities."""
     from polygraphy.backend.trt import CreateConfig, PostprocessConfig
+
+    request, options = job.request, job.request.options
+
+    def finish(builder: object, network: object, config: Any) -> None:  # noqa: ANN401
+        names = request.compute_capabilities
+        if names:
+            config.num_compute_capabilities = len(names)
+        for index, name in enumerate(names):
+            if not config.set_compute_capability(sdk.ComputeCapability.__members__[name.upper()], index):
+                raise BackendError(f"{request.backend} refused compute capability {name}")
+        _check_applied(sdk, config, request)
+
+    workspace = options.workspace_gib
+    cache = job.timing_cache
+    # CreateConfig, not CreateConfigRTX: the latter leaves TF32 on and cannot be told otherwise.
+    config = CreateConfig(
+        tf32=options.tf32,
+        profiles=[to_sdk_profile(sdk, profile, graph_input) for profile in request.profiles],
+        builder_optimization_level=options.optimisation_level,
+        memory_pool_limits=None if workspace is None else {sdk.MemoryPoolType.WORKSPACE: round(workspace * 2**30)},
+        version_compatible=options.version_compatible,
+        hardware_compatibility_level=sdk.HardwareCompatibilityLevel.AMPERE_PLUS
+        if options.hardware_compatible
+        else None,
+        strip_plan=options.strip_weights,
+        refittable=options.refittable,
+        load_timing_cache=str(cache) if cache is not None and cache.is_file() else None,
+        progress_monitor=make_monitor(sdk, tell_stage),
+    )
+    return PostprocessConfig(config, finish)
+
+
+def to_sdk_profile(sdk: ModuleType, profile: Profile, graph_input: Any) -> Any:  # noqa: ANN401
+    """Polygraphy's form of a profile: the input's name, its channels, and its order of axes."""
     from polygraphy.backend.trt import Profile as SdkProfile
 
     channels_last = graph_input.dtype == sdk.DataType.UINT8  # ends of whole numbers are N x H x W x C
@@ -92,49 +154,39 @@ def make_config(sdk: ModuleType, request: EngineRequest, graph_input: Any) -> An
     def to_axes(shape: Shape) -> tuple[int, int, int, int]:
         return (shape.n, shape.h, shape.w, channels) if channels_last else (shape.n, channels, shape.h, shape.w)
 
-    def to_sdk(profile: Profile) -> Any:  # noqa: ANN401
-        shapes = (to_axes(profile.min), to_axes(profile.opt), to_axes(profile.max))
-        return SdkProfile().add(graph_input.name, *shapes)
-
-    def set_capabilities(builder: object, network: object, config: Any) -> None:  # noqa: ANN401
-        names = request.compute_capabilities
-        if not names:
-            return
-        config.num_compute_capabilities = len(names)
-        for index, name in enumerate(names):
-            if not config.set_compute_capability(sdk.ComputeCapability.__members__[name.upper()], index):
-                raise BackendError(f"{request.backend} refused compute capability {name}")
-
-    # CreateConfig, not CreateConfigRTX: the latter leaves TF32 on and cannot be told otherwise.
-    config = CreateConfig(
-        tf32=request.flags.get("tf32") == "on", profiles=[to_sdk(profile) for profile in request.profiles]
-    )
-    return PostprocessConfig(config, set_capabilities)
+    return SdkProfile().add(graph_input.name, to_axes(profile.min), to_axes(profile.opt), to_axes(profile.max))
 
 
-def count_precisions(sdk: ModuleType, network: Any) -> tuple[dict[str, int], dict[str, int]]:  # noqa: ANN401
-    """Layers, and convolutions among them, by the type of their first output, as in `{"HALF": 40, "FLOAT": 2}`."""
-    layers: Counter[str] = Counter()
-    convolutions: Counter[str] = Counter()
-    for layer in map(network.get_layer, range(network.num_layers)):
-        kind = layer.get_output(0).dtype.name
-        layers[kind] += 1
-        if layer.type in (sdk.LayerType.CONVOLUTION, sdk.LayerType.DECONVOLUTION):
-            convolutions[kind] += 1
-    return dict(layers), dict(convolutions)
+def _check_applied(sdk: ModuleType, config: Any, request: EngineRequest) -> None:  # noqa: ANN401
+    """What the configuration says of itself, against what was asked: a setting that did not take is an error."""
+    options, flags = request.options, sdk.BuilderFlag
+    asked = {
+        "profiles": (config.num_optimization_profiles, len(request.profiles)),
+        "tf32": (bool(config.get_flag(flags.TF32)), options.tf32),
+        "version_compatible": (bool(config.get_flag(flags.VERSION_COMPATIBLE)), options.version_compatible),
+        "strip_weights": (bool(config.get_flag(flags.STRIP_PLAN)), options.strip_weights),
+        "refittable": (bool(config.get_flag(flags.REFIT)), options.refittable),
+    }
+    if options.optimisation_level is not None:
+        asked["optimisation_level"] = (config.builder_optimization_level, options.optimisation_level)
+    if options.workspace_gib is not None:
+        limit = config.get_memory_pool_limit(sdk.MemoryPoolType.WORKSPACE)
+        asked["workspace_gib"] = (limit, round(options.workspace_gib * 2**30))
+    for name, (seen, wanted) in asked.items():
+        if seen != wanted:
+            raise BackendError(f"{request.backend} did not take {name}={wanted}; its configuration says {seen}")
 
 
-def check_precision(precision: Precision, convolutions: dict[str, int]) -> None:
-    """Refuse a graph whose convolutions are not all of the precision that it was given as.
+def check_precision(precision: Precision, declared: dict[str, Precision], planned_fp32: tuple[str, ...]) -> None:
+    """Refuse a graph with layers of another precision than it was given as, but for those planned so.
 
     Raises:
-        BackendError: there are others.
+        BackendError: there are others; the message names them.
     """
-    wanted = _ENGINE_TYPES.get(precision)
-    others = {kind: count for kind, count in convolutions.items() if kind != wanted}
-    if wanted is not None and others:
-        seen = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-        raise BackendError(f"an {precision} engine was asked for, but the graph has convolutions in {seen}; convert it")
+    unplanned = judge_layers(declared, precision, planned_fp32)
+    if unplanned:
+        more = f", and {len(unplanned) - _SHOWN} more" if len(unplanned) > _SHOWN else ""
+        raise BackendError(f"layers in another precision than planned: {'; '.join(unplanned[:_SHOWN])}{more}")
 
 
 def inspect_engine(sdk: ModuleType, engine: bytes) -> str:

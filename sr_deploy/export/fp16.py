@@ -1,12 +1,13 @@
-"""An FP32 graph into one that computes in FP16, with FP32 at both ends.
+"""An FP32 graph into one that computes in FP16 (or BF16), with FP32 at both ends.
 
 TensorRT 11 has no FP16 switch: the graph says it. So every floating-point tensor becomes FP16, one cast stands behind
-each input and one before each output. What steers a Resize (`roi`, `scales`) stays FP32, as the operator demands.
+each input and one before each output. What steers a Resize (`roi`, `scales`) stays FP32, as the operator demands, and
+so do nodes that are planned in FP32 (`half_plan`): casts stand at their borders, none between neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,148 +15,129 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
+from sr_deploy.export.casts import Regions, insert_casts
+from sr_deploy.export.half_format import BF16, FP16, FP16_MAX, HalfFormat, round_to_half
 from sr_deploy.export.write import write_graph
-from sr_deploy.graph.load import load_model
+from sr_deploy.graph.load import load_model, opset_of
 
 if TYPE_CHECKING:
     import onnx
 
-FP16_MAX = float(np.finfo(np.float16).max)
-"""65504, the greatest finite number."""
+__all__ = ["FP16_MAX", "convert_graph_to_fp16", "convert_graph_to_half", "convert_model_to_fp16", "round_to_fp16"]
 
-MAX_RELATIVE_ERROR = 2.0**-9
-"""Error of a tensor after rounding, as a share of its norm, above which FP16 is refused.
-
-Rounding of normal numbers costs at most 2^-11; more means that the tensor as a whole has gone subnormal (below 2^-14).
-Single small weights beside greater ones lose nothing that counts.
-"""
-
-# Operators whose inputs of these positions are always FP32, whatever the data's type.
-_FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 _SUBGRAPHS = ("If", "Loop", "Scan")
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+_FP16_SCALES = 19
+"""Operator set from which on scales of quantisers may be FP16."""
+_BF16_CONVOLUTIONS = 22
+"""Operator set from which on convolutions may be BF16."""
 
 
-def convert_graph_to_fp16(fp32_path: Path, fp16_path: Path) -> None:
+def convert_graph_to_fp16(fp32_path: Path, fp16_path: Path, keep_fp32: Collection[str] = ()) -> None:
     """Write the FP16 twin of an FP32 graph.
 
     Args:
         fp32_path: an ONNX file with FP32 inputs and outputs, made here or elsewhere.
         fp16_path: the file to write; its inputs and outputs are FP32 too.
+        keep_fp32: names of nodes that stay FP32; a node without a name goes by its first output.
 
     Raises:
-        GraphError: the graph is damaged, holds what cannot be converted (control flow, quantisation, other float
-            types), or a weight does not fit FP16; the message names it.
+        GraphError: the graph is damaged, holds what cannot be converted (control flow, other float types), or a weight
+            does not fit FP16; the message names it.
         OutputError: the file cannot be written.
     """
+    convert_graph_to_half(fp32_path, fp16_path, FP16, keep_fp32)
+
+
+def convert_graph_to_half(fp32_path: Path, half_path: Path, half: HalfFormat, keep_fp32: Collection[str] = ()) -> None:
+    """As `convert_graph_to_fp16`, for either 16-bit type. A BF16 graph is of operator set 22 at least."""
     import onnx
 
     from sr_deploy.export.onnx_export import set_metadata
 
     model = load_model(fp32_path)
     onnx.load_external_data_for_model(model, str(fp32_path.parent))
-    convert_model_to_fp16(model, str(fp32_path))
+    if half is BF16:
+        model = _raise_opset(model, str(fp32_path))
+    convert_model_to_half(model, str(fp32_path), half, keep_fp32)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    set_metadata(model, {**metadata, "sr_deploy.precision": "fp16"})
-    write_graph(model, fp16_path)
+    set_metadata(model, {**metadata, "sr_deploy.precision": half.precision})
+    write_graph(model, half_path)
 
 
-def convert_model_to_fp16(model: onnx.ModelProto, source: str) -> None:
+def convert_model_to_fp16(model: onnx.ModelProto, source: str, keep_fp32: Collection[str] = ()) -> None:
     """As `convert_graph_to_fp16`, in memory and in place; `source` names the graph in errors."""
+    convert_model_to_half(model, source, FP16, keep_fp32)
+
+
+def convert_model_to_half(
+    model: onnx.ModelProto, source: str, half: HalfFormat, keep_fp32: Collection[str] = ()
+) -> None:
+    """As `convert_graph_to_half`, in memory and in place."""
     graph = model.graph
-    _refuse_unknown(model, source)
-    _separate_fp32_constants(graph)
-    steering = {name for name in _fp32_input_names(graph) if name}
+    _refuse_unknown(model, source, half)
+    regions = Regions.find(model, keep_fp32, source)
+    fp32 = regions.separate_constants(half.precision)
     for tensor in graph.initializer:
-        if tensor.name not in steering:
-            _halve_tensor(tensor, tensor.name, source)
+        if tensor.name not in fp32:
+            _halve_tensor(tensor, tensor.name, source, half)
     _retype_listed_constants(graph)
     for node in graph.node:
-        if not steering.intersection(node.output):
-            _halve_attributes(node, source)
-    _cast_ends(graph)
+        if not regions.holds(node):
+            _halve_attributes(node, source, half)
+    insert_casts(regions, half)
     del graph.value_info[:]  # it speaks of FP32; consumers infer it anew
 
 
-def round_to_fp16(weights: NDArray[np.float32], name: str, source: str) -> NDArray[np.float16]:
-    """Round to the nearest FP16 numbers.
-
-    Args:
-        weights: any shape.
-        name: of the tensor, for errors.
-        source: of the graph, for errors.
-
-    Raises:
-        GraphError: a value is no finite number or beyond 65504, or the tensor as a whole is too small for FP16.
-    """
-    greatest = float(np.max(np.abs(weights), initial=0.0))
-    if not np.isfinite(greatest):
-        raise GraphError(
-            f"{source}: tensor {name!r} holds NaN or infinity; the weights are damaged, train or fetch anew"
-        )
-    if greatest > FP16_MAX:
-        raise GraphError(
-            f"{source}: tensor {name!r} reaches {greatest:g}, beyond FP16's {FP16_MAX:g}; export without --fp16"
-        )
-    rounded = weights.astype(np.float16)
-    norm = float(np.linalg.norm(weights.astype(np.float64)))
-    error = float(np.linalg.norm(rounded.astype(np.float64) - weights.astype(np.float64)))
-    if error > MAX_RELATIVE_ERROR * norm:
-        raise GraphError(
-            f"{source}: tensor {name!r} is too small for FP16 (greatest value {greatest:.3g}, rounding would change it "
-            f"by {100 * error / norm:.2g} %); export without --fp16"
-        )
-    return rounded
+def round_to_fp16(weights: NDArray[np.float32], name: str, source: str) -> NDArray[np.generic]:
+    """`half_format.round_to_half` for FP16."""
+    return round_to_half(weights, name, source, FP16)
 
 
-def _refuse_unknown(model: onnx.ModelProto, source: str) -> None:
+def _refuse_unknown(model: onnx.ModelProto, source: str, half: HalfFormat) -> None:
     import onnx
 
+    name, opset = half.precision.upper(), opset_of(model)
     for node in model.graph.node:
         if node.op_type in _SUBGRAPHS:
             raise GraphError(
-                f"{source}: node {node.name!r} is control flow ({node.op_type}), which FP16 cannot convert"
+                f"{source}: node {node.name!r} is control flow ({node.op_type}), which {name} cannot convert"
             )
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            raise GraphError(f"{source}: node {node.name!r} quantises ({node.op_type}); give the FP32 graph")
+        if node.op_type in _QUANTISERS and opset < _FP16_SCALES:
+            raise GraphError(
+                f"{source}: node {node.name!r} quantises ({node.op_type}) in operator set {opset}, where scales are "
+                f"FP32; export the quantised graph with operator set {_FP16_SCALES} or later"
+            )
     floats = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
     types = [(tensor.name, tensor.data_type) for tensor in model.graph.initializer]
     types += [(value.name, value.type.tensor_type.elem_type) for value in (*model.graph.input, *model.graph.output)]
-    for name, kind in types:
+    for tensor_name, kind in types:
         if kind in floats:
             seen = onnx.TensorProto.DataType.Name(kind)
-            raise GraphError(f"{source}: tensor {name!r} is {seen}; only FP32 graphs become FP16")
+            raise GraphError(f"{source}: tensor {tensor_name!r} is {seen}; only FP32 graphs become {name}")
 
 
-def _fp32_input_names(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        for position in _FP32_INPUTS.get(node.op_type, ()):
-            if position < len(node.input):
-                yield node.input[position]
+def _raise_opset(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
+    import onnx
+    from onnx import version_converter
+
+    if opset_of(model) >= _BF16_CONVOLUTIONS:
+        return model
+    try:
+        return version_converter.convert_version(model, _BF16_CONVOLUTIONS)
+    except (RuntimeError, onnx.checker.ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise GraphError(
+            f"{source} does not become operator set {_BF16_CONVOLUTIONS}, as BF16 needs: {reason}"
+        ) from error
 
 
-def _separate_fp32_constants(graph: onnx.GraphProto) -> None:
-    """Give a constant that steers a Resize and also feeds something else a copy of its own for the latter."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    steering = set(_fp32_input_names(graph)) & tensors.keys()
-    copied: set[str] = set()
-    for node in graph.node:
-        fixed = _FP32_INPUTS.get(node.op_type, ())
-        for position, name in enumerate(node.input):
-            if name in steering and position not in fixed:
-                node.input[position] = f"{name}.fp16"
-                if name not in copied:
-                    copied.add(name)
-                    tensor = graph.initializer.add()
-                    tensor.CopyFrom(tensors[name])
-                    tensor.name = f"{name}.fp16"
-
-
-def _halve_tensor(tensor: onnx.TensorProto, name: str, source: str) -> None:
+def _halve_tensor(tensor: onnx.TensorProto, name: str, source: str, half: HalfFormat) -> None:
     import onnx
 
     if tensor.data_type != onnx.TensorProto.FLOAT:
         return
-    rounded = round_to_fp16(onnx.numpy_helper.to_array(tensor), name, source)
+    rounded = round_to_half(onnx.numpy_helper.to_array(tensor), name, source, half)
     tensor_name = tensor.name
     tensor.CopyFrom(onnx.numpy_helper.from_array(rounded, tensor_name))
 
@@ -168,53 +150,16 @@ def _retype_listed_constants(graph: onnx.GraphProto) -> None:
             value.type.tensor_type.elem_type = kinds[value.name]
 
 
-def _halve_attributes(node: onnx.NodeProto, source: str) -> None:
+def _halve_attributes(node: onnx.NodeProto, source: str, half: HalfFormat) -> None:
     import onnx
 
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.TENSOR:
-            _halve_tensor(attribute.t, f"{node.name or node.output[0]}.{attribute.name}", source)
+            _halve_tensor(attribute.t, f"{node.name or node.output[0]}.{attribute.name}", source, half)
         elif node.op_type == "Constant" and attribute.type in (onnx.AttributeProto.FLOAT, onnx.AttributeProto.FLOATS):
             many = attribute.type == onnx.AttributeProto.FLOATS
             values = np.array(attribute.floats if many else attribute.f, np.float32)
-            rounded = round_to_fp16(values, f"{node.name or node.output[0]}.{attribute.name}", source)
+            rounded = round_to_half(values, f"{node.name or node.output[0]}.{attribute.name}", source, half)
             attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(rounded)))
         elif attribute.name in ("to", "dtype") and attribute.i == onnx.TensorProto.FLOAT:
-            attribute.i = onnx.TensorProto.FLOAT16  # a Cast or a generator of FP32 inside; `i` is 0 for other kinds
-
-
-def _cast_ends(graph: onnx.GraphProto) -> None:
-    import onnx
-
-    constants = {tensor.name for tensor in graph.initializer}
-    taken = {name for node in graph.node for name in (*node.input, *node.output)}
-    inputs = [value for value in graph.input if value.name not in constants and _is_float(value)]
-    outputs = [value for value in graph.output if _is_float(value)]
-    inside = {value.name: _free_name(f"{value.name}_fp16", taken) for value in (*inputs, *outputs)}
-    for node in graph.node:
-        node.input[:] = [inside.get(name, name) for name in node.input]
-        node.output[:] = [inside.get(name, name) for name in node.output]
-    first = [_cast(value.name, inside[value.name], onnx.TensorProto.FLOAT16) for value in inputs]
-    last = [_cast(inside[value.name], value.name, onnx.TensorProto.FLOAT) for value in outputs]
-    body = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*first, *body, *last])
-
-
-def _is_float(value: onnx.ValueInfoProto) -> bool:
-    import onnx
-
-    return bool(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
-
-
-def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
-    import onnx
-
-    name = "cast_to_fp16" if kind == onnx.TensorProto.FLOAT16 else "cast_to_fp32"
-    return onnx.helper.make_node("Cast", [source], [target], name=f"{name}.{source}", to=kind)
+            attribute.i = half.onnx_type  # a Cast or a generator of FP32 inside; `i` is 0 for other kinds

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sr_deploy.backends import Precision
-from sr_deploy.bundle import Profile, Thresholds, parse_profile
+from sr_deploy.bundle import EnginePlan, Profile, Thresholds, parse_profile
 from sr_deploy.config import find_config, load_config
 from sr_deploy.errors import ShapeError
+from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.graph.ends import Ends
 
-EXPORTABLE: tuple[Precision, ...] = ("fp32", "fp16")
+EXPORTABLE: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 """Precisions that there are graphs for, in the order of a bundle."""
 
 
@@ -44,10 +46,14 @@ class ExportSpec(BaseModel):
     the conversions inside the graph; values that are not finite cannot be seen in them). TensorRT has no uint16."""
     profiles: tuple[ProfileText, ...] = Field(min_length=1)
     """Shapes that engines are built for; in TOML each is `NAME=MIN,OPT,MAX`."""
+    engine: EnginePlan = EnginePlan()
+    """How engines are built, with which SDK and for which GPUs; in TOML the table `[engine]`."""
     rewrite: bool = True
     """Whether the graphs are rewritten so that backends have less to do for the same output (docs/graph.md)."""
     thresholds: dict[Precision, Thresholds] = {}
     """What verification asks of each precision; one that is left out has the default's."""
+    int8: Int8Options = Int8Options()
+    """Budget and settings of INT8 (docs/int8.md); in TOML the table `[int8]`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -63,9 +69,6 @@ class ExportSpec(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> ExportSpec:
-        for precision in self.precisions:
-            if precision not in EXPORTABLE:
-                raise ValueError(f"no {precision} graphs are made yet; precisions may be {', '.join(EXPORTABLE)}")
         for precision, limits in self.thresholds.items():
             if limits.psnr_db is None:  # without it, a graph that computes anything at all could pass
                 raise ValueError(f"thresholds.{precision}.psnr_db is missing; give the least PSNR allowed, in dB")
@@ -75,12 +78,23 @@ class ExportSpec(BaseModel):
         return self
 
     def with_options(
-        self, *, fp16: bool = False, profiles: tuple[Profile, ...] = (), rewrite: bool = True
+        self,
+        *,
+        fp16: bool = False,
+        bf16: bool = False,
+        int8: bool = False,
+        int8_changes: Mapping[str, object] | None = None,
+        ends: Ends | None = None,
+        profiles: tuple[Profile, ...] = (),
+        rewrite: bool = True,
     ) -> ExportSpec:
         """A copy in which what was asked for on the command line comes before what the file says."""
         document = self.model_dump()
-        if fp16:
-            document["precisions"] = (*self.precisions, "fp16")
+        asked: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "int8": int8}
+        document["precisions"] = (*self.precisions, *(precision for precision, wanted in asked.items() if wanted))
+        document["int8"] = {**document["int8"], **(int8_changes or {})}
+        if ends is not None:
+            document["ends"] = ends
         if profiles:
             document["profiles"] = profiles
         if not rewrite:

@@ -42,6 +42,17 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         raise ImageError(f"{path} is a damaged or incomplete picture ({error}); get it anew") from error
 
 
+def read_bmp_size(content: bytes) -> tuple[int, int]:
+    """Width and height that the header of a BMP file names; zeros where it is cut short."""
+    header = content[18:26].ljust(8, b"\0")
+    if content[14:18] == b"\x0c\0\0\0":  # OS/2's header of 12 bytes has sides of two
+        return int.from_bytes(header[:2], "little"), int.from_bytes(header[2:4], "little")
+    return (
+        abs(int.from_bytes(header[:4], "little", signed=True)),
+        abs(int.from_bytes(header[4:], "little", signed=True)),  # negative: rows from the top
+    )
+
+
 def read_bmp(path: Path, content: bytes) -> NDArray[np.uint8]:
     """Decode a BMP file.
 

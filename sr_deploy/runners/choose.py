@@ -9,7 +9,7 @@ from sr_deploy.bundle import EngineRecord
 from sr_deploy.deps import install_command, is_installed
 from sr_deploy.errors import BackendError
 from sr_deploy.model import Model, open_model
-from sr_deploy.runners.engines import find_engine, make_search
+from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
 from sr_deploy.runners.protocol import Runner
 from sr_deploy.trt import sdk_version, visible_gpus
 
@@ -59,6 +59,12 @@ def open_runner(
         from sr_deploy.runners.torch_runner import TorchRunner
 
         return TorchRunner(model, choice, device, threads)
+    if choice == BackendChoice("onnxruntime", "bf16"):  # it has no such convolution: FP32 with each result rounded
+        from sr_deploy.runners.base import require_cpu
+        from sr_deploy.runners.rounded_runner import RoundedRunner
+
+        require_cpu(str(choice), device)
+        return RoundedRunner(model, choice.precision, threads)
     if choice.backend == "onnxruntime":
         from sr_deploy.runners.onnxruntime_runner import OnnxRuntimeRunner
 
@@ -124,14 +130,15 @@ def _why_no_graph(model: Model, choice: BackendChoice, precision: str) -> str | 
 
 
 def _why_not_engine(model: Model, choice: BackendChoice) -> str | None:
-    if model.bundle is None:
-        return f"{choice} runs engines of a bundle, and {model.path} is no bundle; make one with: sr-deploy export"
+    try:
+        records: tuple[EngineRecord, ...] = find_engine_folder(model, choice).engines()
+    except BackendError as error:
+        return str(error)
     version = sdk_version(choice.backend) or ""
-    records: tuple[EngineRecord, ...] = model.bundle.engines()
     reasons = []
     for gpu in visible_gpus():
         try:
-            find_engine(records, make_search(model.bundle, choice, version, gpu))
+            find_engine(records, make_search(model, choice, version, gpu))
         except BackendError as error:
             reasons.append(str(error))
         else:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sr_deploy.backends import BackendChoice
-from sr_deploy.bundle import Bundle, EngineRecord
+from sr_deploy.bundle import EngineRecord
+from sr_deploy.bundle.store import EngineFolder, engines_of_graph
 from sr_deploy.errors import BackendError
+from sr_deploy.files import sha256_of
 from sr_deploy.model import Model
 from sr_deploy.trt import Gpu
+
+_AMPERE = 80
 
 
 @dataclass(frozen=True)
@@ -49,35 +54,61 @@ def why_stale(record: EngineRecord, search: EngineSearch) -> str | None:
     """What keeps an engine from being run as `search` wants, or None."""
     if record.graph_sha256 != search.graph_sha256:
         return "was built from another graph"
-    if record.backend_version != search.version:
+    if record.backend_version != search.version and not _runs_on_version(record, search.version):
         return f"was built by {record.backend} {record.backend_version}, and {search.version} is installed"
+    if _runs_on_ampere_and_newer(record, search.gpu):
+        return None
     if search.gpu.name != record.target and search.gpu.compute_capability not in record.target.split("+"):
         return f"was built for {record.target}, and this GPU is {search.gpu.name} ({search.gpu.compute_capability})"
     return None
 
 
-def require_bundle(model: Model, choice: BackendChoice) -> Bundle:
-    """The bundle whose engines run.
+def _runs_on_version(record: EngineRecord, version: str) -> bool:
+    """Whether the engine was built to run on later releases of its major version, and `version` is one."""
+    built, installed = ([int(part) for part in re.findall(r"\d+", text)] for text in (record.backend_version, version))
+    compatible = record.flags.get("version_compatible") == "on"
+    return compatible and built[:1] == installed[:1] and built <= installed
+
+
+def _runs_on_ampere_and_newer(record: EngineRecord, gpu: Gpu) -> bool:
+    """Whether the engine was built for all GPUs from Ampere (compute capability 8.0) on, and this is one."""
+    capability = gpu.compute_capability.removeprefix("sm")
+    compatible = record.flags.get("hardware_compatible") == "on"
+    return compatible and capability.isdecimal() and int(capability) >= _AMPERE
+
+
+def find_engine_folder(model: Model, choice: BackendChoice) -> EngineFolder:
+    """Where the engines of a bundle, or of an ONNX file, are kept.
 
     Raises:
-        BackendError: the model is no bundle.
+        BackendError: the model is neither.
     """
-    if model.bundle is None:
+    if model.bundle is not None:
+        return model.bundle
+    if model.kind == "graph":
+        return engines_of_graph(model.path)
+    raise BackendError(
+        f"{choice} runs engines of a bundle or of an ONNX file, and {model.path} is neither; make a bundle with: "
+        "sr-deploy export"
+    )
+
+
+def make_search(model: Model, choice: BackendChoice, version: str, gpu: Gpu) -> EngineSearch:
+    """What an engine of `model` has to fit.
+
+    Raises:
+        BackendError: it has no graph of that precision, so no engine of it can be right.
+    """
+    source = model.bundle.path if model.bundle is not None else model.path
+    rebuild = f"sr-deploy build {source} --backend {choice.backend}"
+    if model.bundle is not None:
+        graph = model.bundle.manifest.graph(choice.precision)
+        held, sha256 = model.bundle.precisions, graph.sha256 if graph else None
+    else:
+        held = model.precisions
+        sha256 = sha256_of(model.path) if choice.precision in held else None
+    if sha256 is None:
         raise BackendError(
-            f"{choice} runs engines of a bundle, and {model.path} is no bundle; make one with: sr-deploy export"
+            f"{source} has no {choice.precision} graph to run with {choice.backend}, only {', '.join(held)}"
         )
-    return model.bundle
-
-
-def make_search(bundle: Bundle, choice: BackendChoice, version: str, gpu: Gpu) -> EngineSearch:
-    """What an engine of `bundle` has to fit.
-
-    Raises:
-        BackendError: the bundle has no graph of that precision, so no engine of it can be right.
-    """
-    graph = bundle.manifest.graph(choice.precision)
-    if graph is None:
-        held = ", ".join(bundle.precisions)
-        raise BackendError(f"{bundle.path} has no {choice.precision} graph to run with {choice.backend}, only {held}")
-    rebuild = f"sr-deploy build {bundle.path} --backend {choice.backend}"
-    return EngineSearch(choice, version, graph.sha256, gpu, rebuild)
+    return EngineSearch(choice, version, sha256, gpu, rebuild)

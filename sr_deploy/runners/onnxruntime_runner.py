@@ -12,7 +12,7 @@ from sr_deploy.backends import BackendChoice
 from sr_deploy.deps import require
 from sr_deploy.errors import BackendError
 from sr_deploy.model import Model
-from sr_deploy.runners.base import BaseRunner, first_line
+from sr_deploy.runners.base import BaseRunner, first_line, inference_error
 from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.rewritten import open_rewritten
 from sr_deploy.runners.shapes import graph_runner_spec
@@ -77,9 +77,7 @@ class OnnxRuntimeRunner(BaseRunner):
         try:
             (sr,) = self._session.run(None, {self._input: encode_input(lr_NCHW, self.spec.dtype)})
         except Exception as error:  # its exceptions share no base class
-            raise BackendError(
-                f"{self.spec} failed on {'x'.join(map(str, lr_NCHW.shape))}: {first_line(error)}"
-            ) from error
+            raise inference_error(self.spec, lr_NCHW.shape, error) from error
         return decode_output(np.asarray(sr))
 
     def _release(self) -> None:

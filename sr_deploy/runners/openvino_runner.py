@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.deps import require
-from sr_deploy.errors import BackendError
+from sr_deploy.errors import BackendError, OutOfMemoryError
 from sr_deploy.model import Model
-from sr_deploy.runners.base import BaseRunner, first_line, require_cpu
+from sr_deploy.runners.base import BaseRunner, first_line, inference_error, require_cpu
 from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.rewritten import open_rewritten
 from sr_deploy.runners.shapes import graph_runner_spec
@@ -46,27 +46,38 @@ class OpenVinoRunner(BaseRunner):
         if reason is not None:
             raise BackendError(reason)
         path = model.graph_path("fp32" if choice.precision == "bf16" else choice.precision)
-        compiled, rewrites = open_rewritten(
+        self._open = functools.partial(
+            open_rewritten,
             path,
             {"fp32": FOR_OPENVINO, "bf16": FOR_OPENVINO_BF16}.get(choice.precision) if rewrite else None,
             lambda content: _compile(path, content, choice.precision, threads or default_threads()),
         )
-        self._compiled: openvino.CompiledModel | None = compiled
+        compiled, rewrites = self._open()
+        self._request: openvino.InferRequest | None = compiled.create_infer_request()
         version = str(sdk.__version__).split("-", 1)[0]
         super().__init__(graph_runner_spec(model, choice, version, "cpu", path, rewrites=rewrites))
 
     def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._compiled is None:
-            raise BackendError(f"this {self.spec} runner is closed; open another with open_runner")
+        if self._request is None:  # memory ran out the last time
+            self._request = self._open()[0].create_infer_request()
+        request = self._request
+        sdk = require("openvino", _PURPOSE)
+        encoded = encode_input(lr_NCHW, self.spec.dtype)  # kept alive by name: the request reads it in place
         try:
-            sr = self._compiled([encode_input(lr_NCHW, self.spec.dtype)])[0]
-        except RuntimeError as error:
-            shape = "x".join(map(str, lr_NCHW.shape))
-            raise BackendError(f"{self.spec} failed on {shape}: {first_line(error)}") from error
-        return decode_output(np.asarray(sr))
+            request.set_input_tensor(sdk.Tensor(encoded, shared_memory=True))
+            # Not `infer`: when memory runs out that returns the result before, and says nothing (2026.4).
+            request.start_async()
+            request.wait()
+            sr = np.array(request.get_output_tensor().data)
+        except (RuntimeError, MemoryError) as error:
+            failure = inference_error(self.spec, lr_NCHW.shape, error)
+            if isinstance(failure, OutOfMemoryError):  # it asks for the same memory for any shape from then on
+                self._request = None
+            raise failure from error
+        return decode_output(sr)
 
     def _release(self) -> None:
-        self._compiled = None
+        self._request = None
 
 
 def why_not_computed(precision: Precision) -> str | None:

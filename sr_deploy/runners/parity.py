@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
-from sr_deploy.backends import BackendChoice
+from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.errors import InputError
 from sr_deploy.files import sha256_of
-from sr_deploy.model import Model
+from sr_deploy.graph.widen import read_widened
+from sr_deploy.model import Model, open_model
 from sr_deploy.runners.choose import open_runner
 from sr_deploy.runners.protocol import Runner
+
+_WIDENED: tuple[Precision, ...] = ("fp16",)
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,16 @@ def describe_reference(model: Model) -> Reference:
             f"{model.path} holds neither PyTorch weights nor an ONNX graph to compare with; give the bundle it is of"
         )
     precision = model.precisions[0]
-    return Reference(f"onnxruntime:{precision}, graph as written", sha256_of(model.graph_path(precision)))
+    sha256 = sha256_of(model.graph_path(precision))
+    if precision in _WIDENED:
+        return Reference(f"onnxruntime:fp32, graph widened from {precision}", sha256)
+    return Reference(f"onnxruntime:{precision}, graph as written", sha256)
 
 
 def open_reference(model: Model, *, threads: int | None = None) -> Runner:
     """PyTorch in fp32 (TF32 off); for a graph without weights, ONNX Runtime with every optimisation off, on the CPU.
+
+    An FP16 graph is widened for that: the same numbers, computed in FP32 between FP32 ends.
 
     Raises:
         InputError: nothing to compare with.
@@ -50,4 +60,10 @@ def open_reference(model: Model, *, threads: int | None = None) -> Runner:
         return open_runner(model, BackendChoice("torch", "fp32"), threads=threads)
     from sr_deploy.runners.onnxruntime_runner import OnnxRuntimeRunner
 
-    return OnnxRuntimeRunner(model, BackendChoice("onnxruntime", model.precisions[0]), "cpu", threads, optimise=False)
+    precision = model.precisions[0]
+    if precision not in _WIDENED:
+        return OnnxRuntimeRunner(model, BackendChoice("onnxruntime", precision), "cpu", threads, optimise=False)
+    with tempfile.TemporaryDirectory(prefix="sr-deploy-") as folder:  # a session holds its graph: the file may go
+        path = Path(folder, "widened.onnx")
+        path.write_bytes(read_widened(model.graph_path(precision)).SerializeToString())
+        return OnnxRuntimeRunner(open_model(path), BackendChoice("onnxruntime"), "cpu", threads, optimise=False)

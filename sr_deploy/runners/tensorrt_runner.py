@@ -17,11 +17,12 @@ from sr_deploy.bundle import EngineRecord, Profile, Shape
 from sr_deploy.errors import BackendError, InputError, ShapeError
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.model import Model
-from sr_deploy.runners.base import BaseRunner, first_line
+from sr_deploy.runners.base import BaseRunner, inference_error
 from sr_deploy.runners.ends import decode_output, encode_input
-from sr_deploy.runners.engines import find_engine, make_search, require_bundle
+from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
+from sr_deploy.runners.open_engine import KernelCache, load_engine, make_context, restore_weights
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
-from sr_deploy.trt import Gpu, select_sdk
+from sr_deploy.trt import Gpu, check_gpu, select_sdk
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
@@ -48,18 +49,23 @@ class TensorRtRunner(BaseRunner):
         if self._device.type != "cuda":
             raise BackendError(f"{choice.backend} runs on an NVIDIA GPU, not on {device!r}; leave the device out")
         sdk = select_sdk(choice.backend)
-        bundle = require_bundle(model, choice)
-        search = make_search(bundle, choice, str(sdk.__version__), _describe_device(self._device))
-        record = find_engine(bundle.engines(), search)
-        self._engine: trt.ICudaEngine | None = load_engine(sdk, bundle.path / record.engine.file)
-        self._context: trt.IExecutionContext | None = make_context(sdk, self._engine)
+        folder = find_engine_folder(model, choice)
+        gpu = _describe_device(self._device)
+        check_gpu(choice.backend, gpu)
+        search = make_search(model, choice, str(sdk.__version__), gpu)
+        record = find_engine(folder.engines(), search)
+        self._engine: trt.ICudaEngine | None = load_engine(sdk, folder.path / record.engine.file, record.flags)
+        if record.flags.get("strip_weights") == "on":
+            restore_weights(sdk, self._engine, model.graph_path(choice.precision))
+        self._kernels = KernelCache(folder, record)
+        self._context: trt.IExecutionContext | None = make_context(sdk, self._engine, self._kernels)
         self._input, self._output = name_ends(sdk, self._engine)
         self._dtype = _torch_dtype(sdk, self._engine, self._input)
         self._output_dtype = _torch_dtype(sdk, self._engine, self._output)
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._profiles = record.profiles
         self._active_profile = 0
-        path = bundle.path / record.engine.file
+        path = folder.path / record.engine.file
         super().__init__(_spec_of(model, record, path, self._device, self._dtype))
 
     @property
@@ -110,8 +116,8 @@ class TensorRtRunner(BaseRunner):
             )
             if not bound or not context.execute_async_v3(handle):
                 raise BackendError(f"{self.spec} failed; its log above says why")
-        except RuntimeError as error:
-            raise BackendError(f"{self.spec} failed: {first_line(error)}") from error
+        except (RuntimeError, MemoryError) as error:
+            raise inference_error(self.spec, lr.shape, error) from error
         # torch may hand the memory out again as soon as the caller's stream is done with it: this stream uses it too.
         lr.record_stream(self._stream)
         sr.record_stream(self._stream)
@@ -127,6 +133,7 @@ class TensorRtRunner(BaseRunner):
 
     def _release(self) -> None:
         self._stream.synchronize()
+        self._kernels.save()
         self._context = None
         self._engine = None
 
@@ -142,37 +149,6 @@ def choose_profile(profiles: Sequence[Profile], shape: Shape) -> int:
         raise ShapeError(f"{shape} lies outside every profile: {'; '.join(map(str, profiles))}")
     pixels = shape.n * shape.h * shape.w
     return min(fitting, key=lambda index: abs(math.log(math.prod(profiles[index].opt) / pixels)))
-
-
-def load_engine(sdk: ModuleType, path: Path) -> trt.ICudaEngine:
-    """Deserialise an engine file.
-
-    Raises:
-        BackendError: the SDK does not take it.
-    """
-    logger = sdk.Logger(sdk.Logger.WARNING)
-    engine = sdk.Runtime(logger).deserialize_cuda_engine(path.read_bytes())
-    if engine is None:
-        raise BackendError(f"{sdk.__name__} {sdk.__version__} cannot load {path}; build it again with: sr-deploy build")
-    return engine
-
-
-def make_context(sdk: ModuleType, engine: trt.ICudaEngine) -> trt.IExecutionContext:
-    """An execution context; with TensorRT-RTX its kernels are compiled for each shape at once and replayed as a graph.
-
-    Raises:
-        BackendError: the engine does not start on this GPU.
-    """
-    if hasattr(engine, "create_runtime_config") and hasattr(sdk, "CudaGraphStrategy"):
-        config = engine.create_runtime_config()
-        config.cuda_graph_strategy = sdk.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        config.dynamic_shapes_kernel_specialization_strategy = sdk.DynamicShapesKernelSpecializationStrategy.EAGER
-        context = engine.create_execution_context(config)
-    else:
-        context = engine.create_execution_context()
-    if context is None:
-        raise BackendError(f"{sdk.__name__} could not start the engine (not enough GPU memory, or another GPU)")
-    return context
 
 
 def name_ends(sdk: ModuleType, engine: trt.ICudaEngine) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.model import Model
-from sr_deploy.runners.base import BaseRunner, first_line
+from sr_deploy.runners.base import BaseRunner, inference_error
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -82,8 +82,9 @@ class TorchRunner(BaseRunner):
             try:
                 sr_NCHW: torch.Tensor = self._network(lr_NCHW.to(dtype=self._dtype, memory_format=torch.channels_last))
             except (RuntimeError, MemoryError) as error:
-                shape = "x".join(map(str, lr_NCHW.shape))
-                raise BackendError(f"{self.spec} failed on {shape}: {first_line(error)}") from error
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()  # what is cached is of other shapes than the next one
+                raise inference_error(self.spec, lr_NCHW.shape, error) from error
             return sr_NCHW.to(torch.float32).contiguous()
 
     def _release(self) -> None:

@@ -1,1 +1,1 @@
-"""Pictures through a network: `tiles` cuts and joins, `image` upscales arrays and files."""
+"""Pictures through a network: `tiles` cuts and joins, `image` upscales arrays, `files` and `folder` what is on disk."""

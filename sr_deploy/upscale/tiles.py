@@ -2,14 +2,16 @@
 
 A tile is a window of the picture. Of its result only the inner part is kept: what lies at least `halo` pixels away from
 every side of the window that is not a side of the picture. With a halo as wide as the network's receptive radius this
-gives what the whole picture at once would give. One shape for all tiles means one allocation, one engine profile, one
-tuning. Shapes: lr_NCHW is a batch of one, all lengths are low-resolution pixels unless said otherwise.
+gives what the whole picture at once would give. Where that is too wide, neighbours are blended over a strip along their
+seam (`blend`). One shape for all tiles means one allocation, one engine profile, one tuning. Shapes: lr_NCHW is a batch
+of one, all lengths are low-resolution pixels unless said otherwise. docs/tiles.md has the algebra.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,55 +19,19 @@ from numpy.typing import NDArray
 from sr_deploy.bundle.profile import Profile
 from sr_deploy.errors import BackendError, ShapeError
 from sr_deploy.runners.protocol import Runner
+from sr_deploy.upscale.blend import Blender
+from sr_deploy.upscale.plan import Span, Tile, TilePlan
+
+_Array = TypeVar("_Array", bound=NDArray[Any])
 
 DEFAULT_TILE = 256
 """Core of a tile where nobody says otherwise."""
 MAX_HALO = 40
 """Widest halo that is paid for. It covers compact networks, SRResNet and MSRResNet whole; RRDBNet with 23 blocks sees
 some 350 pixels far, and a halo like that would make a tile of 256 cost 14 times its area."""
-WHOLE_AREA = 384 * 384
-"""Pictures up to this many pixels go through at once by default: about what one tile with its halos takes."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """One tile along one axis."""
-
-    start: int
-    """First pixel of the window."""
-    keep_from: int
-    """First pixel of the window's result that is kept, in picture coordinates."""
-    keep_to: int
-    """One past the last."""
-
-
-@dataclass(frozen=True)
-class TilePlan:
-    """How a picture is cut."""
-
-    height: int
-    """Of the picture."""
-    width: int
-    """Of the picture."""
-    padded_height: int
-    """With what is added at the bottom, so that windows fit."""
-    padded_width: int
-    """With what is added at the right."""
-    window_height: int
-    """Of every window: what the network gets."""
-    window_width: int
-    """Of every window."""
-    halo: int
-    """Pixels of overlap that are thrown away on each inner side of a window; 0 for a whole picture."""
-    rows: tuple[Span, ...]
-    """Windows from top to bottom."""
-    columns: tuple[Span, ...]
-    """Windows from left to right."""
-
-    @property
-    def count(self) -> int:
-        """Number of tiles."""
-        return len(self.rows) * len(self.columns)
+WHOLE_RATIO = 1.2
+"""Pictures with up to as many pixels as a square this many tiles wide go through at once by default: about what one
+tile with its halos takes."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +47,29 @@ class Piece:
 
 
 def plan_tiles(
-    height: int, width: int, *, tile: int | None, halo: int, multiple: int = 1, profiles: Sequence[Profile] = ()
+    height: int,
+    width: int,
+    *,
+    tile: int | None,
+    halo: int,
+    blend: int = 0,
+    multiple: int = 1,
+    profiles: Sequence[Profile] = (),
+    default_tile: int = DEFAULT_TILE,
 ) -> TilePlan:
     """Decide on windows.
 
     Args:
         height: of the picture.
         width: of the picture.
-        tile: side of a tile's core, without halo; 0: the whole picture at once; None: whole if small, else 256.
+        tile: side of a tile's core, without halo; 0: the whole picture at once; None: whole if small, else
+            `default_tile`.
         halo: pixels around the core that the network looks at.
+        blend: pixels on either side of a seam to blend neighbours over; at most the halo and half a core.
         multiple: sides of windows, and where they begin, must be multiples of this.
         profiles: shapes that the runner takes; none: any. Where they allow no window as large as wanted, the halo is
             at most a quarter of the window.
+        default_tile: see `tile`.
 
     Raises:
         ShapeError: an empty picture, a negative tile, or no profile takes a window of this picture.
@@ -102,7 +79,7 @@ def plan_tiles(
     if tile is not None and tile < 0:
         raise ShapeError(f"a tile has at least 1 pixel (or 0: the whole picture at once), not {tile}")
     halo = _round_up(halo, multiple)
-    wanted = _wanted_window(height, width, tile, halo, multiple)
+    wanted = _wanted_window((height, width), tile, halo, multiple, default_tile)
     smallest, largest = _window_bounds(wanted, profiles, multiple, whole=tile == 0)
     for side, most in zip(wanted, largest, strict=True):
         if side > most:  # a quarter on either side: half of each window is still put to use
@@ -114,6 +91,7 @@ def plan_tiles(
         ]
     rows = _plan_axis(height, windows[0], smallest[0], halo, multiple)
     columns = _plan_axis(width, windows[1], smallest[1], halo, multiple)
+    cores = [axis.window - 2 * halo for axis in (rows, columns) if len(axis.spans) > 1]
     return TilePlan(
         height=height,
         width=width,
@@ -121,36 +99,77 @@ def plan_tiles(
         padded_width=columns.padded,
         window_height=rows.window,
         window_width=columns.window,
-        halo=halo if len(rows.spans) * len(columns.spans) > 1 else 0,
+        halo=halo if cores else 0,
         rows=rows.spans,
         columns=columns.spans,
+        blend=min(blend, halo, *(core // 2 for core in cores)) if cores else 0,
     )
 
 
-def run_tiles(runner: Runner, lr_NCHW: NDArray[np.float32], plan: TilePlan) -> Iterator[Piece]:
+def run_tiles(runner: Runner, lr_NCHW: NDArray[np.float32], plan: TilePlan, *, finite: bool = True) -> Iterator[Piece]:
     """Upscale a picture tile by tile. The pieces cover the result once, without gap or overlap.
 
     Args:
         runner: takes windows of the plan.
         lr_NCHW: 1 x C x H x W as planned, in [0, 1].
         plan: from `plan_tiles`.
+        finite: whether values that are not finite are an error.
 
     Raises:
         BackendError: the runner failed, gave another shape than its scale says, or values that are not finite.
     """
-    padded = _pad(lr_NCHW, plan)
+    if lr_NCHW.shape[0] != 1 or lr_NCHW.shape[2:] != (plan.height, plan.width):
+        raise ShapeError(f"planned for 1 x C x {plan.height} x {plan.width}, not {' x '.join(map(str, lr_NCHW.shape))}")
     scale = runner.spec.scale
-    for row in plan.rows:
-        for column in plan.columns:
-            window = padded[
-                :,
-                :,
-                row.start : row.start + plan.window_height,
-                column.start : column.start + plan.window_width,
-            ]
-            sr = _infer_checked(runner, np.ascontiguousarray(window), (row, column))
-            kept = sr[:, :, _crop(row, plan.height, scale), _crop(column, plan.width, scale)]
-            yield Piece(row.keep_from * scale, column.keep_from * scale, kept)
+    blender = Blender(plan, scale)
+    for tile in plan.tiles():
+        sr = runner.infer(np.ascontiguousarray(cut_window(lr_NCHW, plan, tile, axis=2)))
+        if finite:
+            _require_finite(runner, sr, tile)
+        yield Piece(*blender.add(tile, sr[:, :, *tile.used(scale)]))
+
+
+def cut_window(image: _Array, plan: TilePlan, tile: Tile, axis: int) -> _Array:
+    """What the network gets for a tile; a view where the picture need not be continued.
+
+    Below and at the right the picture is continued up to `padded_height` and `padded_width` where windows need it:
+    mirrored, or the last pixel repeated where there is too little to mirror.
+
+    Args:
+        image: the picture; `axis` is that of its rows, the next one that of its columns.
+        plan: the picture's.
+        tile: one of the plan.
+        axis: 0 for H x W x C, 2 for N x C x H x W.
+    """
+    cut: NDArray[Any] = image
+    for at, start, window, padded in (
+        (axis, tile.row.start, plan.window_height, plan.padded_height),
+        (axis + 1, tile.column.start, plan.window_width, plan.padded_width),
+    ):
+        side = cut.shape[at]
+        if start + window <= side:
+            cut = cut[(slice(None),) * at + (slice(start, start + window),)]
+        else:
+            index = np.arange(start, start + window)
+            beyond = 2 * (side - 1) - index if padded - side < side else side - 1
+            cut = np.take(cut, np.where(index < side, index, beyond), axis=at)
+    return cast(_Array, cut)
+
+
+def join_tiles(
+    runner: Runner, lr_NCHW: NDArray[np.float32], plan: TilePlan, *, finite: bool = True
+) -> NDArray[np.float32]:
+    """All of `run_tiles` in one array, 1 x C x (H * scale) x (W * scale).
+
+    Raises:
+        BackendError: as `run_tiles`.
+    """
+    scale = runner.spec.scale
+    sr_NCHW = np.empty((1, lr_NCHW.shape[1], plan.height * scale, plan.width * scale), np.float32)
+    for piece in run_tiles(runner, lr_NCHW, plan, finite=finite):
+        h, w = piece.sr.shape[2:]
+        sr_NCHW[:, :, piece.top : piece.top + h, piece.left : piece.left + w] = piece.sr
+    return sr_NCHW
 
 
 @dataclass(frozen=True)
@@ -164,10 +183,13 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _wanted_window(height: int, width: int, tile: int | None, halo: int, multiple: int) -> tuple[int, int]:
-    if tile == 0 or (tile is None and height * width <= WHOLE_AREA):
+def _wanted_window(
+    size: tuple[int, int], tile: int | None, halo: int, multiple: int, default_tile: int
+) -> tuple[int, int]:
+    height, width = size
+    if tile == 0 or (tile is None and height * width <= (WHOLE_RATIO * default_tile) ** 2):
         return _round_up(height, multiple), _round_up(width, multiple)
-    side = _round_up(DEFAULT_TILE if tile is None else tile, multiple) + 2 * halo
+    side = _round_up(default_tile if tile is None else tile, multiple) + 2 * halo
     return min(side, _round_up(height, multiple)), min(side, _round_up(width, multiple))
 
 
@@ -225,29 +247,10 @@ def _plan_axis(side: int, window: int, smallest: int, halo: int, multiple: int) 
     return _Axis(padded, window, tuple(spans))
 
 
-def _pad(lr_NCHW: NDArray[np.float32], plan: TilePlan) -> NDArray[np.float32]:
-    """Add rows below and columns at the right: mirrored, or the last one repeated where there is too little."""
-    if lr_NCHW.shape[0] != 1 or lr_NCHW.shape[2:] != (plan.height, plan.width):
-        raise ShapeError(f"planned for 1 x C x {plan.height} x {plan.width}, not {' x '.join(map(str, lr_NCHW.shape))}")
-    for axis, missing in ((2, plan.padded_height - plan.height), (3, plan.padded_width - plan.width)):
-        if missing:
-            widths = [(0, 0)] * 4
-            widths[axis] = (0, missing)
-            mode = "reflect" if missing < lr_NCHW.shape[axis] else "edge"
-            lr_NCHW = np.pad(lr_NCHW, widths, mode=mode)  # type: ignore[call-overload]
-    return lr_NCHW
-
-
-def _crop(span: Span, side: int, scale: int) -> slice:
-    return slice((span.keep_from - span.start) * scale, (min(span.keep_to, side) - span.start) * scale)
-
-
-def _infer_checked(runner: Runner, window: NDArray[np.float32], place: tuple[Span, Span]) -> NDArray[np.float32]:
-    sr = runner.infer(window)
+def _require_finite(runner: Runner, sr: NDArray[np.float32], tile: Tile) -> None:
     if not np.isfinite(sr).all():
         bad = float(np.mean(~np.isfinite(sr)))
         raise BackendError(
-            f"{runner.spec} gave values that are not finite ({100 * bad:.2g} % of the tile at row {place[0].start}, "
-            f"column {place[1].start}); try --backend {runner.spec.backend}:fp32, or sr-deploy verify"
+            f"{runner.spec} gave values that are not finite ({100 * bad:.2g} % of the tile at row {tile.row.start}, "
+            f"column {tile.column.start}); try --backend {runner.spec.backend}:fp32, or sr-deploy verify"
         )
-    return sr

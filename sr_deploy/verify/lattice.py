@@ -1,37 +1,160 @@
-"""On which inputs an artefact is compared: a small one, an odd one, a batch. No torch here."""
+"""On which inputs an artefact is compared: shapes times contents, as many as its cost allows. No torch here.
+
+Every shape is run at least once and so is every content; the shapes of the lattice below with a photograph each, the
+contents that are then missing on one of them. What else of the product is run depends on what it costs: the
+cheapest first, until a budget is spent. A small network so gets the whole product of the small shapes, a large one
+little more than the covering. Shapes of the deployment's profiles that cost too much are left out by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Profile, Shape
+from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
 
-CONTENT = "photograph"
-# The odd sides find padding and index mistakes, the batch finds what is wrong across images, the square is the plain
-# case. All small: each backend runs each of them, and FP32 PyTorch too.
-LATTICE = (Shape(1, 64, 64), Shape(1, 37, 53), Shape(2, 48, 64))
+# The plain case; primes find padding and index mistakes, one pixel high or wide finds kernels that look beyond both
+# borders, the batch finds what is wrong across images. All small: each backend runs each of them.
+LATTICE = (
+    Shape(1, 64, 64),
+    Shape(1, 37, 53),
+    Shape(2, 48, 64),
+    Shape(3, 9, 15),
+    Shape(1, 41, 1),
+    Shape(1, 1, 43),
+)
 # PyTorch's true half convolutions on a CPU take ten times as long as FP32 ones (measured).
-SMALL_LATTICE = (Shape(1, 25, 31), Shape(2, 16, 24))
+SMALL_LATTICE = (Shape(1, 25, 31), Shape(2, 16, 24), Shape(1, 19, 1))
+
+ONE_INPUT = 64e9
+"""What one input with a profile's shape may cost, in multiply-adds; a larger one is left out, and that is said."""
+EXTRA = 2e9
+"""For inputs that no shape and no content needs, in multiply-adds."""
+_PER_SAMPLE = 4000
+"""What comparing one sample of an output costs, in multiply-adds."""
+_SLOW = 10
 
 
-def lattice_for(choice: BackendChoice, device: str, profiles: Sequence[Profile], input_multiple: int) -> list[Shape]:
+@dataclass(frozen=True)
+class Point:
+    """One input."""
+
+    shape: Shape
+    """Batch, height and width."""
+    content: str
+    """One of `CONTENTS`."""
+
+    def __str__(self) -> str:
+        return f"{self.content} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The inputs for one backend."""
+
+    points: tuple[Point, ...]
+    """What is run."""
+    left_out: tuple[str, ...] = ()
+    """Shapes that are not, with the reason."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one input pixel costs."""
+
+    multiply_adds: float
+    """Of the network."""
+    samples: int
+    """Of the output."""
+
+    @property
+    def in_all(self) -> float:
+        """Computing and comparing, in multiply-adds."""
+        return self.multiply_adds + _PER_SAMPLE * self.samples
+
+
+def plan_lattice(
+    choice: BackendChoice,
+    device: str,
+    taken: Sequence[Profile],
+    input_multiple: int,
+    *,
+    deployed: Sequence[Profile] = (),
+    cost: Cost | None = None,
+) -> Lattice:
     """The inputs for one backend, brought to what it takes.
 
     Args:
         choice: backend and precision.
         device: where it runs.
-        profiles: shapes that it takes; none: any.
+        taken: shapes that it takes; none: any.
         input_multiple: of height and width; sides are rounded up to it.
-
-    Returns:
-        Shapes without repetition.
+        deployed: the shapes that the deployment is for; their least, best and greatest ones join the lattice.
+        cost: of one input pixel; None: unknown, and nothing beyond the covering of the small shapes is run.
     """
-    true_half_on_cpu = choice == BackendChoice("torch", "fp16") and device == "cpu"
-    wanted = [_round_up(shape, input_multiple) for shape in (SMALL_LATTICE if true_half_on_cpu else LATTICE)]
-    if profiles:
-        wanted = [_nearest(shape, profiles, input_multiple) for shape in wanted]
-    return list(dict.fromkeys(wanted))
+    slow = choice == BackendChoice("torch", "fp16") and device == "cpu"
+    small = [_fit(shape, taken, input_multiple) for shape in (SMALL_LATTICE if slow else LATTICE)]
+    shapes = list(dict.fromkeys(small))
+    left_out = []
+    for profile in dict.fromkeys((*taken, *deployed)):
+        for shape in (profile.min, profile.opt, profile.max):
+            fitted = _fit(shape, taken, input_multiple)
+            reason = _why_too_large(fitted, cost, slow=slow)
+            if fitted in shapes:
+                continue
+            if reason is None:
+                shapes.append(fitted)
+            else:
+                left_out.append(f"{fitted}: {reason}")
+    points = list(dict.fromkeys(_cover(shapes)))
+    points += _afford(shapes, points, cost, slow=slow)
+    return Lattice(tuple(points), tuple(dict.fromkeys(left_out)))
+
+
+def _cover(shapes: Sequence[Shape]) -> Iterator[Point]:
+    """Each shape with a photograph, and each other content on the second, which is small and has no round sides."""
+    for shape in shapes:
+        yield Point(shape, PHOTOGRAPH)
+    for content in CONTENTS:
+        yield Point(shapes[min(1, len(shapes) - 1)], content)
+
+
+def _afford(shapes: Sequence[Shape], have: Sequence[Point], cost: Cost | None, *, slow: bool) -> list[Point]:
+    """What else of the product fits into the budget, the cheapest first."""
+    if cost is None:
+        return []
+    budget = EXTRA / _SLOW if slow else EXTRA
+    more: list[Point] = []
+    for shape in sorted(shapes, key=_pixels):
+        for content in CONTENTS:
+            point = Point(shape, content)
+            budget -= 0 if point in have else _pixels(shape) * cost.in_all
+            if budget < 0:
+                return more
+            if point not in have:
+                more.append(point)
+    return more
+
+
+def _why_too_large(shape: Shape, cost: Cost | None, *, slow: bool) -> str | None:
+    if cost is None:
+        return "what the graph costs is unknown, so it may be too large to be run here"
+    work = _pixels(shape) * cost.in_all
+    limit = ONE_INPUT / _SLOW if slow else ONE_INPUT
+    if work <= limit:
+        return None
+    return f"takes the time of {work / 1e9:.0f} billion multiply-adds, and one input may take {limit / 1e9:.0f} here"
+
+
+def _pixels(shape: Shape) -> int:
+    return shape.n * shape.h * shape.w
+
+
+def _fit(shape: Shape, profiles: Sequence[Profile], multiple: int) -> Shape:
+    rounded = _round_up(shape, multiple)
+    return _nearest(rounded, profiles, multiple) if profiles else rounded
 
 
 def _round_up(shape: Shape, multiple: int) -> Shape:

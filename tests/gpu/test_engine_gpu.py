@@ -1,4 +1,7 @@
-"""Engines where a GPU is: built for it, opened, and asked what precision their layers really have."""
+"""Engines where a GPU is: built for it, opened, and asked what precision their layers really have.
+
+Not executed while it was written: no machine with one was at hand.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ from sr_deploy import trt
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Backend, Precision
-from sr_deploy.bundle import parse_profile
+from sr_deploy.bundle import EngineOptions, parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
+from sr_deploy.errors import BackendError
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
+from sr_deploy.runners.open_engine import restore_weights
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,9 +46,7 @@ def capabilities(backend: Backend) -> tuple[str, ...]:
     return (mine,) if backend == "tensorrt-rtx" else ()
 
 
-@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
-@pytest.mark.parametrize(("precision", "declared"), [("fp32", "FLOAT"), ("fp16", "HALF")])
-def test_engine_opens_and_says_its_precision(graphs, backend, precision, declared):
+def request_for(graphs: dict[Precision, Path], backend: Backend, precision: Precision, **changes: object):
     reason = trt.why_not_buildable(backend)
     if reason is not None:
         pytest.skip(reason)
@@ -55,7 +58,60 @@ def test_engine_opens_and_says_its_precision(graphs, backend, precision, declare
         profiles=PROFILES,
         compute_capabilities=capabilities(backend),
     )
-    record = build_engine(request).record
+    return request.model_copy(update=changes)
+
+
+def open_engine(backend: Backend, engine: bytes):
+    """The engine, by its SDK. Only one of the two can be opened in a process: the other is skipped."""
+    try:
+        sdk = trt.select_sdk(backend)
+    except BackendError as error:
+        pytest.skip(str(error))
+    opened = sdk.Runtime(sdk.Logger(sdk.Logger.WARNING)).deserialize_cuda_engine(engine)
+    assert opened is not None
+    return opened
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize(("precision", "declared"), [("fp32", "FLOAT"), ("fp16", "HALF")])
+def test_engine_opens_and_says_its_precision(graphs, backend, precision, declared):
+    record = build_engine(request_for(graphs, backend, precision)).record
     assert record.convolution_precisions == {declared: 4}
+    assert record.declared == {f"conv_{index}": precision for index in range(4)}
+    assert record.multiply_add_shares == pytest.approx({precision: 1.0})
     assert not record.inspected.startswith("not inspected")
     assert any(word in record.inspected for word in (("Half", "FP16") if precision == "fp16" else ("Float", "FP32")))
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_the_engine_has_the_very_shapes_that_were_asked_for(graphs, backend):
+    profiles = (*PROFILES, parse_profile("frame=1x72x128,1x72x128,1x72x128"))
+    engine = open_engine(backend, build_engine(request_for(graphs, backend, "fp16", profiles=profiles)).engine)
+    shapes = [tuple(map(tuple, engine.get_tensor_profile_shape("lr", index))) for index in range(2)]
+    assert shapes == [((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 128, 128)), ((1, 3, 72, 128),) * 3]
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("options", [EngineOptions(strip_weights=True), EngineOptions(refittable=True)])
+def test_weights_can_be_left_out_and_put_back(graphs, backend, options):
+    plain = build_engine(request_for(graphs, backend, "fp32"))
+    built = build_engine(request_for(graphs, backend, "fp32", options=options))
+    assert built.record.key != plain.record.key
+    engine = open_engine(backend, built.engine)
+    assert engine.refittable
+    restore_weights(trt.select_sdk(backend), engine, graphs["fp32"])
+
+
+def test_a_timing_cache_is_learnt_and_taken(graphs):
+    request = request_for(graphs, "tensorrt", "fp16")
+    first = build_engine(request, timing_cache=b"")
+    assert first.timing_cache
+    again = build_engine(request, timing_cache=first.timing_cache)
+    assert again.timing_cache
+    assert again.record.build_seconds < first.record.build_seconds
+
+
+def test_compatible_engines_of_the_data_centre_sdk_build(graphs):
+    options = EngineOptions(version_compatible=True, hardware_compatible=True, optimisation_level=1, workspace_gib=1)
+    record = build_engine(request_for(graphs, "tensorrt", "fp16", options=options)).record
+    assert (record.flags["version_compatible"], record.flags["hardware_compatible"]) == ("on", "on")

@@ -91,6 +91,20 @@ def test_engines_agree_with_pytorch(model, lr, backend, precision, floor):
             runner.infer(np.zeros((1, 3, 8000, 8000), np.float32))
 
 
+def test_compiled_kernels_are_kept_with_the_bundle(model, lr):
+    choice = BackendChoice("tensorrt-rtx", "fp16")
+    reason = why_not_buildable(choice.backend) or why_not_runnable(model, choice)
+    if reason:
+        pytest.skip(reason)
+    outputs = []
+    for _ in range(2):  # the second one starts with the first one's kernels
+        with open_runner(model, choice) as runner:
+            outputs.append(runner.infer(lr))
+    (cache,) = (model.path / "caches").glob("*.runtime")
+    assert cache.stat().st_size > 0
+    np.testing.assert_array_equal(*outputs)
+
+
 @pytest.mark.parametrize("backend", TENSORRT_BACKENDS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_engines_take_and_give_8_bit_pictures(tmp_path, lr, backend, precision):

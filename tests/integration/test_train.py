@@ -235,9 +235,7 @@ def test_a_training_that_diverges_ends_and_keeps_the_checkpoints(tmp_path, make_
         optimiser={"learning_rate": 1e30, "schedule": {"kind": "constant"}},
         run={"checkpoint_every": 1, "bad_steps": 2, "keep_checkpoints": 9},
     )
-    with pytest.raises(
-        TrainingError, match=r"no number in 3 steps in a row, up to step 4 \(loss (nan|inf)\)"
-    ):
+    with pytest.raises(TrainingError, match=r"no number in 3 steps in a row, up to step 4 \(loss (nan|inf)\)"):
         train(recipe, tmp_path / "run")
     manifest = read_manifest(tmp_path / "run")
     assert manifest.status == "failed"

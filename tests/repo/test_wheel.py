@@ -35,6 +35,7 @@ def test_contents(wheel):
     assert shipped == in_checkout
     assert "sr_deploy/_companions/train/demo.toml" in shipped
     assert {"sr_deploy/measure/data/niqe_pris_params.npz", "sr_deploy/measure/data/NOTICE"} <= set(names)
+    assert {"sr_deploy/verify/page/style.css", "sr_deploy/verify/page/slider.js"} <= set(names)
     assert "sr_deploy/_companions/train/prepare_data.py" in names  # data, as the recipes: nothing imports it
     packed = {name for name in names if name.endswith(".py") and "_companions" not in name}
     assert packed == {path.relative_to(ROOT).as_posix() for path in (ROOT / "sr_deploy").rglob("*.py")}

@@ -77,11 +77,17 @@ def test_graph_is_rewritten_unless_the_spec_says_no(made, checkpoint, tmp_path):
     timing = result.saving.timing
     assert timing is not None
     assert timing.ratio_low <= timing.ratio <= timing.ratio_high
+    added = {entry.backend: entry.rewrites for entry in result.certificate}
+    assert timing.rewrites == added["openvino:fp32"]
+    assert added["onnxruntime:fp16"] == ()
     spec = ExportSpec(profiles=(TILE,)).with_options(rewrite=False)
     plain = export_bundle(checkpoint, spec, tmp_path / "plain", backend="none")
     assert plain.saving is None
     assert plain.bundle.manifest.rewrites == ()
     assert plain.passed
+    # The file is as PyTorch's exporter gives it; a runner still does to it what it does to everybody's.
+    of_plain = {entry.backend: entry.rewrites for entry in plain.certificate}
+    assert of_plain["openvino:fp32"] == result.bundle.manifest.rewrites + added["openvino:fp32"]
     assert plain.bundle.manifest.graph("fp32").sha256 != result.bundle.manifest.graph("fp32").sha256
     operators = [node.op_type for node in onnx.load(plain.bundle.graph("fp32")).graph.node]
     assert operators.count("Resize") == 1  # as PyTorch's exporter gives it
@@ -153,7 +159,7 @@ def test_without_any_sdk_the_bundle_is_complete(checkpoint, tmp_path, monkeypatc
 
 
 def test_failing_builder_does_not_fail_the_export(checkpoint, tmp_path, monkeypatch):
-    def refuse(request):
+    def refuse(request, **options):
         raise BackendError("tensorrt-rtx could not build an engine from model.fp32.onnx: no tactics")
 
     monkeypatch.setattr(trt, "why_not_buildable", lambda backend: None)
@@ -175,7 +181,7 @@ def test_bundle_is_replaced_as_a_whole_and_nothing_else_is(checkpoint, tmp_path)
     second = export_bundle(checkpoint, spec, out, backend="none")
     assert first.bundle.manifest.created_at < second.bundle.manifest.created_at
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["bundle.json", "certificate.json", "generator.safetensors", "model.fp32.onnx"]
+    assert names == ["bundle.json", "certificate.html", "certificate.json", "generator.safetensors", "model.fp32.onnx"]
     assert [path.name for path in out.parent.iterdir()] == ["one"]
     other = tmp_path / "mine"
     other.mkdir()

@@ -15,11 +15,11 @@ from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import open_bundle
+from sr_deploy.certification import verify_model
 from sr_deploy.cli import main
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
-from sr_deploy.verify.model import verify_model
 
 SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
 PROFILE = "tile=1x16x16,1x32x32,1x64x64"
@@ -94,7 +94,7 @@ def test_a_wrong_weight_still_fails(bundles, tmp_path, ends, error):
     manifest = folder / "bundle.json"
     manifest.write_text(manifest.read_text().replace(before, sha256_of(path)))
     (folder / "certificate.json").unlink()
-    entries = {entry.backend: entry.passed for entry in verify_model(folder)}
+    entries = {entry.backend: entry.passed for entry in verify_model(folder).entries}
     assert (entries["onnxruntime:fp32"], entries["openvino:fp32"]) == (False, False)
 
 
@@ -153,7 +153,7 @@ def test_a_runner_takes_and_gives_float32_and_says_what_lies_behind(bundles, end
 
 
 def test_a_graph_without_its_weights_is_compared_with_itself(bundles):
-    for entry in verify_model(bundles["uint8"] / "model.fp32.onnx"):
+    for entry in verify_model(bundles["uint8"] / "model.fp32.onnx").entries:
         assert entry.passed
         assert entry.thresholds["rounding"] == 1 / 255  # both are rounded
 

@@ -4,7 +4,15 @@ import threading
 import pytest
 
 from sr_deploy.errors import InputError, OutputError
-from sr_deploy.files import make_folder, replacing_file, replacing_folder, require_file, sha256_of, write_text
+from sr_deploy.files import (
+    make_folder,
+    remove_partial_files,
+    replacing_file,
+    replacing_folder,
+    require_file,
+    sha256_of,
+    write_text,
+)
 
 
 def test_hash_is_that_of_the_bytes(tmp_path):
@@ -110,3 +118,14 @@ def test_full_disk_is_said_in_plain_words(tmp_path):
         full.write("x")
         full.flush()
     assert os.listdir(tmp_path) == []
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    with replacing_file(tmp_path / "a.png") as temporary:
+        left = tmp_path / temporary.name.replace(".png", "-of-a-killed-one.png")
+        left.write_text("half")
+        temporary.write_text("whole")
+    (tmp_path / "b.png").write_text("mine")
+    assert left.exists()
+    remove_partial_files(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]

@@ -1,4 +1,8 @@
 import json
+import os
+import pty
+import subprocess
+import sys
 
 from pydantic import BaseModel
 
@@ -35,3 +39,34 @@ def test_progress_without_a_terminal_is_a_line_each_tenth_on_stderr(capsys):
     assert lines[0].startswith("training: 10 %, ")
     assert lines[0].endswith("s left, loss 5")
     assert lines[-1] == "training: 100 %, 0 s left, loss 50"
+
+
+def test_status_says_now_and_then_what_is_done_where_there_is_no_terminal(capsys):
+    output = Output(as_json=False)
+    with output.status() as tell:
+        for seconds in (0.5, 9.9, 10.0, 12.0, 19.0, 20.5):
+            tell(f"at {seconds}", seconds)
+        tell("the next one", 1.0)  # time begins anew
+        tell("the next one goes on", 11.0)
+    assert capsys.readouterr().err.splitlines() == ["at 10.0", "at 20.5", "the next one goes on"]
+
+
+def test_status_is_rewritten_in_place_on_a_terminal_and_gives_way_to_lines():
+    code = """
+from sr_deploy.cli.output import Output
+output = Output(as_json=False)
+with output.status() as tell:
+    tell("Building engine 1/6", 1.0)
+    tell("Building engine 2/6", 2.0)
+    output.log("built")
+output.log("the end")
+"""
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm"}
+    subprocess.run([sys.executable, "-c", code], stderr=slave, check=True, env=environment)
+    os.close(slave)
+    text = os.read(master, 65536).decode()
+    os.close(master)
+    shown, built, end = (text.index(words) for words in ("Building engine 2/6", "built", "the end"))
+    assert shown < built < end
+    assert "\x1b[2K" in text[shown:built]  # the line was cleared

@@ -81,7 +81,7 @@ def test_tiles_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "message"),
     [
         (["none.png", "out.png"], "none.png does not exist; give a picture"),
-        ([".", "out.png"], ". is a folder, but a picture must be a file"),
+        ([".", "out.png"], ". is a folder, but out.png is the name of a picture; give a folder for the results"),
         (["net.safetensors", "out.png"], "net.safetensors is no picture that can be read; give a JPEG, PNG"),
         (["cut.png", "out.png"], "cut.png is a damaged or incomplete PNG file"),
         (["in.png", "in.png"], "in.png is the picture to read; give another name for the result"),
@@ -224,3 +224,93 @@ def test_auto_is_the_fastest_on_a_cpu_and_needs_no_torch(here: Path, graph: Path
     assert lines[1].startswith(f"backend  {best}:fp32 ")
     assert lines[-1] == "0 False"
     assert np.abs(read_image(here / "out.png").astype(int) - expected_picture(here)).max() <= 1
+
+
+# --- formats, sizes, folders
+
+
+def test_scale_alpha_and_quality(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sr_deploy.imaging.picture import Picture, read_picture, write_picture
+
+    pixels = read_image(here / "in.png")
+    write_picture(here / "clear.png", Picture(pixels, np.ascontiguousarray(pixels[..., 0]), dpi=(300, 300)))
+    model = ["--model", "net.safetensors", "--backend", "torch"]
+    assert main(["upscale", "clear.png", "small.webp", *model, "--scale", "1.5", "--alpha", "bicubic"]) == 0
+    assert "small.webp: 101x60 to 152x90, whole, " in capsys.readouterr().out
+    small = read_picture(here / "small.webp")
+    assert small.pixels.shape == (90, 152, 3)
+    assert small.alpha is not None
+    assert small.dpi == pytest.approx((300, 300), rel=1e-4)
+    sizes = []
+    for quality in ("20", "90"):
+        assert main(["upscale", "in.png", "q.jpg", *model, "--quality", quality]) == 0
+        sizes.append((here / "q.jpg").stat().st_size)
+    assert 2 * sizes[0] < sizes[1]
+
+
+def test_what_a_format_cannot_hold_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sr_deploy.imaging.picture import Picture, write_picture
+
+    write_picture(here / "deep.png", Picture(read_image(here / "in.png").astype(np.uint16) * 257))
+    words = ["upscale", "deep.png", "out.jpg", "--model", "net.safetensors", "--backend", "torch"]
+    assert main(words) == 0
+    assert "note     JPEG holds 8 bits per channel: 16 bits were rounded" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["losses"] == ["JPEG holds 8 bits per channel: 16 bits were rounded"]
+    assert (document["recomputed"], document["halvings"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["in.png", "o.png", "--scale", "0"], "a scale is a number above 0, as in 2 or 1.5, not 0.0"),
+        (["in.png", "o.png", "--quality", "80"], "PNG files lose nothing, so quality 80 means nothing for o.png"),
+        (["in.png", "o.png", "--format", "png"], "--format is for folders; the ending of o.png says the format"),
+        (["in.png", "o.png", "--max-megapixels", "0.005"], "is 101x60, 0.0 megapixels; at most 0.005 are taken"),
+        (["in.png", "o.png", "--scale", "5000"], "would become 505000x300000"),
+        (
+            ["folder", "o", "--format", "bmp"],
+            "unknown format 'bmp'; known: .png, .jpg, .jpeg, .webp, .tif, .tiff, .avif",
+        ),
+        (["folder", "folder"], "folder holds the pictures to read; give another folder for the results"),
+        (["folder", "in.png"], "folder is a folder, but in.png is the name of a picture"),
+        (["none", "o"], "none does not exist; give a picture"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    (here / "folder").mkdir()
+    shutil.copy(here / "in.png", here / "folder")
+    before = sorted(here.rglob("*"))
+    assert main(["upscale", *words, "--model", "net.safetensors", "--backend", "torch"]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_folder_with_a_bad_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "album" / "deep").mkdir(parents=True)
+    shutil.copy(here / "in.png", here / "album" / "a.png")
+    shutil.copy(here / "in.png", here / "album" / "deep" / "b.png")
+    (here / "album" / "c.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut short")
+    words = ["upscale", "album", "large", "--model", "net.safetensors", "--backend", "torch", "--format", "tif"]
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0] == "model    net.safetensors"
+    assert lines[-1].startswith("large: 2 written, 1 failed, ")
+    failed = [line for line in captured.err.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 1
+    assert failed[0].startswith("failed: album/c.jpg: album/c.jpg is a damaged or incomplete JPEG file")
+    for name in ("large/a.tif", "large/deep/b.tif"):
+        assert np.abs(read_image(here / name).astype(int) - expected_picture(here)).max() <= 1
+    assert main([*words, "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["written"], document["skipped"]) == ([], ["large/a.tif", "large/deep/b.tif"])
+    assert [entry["source"] for entry in document["failed"]] == ["album/c.jpg"]
+    (here / "album" / "c.jpg").unlink()
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("large: 0 written, 2 finished before, ")

@@ -28,12 +28,15 @@ def broken(make_bundle, exported, tmp_path_factory):
 def test_a_sound_bundle_gives_0_and_a_table(bundle, capsys):
     assert main(["verify", str(bundle.path)]) == 0
     out = capsys.readouterr().out
-    rows = [line for line in out.splitlines() if "model.fp" in line or "generator.safe" in line]
+    rows = [line for line in out.splitlines() if line.startswith(("│ model.fp", "│ generator.safe"))]
     assert len(rows) == 4
     assert all(" ok " in row for row in rows)
     assert "fp16 figure:" in out
-    assert "inputs: photographs, 1x64x64, 1x37x53, 2x48x64" in out
-    assert f"written: {bundle.path / 'certificate.json'}" in out.replace("\n", "")
+    assert "inputs: photograph, text, checkerboard, saturated, noise, dark, gradient, flat in shapes 1x64x64, " in out
+    assert "drift ledger, fp16, " in out
+    assert "5 of 5 checks found nothing wrong" in out
+    written = f"written: {bundle.path / 'certificate.json'}, {bundle.path / 'certificate.html'}"
+    assert written in out.replace("\n", "")
     assert out.rstrip().endswith("verified")
 
 
@@ -45,21 +48,28 @@ def test_a_graph_that_falls_short_gives_3_and_is_written_down(broken, capsys):
     certificate = json.loads((broken.path / "certificate.json").read_text())
     assert certificate["entries"] == document["entries"]
     assert main(["verify", str(broken.path)]) == 3
-    assert (
-        "NOT verified: model.fp32.onnx on onnxruntime:fp32, model.fp32.onnx on openvino:fp32" in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert "NOT verified: model.fp32.onnx on onnxruntime:fp32, model.fp32.onnx on openvino:fp32" in out
+    assert "WRONG: model.fp32.onnx (weights): tensor 'body." in out
 
 
 def test_the_margin_is_the_smallest_distance_to_a_threshold(bundle, capsys):
     assert main(["verify", str(bundle.path), "--backend", "onnxruntime:fp16", "--json"]) == 0
     entry = CertificateEntry.model_validate(json.loads(capsys.readouterr().out)["entries"][0])
-    changes = {"thresholds": {"max_abs": 0.01, "psnr_db": 50.0}}
-    near = entry.model_copy(update=changes | {"worst_max_abs": 0.001, "worst_psnr_db": 75.0})
-    assert describe_margin(near) == "+20.0 dB"
-    missed = entry.model_copy(update=changes | {"worst_max_abs": 0.001, "worst_psnr_db": 48.5})
-    assert describe_margin(missed) == "-1.5 dB"
-    broken = entry.model_copy(update=changes | {"worst_max_abs": float("inf"), "worst_psnr_db": 0.0})
-    assert describe_margin(broken) == "-inf dB"
+
+    def with_figures(*figures):
+        measurements = [
+            entry.measurements[0].model_copy(update={"max_abs": max_abs, "psnr_db": psnr_db})
+            for max_abs, psnr_db in figures
+        ]
+        return entry.model_copy(
+            update={"thresholds": {"max_abs": 0.01, "psnr_db": 50.0}, "measurements": tuple(measurements)}
+        )
+
+    assert describe_margin(with_figures((0.001, 75.0), (0.0, None))) == "+20.0 dB"
+    assert describe_margin(with_figures((0.001, 75.0), (0.001, 48.5))) == "-1.5 dB"
+    assert describe_margin(with_figures((0.001, 75.0), (float("inf"), 0.0))) == "-inf dB"
+    assert describe_margin(with_figures((0.0, None))) == ""
 
 
 def test_backends_can_be_named(bundle, capsys):

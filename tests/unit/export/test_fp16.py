@@ -144,13 +144,142 @@ def test_graphs_of_other_types_are_refused(kind):
         convert_model_to_fp16(model, "net")
 
 
-def test_quantised_graphs_are_refused():
+def quantised_model(opset=20):
+    """A convolution with int8 weights for each output channel, on an input of one scale."""
+    rng = np.random.default_rng(3)
     nodes = [
-        helper.make_node("QuantizeLinear", ["x", "k"], ["q"], name="quantise_0"),
-        helper.make_node("DequantizeLinear", ["q", "k"], ["y"]),
+        helper.make_node("QuantizeLinear", ["x", "s", "zero"], ["q"], name="quantise_0"),
+        helper.make_node("DequantizeLinear", ["q", "s", "zero"], ["d"], name="dequantise_0"),
+        helper.make_node("DequantizeLinear", ["w", "t"], ["dw"], name="dequantise_w", axis=0),
+        helper.make_node("Conv", ["d", "dw", "b"], ["c"], name="conv_0", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c", "d"], ["y"], name="add_0"),
     ]
-    with pytest.raises(GraphError, match=r"node 'quantise_0' quantises \(QuantizeLinear\)"):
-        convert_model_to_fp16(model_of(nodes, [("k", np.float32(0.1))]), "net")
+    constants = [
+        ("s", np.float32(1 / 128)),
+        ("zero", np.int8(0)),
+        ("w", rng.integers(-127, 128, (3, 3, 3, 3)).astype(np.int8)),
+        ("t", np.array([1 / 256, 1 / 512, 1 / 1024], np.float32)),
+        ("b", np.array([0.5, -0.25, 0.0], np.float32)),
+    ]
+    model = model_of(nodes, constants)
+    model.opset_import[0].version = opset
+    return model
+
+
+def test_quantised_graphs_keep_their_whole_numbers_and_take_fp16_scales():
+    model = quantised_model()
+    x = np.random.default_rng(1).random((1, 3, 6, 5), dtype=np.float32)
+    expected = run(model, x)
+    convert_model_to_fp16(model, "net")
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    half, int8 = TensorProto.FLOAT16, TensorProto.INT8
+    assert kinds == {"s": half, "zero": int8, "w": int8, "t": half, "b": half}
+    assert [node.op_type for node in model.graph.node].count("Cast") == 2
+    # These scales are powers of two, so only the quantiser's ties and the result's rounding differ.
+    assert np.abs(run(model, x) - expected).max() < 2 / 128
+
+
+def test_a_planned_convolution_takes_what_is_dequantised_to_fp32():
+    model = quantised_model()
+    convert_model_to_fp16(model, "net", keep_fp32=["conv_0"])
+    nodes = {node.name: node for node in model.graph.node}
+    makers = {node.output[0]: node for node in model.graph.node}
+    assert [makers[name].op_type for name in nodes["conv_0"].input[:2]] == ["DequantizeLinear"] * 2
+    assert makers[nodes["add_0"].input[1]].name == "dequantise_0"  # the FP16 reader keeps its own
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for name, kind in (("conv_0", TensorProto.FLOAT), ("dequantise_0", TensorProto.FLOAT16)):
+        node = makers[nodes[name].input[0]] if name == "conv_0" else nodes[name]
+        assert kinds[node.input[1]] == kind
+    x = np.random.default_rng(1).random((1, 3, 6, 5), dtype=np.float32)
+    assert np.abs(run(model, x) - run(quantised_model(), x)).max() < 2 / 128
+
+
+def test_quantised_graphs_of_old_operator_sets_are_refused():
+    with pytest.raises(GraphError, match=r"node 'quantise_0' quantises \(QuantizeLinear\) in operator set 17"):
+        convert_model_to_fp16(quantised_model(opset=17), "net")
+
+
+def chain():
+    """Four convolutions in a row with a residual; all names known."""
+    rng = np.random.default_rng(5)
+    weights = [(f"w{index}", (rng.random((3, 3, 3, 3)) - 0.5).astype(np.float32)) for index in range(4)]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], name="c0", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "w1"], ["b"], name="c1", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["b", "w2"], ["c"], name="c2", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c", "a"], ["d"], name="sum"),
+        helper.make_node("Conv", ["d", "w3"], ["y"], name="c3", pads=[1, 1, 1, 1]),
+    ]
+    return model_of(nodes, weights)
+
+
+@pytest.mark.parametrize(
+    ("keep", "casts"),
+    [
+        ((), ["x to 16", "y to 32"]),
+        (("c1",), ["x to 16", "a to 32", "b to 16", "y to 32"]),
+        (("c1", "c2"), ["x to 16", "a to 32", "c to 16", "y to 32"]),  # none between neighbours
+        (("c0",), ["a to 16", "y to 32"]),  # it reads the FP32 input as it is; one cast for both readers of its result
+        (("c3",), ["x to 16", "d to 32"]),
+        (("c0", "c1", "c2", "sum", "c3"), []),
+    ],
+    ids=str,
+)
+def test_casts_stand_at_the_borders_of_what_is_kept_only(keep, casts):
+    model = chain()
+    x = np.random.default_rng(1).random((1, 3, 6, 5), dtype=np.float32)
+    expected = run(model, x)
+    convert_model_to_fp16(model, "net", keep_fp32=keep)
+    seen = [node for node in model.graph.node if node.op_type == "Cast"]
+    words = [f"{node.input[0].removesuffix('_fp16')} to {16 if node.attribute[0].i == 10 else 32}" for node in seen]
+    assert words == casts
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert kinds == {f"w{i}": TensorProto.FLOAT if f"c{i}" in keep else TensorProto.FLOAT16 for i in range(4)}
+    sr = run(model, x)
+    assert psnr(sr, expected) > 60
+    assert np.array_equal(sr, expected) == (len(keep) == 5)
+
+
+def test_an_output_that_is_read_again_and_constants_of_both_sides_are_parted():
+    nodes = [
+        helper.make_node("Mul", ["x", "k"], ["y"], name="half"),
+        helper.make_node("Constant", [], ["one"], value_float=1.0, name="one"),
+        helper.make_node("Mul", ["y", "k"], ["z"], name="kept"),
+        helper.make_node("Add", ["z", "one"], ["u"], name="more"),
+        helper.make_node("Add", ["u", "one"], ["v"], name="kept_too"),
+    ]
+    model = model_of(nodes, [("k", np.full((1, 3, 1, 1), 3, np.float32))])
+    model.graph.output.append(helper.make_tensor_value_info("v", TensorProto.FLOAT, [1, 3, None, None]))
+    x = np.arange(12, dtype=np.float32).reshape(1, 3, 2, 2)
+    convert_model_to_fp16(model, "net", keep_fp32=["kept", "kept_too"])
+    onnx.checker.check_model(model, full_check=True)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    y, v = session.run(["y", "v"], {"x": x})
+    assert np.array_equal(y, 3 * x)
+    assert np.array_equal(v, 9 * x + 2)
+    assert {tensor.name: tensor.data_type for tensor in model.graph.initializer} == {"k": 1, "k.fp16": 10}
+
+
+def test_what_steers_a_resize_is_computed_in_fp32():
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Cast", ["shape"], ["sides"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["sides", "factor"], ["more"]),
+        helper.make_node("Div", ["more", "sides"], ["s"]),
+        helper.make_node("Resize", ["x", "", "s"], ["y"], mode="nearest"),
+    ]
+    model = model_of(nodes, [("factor", np.array([1, 1, 3, 3], np.float32))])
+    x = np.ones((1, 3, 2, 2051), np.float32)  # a side that FP16 does not hold
+    convert_model_to_fp16(model, "net")
+    assert run(model, x).shape == (1, 3, 6, 6153)
+    assert [node.op_type for node in model.graph.node].count("Cast") == 3
+
+
+def test_unknown_nodes_to_keep_are_named():
+    with pytest.raises(GraphError, match=r"net has 0 nodes named 'conv_9'; one was to stay FP32"):
+        convert_model_to_fp16(chain(), "net", keep_fp32=["conv_9"])
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):

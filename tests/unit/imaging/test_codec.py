@@ -160,10 +160,10 @@ def make_kind(kind: str, path: Path, photograph: NDArray[np.uint8]) -> Path:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("alpha", r"has an alpha channel \(transparency\), which is not taken yet; remove it first"),
+        ("alpha", r"has an alpha channel \(transparency\), which is not taken here; remove it first"),
         ("gray alpha", r"has an alpha channel \(transparency\)"),
         ("palette alpha", r"has an alpha channel in its palette \(transparency\)"),
-        ("16 bit", "has 16 bits per channel; only 8-bit pictures are taken yet"),
+        ("16 bit", "has 16 bits per channel; only 8-bit pictures are taken here"),
         ("CMYK", "is a CMYK picture .*; convert it to RGB first"),
         ("float", "holds samples of type float, 1 per pixel, b-w; convert it to 8-bit RGB first"),
         ("GIF", r"is animated or has several pages \(2\); give a file with one picture"),

@@ -5,7 +5,9 @@ import pytest
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import EngineRecord, FileRecord, Shape, parse_profile
 from sr_deploy.errors import BackendError, ShapeError
-from sr_deploy.runners.engines import EngineSearch, find_engine, make_search
+from sr_deploy.files import sha256_of
+from sr_deploy.model import open_model
+from sr_deploy.runners.engines import EngineSearch, find_engine, find_engine_folder, make_search, why_stale
 from sr_deploy.trt import Gpu
 
 SEARCH = EngineSearch(
@@ -60,6 +62,32 @@ def test_a_stale_engine_is_an_error_that_says_what_to_run(changes, reason):
     assert "\n" not in str(raised.value)
 
 
+def test_a_version_compatible_engine_runs_on_later_releases_of_its_major_version():
+    flags = {"version_compatible": "on"}
+
+    def finds(built: str, installed: str) -> bool:
+        record = make_record(backend_version=built, flags=flags)
+        return why_stale(record, dataclasses.replace(SEARCH, version=installed)) is None
+
+    assert finds("10.9.0.34", "10.14.1.48")
+    assert finds("11.4.0.106", "11.4.0.106")
+    assert not finds("10.14.1.48", "10.9.0.34")
+    assert not finds("10.9.0.34", "11.4.0.106")
+    flags["version_compatible"] = "off"
+    assert not finds("10.9.0.34", "10.14.1.48")
+
+
+def test_a_hardware_compatible_engine_runs_on_other_gpus_from_ampere_on():
+    record = make_record(target="NVIDIA A10", flags={"hardware_compatible": "on"})
+
+    def runs_on(capability: str) -> bool:
+        gpu = Gpu("NVIDIA Other", capability)
+        return why_stale(record, dataclasses.replace(SEARCH, gpu=gpu)) is None
+
+    assert [runs_on(name) for name in ("sm75", "sm80", "sm90", "sm120")] == [False, True, True, True]
+    assert why_stale(make_record(target="NVIDIA A10"), SEARCH) is not None
+
+
 def test_engines_of_other_precisions_or_backends_are_none():
     others = [make_record(precision="fp32"), make_record(backend="tensorrt")]
     with pytest.raises(BackendError, match="there is no tensorrt-rtx:fp16 engine; on this machine run"):
@@ -71,10 +99,25 @@ def test_engines_of_other_precisions_or_backends_are_none():
 
 def test_an_engine_is_looked_for_with_the_hash_of_its_graph(make_bundle, tmp_path):
     bundle = make_bundle("compact-x4", tmp_path)
-    search = make_search(bundle, BackendChoice("tensorrt", "fp32"), "11.0", SEARCH.gpu)
+    model = open_model(bundle.path)
+    search = make_search(model, BackendChoice("tensorrt", "fp32"), "11.0", SEARCH.gpu)
     assert search.graph_sha256 == bundle.manifest.graphs[0].sha256
     with pytest.raises(BackendError, match="has no fp16 graph to run with tensorrt, only fp32"):
-        make_search(bundle, BackendChoice("tensorrt", "fp16"), "11.0", SEARCH.gpu)
+        make_search(model, BackendChoice("tensorrt", "fp16"), "11.0", SEARCH.gpu)
+
+
+def test_engines_of_a_lone_graph_are_looked_for_beside_it(exported, tmp_path):
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(exported("compact-x4").path.read_bytes())
+    model, choice = open_model(path), BackendChoice("tensorrt-rtx", "fp32")
+    search = make_search(model, choice, "1.7.1", SEARCH.gpu)
+    assert search.graph_sha256 == sha256_of(path)
+    assert search.rebuild == f"sr-deploy build {path} --backend tensorrt-rtx"
+    folder = find_engine_folder(model, choice)
+    assert folder.path == tmp_path / "theirs.engines"
+    assert folder.engines() == ()
+    with pytest.raises(BackendError, match=r"theirs\.onnx has no fp16 graph to run with tensorrt-rtx, only fp32"):
+        make_search(model, BackendChoice("tensorrt-rtx", "fp16"), "1.7.1", SEARCH.gpu)
 
 
 def test_the_profile_tuned_nearest_is_chosen():
@@ -110,8 +153,16 @@ def test_every_name_that_the_runner_uses_exists_in_the_real_bindings():
             "create_execution_context",
             "create_runtime_config",
         ),
-        "IRuntimeConfig": ("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"),
-        "Runtime": ("deserialize_cuda_engine",),
+        "IRuntimeConfig": (
+            "cuda_graph_strategy",
+            "dynamic_shapes_kernel_specialization_strategy",
+            "create_runtime_cache",
+            "set_runtime_cache",
+        ),
+        "IRuntimeCache": ("serialize", "deserialize"),
+        "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
+        "Refitter": ("refit_cuda_engine",),
+        "OnnxParserRefitter": ("refit_from_file",),
         "CudaGraphStrategy": ("WHOLE_GRAPH_CAPTURE",),
         "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
         "TensorIOMode": ("INPUT", "OUTPUT"),
@@ -136,9 +187,9 @@ def test_every_name_that_the_runner_uses_exists_in_the_real_bindings():
 
 def test_an_engine_that_does_not_load_is_an_error_with_the_way_out(tmp_path):
     sdk = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip install 'sr-deploy[rtx]')")
-    from sr_deploy.runners.tensorrt_runner import load_engine
+    from sr_deploy.runners.open_engine import load_engine
 
     path = tmp_path / "broken.engine"
     path.write_bytes(b"no engine" * 100)
     with pytest.raises(BackendError, match=r"cannot load .*broken.engine; build it again with: sr-deploy build"):
-        load_engine(sdk, path)
+        load_engine(sdk, path, {})

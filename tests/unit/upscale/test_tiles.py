@@ -11,7 +11,8 @@ from sr_deploy.bundle import Profile, Shape
 from sr_deploy.errors import BackendError, ShapeError
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.tiles import TilePlan, plan_tiles, run_tiles
+from sr_deploy.upscale.plan import TilePlan
+from sr_deploy.upscale.tiles import plan_tiles, run_tiles
 
 
 class NetworkRunner(BaseRunner):
@@ -165,7 +166,8 @@ def test_the_plan_worked_by_hand() -> None:
 
 
 def test_default_and_whole() -> None:
-    assert plan_tiles(384, 384, tile=None, halo=18).count == 1
+    assert plan_tiles(307, 307, tile=None, halo=18).count == 1
+    assert plan_tiles(308, 308, tile=None, halo=18).count == 4
     large = plan_tiles(1080, 1920, tile=None, halo=18)
     assert (large.window_height, large.window_width, large.count) == (245, 272, 5 * 8)  # 292 at most, but even
     assert large.rows[1].keep_to - large.rows[1].keep_from == 209

@@ -1,28 +1,73 @@
+from collections import Counter
+
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Shape, parse_profile
-from sr_deploy.verify.lattice import LATTICE, SMALL_LATTICE, lattice_for
+from sr_deploy.verify.contents import CONTENTS
+from sr_deploy.verify.lattice import EXTRA, LATTICE, SMALL_LATTICE, Cost, plan_lattice
 
 PLAIN = BackendChoice("onnxruntime", "fp32")
+HALF = BackendChoice("torch", "fp16")
+TILE = parse_profile("tile=1x32x32,1x256x256,2x512x512")
 
 
-def test_there_are_odd_sides_and_batches():
-    assert any(shape.h % 2 and shape.w % 2 for shape in LATTICE)
-    assert any(shape.n > 1 for shape in LATTICE)
-    assert lattice_for(PLAIN, "cpu", (), 1) == list(LATTICE)
+def shapes_of(lattice):
+    return list(dict.fromkeys(point.shape for point in lattice.points))
+
+
+def test_there_are_primes_strips_and_batches():
+    assert Shape(1, 37, 53) in LATTICE
+    assert any(shape.h == 1 for shape in LATTICE)
+    assert any(shape.w == 1 for shape in LATTICE)
+    assert any(shape.n > 1 and shape.h % 2 and shape.w % 2 for shape in LATTICE)
+
+
+def test_without_a_cost_each_shape_and_each_content_is_run_once():
+    lattice = plan_lattice(PLAIN, "cpu", (), 1, deployed=[TILE])
+    assert shapes_of(lattice) == list(LATTICE)
+    assert {point.content for point in lattice.points} == set(CONTENTS)
+    assert len(lattice.points) == len(LATTICE) + len(CONTENTS) - 1
+    assert len(lattice.left_out) == 3
+    assert lattice.left_out[0].startswith("1x32x32: what the graph costs is unknown")
+
+
+def test_a_cheap_network_runs_more_of_the_product_and_all_of_its_profile():
+    lattice = plan_lattice(PLAIN, "cpu", (), 1, deployed=[parse_profile("t=1x8x8,1x16x16,1x32x32")], cost=Cost(10, 3))
+    assert {Shape(1, 8, 8), Shape(1, 16, 16), Shape(1, 32, 32)} < set(shapes_of(lattice))
+    counts = Counter(point.shape for point in lattice.points)
+    assert all(counts[shape] == len(CONTENTS) for shape in (Shape(1, 8, 8), Shape(1, 41, 1), Shape(1, 37, 53)))
+    assert lattice.left_out == ()
+    assert len(set(lattice.points)) == len(lattice.points)
+
+
+def test_what_costs_too_much_is_left_out_and_named():
+    rrdb = Cost(18e6, 48)
+    lattice = plan_lattice(PLAIN, "cpu", (), 1, deployed=[TILE], cost=rrdb)
+    assert shapes_of(lattice) == [*LATTICE, Shape(1, 32, 32)]
+    assert [line.split(":")[0] for line in lattice.left_out] == ["1x256x256", "2x512x512"]
+    assert "1192 billion multiply-adds, and one input may take 64 here" in lattice.left_out[0]
+    covered = len(LATTICE) + 1 + len(CONTENTS) - 1
+    extra = sum(p.shape.n * p.shape.h * p.shape.w for p in lattice.points[covered:]) * rrdb.in_all
+    assert extra <= EXTRA
 
 
 def test_sides_are_rounded_up_to_the_multiple():
-    assert lattice_for(PLAIN, "cpu", (), 4) == [Shape(1, 64, 64), Shape(1, 40, 56), Shape(2, 48, 64)]
+    shapes = shapes_of(plan_lattice(PLAIN, "cpu", (), 4))
+    assert shapes[:3] == [Shape(1, 64, 64), Shape(1, 40, 56), Shape(2, 48, 64)]
+    assert Shape(1, 4, 44) in shapes
 
 
 def test_true_half_on_a_cpu_has_small_inputs():
-    half = BackendChoice("torch", "fp16")
-    assert lattice_for(half, "cpu", (), 1) == list(SMALL_LATTICE)
-    assert lattice_for(half, "cuda:0", (), 1) == list(LATTICE)
+    assert shapes_of(plan_lattice(HALF, "cpu", (), 1)) == list(SMALL_LATTICE)
+    assert shapes_of(plan_lattice(HALF, "cuda:0", (), 1)) == list(LATTICE)
 
 
 def test_shapes_are_brought_into_the_profiles():
     profiles = [parse_profile("tile=1x40x40,1x64x64,1x128x128"), parse_profile("b=2x48x48,2x48x64,4x64x64")]
-    assert lattice_for(PLAIN, "cuda:0", profiles, 1) == [Shape(1, 64, 64), Shape(1, 40, 53), Shape(2, 48, 64)]
+    shapes = shapes_of(plan_lattice(PLAIN, "cuda:0", profiles, 1, cost=Cost(1e3, 48)))
+    assert shapes[:3] == [Shape(1, 64, 64), Shape(1, 40, 53), Shape(2, 48, 64)]
+    assert {Shape(1, 128, 128), Shape(4, 64, 64)} < set(shapes)
+    assert all(any(profile.contains(shape) for profile in profiles) for shape in shapes)
     fixed = [parse_profile("fixed=1x6x5,1x6x5,1x6x5")]
-    assert lattice_for(PLAIN, "cpu", fixed, 1) == [Shape(1, 6, 5)]
+    only = plan_lattice(PLAIN, "cpu", fixed, 1, cost=Cost(1e3, 48))
+    assert shapes_of(only) == [Shape(1, 6, 5)]
+    assert len(only.points) == len(CONTENTS)

@@ -6,12 +6,15 @@ import onnx
 import pytest
 
 from sr_deploy.backends import BackendChoice
-from sr_deploy.bundle import EngineRecord, FileRecord, Thresholds, open_bundle, parse_profile
+from sr_deploy.bundle import Certificate, EngineRecord, FileRecord, Thresholds, open_bundle, parse_profile
+from sr_deploy.certification import verify_model
 from sr_deploy.errors import BackendError, BundleError, InputError
 from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 from sr_deploy.trt import visible_gpus
-from sr_deploy.verify.model import list_not_run, verify_model, worst_entry
+from sr_deploy.verify.contents import CONTENTS
+from sr_deploy.verify.lattice import LATTICE
+from sr_deploy.verify.model import list_not_run, worst_entry
 
 
 def change_weights(source, target, change):
@@ -33,7 +36,7 @@ def nudge_one(weights):
 @pytest.fixture(scope="module")
 def verified(make_bundle, tmp_path_factory):
     bundle = make_bundle("compact-x4", tmp_path_factory.mktemp("verify"), fp16=True)
-    return bundle, verify_model(bundle.path)
+    return bundle, verify_model(bundle.path).entries
 
 
 def test_every_graph_of_a_bundle_is_verified_and_bound_to_its_bytes(verified):
@@ -46,17 +49,55 @@ def test_every_graph_of_a_bundle_is_verified_and_bound_to_its_bytes(verified):
         assert entry.reference == "torch:fp32"
         assert entry.reference_sha256 == bundle.manifest.reference.sha256
         assert entry.worst_max_abs == max(one.max_abs for one in entry.measurements)
-        assert {one.content for one in entry.measurements} == {"photograph"}
+        assert {one.content for one in entry.measurements} == set(CONTENTS)
+        for one in entry.measurements:
+            assert one.mean_abs <= one.max_abs
+            assert one.changed_8bit_more <= one.changed_8bit
+            assert (one.worst is None) == (one.max_abs == 0)
+            assert (one.ssim is None) == (min(map(int, one.shape.split("x")[1:])) < 3)  # x4: 8 pixels are too few
     assert by_backend["onnxruntime:fp32"].worst_max_abs <= 1e-5
-    assert [one.shape for one in by_backend["openvino:fp32"].measurements] == ["1x64x64", "1x37x53", "2x48x64"]
+    shapes = {one.shape for one in by_backend["openvino:fp32"].measurements}
+    assert shapes == {*map(str, LATTICE), "1x8x8", "1x16x16", "1x32x32"}  # and those of its profile
     assert by_backend["onnxruntime:fp16"].artefact.file == "model.fp16.onnx"
     assert by_backend["torch:fp16"].artefact.file == "generator.safetensors"
     assert 55 < by_backend["torch:fp16"].worst_psnr_db < 120
 
 
+def test_entries_say_what_runners_rewrote(verified):
+    bundle, entries = verified
+    by_backend = {entry.backend: entry.rewrites for entry in entries}
+    assert by_backend == {
+        "onnxruntime:fp32": ("nearest_skip", "prelu"),
+        "openvino:fp32": ("nearest_skip",),
+        "onnxruntime:fp16": (),
+        "torch:fp16": (),
+    }
+    document = json.loads((bundle.path / "certificate.json").read_text())
+    assert document["entries"][0]["rewrites"] == ["nearest_skip", "prelu"]
+    for entry in document["entries"]:
+        del entry["rewrites"]  # as they were before runners rewrote anything
+    assert [entry.rewrites for entry in Certificate.model_validate(document).entries] == [()] * 4
+
+
 def test_the_certificate_holds_what_was_returned(verified):
     bundle, entries = verified
-    assert open_bundle(bundle.path).certificate().entries == tuple(entries)
+    certificate = open_bundle(bundle.path).certificate()
+    assert certificate.entries == entries
+    assert [ledger.precision for ledger in certificate.ledgers] == ["fp32", "fp16"]
+
+
+def test_certificates_without_what_came_later_are_still_read(verified):
+    bundle, entries = verified
+    document = json.loads((bundle.path / "certificate.json").read_text())
+    del document["checks"], document["ledgers"]
+    for entry in document["entries"]:
+        del entry["left_out"]
+        for one in entry["measurements"]:
+            for name in ("changed_8bit_more", "mean_abs", "ssim", "worst"):
+                del one[name]
+    old = Certificate.model_validate(document)
+    assert old.checks == old.ledgers == ()
+    assert [entry.worst_max_abs for entry in old.entries] == [entry.worst_max_abs for entry in entries]
 
 
 def test_the_fp16_figure_is_the_worse_of_both(verified):
@@ -70,7 +111,7 @@ def test_the_fp16_figure_is_the_worse_of_both(verified):
 @pytest.mark.parametrize("name", ["rrdbnet-x2", "srresnet-x2-gray", "msrresnet-x4", "rrdbnet-x1-gray"])
 def test_other_networks_pass_too(make_bundle, tmp_path, name):
     bundle = make_bundle(name, tmp_path)
-    entries = verify_model(bundle.path)
+    entries = verify_model(bundle.path).entries
     assert [(entry.backend, entry.passed) for entry in entries] == [("onnxruntime:fp32", True), ("openvino:fp32", True)]
     multiple = bundle.manifest.input_multiple
     for entry in entries:
@@ -86,7 +127,7 @@ def test_other_networks_pass_too(make_bundle, tmp_path, name):
 def test_a_graph_that_computes_something_else_fails(make_bundle, exported, tmp_path, change):
     graph = change_weights(exported("compact-x4").path, tmp_path / "changed.onnx", change)
     bundle = make_bundle("compact-x4", tmp_path, graph=graph)
-    entries = verify_model(bundle.path)
+    entries = verify_model(bundle.path).entries
     assert [entry.passed for entry in entries] == [False, False]
     assert min(entry.worst_max_abs for entry in entries) > 1e-4
     assert not any(entry.passed for entry in open_bundle(bundle.path).certificate().entries)
@@ -103,7 +144,7 @@ def test_a_graph_changed_after_it_was_recorded_is_not_even_run(make_bundle, tmp_
 def test_an_output_that_is_not_finite_fails_and_is_written_down(make_bundle, exported, tmp_path):
     graph = change_weights(exported("compact-x4").path, tmp_path / "nan.onnx", lambda weights: weights * np.nan)
     bundle = make_bundle("compact-x4", tmp_path, graph=graph)
-    (entry,) = verify_model(bundle.path, choices=[BackendChoice("onnxruntime", "fp32")])
+    (entry,) = verify_model(bundle.path, choices=[BackendChoice("onnxruntime", "fp32")]).entries
     assert not entry.passed
     assert math.isinf(entry.worst_max_abs)
     assert entry.worst_psnr_db == 0
@@ -115,7 +156,7 @@ def test_an_output_that_is_not_finite_fails_and_is_written_down(make_bundle, exp
 def test_a_graph_of_another_network_fails(make_bundle, exported, tmp_path):
     bundle = make_bundle("compact-x1", tmp_path, graph=exported("rrdbnet-x2").path)
     told = []
-    (entry,) = verify_model(bundle.path, choices=[BackendChoice("openvino")], on_stage=told.append)
+    (entry,) = verify_model(bundle.path, choices=[BackendChoice("openvino")], on_stage=told.append).entries
     assert not entry.passed
     assert math.isinf(entry.worst_max_abs)
     assert any("gave 1x3x128x128 for 1x3x64x64 where 1x3x64x64 is due" in line for line in told)
@@ -124,16 +165,16 @@ def test_a_graph_of_another_network_fails(make_bundle, exported, tmp_path):
 def test_thresholds_decide(verified):
     bundle, _ = verified
     choices = [BackendChoice("onnxruntime", "fp16")]
-    (strict,) = verify_model(bundle.path, choices=choices, thresholds={"fp16": Thresholds(psnr_db=200)})
+    (strict,) = verify_model(bundle.path, choices=choices, thresholds={"fp16": Thresholds(psnr_db=200)}).entries
     assert (strict.passed, strict.thresholds) == (False, {"psnr_db": 200})
-    (loose,) = verify_model(bundle.path, choices=choices, thresholds={"fp16": Thresholds(max_abs=1.0)})
+    (loose,) = verify_model(bundle.path, choices=choices, thresholds={"fp16": Thresholds(max_abs=1.0)}).entries
     assert (loose.passed, loose.thresholds) == (True, {"max_abs": 1.0})
 
 
 def test_a_choice_replaces_its_own_entry_only(make_bundle, tmp_path):
     bundle = make_bundle("compact-x1", tmp_path)
     verify_model(bundle.path)
-    (again,) = verify_model(bundle.path, choices=[BackendChoice("openvino", "fp32")])
+    (again,) = verify_model(bundle.path, choices=[BackendChoice("openvino", "fp32")]).entries
     kept = open_bundle(bundle.path).certificate().entries
     assert {entry.backend for entry in kept} == {"onnxruntime:fp32", "openvino:fp32"}
     assert again in kept
@@ -145,7 +186,7 @@ def test_a_foreign_graph_is_compared_with_itself_as_it_is_written(exported, tmp_
     model = onnx.load(made.path)
     del model.metadata_props[:]
     onnx.save(model, path)
-    entries = verify_model(path)
+    entries = verify_model(path).entries
     assert [entry.backend for entry in entries] == ["onnxruntime:fp32", "openvino:fp32"]
     for entry in entries:
         assert entry.passed
@@ -156,7 +197,7 @@ def test_a_foreign_graph_is_compared_with_itself_as_it_is_written(exported, tmp_
 
 def test_a_checkpoint_is_verified_in_its_low_precisions(verified):
     bundle, _ = verified
-    entries = verify_model(bundle.reference)
+    entries = verify_model(bundle.reference).entries
     assert {entry.backend for entry in entries} == {"torch:fp16", "torch:bf16"}
     figures = {entry.backend: entry.worst_psnr_db for entry in entries}
     assert figures["torch:bf16"] < figures["torch:fp16"] - 10  # 3 bits of mantissa fewer: 18 dB
@@ -194,16 +235,17 @@ def test_engines_that_cannot_run_here_are_listed_with_the_reason(make_bundle, tm
     assert missing.what == "tensorrt-rtx:fp32 engines/k1.engine (sm86)"
     assert "needs an NVIDIA GPU, and this machine shows none" in missing.reason
     assert list_not_run(model, [BackendChoice("openvino", "fp32")]) == []
-    assert all("tensorrt" not in entry.backend for entry in verify_model(model))
+    assert all("tensorrt" not in entry.backend for entry in verify_model(model).entries)
     with pytest.raises(InputError, match="holds neither PyTorch weights nor an ONNX graph"):
         verify_model(bundle.path / "engines" / "k1.engine")
 
 
-def test_a_certificate_that_no_longer_holds_gives_way(make_bundle, tmp_path):
+def test_a_certificate_that_no_longer_holds_fails_once_and_gives_way(make_bundle, tmp_path):
     bundle = make_bundle("compact-x1", tmp_path)
-    path = bundle.path / "certificate.json"
-    path.write_text("{")
-    told = []
-    verify_model(bundle.path, choices=[BackendChoice("openvino", "fp32")], on_stage=told.append)
-    assert any("the old certificate no longer holds and is replaced" in line for line in told)
+    (bundle.path / "certificate.json").write_text("{")
+    choices = [BackendChoice("openvino", "fp32")]
+    found = verify_model(bundle.path, choices=choices)
+    assert found.failures == ("certificate.json (certificate)",)
+    assert "certificate.json is damaged: " in found.checks[0].findings[0]
     assert [entry.backend for entry in open_bundle(bundle.path).certificate().entries] == ["openvino:fp32"]
+    assert verify_model(bundle.path, choices=choices).passed

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop after the present step, not in the middle of one."""
+"""Ctrl-C and SIGTERM as a wish to stop after the present step or tile, not in the middle of one."""
 
 from __future__ import annotations
 

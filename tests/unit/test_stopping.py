@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from sr_deploy.train.stopping import stop_on_signals
+from sr_deploy.stopping import stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

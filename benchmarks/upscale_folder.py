@@ -1,0 +1,227 @@
+"""Measure what a folder of photographs costs beyond the network, and each codec by itself.
+
+    python benchmarks/upscale_folder.py --model realesr-animevideov3.pth --backend torch --backend openvino
+
+Makes 12-megapixel JPEGs of scikit-image's photographs, upscales the folder as `sr-deploy upscale IN_DIR OUT_DIR` does,
+and counts the time in the runner. Before and after, the same windows go through the runner with nothing beside it: the
+folder's time beyond theirs is what reading, tiling, checking and writing cost. Codecs are measured in processor time on
+one of the results, cut to 12 megapixels. Writes results/upscale_folder.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.imaging.codec import bundled_photographs, read_image
+from sr_deploy.imaging.picture import Picture, read_picture, write_picture
+from sr_deploy.imaging.resample import resample
+from sr_deploy.measure.machine import describe_machine
+from sr_deploy.upscale.files import FileSettings
+from sr_deploy.upscale.folder import upscale_folder
+from sr_deploy.upscale.image import Upscaler
+
+RESULTS = Path(__file__).parent / "results"
+_CODECS = ((".jpg", None), (".jpg", 90), (".png", None), (".tif", None), (".webp", None), (".avif", None))
+
+
+@dataclass(frozen=True)
+class FolderRow:
+    """One backend on the folder."""
+
+    backend: str
+    suffix: str
+    """Format of the results."""
+    pictures: int
+    tiles: int
+    """Windows that the network got, of all pictures."""
+    window: str
+    """Height and width of most of them."""
+    folder_seconds: float
+    """Wall time of the whole job."""
+    runner_seconds: float
+    """Of it, time in the runner, with reading and writing beside it."""
+    alone_seconds: float
+    """The same windows with nothing beside them: the mean of before and after."""
+
+    @property
+    def beyond(self) -> float:
+        """Time beyond inference, as a share of inference."""
+        return self.folder_seconds / self.alone_seconds - 1
+
+
+@dataclass(frozen=True)
+class CodecRow:
+    """One way to write a picture."""
+
+    suffix: str
+    quality: int | None
+    processor_ms_per_megapixel: float
+    kilobytes_per_megapixel: float
+
+
+class Stopwatch:
+    """Stands before a runner's `infer` and notes shapes and times."""
+
+    def __init__(self, upscaler: Upscaler) -> None:
+        self._runner = upscaler._runner
+        self._infer = self._runner.infer
+        self.seconds = 0.0
+        self.shapes: Counter[tuple[int, ...]] = Counter()
+        self._runner.infer = self  # type: ignore[method-assign]
+
+    def __call__(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As the runner's `infer`."""
+        started = time.perf_counter()
+        sr_NCHW = self._infer(lr_NCHW)
+        self.seconds += time.perf_counter() - started
+        self.shapes[lr_NCHW.shape] += 1
+        return sr_NCHW
+
+    def time_alone(self, shapes: Counter[tuple[int, ...]], rounds: int) -> float:
+        """Seconds that windows of these shapes take with nothing beside them; a few of each are timed."""
+        total = 0.0
+        for shape, count in shapes.items():
+            window = np.random.default_rng(0).random(shape, np.float32)
+            self._infer(window)
+            taken = min(count, rounds)
+            started = time.perf_counter()
+            for _ in range(taken):
+                self._infer(window)
+            total += (time.perf_counter() - started) / taken * count
+        return total
+
+
+def make_photographs(folder: Path, count: int, width: int, height: int) -> None:
+    """Photographs enlarged to that size with the noise of a sensor, as JPEG of quality 92."""
+    random = np.random.default_rng(0)
+    for number, (name, path) in enumerate(sorted(bundled_photographs().items())[:count]):
+        large = resample(read_image(path), width, height, "bicubic").astype(np.int16)
+        for top in range(0, height, 256):  # noise by strips: a whole picture of it takes gigabytes
+            strip = large[top : top + 256]
+            strip += np.rint(random.normal(0, 2, strip.shape)).astype(np.int16)
+        write_picture(folder / f"{number}-{name}.jpg", Picture(np.clip(large, 0, 255).astype(np.uint8)), 92)
+
+
+def measure_folder(arguments: argparse.Namespace, backend: str, source: Path, target: Path) -> FolderRow:
+    """One backend, one format."""
+    with Upscaler(arguments.model, backend=backend, tile=arguments.tile) as upscaler:
+        warm = read_picture(sorted(source.iterdir())[0])
+        upscaler(warm.pixels[: arguments.warm, : arguments.warm])
+        plan = upscaler.plan(warm.height, warm.width)
+        window = (1, 3, plan.window_height, plan.window_width)
+        watch = Stopwatch(upscaler)
+        before = watch.time_alone(Counter({window: plan.count * arguments.count}), arguments.rounds)
+        started = time.perf_counter()
+        result = upscale_folder(upscaler, source, target, FileSettings(), suffix=arguments.format)
+        seconds = time.perf_counter() - started
+        if result.failures:
+            raise SystemExit(f"{result.failures[0].source}: {result.failures[0].reason}")
+        after = watch.time_alone(watch.shapes, arguments.rounds)
+        most = watch.shapes.most_common(1)[0][0]
+        return FolderRow(
+            backend=str(upscaler.spec),
+            suffix=arguments.format or ".jpg",
+            pictures=len(result.done),
+            tiles=sum(watch.shapes.values()),
+            window=f"{most[2]}x{most[3]}",
+            folder_seconds=seconds,
+            runner_seconds=watch.seconds,
+            alone_seconds=(before + after) / 2,
+        )
+
+
+def measure_codecs(picture: Picture, folder: Path) -> list[CodecRow]:
+    """Every format, in processor time, which other processes disturb less than wall time."""
+    rows = []
+    megapixels = picture.width * picture.height / 1e6
+    for suffix, quality in _CODECS:
+        path = folder / f"codec{suffix}"
+        started = time.process_time()
+        write_picture(path, picture, quality)
+        taken = time.process_time() - started
+        rows.append(CodecRow(suffix, quality, 1000 * taken / megapixels, path.stat().st_size / 1000 / megapixels))
+    return rows
+
+
+def format_tables(document: dict[str, object], rows: Sequence[FolderRow], codecs: Sequence[CodecRow]) -> str:
+    """The results as a page."""
+    lines = [
+        "# A folder of 12-megapixel photographs",
+        "",
+        f"Written by `{document['command']}` on {document['date']}, on {document['machine']}; do not edit.",
+        "",
+        "| backend | results | pictures | tiles | window | folder, s | in the runner, s | alone, s | beyond |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.backend} | {row.suffix} | {row.pictures} | {row.tiles} | {row.window} | {row.folder_seconds:.1f} | "
+        f"{row.runner_seconds:.1f} | {row.alone_seconds:.1f} | {100 * row.beyond:.1f} % |"
+        for row in rows
+    ]
+    lines += ["", "| format | quality | processor time, ms per megapixel | kB per megapixel |", "|---|---|---|---|"]
+    lines += [
+        f"| {row.suffix} | {row.quality or 'as it is'} | {row.processor_ms_per_megapixel:.1f} | "
+        f"{row.kilobytes_per_megapixel:.0f} |"
+        for row in codecs
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--backend", action="append", help="repeatable; torch if left out")
+    parser.add_argument("--format", help="of the results, as in .png; that of the sources if left out")
+    parser.add_argument("--count", type=int, default=3, help="pictures, 9 at most")
+    parser.add_argument("--width", type=int, default=4000)
+    parser.add_argument("--height", type=int, default=3000)
+    parser.add_argument("--tile", type=int)
+    parser.add_argument("--rounds", type=int, default=10, help="windows that are timed alone")
+    parser.add_argument("--warm", type=int, default=600, help="side of what is upscaled before anything is timed")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of upscale_folder.json and .md")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_photographs(folder / "in", arguments.count, arguments.width, arguments.height)
+        rows = [
+            measure_folder(arguments, backend, folder / "in", folder / f"out-{number}")
+            for number, backend in enumerate(arguments.backend or ["torch"])
+        ]
+        first = sorted((folder / "out-0").glob("*.*g"))[0]
+        large = read_picture(first, max_pixels=None)
+        piece = np.ascontiguousarray(large.pixels[: arguments.height, : arguments.width])
+        codecs = measure_codecs(Picture(piece), folder)
+    document: dict[str, object] = {
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "command": shlex.join(
+            ["python", "benchmarks/upscale_folder.py"]
+            + [arguments.model.name if word == str(arguments.model) else word for word in sys.argv[1:]]
+        ),
+        "machine": describe_machine().title(),
+        "model": arguments.model.name,
+        "folders": [{**asdict(row), "beyond": row.beyond} for row in rows],
+        "codecs": [asdict(row) for row in codecs],
+    }
+    page = format_tables(document, rows, codecs)
+    print(page)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "upscale_folder.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (arguments.out / "upscale_folder.md").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

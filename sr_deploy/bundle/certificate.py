@@ -1,0 +1,206 @@
+"""What was measured and found of a bundle: `certificate.json`. Schema version 1; docs/certificate.md explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sr_deploy.backends import Precision
+from sr_deploy.bundle.records import SCHEMA_VERSION, FileRecord, Record
+
+
+class WorstPlace(Record):
+    """Where an output is furthest from the reference's."""
+
+    image: int
+    """Which of the batch."""
+    channel: int
+    """Which channel."""
+    y: int
+    """Row of the output."""
+    x: int
+    """Column of the output."""
+
+
+class Measurement(Record):
+    """One comparison of an artefact's output with the reference's."""
+
+    shape: str
+    """Input, `NxHxW`."""
+    content: str
+    """What the input shows, as in `photograph` or `checkerboard`."""
+    max_abs: float
+    """Greatest absolute difference of unclamped outputs, in units of the [0, 1] range."""
+    psnr_db: float | None
+    """PSNR of outputs clamped to [0, 1], peak 1.0, in dB; None if they are equal."""
+    changed_8bit: float
+    """Share of the samples that differ after rounding to 8 bit, 0 to 1."""
+    changed_8bit_more: float | None = None
+    """Share of the samples that differ by more than one step after rounding to 8 bit. This and what follows is None in
+    entries that an older sr-deploy wrote."""
+    mean_abs: float | None = None
+    """Mean absolute difference of unclamped outputs."""
+    ssim: float | None = None
+    """SSIM of outputs clamped to [0, 1]; None too where a side has less than 11 pixels or a value is not finite."""
+    worst: WorstPlace | None = None
+    """Where `max_abs` is; None too if the outputs are equal, or no output came."""
+
+
+class CertificateEntry(Record):
+    """What was measured of one artefact on one machine."""
+
+    artefact: FileRecord
+    """The very file that was run."""
+    precision: Precision
+    """Precision of the artefact's graph."""
+    backend: str
+    """Who computed, as in `onnxruntime:fp16`."""
+    backend_version: str
+    """Its version."""
+    rewrites: tuple[str, ...] = ()
+    """What the runner changed in the graph when it opened the file, by the names in docs/graph.md."""
+    machine: str
+    """Processor or GPU that ran it."""
+    reference: str
+    """What it was compared with, as in `torch:fp32`."""
+    reference_sha256: str
+    """Hash of the reference's weights."""
+    measured_at: str
+    """UTC, ISO 8601."""
+    thresholds: dict[str, float]
+    """`max_abs` (at most) and `psnr_db` (at least) that had to be met. Where a graph has ends of other types than
+    float32, both allow for their `rounding`, half a step of the type, which stands here too."""
+    measurements: tuple[Measurement, ...]
+    """One for each input."""
+    judged: tuple[str, ...] = ()
+    """Contents that the thresholds were held to, and that the worst figures are of; empty: all. INT8 computes in ranges
+    that were calibrated on photographs, so it is judged on photographs; what else was run is there to be seen."""
+    left_out: tuple[str, ...] = ()
+    """Shapes of the lattice that were not run, with the reason, one line each."""
+    worst_max_abs: float
+    """Over all measurements."""
+    worst_psnr_db: float | None
+    """Over all measurements; None if all outputs are equal."""
+    passed: bool
+    """Whether every judged measurement met the thresholds and no output of any was infinite or no number."""
+
+    @property
+    def judged_measurements(self) -> tuple[Measurement, ...]:
+        """Those that the thresholds were held to."""
+        return tuple(one for one in self.measurements if not self.judged or one.content in self.judged)
+
+
+class Check(Record):
+    """Something that was looked at in a file, without running it."""
+
+    kind: Literal["weights", "precision", "engine", "certificate", "drop"]
+    """What was looked at, as docs/certificate.md explains it."""
+    file: str
+    """The file that it is about, relative to the bundle."""
+    sha256: str | None
+    """Hash of that file as it was; None for `certificate.json` itself."""
+    what: str
+    """What was compared with what and how closely it has to agree, one sentence."""
+    findings: tuple[str, ...] = ()
+    """What is wrong, one line each, each naming the tensor, node or field."""
+    checked_at: str
+    """UTC, ISO 8601."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.findings
+
+
+class LedgerStage(Record):
+    """One step on the way from the trained network to a picture on disk."""
+
+    name: str
+    """As in `ONNX FP16`."""
+    runs: str
+    """What was run: backend, or what was done to the output."""
+    file: str | None = None
+    """The file that was run, relative to the bundle."""
+    psnr_db: float | None
+    """Against PyTorch in FP32, outputs clamped to [0, 1], peak 1.0, in dB; None if equal."""
+    step_psnr_db: float | None
+    """Against the stage before; None if equal."""
+    truth_psnr_db: float | None
+    """Against the photographs that the inputs were made of, in dB; None if equal."""
+    lost_db: float
+    """How much of `truth_psnr_db` this stage lost against the one before; negative: gained by chance."""
+
+
+class Ledger(Record):
+    """Where the tenths of a dB go: one chain of stages, on the same photographs throughout."""
+
+    precision: Precision
+    """Of the chain's graph."""
+    file: str
+    """That graph, relative to the bundle."""
+    sha256: str
+    """Its hash."""
+    machine: str
+    """Processor or GPU that ran it."""
+    inputs: str
+    """What was shown, as in `2 photographs of 64x128`."""
+    measured_at: str
+    """UTC, ISO 8601."""
+    stages: tuple[LedgerStage, ...]
+    """In their order, PyTorch first."""
+
+    @property
+    def worst_stage(self) -> LedgerStage:
+        """The one that lost most against the photographs."""
+        return max(self.stages, key=lambda stage: stage.lost_db)
+
+    @property
+    def drop_db(self) -> float:
+        """What the graphs lost against the photographs, without tiles and 8 bit."""
+        return sum(stage.lost_db for stage in self.stages if stage.file is not None)
+
+
+class Certificate(Record):
+    """`certificate.json`: one entry for each artefact, backend and machine, and what was found without running."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """As in the manifest."""
+    entries: tuple[CertificateEntry, ...] = ()
+    """Newest measurement of each."""
+    checks: tuple[Check, ...] = ()
+    """Newest of each kind for each file."""
+    ledgers: tuple[Ledger, ...] = ()
+    """Newest for each precision and machine."""
+
+    def with_entry(self, entry: CertificateEntry) -> Certificate:
+        """A copy in which `entry` replaces what was measured of the same file by the same backend and machine."""
+
+        def identity(other: CertificateEntry) -> tuple[str, str, str]:
+            return other.artefact.file, other.backend, other.machine
+
+        kept = tuple(other for other in self.entries if identity(other) != identity(entry))
+        return self.model_copy(update={"entries": (*kept, entry)})
+
+    def with_checks(self, checks: Sequence[Check]) -> Certificate:
+        """A copy in which `checks` replace those of the same kinds and files."""
+        known = {(check.kind, check.file) for check in checks}
+        kept = tuple(check for check in self.checks if (check.kind, check.file) not in known)
+        return self.model_copy(update={"checks": (*kept, *checks)})
+
+    def with_ledger(self, ledger: Ledger) -> Certificate:
+        """A copy in which `ledger` replaces that of the same precision and machine."""
+        identity = (ledger.precision, ledger.machine)
+        kept = tuple(other for other in self.ledgers if (other.precision, other.machine) != identity)
+        return self.model_copy(update={"ledgers": (*kept, ledger)})
+
+    def without_file(self, file: str) -> Certificate:
+        """A copy that says nothing of a file that is gone."""
+        return self.model_copy(
+            update={
+                "entries": tuple(entry for entry in self.entries if entry.artefact.file != file),
+                "checks": tuple(check for check in self.checks if check.file != file),
+                "ledgers": tuple(
+                    ledger for ledger in self.ledgers if file not in {stage.file for stage in ledger.stages}
+                ),
+            }
+        )

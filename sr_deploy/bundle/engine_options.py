@@ -1,0 +1,70 @@
+"""What a builder of engines can be told beside the shapes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sr_deploy.errors import InputError
+
+EngineBackend = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
+"""Which SDK builds engines: each that is here, one by name, or none."""
+
+
+class EngineOptions(BaseModel):
+    """Settings of the builder. What an SDK has no such setting for is refused by name, never left out silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tf32: bool = False
+    """Whether FP32 convolutions may round their inputs to TF32's 10 bits of mantissa."""
+    optimisation_level: int | None = Field(default=None, ge=0, le=5)
+    """How long the builder looks for faster kernels, 0 to 5; None: its own default (3 in TensorRT 10 and 11)."""
+    workspace_gib: float | None = Field(default=None, gt=0, le=1024)
+    """Most memory that a layer may use for scratch, in GiB; None: all of the GPU's."""
+    version_compatible: bool = False
+    """Whether later releases of the same major version may run the engine. `tensorrt` only."""
+    hardware_compatible: bool = False
+    """Whether every GPU from Ampere on may run the engine, not only the model it was built on. `tensorrt` only."""
+    strip_weights: bool = False
+    """Leave the weights out of the engine; they are put back from the bundle's graph when it is opened."""
+    refittable: bool = False
+    """Whether weights can be exchanged in the built engine."""
+
+    def as_flags(self) -> dict[str, str]:
+        """Every setting as text, for an engine's record and its key; `strongly_typed` is one, and always on."""
+        flags = {"strongly_typed": "on"}
+        for name in EngineOptions.model_fields:
+            value = getattr(self, name)
+            if isinstance(value, bool):
+                flags[name] = "on" if value else "off"
+            else:
+                flags[name] = "default" if value is None else str(value)
+        return flags
+
+    def options(self) -> EngineOptions:
+        """These settings alone, whatever a subclass adds."""
+        return EngineOptions.model_validate({name: getattr(self, name) for name in EngineOptions.model_fields})
+
+    def with_options(self, **changes: bool | float | None) -> EngineOptions:
+        """A copy in which what was asked for comes before what stood here; `None` and `False` ask for nothing.
+
+        Raises:
+            InputError: a value that is not allowed.
+        """
+        asked = {name: value for name, value in changes.items() if value is not None and value is not False}
+        try:
+            return EngineOptions.model_validate({**self.options().model_dump(), **asked})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise InputError(f"{first['loc'][0]} of the builder is {first['input']!r}: {first['msg']}") from error
+
+
+class EnginePlan(EngineOptions):
+    """How a bundle's engines are built and for which GPUs, unless the command that builds them says otherwise."""
+
+    backend: EngineBackend = "auto"
+    """Which SDK builds: `auto` (each that can on the machine at hand), `tensorrt`, `tensorrt-rtx`, or `none`."""
+    compute_capabilities: tuple[str, ...] = ()
+    """GPUs that TensorRT-RTX builds for, as in `["sm86", "sm89"]`; empty: all that it knows."""

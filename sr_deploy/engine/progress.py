@@ -1,0 +1,87 @@
+"""What a builder is doing: told by the worker in marked lines, read back by the process that waits for it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+PROGRESS_MARK = "sr-deploy-progress: "
+"""Begins the lines of the worker's output that say how far it is."""
+
+_QUIET_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class BuildProgress:
+    """Where a build stands."""
+
+    stage: str
+    """What the builder is doing, in its own words, as in `Building engine: Timing graph nodes`."""
+    done: int
+    """Steps of that stage done."""
+    total: int
+    """Steps of that stage; 0: it does not say."""
+    seconds: float
+    """Time since the build began."""
+
+    def __str__(self) -> str:
+        steps = f" {self.done}/{self.total}" if self.total else ""
+        return f"{self.stage}{steps}, {self.seconds:.0f} s so far"
+
+
+def tell_stage(stage: str, done: int = 0, total: int = 0) -> None:
+    """Say in the worker what is being done."""
+    line = PROGRESS_MARK + json.dumps([stage, done, total])
+    # One write a line: the builder calls from several threads, and its libraries write beside us.
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def read_progress(line: str, seconds: float) -> BuildProgress | None:
+    """What a line of the worker's output says of its progress; None if it is another kind of line."""
+    if not line.startswith(PROGRESS_MARK):
+        return None
+    stage, done, total = json.loads(line.removeprefix(PROGRESS_MARK))
+    return BuildProgress(str(stage), int(done), int(total), seconds)
+
+
+def make_monitor(sdk: ModuleType, tell: Callable[[str, int, int], None]) -> Any:  # noqa: ANN401
+    """An `IProgressMonitor` of the SDK that tells each phase as it begins, and its steps, five times a second at most.
+
+    Args:
+        sdk: whose monitor.
+        tell: takes the stage, the steps done and all of them.
+    """
+
+    class Monitor(sdk.IProgressMonitor):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            sdk.IProgressMonitor.__init__(self)
+            self._phases: dict[str, tuple[str, str, int]] = {}
+            self._told = 0.0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            # Phases lie within phases, up to six deep: the outermost and the innermost say enough.
+            root = self._phases.get(parent_phase or "", (phase_name, "", 0))[0]
+            title = phase_name if root == phase_name else f"{root}: {phase_name}"
+            self._phases[phase_name] = (root, title, num_steps)
+            self._tell(title, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            _, title, total = self._phases.get(phase_name, ("", phase_name, 0))
+            if time.monotonic() - self._told >= _QUIET_SECONDS:
+                self._tell(title, step + 1, total)
+            return True  # go on
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._phases.pop(phase_name, None)
+
+        def _tell(self, title: str, done: int, total: int) -> None:
+            self._told = time.monotonic()
+            tell(title, done, total)
+
+    return Monitor()

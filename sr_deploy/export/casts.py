@@ -1,0 +1,219 @@
+"""Which nodes of a graph stay FP32 when the rest becomes FP16, and the casts at the borders between the two."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from sr_deploy.errors import GraphError
+from sr_deploy.export.half_format import HalfFormat
+from sr_deploy.graph.load import strip_weights
+
+if TYPE_CHECKING:
+    import onnx
+
+# Operators whose inputs of these positions are always FP32, whatever the data's type.
+FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
+_FLOAT = 1
+
+
+def name_of(node: onnx.NodeProto) -> str:
+    """What a node is called in plans and records: its name, or that of its first output."""
+    return node.name or node.output[0]
+
+
+class Regions:
+    """The nodes of a graph that stay FP32: planned ones, and those that compute what steers a Resize."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        """`model`: FP32 throughout; `find` fills in the nodes."""
+        self.model = model
+        self.graph = model.graph
+        self._held: set[str] = set()
+
+    @classmethod
+    def find(cls, model: onnx.ModelProto, keep_fp32: Collection[str], source: str) -> Regions:
+        """Find them in a graph that is FP32 still.
+
+        Raises:
+            GraphError: a name in `keep_fp32` that no node has, or that several have.
+        """
+        regions = cls(model)
+        for name in sorted(keep_fp32):
+            found = [node for node in model.graph.node if name_of(node) == name]
+            if len(found) != 1:
+                raise GraphError(f"{source} has {len(found)} nodes named {name!r}; one was to stay FP32")
+            regions._hold(found[0])
+        regions._hold_dequantisers()
+        regions._hold_steering()
+        made = {name for node in model.graph.node for name in node.output}
+        if any(wanted and name in made for _, _, name, wanted in regions._uses()):
+            _ = regions._types  # now, while all is FP32: casts will be needed
+        return regions
+
+    def holds(self, node: onnx.NodeProto) -> bool:
+        """Whether a node stays FP32."""
+        return bool(node.output) and node.output[0] in self._held
+
+    def wants_fp32(self, node: onnx.NodeProto, position: int) -> bool:
+        """Whether a node's input at a position has to be FP32."""
+        return self.holds(node) or position in FP32_INPUTS.get(node.op_type, ())
+
+    def is_float(self, name: str) -> bool:
+        """Whether a tensor is FP32 in the graph as it was.
+
+        Raises:
+            GraphError: its type cannot be inferred.
+        """
+        if name not in self._types:
+            raise GraphError(f"the type of tensor {name!r} cannot be inferred, so no cast can be put at it")
+        return self._types[name] == _FLOAT
+
+    @cached_property
+    def _types(self) -> dict[str, int]:
+        import onnx
+
+        probe = strip_weights(type(self.model).FromString(self.model.SerializeToString()))
+        graph = onnx.shape_inference.infer_shapes(probe).graph
+        types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            types[value.name] = value.type.tensor_type.elem_type
+        return types
+
+    def _hold(self, node: onnx.NodeProto) -> None:
+        self._held.add(node.output[0])
+
+    def _hold_dequantisers(self) -> None:
+        """A planned node takes what is dequantised to FP32, not a cast of it: with a cast between it is not INT8."""
+        makers = {node.output[0]: node for node in self.graph.node if node.op_type == "DequantizeLinear"}
+        copies: dict[str, onnx.NodeProto] = {}
+        readers = [node for node in self.graph.node if self.holds(node)]
+        for node in readers:
+            for position, name in enumerate(node.input):
+                if name in makers:
+                    if name not in copies:
+                        copies[name] = _copy_dequantiser(makers[name])
+                        self._hold(copies[name])
+                    node.input[position] = copies[name].output[0]
+        if not copies:
+            return
+        nodes = [one for node in self.graph.node for one in (copies.get(node.output[0]), node) if one is not None]
+        used = {name for node in nodes for name in node.input} | {value.name for value in self.graph.output}
+        _replace_nodes(self.graph, [node for node in nodes if node.output[0] not in makers or node.output[0] in used])
+        self.__dict__.pop("_types", None)
+
+    def _hold_steering(self) -> None:
+        """Nodes whose results go nowhere but into what steers a Resize, and constants that any FP32 input reads."""
+        steered: dict[str, list[bool]] = defaultdict(list)
+        wanted: dict[str, bool] = defaultdict(bool)
+        for value in self.graph.output:
+            steered[value.name].append(False)
+        for node in reversed(self.graph.node):
+            uses = [one for name in node.output for one in steered.get(name, ())]
+            if node.op_type == "Constant":
+                steers = any(wanted[name] for name in node.output)
+            else:
+                steers = bool(uses) and all(uses) and all(self.is_float(name) for name in node.output if name)
+            if steers:
+                self._hold(node)
+            for position, name in enumerate(node.input):
+                # What a planned node reads is cast at its border; only what steers is FP32 all the way back.
+                steered[name].append(steers or position in FP32_INPUTS.get(node.op_type, ()))
+                wanted[name] = wanted[name] or self.wants_fp32(node, position)
+
+    def separate_constants(self, suffix: str) -> set[str]:
+        """Give FP32 constants that both sides read a copy for the other side; returns those that stay FP32."""
+        tensors = {tensor.name: tensor for tensor in self.graph.initializer if tensor.data_type == _FLOAT}
+        fp32 = {name for _, _, name, wanted in self._uses() if wanted and name in tensors}
+        copied: set[str] = set()
+        for node, position, name, wanted in self._uses():
+            if name in fp32 and not wanted:
+                node.input[position] = f"{name}.{suffix}"
+                if name not in copied:
+                    copied.add(name)
+                    tensor = self.graph.initializer.add()
+                    tensor.CopyFrom(tensors[name])
+                    tensor.name = f"{name}.{suffix}"
+        return fp32
+
+    def _uses(self) -> Iterator[tuple[onnx.NodeProto, int, str, bool]]:
+        for node in self.graph.node:
+            for position, name in enumerate(node.input):
+                if name:
+                    yield node, position, name, self.wants_fp32(node, position)
+
+
+def insert_casts(regions: Regions, half: HalfFormat) -> None:
+    """Put one cast behind each tensor that is read in the other type, and one before each output; in place."""
+    graph = regions.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    taken = {name for node in graph.node for name in (*node.input, *node.output)} | constants
+    inputs = [value.name for value in graph.input if value.name not in constants and _is_float(value)]
+    made = {name for node in graph.node if not regions.holds(node) for name in node.output}
+    outputs = {}
+    for value in graph.output:
+        if _is_float(value) and value.name in made:
+            outputs[value.name] = _free_name(f"{value.name}_{half.precision}", taken)
+    casts = _redirect_readers(regions, half, made, inputs, taken)
+    body: list[onnx.NodeProto] = [casts[name] for name in inputs if name in casts]
+    for node in graph.node:
+        body.append(node)
+        body += [casts[name] for name in node.output if name in casts]
+    for node in body:
+        node.output[:] = [outputs.get(name, name) for name in node.output]
+        node.input[:] = [outputs.get(name, name) if name not in inputs else name for name in node.input]
+    body += [_cast(inside, name, _FLOAT, "fp32") for name, inside in outputs.items()]
+    _replace_nodes(graph, body)
+
+
+def _redirect_readers(
+    regions: Regions, half: HalfFormat, made: set[str], inputs: Collection[str], taken: set[str]
+) -> dict[str, onnx.NodeProto]:
+    """Let nodes read casts of what has the other type; returns the casts by the tensor that they read."""
+    casts: dict[str, onnx.NodeProto] = {}
+    known = made | {name for node in regions.graph.node if regions.holds(node) for name in node.output}
+    for node in regions.graph.node:
+        for position, name in enumerate(node.input):
+            wanted = regions.wants_fp32(node, position)
+            if name in inputs:
+                crosses = not wanted
+            else:
+                crosses = name in known and wanted == (name in made) and regions.is_float(name)
+            if crosses:
+                if name not in casts:
+                    kind, suffix = (_FLOAT, "fp32") if wanted else (half.onnx_type, half.precision)
+                    casts[name] = _cast(name, _free_name(f"{name}_{suffix}", taken), kind, suffix)
+                node.input[position] = casts[name].output[0]
+    return casts
+
+
+def _copy_dequantiser(node: onnx.NodeProto) -> onnx.NodeProto:
+    copied: onnx.NodeProto = type(node).FromString(node.SerializeToString())
+    copied.name = f"{name_of(node)}.fp32"
+    copied.output[0] = f"{node.output[0]}.fp32"
+    return copied
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == _FLOAT)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _cast(source: str, target: str, kind: int, suffix: str) -> onnx.NodeProto:
+    import onnx
+
+    return onnx.helper.make_node("Cast", [source], [target], name=f"cast_to_{suffix}.{source}", to=kind)

@@ -1,0 +1,1 @@
+"""INT8 after training: convolutions chosen, calibrated, corrected and left out until the loss fits a budget."""

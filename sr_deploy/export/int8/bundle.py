@@ -1,0 +1,96 @@
+"""The INT8 graph of a bundle, with the report and the picture of its search."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from sr_deploy.bundle import Int8Record, record_file
+from sr_deploy.errors import BundleError
+from sr_deploy.export.int8.equalise import apply_factors
+from sr_deploy.export.int8.make import make_int8_graph
+from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.report import REPORT_NAME, Int8Report
+from sr_deploy.export.int8.work import Tell
+from sr_deploy.files import write_text
+from sr_deploy.graph.load import load_model
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class Int8Graph:
+    """What was written."""
+
+    record: Int8Record
+    """For the bundle's manifest."""
+    report: Int8Report
+    """What stands in `int8.json`."""
+    planned_fp32: tuple[str, ...]
+    """Convolutions that compute in FP32."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What INT8 needs that no spec says."""
+
+    folder: Path | None = None
+    """Photographs in high resolution; None: the bundled ones."""
+    force: bool = False
+    """Whether a graph that does not meet its budget is kept."""
+
+
+def load_quantised_source(fp32_path: Path, report_path: Path) -> onnx.ModelProto:
+    """The FP32 graph that an INT8 graph is the quantised form of: a bundle's, with its channels brought to like ranges.
+
+    For audits: every constant of the INT8 graph is one of this graph's, cast or quantised, but for corrected biases.
+
+    Args:
+        fp32_path: the bundle's FP32 graph.
+        report_path: the bundle's `int8.json`.
+
+    Raises:
+        GraphError: a damaged graph.
+        BundleError: a damaged report.
+    """
+    try:
+        report = Int8Report.model_validate_json(report_path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BundleError(f"{report_path} is damaged; export the bundle again") from error
+    return apply_factors(load_model(fp32_path), report.equalised)
+
+
+def write_int8_graph(
+    fp32_path: Path,
+    int8_path: Path,
+    options: Int8Options,
+    calibration: Calibration,
+    *,
+    keep_fp32: Collection[str] = (),
+    tell: Tell = lambda _: None,
+) -> Int8Graph:
+    """Write the graph, `int8.json` and the picture into the folder of `int8_path`; errors as `make_int8_graph`."""
+    report = make_int8_graph(
+        fp32_path, int8_path, options, calibration.folder, force=calibration.force, keep_fp32=keep_fp32, tell=tell
+    )
+    folder = int8_path.parent
+    write_text(folder / REPORT_NAME, report.model_dump_json(indent=2) + "\n")
+    record = Int8Record(
+        max_drop_db=options.max_drop_db,
+        max_pixel_error=options.max_pixel_error,
+        drop_db=report.drop_db,
+        max_abs=report.max_abs,
+        psnr_fp32_db=report.psnr_fp32_db,
+        share=report.share,
+        passed=report.passed,
+        report=record_file(folder, REPORT_NAME),
+        picture=None if report.picture is None else record_file(folder, report.picture),
+    )
+    floats = [layer.name for layer in report.layers if layer.precision == "float"]
+    planned = tuple(name for name in floats if options.rest == "fp32" or name in keep_fp32)
+    return Int8Graph(record, report, planned)

@@ -1,0 +1,172 @@
+"""What calibration measures: the range of each convolution's input, and the shift that quantising it causes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.errors import GraphError
+from sr_deploy.export.int8.execute import Engine, open_graph
+from sr_deploy.export.int8.insert import QuantisedConv, choose_scale, insert_quantisation, quantise_weight
+from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.placement import Placement
+from sr_deploy.export.int8.ranges import Range, make_range
+
+if TYPE_CHECKING:
+    import onnx
+
+Inputs = Callable[[], Iterable[NDArray[np.float32]]]
+"""Starts the stream of calibration inputs anew: 1 x C x H x W each."""
+
+_TENSORS_AT_ONCE = 24
+"""Feature maps that leave the graph together when their histograms are taken; bounds the memory of large networks."""
+
+
+def measure_ranges(
+    model: onnx.ModelProto, placement: Placement, inputs: Inputs, options: Int8Options, engine: Engine
+) -> dict[str, float]:
+    """The magnitude that each candidate's data input is quantised up to, by tensor.
+
+    Raises:
+        GraphError: an input holds NaN or infinity.
+    """
+    names = list(dict.fromkeys(candidate.data for candidate in placement.candidates))
+    whole = options.method != "max"
+    size = _TENSORS_AT_ONCE if whole else len(names)
+    limits: dict[str, float] = {}
+    for group in (names[start : start + size] for start in range(0, len(names), size)):
+        ranges = {name: make_range(options) for name in group}
+        _watch(model, ranges, inputs, engine, whole=whole)
+        limits |= {name: one.limit() for name, one in ranges.items()}
+    for name, limit in limits.items():
+        if not np.isfinite(limit):
+            raise GraphError(
+                f"feature map {name!r} is no finite number on calibration photographs; the weights are bad"
+            )
+    return limits
+
+
+def _watch(model: onnx.ModelProto, ranges: Mapping[str, Range], inputs: Inputs, engine: Engine, *, whole: bool) -> None:
+    """Run the float graph with feature maps (`whole`) or their greatest magnitudes as outputs."""
+    import onnx
+
+    watched = copy_model(model)
+    outputs = {}
+    for name in ranges:
+        outputs[name] = f"{name}.watched"
+        if whole:
+            watched.graph.node.append(onnx.helper.make_node("Identity", [name], [outputs[name]]))
+        else:
+            watched.graph.node.append(onnx.helper.make_node("Abs", [name], [f"{name}.magnitude"]))
+            watched.graph.node.append(
+                onnx.helper.make_node("ReduceMax", [f"{name}.magnitude"], [outputs[name]], keepdims=0)
+            )
+        watched.graph.output.append(onnx.helper.make_tensor_value_info(outputs[name], onnx.TensorProto.FLOAT, None))
+    run = open_graph(watched, engine)
+    for lr in inputs():
+        results = run(lr)
+        for name, one in ranges.items():
+            one.add(results[outputs[name]])
+
+
+def quantise_layers(
+    model: onnx.ModelProto, placement: Placement, limits: Mapping[str, float], options: Int8Options
+) -> dict[str, QuantisedConv]:
+    """Every candidate quantised, with its bias as it was."""
+    import onnx
+
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = {node.name: node for node in model.graph.node}
+    layers = {}
+    for candidate in placement.candidates:
+        node = nodes[candidate.name]
+        weight = onnx.numpy_helper.to_array(tensors[node.input[1]])
+        quantised, scale = quantise_weight(weight, per_channel=options.per_channel)
+        bias = None
+        if len(node.input) > 2 and node.input[2] in tensors:
+            bias = onnx.numpy_helper.to_array(tensors[node.input[2]]).astype(np.float32)
+        layers[candidate.name] = QuantisedConv(float(choose_scale(limits[candidate.data])), quantised, scale, bias)
+    return layers
+
+
+def measure_shifts(
+    model: onnx.ModelProto, layers: Mapping[str, QuantisedConv], inputs: Inputs, engine: Engine
+) -> dict[str, NDArray[np.float32]]:
+    """By how much quantising each convolution alone lowers the mean of each of its output channels.
+
+    Each is fed what the float network feeds it, so that its own rounding is measured and no other's: corrections then
+    hold whichever layers are quantised together.
+
+    Returns:
+        To be added to the biases, by node name.
+    """
+    import onnx
+
+    twin = copy_model(model)
+    insert_quantisation(twin, layers)
+    fed_by_floats = _feed_with_floats(model, twin, layers)
+    axes = onnx.numpy_helper.from_array(np.array([0, 2, 3], np.int64), "shift.axes")
+    fed_by_floats.graph.initializer.append(axes)
+    outputs = {}
+    for node in model.graph.node:
+        if node.name in layers:
+            outputs[node.name] = f"{node.output[0]}.shift"
+            difference = f"{node.output[0]}.difference"
+            fed_by_floats.graph.node.append(
+                onnx.helper.make_node("Sub", [node.output[0], f"{node.output[0]}.twin"], [difference])
+            )
+            fed_by_floats.graph.node.append(
+                onnx.helper.make_node("ReduceMean", [difference, "shift.axes"], [outputs[node.name]], keepdims=0)
+            )
+            fed_by_floats.graph.output.append(
+                onnx.helper.make_tensor_value_info(outputs[node.name], onnx.TensorProto.FLOAT, None)
+            )
+    run = open_graph(fed_by_floats, engine)
+    sums: dict[str, NDArray[np.float64]] = {}
+    count = 0
+    for lr in inputs():
+        results = run(lr)
+        count += 1
+        for name, output in outputs.items():
+            sums[name] = sums.get(name, np.zeros(())) + results[output].astype(np.float64)
+    return {name: (total / max(count, 1)).astype(np.float32) for name, total in sums.items()}
+
+
+def _feed_with_floats(
+    model: onnx.ModelProto, quantised: onnx.ModelProto, layers: Mapping[str, QuantisedConv]
+) -> onnx.ModelProto:
+    """The float graph, and beside each of its convolutions the quantised one on the same input, named `*.twin`."""
+    both = copy_model(model)
+    known = {tensor.name for tensor in both.graph.initializer}
+    added = {node.name for node in quantised.graph.node} - {node.name for node in model.graph.node}
+    both.graph.initializer.extend(tensor for tensor in quantised.graph.initializer if tensor.name not in known)
+    for node in quantised.graph.node:
+        if node.name in added:
+            both.graph.node.append(node)
+        elif node.name in layers:
+            twin = both.graph.node.add()
+            twin.CopyFrom(node)
+            twin.name = f"{node.name}.twin"
+            twin.output[0] = f"{node.output[0]}.twin"
+    return both
+
+
+def correct_biases(
+    layers: Mapping[str, QuantisedConv], shifts: Mapping[str, NDArray[np.float32]]
+) -> dict[str, QuantisedConv]:
+    """The same layers with the shifts added to their biases."""
+    corrected = {}
+    for name, layer in layers.items():
+        bias = np.zeros(len(layer.weight), np.float32) if layer.bias is None else layer.bias
+        corrected[name] = QuantisedConv(layer.input_scale, layer.weight, layer.weight_scale, bias + shifts[name])
+    return corrected
+
+
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that may be changed."""
+    copied = type(model)()
+    copied.CopyFrom(model)
+    return copied

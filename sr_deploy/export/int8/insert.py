@@ -1,0 +1,188 @@
+"""Quantisation in numbers, and the nodes that stand for it.
+
+A convolution's data input goes through QuantizeLinear and DequantizeLinear with one scale and zero point 0; its weight
+is stored as int8 and comes out of a DequantizeLinear. Its bias and its result stay float:
+
+    q(x) = clamp(round(x / s), -128, 127)        y = conv(s q(x), t q(w)) + b
+
+Scales are numbers that FP16 holds, so that the same arithmetic stands in an FP16 and in an FP32 graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.errors import GraphError
+from sr_deploy.graph.load import read_integer
+
+if TYPE_CHECKING:
+    import onnx
+
+LEVELS = 127
+"""Greatest quantised magnitude of weights, and of the calibrated range."""
+_LEAST_SCALE = 2.0**-20
+"""FP16 steps by 2^-24 here: a scale rounded up to it is off by a sixteenth at most."""
+_ZERO = "int8.zero"
+
+
+@dataclass(frozen=True)
+class QuantisedConv:
+    """Everything that replaces a float convolution."""
+
+    input_scale: float
+    """One step of the data input."""
+    weight: NDArray[np.int8]
+    """Output channels x input channels x height x width, -127 to 127."""
+    weight_scale: NDArray[np.float32]
+    """One step of the weight: for each output channel, or a scalar."""
+    bias: NDArray[np.float32] | None
+    """One for each output channel; None: the convolution has none."""
+
+
+def choose_scale(limit: NDArray[np.float64] | float) -> NDArray[np.float32]:
+    """The step with which `LEVELS` steps reach `limit`, rounded up to a number that FP16 holds."""
+    exact = np.maximum(np.asarray(limit, np.float64) / LEVELS, _LEAST_SCALE)
+    rounded = exact.astype(np.float16)
+    raised = np.where(rounded.astype(np.float64) < exact, np.nextafter(rounded, np.float16(np.inf)), rounded)
+    return raised.astype(np.float32)
+
+
+def quantise_weight(weight: NDArray[np.float32], *, per_channel: bool) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantise to -127 to 127, symmetrically.
+
+    Args:
+        weight: output channels x input channels x height x width.
+        per_channel: one scale for each output channel; else one in all.
+
+    Returns:
+        The whole numbers and their scale, of shape (output channels,) or ().
+    """
+    limit = np.abs(weight).max(axis=(1, 2, 3)) if per_channel else np.abs(weight).max()
+    scale = choose_scale(limit.astype(np.float64))
+    step = scale.reshape(-1, 1, 1, 1) if per_channel else scale
+    return np.clip(np.rint(weight / step), -LEVELS, LEVELS).astype(np.int8), scale
+
+
+def insert_quantisation(model: onnx.ModelProto, layers: Mapping[str, QuantisedConv], source: str = "the graph") -> None:
+    """Quantise convolutions of a float graph, in place.
+
+    Convolutions that read the same tensor share its QuantizeLinear. A convolution keeps its type: scales, and what its
+    inputs are dequantised to, have the type of its old weight.
+
+    Args:
+        model: FP32, FP16 or both.
+        layers: by name of the node.
+        source: name of the graph, for errors.
+
+    Raises:
+        GraphError: a name that is no convolution of the graph with a constant weight.
+    """
+    import onnx
+
+    graph = model.graph
+    weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    inserter = _Inserter(graph)
+    found = set()
+    for node in graph.node:
+        layer = layers.get(node.name)
+        if layer is not None and node.op_type == "Conv" and node.input[1] in weights:
+            found.add(node.name)
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(weights[node.input[1]])
+            data = inserter.dequantise_data(node.input[0], np.asarray(layer.input_scale, dtype))
+            inserter.replace_weight(node, layer, dtype)
+            node.input[0] = data
+        inserter.nodes.append(node)
+    missing = sorted(set(layers) - found)
+    if missing:
+        raise GraphError(f"{source} has no convolution {missing[0]!r} with a constant weight to quantise")
+    inserter.finish()
+
+
+class _Inserter:
+    """Collects the nodes of the new graph in order."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self._graph = graph
+        self._concats = {node.output[0]: node for node in graph.node if node.op_type == "Concat"}
+        self._quantised: dict[tuple[str, float], str] = {}
+        self._dequantised: dict[tuple[str, float], str] = {}
+        self._scales: dict[tuple[str, float], str] = {}
+        self._store(_ZERO, np.zeros((), np.int8))
+
+    def dequantise_data(self, data: str, scale: NDArray[Any]) -> str:
+        """Name of `data` quantised and dequantised with `scale`, a scalar of the type to come back to."""
+        key = (data, float(scale))
+        if key not in self._dequantised:
+            quantised = self._quantise(data, scale)
+            self._add("DequantizeLinear", [quantised, self._scale_of(scale), _ZERO], f"{quantised}.back")
+            self._dequantised[key] = f"{quantised}.back"
+        return self._dequantised[key]
+
+    def _quantise(self, data: str, scale: NDArray[Any]) -> str:
+        """Quantise a tensor; of a concatenation, each part.
+
+        That is the same, number by number. OpenVINO (2026.4) needs it so: it moves the quantisation of a concatenation
+        into the parts itself, and then cuts negative numbers off one of them.
+        """
+        key = (data, float(scale))
+        if key in self._quantised:
+            return self._quantised[key]
+        count = sum(name == data for name, _ in self._quantised)
+        result = self._quantised[key] = f"{data}.int8" if not count else f"{data}.int8_{count}"
+        concat = self._concats.get(data)
+        if concat is None:
+            self._add("QuantizeLinear", [data, self._scale_of(scale), _ZERO], result)
+        else:
+            axis = read_integer(concat, "axis", 1)
+            self._add("Concat", [self._quantise(part, scale) for part in concat.input], result, axis=axis)
+        return result
+
+    def _scale_of(self, scale: NDArray[Any]) -> str:
+        key = (scale.dtype.name, float(scale))
+        if key not in self._scales:
+            self._scales[key] = f"int8.scale_{len(self._scales)}"
+            self._store(self._scales[key], scale)
+        return self._scales[key]
+
+    def replace_weight(self, node: onnx.NodeProto, layer: QuantisedConv, dtype: np.dtype[Any]) -> None:
+        """Let a convolution take int8 weights, and the bias of `layer`."""
+        name = f"{node.name}.weight"
+        self._store(f"{name}.int8", layer.weight)
+        self._store(f"{name}.scale", layer.weight_scale.astype(dtype))
+        axis = {"axis": 0} if layer.weight_scale.ndim else {}
+        self._add("DequantizeLinear", [f"{name}.int8", f"{name}.scale"], f"{name}.back", **axis)
+        node.input[1] = f"{name}.back"
+        if layer.bias is not None:
+            self._store(f"{node.name}.bias", layer.bias.astype(dtype))
+            node.input[2:] = [f"{node.name}.bias"]
+
+    def _add(self, op_type: str, inputs: list[str], result: str, **attributes: int) -> None:
+        import onnx
+
+        self.nodes.append(onnx.helper.make_node(op_type, inputs, [result], name=f"{op_type}.{result}", **attributes))  # type: ignore[arg-type]
+
+    def _store(self, name: str, value: NDArray[Any]) -> None:
+        import onnx
+
+        tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
+        self._graph.initializer.append(tensor)
+
+    def finish(self) -> None:
+        """Put the nodes in place, without concatenations and constants that nobody reads any more."""
+        read = {name for node in self.nodes for name in node.input} | {value.name for value in self._graph.output}
+        nodes = [node for node in self.nodes if node.op_type != "Concat" or node.output[0] in read]
+        copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+        del self._graph.node[:]
+        self._graph.node.extend(copies)
+        del self._graph.value_info[:]
+        used = {name for node in copies for name in node.input}
+        kept = sorted((one for one in self._graph.initializer if one.name in used), key=lambda one: one.name)
+        stored = [type(tensor).FromString(tensor.SerializeToString()) for tensor in kept]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(stored)

@@ -1,0 +1,55 @@
+"""What a deployment spec says of INT8."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Method = Literal["max", "mse", "percentile"]
+"""How the range of a feature map is chosen."""
+Correction = Literal["auto", "on", "off"]
+"""Whether biases are corrected."""
+Rest = Literal["fp16", "fp32"]
+"""What computes between the quantised convolutions."""
+
+
+class Int8Options(BaseModel):
+    """The table `[int8]` of a deployment spec."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_drop_db: float = Field(default=0.05, ge=0)
+    """The budget: PSNR on luma against ground truth that may be lost, in dB, mean over held-out crops."""
+    max_pixel_error: float = Field(default=0.25, gt=0)
+    """Greatest difference from FP32 of any sample of these crops, outputs clamped to [0, 1]. A range that clips can
+    raise the mean at the cost of single pixels; this catches it."""
+    min_share: float = Field(default=0.05, gt=0, le=1)
+    """Least share of the multiply-adds in INT8; what meets the budget only below it is refused, since it would be a
+    float network with conversions added."""
+    method: Method = "max"
+    """`max` takes the greatest magnitude seen; `mse` the clip with the least squared error; `percentile` clips what is
+    beyond `percentile`."""
+    percentile: float = Field(default=99.99, gt=50, lt=100)
+    """For that method: share of the magnitudes inside the range, in percent."""
+    per_channel: bool = True
+    """A scale for each output channel of a weight; false: one for the whole weight, which fuses better on RTX."""
+    equalise: bool = True
+    """Whether channels of feature maps are brought to like ranges first, by factors that change no output."""
+    bias_correction: Correction = "auto"
+    """Whether the shift of each output channel's mean that quantising causes is taken out of the bias: `on`, `off`, or
+    `auto`, which takes what loses less against ground truth on the calibration photographs."""
+    crops: int = Field(default=64, ge=1)
+    """Crops that ranges and biases are measured on."""
+    crop_size: int = Field(default=64, ge=16)
+    """Their side in low-resolution pixels."""
+    search_crops: int = Field(default=12, ge=1)
+    """Crops that layers are ranked on and that the error against FP32 is measured on."""
+    gate_crops: int = Field(default=24, ge=1)
+    """Crops of held-out photographs that the budget is checked on."""
+    curve_points: int = Field(default=13, ge=2)
+    """Points of the curve of loss over INT8 share that are measured before the search closes in."""
+    seed: int = Field(default=0, ge=0)
+    """Decides where crops lie."""
+    rest: Rest = "fp16"
+    """What computes between the quantised convolutions: `fp16` for GPUs (CPUs run it too), or `fp32`."""

@@ -1,0 +1,143 @@
+"""What the search for INT8 found: a document, lines for people, and a picture of loss over share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sr_deploy.deps import is_installed, require
+from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.files import replacing_file
+
+if TYPE_CHECKING:
+    from sr_deploy.export.int8.search import Point
+
+REPORT_NAME = "int8.json"
+PICTURE_NAME = "int8-search.png"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class CurvePoint(_Record):
+    """One combination of INT8 and float layers that was measured during the search."""
+
+    share: float
+    """Share of the multiply-adds in INT8, 0 to 1."""
+    left_out: int
+    """Layers that could be INT8 and stay float."""
+    drop_db: float
+    """PSNR on luma against ground truth lost to FP32, in dB, mean over held-out crops."""
+    max_abs: float
+    """Greatest difference from FP32 of a sample of these crops, outputs clamped to [0, 1]."""
+    psnr_fp32_db: float
+    """PSNR against FP32 on these crops, in dB; 100 stands for equal."""
+    search_psnr_db: float
+    """The same on the crops that layers are ranked on."""
+    fits: bool
+    """Whether it is within the budget."""
+
+
+class LayerReport(_Record):
+    """One convolution."""
+
+    name: str
+    """Node of the graph."""
+    precision: Literal["int8", "float"]
+    """What it computes in."""
+    why: str
+    """Why it is float; empty for INT8."""
+    share: float | None = None
+    """Of the multiply-adds, 0 to 1; None where a rule keeps it float."""
+    error: float | None = None
+    """Mean squared error against FP32 with this layer alone in INT8; None where a rule keeps it float."""
+
+
+class Int8Report(_Record):
+    """`int8.json` of a bundle."""
+
+    schema_version: Literal[1] = 1
+    """Raised when a reader of an older version could misread the file."""
+    passed: bool
+    """Whether the graph that was written is within the budget."""
+    forced: bool
+    """Whether it was kept although it is not."""
+    share: float
+    """Share of the multiply-adds in INT8, 0 to 1."""
+    drop_db: float
+    """Of the graph that was written, as in the curve."""
+    max_abs: float
+    """Of the graph that was written, as in the curve."""
+    psnr_fp32_db: float
+    """Of the graph that was written, as in the curve."""
+    fp32_psnr_db: float
+    """What FP32 reaches against ground truth on the held-out crops, in dB."""
+    options: Int8Options
+    """What was asked for."""
+    photographs: str
+    """Where crops came from: the name of the folder, and how many photographs."""
+    measured_with: str
+    """What ran the graphs, with its version."""
+    equalised: dict[str, tuple[float, ...]]
+    """What each channel of a feature map is divided by and the weights that read it multiplied with."""
+    shifts: dict[str, tuple[float, ...]]
+    """What was added to the bias of each convolution in INT8, by node; empty where biases stay as they are."""
+    corrections: dict[str, tuple[float, float]]
+    """With everything in INT8, dB lost against ground truth and PSNR against FP32 on calibration crops: with biases as
+    they are (`off`) and corrected (`on`); empty where only one was looked at."""
+    layers: tuple[LayerReport, ...]
+    """In the graph's order."""
+    curve: tuple[CurvePoint, ...]
+    """From the most INT8 to the least."""
+    picture: str | None
+    """File of the picture; None where matplotlib is not installed."""
+
+
+def make_curve(points: tuple[Point, ...], options: Int8Options) -> tuple[CurvePoint, ...]:
+    """The points of a search as they are reported."""
+    return tuple(
+        CurvePoint(
+            share=point.share,
+            left_out=len(point.kept),
+            drop_db=point.loss.drop_db,
+            max_abs=point.loss.max_abs,
+            psnr_fp32_db=point.loss.psnr_fp32_db,
+            search_psnr_db=point.search_psnr_db,
+            fits=point.fits(options),
+        )
+        for point in points
+    )
+
+
+def draw_search(report: Int8Report, path: Path) -> str:
+    """Draw loss and error over share; returns a note for people: empty, or why there is no picture.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if not is_installed("matplotlib"):
+        return "no picture of the search without matplotlib; run: pip install 'sr-deploy[plots]'"
+    require("matplotlib", "the picture of the search")
+    from matplotlib.figure import Figure
+
+    shares = [100 * point.share for point in report.curve]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(shares, [point.drop_db for point in report.curve], "o-", color="tab:blue", label="drop")
+    axes.axhline(report.options.max_drop_db, color="tab:red", linestyle="--", label="budget")
+    axes.plot([100 * report.share], [report.drop_db], "*", color="tab:green", markersize=14, label="written")
+    axes.set_xlabel("multiply-adds in INT8 (%)")
+    axes.set_ylabel("dB lost against ground truth (luma)")
+    axes.grid(alpha=0.3)
+    beside = axes.twinx()
+    beside.plot(shares, [point.psnr_fp32_db for point in report.curve], "s:", color="tab:gray", label="PSNR to FP32")
+    beside.set_ylabel("PSNR against FP32 (dB)")
+    lines = [*axes.get_lines(), *beside.get_lines()]
+    axes.legend(lines, [str(line.get_label()) for line in lines], loc="best", fontsize="small")
+    axes.set_title("INT8 search", fontsize="medium")
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, metadata={"Software": "sr-deploy"})
+    return ""

@@ -1,0 +1,119 @@
+"""What every step towards an INT8 graph needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.deps import installed_version
+from sr_deploy.export.int8.execute import Engine, Run, choose_engine, open_graph
+from sr_deploy.export.int8.insert import QuantisedConv, insert_quantisation
+from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.photographs import CropShape, Photographs, cut_crops, find_photographs
+from sr_deploy.export.int8.quality import Judge
+from sr_deploy.graph.load import find_ends, load_model
+from sr_deploy.graph.read import read_graph
+
+if TYPE_CHECKING:
+    import onnx
+
+# Crops of each kind lie elsewhere.
+_RANGES, _SEARCH, _GATE = 0, 1, 2
+
+Tell = Callable[[str], None]
+"""Told what is being done, one line each."""
+Layers = Mapping[str, QuantisedConv]
+"""Quantised convolutions by the name of their node."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """An FP32 graph, photographs, and what is wanted of them."""
+
+    model: onnx.ModelProto
+    """FP32, with its weights; never changed."""
+    options: Int8Options
+    """Budget and settings."""
+    photographs: Photographs
+    """What to calibrate and to check with."""
+    shape: CropShape
+    """Of crops."""
+    engine: Engine
+    """What runs graphs."""
+    output: str
+    """Name of the graph's output."""
+    path: Path
+    """File to write."""
+    keep_fp32: Collection[str]
+    """Nodes that compute in FP32 where they are not INT8, in an FP16 graph."""
+    tell: Tell
+    """Told what is being done."""
+
+    @property
+    def engine_name(self) -> str:
+        """What runs graphs, with its version."""
+        return f"{self.engine} {installed_version(self.engine)}"
+
+    def stream_inputs(self) -> Iterator[NDArray[np.float32]]:
+        """The crops that ranges and biases are measured on, one after the other."""
+        crops = cut_crops(self.photographs.calibration, self.options.crops, self.shape, _RANGES)
+        return (crop.lr for crop in crops)
+
+    def open_search_judge(self) -> Judge:
+        """A judge on the crops that layers are ranked on."""
+        return self._open_judge(self.photographs.calibration, self.options.search_crops, _SEARCH)
+
+    def open_gate_judge(self) -> Judge:
+        """A judge on crops of held-out photographs."""
+        return self._open_judge(self.photographs.held_out, self.options.gate_crops, _GATE)
+
+    def _open_judge(self, paths: tuple[Path, ...], count: int, stream: int) -> Judge:
+        crops = list(cut_crops(paths, count, self.shape, stream))
+        return Judge(crops, open_graph(self.model, self.engine), self.output, self.shape.scale)
+
+    def quantise(self, layers: Layers) -> onnx.ModelProto:
+        """The graph with these convolutions in INT8 and the rest in FP32."""
+        model = type(self.model)()
+        model.CopyFrom(self.model)
+        insert_quantisation(model, layers)
+        return model
+
+    def open_with(self, layers: Layers) -> Run:
+        """That graph, ready to run."""
+        return open_graph(self.quantise(layers), self.engine)
+
+
+def start_work(
+    fp32_path: Path,
+    int8_path: Path,
+    options: Int8Options,
+    *,
+    calibration: Path | None,
+    keep_fp32: Collection[str],
+    tell: Tell,
+) -> Work:
+    """Read the graph and find the photographs; see `make_int8_graph`."""
+    info = read_graph(fp32_path)
+    model = load_model(fp32_path)
+    photographs = find_photographs(calibration)
+    if calibration is None:
+        tell("int8: no --calibration folder, so the bundled photographs are used; pictures like yours would fit better")
+    if len(photographs.hashes) == 1:
+        tell("int8: there is one photograph only, so the budget is checked on what was calibrated with")
+    side = -(-options.crop_size // info.input_multiple) * info.input_multiple
+    return Work(
+        model=model,
+        options=options,
+        photographs=photographs,
+        shape=CropShape(side, info.scale, info.channels, options.seed),
+        engine=choose_engine(),
+        output=find_ends(fp32_path, model)[1].name,
+        path=int8_path,
+        keep_fp32=keep_fp32,
+        tell=tell,
+    )

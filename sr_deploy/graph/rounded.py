@@ -1,0 +1,114 @@
+"""A graph in FP16 or BF16 as one in FP32 that rounds each result: what 16 bits cost, on any processor.
+
+ONNX Runtime on a CPU computes 16-bit convolutions in FP32 and leaves out roundings between them as it likes, or has no
+such convolution at all. Casts that stand in the graph it obeys. Sums inside a layer are FP32's, as tensor cores add.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sr_deploy.errors import GraphError
+from sr_deploy.graph.load import strip_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+ROUNDED = "round-results"
+"""What certificates call it, among rewrites."""
+
+_FLOAT = 1
+_HALVES = (10, 16)
+# They hand on numbers that are rounded already, or whole numbers that a convolution takes as they are.
+_MOVES = frozenset(
+    {
+        "Concat",
+        "DepthToSpace",
+        "DequantizeLinear",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "MaxPool",
+        "Pad",
+        "Relu",
+        "Reshape",
+        "Slice",
+        "Split",
+    }
+    | {"SpaceToDepth", "Squeeze", "Transpose", "Unsqueeze"}
+)
+
+
+def spell_rounding(model: ModelProto) -> None:
+    """Let a graph be computed in FP32 with every 16-bit result rounded by casts, in place; its ends stay as they are.
+
+    Args:
+        model: FP16 or BF16 throughout or in parts, with its weights; whole numbers may be among it.
+
+    Raises:
+        GraphError: the type of a tensor cannot be inferred.
+    """
+    graph = model.graph
+    types = _infer_types(model)
+    ends = {value.name for value in (*graph.input, *graph.output)}
+    for tensor in graph.initializer:
+        _widen(tensor)
+    nodes: list[NodeProto] = []
+    renamed: dict[str, str] = {}
+    for name in [value.name for value in graph.input]:
+        if types.get(name) in _HALVES:
+            renamed[name] = f"{name}.wide"
+            nodes.append(_cast(name, renamed[name], _FLOAT))
+    for node in graph.node:
+        copied = type(node).FromString(node.SerializeToString())
+        copied.input[:] = [renamed.get(name, name) for name in copied.input]
+        _widen_attributes(copied)
+        nodes.append(copied)
+        for position, name in enumerate(node.output):
+            if name and name not in types:
+                raise GraphError(f"the type of tensor {name!r} cannot be inferred, so it cannot be rounded")
+            if not name or types[name] not in _HALVES:
+                continue
+            if node.op_type in _MOVES and name not in ends:
+                continue
+            exact, narrow = f"{name}.exact", name if name in ends else f"{name}.narrow"
+            copied.output[position] = exact
+            wide = renamed[name] = f"{name}.wide" if name in ends else name
+            nodes += [_cast(exact, narrow, types[name]), _cast(narrow, wide, _FLOAT)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.value_info[:]
+
+
+def _infer_types(model: ModelProto) -> dict[str, int]:
+    import onnx
+
+    probe = strip_weights(type(model).FromString(model.SerializeToString()))
+    graph: GraphProto = onnx.shape_inference.infer_shapes(probe).graph
+    values: Iterable[onnx.ValueInfoProto] = (*graph.input, *graph.output, *graph.value_info)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def _widen(tensor: TensorProto) -> None:
+    import numpy as np
+    from onnx import numpy_helper
+
+    if tensor.data_type in _HALVES:
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), name))
+
+
+def _widen_attributes(node: NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            _widen(attribute.t)
+        elif attribute.name in ("to", "dtype") and attribute.i in _HALVES:
+            attribute.i = _FLOAT
+
+
+def _cast(source: str, target: str, kind: int) -> NodeProto:
+    from onnx import helper
+
+    return helper.make_node("Cast", [source], [target], name=f"round.{target}", to=kind)

@@ -1,0 +1,153 @@
+"""Headers of picture files: which format, how large, and what no reader takes.
+
+pyvips decodes. Files are handed to it as bytes: its own opening of paths reads options out of names such as
+`photo[1].png` and remembers what a path held before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.deps import require
+from sr_deploy.errors import ImageError, InputError
+from sr_deploy.files import require_file
+from sr_deploy.imaging import pillow
+
+if TYPE_CHECKING:
+    import pyvips
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+"""H x W x C, 8 or 16 bit by the file's type."""
+
+# libvips reads far more (SVG, PDF, matrices); only these are taken. Start of the loader's name -> name for people.
+_LOADERS = {"Jpeg": "JPEG", "Png": "PNG", "Webp": "WebP", "Tiff": "TIFF", "Heif": "AVIF or HEIF", "Nsgif": "GIF"}
+_INTERPRETATIONS = {("uint8", True): "b-w", ("uint8", False): "srgb", ("uint16", True): "grey16",
+                    ("uint16", False): "rgb16"}  # fmt: skip
+
+
+def require_picture(path: Path) -> Path:
+    """Check that there is a file, before anything is loaded for it.
+
+    Raises:
+        ImageError: there is nothing, or a folder, or the file cannot be read.
+    """
+    try:
+        return require_file(path, "a picture")
+    except InputError as error:
+        raise ImageError(str(error)) from error
+
+
+def open_picture(path: Path, *, max_pixels: int | None = None) -> tuple[pyvips.Image, str]:
+    """Read the header of a picture file.
+
+    Args:
+        path: JPEG, PNG, WebP, TIFF, BMP, AVIF, or a GIF with one frame; recognised by content, not by suffix.
+        max_pixels: largest width times height that is taken; None: any.
+
+    Returns:
+        The picture, not decoded yet, and the name of its format.
+
+    Raises:
+        ImageError: no such file, a folder, damaged, not one of these formats, animated, several pages, or too large.
+    """
+    content = _read_bytes(path)
+    pyvips = require("pyvips", "reading pictures")
+    if content.startswith(b"BM"):
+        _refuse_size(path, *pillow.read_bmp_size(content), max_pixels)
+        return wrap_pixels(pillow.read_bmp(path, content)), "BMP"
+    loader = pyvips.vips_lib.vips_foreign_find_load_buffer(content, len(content)) if content else None
+    text = "" if not loader else pyvips.ffi.string(loader).decode()
+    form = next((name for prefix, name in _LOADERS.items() if text.startswith(f"VipsForeignLoad{prefix}")), None)
+    if form is None:
+        what = "is empty" if not content else "is no picture that can be read"
+        raise ImageError(f"{path} {what}; give a {', '.join(_LOADERS.values())} or BMP file")
+    if form == "PNG" and b"acTL" in content[: content.find(b"IDAT")]:
+        raise ImageError(f"{path} is animated (APNG); give a file with one picture")
+    strictness = "warning" if form == "JPEG" else "error"  # a damaged JPEG is but a warning to libjpeg
+    try:
+        image = pyvips.Image.new_from_buffer(content, "", fail_on=strictness)
+    except pyvips.Error as error:
+        raise damaged(path, form, error) from error
+    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
+    if pages > 1:
+        raise ImageError(f"{path} is animated or has several pages ({pages}); give a file with one picture")
+    _refuse_size(path, image.width, image.height, max_pixels)
+    return image, form
+
+
+def refuse_colours(path: Path, image: pyvips.Image) -> None:
+    """Refuse what is neither gray nor RGB of 8 or 16 bit, with or without alpha.
+
+    Raises:
+        ImageError: CMYK, floating point, Lab, more samples per pixel.
+    """
+    if image.interpretation == "cmyk":
+        raise ImageError(f"{path} is a CMYK picture (for printing); convert it to RGB first")
+    known = ("srgb", "b-w", "rgb16", "grey16", "rgb", "multiband")
+    if image.format not in ("uchar", "ushort") or image.interpretation not in known or image.bands > 4:
+        raise ImageError(
+            f"{path} holds samples of type {image.format}, {image.bands} per pixel, {image.interpretation}; "
+            "convert it to 8-bit RGB first"
+        )
+
+
+def decode_upright(path: Path, image: pyvips.Image, form: str) -> Pixels:
+    """All samples, turned upright by the EXIF orientation.
+
+    Returns:
+        H x W x bands, 8 or 16 bit.
+
+    Raises:
+        ImageError: damaged or cut short.
+    """
+    import pyvips
+
+    try:
+        pixels = np.asarray(image.copy_memory().autorot().numpy())
+    except pyvips.Error as error:
+        raise damaged(path, form, error) from error
+    return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])
+
+
+def wrap_pixels(image: Pixels) -> pyvips.Image:
+    """A picture of pyvips on pixels of numpy, which it reads in place and keeps alive."""
+    pyvips = require("pyvips", "reading and writing pictures")
+    height, width, channels = image.shape
+    sample = "uchar" if image.dtype == np.uint8 else "ushort"
+    wrapped = pyvips.Image.new_from_memory(np.ascontiguousarray(image).data, width, height, channels, sample)
+    return wrapped.copy(interpretation=_INTERPRETATIONS[image.dtype.name, channels < 3])
+
+
+def damaged(path: Path, form: str, error: Exception) -> ImageError:
+    """The error for a file whose decoder gave up."""
+    return ImageError(
+        f"{path} is a damaged or incomplete {form} file ({describe_failure(error)}); "
+        "get it anew, or repair it by saving it again in an editor"
+    )
+
+
+def describe_failure(error: Exception) -> str:
+    """The line in which the codec itself speaks; libvips wraps it in lines of its own."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith("unable to") and not line.endswith("load error")]
+    return telling[0] if telling else "it gave no reason"
+
+
+def _read_bytes(path: Path) -> bytes:
+    require_picture(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _refuse_size(path: Path, width: int, height: int, max_pixels: int | None) -> None:
+    if max_pixels is not None and width * height > max_pixels:
+        raise ImageError(
+            f"{path} is {width}x{height}, {width * height / 1e6:.1f} megapixels; at most {max_pixels / 1e6:g} are "
+            "taken, against decompression bombs: allow more with --max-megapixels (max_pixels in Python)"
+        )

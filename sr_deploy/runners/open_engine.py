@@ -1,0 +1,110 @@
+"""Opening an engine: its weights put back where it has none, and the kernels that earlier runs compiled. No torch here.
+
+Thin, because only a GPU can run it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from sr_deploy.bundle import EngineRecord
+from sr_deploy.bundle.store import EngineFolder, runtime_cache_name
+from sr_deploy.errors import BackendError, OutputError
+
+if TYPE_CHECKING:
+    # The two SDKs have the same names in both modules; either serves to read this file.
+    import tensorrt_rtx as trt
+
+_LOG = logging.getLogger(__name__)
+
+
+class KernelCache:
+    """Kernels that TensorRT-RTX compiles for a GPU when an engine first runs there, kept with the bundle."""
+
+    def __init__(self, folder: EngineFolder, record: EngineRecord) -> None:
+        """Where they are kept; nothing is read yet."""
+        self._folder = folder
+        self._name = runtime_cache_name(record)
+        self._cache: trt.IRuntimeCache | None = None
+        self._saved = b""
+
+    def attach(self, config: trt.IRuntimeConfig) -> None:
+        """Give a runtime configuration what was kept; what another GPU or driver made is refused by the SDK itself."""
+        self._cache = config.create_runtime_cache()
+        self._saved = self._folder.read_cache(self._name)
+        if self._saved and not self._cache.deserialize(self._saved):
+            _LOG.info("%s does not suit this machine; kernels are compiled anew", self._folder.cache(self._name))
+            self._saved = b""
+        if not config.set_runtime_cache(self._cache):
+            raise BackendError("TensorRT-RTX did not take a runtime cache")
+
+    def save(self) -> None:
+        """Keep what was compiled since; a bundle that cannot be written to is left as it is, and the log says so."""
+        if self._cache is None:
+            return
+        content = bytes(self._cache.serialize())
+        if content and content != self._saved:
+            try:
+                self._folder.write_cache(self._name, content)
+            except OutputError as error:
+                _LOG.warning("compiled kernels are not kept: %s", error)
+        self._cache = None
+
+
+def load_engine(sdk: ModuleType, path: Path, flags: Mapping[str, str]) -> trt.ICudaEngine:
+    """Deserialise an engine file.
+
+    Args:
+        sdk: whose engine.
+        path: the file, from a bundle whose hashes were checked.
+        flags: those of its record.
+
+    Raises:
+        BackendError: the SDK does not take it.
+    """
+    runtime = sdk.Runtime(sdk.Logger(sdk.Logger.WARNING))
+    if flags.get("version_compatible") == "on":
+        runtime.engine_host_code_allowed = True  # such an engine carries the part of the runtime that it needs
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        raise BackendError(f"{sdk.__name__} {sdk.__version__} cannot load {path}; build it again with: sr-deploy build")
+    return engine
+
+
+def restore_weights(sdk: ModuleType, engine: trt.ICudaEngine, graph: Path) -> None:
+    """Put the weights of a graph into an engine that was built without.
+
+    Raises:
+        BackendError: the SDK does not take them.
+    """
+    logger = sdk.Logger(sdk.Logger.WARNING)
+    refitter = sdk.Refitter(engine, logger)
+    parser = sdk.OnnxParserRefitter(refitter, logger)
+    if not parser.refit_from_file(str(graph)) or not refitter.refit_cuda_engine():
+        raise BackendError(
+            f"{sdk.__name__} could not put the weights of {graph} into the engine; build it again, without "
+            "--strip-weights"
+        )
+
+
+def make_context(sdk: ModuleType, engine: trt.ICudaEngine, kernels: KernelCache) -> trt.IExecutionContext:
+    """An execution context; with TensorRT-RTX its kernels are compiled for each shape at once and replayed as a graph.
+
+    Raises:
+        BackendError: the engine does not start on this GPU.
+    """
+    if hasattr(engine, "create_runtime_config") and hasattr(sdk, "CudaGraphStrategy"):
+        config = engine.create_runtime_config()
+        config.cuda_graph_strategy = sdk.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        config.dynamic_shapes_kernel_specialization_strategy = sdk.DynamicShapesKernelSpecializationStrategy.EAGER
+        kernels.attach(config)
+        context = engine.create_execution_context(config)
+    else:
+        context = engine.create_execution_context()
+    if context is None:
+        raise BackendError(f"{sdk.__name__} could not start the engine (not enough GPU memory, or another GPU)")
+    return context

@@ -1,0 +1,192 @@
+"""The record of a folder job: which results are finished, of which sources, by which network and settings.
+
+A file of lines in the folder of the results, one JSON object each, appended when a file is begun and when it is
+finished. A line that a kill cut short is ignored. What is begun and not finished is done again. What the record does
+not know, somebody else put there: it is not replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from sr_deploy.errors import InputError, OutputError
+from sr_deploy.files import output_error, remove_partial_files, sha256_of, write_text
+
+RECORD_NAME = ".sr-deploy-upscale.jsonl"
+"""Name of the record in the folder of the results."""
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What tells two states of a file apart."""
+
+    size: int
+    """In bytes."""
+    modified_ns: int
+    """When it was last changed, in nanoseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One result."""
+
+    target: str
+    """Path within the folder of the results."""
+    source: str
+    """Path within the folder of the sources."""
+    source_sha256: str = ""
+    """Of the source's bytes; empty: begun, not finished."""
+    source_stamp: Stamp | None = None
+    """The source when it was read."""
+    target_stamp: Stamp | None = None
+    """The result when it was written."""
+    made_by: str = ""
+    """Hash of network, backend and settings."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the result was written whole."""
+        return bool(self.source_sha256)
+
+
+class JobRecord:
+    """The record, open for appending. Threads may share it."""
+
+    def __init__(self, folder: Path, entries: dict[str, Entry]) -> None:
+        """`folder`: of the results; `entries`: by target."""
+        self._lock = threading.Lock()
+        self._folder = folder
+        self._entries = entries
+
+    def is_finished(self, source: Path, target: Path, made_by: str) -> bool:
+        """Whether the result stands, of this source as it is now, made in this way.
+
+        A source with another date is read: if its bytes are the same, nothing needs to be done.
+        """
+        entry = self._entries.get(self._name(target))
+        if entry is None or not entry.finished or entry.made_by != made_by:
+            return False
+        if stamp_of(target) != entry.target_stamp:
+            return False
+        stamp = stamp_of(source)
+        if stamp == entry.source_stamp:
+            return True
+        if stamp is None or entry.source_stamp is None or stamp.size != entry.source_stamp.size:
+            return False
+        try:
+            same = sha256_of(source) == entry.source_sha256
+        except OSError:
+            return False  # who reads it next says why not
+        if not same:
+            return False
+        self._append(replace(entry, source_stamp=stamp))
+        return True
+
+    def is_foreign(self, target: Path) -> bool:
+        """Whether something stands there that no job of this folder wrote."""
+        return target.exists() and self._name(target) not in self._entries
+
+    def begin(self, source: str, target: Path) -> None:
+        """Note that `target` is going to be written."""
+        self._append(Entry(target=self._name(target), source=source))
+
+    def finish(self, source: str, target: Path, sha256: str, stamp: Stamp, made_by: str) -> None:
+        """Note that `target` is written, of a source with that hash and stamp."""
+        self._append(Entry(self._name(target), source, sha256, stamp, stamp_of(target), made_by))
+
+    def _name(self, target: Path) -> str:
+        return target.relative_to(self._folder).as_posix()
+
+    def _append(self, entry: Entry) -> None:
+        path = self._folder / RECORD_NAME
+        try:
+            with self._lock, path.open("a", encoding="utf-8") as stream:
+                self._entries[entry.target] = entry
+                stream.write(json.dumps(asdict(entry)) + "\n")
+        except OSError as error:
+            raise output_error(path, error) from error
+
+
+@contextlib.contextmanager
+def open_record(folder: Path) -> Iterator[JobRecord]:
+    """Open the record of a folder of results, or begin one; one process at a time.
+
+    What a killed job left half-written is removed first.
+
+    Raises:
+        InputError: another process is writing into this folder, or the record is of a newer version.
+        OutputError: it cannot be written.
+    """
+    path = folder / RECORD_NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / f"{RECORD_NAME}.lock").open("a")
+    except OSError as error:
+        raise output_error(folder, error) from error
+    with lock:
+        _lock_alone(lock.fileno(), folder)
+        entries = _read_entries(path)
+        for place in {folder, *((folder / target).parent for target in entries)}:  # only where jobs of ours wrote
+            remove_partial_files(place)
+        # Written anew: one line for each result, and no line cut short in the middle.
+        lines = [json.dumps({"version": _VERSION}), *(json.dumps(asdict(entry)) for entry in entries.values())]
+        write_text(path, "\n".join(lines) + "\n")
+        yield JobRecord(folder, entries)
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Size and date of a file; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns)
+
+
+def _read_entries(path: Path) -> dict[str, Entry]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+    entries: dict[str, Entry] = {}
+    for line in lines:
+        try:
+            document = json.loads(line)
+            if "version" in document:
+                _require_version(path, document["version"])
+                continue
+            for key in ("source_stamp", "target_stamp"):
+                document[key] = None if document[key] is None else Stamp(**document[key])
+            entry = Entry(**document)
+        except (ValueError, TypeError, KeyError):
+            continue  # cut short by a kill: that result is done again
+        entries[entry.target] = entry
+    return entries
+
+
+def _require_version(path: Path, version: object) -> None:
+    if version != _VERSION:
+        raise InputError(
+            f"{path} was written by another version of sr-deploy (record {version}, this one writes {_VERSION}); "
+            "choose another folder for the results"
+        )
+
+
+def _lock_alone(handle: int, folder: Path) -> None:
+    if os.name != "posix":
+        return  # no such locks: two jobs into one folder are the user's to avoid
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise InputError(f"another sr-deploy upscale is writing into {folder}; wait for it, or stop it") from error

@@ -1,0 +1,94 @@
+"""How large a tile may be: what the network needs for a pixel, and the memory there is. No torch for CPUs here."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from sr_deploy.model import Model
+
+MOST_OVERHEAD = 1.15
+"""Tiles are made large enough that the halo adds at most 15 % to the work, while memory allows it."""
+LARGEST_TILE = 384
+"""Beyond it little is gained, and PyTorch on a CPU takes twice the time for a pixel in windows of 548 that it takes in
+those of 420 (compact network of 64 features, docs/tiles.md)."""
+SMALLEST_TILE = 64
+SHARE = 0.5
+"""Of the free memory; the rest is for the picture, and for whoever else wants some."""
+WORKSPACE = 3.0
+"""Memory that a runner takes, in units of what its widest layer reads and writes: tensors that are kept for later
+layers, scratch space of convolutions, and blocks that an allocator does not give back. Measured: 1.5 to 2.7."""
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUPS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+)
+
+
+def choose_tile(halo: int, bytes_per_pixel: float | None, free: int | None) -> int:
+    """Core of a tile, a multiple of 32.
+
+    Args:
+        halo: on each side of it.
+        bytes_per_pixel: that the runner needs for each pixel of a window; None: unknown.
+        free: bytes; None: unknown.
+
+    Returns:
+        What keeps the halo's share of the work small, as far as memory goes; `SMALLEST_TILE` at least: should that be
+        too much, it is halved when it fails.
+    """
+    # (core + 2 halo)^2 = MOST_OVERHEAD core^2
+    wanted = max(256, math.ceil(2 * halo / (math.sqrt(MOST_OVERHEAD) - 1) / 32) * 32)
+    core = min(wanted, LARGEST_TILE)
+    if bytes_per_pixel and free is not None:
+        window = int(math.sqrt(SHARE * free / bytes_per_pixel))
+        core = min(core, (window - 2 * halo) // 32 * 32)
+    return max(core, SMALLEST_TILE)
+
+
+def estimate_bytes_per_pixel(model: Model) -> float | None:
+    """Bytes that FP32 inference needs for each pixel of a window; None if neither a graph nor a spec tells.
+
+    An estimate for the first try: a tile that is too large all the same is halved.
+    """
+    widest: float | None = None
+    if model.precisions and (model.graph_info is None or model.graph_info.fixed_shape is None):
+        from sr_deploy.graph.read import describe_layers
+
+        side = 16 * model.input_multiple
+        layers = describe_layers(model.graph_path(model.precisions[0]), (1, side, side))
+        widest = max(layer.bytes_read + layer.bytes_written for layer in layers) / side**2
+    elif model.arch is not None:
+        from sr_deploy.arch.registry import get_architecture
+
+        convolutions = get_architecture(model.arch.architecture).convolutions(model.arch)
+        widest = max(float((one.in_channels + one.out_channels) * one.resolution**2) * 4 for one in convolutions)
+    return None if widest is None else widest * WORKSPACE
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that a runner on `device` can take now; None if the system does not tell."""
+    if device.startswith("cuda"):
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    known = [size for size in (_read_available(), *(_read_cgroup(*files) for files in _CGROUPS)) if size is not None]
+    return min(known, default=None)
+
+
+def _read_available() -> int | None:
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _read_cgroup(most: Path, now: Path) -> int | None:
+    """What a container leaves of its limit."""
+    try:
+        return max(int(most.read_text(encoding="ascii")) - int(now.read_text(encoding="ascii")), 0)
+    except (OSError, ValueError):  # no such group, or no limit ("max")
+        return None

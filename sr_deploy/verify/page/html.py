@@ -1,0 +1,86 @@
+"""Small pieces of HTML and SVG. Every text that is put in is escaped here."""
+
+from __future__ import annotations
+
+import base64
+import html
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.imaging.codec import write_image
+
+_BAR_WIDTH = 260
+_ROW = 24
+_LABEL = 190
+# From red through yellow to green: cells that are near to their limit stand out.
+_COLOURS = ((214, 69, 65), (245, 200, 95), (122, 196, 132))
+
+
+def escape(value: object) -> str:
+    """Text for HTML, quotes included."""
+    return html.escape(str(value))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """A table of cells that are HTML already; `numbers` are the columns that stand to the right."""
+
+    def cell(tag: str, column: int, content: str) -> str:
+        return f"<{tag}{' class=number' if column in numbers else ''}>{content}</{tag}>"
+
+    head = "".join(cell("th", column, escape(name)) for column, name in enumerate(header))
+    body = "".join(
+        "<tr>" + "".join(cell("td", column, content) for column, content in enumerate(row)) + "</tr>" for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def verdict(passed: bool) -> str:
+    """`ok` or `FAILED`, in its colour."""
+    return f'<span class="{"good" if passed else "bad"}">{"ok" if passed else "FAILED"}</span>'
+
+
+def encode_picture(image: NDArray[np.uint8]) -> str:
+    """A picture as a `data:` address; H x W x C, 8 bit."""
+    with tempfile.TemporaryDirectory(prefix="sr-deploy-") as folder:
+        path = Path(folder, "crop.png")
+        write_image(path, image)
+        return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def bars(rows: Sequence[tuple[str, float, str]], title: str, greatest: float = 0.0) -> str:
+    """Horizontal bars from zero. Negative ones are red.
+
+    Args:
+        rows: name, length and what stands behind the bar.
+        title: for who cannot see it.
+        greatest: length of the longest bar that there is room for, where several plots have one scale; 0: the longest.
+    """
+    greatest = greatest or max((abs(value) for _, value, _ in rows), default=0.0) or 1.0
+    height = _ROW * len(rows)
+    parts = []
+    for number, (name, value, note) in enumerate(rows):
+        top = _ROW * number
+        length = max(1.0, _BAR_WIDTH * abs(value) / greatest) if value else 0.0
+        colour = "var(--bar)" if value >= 0 else "var(--bad)"
+        parts.append(
+            f'<text x="{_LABEL - 8}" y="{top + 16}" text-anchor="end">{escape(name)}</text>'
+            f'<rect x="{_LABEL}" y="{top + 4}" width="{length:.1f}" height="{_ROW - 8}" fill="{colour}"/>'
+            f'<text class="soft" x="{_LABEL + length + 6:.1f}" y="{top + 16}">{escape(note)}</text>'
+        )
+    width = _LABEL + _BAR_WIDTH + 150
+    return (
+        f'<div class="scroll"><svg role="img" aria-label="{escape(title)}" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}">{"".join(parts)}</svg></div>'
+    )
+
+
+def colour_of(share: float) -> str:
+    """A background for 0 (at the limit or beyond) to 1 (far from it)."""
+    place = min(1.0, max(0.0, share)) * (len(_COLOURS) - 1)
+    low = min(int(place), len(_COLOURS) - 2)
+    mixed = (a + (b - a) * (place - low) for a, b in zip(_COLOURS[low], _COLOURS[low + 1], strict=True))
+    return "#" + "".join(f"{round(level):02x}" for level in mixed)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sr_deploy.arch.registry import build_network
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.weights import save_generator
+from sr_deploy.bundle import open_bundle
+from sr_deploy.cli import main
+from sr_deploy.errors import BundleError
+from sr_deploy.imaging.codec import bundled_photographs, read_training_image, write_image
+
+ARCH = ArchSpec(architecture="compact", scale=2, features=8, blocks=2)
+# Random weights agree less with PyTorch than trained ones; what is looked at here is the budget.
+SPEC = """
+profiles = ["tile=1x16x16,1x32x32,1x64x64"]
+rewrite = false
+[engine]
+backend = "none"
+[thresholds.int8]
+psnr_db = 5.0
+[int8]
+crops = 3
+crop_size = 24
+search_crops = 1
+gate_crops = 2
+curve_points = 2
+max_pixel_error = {limit}
+"""
+
+
+@pytest.fixture
+def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs `sr-deploy export --int8` on a little network and gives exit code, stdout and stderr."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    checkpoint = tmp_path / "little.safetensors"
+    save_generator(checkpoint, build_network(ARCH).state_dict(), ARCH)
+
+    def run(limit: float, *options: str) -> tuple[int, str, str]:
+        spec = tmp_path / "spec.toml"
+        spec.write_text(SPEC.format(limit=limit))
+        fixed = ["export", str(checkpoint), "--spec", str(spec), "--out", str(tmp_path / "bundle")]
+        code = main([*fixed, *options])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    for name, path in list(bundled_photographs().items())[:4]:
+        write_image(folder / f"{name}.png", read_training_image(path)[:160, :160])
+    return folder
+
+
+def test_a_bundle_with_int8(export, photographs, tmp_path):
+    options = ("--int8", "--calibration", str(photographs), "--max-drop-db", "20", "--calibration-method", "mse")
+    code, out, err = export(1.0, *options, "--per-tensor", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    bundle = open_bundle(tmp_path / "bundle")
+    search = bundle.manifest.int8
+    assert search is not None
+    assert (search.max_drop_db, search.passed, bundle.precisions) == (20.0, True, ("fp32", "int8"))
+    assert document["manifest"]["int8"]["share"] == search.share == bundle.manifest.graph("int8").int8_share
+    report = json.loads((bundle.path / "int8.json").read_text())
+    assert (report["options"]["method"], report["options"]["per_channel"]) == ("mse", False)
+    assert report["photographs"] == "photographs (4)"
+    assert {"onnxruntime:int8"} <= {entry["backend"] for entry in document["certificate"]}
+    (bundle.path / "int8.json").write_text(json.dumps(report | {"share": 0.99}))
+    with pytest.raises(BundleError, match=r"int8\.json"):
+        open_bundle(bundle.path)
+
+
+def test_what_does_not_meet_the_budget_is_refused_or_kept_by_force(export, tmp_path):
+    code, _, err = export(1e-7, "--int8")
+    assert code == 3
+    assert "INT8 does not meet its budget (0.05 dB lost, 1e-07 for the worst sample)" in err
+    assert "% of the multiply-adds in INT8" in err
+    assert not (tmp_path / "bundle").exists()
+    code, out, err = export(1e-7, "--int8", "--force")
+    assert code == 3
+    assert "NOT within its budget, kept with --force" in out
+    bundle = open_bundle(tmp_path / "bundle")
+    assert bundle.manifest.int8 is not None
+    assert not bundle.manifest.int8.passed
+    assert main(["verify", str(bundle.path)]) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--calibration", "photographs"), "--calibration is for FP16 and INT8, and neither is asked for"),
+        (("--int8", "--calibration-method", "entropy"), "takes max, mse, percentile, not 'entropy'"),
+        (("--int8", "--calibration", "gone"), "gone does not exist"),
+    ],
+)
+def test_options_that_make_no_sense(export, options, message):
+    code, _, err = export(1.0, *options)
+    assert code == 1
+    assert message in err

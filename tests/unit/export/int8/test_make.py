@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from sr_deploy import deps, trt
+from sr_deploy.bundle import parse_profile
+from sr_deploy.engine.build import build_engine
+from sr_deploy.engine.request import EngineRequest
+from sr_deploy.errors import GraphError, VerificationError
+from sr_deploy.export.int8 import work as int8_work
+from sr_deploy.export.int8.bundle import Calibration, load_quantised_source, write_int8_graph
+from sr_deploy.export.int8.execute import open_graph
+from sr_deploy.export.int8.make import make_int8_graph
+from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.placement import Candidate
+from sr_deploy.export.int8.quality import Loss
+from sr_deploy.export.int8.search import Point, rank_candidates, search_share
+from sr_deploy.files import sha256_of
+from sr_deploy.graph.read import describe_graph_cost, read_graph
+
+LAX = {"max_drop_db": 50.0, "max_pixel_error": 1.0}
+
+
+def lax(options: Int8Options, **changes: object) -> Int8Options:
+    return options.model_copy(update={**LAX, **changes})
+
+
+def test_the_graph_is_what_the_report_says(trained, quick, tmp_path):
+    path = tmp_path / "model.int8.onnx"
+    report = make_int8_graph(trained[1], path, quick)
+    info, cost = read_graph(path), describe_graph_cost(path)
+    assert (info.precision, info.input_dtype, info.metadata["sr_deploy.precision"]) == ("int8", "float32", "int8")
+    assert cost.precision_share["int8"] == pytest.approx(report.share)
+    assert cost.precision_share["fp16"] == pytest.approx(1 - report.share)
+    assert "fp32" not in cost.precision_share
+    assert report.passed
+    assert report.drop_db <= 0.05
+    assert [point.share for point in report.curve] == sorted((point.share for point in report.curve), reverse=True)
+    assert sum(layer.share or 0 for layer in report.layers if layer.precision == "int8") == pytest.approx(report.share)
+    # The fewer layers are INT8, the nearer it is to FP32.
+    assert report.curve[-1].search_psnr_db > report.curve[0].search_psnr_db
+    lr = np.random.default_rng(0).random((1, 3, 40, 36), dtype=np.float32)
+    expected = open_graph(onnx.load(trained[1]), "onnxruntime")(lr)["sr"]
+    error = np.mean(
+        (np.clip(open_graph(onnx.load(path), "onnxruntime")(lr)["sr"], 0, 1) - np.clip(expected, 0, 1)) ** 2
+    )
+    assert 30 < -10 * np.log10(error) < 90
+
+
+def test_the_same_again_gives_the_same_bytes(trained, quick, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{name}"))
+        report = make_int8_graph(trained[1], tmp_path / f"{name}.onnx", quick)
+        (tmp_path / f"{name}.json").write_text(report.model_dump_json())
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_calibration_is_kept_and_a_damaged_one_measured_again(trained, quick, tmp_path, own_cache):
+    told: list[str] = []
+    report = make_int8_graph(trained[1], tmp_path / "a.onnx", quick, tell=told.append)
+    (kept,) = (own_cache / "sr-deploy" / "calibration").glob("*.json")
+    assert any("calibrate 3 convolutions" in line for line in told)
+    told.clear()
+    again = make_int8_graph(trained[1], tmp_path / "b.onnx", quick, tell=told.append)
+    assert any("calibrated before" in line for line in told)
+    assert not any("calibrate 3 convolutions" in line for line in told)
+    assert again == report
+    assert sha256_of(tmp_path / "a.onnx") == sha256_of(tmp_path / "b.onnx")
+    # Another setting is another calibration; a budget is none.
+    make_int8_graph(trained[1], tmp_path / "b.onnx", lax(quick))
+    assert len(list(kept.parent.glob("*.json"))) == 1
+    make_int8_graph(trained[1], tmp_path / "b.onnx", lax(quick, method="percentile"))
+    assert len(list(kept.parent.glob("*.json"))) == 2
+    content = kept.read_text()
+    kept.write_text(content[: len(content) // 2])
+    told.clear()
+    make_int8_graph(trained[1], tmp_path / "c.onnx", quick, tell=told.append)
+    assert any("is damaged; measured again" in line for line in told)
+    assert kept.read_text() == content
+    assert (tmp_path / "c.onnx").read_bytes() == (tmp_path / "a.onnx").read_bytes()
+
+
+def test_a_budget_that_cannot_be_met_is_refused_with_the_figures(trained, quick, tmp_path):
+    strict = quick.model_copy(update={"max_pixel_error": 1e-6})
+    path = tmp_path / "model.int8.onnx"
+    with pytest.raises(VerificationError, match=r"budget \(0\.05 dB lost, 1e-06 .* dB are lost .* --force") as caught:
+        make_int8_graph(trained[1], path, strict)
+    assert caught.value.exit_code == 3
+    assert list(tmp_path.glob("*.onnx")) == []
+    report = make_int8_graph(trained[1], path, strict, force=True)
+    assert (report.passed, report.forced, path.is_file()) == (False, True, True)
+    assert report.share == report.curve[0].share  # all that may be INT8
+    assert not any(point.fits for point in report.curve)
+
+
+def test_a_tighter_budget_leaves_layers_out(trained, quick, tmp_path):
+    wide = make_int8_graph(trained[1], tmp_path / "a.onnx", lax(quick))
+    worst = [point.max_abs for point in wide.curve]
+    limit = (worst[0] + worst[-1]) / 2
+    tight = make_int8_graph(trained[1], tmp_path / "a.onnx", lax(quick, max_pixel_error=limit))
+    assert tight.share < wide.share
+    assert tight.max_abs <= limit
+    left_out = [layer for layer in tight.layers if layer.why == "left out to meet the budget"]
+    inside = [layer for layer in tight.layers if layer.precision == "int8"]
+    assert left_out
+    assert min(layer.error / layer.share for layer in left_out) >= max(layer.error / layer.share for layer in inside)
+
+
+def test_the_search_takes_no_lucky_point():
+    candidates = [Candidate(name, name, 0.1) for name in "abcdef"]
+    drops = {0: 0.09, 1: 0.01, 2: 0.07, 3: 0.04, 4: 0.03, 5: 0.0}  # fits at 1 by luck
+
+    def measure(left_out):
+        return Point(
+            tuple(one.name for one in left_out), 0.6 - 0.1 * len(left_out), Loss(40, drops[len(left_out)], 0), 40
+        )
+
+    result = search_share(candidates, measure, Int8Options(curve_points=6))
+    assert result.chosen is not None
+    assert result.chosen.kept == ("a", "b", "c")
+    assert [len(point.kept) for point in result.points] == [0, 1, 2, 3, 4, 5]
+    few = search_share(candidates, measure, Int8Options(curve_points=6, min_share=0.3))
+    assert [len(point.kept) for point in few.points] == [0, 1, 2, 3]  # 3 is the last that leaves 30 %
+    assert few.chosen is not None
+    assert len(few.chosen.kept) == 3
+    drops[5] = float("nan")
+    assert search_share(candidates, measure, Int8Options(curve_points=6)).chosen is None
+
+
+def test_ranking_is_by_error_for_each_multiply_add():
+    candidates = [Candidate("small", "x", 0.1), Candidate("large", "y", 0.4), Candidate("twin", "z", 0.1)]
+    ranked = rank_candidates(candidates, {"small": 2.0, "large": 4.0, "twin": 2.0})
+    assert [one.name for one in ranked] == ["small", "twin", "large"]
+
+
+def test_biases_are_corrected_where_it_helps(trained, quick, tmp_path):
+    def report_for(correction: str):
+        return make_int8_graph(trained[1], tmp_path / "a.onnx", lax(quick, bias_correction=correction))
+
+    auto, on, off = (report_for(correction) for correction in ("auto", "on", "off"))
+    assert set(auto.corrections) == {"on", "off"}
+    helps = auto.corrections["on"][0] <= auto.corrections["off"][0]
+    assert auto.shifts == (on.shifts if helps else {})
+    assert on.shifts.keys() == {layer.name for layer in on.layers if layer.precision == "int8"}
+    assert off.shifts == {}
+    assert auto.drop_db == pytest.approx((on if helps else off).drop_db)
+
+
+def test_correction_takes_the_mean_error_of_a_layer_away(trained, quick):
+    from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, measure_shifts, quantise_layers
+    from sr_deploy.export.int8.placement import place_quantisation
+
+    work = int8_work.start_work(trained[1], Path("unused"), quick, calibration=None, keep_fp32=(), tell=lambda _: None)
+    placement = place_quantisation(work.model)
+    limits = measure_ranges(work.model, placement, work.stream_inputs, quick, work.engine)
+    layers = quantise_layers(work.model, placement, limits, quick)
+    before = measure_shifts(work.model, layers, work.stream_inputs, work.engine)
+    after = measure_shifts(work.model, correct_biases(layers, before), work.stream_inputs, work.engine)
+    for name, shift in before.items():
+        assert np.abs(shift).max() > 1e-5
+        assert np.abs(after[name]).max() < 1e-2 * np.abs(shift).max() + 1e-6
+
+
+@pytest.mark.parametrize("name", ["compact-x2-gray", "rrdbnet-x2", "srresnet-x4"])
+@pytest.mark.parametrize("rest", ["fp16", "fp32"])
+def test_gray_and_unshuffled_networks(exported, quick, tmp_path, name, rest):
+    path = tmp_path / "model.int8.onnx"
+    report = make_int8_graph(exported(name).path, path, lax(quick, rest=rest, search_crops=1, gate_crops=1, crops=2))
+    share = describe_graph_cost(path).precision_share
+    assert share["int8"] == pytest.approx(report.share)
+    assert set(share) == {"int8", rest}
+    info = read_graph(path)
+    lr = np.random.default_rng(1).random((2, info.channels, 12, 8), dtype=np.float32)
+    results = [open_graph(onnx.load(path), engine)(lr)["sr"] for engine in ("onnxruntime", "openvino")]
+    expected = open_graph(onnx.load(exported(name).path), "onnxruntime")(lr)["sr"]
+    assert np.abs(results[0] - results[1]).max() < 0.05 * np.ptp(expected)
+    assert np.abs(results[0] - expected).max() < 0.3 * np.ptp(expected)
+
+
+@pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize(("name", "per_channel"), [("compact-x4", False), ("rrdbnet-x4", True), ("msrresnet-x4", True)])
+def test_rtx_builds_it(exported, quick, tmp_path, name, per_channel):
+    path = tmp_path / "model.int8.onnx"
+    options = lax(quick, per_channel=per_channel, search_crops=1, gate_crops=1, crops=2, curve_points=2)
+    report = make_int8_graph(exported(name).path, path, options)
+    request = {
+        "graph": path,
+        "graph_sha256": sha256_of(path),
+        "precision": "int8",
+        "backend": "tensorrt-rtx",
+        "profiles": (parse_profile("tile=1x16x16,1x32x32,1x64x64"),),
+        "compute_capabilities": ("sm86",),
+    }
+    built = build_engine(EngineRequest.model_validate(request))
+    assert built.record.multiply_add_shares["int8"] == pytest.approx(report.share)
+    assert set(built.record.multiply_add_shares) == {"int8", "fp16"}
+
+
+def test_onnxruntime_alone_does_it_too(trained, quick, tmp_path, monkeypatch):
+    report = make_int8_graph(trained[1], tmp_path / "a.onnx", quick)
+    monkeypatch.setattr(int8_work, "choose_engine", lambda: "onnxruntime")
+    other = make_int8_graph(trained[1], tmp_path / "b.onnx", quick)
+    assert other.measured_with.startswith("onnxruntime ")
+    assert other.share == pytest.approx(report.share)
+    assert other.psnr_fp32_db == pytest.approx(report.psnr_fp32_db, abs=0.5)
+
+
+def test_the_picture_is_drawn_or_said_to_be_missing(trained, quick, tmp_path, monkeypatch):
+    from sr_deploy.export.int8 import report as int8_report
+    from sr_deploy.imaging.codec import read_training_image
+
+    pytest.importorskip("matplotlib")
+    with_picture = make_int8_graph(trained[1], tmp_path / "a.onnx", quick)
+    assert with_picture.picture == "int8-search.png"
+    picture = read_training_image(tmp_path / "int8-search.png")
+    assert picture.shape[:2] == (495, 770)
+    assert picture.std() > 5
+    (tmp_path / "int8-search.png").unlink()
+    monkeypatch.setattr(
+        int8_report, "is_installed", lambda module: module != "matplotlib" and deps.is_installed(module)
+    )
+    told: list[str] = []
+    without = make_int8_graph(trained[1], tmp_path / "a.onnx", quick, tell=told.append)
+    assert without.picture is None
+    assert not (tmp_path / "int8-search.png").exists()
+    assert any("pip install 'sr-deploy[plots]'" in line for line in told)
+
+
+def test_what_was_quantised_can_be_made_again(trained, quick, tmp_path):
+    made = write_int8_graph(trained[1], tmp_path / "model.int8.onnx", lax(quick), Calibration())
+    stored = json.loads((tmp_path / "int8.json").read_text())
+    assert stored["share"] == made.record.share
+    assert made.record.report.sha256 == sha256_of(tmp_path / "int8.json")
+    source = load_quantised_source(trained[1], tmp_path / "int8.json")
+    floats = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in source.graph.initializer}
+    stored_graph = onnx.load(tmp_path / "model.int8.onnx").graph
+    quantised = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in stored_graph.initializer}
+    nodes = {node.name: node for node in source.graph.node}
+    inside = [layer.name for layer in made.report.layers if layer.precision == "int8"]
+    assert inside
+    for name in inside:
+        scale = quantised[f"{name}.weight.scale"].astype(np.float32).reshape(-1, 1, 1, 1)
+        error = np.abs(quantised[f"{name}.weight.int8"] * scale - floats[nodes[name].input[1]])
+        assert (error <= scale / 2 * 1.001).all()
+
+
+def test_nothing_to_quantise_is_said(tmp_path, quick):
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["lr", "w"], ["sr"], name="only", pads=[1] * 4)],
+        "g",
+        [helper.make_tensor_value_info("lr", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info("sr", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [numpy_helper.from_array(np.ones((3, 3, 3, 3), np.float32), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "a.onnx")
+    with pytest.raises(GraphError, match=r"a\.onnx has no convolution that may be INT8: only \(first convolution\)"):
+        make_int8_graph(tmp_path / "a.onnx", tmp_path / "b.onnx", quick)

@@ -1,0 +1,89 @@
+"""Host and device do the same: the device's code runs here on torch's CPU tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from sr_deploy.imaging.convert import to_image
+from sr_deploy.runners.protocol import RunnerSpec
+from sr_deploy.upscale.device import DeviceResult, infer_on_device, runs_on_device
+from sr_deploy.upscale.pixels import HostResult, to_window
+
+
+@pytest.fixture(scope="module")
+def sr() -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(0.5, 0.4, (1, 3, 150, 90)).astype(np.float32)
+
+
+@pytest.fixture(params=["host", "device"])
+def result(request: pytest.FixtureRequest, sr: NDArray[np.float32]) -> HostResult | DeviceResult:
+    return HostResult(sr) if request.param == "host" else DeviceResult(torch.from_numpy(sr))
+
+
+def test_rounding_is_that_of_to_image(result: HostResult | DeviceResult, sr: NDArray[np.float32]) -> None:
+    target = np.empty((150, 90, 3), np.uint8)
+    result.write(target)
+    assert np.array_equal(target, to_image(sr))
+    gray = np.empty((150, 90, 1), np.uint8)
+    result.write(gray)
+    assert np.abs(gray.astype(int) - to_image(sr.mean(axis=1, keepdims=True))).max() <= 1
+
+
+def test_parts_are_measured_alike(result: HostResult | DeviceResult, sr: NDArray[np.float32]) -> None:
+    part = result.crop(slice(10, 110), slice(0, 70))
+    assert part.size == (100, 70)
+    assert np.array_equal(part.read(), sr[:, :, 10:110, :70])
+    seen = part.measure(2)
+    assert np.allclose(seen.low, sr[0, :, 10:110, :70].min(axis=(1, 2)))
+    assert np.allclose(seen.high, sr[0, :, 10:110, :70].max(axis=(1, 2)))
+    assert seen.means.shape == (3, 3, 2)
+    assert np.isclose(seen.means[1, 0, 1], sr[0, 1, 10:42, 34:70].mean(), atol=1e-5)
+
+
+def test_16_bit_on_the_host(sr: NDArray[np.float32]) -> None:
+    target = np.empty((150, 90, 3), np.uint16)
+    HostResult(sr).write(target)
+    expected = np.rint(np.clip(sr[0].astype(np.float64), 0, 1) * 65535).transpose(1, 2, 0)
+    assert np.abs(target.astype(int) - expected).max() <= 1
+    assert np.array_equal(to_window(target, 3) * np.float32(65535), target.transpose(2, 0, 1)[None])
+    assert np.array_equal(to_window(target[..., :1], 3)[0, 2], to_window(target, 3)[0, 0])
+
+
+class DoublingRunner:
+    """Repeats pixels on torch's device, with ends of any type."""
+
+    def __init__(self, dtype: Any, device: str = "cpu") -> None:
+        self.spec = RunnerSpec("torch", "0", "fp16", device, 2, 3, dtype=dtype)
+
+    def infer_on_device(self, lr: torch.Tensor) -> torch.Tensor:
+        name = {torch.float32: "float32", torch.float16: "float16", torch.uint8: "uint8"}[lr.dtype]
+        assert name == self.spec.dtype
+        axes = (1, 2) if self.spec.layout == "NHWC" else (2, 3)
+        return lr.repeat_interleave(2, dim=axes[0]).repeat_interleave(2, dim=axes[1])
+
+    def infer(self, lr: Any) -> Any: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_samples_go_through_every_kind_of_end(dtype: str, channels: int) -> None:
+    samples = np.random.default_rng(1).integers(0, 256, (9, 7, channels), np.uint8)
+    target = np.empty((18, 14, channels), np.uint8)
+    infer_on_device(DoublingRunner(dtype), samples).write(target)
+    assert np.array_equal(target, samples.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_only_gpus_are_devices() -> None:
+    samples = np.zeros((2, 2, 3), np.uint8)
+    assert not runs_on_device(DoublingRunner("float32"), samples)
+    assert runs_on_device(DoublingRunner("float16", "cuda:0"), samples)
+    assert not runs_on_device(DoublingRunner("uint16", "cuda:0"), samples)
+    assert not runs_on_device(DoublingRunner("float32", "cuda:0"), samples.astype(np.uint16))

@@ -1,0 +1,107 @@
+"""Graphs against the graph that they were made from, with quantisation and casts between."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from sr_deploy.export.fp16 import convert_graph_to_fp16
+from sr_deploy.export.int8.insert import QuantisedConv, insert_quantisation, quantise_weight
+from sr_deploy.verify.align import GraphView, align_graphs
+from sr_deploy.verify.audit import audit_graph
+
+STEP = 0.01
+
+
+@pytest.fixture(scope="module")
+def plain(exported):
+    return exported("compact-x4").path
+
+
+def quantise(plain, target, *, shift=0.0, per_channel=True):
+    """INT8 where P's placement would put it: every convolution but the first and the last."""
+    model = onnx.load(plain)
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    layers = {}
+    for node in [node for node in model.graph.node if node.op_type == "Conv"][1:-1]:
+        levels, scale = quantise_weight(tensors[node.input[1]], per_channel=per_channel)
+        layers[node.name] = QuantisedConv(STEP, levels, scale, tensors[node.input[2]] + np.float32(shift))
+    insert_quantisation(model, layers)
+    onnx.save(model, target)
+    return target
+
+
+def change(path, suffix, edit):
+    model = onnx.load(path)
+    tensor = next(one for one in model.graph.initializer if one.name.endswith(suffix))
+    tensor.CopyFrom(numpy_helper.from_array(edit(numpy_helper.to_array(tensor).copy()), tensor.name))
+    onnx.save(model, path)
+    return tensor.name
+
+
+def findings(path, plain):
+    return audit_graph(path, plain, "model.fp32.onnx").findings
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_quantised_graph_passes(plain, tmp_path, per_channel):
+    path = quantise(plain, tmp_path / "q.onnx", shift=1e-3, per_channel=per_channel)
+    check = audit_graph(path, plain, "model.fp32.onnx")
+    assert check.findings == ()
+    assert check.what.startswith(f"{len(GraphView(onnx.load(plain)).nodes)} nodes and ")
+
+
+def test_a_halved_quantised_graph_passes_too(plain, tmp_path):
+    path = quantise(plain, tmp_path / "q.onnx")
+    half = tmp_path / "h.onnx"
+    convert_graph_to_fp16(path, half)
+    assert findings(half, plain) == ()
+
+
+def test_a_level_a_step_and_a_bias_that_are_wrong_are_named(plain, tmp_path):
+    def raise_one(levels):
+        levels[3, 2, 1, 0] += 2
+        return levels
+
+    path = quantise(plain, tmp_path / "a.onnx")
+    name = change(path, ".int8", raise_one)
+    (line,) = findings(path, plain)
+    assert name in line
+    assert "1 of 576 values differ beyond rounding, most at (3, 2, 1, 0)" in line
+
+    path = quantise(plain, tmp_path / "b.onnx")
+    name = change(path, "weight.scale", lambda scale: scale * np.float32(1.05))
+    lines = findings(path, plain)
+    assert any("8 of 8 quantisation steps are longer than the weights ask for" in line for line in lines)
+
+    path = quantise(plain, tmp_path / "c.onnx", shift=1.0)
+    assert any(".bias" in line and "8 of 8 values differ beyond rounding" in line for line in findings(path, plain))
+
+
+def test_another_network_is_no_mere_difference_of_numbers(plain, exported):
+    lines = findings(exported("rrdbnet-x4").path, plain)
+    assert any("is due" in line for line in lines)
+    first, second = GraphView(onnx.load(plain)), GraphView(onnx.load(exported("rrdbnet-x4").path))
+    assert align_graphs(first, second).mismatch is not None
+    assert align_graphs(first, first).mismatch is None
+
+
+def test_a_left_out_node_is_found(plain, tmp_path):
+    model = onnx.load(plain)
+    node = next(node for node in model.graph.node if node.op_type == "PRelu")
+    for other in model.graph.node:
+        other.input[:] = [node.input[0] if name == node.output[0] else name for name in other.input]
+    model.graph.node.remove(node)
+    onnx.save(model, tmp_path / "short.onnx")
+    assert any("node" in line and "is due" in line for line in findings(tmp_path / "short.onnx", plain))
+
+
+def test_numbers_that_are_none_are_found(plain, tmp_path):
+    path = tmp_path / "half.onnx"
+    convert_graph_to_fp16(plain, path)
+    name = change(path, "body.0.weight", lambda weights: np.where(weights == weights.max(), np.nan, weights))
+    (line,) = findings(path, plain)
+    assert name in line
+    assert "1 of 216 values differ beyond rounding" in line
