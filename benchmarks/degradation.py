@@ -5,9 +5,10 @@
     python benchmarks/degradation.py --device cuda    # ours alone, on a GPU
 
 The known way, written here in our words: each sample's kernels evaluated by NumPy and SciPy on the CPU, a grouped
-convolution with them, Poisson noise by torch's sampler after a search for each sample's distinct levels, and each
-picture through libjpeg (Pillow) by itself. Both get the same parameters, so both have the same work in every round;
-where the known way would filter samples with an identity kernel, it is spared that. Rounds alternate: A B, B A.
+convolution with them (identities too, which the widely used trainer convolves with as well), Poisson noise by torch's
+sampler after a search for each sample's distinct levels, and JPEG on tensors, picture by picture, each block of 8x8
+against all 64 basis pictures. Some trainers send each picture through libjpeg (Pillow) instead: a row of its own.
+Both ways get the same parameters, so both have the same work in every round. Rounds alternate: A B, B A.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from sr_deploy.measure.machine import describe_machine, tool_versions, usable_co
 from sr_deploy.train.degradation.degrader import Degrader, find_slices
 from sr_deploy.train.degradation.draws import KINDS, NONE, SINC, BatchDraw, KernelDraw, StageDraw
 from sr_deploy.train.degradation.filters import filter_samples
-from sr_deploy.train.degradation.jpeg import compress_jpeg
+from sr_deploy.train.degradation.jpeg import compress_jpeg, scale_tables
 from sr_deploy.train.degradation.kernels import make_kernels
 from sr_deploy.train.degradation.noise import add_poisson_noise
 from sr_deploy.train.degradation.threads import map_in_threads
@@ -79,6 +80,7 @@ class KnownWay:
         width = 0.3 * ((side - 1) / 2 - 1) + 0.8
         line = np.exp(-0.5 * (np.arange(-(side // 2), side // 2 + 1) / width) ** 2)
         self._wide = torch.from_numpy(np.outer(line, line) / line.sum() ** 2).float()
+        self._dct = BlockTransform()
 
     @torch.no_grad()
     def degrade(self, hr: Tensor, draw: BatchDraw) -> tuple[Tensor, Tensor]:
@@ -91,14 +93,14 @@ class KnownWay:
             image = F.interpolate(image, (int(base * stage.factor),) * 2, mode=stage.mode)
             image = add_noise_known(image, stage)
             if number == 0:
-                image = compress_known(image, stage.quality)
+                image = compress_known(image, stage.quality, self._dct)
         quality = draw.stages[-1].quality
         if not draw.jpeg_last:
-            image = compress_known(image, quality)
+            image = compress_known(image, quality, self._dct)
         image = F.interpolate(image, size, mode=draw.final_mode)
         image = blur_known(image, draw.final, max(self._recipe.final.sizes)).clamp(0, 1)
         if draw.jpeg_last:
-            image = compress_known(image, quality)
+            image = compress_known(image, quality, self._dct)
         image = (image * 255).round().clamp(0, 255) / 255
         side = self._patch_size // SCALE  # one place for the whole batch
         top, left = (int(share * (size[0] - side + 1)) for share in draw.crop[0])
@@ -119,6 +121,10 @@ class KnownWay:
 def make_kernel_known(draw: KernelDraw, sample: int, side: int) -> NDArray[np.float64]:
     """One kernel, on a grid of its own size, padded with zeros to `side`."""
     size, kind = int(draw.size[sample]), int(draw.kind[sample])
+    if kind == NONE:
+        kernel = np.zeros((side, side))
+        kernel[side // 2, side // 2] = 1
+        return kernel
     axis = np.arange(-(size // 2), size // 2 + 1, dtype=np.float64)
     x, y = np.meshgrid(axis, axis)
     if kind == SINC:
@@ -139,20 +145,13 @@ def make_kernel_known(draw: KernelDraw, sample: int, side: int) -> NDArray[np.fl
 
 
 def blur_known(images: Tensor, draw: KernelDraw, side: int) -> Tensor:
-    """A grouped convolution of the samples that have a kernel."""
-    chosen = np.flatnonzero(draw.kind != NONE)
-    if len(chosen) == 0:
+    """A grouped convolution, unless no sample has a kernel."""
+    if bool(np.all(draw.kind == NONE)):
         return images
-    kernels = np.stack([make_kernel_known(draw, int(sample), side) for sample in chosen])
+    kernels = np.stack([make_kernel_known(draw, sample, side) for sample in range(len(images))])
     weights = torch.from_numpy(kernels).float()[:, None].repeat_interleave(3, dim=0)
-    part = images if len(chosen) == len(images) else images[chosen]
-    padded = F.pad(part, (side // 2,) * 4, mode="reflect")
-    blurred = F.conv2d(padded.reshape(1, -1, *padded.shape[2:]), weights, groups=len(weights)).reshape(part.shape)
-    if part is images:
-        return blurred
-    result = images.clone()
-    result[chosen] = blurred
-    return result
+    padded = F.pad(images, (side // 2,) * 4, mode="reflect")
+    return F.conv2d(padded.reshape(1, -1, *padded.shape[2:]), weights, groups=len(weights)).reshape(images.shape)
 
 
 def add_noise_known(images: Tensor, stage: StageDraw) -> Tensor:
@@ -179,7 +178,12 @@ def _poisson_known(images: Tensor) -> Tensor:
     return torch.poisson(images * scale) / scale - images
 
 
-def compress_known(images: Tensor, quality: NDArray[np.int64]) -> Tensor:
+def compress_known(images: Tensor, quality: NDArray[np.int64], dct: BlockTransform) -> Tensor:
+    """JPEG on tensors, picture by picture."""
+    return torch.stack([dct.compress(image, int(percent)) for image, percent in zip(images, quality, strict=True)])
+
+
+def compress_with_libjpeg(images: Tensor, quality: NDArray[np.int64]) -> Tensor:
     """Each picture through libjpeg."""
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     decoded = []
@@ -188,6 +192,39 @@ def compress_known(images: Tensor, quality: NDArray[np.int64]) -> Tensor:
         Image.fromarray(picture).save(buffer, "JPEG", quality=int(percent), subsampling=2)
         decoded.append(np.asarray(Image.open(buffer)))
     return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).float() / 255
+
+
+class BlockTransform:
+    """JPEG's way there and back for one picture, 4:2:0, blocks of 8x8 against all basis pictures at once."""
+
+    def __init__(self) -> None:
+        wave = np.arange(8)
+        basis = np.cos((2 * wave[:, None] + 1) * wave[None] * np.pi / 16)  # place, frequency
+        norm = np.where(wave == 0, np.sqrt(0.5), 1.0) / 2
+        pictures = np.einsum("xu,yv,u,v->xyuv", basis, basis, norm, norm)
+        self._there = torch.from_numpy(pictures).float()
+        self._back = self._there.permute(2, 3, 0, 1).contiguous()
+
+    def compress(self, image: Tensor, quality: int) -> Tensor:
+        """C x H x W in [0, 1], as JPEG of that quality leaves it."""
+        luma_steps, chroma_steps = (table.view(8, 8) for table in scale_tables(torch.tensor([quality])))
+        height, width = image.shape[1:]
+        padded = F.pad(image[None], (0, -width % 16, 0, -height % 16), mode="replicate")[0] * 255
+        red, green, blue = padded
+        luma = 0.299 * red + 0.587 * green + 0.114 * blue
+        chroma = [F.avg_pool2d((one - luma)[None] * share, 2)[0] for one, share in ((blue, 0.5643), (red, 0.7133))]
+        luma = self._round_trip(luma - 128, luma_steps) + 128
+        wide = [self._round_trip(plane, chroma_steps) for plane in chroma]
+        cb, cr = (plane.repeat_interleave(2, 0).repeat_interleave(2, 1) for plane in wide)
+        restored = torch.stack([luma + 1.402 * cr, luma - 0.344136 * cb - 0.714136 * cr, luma + 1.772 * cb])
+        return restored.round().clamp(0, 255)[:, :height, :width] / 255
+
+    def _round_trip(self, plane: Tensor, steps: Tensor) -> Tensor:
+        rows, columns = plane.shape[0] // 8, plane.shape[1] // 8
+        blocks = plane.reshape(rows, 8, columns, 8).transpose(1, 2).reshape(-1, 8, 8)
+        levels = (torch.tensordot(blocks, self._there, dims=2) / steps).round() * steps
+        whole = torch.tensordot(levels, self._back, dims=2)
+        return whole.reshape(rows, columns, 8, 8).transpose(1, 2).reshape(plane.shape)
 
 
 def load_canvases(count: int, side: int) -> Tensor:
@@ -295,6 +332,7 @@ def measure_parts(options: argparse.Namespace, rounds: int) -> list[Comparison]:
             lambda part: add_poisson_noise(hr[part], now.poisson_scale[part], now.gray[part], torch.Generator())
         )
 
+    dct = BlockTransform()
     parts: dict[str, tuple[Callable[[int], object], Callable[[int], object]]] = {
         "kernels": (kernels, known_kernels),
         "kernels and blur": (
@@ -304,7 +342,11 @@ def measure_parts(options: argparse.Namespace, rounds: int) -> list[Comparison]:
         "Poisson noise": (noise, lambda step: add_noise_known(hr, stage(step))),
         "JPEG": (
             compress,
-            lambda step: compress_known(hr, stage(step).quality),
+            lambda step: compress_known(hr, stage(step).quality, dct),
+        ),
+        "JPEG, against libjpeg": (
+            compress,
+            lambda step: compress_with_libjpeg(hr, stage(step).quality),
         ),
     }
     return [time_rounds(name, *ways, rounds) for name, ways in parts.items()]

@@ -8,7 +8,8 @@ from sr_deploy.cli import main
 from sr_deploy.config import named_files
 from sr_deploy.train.recipe import Recipe, load_recipe
 
-pytestmark = pytest.mark.slow
+# Stages start from the runs of those before: one process takes them all.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("recipes")]
 
 
 def count_stages(name):
