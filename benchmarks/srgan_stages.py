@@ -29,12 +29,13 @@ SETTINGS = [
     "network.features=32", "network.blocks=4", "data.batch=8", "data.workers=1", "loss.perceptual.weight=0",
     "srgan:loss.weight=1", "srgan:loss.pixel=l1", "loss.adversarial.weight=3e-2", "discriminator.architecture=unet",
     "discriminator.features=16", "srresnet:optimiser.learning_rate=1e-3", "srgan:optimiser.learning_rate=3e-4",
-    "srresnet:run.steps=1500", "srgan:run.steps=600", "run.log_every=25", "run.validate_every=100",
-    "run.preview_every=300", "run.checkpoint_every=300",
+    "srgan:optimiser.schedule.milestones=[400]", "srresnet:run.steps=1500", "srgan:run.steps=600", "run.log_every=25",
+    "run.validate_every=100", "run.preview_every=300", "run.checkpoint_every=300",
 ]  # fmt: skip
 CONTROL = [
     "network.features=32", "network.blocks=4", "data.batch=8", "data.workers=1", "loss.pixel=l1",
-    "optimiser.learning_rate=3e-4", "run.steps=600",
+    "optimiser.learning_rate=3e-4", "optimiser.schedule.kind=multistep", "optimiser.schedule.milestones=[400]",
+    "optimiser.schedule.gamma=0.1", "run.steps=600",
 ]  # fmt: skip
 STAGES = {"srresnet": "after `srresnet`", "control": "the control, by L1 alone", "srgan": "after `srgan`"}
 
