@@ -1,34 +1,38 @@
 """Every shipped recipe, made small, is trained for a moment, exported as users do, and verified from its bundle."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from sr_deploy.cli import main
 from sr_deploy.config import named_files
-from sr_deploy.train.recipe import Recipe, load_recipe
+from sr_deploy.train.chain import plan_stages
+from sr_deploy.train.recipe import Recipe
 
 # Stages start from the runs of those before: one process takes them all.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("recipes")]
 
 
-def count_stages(name):
-    before = load_recipe(name).init_from
-    return 1 if before is None else 1 + count_stages(before)
+def recipes_of(name: str) -> list[Recipe]:
+    """A recipe with the stages before it, first to last."""
+    nowhere = Path(__file__).parent / "runs"
+    return [stage.recipe for stage in plan_stages(name, [], nowhere, alone=False)]
 
 
 def shorten(recipe: Recipe) -> list[str]:
-    sets = [
+    """What makes one stage short; each has its own, so that it also trains where a test of a later one runs alone."""
+    values = [
         "network.features=16", "network.blocks=2", "run.steps=2", "data.batch=2", "data.patch_size=32",
         "data.workers=0", "precision.autocast=off",
     ]  # fmt: skip
     if recipe.network.growth is not None:
-        sets.append("network.growth=8")
+        values.append("network.growth=8")
     if recipe.degradation is not None:
-        sets.append("degradation.canvas=96")
+        values.append("degradation.canvas=96")
     if recipe.loss.perceptual is not None:
-        sets += ["loss.perceptual.weight=0", f"{recipe.name}:loss.weight=1"]
-    return sets
+        values += ["loss.perceptual.weight=0", "loss.weight=1"]
+    return [part for value in values for part in ("--set", f"{recipe.name}:{value}")]
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +41,10 @@ def folder(tmp_path_factory):
 
 
 # Stages that others start from come first: their runs are taken.
-@pytest.mark.parametrize("name", sorted(named_files("train"), key=count_stages))
+@pytest.mark.parametrize("name", sorted(named_files("train"), key=lambda name: len(recipes_of(name))))
 def test_is_exported_and_verified(name, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    sets = [part for one in shorten(load_recipe(name)) for part in ("--set", one)]
+    sets = [word for recipe in recipes_of(name) for word in shorten(recipe)]
     assert main(["train", name, "--device", "cpu", *sets]) == 0
     assert main(["export", f"runs/{name}", "--backend", "none", "--out", f"deployments/{name}"]) == 0
     capsys.readouterr()

@@ -5,9 +5,9 @@ convolution's weight W[o, k(c, i, j), u, v] meets input pixel (r (y + u) + i, r 
 (r u + i, r v + j) of a convolution with stride r; p cells of padding are r p pixels of padding. Exact: no number
 changes.
 
-It is found as SpaceToDepth, and as the Reshape, Transpose, Reshape that exporters write, with Reshapes around them that
-change nothing. Shapes may be computed: they are inferred for two pictures of different sides, and must be those of an
-unshuffle for both.
+It is found as SpaceToDepth, and as a Transpose between views (Reshape, Squeeze, Unsqueeze), as exporters write it.
+Shapes may be computed: they are inferred for two pictures of different sides, and must be those of an unshuffle for
+both.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from sr_deploy.graph.rewrite.patterns import Conv, read_conv, write_conv
 from sr_deploy.graph.shapes import InferredShapes, infer_shapes
 
 _UNSHUFFLE_PERM = (0, 1, 3, 5, 2, 4)
+# What gives a tensor another shape and leaves the order of its numbers. Exporters chain several: PyTorch's older one
+# unsqueezes and cuts one side at a time, today's flattens the batch and unflattens it.
+_VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 # Sides with many divisors, in unlike pairs.
 _PROBE_SIDES = ((48, 96), (144, 48))
 
@@ -50,7 +53,7 @@ def fold_unshuffles(graph: EditableGraph) -> int:
         if conv is None or conv.group != 1 or conv.dilations != (1, 1):
             continue
         found = _read_space_to_depth(graph, node.input[0])
-        if found is None and graph.producer(node.input[0], "Reshape") is not None:
+        if found is None and graph.producer(node.input[0], *_VIEWS) is not None:
             if shapes is None:
                 shapes = _probe_shapes(graph.model)
             found = _read_reshapes(graph, node.input[0], shapes)
@@ -84,28 +87,24 @@ def _read_space_to_depth(graph: EditableGraph, name: str) -> Unshuffle | None:
 
 
 def _read_reshapes(graph: EditableGraph, name: str, shapes: list[InferredShapes]) -> Unshuffle | None:
-    joined = graph.producer(_skip_views(graph, name, shapes), "Reshape")
-    turned = graph.producer(joined.input[0], "Transpose") if joined else None
-    cut = graph.producer(turned.input[0], "Reshape") if turned else None
-    if joined is None or turned is None or cut is None or read_integers(turned, "perm", ()) != _UNSHUFFLE_PERM:
+    """The unshuffle whose result is `name`: views, one Transpose, views. Views move nothing: their ends say it all."""
+    turned = graph.producer(_walk_views(graph, name)[-1], "Transpose")
+    if turned is None or not shapes or read_integers(turned, "perm", ()) != _UNSHUFFLE_PERM:
         return None
-    blocks = {_find_block(one, cut.input[0], cut.output[0], name) for one in shapes}
-    block = blocks.pop() if len(blocks) == 1 else None
-    return None if block is None else Unshuffle(_skip_views(graph, cut.input[0], shapes), block, False)
+    for source in reversed(_walk_views(graph, turned.input[0])):  # the farthest leaves no view behind
+        blocks = {_find_block(one, source, turned.input[0], name) for one in shapes}
+        block = blocks.pop() if len(blocks) == 1 else None
+        if block is not None:
+            return Unshuffle(source, block, False)
+    return None
 
 
-def _skip_views(graph: EditableGraph, name: str, shapes: list[InferredShapes]) -> str:
-    """The tensor before Reshapes that leave its shape: today's exporter flattens the batch and unflattens it."""
-    node = graph.producer(name, "Reshape")
-    while node is not None and shapes and all(_keeps_shape(one, node.input[0], node.output[0]) for one in shapes):
-        name = node.input[0]
-        node = graph.producer(name, "Reshape")
-    return name
-
-
-def _keeps_shape(shapes: InferredShapes, source: str, result: str) -> bool:
-    before = shapes.shape(source)
-    return before is not None and before == shapes.shape(result)
+def _walk_views(graph: EditableGraph, name: str) -> list[str]:
+    """`name`, and the tensors that it is another view of, back to what computes them."""
+    names = [name]
+    while (node := graph.producer(names[-1], *_VIEWS)) is not None:
+        names.append(node.input[0])
+    return names
 
 
 def _find_block(shapes: InferredShapes, source: str, cells: str, result: str) -> int | None:

@@ -262,7 +262,7 @@ def test_channels_that_others_see_are_not_padded(make, case):
     w=st.integers(1, 3),
     r=st.sampled_from([2, 3]),
     kernel=st.sampled_from([1, 3]),
-    form=st.sampled_from(["node", "constants", "arithmetic", "exporter"]),
+    form=st.sampled_from(["node", "constants", "arithmetic", "exporter", "older exporter"]),
 )
 def test_unshuffle_joins_the_convolution(make, seed, h, w, r, kernel, form):
     b = make.Builder(seed)
@@ -270,6 +270,8 @@ def test_unshuffle_joins_the_convolution(make, seed, h, w, r, kernel, form):
         small = b.add("SpaceToDepth", "x", blocksize=r)
     elif form == "exporter":
         small = add_flattened(b, "x", r)
+    elif form == "older exporter":
+        small = add_single_cuts(b, "x", r)
     else:
         small = add_reshapes(b, "x", r, None if form == "arithmetic" else (2, 3, h * r, w * r))
     model = b.model(b.conv(small, 3 * r * r, 5, kernel))
@@ -313,6 +315,17 @@ def add_flattened(b, x, r):
     joined = b.add("Reshape", turned, b.add("Concat", batch, more, h, w, axis=0))
     restored = b.add("Concat", b.add("Shape", x, end=-3), b.add("Shape", joined, start=1), axis=0)
     return b.add("Reshape", joined, restored)
+
+
+def add_single_cuts(b, x, r):
+    """As PyTorch's exporter of TorchScript writes it: one side is cut at a time."""
+    whole = np.int64
+    cut = b.add("Unsqueeze", x, b.constant([3], whole))
+    cut = b.add("Reshape", cut, b.constant([0, 0, -1, r, 0], whole))
+    cut = b.add("Reshape", cut, b.constant([0, 0, 0, 0, -1, r], whole))
+    turned = b.add("Transpose", cut, perm=[0, 1, 3, 5, 2, 4])
+    joined = b.add("Reshape", turned, b.constant([0, -1, 1, 1, 0, 0], whole))
+    return b.add("Squeeze", joined, b.constant([2, 3], whole))
 
 
 def test_other_reshapes_are_no_unshuffle(make):
