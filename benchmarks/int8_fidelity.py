@@ -5,9 +5,10 @@
 
 Every network is exported and rewritten as `sr-deploy export` does it, then made FP16 and INT8 with the default settings
 of the package, and INT8 by ONNX Runtime's own quantiser (QDQ, as it comes, with its ranges `MinMax` and `Entropy`) and
-by NVIDIA's modelopt where it is installed. All calibrate on the same crops. Each graph enlarges the same pictures in
-ONNX Runtime: what it loses against FP32 and against the originals is reported, and the share of the multiply-adds that
-is INT8. ONNX Runtime computes FP16 convolutions in FP32 on a CPU, so the FP16 rows flatter.
+by NVIDIA's modelopt where it is installed; these two take the graph as PyTorch exports it, as their users would. All
+calibrate on the same crops. Each graph enlarges the same pictures in ONNX Runtime: what it loses against FP32 and
+against the originals is reported, and the share of the multiply-adds that is INT8. ONNX Runtime computes FP16
+convolutions in FP32 on a CPU, so the FP16 rows flatter.
 
 FP32 and INT8 are then timed in turns, A B C A B C ..., in ONNX Runtime and OpenVINO; the spread is half the
 interquartile range. Without `--set14` the bundled photographs are the only test set; without `--calibration` they are
@@ -21,6 +22,7 @@ import functools
 import importlib
 import json
 import shlex
+import shutil
 import statistics
 import sys
 import tempfile
@@ -135,8 +137,9 @@ def make_graphs(
     """The graphs of one network, FP32 first; what cannot be made goes into `notes`."""
     model = open_model(checkpoint)
     assert model.arch is not None
-    fp32 = folder / "fp32.onnx"
-    export_network_to_onnx(model.load_network(), model.arch, fp32, "0" * 64)
+    plain, fp32 = folder / "plain.onnx", folder / "fp32.onnx"
+    export_network_to_onnx(model.load_network(), model.arch, plain, "0" * 64)
+    shutil.copyfile(plain, fp32)
     rewrite_graph_file(fp32)
     yield "FP32", fp32
     convert_graph_to_fp16(fp32, folder / "fp16.onnx")
@@ -161,10 +164,10 @@ def make_graphs(
     shape = CropShape(options.crop_size, model.scale, model.channels, options.seed)
     crops = [crop.lr for crop in cut_crops(find_photographs(calibration).calibration, options.crops, shape, 0)]
     others: dict[str, Callable[[Path], None]] = {
-        f"ONNX Runtime's quantiser, {ranges}": functools.partial(quantise_with_onnxruntime, fp32, crops, ranges)
+        f"ONNX Runtime's quantiser, {ranges}": functools.partial(quantise_with_onnxruntime, plain, crops, ranges)
         for ranges in ("MinMax", "Entropy")
     }
-    others["NVIDIA modelopt"] = functools.partial(quantise_with_modelopt, fp32, crops)
+    others["NVIDIA modelopt"] = functools.partial(quantise_with_modelopt, plain, crops)
     for name, make in others.items():
         target = folder / f"{name.replace(' ', '-')}.onnx"
         try:

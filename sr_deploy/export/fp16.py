@@ -18,7 +18,7 @@ from sr_deploy.errors import GraphError
 from sr_deploy.export.casts import Regions, insert_casts
 from sr_deploy.export.half_format import BF16, FP16, FP16_MAX, HalfFormat, round_to_half
 from sr_deploy.export.write import write_graph
-from sr_deploy.graph.load import load_model, opset_of
+from sr_deploy.graph.load import load_whole_model, opset_of
 
 if TYPE_CHECKING:
     import onnx
@@ -51,12 +51,9 @@ def convert_graph_to_fp16(fp32_path: Path, fp16_path: Path, keep_fp32: Collectio
 
 def convert_graph_to_half(fp32_path: Path, half_path: Path, half: HalfFormat, keep_fp32: Collection[str] = ()) -> None:
     """As `convert_graph_to_fp16`, for either 16-bit type. A BF16 graph is of operator set 22 at least."""
-    import onnx
-
     from sr_deploy.export.onnx_export import set_metadata
 
-    model = load_model(fp32_path)
-    onnx.load_external_data_for_model(model, str(fp32_path.parent))
+    model = load_whole_model(fp32_path)
     if half is BF16:
         model = _raise_opset(model, str(fp32_path))
     convert_model_to_half(model, str(fp32_path), half, keep_fp32)

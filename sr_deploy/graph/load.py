@@ -37,6 +37,23 @@ def load_model(path: Path) -> ModelProto:
     return model
 
 
+def load_whole_model(path: Path) -> ModelProto:
+    """Read an ONNX file with its weights, from files beside it too.
+
+    Raises:
+        InputError: no such file.
+        GraphError: no ONNX file, a damaged one, or a file beside it is missing.
+    """
+    import onnx
+
+    model = load_model(path)
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise GraphError(f"{path}: its weights lie in a file that cannot be read ({error})") from error
+    return model
+
+
 def find_ends(path: Path | str, model: ModelProto) -> tuple[ValueInfoProto, ValueInfoProto]:
     """The one input and the one output; `path` is for messages.
 

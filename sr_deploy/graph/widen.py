@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sr_deploy.errors import GraphError
-from sr_deploy.graph.load import load_model
+from sr_deploy.graph.load import load_whole_model
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, TensorProto
@@ -25,11 +24,7 @@ def read_widened(path: Path) -> ModelProto:
     """
     import onnx
 
-    model = load_model(path)
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise GraphError(f"{path}: its weights lie in a file that cannot be read ({error})") from error
+    model = load_whole_model(path)
     del model.metadata_props[:]
     graph = model.graph
     for tensor in graph.initializer:

@@ -14,6 +14,7 @@ from sr_deploy.errors import BackendError
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, first_line, inference_error
 from sr_deploy.runners.ends import decode_output, encode_input
+from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.runners.rewritten import open_rewritten
 from sr_deploy.runners.shapes import graph_runner_spec
 from sr_deploy.runners.threads import default_threads
@@ -27,7 +28,29 @@ _ERRORS_ONLY = 3
 _PURPOSE = "the onnxruntime backend"
 
 
-class OnnxRuntimeRunner(BaseRunner):
+class SessionRunner(BaseRunner):
+    """Any session with one image in and one out."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, spec: RunnerSpec) -> None:
+        """Take over an open session and what it is."""
+        self._session: onnxruntime.InferenceSession | None = session
+        self._input = session.get_inputs()[0].name
+        super().__init__(spec)
+
+    def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._session is None:
+            raise BackendError(f"this {self.spec} runner is closed; open another")
+        try:
+            (sr,) = self._session.run(None, {self._input: encode_input(lr_NCHW, self.spec.dtype)})
+        except Exception as error:  # its exceptions share no base class
+            raise inference_error(self.spec, lr_NCHW.shape, error) from error
+        return decode_output(np.asarray(sr))
+
+    def _release(self) -> None:
+        self._session = None
+
+
+class OnnxRuntimeRunner(SessionRunner):
     """A graph in ONNX Runtime.
 
     On a CPU it computes FP16 convolutions in FP32 and rounds between them at most: its fp16 figures flatter the graph.
@@ -67,21 +90,8 @@ class OnnxRuntimeRunner(BaseRunner):
             FOR_ONNXRUNTIME if rewrite and optimise and device == "cpu" and choice.precision == "fp32" else None,
             lambda content: open_session(path, content, device, threads, optimise),
         )
-        self._session: onnxruntime.InferenceSession | None = session
-        self._input = session.get_inputs()[0].name
-        super().__init__(graph_runner_spec(model, choice, str(ort.__version__), device, path, rewrites=rewrites))
-
-    def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._session is None:
-            raise BackendError(f"this {self.spec} runner is closed; open another with open_runner")
-        try:
-            (sr,) = self._session.run(None, {self._input: encode_input(lr_NCHW, self.spec.dtype)})
-        except Exception as error:  # its exceptions share no base class
-            raise inference_error(self.spec, lr_NCHW.shape, error) from error
-        return decode_output(np.asarray(sr))
-
-    def _release(self) -> None:
-        self._session = None
+        spec = graph_runner_spec(model, choice, str(ort.__version__), device, path, rewrites=rewrites)
+        super().__init__(session, spec)
 
 
 def why_no_cuda_provider() -> str | None:

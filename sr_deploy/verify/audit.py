@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.bundle import Check, utc_now
-from sr_deploy.errors import GraphError
 from sr_deploy.files import sha256_of
-from sr_deploy.graph.load import load_model
+from sr_deploy.graph.load import load_whole_model
 from sr_deploy.verify.align import Constant, GraphView, align_graphs, describe_node, list_wiring, read_attribute
 
 if TYPE_CHECKING:
@@ -48,8 +47,8 @@ def audit_graph(path: Path, reference: Path | ModelProto, due: str, *, tolerance
     Raises:
         GraphError: one of them is no ONNX graph.
     """
-    candidate = GraphView(load_weighty(path))
-    original = GraphView(load_weighty(reference) if isinstance(reference, Path) else reference)
+    candidate = GraphView(load_whole_model(path))
+    original = GraphView(load_whole_model(reference) if isinstance(reference, Path) else reference)
     findings = list(_list_findings(original, candidate, tolerance))
     hidden = len(findings) - _SHOWN
     if hidden > 0:
@@ -63,22 +62,6 @@ def audit_graph(path: Path, reference: Path | ModelProto, due: str, *, tolerance
         findings=tuple(findings),
         checked_at=utc_now(),
     )
-
-
-def load_weighty(path: Path) -> ModelProto:
-    """A graph with its weights, from files beside it too.
-
-    Raises:
-        GraphError: damaged, or a file beside it is missing.
-    """
-    import onnx
-
-    model = load_model(path)
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise GraphError(f"{path}: its weights lie in a file that cannot be read ({error})") from error
-    return model
 
 
 def compare_tensor(where: str, due: NDArray[np.generic], seen: NDArray[np.generic]) -> list[str]:

@@ -15,11 +15,11 @@ from sr_deploy.backends import Precision
 from sr_deploy.bundle import Bundle, Shape
 from sr_deploy.deps import require
 from sr_deploy.errors import BackendError, InputError
+from sr_deploy.graph.load import load_whole_model
 from sr_deploy.model import Model
 from sr_deploy.runners.ends import encode_input
 from sr_deploy.runners.inputs import photograph_batch
 from sr_deploy.verify.align import GraphView, align_graphs, describe_node
-from sr_deploy.verify.audit import load_weighty
 from sr_deploy.verify.deep import export_again
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def bisect_model(model: Model, on_stage: Callable[[str], None] | None = None) ->
         path = bundle.path / graph.file
         if graph.precision == "fp32":
             with tempfile.TemporaryDirectory(prefix="sr-deploy-") as folder:
-                reference = load_weighty(export_again(model, bundle, Path(folder), rewritten=False))
+                reference = load_whole_model(export_again(model, bundle, Path(folder), rewritten=False))
             against = "the network exported again"
         else:
-            reference, against = load_weighty(bundle.graph("fp32")), bundle.graph("fp32").name
+            reference, against = load_whole_model(bundle.graph("fp32")), bundle.graph("fp32").name
         found.append(bisect_graph(path, reference, against, graph.precision, _draw_input(model, bundle)))
     return found
 
@@ -124,7 +124,7 @@ def bisect_graph(
         GraphError: no ONNX graph.
         BackendError: ONNX Runtime does not run a graph.
     """
-    candidate = load_weighty(path)
+    candidate = load_whole_model(path)
     pairs, mismatch = _pair_outputs(reference, candidate, by_name=precision == "fp32")
     due = _run_marked(reference, [pair[2] for pair in pairs], lr_NCHW)
     seen = _run_marked(candidate, [pair[1] for pair in pairs], lr_NCHW)

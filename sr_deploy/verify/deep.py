@@ -8,10 +8,11 @@ from pathlib import Path
 from sr_deploy.bundle import Bundle, Check, utc_now
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.ends import ENDS_OF_DTYPE, Ends
+from sr_deploy.graph.load import load_whole_model
 from sr_deploy.graph.read import read_graph
 from sr_deploy.measure.machine import tool_versions
 from sr_deploy.model import Model
-from sr_deploy.verify.audit import audit_graph, compare_tensor, load_weighty
+from sr_deploy.verify.audit import audit_graph, compare_tensor
 
 _TOLERANCE = 2.0**-20
 """Rewrites add weights up; another processor may add them in another order."""
@@ -35,7 +36,7 @@ def audit_fp32_weights(model: Model, bundle: Bundle) -> Check:
     state = fold_for_export(model.load_network()).state_dict()
     findings = []
     compared = others = 0
-    for tensor in load_weighty(path).graph.initializer:
+    for tensor in load_whole_model(path).graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT:
             continue
         due = state.get(tensor.name)
@@ -65,7 +66,7 @@ def audit_fp32_graph(model: Model, bundle: Bundle) -> Check:
     path = bundle.graph("fp32")
     with tempfile.TemporaryDirectory(prefix="sr-deploy-") as folder:
         again = export_again(model, bundle, Path(folder), rewritten=True)
-        check = audit_graph(path, load_weighty(again), "the network exported again", tolerance=_TOLERANCE)
+        check = audit_graph(path, load_whole_model(again), "the network exported again", tolerance=_TOLERANCE)
     return check.model_copy(update={"findings": (*check.findings, *_explain(bundle, check))})
 
 

@@ -16,10 +16,10 @@ from sr_deploy.bundle.store import CERTIFICATE_NAME, ENGINES_FOLDER, EngineFolde
 from sr_deploy.engine.precision import find_unplanned, find_unplanned_nodes
 from sr_deploy.errors import BundleError, GraphError
 from sr_deploy.files import sha256_of
+from sr_deploy.graph.load import load_whole_model
 from sr_deploy.graph.read import read_graph
 from sr_deploy.model import Model
 from sr_deploy.verify.align import GraphView
-from sr_deploy.verify.audit import load_weighty
 
 _MAGIC = b"vtrt"
 _LENGTH = slice(16, 24)
@@ -160,7 +160,7 @@ def _look_for_weights(path: Path, plan: bytes) -> tuple[int, list[str]]:
 
     Those whose input channels do not fill whole vectors are padded there, and are passed over.
     """
-    view = GraphView(load_weighty(path))
+    view = GraphView(load_whole_model(path))
     looked_for = 0
     missing = []
     place = 0
