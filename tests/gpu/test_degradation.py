@@ -6,7 +6,8 @@ import torch
 from sr_deploy.train.degradation import Degrader, PairPool
 from sr_deploy.train.degradation.filters import filter_samples
 from sr_deploy.train.degradation.jpeg import compress_jpeg
-from sr_deploy.train.degradation.kernels import make_kernels
+from sr_deploy.train.degradation.kernels import find_sizes, make_kernels
+from sr_deploy.train.degradation.resize import resize
 from sr_deploy.train.recipe import load_recipe
 
 pytestmark = [
@@ -32,8 +33,11 @@ def test_parts_without_noise_agree_with_the_cpu(images):
     draw = make_degrader("cpu").draw(0, 0, 6)
     kernels = [make_kernels(draw.stages[0].kernel, 21, torch.device(device)) for device in ("cpu", "cuda")]
     assert (kernels[0] - kernels[1].cpu()).abs().max() < 1e-6
-    blurred = filter_samples(images, kernels[0]), filter_samples(images.cuda(), kernels[1]).cpu()
+    sizes = find_sizes(draw.stages[0].kernel)
+    blurred = filter_samples(images, kernels[0], sizes), filter_samples(images.cuda(), kernels[1], sizes).cpu()
     assert (blurred[0] - blurred[1]).abs().max() < 1e-5
+    for mode in ("area", "bilinear", "bicubic"):
+        assert (resize(images, (97, 31), mode) - resize(images.cuda(), (97, 31), mode).cpu()).abs().max() < 1e-5
     quality = torch.tensor([30, 40, 50, 60, 80, 95])
     compressed = compress_jpeg(images, quality), compress_jpeg(images.cuda(), quality).cpu()
     assert (compressed[0] - compressed[1]).abs().mean() * 255 < 0.1

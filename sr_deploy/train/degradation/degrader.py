@@ -6,27 +6,33 @@ Legend: N samples, C channels, H, W height and width; hr is on the canvas before
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sr_deploy.errors import ShapeError
-from sr_deploy.train.degradation.draws import NONE, BatchDraw, KernelDraw, StageDraw, draw_batch, take_samples
+from sr_deploy.train.degradation.draws import BatchDraw, StageDraw, draw_batch, take_samples
 from sr_deploy.train.degradation.filters import filter_samples
 from sr_deploy.train.degradation.jpeg import compress_jpeg
-from sr_deploy.train.degradation.kernels import make_kernels
+from sr_deploy.train.degradation.kernels import find_sizes, make_kernels
 from sr_deploy.train.degradation.noise import add_gaussian_noise, add_poisson_noise
+from sr_deploy.train.degradation.resize import resize
 from sr_deploy.train.degradation.sharpen import sharpen
 from sr_deploy.train.degradation.threads import map_in_threads
-from sr_deploy.train.recipe.degradation import DegradationRecipe, ResizeMode
+from sr_deploy.train.recipe.degradation import DegradationRecipe
 from sr_deploy.train.sampling import random_for
 
+Result = TypeVar("Result")
+
 _NOISE_STREAM = 12
-_CACHED_PIXELS = 1_000_000  # of all channels: two canvases of 400 x 400
+_LAST_NOISE_STREAM = 15
+_CACHED_PIXELS = 500_000  # of all channels: one canvas of 400 x 400
+_MOST_SAMPLES = 6  # of a slice, however small the images: there are other cores
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,26 @@ class TrainingPair:
     """Originals, for the adversarial term."""
     target_NCHW: Tensor
     """Originals, sharpened where the recipe says so, for the pixel and the perceptual term; else the tensor `hr`."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is done to a batch."""
+
+    draw: BatchDraw
+    """Parameters."""
+    kernels: tuple[Tensor, ...]
+    """Of each order, and of the last filter: N x K x K."""
+    kernel_sizes: tuple[NDArray[np.int64], ...]
+    """Sides of what counts of them (`find_sizes`)."""
+    size: tuple[int, int]
+    """Height and width of the low resolution of a whole canvas."""
+    corners: NDArray[np.int64]
+    """N x 2: top and left of the patch, at low resolution."""
+
+    def take(self, part: slice) -> _Plan:
+        """That of some samples."""
+        return replace(take_samples(self, part), kernels=tuple(kernels[part] for kernels in self.kernels))
 
 
 class Degrader:
@@ -77,59 +103,71 @@ class Degrader:
     def apply(self, hr_NCHW: Tensor, draw: BatchDraw, step: int, first_sample: int = 0) -> TrainingPair:
         """Degrade with given parameters; the rest as `degrade`."""
         self._check(hr_NCHW)
+        plan = self._make_plan(draw, (hr_NCHW.shape[2] // self._scale, hr_NCHW.shape[3] // self._scale))
+        begun = self._map_slices(self._begin, hr_NCHW, plan, (_NOISE_STREAM, step, first_sample))
+        image, hr_patch, target = (torch.cat(parts) for parts in zip(*begun, strict=True))
+        finished = self._map_slices(self._finish, image, plan, (_LAST_NOISE_STREAM, step, first_sample))
+        return TrainingPair(torch.cat(finished), hr_patch, target if self._recipe.sharpen.enabled else hr_patch)
 
-        def degrade_slice(part: slice) -> TrainingPair:
-            random = random_for(self._seed, _NOISE_STREAM, step, first_sample + part.start)
+    def _make_plan(self, draw: BatchDraw, size: tuple[int, int]) -> _Plan:
+        room = np.asarray(size) - self._patch_size // self._scale + 1
+        blurs = (self._recipe.first.blur, self._recipe.second.blur)[: len(draw.stages)]
+        sides = [*(max(blur.sizes) for blur in blurs), max(self._recipe.final.sizes)]
+        kernels = [*(stage.kernel for stage in draw.stages), draw.final]
+        return _Plan(
+            draw=draw,
+            kernels=tuple(make_kernels(*pair, self._device) for pair in zip(kernels, sides, strict=True)),
+            kernel_sizes=tuple(find_sizes(kernel) for kernel in kernels),
+            size=size,
+            corners=(draw.crop * room).astype(np.int64),
+        )
+
+    def _map_slices(
+        self,
+        work: Callable[[Tensor, _Plan, torch.Generator], Result],
+        images_NCHW: Tensor,
+        plan: _Plan,
+        numbers: tuple[int, int, int],
+    ) -> list[Result]:
+        """Work on slices, each with random numbers of its own, by (stream, step, first sample)."""
+
+        def run(part: slice) -> Result:
+            random = random_for(self._seed, *numbers[:2], numbers[2] + part.start)
             generator = torch.Generator(self._device).manual_seed(int(random.integers(2**63)))
-            return self._degrade_slice(hr_NCHW[part], take_samples(draw, part), generator)
+            with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+                return work(images_NCHW[part], plan.take(part), generator)
 
-        pairs = map_in_threads(degrade_slice, find_slices(hr_NCHW))
-        if len(pairs) == 1:
-            return pairs[0]
-        hr_patch = torch.cat([pair.hr_NCHW for pair in pairs])
-        target = torch.cat([pair.target_NCHW for pair in pairs]) if self._recipe.sharpen.enabled else hr_patch
-        return TrainingPair(torch.cat([pair.lr_NCHW for pair in pairs]), hr_patch, target)
+        return map_in_threads(run, find_slices(images_NCHW))
 
-    @torch.no_grad()
-    def _degrade_slice(self, hr_NCHW: Tensor, draw: BatchDraw, generator: torch.Generator) -> TrainingPair:
-        with torch.autocast(hr_NCHW.device.type, enabled=False):
-            target_NCHW = sharpen(hr_NCHW, self._recipe.sharpen) if self._recipe.sharpen.enabled else hr_NCHW
-            return self._cut(self._synthesise(target_NCHW, draw, generator), hr_NCHW, target_NCHW, draw.crop)
-
-    def _synthesise(self, hr_NCHW: Tensor, draw: BatchDraw, generator: torch.Generator) -> Tensor:
-        """Low resolution of the whole canvas, on levels of 255."""
-        height, width = hr_NCHW.shape[2:]
-        image = hr_NCHW
-        for number, stage in enumerate(draw.stages):
+    def _begin(self, hr_NCHW: Tensor, plan: _Plan, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """While images are large: canvases as far as the last order's resize, patches of originals and targets."""
+        target_NCHW = sharpen(hr_NCHW, self._recipe.sharpen) if self._recipe.sharpen.enabled else hr_NCHW
+        image = target_NCHW
+        for number, stage in enumerate(plan.draw.stages):
+            if number > 0:
+                before = plan.draw.stages[number - 1]
+                image = compress_jpeg(_add_noise(image, before, generator), torch.from_numpy(before.quality))
             # The first order goes by the size of the original, the second one by that of the low resolution.
-            base = (height, width) if number == 0 else (height / self._scale, width / self._scale)
-            image = _blur(image, stage.kernel, self._side(number))
-            image = _resize(image, (int(base[0] * stage.factor), int(base[1] * stage.factor)), stage.mode)
-            image = _add_noise(image, stage, generator)
-            if number < len(draw.stages) - 1:
-                image = compress_jpeg(image, torch.from_numpy(stage.quality))
-        size = (height // self._scale, width // self._scale)
-        quality_N = torch.from_numpy(draw.stages[-1].quality)
-        if not draw.jpeg_last:
+            base = hr_NCHW.shape[2:] if number == 0 else [length / self._scale for length in hr_NCHW.shape[2:]]
+            image = filter_samples(image, plan.kernels[number], plan.kernel_sizes[number])
+            image = resize(image, (int(base[0] * stage.factor), int(base[1] * stage.factor)), stage.mode)
+        corners = plan.corners * self._scale
+        hr_patch = cut_patches(hr_NCHW, corners, self._patch_size)
+        if target_NCHW is hr_NCHW:
+            return image, hr_patch, hr_patch[:0]  # no targets of their own
+        return image, hr_patch, _round(cut_patches(target_NCHW, corners, self._patch_size))
+
+    def _finish(self, images_NCHW: Tensor, plan: _Plan, generator: torch.Generator) -> Tensor:
+        """Patches of low resolution, on levels of 255."""
+        stage = plan.draw.stages[-1]
+        quality_N = torch.from_numpy(stage.quality)
+        image = _add_noise(images_NCHW, stage, generator)
+        if not plan.draw.jpeg_last:
             image = compress_jpeg(image, quality_N)
-        image = _resize(image, size, draw.final_mode)
-        image = _blur(image, draw.final, max(self._recipe.final.sizes)).clamp(0.0, 1.0)
-        if draw.jpeg_last:
-            return compress_jpeg(image, quality_N)  # on levels of 255 already
-        return _round(image)
-
-    def _side(self, stage: int) -> int:
-        return max((self._recipe.first, self._recipe.second)[stage].blur.sizes)
-
-    def _cut(self, lr_NCHW: Tensor, hr_NCHW: Tensor, target_NCHW: Tensor, crop: NDArray[np.float64]) -> TrainingPair:
-        side = self._patch_size // self._scale
-        room = np.asarray([lr_NCHW.shape[2] - side + 1, lr_NCHW.shape[3] - side + 1])
-        corners = (crop * room).astype(np.int64)
-        hr_patch = cut_patches(hr_NCHW, corners * self._scale, self._patch_size)
-        target = hr_patch
-        if target_NCHW is not hr_NCHW:
-            target = _round(cut_patches(target_NCHW, corners * self._scale, self._patch_size))
-        return TrainingPair(cut_patches(lr_NCHW, corners, side), hr_patch, target)
+        image = resize(image, plan.size, plan.draw.final_mode)
+        image = filter_samples(image, plan.kernels[-1], plan.kernel_sizes[-1]).clamp(0.0, 1.0)
+        image = compress_jpeg(image, quality_N) if plan.draw.jpeg_last else _round(image)
+        return cut_patches(image, plan.corners, self._patch_size // self._scale)
 
     def _check(self, hr_NCHW: Tensor) -> None:
         height, width = hr_NCHW.shape[2:]
@@ -142,48 +180,24 @@ class Degrader:
 
 def cut_patches(images_NCHW: Tensor, corners_N2: NDArray[np.int64], side: int) -> Tensor:
     """A square out of each sample; `corners_N2` holds top and left."""
-    device = images_NCHW.device
-    count, channels = images_NCHW.shape[:2]
-    places = torch.from_numpy(corners_N2).to(device)[:, :, None] + torch.arange(side, device=device)
-    samples = torch.arange(count, device=device).view(count, 1, 1)
-    rows = images_NCHW.transpose(1, 2)[samples[:, 0], places[:, 0]]  # N x side x C x W: whole rows
-    columns = places[:, 1].view(count, 1, 1, side).expand(count, side, channels, side)
-    return rows.gather(3, columns).transpose(1, 2).contiguous()
+    top, left = torch.from_numpy(corners_N2.T).to(images_NCHW.device)
+    windows = images_NCHW.unfold(2, side, 1).unfold(3, side, 1)  # a view: every square that there is
+    return windows[torch.arange(len(images_NCHW), device=images_NCHW.device), :, top, left]
 
 
 def find_slices(images_NCHW: Tensor) -> list[slice]:
     """How a batch is worked on: at once on a GPU; on a CPU in parts that stay in a core's cache, side by side."""
     count, *shape = images_NCHW.shape
-    length = max(1, _CACHED_PIXELS // math.prod(shape)) if images_NCHW.device.type == "cpu" else count
+    length = count
+    if images_NCHW.device.type == "cpu":
+        length = min(max(1, _CACHED_PIXELS // math.prod(shape)), _MOST_SAMPLES)
     return [slice(first, first + length) for first in range(0, count, length)]
-
-
-def _blur(images_NCHW: Tensor, draw: KernelDraw, side: int) -> Tensor:
-    """Filter the samples that have a kernel."""
-    chosen = np.flatnonzero(draw.kind != NONE)
-    if len(chosen) == 0:
-        return images_NCHW
-    kernels = make_kernels(draw, side, images_NCHW.device)
-    if len(chosen) == len(images_NCHW):
-        return filter_samples(images_NCHW, kernels)
-    places = torch.from_numpy(chosen).to(images_NCHW.device)
-    return images_NCHW.index_copy(0, places, filter_samples(images_NCHW[places], kernels[places]))
 
 
 def _add_noise(images_NCHW: Tensor, stage: StageDraw, generator: torch.Generator) -> Tensor:
     if stage.gaussian:
         return add_gaussian_noise(images_NCHW, stage.sigma, stage.gray, generator)
     return add_poisson_noise(images_NCHW, stage.poisson_scale, stage.gray, generator)
-
-
-def _resize(images_NCHW: Tensor, size: tuple[int, int], mode: ResizeMode) -> Tensor:
-    """Resample without antialiasing. Bicubic overshoots; whoever is next clips."""
-    if tuple(images_NCHW.shape[2:]) == size:
-        return images_NCHW
-    size = (max(size[0], 1), max(size[1], 1))
-    if mode == "area":
-        return F.interpolate(images_NCHW, size, mode="area")
-    return F.interpolate(images_NCHW, size, mode=mode, align_corners=False)
 
 
 def _round(images_NCHW: Tensor) -> Tensor:

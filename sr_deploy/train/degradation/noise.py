@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sr_deploy.train.degradation.groups import Places, map_groups
 from sr_deploy.train.degradation.poisson import draw_poisson_noise
 
 _GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -23,11 +24,13 @@ def add_gaussian_noise(
         gray_N: whose noise is alike in all channels.
         generator: on the images' device.
     """
-    noise = torch.empty_like(images_NCHW).normal_(generator=generator)
-    gray = _places(gray_N, images_NCHW.device)
-    if len(gray):
-        noise[gray] = noise[gray, :1].expand(-1, 3, -1, -1)
-    return noise.mul_(_factors(sigma_N / 255, images_NCHW)).add_(images_NCHW).clamp_(0.0, 1.0)
+
+    def add(images: Tensor, places: Places) -> Tensor:
+        count, channels, height, width = images.shape
+        noise = images.new_empty(count, 1 if gray_N[places[0]] else channels, height, width)
+        return _add(images, noise.normal_(generator=generator), sigma_N[places] / 255)
+
+    return map_groups(add, images_NCHW, gray_N)
 
 
 def add_poisson_noise(
@@ -44,25 +47,19 @@ def add_poisson_noise(
         gray_N: whose noise is alike in all channels: that of their gray picture.
         generator: on the images' device.
     """
-    noise = torch.empty_like(images_NCHW)
-    colour, gray = _places(~gray_N, images_NCHW.device), _places(gray_N, images_NCHW.device)
-    if len(colour):
-        noise[colour] = draw_poisson_noise(_to_levels(images_NCHW[colour]), generator)
-    if len(gray):
-        red, green, blue = images_NCHW[gray][:, :, None].unbind(1)
-        luma = (red * _GRAY[0]).add_(green, alpha=_GRAY[1]).add_(blue, alpha=_GRAY[2])
-        noise[gray] = draw_poisson_noise(_to_levels(luma), generator).expand(-1, 3, -1, -1)
-    return noise.mul_(_factors(scale_N, images_NCHW)).add_(images_NCHW).clamp_(0.0, 1.0)
+
+    def add(images: Tensor, places: Places) -> Tensor:
+        counted = images
+        if gray_N[places[0]]:
+            red, green, blue = images[:, :, None].unbind(1)
+            counted = (red * _GRAY[0]).add_(green, alpha=_GRAY[1]).add_(blue, alpha=_GRAY[2])
+        levels = (counted * 255).round_().clamp_(0.0, 255.0)
+        return _add(images, draw_poisson_noise(levels, generator), scale_N[places])
+
+    return map_groups(add, images_NCHW, gray_N)
 
 
-def _to_levels(images_NCHW: Tensor) -> Tensor:
-    return (images_NCHW * 255).round_().clamp_(0.0, 255.0)
-
-
-def _places(chosen_N: NDArray[np.bool_], device: torch.device) -> Tensor:
-    # Found on the host: asking a GPU for them would wait for all of its work.
-    return torch.from_numpy(np.flatnonzero(chosen_N)).to(device)
-
-
-def _factors(values_N: NDArray[np.float64], images_NCHW: Tensor) -> Tensor:
-    return torch.from_numpy(values_N.astype(np.float32)).to(images_NCHW.device).view(-1, 1, 1, 1)
+def _add(images_NCHW: Tensor, noise: Tensor, strength_N: NDArray[np.float64]) -> Tensor:
+    """Clipped to [0, 1]; the noise has one channel or all, and is used up."""
+    strength = torch.from_numpy(strength_N.astype(np.float32)).to(noise.device).view(-1, 1, 1, 1)
+    return (images_NCHW + noise.mul_(strength)).clamp_(0.0, 1.0)

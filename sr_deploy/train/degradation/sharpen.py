@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sr_deploy.train.degradation.filters import reflected_positions
+from sr_deploy.train.degradation.taps import Taps, apply_taps
 from sr_deploy.train.recipe.degradation import SharpenRecipe
 
 
@@ -25,11 +26,10 @@ def sharpen(images_NCHW: Tensor, recipe: SharpenRecipe) -> Tensor:
     """
     height, width = images_NCHW.shape[2:]
     side = recipe.radius + (recipe.radius + 1) % 2
-    rows_HH = _blur_matrix(height, side, images_NCHW.device)
-    columns_WW = _blur_matrix(width, side, images_NCHW.device)
+    rows, columns = (_find_taps(length, side, images_NCHW.device) for length in (height, width))
 
     def blur(picture: Tensor) -> Tensor:
-        return rows_HH @ (picture @ columns_WW.T)
+        return apply_taps(picture, rows, columns)
 
     residual = images_NCHW - blur(images_NCHW)
     mask = blur((residual.abs() * 255 > recipe.threshold).float())
@@ -43,16 +43,10 @@ def gaussian_width(side: int) -> float:
 
 
 @lru_cache(maxsize=16)
-def _blur_matrix(length: int, side: int, device: torch.device) -> Tensor:
-    """A length x length matrix: a Gaussian along one axis, its reflection at the borders included.
-
-    A product with it is the fastest way to convolve along an axis with so wide a kernel, on a CPU and on a GPU.
-    """
+def _find_taps(length: int, side: int, device: torch.device) -> Taps:
+    """A Gaussian along one axis, its reflection at the borders included."""
     reach = side // 2
     place = torch.arange(-reach, reach + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (place / gaussian_width(side)) ** 2)
-    weights /= weights.sum()
-    sources = reflected_positions(length, reach, reach).unfold(0, side, 1)  # length x side
-    matrix = torch.zeros(length, length, dtype=torch.float64)
-    matrix.scatter_add_(1, sources, weights.expand(length, side))
-    return matrix.float().to(device)
+    sources = reflected_positions(length, reach, reach).unfold(0, side, 1)
+    return Taps(sources, (weights / weights.sum()).float().expand(length, side)).to(device)

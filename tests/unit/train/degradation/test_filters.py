@@ -6,22 +6,41 @@ import torch
 from scipy import ndimage
 
 from sr_deploy.train.degradation.draws import draw_batch
-from sr_deploy.train.degradation.filters import filter_samples, find_fast_length, reflect
-from sr_deploy.train.degradation.kernels import make_kernels
+from sr_deploy.train.degradation.filters import (
+    convolve,
+    convolve_by_fft,
+    filter_samples,
+    find_fast_length,
+    reflect,
+)
+from sr_deploy.train.degradation.kernels import find_sizes, make_kernels
 from sr_deploy.train.degradation.sharpen import gaussian_width, sharpen
 from sr_deploy.train.recipe import SharpenRecipe
 
 
 @pytest.mark.parametrize("size", [(160, 160), (97, 131), (21, 12), (7, 5), (1, 3)])
-def test_filtering_equals_a_direct_convolution_with_each_samples_kernel(photographs, degradation, size):
+@pytest.mark.parametrize("way", [convolve, convolve_by_fft])
+def test_filtering_equals_a_direct_convolution_with_each_samples_kernel(photographs, degradation, size, way):
     images = photographs[:, :, : size[0], : size[1]]
     kernels = make_kernels(draw_batch(degradation, 3, 0, 0, 4).stages[0].kernel, 21, torch.device("cpu"))
-    filtered = filter_samples(images, kernels)
+    filtered = way(images, kernels)
     assert filtered.shape == images.shape
     for image, kernel, result in zip(images.double().numpy(), kernels.double().numpy(), filtered.numpy(), strict=True):
         for channel in range(3):
             direct = ndimage.convolve(image[channel], kernel, mode="mirror")
             assert np.abs(result[channel] - direct).max() < 2e-6
+
+
+def test_what_is_left_out_of_kernels_does_not_show(photographs, degradation):
+    """Samples of all sizes in one batch, each as if its whole kernel were used; those without one stay as they are."""
+    count = 40
+    images = photographs[:, :, :40, :40].repeat(10, 1, 1, 1)
+    draw = draw_batch(degradation, 3, 0, 0, count).stages[1].kernel
+    sizes, kernels = find_sizes(draw), make_kernels(draw, 21, torch.device("cpu"))
+    assert {1, 21} < set(sizes)
+    filtered = filter_samples(images, kernels, sizes)
+    assert (filtered - convolve_by_fft(images, kernels)).abs().max() < 2e-6
+    assert torch.equal(filtered[sizes == 1], images[sizes == 1])
 
 
 def test_reflection_goes_on_where_the_image_is_smaller_than_the_border():

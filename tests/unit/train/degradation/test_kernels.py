@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import special
 
-from sr_deploy.train.degradation.draws import KINDS, KernelDraw, draw_batch
-from sr_deploy.train.degradation.kernels import make_kernels
+from sr_deploy.train.degradation.draws import KINDS, NONE, SINC, KernelDraw, draw_batch
+from sr_deploy.train.degradation.kernels import find_sizes, make_kernels
 
 CPU = torch.device("cpu")
 
@@ -62,6 +62,21 @@ def test_kernels_sum_to_one_and_are_padded_with_zeros(degradation):
         edge = (21 - size) // 2
         inner = kernel[edge : 21 - edge, edge : 21 - edge].clone()
         assert torch.count_nonzero(kernel) == torch.count_nonzero(inner)
+
+
+def test_sizes_hold_all_that_counts(degradation):
+    draw = draw_batch(degradation, 0, 0, 0, 2000).stages[1].kernel
+    sizes = find_sizes(draw)
+    for kernel, size, own in zip(make_kernels(draw, 21, CPU).double(), sizes, draw.size, strict=True):
+        edge = (21 - size) // 2
+        outside = kernel.abs().sum() - kernel[edge : 21 - edge, edge : 21 - edge].abs().sum()
+        assert outside < 1e-7
+        assert size % 2 == 1
+        assert size <= own
+    assert (sizes[draw.kind == NONE] == 1).all()
+    assert (sizes[draw.kind == SINC] == draw.size[draw.kind == SINC]).all()
+    gaussian = draw.kind == KINDS.index("isotropic")
+    assert sizes[gaussian].mean() < 0.8 * draw.size[gaussian].mean()  # as narrow as the second order has them
 
 
 @pytest.mark.parametrize(("angle", "axis"), [(0.0, 1), (np.pi / 2, 0)])

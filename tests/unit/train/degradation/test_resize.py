@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sr_deploy.train.degradation.groups import map_groups
+from sr_deploy.train.degradation.resize import resize
+from sr_deploy.train.degradation.taps import Taps, apply_taps
+
+
+@pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(160, 80), (97, 131), (200, 33), (1, 7), (240, 160)])
+def test_resizing_agrees_with_torch(photographs, mode, size):
+    images = photographs[:, :, :, :120]
+    # torch finds places in FP32, which is a few millionths of a pixel off.
+    assert (resize(images, size, mode) - F.interpolate(images, size, mode=mode)).abs().max() < 5e-5
+
+
+def test_the_same_size_gives_the_images_back_and_none_becomes_one_pixel(photographs):
+    assert resize(photographs, (160, 160), "bicubic") is photographs
+    single = resize(photographs, (0, 0), "area")
+    assert torch.allclose(single, photographs.mean((2, 3), keepdim=True), atol=1e-5)
+
+
+def test_taps_add_up_rows_and_columns(photographs):
+    rows = Taps(torch.tensor([[0, 2], [5, 5]]), torch.tensor([[1.0, -1.0], [0.5, 0.25]]))
+    columns = Taps(torch.tensor([[3], [0], [159]]), torch.tensor([[2.0], [1.0], [1.0]]))
+    result = apply_taps(photographs, rows, columns)
+    expected = torch.stack([photographs[:, :, 0] - photographs[:, :, 2], 0.75 * photographs[:, :, 5]], dim=2)
+    expected = torch.stack([2 * expected[..., 3], expected[..., 0], expected[..., 159]], dim=3)
+    assert torch.allclose(result, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("keys", "calls"), [([3, 1, 3, 2], [[1], [3], [0, 2]]), ([False] * 4, [[0, 1, 2, 3]])])
+def test_groups_come_back_in_order(photographs, keys, calls):
+    seen = []
+
+    def work(images, places):
+        seen.append(places.tolist())
+        assert torch.equal(images, photographs[places])
+        return images + torch.from_numpy(places).float().view(-1, 1, 1, 1)
+
+    result = map_groups(work, photographs, np.array(keys))
+    assert seen == calls
+    assert torch.equal(result, photographs + torch.arange(4.0).view(-1, 1, 1, 1))
