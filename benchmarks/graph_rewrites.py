@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.arch.registry import build_network, input_multiple
 from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.deps import openvino_core
 from sr_deploy.export.onnx_export import export_network_to_onnx, trace_network
 from sr_deploy.graph.rewrite import (
     DEFAULT,
@@ -120,9 +121,7 @@ class Row:
 
 def open_openvino(model: onnx.ModelProto, threads: int, precision: str = "f32") -> Run:
     """As the runner of sr-deploy opens it."""
-    import openvino
-
-    core = openvino.Core()
+    core = openvino_core("the benchmark")
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,

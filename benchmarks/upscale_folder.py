@@ -4,8 +4,9 @@
 
 Makes 12-megapixel JPEGs of scikit-image's photographs, upscales the folder as `sr-deploy upscale IN_DIR OUT_DIR` does,
 and counts the time in the runner. Before and after, the same windows go through the runner with nothing beside it: the
-folder's time beyond theirs is what reading, tiling, checking and writing cost. Codecs are measured in processor time on
-one of the results, cut to 12 megapixels. Writes results/upscale_folder.json and .md.
+folder's time beyond theirs is what reading, tiling, checking and writing cost. These stages are measured one by one as
+well, and codecs on one of the results, cut to the size of a source, all in processor time, which other processes
+disturb less than wall time. Writes results/upscale_folder.json and .md.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,9 @@ from sr_deploy.imaging.resample import resample
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.upscale.files import FileSettings
 from sr_deploy.upscale.folder import upscale_folder
+from sr_deploy.upscale.guards import measure_statistics
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.pixels import HostResult, to_window
 
 RESULTS = Path(__file__).parent / "results"
 _CODECS = ((".jpg", None), (".jpg", 90), (".png", None), (".tif", None), (".webp", None), (".avif", None))
@@ -70,6 +74,15 @@ class CodecRow:
     quality: int | None
     processor_ms_per_megapixel: float
     kilobytes_per_megapixel: float
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One of the things that are done beside the network."""
+
+    stage: str
+    processor_ms: float
+    """For one picture of the folder."""
 
 
 class Stopwatch:
@@ -143,23 +156,63 @@ def measure_folder(arguments: argparse.Namespace, backend: str, source: Path, ta
         )
 
 
+def measure_stages(arguments: argparse.Namespace, source: Path, folder: Path) -> list[StageRow]:
+    """What is done to a picture beside the network, with tiles of 256 and a result that only repeats pixels."""
+    path = sorted(source.iterdir())[0]
+    picture = read_picture(path)
+    halo, scale, core = 18, 4, 256
+    window = picture.pixels[: core + 2 * halo, : core + 2 * halo]
+    lr_NCHW = to_window(window, 3)
+    used = (slice(halo * scale, -halo * scale),) * 2
+    result = HostResult(lr_NCHW.repeat(scale, 2).repeat(scale, 3)).crop(*used)
+    large = np.empty((core * scale, picture.width * scale, 3), np.uint8)
+    whole = Picture(resample(picture.pixels, picture.width * scale, picture.height * scale, "bicubic"))
+    tiles = picture.width * picture.height / core**2
+    inner = lr_NCHW[:, :, halo:-halo, halo:-halo]
+
+    def write() -> None:
+        write_picture(folder / f"stage{arguments.format or '.jpg'}", whole)
+
+    stages: list[tuple[str, Callable[[], object], float]] = [
+        ("read and decode", lambda: read_picture(path), 1),
+        ("cut windows, as numbers from 0 to 1", lambda: to_window(window, 3), 2 * tiles),  # again for the guards
+        ("guards, of the input", lambda: measure_statistics(inner), tiles),
+        ("guards, of the result", lambda: result.measure(scale), tiles),
+        ("round into the picture", lambda: result.write(large[:, : core * scale]), tiles),
+        (f"encode and write {arguments.format or '.jpg'}", write, 1),
+    ]
+    return [
+        StageRow(stage, 1000 * times * time_processor(call, 1 if times == 1 else arguments.rounds))
+        for stage, call, times in stages
+    ]
+
+
+def time_processor(call: Callable[[], object], rounds: int) -> float:
+    """Mean processor time of a call in seconds, after one that is not counted."""
+    call()
+    started = time.process_time()
+    for _ in range(rounds):
+        call()
+    return (time.process_time() - started) / rounds
+
+
 def measure_codecs(picture: Picture, folder: Path) -> list[CodecRow]:
-    """Every format, in processor time, which other processes disturb less than wall time."""
+    """Every format."""
     rows = []
     megapixels = picture.width * picture.height / 1e6
     for suffix, quality in _CODECS:
         path = folder / f"codec{suffix}"
-        started = time.process_time()
-        write_picture(path, picture, quality)
-        taken = time.process_time() - started
+        taken = time_processor(partial(write_picture, path, picture, quality), 1)
         rows.append(CodecRow(suffix, quality, 1000 * taken / megapixels, path.stat().st_size / 1000 / megapixels))
     return rows
 
 
-def format_tables(document: dict[str, object], rows: Sequence[FolderRow], codecs: Sequence[CodecRow]) -> str:
+def format_tables(
+    document: dict[str, object], rows: Sequence[FolderRow], stages: Sequence[StageRow], codecs: Sequence[CodecRow]
+) -> str:
     """The results as a page."""
     lines = [
-        "# A folder of 12-megapixel photographs",
+        f"# A folder of photographs, {document['size']}",
         "",
         f"Written by `{document['command']}` on {document['date']}, on {document['machine']}; do not edit.",
         "",
@@ -171,6 +224,9 @@ def format_tables(document: dict[str, object], rows: Sequence[FolderRow], codecs
         f"{row.runner_seconds:.1f} | {row.alone_seconds:.1f} | {100 * row.beyond:.1f} % |"
         for row in rows
     ]
+    lines += ["", "| beside the network, for each picture | processor time, ms |", "|---|---|"]
+    lines += [f"| {row.stage} | {row.processor_ms:.0f} |" for row in stages]
+    lines += [f"| together | {sum(row.processor_ms for row in stages):.0f} |"]
     lines += ["", "| format | quality | processor time, ms per megapixel | kB per megapixel |", "|---|---|---|---|"]
     lines += [
         f"| {row.suffix} | {row.quality or 'as it is'} | {row.processor_ms_per_megapixel:.1f} | "
@@ -201,6 +257,7 @@ def main() -> None:
             measure_folder(arguments, backend, folder / "in", folder / f"out-{number}")
             for number, backend in enumerate(arguments.backend or ["torch"])
         ]
+        stages = measure_stages(arguments, folder / "in", folder)
         first = sorted((folder / "out-0").glob("*.*g"))[0]
         large = read_picture(first, max_pixels=None)
         piece = np.ascontiguousarray(large.pixels[: arguments.height, : arguments.width])
@@ -213,10 +270,12 @@ def main() -> None:
         ),
         "machine": describe_machine().title(),
         "model": arguments.model.name,
+        "size": f"{arguments.width}x{arguments.height}",
         "folders": [{**asdict(row), "beyond": row.beyond} for row in rows],
+        "stages": [asdict(row) for row in stages],
         "codecs": [asdict(row) for row in codecs],
     }
-    page = format_tables(document, rows, codecs)
+    page = format_tables(document, rows, stages, codecs)
     print(page)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "upscale_folder.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

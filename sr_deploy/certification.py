@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from sr_deploy.drift import Tell, measure_ledgers
 from sr_deploy.errors import BundleError
 from sr_deploy.export.int8.bundle import load_quantised_source
 from sr_deploy.model import Model, open_model
+from sr_deploy.shipped import is_shipped
 from sr_deploy.verify.audit import audit_graph
 from sr_deploy.verify.deep import audit_fp32_graph, audit_fp32_weights
 from sr_deploy.verify.integrity import check_certificate, check_engines, check_graph_precision
@@ -44,6 +45,9 @@ class Verification:
     """The worst places, cut out."""
     not_run: tuple[NotRun, ...] = ()
     """What this machine could not run, and why."""
+    written: tuple[Path, ...] = ()
+    """A bundle's certificate.json and certificate.html; empty for what is in no bundle, and for what ships with
+    sr-deploy: the installed package stays as it is."""
     failures: tuple[str, ...] = field(init=False)
     """What fell short, as in `model.fp16.onnx on onnxruntime:fp16`; empty if all is well."""
 
@@ -92,7 +96,7 @@ def verify_model(
     on a lattice of shapes and contents. Of a bundle the weights of each graph are held against those of the FP32 one,
     the precision of every layer against the manifest, engines against their records and graphs, and the drift ledger
     says which stage loses how much. The result goes into its `certificate.json` and `certificate.html`, whether it
-    passed or not.
+    passed or not; a bundle that ships with sr-deploy stays as it is.
 
     Args:
         model: a bundle, an ONNX file or a checkpoint, or its path.
@@ -121,7 +125,6 @@ def verify_model(
         ledgers = tuple(measure_ledgers(model, tell))
     if bundle is not None:
         checks += tuple(_check_drops(bundle, ledgers))
-        _write_certificate(bundle, verified.entries, checks, ledgers)
     verification = Verification(
         model=model,
         entries=verified.entries,
@@ -130,9 +133,11 @@ def verify_model(
         crops=verified.crops,
         not_run=tuple(list_not_run(model, choices)),
     )
-    if bundle is not None:
-        verification.write_html(bundle.path / PAGE_NAME)
-    return verification
+    if bundle is None or is_shipped(bundle.path):
+        return verification
+    certificate, page = _write_certificate(bundle, verification), bundle.path / PAGE_NAME
+    verification.write_html(page)
+    return replace(verification, written=(certificate, page))
 
 
 def _check_files(model: Model, bundle: Bundle, tell: Tell, *, deep: bool) -> list[Check]:
@@ -181,18 +186,16 @@ def _make_drop(file: str, sha256: str, what: str, findings: tuple[str, ...]) -> 
     )
 
 
-def _write_certificate(
-    bundle: Bundle, entries: Sequence[CertificateEntry], checks: Sequence[Check], ledgers: Sequence[Ledger]
-) -> None:
+def _write_certificate(bundle: Bundle, verification: Verification) -> Path:
     try:
         certificate = bundle.certificate()
     except BundleError:  # which is among the checks
         certificate = Certificate()
-    for entry in entries:
+    for entry in verification.entries:
         certificate = certificate.with_entry(entry)
-    for ledger in ledgers:
+    for ledger in verification.ledgers:
         certificate = certificate.with_ledger(ledger)
-    bundle.write_certificate(certificate.with_checks(checks))
+    return bundle.write_certificate(certificate.with_checks(verification.checks))
 
 
 def _list_artefacts(verification: Verification) -> list[FileRecord]:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
+from collections.abc import Iterator
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from sr_deploy.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    import openvino
 
 # module -> (distribution, what installs it)
 _INSTALL = {
@@ -26,9 +34,14 @@ _INSTALL = {
         "tensorrt_cu13",
         "pip install 'sr-deploy[tensorrt]' with NVIDIA's package index (see docs/backends.md)",
     ),
+    "ray": ("ray", "pip install 'sr-deploy[ray]'"),
+    "ray.data": ("ray", "pip install 'sr-deploy[ray]'"),
     "tensorboard": ("tensorboard", "pip install 'sr-deploy[train]'"),
     "matplotlib": ("matplotlib", "pip install 'sr-deploy[plots]'"),
 }
+
+# Imported along with a library, these tell its maker over the network that it is used, without asking. It runs without.
+_REPORTERS = {"openvino": "openvino_telemetry"}
 
 
 def is_installed(module: str) -> bool:
@@ -51,7 +64,7 @@ def installed_version(module: str) -> str | None:
 
 
 def require(module: str, purpose: str) -> ModuleType:
-    """Import `module`, or say what is missing.
+    """Import `module`, or say what is missing. What it would report about its use is not sent.
 
     Args:
         module: import name, one of those known here.
@@ -61,9 +74,48 @@ def require(module: str, purpose: str) -> ModuleType:
         MissingDependencyError: absent, or present and broken; the message has the command that installs it.
     """
     try:
-        return importlib.import_module(module)
+        with _unreported(module):
+            return importlib.import_module(module)
     except ImportError as error:
         found = "is not installed" if not is_installed(module) else f"does not load ({error})"
         raise MissingDependencyError(
             f"{purpose} needs {module}, which {found}; run: {install_command(module)}"
         ) from error
+
+
+def openvino_core(purpose: str) -> openvino.Core:
+    """OpenVINO, loaded once for the process.
+
+    Its CPU plugin (2026.4) gives the thread another stack for signals, and puts the one before back when its core goes.
+    Of two cores that go in the order in which they came, the second puts back what the first has freed: the next Ctrl-C
+    is then a segmentation fault.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    require("openvino", purpose)
+    return _make_core()
+
+
+@functools.cache
+def _make_core() -> openvino.Core:
+    import openvino
+
+    return openvino.Core()
+
+
+@contextlib.contextmanager
+def _unreported(module: str) -> Iterator[None]:
+    """Let its reporter look absent while `module` is imported for the first time."""
+    reporter = _REPORTERS.get(module)
+    if reporter is None or module in sys.modules:
+        yield
+        return
+    before = sys.modules.pop(reporter, None)
+    sys.modules[reporter] = None  # type: ignore[assignment] # Python's own mark of what cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules[reporter]
+        if before is not None:
+            sys.modules[reporter] = before

@@ -41,6 +41,10 @@ class ImageError(InputError):
     """A picture cannot be read, or holds something that the command does not take."""
 
 
+class VideoError(InputError):
+    """A video cannot be read, holds something that the command does not take, or what was made of it is not whole."""
+
+
 class ShapeError(InputError):
     """A shape lies outside what a profile, an engine or a network takes."""
 

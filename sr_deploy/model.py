@@ -16,6 +16,7 @@ from sr_deploy.errors import BackendError, BundleError, CheckpointError, GraphEr
 from sr_deploy.files import require_file, sha256_of
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.graph.read import METADATA_PREFIX, GraphInfo, read_graph
+from sr_deploy.shipped import shipped_models
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,13 +131,16 @@ def open_model(path: Path | str) -> Model:
     """Open a checkpoint, an ONNX file, a bundle, an engine in its bundle, or a training run.
 
     Args:
-        path: a file, a bundle's folder, a run's folder (its newest checkpoint is taken) or one of its step folders.
+        path: a file, a bundle's folder, a run's folder (its newest checkpoint is taken) or one of its step folders;
+            or, where there is no such file or folder, the name of a network that ships with sr-deploy: `small-x2`.
 
     Raises:
         InputError: nothing there, or a folder that is none of these.
         CheckpointError, GraphError, BundleError: found, and not usable; the message says why.
     """
     path = Path(path)
+    if not path.exists():
+        path = shipped_models().get(str(path), path)
     if not path.exists():
         raise InputError(f"{path} does not exist; give a checkpoint, an ONNX file, a bundle, an engine or a run")
     if path.is_dir():

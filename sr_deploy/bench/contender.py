@@ -11,8 +11,20 @@ from types import TracebackType
 from typing import Any, Self
 
 from sr_deploy import errors
-from sr_deploy.bench.worker import MemoryAnswer, OpenAnswer, OpenRequest
+from sr_deploy.bench.worker import OpenAnswer, OpenRequest
 from sr_deploy.errors import BackendError
+
+
+class EndToEndTurns:
+    """The turns of a contender from file to file."""
+
+    def __init__(self, contender: Contender) -> None:
+        """Of this contender."""
+        self._contender = contender
+
+    def take_turn(self, calls: int, primed: bool) -> list[float]:
+        """Seconds of each of `calls` calls."""
+        return self._contender.take_turn(calls, primed, files=True)
 
 
 class Contender:
@@ -46,19 +58,19 @@ class Contender:
         """Of the worker."""
         return self._process.pid
 
-    def take_turn(self, calls: int, primed: bool) -> list[float]:
-        """Seconds of each of `calls` calls.
+    def take_turn(self, calls: int, primed: bool, files: bool = False) -> list[float]:
+        """Seconds of each of `calls` calls; `files`: from picture files to picture files.
 
         Raises:
             BackendError: it failed.
         """
-        seconds: list[float] = self._ask({"calls": calls, "primed": primed})
+        seconds: list[float] = self._ask({"calls": calls, "primed": primed, "files": files})
         return seconds
 
-    def measure_memory(self) -> MemoryAnswer:
-        """What it needed up to now, in MiB."""
-        memory: MemoryAnswer = self._ask({"memory": True})
-        return memory
+    def measure_peak(self) -> float:
+        """Greatest resident memory up to now, in MiB."""
+        peak: float = self._ask({"peak": True})
+        return peak
 
     def close(self) -> None:
         """End the process."""

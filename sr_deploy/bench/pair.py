@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice
-from sr_deploy.bench.run import run_rounds
+from sr_deploy.bench.rounds import run_rounds
 from sr_deploy.bench.statistics import compare_speed, plan_schedule, summarise_calls
 from sr_deploy.bundle import Shape
 from sr_deploy.measure.timer import time_turn

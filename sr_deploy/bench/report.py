@@ -1,19 +1,27 @@
-"""The document of a benchmark. Schema version 1; each field is explained where it stands."""
+"""The document of a benchmark. Schema version 2; each field is explained where it stands."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sr_deploy.backends import Precision
+from sr_deploy.errors import InputError
+from sr_deploy.files import require_file
 from sr_deploy.measure.machine import Machine
+from sr_deploy.measure.peak import Peaks
+from sr_deploy.measure.watch import Conditions
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 
 
 class _Record(BaseModel):
     # A contender whose output is not finite has an infinite error, which JSON has no number for.
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_inf_nan="strings", use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class Parity(_Record):
@@ -29,11 +37,71 @@ class Parity(_Record):
     """Whether it is as near as its precision has to come (the thresholds of `sr-deploy verify`)."""
 
 
+class ColdStart(_Record):
+    """What the first result costs in a fresh process, each part once."""
+
+    import_ms: float
+    """Importing the backend's library."""
+    load_ms: float
+    """Opening the model: reading, rewriting and compiling the graph, or loading the engine."""
+    first_call_ms: float
+    """The first inference; torch.compile compiles in it."""
+    build_ms: float | None
+    """Building the engine, as its record says; None where nothing is built ahead."""
+
+    @property
+    def total_ms(self) -> float:
+        """All but the build."""
+        return self.import_ms + self.load_ms + self.first_call_ms
+
+
+class EndToEnd(_Record):
+    """From picture files to picture files: decoding, inference, rounding to 8 bit and encoding, one after the other."""
+
+    format: str
+    """Of the files on both sides."""
+    calls: int
+    """Timed calls, over all rounds; each reads and writes as many files as the batch has pictures."""
+    median_ms: float
+    """Median time of a call."""
+    spread_ms: float
+    """Half the distance between the quartiles of the calls."""
+    images_per_second: float
+    """Batch size over the median."""
+
+
+class HostCopies(_Record):
+    """Input to the GPU and output back, apart from the inference."""
+
+    bytes: int
+    """Both together, for one call."""
+    median_ms: float | None
+    """Median time; None where the backend copies inside its call, so that the inference holds it."""
+
+
+class Roofline(_Record):
+    """A contender's speed against the fastest that this machine's arithmetic and memory allow."""
+
+    gflops_per_second: float
+    """Operations of convolutions and matrix products (two for each multiply-add) over the median, in billions."""
+    precision_share: dict[Precision, float]
+    """Share of these operations by the precision that they are computed in, 0 to 1."""
+    least_bytes: int
+    """Input, output and weights, each moved once: no way of computing moves less."""
+    layer_bytes: int | None
+    """What layers move that are computed one by one and share nothing; None where the graph does not tell."""
+    limit: Literal["arithmetic", "memory"] | None
+    """What bounds the time from below: operations at the measured peak, or `least_bytes` at the measured copy."""
+    share: float | None
+    """That bound over the median, 0 to 1; None where the peak of a precision is unknown. Above 1 where convolutions are
+    computed with fewer operations than they are counted as (Winograd)."""
+
+
 class BenchResult(_Record):
     """One contender on one shape."""
 
     contender: str
-    """Backend and precision, as in `openvino:fp32`."""
+    """Backend, precision and variant, as in `openvino:fp32+fixed`."""
     backend_version: str
     """Version of the backend."""
     rewrites: tuple[str, ...] = ()
@@ -43,15 +111,21 @@ class BenchResult(_Record):
     shape: str
     """Input, `NxHxW`."""
     arrays: Literal["host", "device"]
-    """Where input and output lie: copies to and from a GPU are timed with `host`, and there are none with `device`."""
+    """Where input and output of the timed calls lie: with `device` there are no copies in them."""
+    warm_up_calls: int
+    """Untimed calls before the rounds."""
+    steady: bool
+    """Whether the last of these took the same time, within 10 %; if not, the time for warming up was spent."""
     calls: int
     """Timed calls, over all rounds."""
-    rounds: int
-    """Rounds in which every contender had its turn."""
     median_ms: float
     """Median time of a call."""
     p95_ms: float
     """95th percentile of the calls."""
+    p99_ms: float
+    """99th percentile of the calls."""
+    spread_ms: float
+    """Half the distance between the quartiles of the calls."""
     images_per_second: float
     """Batch size over the median."""
     input_megapixels_per_second: float
@@ -59,28 +133,49 @@ class BenchResult(_Record):
     output_megapixels_per_second: float
     """Upscaled pixels over the median."""
     peak_memory_mib: float
-    """Greatest resident memory of a process that ran this contender alone, its libraries included."""
-    library_memory_mib: float
+    """Greatest resident memory of a process that ran this contender alone, its libraries included, without files."""
+    import_memory_mib: float
     """Of these, resident before the model was loaded: Python and the backend's library."""
     device_memory_mib: float | None
-    """GPU memory taken while it ran; None on a CPU."""
+    """GPU memory that loading and running it took; None on a CPU, and where no torch is loaded that could tell."""
     speedup: float
     """Times as fast as the baseline: median over the rounds of the ratio within a round; 1 for the baseline."""
     speedup_low: float
     """10th percentile of these ratios."""
     speedup_high: float
     """90th percentile of them."""
-    others_load: float | None
-    """Mean number of processors that other processes kept busy during the rounds; None where unknown."""
+    cold_start: ColdStart
+    """What the first result costs."""
+    end_to_end: EndToEnd
+    """From file to file."""
+    host_copies: HostCopies | None
+    """Copies to and from the GPU; None on a CPU, where there are none."""
+    roofline: Roofline | None
+    """Its speed against this machine's; None where the operations of the network are unknown."""
     parity: Parity
     """How near its output is to the reference's."""
+
+
+class ShapeRun(_Record):
+    """What the contenders of one shape have in common."""
+
+    shape: str
+    """Input, `NxHxW`."""
+    sha256: str
+    """Hash of the input: its shape and its samples, as float32 in the machine's order of bytes."""
+    rounds: int
+    """Rounds in which every contender had its turn."""
+    others_load: float | None
+    """Mean number of processors that other processes kept busy during the rounds; None where unknown."""
+    conditions: Conditions
+    """Clocks, power and throttling during the rounds, as far as the machine tells."""
 
 
 class LeftOut(_Record):
     """A contender that was not timed."""
 
     contender: str
-    """Backend and precision."""
+    """Backend, precision and variant."""
     reason: str
     """Why not, and what would make it run."""
 
@@ -88,7 +183,7 @@ class LeftOut(_Record):
 class BenchReport(_Record):
     """What `sr-deploy bench` measured."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     """Raised when a reader of an older version could misread the document."""
     measured_at: str
     """UTC, ISO 8601."""
@@ -98,6 +193,8 @@ class BenchReport(_Record):
     """Where."""
     threads: int
     """Threads of the CPU that each contender had."""
+    peaks: tuple[Peaks, ...]
+    """What this machine's arithmetic and memory reach, for each device that a contender ran on."""
     versions: dict[str, str]
     """Name and version of everything that had a hand in it."""
     model: str
@@ -114,9 +211,31 @@ class BenchReport(_Record):
     """What parity is measured against."""
     baseline: str
     """The contender that speed-ups are against."""
-    shapes: tuple[str, ...]
-    """Inputs, each `NxHxW`."""
+    runs: tuple[ShapeRun, ...]
+    """One for each shape."""
     results: tuple[BenchResult, ...]
     """By shape; verified contenders first, the fastest of them at the top."""
     left_out: tuple[LeftOut, ...]
     """What was not timed, and why."""
+
+    def results_of(self, shape: str) -> tuple[BenchResult, ...]:
+        """Those of one shape, in their order."""
+        return tuple(result for result in self.results if result.shape == shape)
+
+
+def read_report(path: Path) -> BenchReport:
+    """A report that `sr-deploy bench --json` printed.
+
+    Raises:
+        InputError: no such file, or no report of this schema.
+    """
+    text = require_file(path, "a report of sr-deploy bench --json").read_text(encoding="utf-8", errors="replace")
+    try:
+        return BenchReport.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(map(str, problem["loc"])) or "the document"
+        raise InputError(
+            f"{path} is no report of schema version {SCHEMA_VERSION} ({place}: {problem['msg']}); make one with: "
+            "sr-deploy bench --json"
+        ) from error

@@ -35,6 +35,10 @@ class Timing:
     """Half of the calls took less."""
     p95: float
     """95 % of the calls took less."""
+    p99: float
+    """99 % of the calls took less."""
+    spread: float
+    """Half the distance between the quartiles."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,15 @@ class Speedup:
     """90th percentile of them."""
 
 
-def is_warm(seconds: Sequence[float], budget: float) -> bool:
-    """Whether warm-up may end: the last three calls lie within 10 % of each other, or the budget is spent."""
-    if not seconds:
-        return False
+def is_steady(seconds: Sequence[float]) -> bool:
+    """Whether the last three calls lie within 10 % of each other."""
     last = seconds[-3:]
-    steady = len(last) == 3 and max(last) <= 1.1 * min(last)
-    return steady or sum(seconds) >= budget
+    return len(last) == 3 and max(last) <= 1.1 * min(last)
+
+
+def is_warm(seconds: Sequence[float], budget: float) -> bool:
+    """Whether warm-up may end: calls are steady, or the budget is spent."""
+    return bool(seconds) and (is_steady(seconds) or sum(seconds) >= budget)
 
 
 def plan_schedule(call_seconds: Sequence[float], seconds_each: float) -> Schedule:
@@ -73,9 +79,10 @@ def plan_schedule(call_seconds: Sequence[float], seconds_each: float) -> Schedul
 
 
 def summarise_calls(rounds: Sequence[Sequence[float]]) -> Timing:
-    """Median and 95th percentile over all calls of all rounds."""
+    """Over all calls of all rounds."""
     calls = np.concatenate([np.asarray(turn) for turn in rounds])
-    return Timing(median=float(np.median(calls)), p95=float(np.percentile(calls, 95)))
+    low, median, high, p95, p99 = (float(value) for value in np.percentile(calls, (25, 50, 75, 95, 99)))
+    return Timing(median=median, p95=p95, p99=p99, spread=(high - low) / 2)
 
 
 def compare_speed(baseline: Sequence[Sequence[float]], contender: Sequence[Sequence[float]]) -> Speedup:

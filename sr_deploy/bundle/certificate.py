@@ -61,6 +61,9 @@ class CertificateEntry(Record):
     """What the runner changed in the graph when it opened the file, by the names in docs/graph.md."""
     machine: str
     """Processor or GPU that ran it."""
+    cpu_features: tuple[str, ...] = ()
+    """Instruction sets of the processor that matter for convolutions: names of processors in virtual machines do not
+    tell generations apart. Empty where a GPU computed, and in entries that an older sr-deploy wrote."""
     reference: str
     """What it was compared with, as in `torch:fp32`."""
     reference_sha256: str
@@ -175,8 +178,8 @@ class Certificate(Record):
     def with_entry(self, entry: CertificateEntry) -> Certificate:
         """A copy in which `entry` replaces what was measured of the same file by the same backend and machine."""
 
-        def identity(other: CertificateEntry) -> tuple[str, str, str]:
-            return other.artefact.file, other.backend, other.machine
+        def identity(other: CertificateEntry) -> tuple[str, str, str, tuple[str, ...]]:
+            return other.artefact.file, other.backend, other.machine, other.cpu_features
 
         kept = tuple(other for other in self.entries if identity(other) != identity(entry))
         return self.model_copy(update={"entries": (*kept, entry)})

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from sr_deploy.cli.output import show_runner_logs
 from sr_deploy.errors import SrDeployError
 
 _COMMANDS = (
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 the user's input or machine, 2 usage, 3 verification failed or regression found, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    show_runner_logs()
     try:
         build_app()(args=words)
     except SrDeployError as error:

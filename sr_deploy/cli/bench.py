@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sr_deploy.cli.bench_tables import make_comparison_table, make_tables
 from sr_deploy.cli.output import JsonOption, Output
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from sr_deploy.bench.report import BenchReport
 
-    from sr_deploy.bench.report import BenchReport, BenchResult
-
-BUSY_PROCESSORS = 0.2  # what others may use before a table warns of it
+_PIPED_WIDTH = 120
 
 
 def bench(
@@ -24,6 +23,7 @@ def bench(
         Path | None,
         typer.Argument(help="A bundle, an ONNX file (anybody's) or a checkpoint; left out: the newest bundle."),
     ] = None,
+    *,
     shape: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,118 +34,111 @@ def bench(
         list[str] | None,
         typer.Option(
             "--backend",
-            metavar="NAME[:PRECISION]",
-            help="A contender beside the baseline, as in openvino:bf16; repeatable. Default: all that run here.",
+            metavar="NAME[:PRECISION][+VARIANT]",
+            help="A contender beside the baseline, as in openvino:bf16; repeatable. Variants: +nchw and +compile of "
+            "torch, +fixed of graphs and engines (the timed shape alone). Default: all that run here and load quickly.",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--seconds", min=0.01, help="Time for the rounds of each contender and shape, on average [2]."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page with plots, too.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the report as Markdown, too.")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write a line for each contender and shape, too.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare",
+            metavar="OLD NEW",
+            help="Measure nothing: compare two reports of --json from one machine; ends with code 3 where something is "
+            "slower than --max-slowdown allows, is gone or no longer verified.",
+        ),
+    ] = None,
+    max_slowdown: Annotated[
+        float | None,
+        typer.Option(
+            "--max-slowdown", metavar="PERCENT", min=0, help="With --compare: how much slower is accepted [10]."
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Side by side with PyTorch: latency, throughput, memory and parity of every backend on the same photographs."""
-    from sr_deploy.backends import parse_backend
-    from sr_deploy.bench.run import DEFAULT_SHAPES, bench_model
+    from sr_deploy.bench.choices import parse_contender
+    from sr_deploy.bench.run import DEFAULT_SECONDS, DEFAULT_SHAPES, bench_model
     from sr_deploy.bundle import find_newest_bundle, parse_shape
+    from sr_deploy.errors import InputError
+    from sr_deploy.files import make_folder
     from sr_deploy.model import open_model
 
     output = Output(as_json)
+    files = [path for path in (html, markdown, csv) if path is not None]
+    if compare is not None:
+        if model or shape or backend or seconds or files:
+            raise InputError("--compare measures nothing; leave MODEL and every option but --max-slowdown out")
+        _compare(output, *compare, max_slowdown)
+        return
+    if max_slowdown is not None:
+        raise InputError("--max-slowdown belongs to --compare OLD NEW; leave it out")
+    for path in files:
+        make_folder(path.parent)  # now, and not when everything is measured
     shapes = [parse_shape(text) for text in shape] if shape else DEFAULT_SHAPES
-    choices = [parse_backend(text) for text in backend] if backend else None
+    choices = [parse_contender(text) for text in backend] if backend else None
     opened = open_model(model or find_newest_bundle(Path("deployments")))
+    words = [str(model)] if model else []
+    words += [word for text in shape or [] for word in ("--shape", text)]
+    words += [word for text in backend or [] for word in ("--backend", text)]
+    words += ["--seconds", f"{seconds:g}"] if seconds else []
     with output.progress("bench", total=len(shapes)) as advance:
         report = bench_model(
             opened,
             shapes=shapes,
             choices=choices,
-            command=_spell_command(model, shape or [], backend or []),
+            seconds_each=seconds or DEFAULT_SECONDS,
+            command=shlex.join(["sr-deploy", "bench", *words]),
             on_progress=lambda done, _total, note: advance(done, note),
         )
-    for table in make_tables(report):
-        output.show(table)
-    for line in describe_report(report):
-        output.show(line)
+    _write_files(report, html, markdown, csv)
+    _show(output, report)
     output.finish(report)
 
 
-def _spell_command(model: Path | None, shapes: Sequence[str], backends: Sequence[str]) -> str:
-    words = ["sr-deploy", "bench", *([str(model)] if model else [])]
-    for shape in shapes:
-        words += ["--shape", shape]
-    for backend in backends:
-        words += ["--backend", backend]
-    return shlex.join(words)
+def _show(output: Output, report: BenchReport) -> None:
+    from sr_deploy.bench.documents import describe_report
+
+    for table in make_tables(report, shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns):
+        output.show(table)
+    for line in describe_report(report):
+        output.show(line)
 
 
-def make_tables(report: BenchReport) -> list[Table]:
-    """One table for each shape."""
-    from rich.table import Table
+def _write_files(report: BenchReport, html: Path | None, markdown: Path | None, csv: Path | None) -> None:
+    from sr_deploy.bench.documents import make_csv, make_markdown
+    from sr_deploy.bench.page import render_page
+    from sr_deploy.files import write_text
 
-    tables = []
-    for shape in report.shapes:
-        table = Table(title=f"{report.model} x{report.scale}, input {shape}", title_justify="left")
-        table.add_column("contender")
-        table.columns[0].no_wrap = True
-        for name in ("median", "p95", "images/s", "Mpx/s in", "Mpx/s out", "speed-up", "memory", "parity"):
-            table.add_column(name, justify="right", no_wrap=name == "speed-up")
-        for result in report.results:
-            if result.shape == shape:
-                table.add_row(*_cells(result, report.baseline))
-        tables.append(table)
-    return tables
+    for path, render in ((html, render_page), (markdown, make_markdown), (csv, make_csv)):
+        if path is not None:
+            write_text(path, render(report))
 
 
-def _cells(result: BenchResult, baseline: str) -> list[str]:
-    spread = f" ({result.speedup_low:.2f}-{result.speedup_high:.2f})"
-    memory = f"{result.peak_memory_mib:.0f} MiB"
-    if result.device_memory_mib is not None:
-        memory += f" + {result.device_memory_mib:.0f} GPU"
-    psnr = "equal" if result.parity.psnr_db is None else f"{result.parity.psnr_db:.1f} dB"
-    return [
-        result.contender if result.device == "cpu" else f"{result.contender} {result.device}",
-        _milliseconds(result.median_ms),
-        _milliseconds(result.p95_ms),
-        f"{result.images_per_second:.2f}",
-        f"{result.input_megapixels_per_second:.3f}",
-        f"{result.output_megapixels_per_second:.2f}",
-        "baseline" if result.contender == baseline else f"{result.speedup:.2f}x{spread}",
-        memory,
-        psnr if result.parity.verified else f"{psnr} NOT VERIFIED",
-    ]
+def _compare(output: Output, old: Path, new: Path, max_slowdown: float | None) -> None:
+    from sr_deploy.bench.compare import DEFAULT_MAX_SLOWDOWN, compare_reports
+    from sr_deploy.bench.report import read_report
 
-
-def _milliseconds(value: float) -> str:
-    decimals = 0 if value >= 100 else 1 if value >= 10 else 2
-    return f"{value:.{decimals}f} ms"
-
-
-def describe_report(report: BenchReport) -> list[str]:
-    """What a reader of the table has to know to judge it, and what is missing from it."""
-    machine = report.machine
-    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    rounds = "; ".join(
-        f"{shape}: {next(one.rounds for one in report.results if one.shape == shape)} interleaved rounds"
-        for shape in report.shapes
-    )
-    plural = "s" if report.threads != 1 else ""
-    lines = [
-        f"machine: {machine.title()}; {report.threads} thread{plural} for each contender",
-        f"versions: {versions}, Python {machine.python}",
-        f"command: {report.command} ({report.measured_at[:10]})",
-        f"inputs: {report.content}; {rounds}; speed-up: median of the rounds (10th to 90th percentile)",
-        "memory: peak resident memory of a process with this contender alone, libraries included",
-        f"parity: PSNR against {report.reference}; what is not verified is never ranked first",
-    ]
-    rewritten = {one.contender: ", ".join(one.rewrites) for one in report.results if one.rewrites}
-    lines += [f"{name} rewrites the graph when it opens it: {rewrites}" for name, rewrites in rewritten.items()]
-    busiest = max((one.others_load or 0 for one in report.results), default=0)
-    if busiest > BUSY_PROCESSORS:
-        lines.append(
-            f"WARNING: other processes kept {busiest:.1f} processors busy meanwhile; measure again on a quiet machine"
-        )
-    return lines + _describe_left_out(report)
-
-
-def _describe_left_out(report: BenchReport) -> list[str]:
-    """One line for each reason, naming all that it keeps from running."""
-    by_reason: dict[str, list[str]] = {}
-    for one in report.left_out:
-        by_reason.setdefault(one.reason.removeprefix(f"{one.contender} "), []).append(one.contender)
-    return [f"not timed: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    bound = DEFAULT_MAX_SLOWDOWN if max_slowdown is None else max_slowdown
+    comparison = compare_reports(read_report(old), read_report(new), bound)
+    output.show(make_comparison_table(comparison))
+    for line in (*comparison.notes, *(f"ranking: {flip}" for flip in comparison.flips)):
+        output.show(line)
+    slower = len(comparison.regressions)
+    output.show("no regression" if not slower else f"{slower} regression{'s' if slower > 1 else ''}")
+    output.finish(comparison)
+    if slower:
+        raise typer.Exit(3)

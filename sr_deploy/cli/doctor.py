@@ -17,6 +17,7 @@ def doctor(as_json: JsonOption = False) -> None:
     output.show(f"machine: {machine.title()}")
     output.show(f"system:  {machine.os}, Python {machine.python}")
     output.show(f"disk:    {diagnosis.free_disk_gib:.1f} GiB free in {diagnosis.folder}")
+    output.show(f"cache:   {diagnosis.cache} ({diagnosis.remembered_choices} choices of --backend auto)")
     backends = Table(title="Backends", title_justify="left")
     for name in ("backend", "version", "runs here", "builds engines here"):
         backends.add_column(name, overflow="fold")

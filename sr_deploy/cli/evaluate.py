@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sr_deploy.cli.default_model import find_default_model
+from sr_deploy.cli.options import BackendOption, TileOption
 from sr_deploy.cli.output import JsonOption, Output
 
 if TYPE_CHECKING:
@@ -36,17 +37,8 @@ def evaluate(
             "folder. Left out: made of the originals by the papers' bicubic.",
         ),
     ] = None,
-    backend: Annotated[
-        str, typer.Option(help="auto, or NAME[:PRECISION] as in openvino:fp32; NAME alone means fp32.")
-    ] = "auto",
-    tile: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Side of a tile in input pixels, without overlap; 0: whole pictures. Left out: whole if small, else "
-            "256.",
-        ),
-    ] = None,
+    backend: BackendOption = "auto",
+    tile: TileOption = None,
     niqe: Annotated[bool, typer.Option(help="Whether to compute NIQE, which needs no original.")] = True,
     lpips: Annotated[
         tuple[Path, Path] | None,

@@ -6,6 +6,7 @@ Nothing heavy is imported here: `sr-deploy --help` imports every command file.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -94,6 +95,21 @@ class Output:
             yield from _bar(title, total)
         else:
             yield from _lines(title, total)
+
+
+class _StderrLog(logging.Handler):
+    """Prints each record as it stands, on what is stderr at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+def show_runner_logs() -> None:
+    """Let runners say on stderr what they do beside computing, as which backend `auto` takes and why."""
+    logger = logging.getLogger("sr_deploy.runners")
+    if not any(isinstance(handler, _StderrLog) for handler in logger.handlers):
+        logger.addHandler(_StderrLog())
+        logger.setLevel(logging.INFO)
 
 
 def format_size(size_bytes: int) -> str:

@@ -2,48 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sr_deploy.cli.default_model import find_default_model
+from sr_deploy.cli.default_model import find_upscaling_model
+from sr_deploy.cli.options import BackendOption, TileOption
 from sr_deploy.cli.output import JsonOption, Output
+from sr_deploy.cli.upscale_report import (
+    OpenedNetwork,
+    describe_file,
+    describe_remarks,
+    file_document,
+    folder_document,
+    network_document,
+    show_folder,
+    show_network,
+)
+from sr_deploy.cli.video import (
+    CodecOption,
+    CrfOption,
+    EncoderOption,
+    Network,
+    PixelFormatOption,
+    SegmentOption,
+    SizeOption,
+    VideoOptions,
+    is_stream,
+    is_video,
+    upscale_one_video,
+    upscale_raw_frames,
+)
 
 if TYPE_CHECKING:
-    from sr_deploy.upscale.files import FileSettings, UpscaledFile
+    from sr_deploy.upscale.files import FileSettings
     from sr_deploy.upscale.folder import FolderResult
     from sr_deploy.upscale.image import Upscaler
+
+    UpscaleFolder = Callable[..., FolderResult]
 
 _INTERRUPTED = 130
 
 
 def upscale(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A picture, or a folder of pictures.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A picture, a video, a folder of pictures, or -: raw frames.")
+    ],
     target: Annotated[
         Path,
         typer.Argument(
             metavar="OUT",
-            help="Where the result goes; .png, .jpg, .webp, .tif or .avif say the format. For a folder, a folder.",
+            help="Where the result goes; .png, .jpg, .webp, .tif or .avif say the format of a picture, .mkv, .mp4, "
+            ".m4v, .mov or .webm that of a video. For a folder, a folder; for raw frames, -.",
         ),
     ],
     *,
     model: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoint, ONNX file, bundle, run or engine. Left out: the newest bundle in deployments/, else the "
-            "newest run in runs/."
+            help="Checkpoint, ONNX file, bundle, run or engine, or small-x2, which ships with sr-deploy. Left out: the "
+            "newest bundle in deployments/, else the newest run in runs/, else small-x2."
         ),
     ] = None,
-    backend: Annotated[
-        str, typer.Option(help="auto, or NAME[:PRECISION] as in openvino:fp32; NAME alone means fp32.")
-    ] = "auto",
-    tile: Annotated[
-        int | None,
+    backend: BackendOption = "auto",
+    tile: TileOption = None,
+    device: Annotated[
+        str | None,
         typer.Option(
-            min=0,
-            help="Side of a tile in input pixels, without overlap; 0: the whole picture at once. Left out: the whole "
-            "picture if it is small, else what the overlap and the free memory suggest.",
+            help="cpu or cuda:0; several, with commas, share the pictures of a folder or the frames of a video. Left "
+            "out: a GPU where the backend has one."
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Share a folder among the machines of a Ray cluster: HOST:PORT, auto for the one that this machine "
+            "belongs to, or local for a cluster of this machine alone.",
         ),
     ] = None,
     scale: Annotated[
@@ -65,187 +105,171 @@ def upscale(
     max_megapixels: Annotated[
         float, typer.Option(min=0.000001, help="Largest picture that is read, against decompression bombs.")
     ] = 200,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Read, compute and write row by row, with no more than some rows in memory; JPEG, PNG or TIFF to "
+            "PNG, JPEG or TIFF, by the network's own scale.",
+        ),
+    ] = False,
+    codec: CodecOption = None,
+    crf: CrfOption = None,
+    pixel_format: PixelFormatOption = None,
+    encoder_option: EncoderOption = None,
+    segment: SegmentOption = 120,
+    size: SizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Upscale a picture or a folder of them, whole or in overlapping tiles.
+    """Upscale a picture, a folder of pictures or a video, whole or in overlapping tiles.
 
     Depth, transparency, colour profile, EXIF and resolution are kept as far as the format holds them. In a folder,
-    results that are finished already are skipped, and pictures that cannot be read are named at the end.
+    results that are finished already are skipped, and pictures that cannot be read are named at the end. Of a video
+    sound, subtitles, chapters and tags are copied; a job that ended early goes on when it is started again.
     """
     from sr_deploy.errors import InputError
     from sr_deploy.upscale.files import FileSettings
 
     output = Output(as_json)
     settings = FileSettings(scale, alpha, quality, round(max_megapixels * 1e6))
+    network = _Network(model, backend, tile, _split_devices(device))
+    if ray is not None and not source.is_dir():
+        raise InputError(f"--ray is for folders, and {source} is none; leave it out")
+    if stream and (source.is_dir() or is_stream(source, target, as_json=as_json) or is_video(source, target)):
+        raise InputError(f"--stream is for one picture, and {source} is none; leave it out")
+    video = VideoOptions(scale, codec, crf, pixel_format, encoder_option or [], segment)
+    if is_stream(source, target, as_json=as_json):
+        video.refuse(source)
+        if scale is not None:
+            raise InputError("a stream is enlarged by the network's own scale; resample it behind the pipe")
+        upscale_raw_frames(output, network.lend(output, to_stdout=False), file_format, size)
+        return
+    if is_video(source, target):
+        if quality is not None or file_format is not None or size is not None:
+            raise InputError("--quality, --format and --size are not for videos: see --crf, --codec and --scale")
+        upscale_one_video(output, network.lend(output), source, target, video)
+        return
+    video.refuse(source)
     if source.is_dir():
         suffix = None if file_format is None else f".{file_format.lower().lstrip('.')}"
-        _upscale_folder(
-            output,
-            source=source,
-            target=target,
-            settings=settings,
-            model=model,
-            backend=backend,
-            tile=tile,
-            suffix=suffix,
-        )
+        _upscale_folder(output, network, source, target, settings, suffix=suffix, ray=ray)
     elif file_format is not None:
         raise InputError(f"--format is for folders; the ending of {target} says the format of one picture")
     else:
-        _upscale_one(output, source=source, target=target, settings=settings, model=model, backend=backend, tile=tile)
+        _upscale_one(output, network, source, target, settings, stream=stream)
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What is to compute, as asked for."""
+
+    model: Path | None
+    backend: str
+    tile: int | None
+    devices: list[str]
+
+    def find(self, output: Output) -> Path:
+        """Which one it is."""
+        return self.model or find_upscaling_model(output.log)
+
+    @contextmanager
+    def open(self, output: Output) -> Iterator[tuple[OpenedNetwork, list[Upscaler]]]:
+        """Load it on each device."""
+        from sr_deploy.upscale.devices import open_upscalers
+
+        path = self.find(output)
+        with open_upscalers(path, self.devices, backend=self.backend, tile=self.tile) as upscalers:
+            first, devices = upscalers[0], [upscaler.spec.device for upscaler in upscalers]
+            yield OpenedNetwork(path, first.spec, first.receptive_radius, devices), upscalers
+
+    @contextmanager
+    def open_for_folder(self, output: Output, ray: str | None) -> Iterator[tuple[OpenedNetwork, UpscaleFolder]]:
+        """Load it here, or on the workers of a Ray cluster."""
+        if ray is None:
+            from sr_deploy.upscale.folder import upscale_folder
+
+            with self.open(output) as (opened, upscalers):
+                yield opened, partial(upscale_folder, upscalers, tile=self.tile)
+            return
+        from sr_deploy.upscale.fleet import open_fleet, upscale_folder_on_fleet
+        from sr_deploy.upscale.worker import Order
+
+        path = self.find(output)
+        order = Order(path, self.backend, self.tile, ",".join(self.devices) or None)
+        with open_fleet(ray, order) as fleet:
+            devices = [fleet.spec.device] * fleet.workers
+            yield (
+                OpenedNetwork(path, fleet.spec, fleet.receptive_radius, devices),
+                partial(upscale_folder_on_fleet, fleet),
+            )
+
+    def lend(self, output: Output, *, to_stdout: bool = True) -> Network:
+        """For videos and streams; `to_stdout`: say what computes, where stdout is not for frames."""
+
+        @contextmanager
+        def load() -> Iterator[tuple[dict[str, object], list[Upscaler]]]:
+            with self.open(output) as (opened, upscalers):
+                if to_stdout:
+                    show_network(output, opened)
+                yield network_document(opened), upscalers
+
+        return Network(load, self.tile)
+
+
+def _split_devices(names: str | None) -> list[str]:
+    from sr_deploy.errors import InputError
+
+    devices = [] if names is None else [name.strip() for name in names.split(",")]
+    if not all(devices):
+        raise InputError(f"--device takes names with a comma between them, as in cuda:0,cuda:1, not {names!r}")
+    return devices
 
 
 def _upscale_one(
-    output: Output,
-    *,
-    source: Path,
-    target: Path,
-    settings: FileSettings,
-    model: Path | None,
-    backend: str,
-    tile: int | None,
+    output: Output, network: _Network, source: Path, target: Path, settings: FileSettings, *, stream: bool
 ) -> None:
+    from sr_deploy.errors import InputError
+    from sr_deploy.imaging.row_writer import require_by_rows
     from sr_deploy.upscale.files import check_paths, check_settings, upscale_file
-    from sr_deploy.upscale.image import Upscaler
+    from sr_deploy.upscale.stream import stream_file
 
     check_paths(source, target)
     check_settings(target, settings)
-    path = model or find_default_model("--model MODEL")
-    with Upscaler(path, backend=backend, tile=tile) as upscaler:
+    if stream:
+        require_by_rows(target)
+    if len(network.devices) > 1:
+        raise InputError(f"one device computes one picture; --device names {len(network.devices)}: give one of them")
+    with network.open(output) as (opened, (upscaler,)):
         with output.progress(f"upscaling {source.name}", 1) as advance:
-            result = upscale_file(upscaler, source, target, settings, advance)
-        _show_upscaler(output, path, upscaler)
-        output.show(_describe_file(result, upscaler))
-        for line in _describe_remarks(result):
+            result = (stream_file if stream else upscale_file)(upscaler, source, target, settings, advance)
+        show_network(output, opened)
+        output.show(describe_file(result, opened.receptive_radius))
+        for line in describe_remarks(result):
             output.show(line)
-        output.finish({**_upscaler_document(path, upscaler), **_file_document(result, upscaler)})
+        output.finish({**network_document(opened), **file_document(result)})
 
 
 def _upscale_folder(
     output: Output,
-    *,
+    network: _Network,
     source: Path,
     target: Path,
     settings: FileSettings,
-    model: Path | None,
-    backend: str,
-    tile: int | None,
+    *,
     suffix: str | None,
+    ray: str | None,
 ) -> None:
     from sr_deploy.stopping import stop_on_signals
-    from sr_deploy.upscale.folder import upscale_folder
-    from sr_deploy.upscale.image import Upscaler
     from sr_deploy.upscale.places import plan_folder
 
     plan_folder(source, target, suffix)  # refuses what cannot end well before a network is loaded
-    path = model or find_default_model("--model MODEL")
-    with Upscaler(path, backend=backend, tile=tile) as upscaler, stop_on_signals() as stop:
-        _show_upscaler(output, path, upscaler)
+    with network.open_for_folder(output, ray) as (opened, upscale_folder), stop_on_signals() as stop:
+        show_network(output, opened)
         with output.progress(f"upscaling {source}", 1) as advance:
-            result = upscale_folder(
-                upscaler, source, target, settings, suffix=suffix, tile=tile, on_progress=advance, stop=stop
-            )
-        _show_folder(output, target, result)
-        output.finish({**_upscaler_document(path, upscaler), **_folder_document(source, target, result, upscaler)})
+            result = upscale_folder(source, target, settings, suffix=suffix, on_progress=advance, stop=stop)
+        show_folder(output, target, result)
+        output.finish({**network_document(opened), **folder_document(source, target, result)})
     if result.stopped:
         raise typer.Exit(_INTERRUPTED)
     if result.failures or result.left:
         raise typer.Exit(1)
-
-
-def _show_upscaler(output: Output, path: Path, upscaler: Upscaler) -> None:
-    output.show(f"model    {path}")
-    output.show(f"backend  {upscaler.spec} {upscaler.spec.version} on {upscaler.spec.device}")
-
-
-def _show_folder(output: Output, target: Path, result: FolderResult) -> None:
-    for file in result.done:
-        for line in _describe_remarks(file):
-            output.show(f"{file.target}: {line}")
-    for failure in result.failures:
-        output.log(f"failed: {failure.source}: {failure.reason}")
-    counts = (
-        (len(result.done), "written"),
-        (len(result.skipped), "finished before"),
-        (len(result.failures), "failed"),
-        (len(result.left), "left"),
-    )
-    told = ", ".join(f"{count} {what}" for count, what in counts if count or what == "written")
-    output.show(f"{target}: {told}, {result.seconds:.2f} s")
-    if result.left:
-        output.log("run the same command again to do the rest; what is finished is skipped")
-
-
-def _upscaler_document(path: Path, upscaler: Upscaler) -> dict[str, object]:
-    return {
-        "model": str(path),
-        "backend": str(upscaler.spec),
-        "backend_version": upscaler.spec.version,
-        "device": upscaler.spec.device,
-        "scale": upscaler.spec.scale,
-        "receptive_radius": upscaler.receptive_radius,
-    }
-
-
-def _file_document(result: UpscaledFile, upscaler: Upscaler) -> dict[str, object]:
-    report = result.reports[0]
-    return {
-        "source": str(result.source),
-        "target": str(result.target),
-        "input": {"width": result.width, "height": result.height},
-        "output": {"width": result.target_width, "height": result.target_height},
-        "tiles": report.tiles,
-        "halo": report.halo,
-        "recomputed": result.recomputed,
-        "halvings": sum(each.halvings for each in result.reports),
-        "seam_db": report.seam_db,
-        "losses": list(result.losses),
-        "seconds": result.seconds,
-    }
-
-
-def _folder_document(source: Path, target: Path, result: FolderResult, upscaler: Upscaler) -> dict[str, object]:
-    return {
-        "source": str(source),
-        "target": str(target),
-        "written": [_file_document(file, upscaler) for file in result.done],
-        "skipped": [str(path) for path in result.skipped],
-        "failed": [{"source": str(failure.source), "reason": failure.reason} for failure in result.failures],
-        "left": [str(path) for path in result.left],
-        "stopped": result.stopped,
-        "seconds": result.seconds,
-    }
-
-
-def _describe_file(result: UpscaledFile, upscaler: Upscaler) -> str:
-    tiles = "whole" if result.reports[0].tiles == 1 else f"{result.reports[0].tiles} tiles {_describe_halo(upscaler)}"
-    size = f"{result.width}x{result.height} to {result.target_width}x{result.target_height}"
-    return f"{result.target}: {size}, {tiles}, {result.seconds:.2f} s"
-
-
-def _describe_remarks(result: UpscaledFile) -> list[str]:
-    """What did not go by itself: losses of the format, tiles computed again, memory, seams."""
-    remarks = [f"note     {loss}" for loss in result.losses]
-    if result.recomputed:
-        remarks.append(f"guards   {result.recomputed} tiles were wrong and were computed again in FP32")
-    halvings = sum(report.halvings for report in result.reports)
-    if halvings:
-        remarks.append(
-            f"memory   ran out {halvings} times; tiles of at most {result.reports[-1].tile_limit} pixels fit"
-        )
-    for report in result.reports:
-        if not report.seams_kept:
-            remarks.append(
-                f"seams    {report.seam_db:.1f} dB, below the {report.seam_budget_db:g} dB that are aimed at; take a "
-                "larger --tile, or 0"
-            )
-    return remarks
-
-
-def _describe_halo(upscaler: Upscaler) -> str:
-    seen = upscaler.receptive_radius
-    if seen is None:
-        return f"with {upscaler.halo} pixels of overlap"
-    if seen <= upscaler.halo:
-        return f"with {upscaler.halo} pixels of overlap, all that the network sees"
-    return f"with {upscaler.halo} pixels of overlap of the {seen} that the network sees"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sr_deploy.cli.certificate import describe_verdict, show_bisection, show_verification
 from sr_deploy.cli.output import JsonOption, Output
-
-if TYPE_CHECKING:
-    from sr_deploy.certification import Verification
 
 
 def verify(
@@ -66,7 +63,7 @@ def verify(
     show_verification(output, str(opened.path), verification)
     for bisection in bisections:
         show_bisection(output, bisection)
-    written = _list_written(verification, html)
+    written = [*verification.written, *([] if html is None else [html])]
     if written:
         output.show(f"written: {', '.join(map(str, written))}")
     output.show(describe_verdict(verification))
@@ -80,17 +77,9 @@ def verify(
             "ledgers": [ledger.model_dump(mode="json") for ledger in verification.ledgers],
             "not_run": [{"what": one.what, "reason": one.reason} for one in verification.not_run],
             "bisections": [bisection.model_dump(mode="json") for bisection in bisections],
-            "certificate": str(written[0]) if verification.model.kind == "bundle" else None,
+            "certificate": str(verification.written[0]) if verification.written else None,
             "html": str(written[-1]) if written else None,
         }
     )
     if not verification.passed:
         raise typer.Exit(3)
-
-
-def _list_written(verification: Verification, html: Path | None) -> list[Path]:
-    from sr_deploy.bundle.store import CERTIFICATE_NAME, PAGE_NAME
-
-    model = verification.model
-    of_bundle = [model.path / CERTIFICATE_NAME, model.path / PAGE_NAME] if model.kind == "bundle" else []
-    return of_bundle if html is None else [*of_bundle, html]

@@ -18,7 +18,7 @@ class Format:
     suffixes: tuple[str, ...]
     """Endings of file names, in lower case; the first is given to new names."""
     saver: str
-    """The operation of libvips."""
+    """The operation of libvips, without where it writes to."""
     options: Mapping[str, object] = field(default_factory=dict)
     """Its fixed arguments."""
     quality: int | None = None
@@ -33,6 +33,8 @@ class Format:
     """Whether EXIF is written."""
     dpi_in_exif: bool = False
     """Whether the resolution has no place but the EXIF."""
+    by_rows: bool = False
+    """Whether it is read and written row by row, from top to bottom, with no more than some rows in memory."""
     max_side: int | None = None
     """Longest side in pixels; None: none that matters."""
 
@@ -40,14 +42,14 @@ class Format:
 # Compression and effort are chosen so that encoding does not outlast a compact network; more of them makes files 1 to
 # 6 % smaller in up to four times the time (docs/upscaling.md).
 FORMATS = (
-    Format("PNG", (".png",), "pngsave_buffer", {"compression": 2, "filter": "avg"}),
-    Format("JPEG", (".jpg", ".jpeg"), "jpegsave_buffer", quality=95, bits=8, alpha=False, dpi_in_exif=True,
-           max_side=65535),
-    Format("WebP", (".webp",), "webpsave_buffer", {"effort": 0, "exact": True}, quality=95, bits=8, gray=False,
+    Format("PNG", (".png",), "pngsave", {"compression": 2, "filter": "avg"}, by_rows=True),
+    Format("JPEG", (".jpg", ".jpeg"), "jpegsave", quality=95, bits=8, alpha=False, dpi_in_exif=True,
+           by_rows=True, max_side=65535),
+    Format("WebP", (".webp",), "webpsave", {"effort": 0, "exact": True}, quality=95, bits=8, gray=False,
            dpi_in_exif=True, max_side=16383),
-    Format("TIFF", (".tif", ".tiff"), "tiffsave_buffer", {"compression": "deflate", "predictor": "horizontal",
-                                                         "level": 2}, exif=False),
-    Format("AVIF", (".avif",), "heifsave_buffer", {"compression": "av1", "effort": 0}, quality=90, bits=12, gray=False,
+    Format("TIFF", (".tif", ".tiff"), "tiffsave", {"compression": "deflate", "predictor": "horizontal",
+                                                         "level": 2}, exif=False, by_rows=True),
+    Format("AVIF", (".avif",), "heifsave", {"compression": "av1", "effort": 0}, quality=90, bits=12, gray=False,
            dpi_in_exif=True, max_side=16384),
 )  # fmt: skip
 

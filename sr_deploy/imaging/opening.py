@@ -57,26 +57,54 @@ def open_picture(path: Path, *, max_pixels: int | None = None) -> tuple[pyvips.I
     content = _read_bytes(path)
     pyvips = require("pyvips", "reading pictures")
     if content.startswith(b"BM"):
-        _refuse_size(path, *pillow.read_bmp_size(content), max_pixels)
+        refuse_size(path, *pillow.read_bmp_size(content), max_pixels)
         return wrap_pixels(pillow.read_bmp(path, content)), "BMP"
-    loader = pyvips.vips_lib.vips_foreign_find_load_buffer(content, len(content)) if content else None
-    text = "" if not loader else pyvips.ffi.string(loader).decode()
+    form = name_format(path, pyvips.vips_lib.vips_foreign_find_load_buffer(content, len(content)), content)
+    try:
+        image = pyvips.Image.new_from_buffer(content, "", fail_on=strictness_for(form))
+    except pyvips.Error as error:
+        raise damaged(path, form, error) from error
+    require_one_page(path, image)
+    refuse_size(path, image.width, image.height, max_pixels)
+    return image, form
+
+
+def name_format(path: Path, loader: object, content: bytes) -> str:
+    """The name of a file's format.
+
+    Args:
+        path: for messages.
+        loader: what libvips found for it: the C string of its class, or null.
+        content: its bytes, or as many of the first as come before the samples.
+
+    Raises:
+        ImageError: empty, none of the formats, or an animated PNG.
+    """
+    pyvips = require("pyvips", "reading pictures")
+    text = pyvips.ffi.string(loader).decode() if loader else ""
     form = next((name for prefix, name in _LOADERS.items() if text.startswith(f"VipsForeignLoad{prefix}")), None)
     if form is None:
         what = "is empty" if not content else "is no picture that can be read"
         raise ImageError(f"{path} {what}; give a {', '.join(_LOADERS.values())} or BMP file")
     if form == "PNG" and b"acTL" in content[: content.find(b"IDAT")]:
         raise ImageError(f"{path} is animated (APNG); give a file with one picture")
-    strictness = "warning" if form == "JPEG" else "error"  # a damaged JPEG is but a warning to libjpeg
-    try:
-        image = pyvips.Image.new_from_buffer(content, "", fail_on=strictness)
-    except pyvips.Error as error:
-        raise damaged(path, form, error) from error
+    return form
+
+
+def strictness_for(form: str) -> str:
+    """What ends the decoding of a file: a damaged JPEG is but a warning to libjpeg."""
+    return "warning" if form == "JPEG" else "error"
+
+
+def require_one_page(path: Path, image: pyvips.Image) -> None:
+    """Refuse animations and documents.
+
+    Raises:
+        ImageError: more than one page.
+    """
     pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
     if pages > 1:
         raise ImageError(f"{path} is animated or has several pages ({pages}); give a file with one picture")
-    _refuse_size(path, image.width, image.height, max_pixels)
-    return image, form
 
 
 def refuse_colours(path: Path, image: pyvips.Image) -> None:
@@ -95,6 +123,20 @@ def refuse_colours(path: Path, image: pyvips.Image) -> None:
         )
 
 
+def decode(path: Path, image: pyvips.Image, form: str) -> pyvips.Image:
+    """The picture with all its samples in memory.
+
+    Raises:
+        ImageError: damaged or cut short.
+    """
+    import pyvips
+
+    try:
+        return image.copy_memory()
+    except pyvips.Error as error:
+        raise damaged(path, form, error) from error
+
+
 def decode_upright(path: Path, image: pyvips.Image, form: str) -> Pixels:
     """All samples, turned upright by the EXIF orientation.
 
@@ -104,12 +146,7 @@ def decode_upright(path: Path, image: pyvips.Image, form: str) -> Pixels:
     Raises:
         ImageError: damaged or cut short.
     """
-    import pyvips
-
-    try:
-        pixels = np.asarray(image.copy_memory().autorot().numpy())
-    except pyvips.Error as error:
-        raise damaged(path, form, error) from error
+    pixels = np.asarray(decode(path, image, form).autorot().numpy())
     return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])
 
 
@@ -137,17 +174,22 @@ def describe_failure(error: Exception) -> str:
     return telling[0] if telling else "it gave no reason"
 
 
+def refuse_size(path: Path, width: int, height: int, max_pixels: int | None) -> None:
+    """Refuse, before it is decoded, a picture that is too large.
+
+    Raises:
+        ImageError: more than `max_pixels`; None: any size is taken.
+    """
+    if max_pixels is not None and width * height > max_pixels:
+        raise ImageError(
+            f"{path} is {width}x{height}, {width * height / 1e6:.1f} megapixels; at most {max_pixels / 1e6:g} are "
+            "taken, against decompression bombs: allow more with --max-megapixels (max_pixels in Python)"
+        )
+
+
 def _read_bytes(path: Path) -> bytes:
     require_picture(path)
     try:
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _refuse_size(path: Path, width: int, height: int, max_pixels: int | None) -> None:
-    if max_pixels is not None and width * height > max_pixels:
-        raise ImageError(
-            f"{path} is {width}x{height}, {width * height / 1e6:.1f} megapixels; at most {max_pixels / 1e6:g} are "
-            "taken, against decompression bombs: allow more with --max-megapixels (max_pixels in Python)"
-        )

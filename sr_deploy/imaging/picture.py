@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
 from sr_deploy.deps import require
 from sr_deploy.errors import ImageError, OutputError
 from sr_deploy.files import replacing_file
-from sr_deploy.imaging.exif import read_dpi, set_upright
+from sr_deploy.imaging.encoding import prepare_encoding, round_to_8bit
 from sr_deploy.imaging.formats import Format, find_format, require_output_size, require_quality
+from sr_deploy.imaging.header import Header, convert_cmyk, find_losses, read_header
 from sr_deploy.imaging.opening import (
     Pixels,
-    damaged,
+    decode,
     decode_upright,
     describe_failure,
     open_picture,
@@ -23,15 +24,8 @@ from sr_deploy.imaging.opening import (
     wrap_pixels,
 )
 
-if TYPE_CHECKING:
-    import pyvips
-
 MAX_PIXELS = 200_000_000
 """Largest picture that is decoded where nobody allows more."""
-_UNSAID_DPI = 72.0
-"""Written where a picture has no resolution: libvips has to write one, and by itself would invent 25.4."""
-_KEEP_EXIF, _KEEP_ICC = 1, 8
-"""Flags of libvips' argument `keep`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +55,21 @@ class Picture:
         """In pixels."""
         return int(self.pixels.shape[0])
 
+    @property
+    def header(self) -> Header:
+        """All but the samples."""
+        return Header(
+            width=self.width,
+            height=self.height,
+            channels=self.pixels.shape[2],
+            bits=8 * self.pixels.dtype.itemsize,
+            has_alpha=self.alpha is not None,
+            icc=self.icc,
+            exif=self.exif,
+            dpi=self.dpi,
+            form=self.form,
+        )
+
 
 def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
     """Decode one picture with what its file says about it.
@@ -77,48 +86,22 @@ def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
             point.
     """
     image, form = open_picture(path, max_pixels=max_pixels)
-    if image.interpretation == "cmyk":
-        image = _convert_cmyk(path, image, form)
+    if image.interpretation == "cmyk":  # decoded first, so that a damaged file is told from a damaged profile
+        image = convert_cmyk(path, decode(path, image, form), form)
     refuse_colours(path, image)
-    has_alpha = bool(image.hasalpha())
-    exif = _read_blob(image, "exif-data")
-    icc = _read_blob(image, "icc-profile-data")
-    dpi = _read_dpi(image, exif)
+    header = read_header(image, form)
+    dpi = header.dpi
     samples = decode_upright(path, image, form)
-    if samples.shape[:2] != (image.height, image.width) and dpi is not None:
+    if samples.shape[:2] != (header.height, header.width) and dpi is not None:
         dpi = dpi[1], dpi[0]  # lay on its side
     return Picture(
-        pixels=cast("Pixels", np.ascontiguousarray(samples[..., :-1])) if has_alpha else samples,
-        alpha=cast("Pixels", np.ascontiguousarray(samples[..., -1])) if has_alpha else None,
-        icc=icc,
-        exif=None if exif is None else set_upright(exif),
+        pixels=cast("Pixels", np.ascontiguousarray(samples[..., :-1])) if header.has_alpha else samples,
+        alpha=cast("Pixels", np.ascontiguousarray(samples[..., -1])) if header.has_alpha else None,
+        icc=header.icc,
+        exif=header.exif,
         dpi=dpi,
         form=form,
     )
-
-
-def find_losses(picture: Picture, path: Path) -> tuple[str, ...]:
-    """What the format of `path` cannot hold of a picture, in words; empty: all of it is kept.
-
-    Raises:
-        ImageError: unknown suffix, or transparency that the format cannot hold (nobody wants a black background).
-    """
-    form = find_format(path)
-    if picture.alpha is not None and not form.alpha:
-        raise ImageError(
-            f"cannot write {path}: the picture has an alpha channel (transparency), which {form.name} does not hold; "
-            "write .png, .webp, .tif or .avif"
-        )
-    losses = []
-    if picture.pixels.dtype == np.uint16 and form.bits < 16:
-        losses.append(f"{form.name} holds {form.bits} bits per channel: 16 bits were rounded")
-    if picture.pixels.shape[2] == 1 and not form.gray:
-        losses.append(f"{form.name} holds no single channel: gray became three equal ones")
-    if picture.exif is not None and not form.exif:
-        losses.append(f"{form.name} files are written without EXIF")
-    if picture.icc is not None and not _icc_fits(picture):
-        losses.append("the colour profile is for another kind of picture and was left out")
-    return tuple(losses)
 
 
 def write_picture(path: Path, picture: Picture, quality: int | None = None) -> tuple[str, ...]:
@@ -141,7 +124,7 @@ def write_picture(path: Path, picture: Picture, quality: int | None = None) -> t
     require_quality(path, quality)
     _require_samples(path, picture)
     require_output_size(path, picture.width, picture.height)
-    losses = find_losses(picture, path)
+    losses = find_losses(picture.header, path)
     pyvips = require("pyvips", "writing pictures")
     try:
         encoded = _encode(picture, form, quality)
@@ -152,81 +135,14 @@ def write_picture(path: Path, picture: Picture, quality: int | None = None) -> t
     return losses
 
 
-def round_to_8bit(samples: Pixels) -> Pixels:
-    """16-bit samples to the nearest of 8 bit (65535 becomes 255); 8-bit ones as they are."""
-    if samples.dtype == np.uint8:
-        return samples
-    return ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-
-
 def _encode(picture: Picture, form: Format, quality: int | None) -> bytes:
+    pixels, alpha = picture.pixels, picture.alpha
     if form.bits == 8:
-        alpha = None if picture.alpha is None else round_to_8bit(picture.alpha)
-        picture = replace(picture, pixels=round_to_8bit(picture.pixels), alpha=alpha)
-    image = wrap_pixels(picture.pixels)
-    keep = 0
-    if picture.icc is not None and _icc_fits(picture):
-        image = _attach(image, "icc-profile-data", picture.icc)
-        keep |= _KEEP_ICC
-        if picture.pixels.shape[2] == 1 and not form.gray:  # a profile for gray does not fit three channels
-            image = image.icc_transform("srgb", embedded=True, depth=8 * picture.pixels.dtype.itemsize)
-    if picture.alpha is not None:
-        image = image.bandjoin(wrap_pixels(picture.alpha[..., None]))
-    if form.exif and (picture.exif is not None or (picture.dpi is not None and form.dpi_in_exif)):
-        keep |= _KEEP_EXIF
-        if picture.exif is not None:
-            image = _attach(image, "exif-data", picture.exif)
-    across, down = picture.dpi or (_UNSAID_DPI, _UNSAID_DPI)
-    image = image.copy(xres=across / 25.4, yres=down / 25.4)  # libvips counts per millimetre
-    options = dict(form.options, keep=keep)
-    if form.quality is not None:
-        options["Q"] = form.quality if quality is None else quality
-    if form.saver == "heifsave_buffer":
-        options["bitdepth"] = 12 if picture.pixels.dtype == np.uint16 else 8
-    if form.saver == "tiffsave_buffer":  # offsets of 32 bits end at 4 GB
-        options["bigtiff"] = picture.pixels.nbytes * 4 // 3 > 3_900_000_000
-    encoded: bytes = getattr(image, form.saver)(**options)
+        pixels, alpha = round_to_8bit(pixels), None if alpha is None else round_to_8bit(alpha)
+    transparency = None if alpha is None else wrap_pixels(alpha[..., None])
+    image, options = prepare_encoding(wrap_pixels(pixels), picture.header, form, quality, transparency)
+    encoded: bytes = getattr(image, f"{form.saver}_buffer")(**options)
     return encoded
-
-
-def _attach(image: pyvips.Image, name: str, content: bytes) -> pyvips.Image:
-    import pyvips
-
-    own = image.copy()  # metadata are set in place: never on a picture that somebody else holds
-    own.set_type(pyvips.GValue.blob_type, name, content)
-    return own
-
-
-def _read_blob(image: pyvips.Image, name: str) -> bytes | None:
-    return bytes(image.get(name)) if image.get_typeof(name) else None
-
-
-def _read_dpi(image: pyvips.Image, exif: bytes | None) -> tuple[float, float] | None:
-    if (image.xres, image.yres) != (1.0, 1.0):  # libvips' value for a file that does not say
-        return image.xres * 25.4, image.yres * 25.4
-    return None if exif is None else read_dpi(exif)
-
-
-def _icc_fits(picture: Picture) -> bool:
-    """Whether the profile is for that many channels (ICC.1:2022, table 19: bytes 16 to 19 name the colour space)."""
-    space = b"GRAY" if picture.pixels.shape[2] == 1 else b"RGB "
-    return picture.icc is not None and picture.icc[16:20] == space
-
-
-def _convert_cmyk(path: Path, image: pyvips.Image, form: str) -> pyvips.Image:
-    """To sRGB through its own profile: without one nobody knows which colours its inks have."""
-    import pyvips
-
-    if image.bands != 4 or not image.get_typeof("icc-profile-data"):
-        raise ImageError(
-            f"{path} is a CMYK picture (for printing) without a colour profile for its four inks; "
-            "convert it to RGB first"
-        )
-    try:
-        # Decoded first, so that a damaged file is told from a damaged profile.
-        return image.copy_memory().icc_transform("srgb", embedded=True, depth=16 if image.format == "ushort" else 8)
-    except pyvips.Error as error:
-        raise damaged(path, form, error) from error
 
 
 def _require_samples(path: Path, picture: Picture) -> None:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from sr_deploy.errors import ShapeError
 from sr_deploy.imaging.opening import Pixels
 
+_LEVELS = 5
+"""How often `ColourBleeder` halves the picture that it holds."""
+
 
 def bleed_colour(pixels: Pixels, alpha: Pixels) -> Pixels:
     """Continue the visible colours under fully transparent pixels.
@@ -33,22 +36,76 @@ def bleed_colour(pixels: Pixels, alpha: Pixels) -> Pixels:
     seen = alpha > 0
     if seen.all() or not seen.any():
         return pixels
-    filled = _fill(np.where(seen[..., None], pixels, 0).astype(np.float32), seen.astype(np.float32)[..., None])
-    most = np.iinfo(pixels.dtype).max
-    rounded = np.clip(np.rint(filled), 0, most).astype(pixels.dtype)
+    return _put_under(pixels, seen, _fill(*_weigh(pixels, seen)))
+
+
+class ColourBleeder:
+    """`bleed_colour` for a picture that comes strip by strip, twice: `look` at all of it, then `bleed` it.
+
+    In between it holds the picture as it is when shrunk by 32 along each side, a thousandth of its pixels.
+    """
+
+    def __init__(self) -> None:
+        self._strips: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        self._below: NDArray[np.float32] | None = None
+        self._any_seen = False
+
+    def look(self, pixels: Pixels, alpha: Pixels) -> None:
+        """Take the next strip into account, H x W x C and H x W; all but the last one have multiples of 32 rows."""
+        seen = alpha > 0
+        self._any_seen |= bool(seen.any())
+        colour, weight = _weigh(pixels, seen)
+        for _ in range(_LEVELS):
+            colour, weight = _halve(colour), _halve(weight)
+        self._strips.append((colour, weight))
+
+    def bleed(self, pixels: Pixels, alpha: Pixels, top: int) -> Pixels:
+        """As `bleed_colour` of all of the picture, of a strip that begins at row `top`, a multiple of 32."""
+        seen = alpha > 0
+        if seen.all() or not self._any_seen:
+            return pixels
+        if self._below is None:
+            colours, weights = zip(*self._strips, strict=True)
+            self._below = _fill(np.concatenate(colours), np.concatenate(weights))
+        first, count = top >> _LEVELS, -(-len(pixels) >> _LEVELS)
+        below = self._below[first : first + count]
+        return _put_under(pixels, seen, _fill(*_weigh(pixels, seen), below))
+
+
+def _weigh(pixels: Pixels, seen: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Colours where they are seen and 0 elsewhere; 1 where they are seen, H x W x 1."""
+    return np.where(seen[..., None], pixels, 0).astype(np.float32), seen.astype(np.float32)[..., None]
+
+
+def _put_under(pixels: Pixels, seen: NDArray[np.bool_], filled: NDArray[np.float32]) -> Pixels:
+    rounded = np.clip(np.rint(filled), 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
     return cast("Pixels", np.where(seen[..., None], pixels, rounded))
 
 
-def _fill(colour: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Means of colour (given times weight) where the weight is above 0, those of coarser levels elsewhere."""
+def _fill(
+    colour: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    below: NDArray[np.float32] | None = None,
+    levels: int = _LEVELS,
+) -> NDArray[np.float32]:
+    """Means of colour (given times weight) where the weight is above 0, those of coarser levels elsewhere.
+
+    Args:
+        colour: H x W x C.
+        weight: H x W x 1.
+        below: what is to stand so many levels further down, where a strip alone does not tell.
+        levels: see `below`.
+    """
+    if below is not None and not levels:
+        return below
     known = weight > 0
     means = np.divide(colour, weight, out=np.zeros_like(colour), where=known)
     if known.all():
         return means
-    coarse = _fill(_halve(colour), _halve(weight))
+    coarse = _fill(_halve(colour), _halve(weight), below, levels - 1)
     height, width = weight.shape[:2]
-    below = np.repeat(np.repeat(coarse, 2, axis=0), 2, axis=1)[:height, :width]
-    return np.where(known, means, below)
+    spread = np.repeat(np.repeat(coarse, 2, axis=0), 2, axis=1)[:height, :width]
+    return np.where(known, means, spread)
 
 
 def _halve(values: NDArray[np.float32]) -> NDArray[np.float32]:

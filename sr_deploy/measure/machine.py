@@ -56,7 +56,7 @@ class Machine(BaseModel):
 def describe_machine() -> Machine:
     """Look at this machine. Takes milliseconds, or a second where nvidia-smi has to be asked."""
     cpuinfo = _read_colon_file(_CPUINFO)
-    present = set((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())
+    present = cpu_features()
     return Machine(
         cpu=cpuinfo.get("model name") or platform.processor() or platform.machine() or "unknown",
         cores=usable_cores(),
@@ -66,6 +66,12 @@ def describe_machine() -> Machine:
         os=_os_title(),
         python=platform.python_version(),
     )
+
+
+def cpu_features() -> frozenset[str]:
+    """Instruction sets of the processor, as the kernel spells them; empty where the system does not tell."""
+    cpuinfo = _read_colon_file(_CPUINFO)
+    return frozenset((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())
 
 
 def usable_cores() -> int:

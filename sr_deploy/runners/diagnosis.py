@@ -9,10 +9,12 @@ from pydantic import BaseModel, ConfigDict
 
 from sr_deploy import trt
 from sr_deploy.backends import BACKENDS, TENSORRT_BACKENDS, Backend
+from sr_deploy.cache import cache_folder, count_kept
 from sr_deploy.deps import install_command, installed_version, is_installed
 from sr_deploy.errors import MissingDependencyError
 from sr_deploy.measure.machine import Machine, describe_machine
 from sr_deploy.runners.choose import MODULES
+from sr_deploy.runners.fastest import KIND
 
 # module -> what it is for
 _PACKAGES = {
@@ -71,6 +73,10 @@ class Diagnosis(_Record):
     """Where free space was looked at: the current folder."""
     free_disk_gib: float
     """Free space there."""
+    cache: str
+    """Folder of what is measured once and kept; remove it, and all is measured again."""
+    remembered_choices: int
+    """What `--backend auto` remembers there, one for each network, number of threads and set of versions."""
     backends: tuple[BackendDiagnosis, ...]
     """In the order of `BACKENDS`."""
     packages: tuple[PackageDiagnosis, ...]
@@ -84,6 +90,8 @@ def diagnose_machine() -> Diagnosis:
         machine=describe_machine(),
         folder=str(folder),
         free_disk_gib=round(shutil.disk_usage(folder).free / 2**30, 1),
+        cache=str(cache_folder()),
+        remembered_choices=count_kept(KIND),
         backends=tuple(_diagnose_backend(name) for name in BACKENDS),
         packages=tuple(_diagnose_package(name, purpose) for name, purpose in _PACKAGES.items()),
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice, Precision
-from sr_deploy.deps import require
+from sr_deploy.deps import openvino_core, require
 from sr_deploy.errors import BackendError, OutOfMemoryError
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, first_line, inference_error, require_cpu
@@ -21,6 +21,8 @@ from sr_deploy.runners.threads import default_threads
 
 if TYPE_CHECKING:
     import openvino
+
+    from sr_deploy.graph.rewrite import RewriteOptions
 
 _PURPOSE = "the openvino backend"
 # What computes between the quantised convolutions of an INT8 graph is FP32.
@@ -38,8 +40,6 @@ class OpenVinoRunner(BaseRunner):
         Raises:
             BackendError: a precision that it does not compute here, another device, or a graph that it refuses.
         """
-        from sr_deploy.graph.rewrite import FOR_OPENVINO, FOR_OPENVINO_BF16
-
         sdk = require("openvino", _PURPOSE)
         require_cpu("openvino", device)
         reason = why_not_computed(choice.precision)
@@ -49,7 +49,7 @@ class OpenVinoRunner(BaseRunner):
         self._open = functools.partial(
             open_rewritten,
             path,
-            {"fp32": FOR_OPENVINO, "bf16": FOR_OPENVINO_BF16}.get(choice.precision) if rewrite else None,
+            _find_rewrites(choice.precision) if rewrite else None,
             lambda content: _compile(path, content, choice.precision, threads or default_threads()),
         )
         compiled, rewrites = self._open()
@@ -92,15 +92,24 @@ def why_not_computed(precision: Precision) -> str | None:
     return None
 
 
+def _find_rewrites(precision: Precision) -> RewriteOptions | None:
+    """What suits the plugin best; None: the file as it is, and nothing of the rewrites is imported."""
+    if precision not in ("fp32", "bf16"):
+        return None
+    from sr_deploy.graph.rewrite import FOR_OPENVINO, FOR_OPENVINO_BF16
+
+    return FOR_OPENVINO if precision == "fp32" else FOR_OPENVINO_BF16
+
+
 @functools.cache
 def _cpu_capabilities() -> tuple[str, ...]:
-    core = require("openvino", _PURPOSE).Core()
+    core = openvino_core(_PURPOSE)
     return tuple(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def _compile(path: Path, content: Path | bytes, precision: Precision, threads: int) -> openvino.CompiledModel:
     """The file itself, or bytes made of it; `path` is for messages."""
-    core = require("openvino", _PURPOSE).Core()
+    core = openvino_core(_PURPOSE)
     settings = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "INFERENCE_NUM_THREADS": threads,

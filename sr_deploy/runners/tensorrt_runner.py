@@ -54,11 +54,12 @@ class TensorRtRunner(BaseRunner):
         check_gpu(choice.backend, gpu)
         search = make_search(model, choice, str(sdk.__version__), gpu)
         record = find_engine(folder.engines(), search)
-        self._engine: trt.ICudaEngine | None = load_engine(sdk, folder.path / record.engine.file, record.flags)
-        if record.flags.get("strip_weights") == "on":
-            restore_weights(sdk, self._engine, model.graph_path(choice.precision))
         self._kernels = KernelCache(folder, record)
-        self._context: trt.IExecutionContext | None = make_context(sdk, self._engine, self._kernels)
+        with torch.cuda.device(self._device):  # TensorRT takes the thread's GPU
+            self._engine: trt.ICudaEngine | None = load_engine(sdk, folder.path / record.engine.file, record.flags)
+            if record.flags.get("strip_weights") == "on":
+                restore_weights(sdk, self._engine, model.graph_path(choice.precision))
+            self._context: trt.IExecutionContext | None = make_context(sdk, self._engine, self._kernels)
         self._input, self._output = name_ends(sdk, self._engine)
         self._dtype = _torch_dtype(sdk, self._engine, self._input)
         self._output_dtype = _torch_dtype(sdk, self._engine, self._output)
@@ -90,11 +91,13 @@ class TensorRtRunner(BaseRunner):
                 f"{self.spec} takes {self._dtype} on {self._device}, not {lr.dtype} on {lr.device}; convert it first"
             )
         check_input_shape(_as_nchw(lr.shape, self.spec), self.spec)
-        return self._enqueue(lr.contiguous())
+        with torch.cuda.device(self._device):
+            return self._enqueue(lr.contiguous())
 
     def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         lr = torch.from_numpy(encode_input(lr_NCHW, self.spec.dtype)).to(self._device)
-        return decode_output(self._enqueue(lr).cpu().numpy())
+        with torch.cuda.device(self._device):
+            return decode_output(self._enqueue(lr).cpu().numpy())
 
     def _enqueue(self, lr: torch.Tensor) -> torch.Tensor:
         context = self._context

@@ -5,17 +5,20 @@ from __future__ import annotations
 from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice, parse_backend
 from sr_deploy.errors import BackendError
 from sr_deploy.model import Model
-from sr_deploy.runners import runnable_choices, why_not_runnable
+from sr_deploy.runners import runnable_choices
+from sr_deploy.runners.faithful import explain_left_out, explain_unrunnable, list_faithful
+from sr_deploy.runners.fastest import find_fastest
 from sr_deploy.trt import visible_gpus
 
-_AUTO_ORDER = (BackendChoice("openvino"), BackendChoice("onnxruntime"), BackendChoice("torch"))
 
+def choose_backend(
+    model: Model, backend: str | BackendChoice, device: str | None = None, threads: int | None = None
+) -> BackendChoice:
+    """The backend that is asked for, or the fastest faithful one.
 
-def choose_backend(model: Model, backend: str | BackendChoice) -> BackendChoice:
-    """The backend that is asked for, or the first that runs here.
-
-    `auto` is, where there is an NVIDIA GPU, an engine that fits it, else PyTorch on it; without a GPU OpenVINO, ONNX
-    Runtime, PyTorch, in this order, in fp32.
+    `auto` is, where there is an NVIDIA GPU, an engine that fits it, else PyTorch on it. On a CPU it is the fastest of
+    what runs here in fp32, or in a lower precision that the bundle was exported with and that its certificate vouches
+    for on this machine: measured at the first time, then remembered (docs/backends.md).
 
     Raises:
         InputError: no such backend.
@@ -25,18 +28,24 @@ def choose_backend(model: Model, backend: str | BackendChoice) -> BackendChoice:
         return backend
     if backend != "auto":
         return parse_backend(backend)
+    if visible_gpus() and device != "cpu":
+        on_gpu = _choose_on_gpu(model)
+        if on_gpu is not None:
+            return on_gpu
+    faithful = list_faithful(model)
+    if not faithful:
+        raise BackendError(f"nothing runs {model.path} here: {explain_unrunnable(model)}")
+    return find_fastest(model, faithful, device=device, threads=threads, explain=lambda: explain_left_out(model))
+
+
+def _choose_on_gpu(model: Model) -> BackendChoice | None:
+    """An engine that fits this GPU, else PyTorch on it, else None."""
     runnable = runnable_choices(model)
-    engines = tuple(choice for choice in runnable if choice.backend in TENSORRT_BACKENDS)
-    on_cpu = tuple(choice for choice in _AUTO_ORDER if choice in runnable)
-    if visible_gpus():
-        on_gpu = tuple(choice for choice in on_cpu if choice.backend == "torch" and _torch_sees_gpu())
-        on_cpu = (*engines, *on_gpu, *on_cpu)
-    if on_cpu:
-        return on_cpu[0]
-    if runnable:
-        return runnable[0]
-    reasons = (why_not_runnable(model, choice) for choice in _AUTO_ORDER)
-    raise BackendError(f"nothing runs {model.path} here: {'; '.join(filter(None, reasons))}")
+    engines = [choice for choice in runnable if choice.backend in TENSORRT_BACKENDS]
+    if engines:
+        return engines[0]
+    in_torch = BackendChoice("torch")
+    return in_torch if in_torch in runnable and _torch_sees_gpu() else None
 
 
 def find_receptive_radius(model: Model) -> int | None:

@@ -53,7 +53,7 @@ class DeviceResult:
         self._ready = ready
         if ready is None and sr_NCHW.is_cuda:
             self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._ready.record()
+            self._ready.record(torch.cuda.current_stream(sr_NCHW.device))  # of its GPU, not of the thread's
 
     @property
     def size(self) -> tuple[int, int]:

@@ -15,8 +15,9 @@ import numpy as np
 from sr_deploy.errors import ImageError, InputError, ShapeError
 from sr_deploy.files import output_error
 from sr_deploy.imaging.formats import require_output_size, require_output_suffix, require_quality
+from sr_deploy.imaging.header import Header, find_losses
 from sr_deploy.imaging.opening import Pixels, require_picture
-from sr_deploy.imaging.picture import MAX_PIXELS, Picture, find_losses, read_picture, write_picture
+from sr_deploy.imaging.picture import MAX_PIXELS, Picture, read_picture, write_picture
 from sr_deploy.imaging.resample import resample
 from sr_deploy.imaging.transparency import bleed_colour
 from sr_deploy.upscale.image import Upscaler
@@ -77,7 +78,7 @@ class UpscaledFile:
     losses: tuple[str, ...]
     """What the target's format could not hold, in words."""
     seconds: float
-    """Time without decoding and encoding."""
+    """Time without decoding and encoding; with both of them, where they go on beside the network (`stream_file`)."""
 
     @property
     def recomputed(self) -> int:
@@ -105,7 +106,7 @@ def upscale_file(
     check_paths(source, target)
     check_settings(target, settings)
     picture = read_picture(source, max_pixels=settings.max_pixels)
-    check_picture(picture, upscaler, source, target, settings)
+    check_picture(picture.header, upscaler, source, target, settings)
     enlarged = enlarge_picture(upscaler, picture, settings, on_share)
     return write_enlarged(source, target, picture, enlarged, settings)
 
@@ -220,15 +221,15 @@ def check_settings(target: Path, settings: FileSettings) -> None:
     require_quality(target, settings.quality)
 
 
-def check_picture(picture: Picture, upscaler: Upscaler, source: Path, target: Path, settings: FileSettings) -> None:
+def check_picture(header: Header, upscaler: Upscaler, source: Path, target: Path, settings: FileSettings) -> None:
     """Refuse, before the network runs, what the network or the target's format does not take.
 
     Raises:
         ImageError: colours for a gray network, a result too large, or transparency that the format does not hold.
     """
-    if picture.pixels.shape[2] > upscaler.spec.channels:
+    if header.channels > upscaler.spec.channels:
         raise ImageError(f"{source} is an RGB picture, but the network takes gray ones; convert it to gray first")
-    width, height = find_target_size(picture.width, picture.height, settings.scale or upscaler.spec.scale)
+    width, height = find_target_size(header.width, header.height, settings.scale or upscaler.spec.scale)
     most = settings.max_pixels * _OUTPUT_PER_INPUT
     if width * height > most:
         raise ImageError(
@@ -237,4 +238,4 @@ def check_picture(picture: Picture, upscaler: Upscaler, source: Path, target: Pa
             "(max_pixels in Python; 16 times as many may be written)"
         )
     require_output_size(target, width, height)
-    find_losses(picture, target)
+    find_losses(header, target)

@@ -2,78 +2,36 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from sr_deploy.errors import ImageError, InputError, OutputError, SrDeployError
-from sr_deploy.files import sha256_of
-from sr_deploy.imaging.formats import find_format
-from sr_deploy.imaging.picture import Picture, read_picture
-from sr_deploy.upscale.files import (
-    Enlarged,
-    FileSettings,
-    UpscaledFile,
-    check_picture,
-    check_settings,
-    enlarge_picture,
-    require_writable_place,
-    write_enlarged,
-)
+from sr_deploy.errors import SrDeployError
+from sr_deploy.upscale.devices import DevicePool
+from sr_deploy.upscale.files import Enlarged, FileSettings, enlarge_picture
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import JobRecord, Stamp, open_record, stamp_of
-from sr_deploy.upscale.places import Item, plan_folder
+from sr_deploy.upscale.places import Item
+from sr_deploy.upscale.work import (
+    Failure,
+    FolderJob,
+    FolderResult,
+    LoadedItem,
+    OnProgress,
+    Progress,
+    describe_error,
+    describe_making,
+    is_disk_full,
+    load_item,
+    open_folder_job,
+    save_item,
+)
 
-OnProgress = Callable[[float, str], None]
-"""Called with the share of the job that is done, 0 to 1, and a note for people."""
-
-_READ_AHEAD = 2
-_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A picture that was not upscaled."""
-
-    source: Path
-    """The picture."""
-    reason: str
-    """Why not, in one sentence."""
-
-
-@dataclass
-class FolderResult:
-    """What became of a folder."""
-
-    done: list[UpscaledFile] = field(default_factory=list)
-    """Written now."""
-    skipped: list[Path] = field(default_factory=list)
-    """Results that were finished before and still fit."""
-    failures: list[Failure] = field(default_factory=list)
-    """Pictures that could not be upscaled; the others were done all the same."""
-    left: list[Path] = field(default_factory=list)
-    """Pictures that were not begun, or begun and dropped, since the job was stopped."""
-    stopped: bool = False
-    """Whether it was stopped from outside (Ctrl-C)."""
-    seconds: float = 0.0
-    """Time that all took."""
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A picture that was read, and the state of its file then."""
-
-    picture: Picture
-    sha256: str
-    stamp: Stamp
+__all__ = ["Failure", "FolderResult", "OnProgress", "upscale_folder"]
 
 
 class _StoppedError(Exception):
@@ -81,7 +39,7 @@ class _StoppedError(Exception):
 
 
 def upscale_folder(
-    upscaler: Upscaler,
+    upscaler: Upscaler | Sequence[Upscaler],
     source: Path,
     target: Path,
     settings: FileSettings | None = None,
@@ -97,13 +55,13 @@ def upscale_folder(
     cannot be read or upscaled is reported, and the others are done.
 
     Args:
-        upscaler: used by this thread alone meanwhile.
+        upscaler: used by this job alone meanwhile; several, of the same network on one device each, share the pictures.
         source: folder of pictures; `target` inside it is left out.
         target: folder of results, made if there is none.
         settings: for every file.
         suffix: of all results, as in `.png`; None: that of each source, or `.png` where it cannot be written.
         tile: what the upscaler was given, to tell results of other tiles apart.
-        on_progress: told how far it is.
+        on_progress: told how far it is, one call at a time, from any thread.
         stop: once set, the job ends after the tile at hand; results that are ready are still written.
 
     Raises:
@@ -111,153 +69,99 @@ def upscale_folder(
             writes into `target`, or a suffix that cannot be written.
         OutputError: `target` cannot be written at all.
     """
-    started = time.perf_counter()
     settings = settings or FileSettings()
-    items = plan_folder(source, target, suffix)
-    check_settings(_pick_judge(items, settings), settings)
-    require_writable_place(target / "x")
-    made_by = _describe_making(upscaler, settings, tile)
-    with open_record(target) as record:
-        job = _Job(upscaler, settings, record, made_by, stop or threading.Event())
-        job.run(job.choose(items), on_progress or (lambda share, note: None))
-    job.result.seconds = time.perf_counter() - started
+    upscalers = [upscaler] if isinstance(upscaler, Upscaler) else list(upscaler)
+    made_by = describe_making(upscalers[0].spec, settings, tile)
+    with open_folder_job(source, target, settings, suffix, made_by) as job:
+        _LocalRun(job, upscalers, on_progress or (lambda share, note: None), stop or threading.Event()).run()
     return job.result
 
 
-def _pick_judge(items: Sequence[Item], settings: FileSettings) -> Path:
-    """A result to check the settings with: one in a format with loss, where there is a quality to check."""
-    if settings.quality is not None:
-        for item in items:
-            if find_format(item.target).quality is not None:
-                return item.target
-    return items[0].target
+@dataclass(frozen=True)
+class _Begun:
+    """A picture that is being read."""
+
+    number: int
+    item: Item
+    loaded: Future[LoadedItem]
 
 
-def _fit_settings(target: Path, settings: FileSettings) -> FileSettings:
-    """Without the quality, for formats that have none."""
-    return replace(settings, quality=None) if find_format(target).quality is None else settings
-
-
-class _Job:
-    """One run over a folder."""
+class _LocalRun:
+    """A job on the devices of this machine."""
 
     def __init__(
-        self, upscaler: Upscaler, settings: FileSettings, record: JobRecord, made_by: str, stop: threading.Event
+        self, job: FolderJob, upscalers: Sequence[Upscaler], on_progress: OnProgress, stop: threading.Event
     ) -> None:
-        self.result = FolderResult()
-        self._upscaler = upscaler
-        self._settings = settings
-        self._record = record
-        self._made_by = made_by
+        self._job = job
+        self._upscalers = upscalers
+        self._progress = Progress(job.items, on_progress)
         self._stop = stop
-        self._full: str | None = None
-        """Why nothing more can be written, once that is so."""
 
-    def choose(self, items: Sequence[Item]) -> list[Item]:
-        """Those that are to be done; the others go into the result."""
-        sources = {item.source.resolve() for item in items}
-        taken: set[Path] = set()
-        chosen = []
-        for item in items:
-            place = item.target.resolve()
-            if place in taken:
-                self._fail(item, f"another picture becomes {item.target} too; rename one of them")
-            elif place in sources:
-                self._fail(item, f"its result {item.target} would replace a picture to read; choose another folder")
-            elif self._record.is_finished(item.source, item.target, self._made_by):
-                self.result.skipped.append(item.target)
-            elif self._record.is_foreign(item.target):
-                self._fail(item, f"{item.target} exists and was not written by this command; remove it or rename it")
-            else:
-                chosen.append(item)
-            taken.add(place)
-        return chosen
-
-    def run(self, items: Sequence[Item], on_progress: OnProgress) -> None:
-        """Do them: two are read ahead, and written behind by as many threads as there are processors to spare."""
-        sizes = [_size_of(item.source) for item in items]
-        total, begun = max(1, sum(sizes)), 0
+    def run(self) -> None:
+        """Do them: some are read ahead, and written behind by as many threads as there are processors to spare."""
         writers = 1 if (os.cpu_count() or 1) <= 4 else 2
-        with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(writers, "write") as writing:
-            ahead: deque[Future[_Loaded]] = deque()
-            behind: deque[Future[None]] = deque()
-            for number, item in enumerate(items):
-                ahead.extend(
-                    reading.submit(self._load, later) for later in items[number + len(ahead) : number + 1 + _READ_AHEAD]
-                )
-                loaded = ahead.popleft()
-                if self._stop.is_set() or self._full:
-                    loaded.cancel()
-                    self.result.left.append(item.source)
-                    continue
-
-                def show(share: float, begun: int = begun, number: int = number, item: Item = item) -> None:
-                    on_progress((begun + share * sizes[number]) / total, f"{number + 1}/{len(items)} {item.name}")
-                    if self._stop.is_set():
-                        raise _StoppedError
-
-                try:
-                    show(0.0)
-                    read = loaded.result()
-                    enlarged = enlarge_picture(self._upscaler, read.picture, self._settings, show)
+        works = [partial(self._enlarge, upscaler) for upscaler in self._upscalers]
+        behind: deque[Future[None]] = deque()
+        with (
+            ThreadPoolExecutor(1, "read") as reading,
+            ThreadPoolExecutor(writers, "write") as writing,
+            DevicePool(works) as devices,
+        ):
+            try:
+                for begun, enlarged in devices.run(self._read(reading)):
                     while len(behind) >= writers:
                         behind.popleft().result()
-                    behind.append(writing.submit(self._write, item, read, enlarged))
-                    del read, enlarged
-                except _StoppedError:
-                    self.result.left.append(item.source)
-                except (SrDeployError, MemoryError) as error:
-                    self._fail(item, _describe_error(error))
-                begun += sizes[number]
-            for pending in behind:
-                pending.result()
-        self.result.stopped = self._stop.is_set() and bool(self.result.left)
+                    behind.append(writing.submit(self._write, begun, enlarged))
+                    del begun, enlarged
+                for pending in behind:
+                    pending.result()
+            except BaseException:
+                self._stop.set()  # what the devices are at ends with the tile at hand
+                raise
+        result = self._job.result
+        result.stopped = self._stop.is_set() and bool(result.left)
+        for fault in devices.faults:
+            result.faults.append(f"{self._upscalers[fault.device].spec.device}: {describe_error(fault.error)}")
 
-    def _load(self, item: Item) -> _Loaded:
-        if self._stop.is_set() or self._full:
-            raise InputError("the job was stopped")
-        stamp = stamp_of(item.source)
-        picture = read_picture(item.source, max_pixels=self._settings.max_pixels)
-        check_picture(picture, self._upscaler, item.source, item.target, self._settings)
-        try:
-            sha256 = sha256_of(item.source)
-        except OSError as error:
-            raise ImageError(f"cannot read {item.source}: {error.strerror or error}") from error
-        if stamp is None or stamp_of(item.source) != stamp:
-            raise ImageError(f"{item.source} changed while it was read; run the command again once it is complete")
-        return _Loaded(picture, sha256, stamp)
+    def _ends(self) -> bool:
+        return self._stop.is_set() or self._job.full is not None
 
-    def _write(self, item: Item, read: _Loaded, enlarged: Enlarged) -> None:
+    def _read(self, reading: ThreadPoolExecutor) -> Iterator[_Begun]:
+        """The items as the devices get them; one more is read already."""
+        ahead: deque[_Begun] = deque()
+        for number, item in enumerate(self._job.items):
+            ahead.append(_Begun(number, item, reading.submit(self._load, item)))
+            if len(ahead) > 1:
+                yield ahead.popleft()
+        yield from ahead
+
+    def _load(self, item: Item) -> LoadedItem:
+        if self._ends():
+            raise _StoppedError
+        return load_item(item, self._upscalers[0], self._job.settings)
+
+    def _enlarge(self, upscaler: Upscaler, begun: _Begun) -> Enlarged:
+        def show(share: float) -> None:
+            self._progress.show(begun.number, share)
+            if self._stop.is_set():
+                raise _StoppedError
+
+        if self._ends():
+            raise _StoppedError
+        show(0.0)
+        return enlarge_picture(upscaler, begun.loaded.result().picture, self._job.settings, show)
+
+    def _write(self, begun: _Begun, enlarged: Future[Enlarged]) -> None:
+        item, job = begun.item, self._job
         try:
-            self._record.begin(item.name, item.target)
-            done = write_enlarged(
-                item.source, item.target, read.picture, enlarged, _fit_settings(item.target, self._settings)
-            )
-            self._record.finish(item.name, item.target, read.sha256, read.stamp, self._made_by)
-            self.result.done.append(done)
+            result, loaded = enlarged.result(), begun.loaded.result()
+            if job.full is not None:
+                raise _StoppedError
+            job.begin(item)
+            done = save_item(item, loaded, result, job.settings)
+            job.finish(item, done, loaded.sha256, loaded.stamp)
+        except _StoppedError:
+            job.leave(item)
         except (SrDeployError, MemoryError) as error:
-            self._fail(item, _describe_error(error))
-            if isinstance(error, OutputError) and getattr(error.__cause__, "errno", None) in _DISK_IS_FULL:
-                self._full = str(error)  # hours of computing for nothing otherwise
-
-    def _fail(self, item: Item, reason: str) -> None:
-        self.result.failures.append(Failure(item.source, reason))
-
-
-def _describe_making(upscaler: Upscaler, settings: FileSettings, tile: int | None) -> str:
-    """A hash of what decides on a result's pixels, the source and the format apart."""
-    artefact = upscaler.spec.artefact
-    network = sha256_of(artefact) if artefact is not None and artefact.is_file() else str(artefact)
-    making = (network, str(upscaler.spec), tile, settings.scale, settings.alpha, settings.quality)
-    return hashlib.sha256(json.dumps(making).encode()).hexdigest()
-
-
-def _describe_error(error: SrDeployError | MemoryError) -> str:
-    if isinstance(error, MemoryError):
-        return f"not enough memory: {error}; take a smaller --tile"
-    return " ".join(str(error).split())
-
-
-def _size_of(path: Path) -> int:
-    stamp = stamp_of(path)
-    return stamp.size if stamp is not None else 0
+            job.fail(item, describe_error(error), disk_is_full=is_disk_full(error))
+            self._progress.show(begun.number, 1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,23 +54,35 @@ class Statistics:
 def measure_statistics(image_NCHW: NDArray[np.float32], scale: int = 1) -> Statistics:
     """Look at a batch of one; `scale`: its pixels per low-resolution pixel along a side."""
     planes = image_NCHW[0]
-    rows, columns = cell_weights(planes.shape[1], scale), cell_weights(planes.shape[2], scale)
+    lows, highs, means = [], [], []
     with np.errstate(all="ignore"):  # values that are not finite are found by low and high
+        for top, bottom in pairwise(cell_edges(planes.shape[1], scale)):
+            cells = planes[
+                :, top:bottom
+            ]  # one row of them after the other, so that each stays in the processor's cache
+            lows.append(cells.min(axis=(1, 2)))
+            highs.append(cells.max(axis=(1, 2)))
+            means.append(cells.mean(axis=1))
         return Statistics(
-            low=planes.min(axis=(1, 2)),
-            high=planes.max(axis=(1, 2)),
-            means=rows @ (planes @ columns.T),
+            low=np.min(lows, axis=0),
+            high=np.max(highs, axis=0),
+            means=np.stack(means, axis=1) @ cell_weights(planes.shape[2], scale).T,
         )
+
+
+def cell_edges(length: int, scale: int) -> list[int]:
+    """Where the cells of a line begin, and where the last one ends; they are at least `CELL` wide where that fits."""
+    count = max(length // scale // CELL, 1)
+    return [index * (length // scale) // count * scale for index in range(count)] + [length]
 
 
 @lru_cache(maxsize=32)
 def cell_weights(length: int, scale: int) -> NDArray[np.float32]:
-    """The matrix cells x length that averages each cell of a line; cells are at least `CELL` wide where that fits."""
-    count = max(length // scale // CELL, 1)
-    edges = [index * (length // scale) // count * scale for index in range(count)] + [length]
-    weights = np.zeros((count, length), np.float32)
-    for index in range(count):
-        weights[index, edges[index] : edges[index + 1]] = 1 / (edges[index + 1] - edges[index])
+    """The matrix cells x length that averages each cell of a line."""
+    edges = cell_edges(length, scale)
+    weights = np.zeros((len(edges) - 1, length), np.float32)
+    for row, (start, stop) in zip(weights, pairwise(edges), strict=True):
+        row[start:stop] = 1 / (stop - start)
     return weights
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self, overload
@@ -20,21 +18,18 @@ from sr_deploy.model import Model, open_model
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.upscale.backend import choose_backend, choose_fp32, find_receptive_radius
-from sr_deploy.upscale.canvas import Canvas
-from sr_deploy.upscale.device import runs_on_device
+from sr_deploy.upscale.canvas import Canvas, OnRows
 from sr_deploy.upscale.guards import DEFAULT_LIMITS, GuardLimits
 from sr_deploy.upscale.inference import Inference
 from sr_deploy.upscale.memory import choose_tile, estimate_bytes_per_pixel, free_memory
-from sr_deploy.upscale.pixels import TileResult
-from sr_deploy.upscale.plan import Tile, TilePlan
+from sr_deploy.upscale.pipeline import OnTile, upscale_tiles
+from sr_deploy.upscale.plan import Cut, TilePlan
 from sr_deploy.upscale.probe import blend_of, probe_halo
 from sr_deploy.upscale.report import Upscaled, UpscaleReport
-from sr_deploy.upscale.tiles import DEFAULT_TILE, MAX_HALO, cut_window, plan_tiles
+from sr_deploy.upscale.rows import InputRows
+from sr_deploy.upscale.tiles import DEFAULT_TILE, MAX_HALO, plan_tiles
 
 __all__ = ["UpscaleReport", "Upscaled", "Upscaler"]
-
-OnTile = Callable[[int, int], None]
-"""Called after each tile with the number done and the number of all."""
 
 SEAM_BUDGET_DB = 60.0
 """Errors a quarter of a step of 8 bit: nothing that a file could show."""
@@ -58,6 +53,8 @@ class Upscaler:
         halo: int | None = None,
         seam_budget_db: float = SEAM_BUDGET_DB,
         guards: GuardLimits | None = DEFAULT_LIMITS,
+        device: str | None = None,
+        threads: int | None = None,
     ) -> None:
         """Load a network.
 
@@ -71,9 +68,11 @@ class Upscaler:
                 the seams to their budget.
             seam_budget_db: PSNR that blended seams should reach; only asked where a network sees beyond the halo.
             guards: what a result is checked for; None: it is not.
+            device: `cpu` or `cuda:1`; None: a GPU where the backend has one. A runner has its own.
+            threads: of the CPU; None: one a core.
 
         Raises:
-            InputError: no such model, or `backend` given together with a runner.
+            InputError: no such model, or `backend` or `device` given together with a runner.
             ShapeError: a negative tile or halo.
             BackendError: the backend does not run here.
         """
@@ -81,22 +80,29 @@ class Upscaler:
             if value is not None and value < 0:
                 raise ShapeError(f"{name} must be 0 or more pixels, not {value}")
         self._tile = tile
+        self._device = device
+        self._threads = threads
         self._lock = threading.Lock()
         self._bytes_per_pixel: float | None = None
         self._model: Model | None = None
         if isinstance(model, (Path, str, Model)):
             self._model = model if isinstance(model, Model) else open_model(Path(model))
-            self._runner = open_runner(self._model, choose_backend(self._model, backend))
+            choice = choose_backend(self._model, backend, device, threads)
+            self._runner = open_runner(self._model, choice, device=device, threads=threads)
         else:
             if backend != "auto":
                 raise InputError(f"this runner computes with {model.spec}; leave backend={str(backend)!r} out")
+            if device is not None:
+                raise InputError(f"this runner computes on {model.spec.device}; leave device={device!r} out")
             self._runner = model
         self._fp32: Runner | None = None
         self._inference = Inference(self._runner, self._open_fp32, guards)
         self.receptive_radius = find_receptive_radius(self._model) if self._model is not None else None
         self._seam_budget_db = seam_budget_db
-        self._wants_probe = halo is None
-        self._use_halo(self._reach(MAX_HALO) if halo is None else halo)
+        self._settled: Cut | None = None
+        self._halo = self._reach(MAX_HALO) if halo is None else halo
+        self._wants_probe = halo is None and not self._sees_all(self._halo)
+        self._use_halo(self._halo)
 
     @property
     def spec(self) -> RunnerSpec:
@@ -153,29 +159,63 @@ class Upscaler:
             OutOfMemoryError: there is no memory for small tiles either.
             BackendError: the backend failed.
         """
-        self._require_samples(image)
+        self._require_samples(image.shape, image.dtype)
+        results: list[Pixels] = []
+        report = self._upscale(InputRows.of_picture(image), results.append, on_tile, whole=True)
+        return Upscaled(results[0], report)
+
+    def upscale_rows(self, rows: InputRows, on_rows: OnRows, on_tile: OnTile | None = None) -> UpscaleReport:
+        """Upscale a picture of which no more than some rows are in memory.
+
+        As `upscale`, but where a network sees beyond `MAX_HALO`: its halo is chosen on the first rows then, not on all.
+
+        Args:
+            rows: the picture.
+            on_rows: given the rows of the result, from top to bottom, a row of tiles at a time.
+            on_tile: told about progress.
+
+        Raises:
+            As `upscale`.
+        """
+        self._require_samples((rows.height, rows.width, rows.channels), rows.held.dtype)
+        return self._upscale(rows, on_rows, on_tile, whole=False)
+
+    def _upscale(self, rows: InputRows, on_rows: OnRows, on_tile: OnTile | None, *, whole: bool) -> UpscaleReport:
         with self._lock:
             started = time.perf_counter()
             inference = self._inference
             halvings, recomputed = inference.halvings, inference.recomputed
-            self._probe(image)
-            plan = self.plan(*image.shape[:2])
-            result, seam_db = self._run(image, plan, on_tile)
-            if seam_db is not None and seam_db < self._seam_budget_db:
-                self._probed = False  # the next picture looks again
-            report = UpscaleReport(
+            self._probe(rows)
+            plan = self.plan(rows.height, rows.width)
+            canvas = Canvas(plan, rows, self._runner.spec.scale, on_rows, whole=whole)
+            upscale_tiles(inference, rows, plan, canvas, on_tile)
+            return UpscaleReport(
                 tiles=plan.count,
                 window=(plan.window_height, plan.window_width),
                 halo=plan.halo,
                 blend=plan.blend,
                 recomputed=inference.recomputed - recomputed,
-                seam_db=seam_db,
+                seam_db=canvas.seam_db,
                 seam_budget_db=self._seam_budget_db,
                 halvings=inference.halvings - halvings,
                 tile_limit=inference.tile_limit,
                 seconds=time.perf_counter() - started,
             )
-        return Upscaled(result, report)
+
+    def settle(self, image: Pixels, cut: Cut | None = None) -> Cut:
+        """Cut all pictures alike from now on, as frames of one video have to be.
+
+        Args:
+            image: the first of them, on which the halo is chosen where the network sees beyond `MAX_HALO`.
+            cut: of an earlier call, to do as then; None: decide now.
+        """
+        with self._lock:
+            if cut is None:
+                self._probe(InputRows.of_picture(image))
+                cut = Cut(self._choose_tile(), self.halo)
+            self._use_halo(cut.halo)
+            self._settled = cut
+        return cut
 
     def close(self) -> None:
         """Release the network, unless it was given as a runner."""
@@ -192,64 +232,46 @@ class Upscaler:
     ) -> None:
         self.close()
 
-    def _require_samples(self, image: Pixels) -> None:
+    def _require_samples(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
         spec = self._runner.spec
-        shape = " x ".join(map(str, image.shape)) or "no axes"
-        if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] not in (1, spec.channels):
+        if dtype not in (np.uint8, np.uint16) or len(shape) != 3 or shape[2] not in (1, spec.channels):
             channels = "3 (or 1: gray)" if spec.channels == 3 else str(spec.channels)
-            raise ShapeError(f"{spec} takes 8- and 16-bit pictures H x W x {channels}, not {shape} of {image.dtype}")
-        if min(image.shape) < 1:
-            raise ShapeError(f"a picture needs at least one pixel, not {image.shape[1]}x{image.shape[0]}")
-        if image.dtype == np.uint16 and spec.dtype == "uint8":
+            told = " x ".join(map(str, shape)) or "no axes"
+            raise ShapeError(f"{spec} takes 8- and 16-bit pictures H x W x {channels}, not {told} of {dtype}")
+        if min(shape) < 1:
+            raise ShapeError(f"a picture needs at least one pixel, not {shape[1]}x{shape[0]}")
+        if dtype == np.uint16 and spec.dtype == "uint8":
             raise ShapeError(
                 f"{spec} has ends of 8 bit ({spec.artefact}) and would lose what a 16-bit picture has more; convert "
                 "the picture, or export without --ends uint8"
             )
 
-    def _run(self, image: Pixels, plan: TilePlan, on_tile: OnTile | None) -> tuple[Pixels, float | None]:
-        """The picture, and how well seams agree."""
-        canvas = Canvas(plan, image, self._runner.spec.scale)
-        ahead = 1 if runs_on_device(self._runner, image) else 0  # a GPU computes while the tile before is put in place
-        waiting: deque[tuple[Tile, Pixels, TileResult]] = deque()
-        done = 0
-
-        def finish_one() -> None:
-            nonlocal done
-            tile, window, result = waiting.popleft()
-            canvas.put(tile, self._inference.finish(result, window, tile))
-            done += 1
-            if on_tile is not None:
-                on_tile(done, plan.count)
-
-        for tile in plan.tiles():
-            window = cut_window(image, plan, tile, axis=0)
-            waiting.append((tile, window, self._inference.start(window)))
-            if len(waiting) > ahead:
-                finish_one()
-        while waiting:
-            finish_one()
-        return canvas.take_image(), canvas.seam_db
-
     def _reach(self, most: int) -> int:
         return most if self.receptive_radius is None else min(self.receptive_radius, most)
 
-    def _use_halo(self, halo: int) -> None:
-        sees_all = self.receptive_radius is not None and self.receptive_radius <= halo
-        self._inference.halo = halo
-        self._inference.blend = 0 if sees_all else blend_of(halo)
-        self._probed = sees_all or not self._wants_probe
+    def _sees_all(self, halo: int) -> bool:
+        return self.receptive_radius is not None and self.receptive_radius <= halo
 
-    def _probe(self, image: Pixels) -> None:
-        """Choose the halo on the picture itself, where the network sees further than can be paid for."""
-        if self._probed:
+    def _use_halo(self, halo: int) -> None:
+        self._inference.halo = halo
+        self._inference.blend = 0 if self._sees_all(halo) else blend_of(halo)
+
+    def _probe(self, rows: InputRows) -> None:
+        """Choose the halo on the picture itself, where the network sees further than can be paid for.
+
+        Anew for each picture: its result is the same whatever came before.
+        """
+        if self._settled is not None or not self._wants_probe:
             return
-        plan = self.plan(*image.shape[:2])
+        self._use_halo(self._halo)
+        plan = self.plan(rows.height, rows.width)
         if plan.count == 1:
             return
+        rows.hold(0, plan.window_height)
         spec = self._runner.spec
         found = probe_halo(
             lambda window: self._inference.start(window).read(),
-            image,
+            rows.held,
             self._seam_budget_db,
             scale=spec.scale,
             multiple=spec.input_multiple,
@@ -257,9 +279,10 @@ class Upscaler:
         )
         if found is not None:
             self._use_halo(self._reach(found.width))
-            self._probed = True
 
     def _choose_tile(self) -> int:
+        if self._settled is not None:
+            return self._settled.tile
         if self._bytes_per_pixel is None and self._model is not None:
             self._bytes_per_pixel = estimate_bytes_per_pixel(self._model) or 0.0
         return choose_tile(self.halo, self._bytes_per_pixel, free_memory(self._runner.spec.device))
@@ -270,7 +293,13 @@ class Upscaler:
             spec = self._runner.spec
             choice = choose_fp32(self._model, BackendChoice(spec.backend, spec.precision)) if self._model else None
             if self._model is not None and choice is not None:
-                self._fp32 = open_runner(self._model, choice)
+                # PyTorch computes where this runner does; others compute on the CPU here.
+                self._fp32 = open_runner(
+                    self._model,
+                    choice,
+                    device=self._device if choice.backend == "torch" else None,
+                    threads=self._threads,
+                )
             elif spec.precision == "fp32":
                 self._fp32 = self._runner
         return self._fp32

@@ -12,7 +12,7 @@ from sr_deploy.errors import GuardError, OutOfMemoryError
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.runners.protocol import DeviceRunner, Runner
 from sr_deploy.upscale.device import infer_on_device, runs_on_device
-from sr_deploy.upscale.guards import GuardLimits, find_problem, measure_statistics
+from sr_deploy.upscale.guards import DEFAULT_LIMITS, GuardLimits, find_problem, measure_statistics
 from sr_deploy.upscale.pixels import HostResult, TileResult, to_window
 from sr_deploy.upscale.plan import Tile
 from sr_deploy.upscale.tiles import join_tiles, plan_tiles
@@ -63,11 +63,25 @@ class Inference:
                 self._halve(max(samples.shape[:2]) - 2 * self.halo, error)
         return HostResult(self._infer(self._runner, to_window(samples, self._runner.spec.channels)))
 
-    def finish(self, result: TileResult, samples: Pixels, tile: Tile) -> TileResult:
-        """What is used of a window's result, checked.
+    def check(self, result: TileResult, samples: Pixels, tile: Tile) -> tuple[TileResult, str | None]:
+        """What is used of a window's result, and what is wrong with it; another thread may call this beside `start`.
 
         Args:
             result: from `start`.
+            samples: the window.
+            tile: its place.
+        """
+        used = result.crop(*tile.used(self._runner.spec.scale))
+        if self._limits is None:
+            return used, None
+        lr_used = to_window(samples, self._runner.spec.channels)[:, :, *tile.used(1)]
+        return used, self._find_problem(lr_used, used, self._limits)
+
+    def recompute(self, problem: str, samples: Pixels, tile: Tile) -> TileResult:
+        """What is used of a window's result, in FP32.
+
+        Args:
+            problem: from `check`.
             samples: the window.
             tile: its place.
 
@@ -75,29 +89,23 @@ class Inference:
             GuardError: it is no picture of the input, in FP32 too, or there is no FP32.
             BackendError: the FP32 runner failed.
         """
-        scale = self._runner.spec.scale
-        used = result.crop(*tile.used(scale))
-        if self._limits is None:
-            return used
-        lr_NCHW = to_window(samples, self._runner.spec.channels)
-        lr_used = lr_NCHW[:, :, *tile.used(1)]
-        before = measure_statistics(lr_used)
-        problem = find_problem(lr_used, before, used.measure(scale), self._limits)
-        if problem is None:
-            return used
         where = f"{self._runner.spec} gave {problem} in the tile at row {tile.row.start}, column {tile.column.start}"
         fp32 = self._open_fp32()
         if fp32 is None:
             raise GuardError(f"{where}, and there is no FP32 to compute it again; try another --backend, as torch:fp32")
         self.recomputed += 1
-        used = HostResult(self._infer(fp32, lr_NCHW)).crop(*tile.used(scale))
-        again = find_problem(lr_used, before, used.measure(scale), self._limits)
+        lr_NCHW = to_window(samples, self._runner.spec.channels)
+        used = HostResult(self._infer(fp32, lr_NCHW)).crop(*tile.used(self._runner.spec.scale))
+        again = self._find_problem(lr_NCHW[:, :, *tile.used(1)], used, self._limits or DEFAULT_LIMITS)
         if again is not None:
             raise GuardError(
                 f"{where}, and {fp32.spec} gave {again}: no picture is made of that; check the model with: sr-deploy "
                 "verify"
             )
         return used
+
+    def _find_problem(self, lr_used: NDArray[np.float32], used: TileResult, limits: GuardLimits) -> str | None:
+        return find_problem(lr_used, measure_statistics(lr_used), used.measure(self._runner.spec.scale), limits)
 
     def _fits(self, side: int) -> bool:
         return self.tile_limit is None or side <= self.tile_limit + 2 * self.halo

@@ -131,7 +131,7 @@ def open_record(folder: Path) -> Iterator[JobRecord]:
     except OSError as error:
         raise output_error(folder, error) from error
     with lock:
-        _lock_alone(lock.fileno(), folder)
+        lock_alone(lock.fileno(), folder)
         entries = _read_entries(path)
         for place in {folder, *((folder / target).parent for target in entries)}:  # only where jobs of ours wrote
             remove_partial_files(place)
@@ -181,7 +181,16 @@ def _require_version(path: Path, version: object) -> None:
         )
 
 
-def _lock_alone(handle: int, folder: Path) -> None:
+def lock_alone(handle: int, target: Path) -> None:
+    """Hold a lock on an open file as long as it is open.
+
+    Args:
+        handle: of the file.
+        target: what is written meanwhile, for the message.
+
+    Raises:
+        InputError: another process holds it.
+    """
     if os.name != "posix":
         return  # no such locks: two jobs into one folder are the user's to avoid
     import fcntl
@@ -189,4 +198,4 @@ def _lock_alone(handle: int, folder: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise InputError(f"another sr-deploy upscale is writing into {folder}; wait for it, or stop it") from error
+        raise InputError(f"another sr-deploy upscale is writing into {target}; wait for it, or stop it") from error

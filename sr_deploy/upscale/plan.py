@@ -7,6 +7,16 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What decides on the tiles of pictures of one size."""
+
+    tile: int
+    """Core of a tile where a picture is cut at all."""
+    halo: int
+    """Overlap on each side."""
+
+
+@dataclass(frozen=True)
 class Span:
     """One tile along one axis."""
 

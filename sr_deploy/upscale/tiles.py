@@ -129,30 +129,30 @@ def run_tiles(runner: Runner, lr_NCHW: NDArray[np.float32], plan: TilePlan, *, f
         yield Piece(*blender.add(tile, sr[:, :, *tile.used(scale)]))
 
 
-def cut_window(image: _Array, plan: TilePlan, tile: Tile, axis: int) -> _Array:
+def cut_window(image: _Array, plan: TilePlan, tile: Tile, axis: int, first_row: int = 0) -> _Array:
     """What the network gets for a tile; a view where the picture need not be continued.
 
     Below and at the right the picture is continued up to `padded_height` and `padded_width` where windows need it:
     mirrored, or the last pixel repeated where there is too little to mirror.
 
     Args:
-        image: the picture; `axis` is that of its rows, the next one that of its columns.
+        image: the picture, or those of its rows that the tile needs; `axis` is that of rows, the next one of columns.
         plan: the picture's.
         tile: one of the plan.
         axis: 0 for H x W x C, 2 for N x C x H x W.
+        first_row: of the picture that `image` has.
     """
     cut: NDArray[Any] = image
-    for at, start, window, padded in (
-        (axis, tile.row.start, plan.window_height, plan.padded_height),
-        (axis + 1, tile.column.start, plan.window_width, plan.padded_width),
+    for at, first, start, window, side, padded in (
+        (axis, first_row, tile.row.start, plan.window_height, plan.height, plan.padded_height),
+        (axis + 1, 0, tile.column.start, plan.window_width, plan.width, plan.padded_width),
     ):
-        side = cut.shape[at]
         if start + window <= side:
-            cut = cut[(slice(None),) * at + (slice(start, start + window),)]
+            cut = cut[(slice(None),) * at + (slice(start - first, start - first + window),)]
         else:
             index = np.arange(start, start + window)
             beyond = 2 * (side - 1) - index if padded - side < side else side - 1
-            cut = np.take(cut, np.where(index < side, index, beyond), axis=at)
+            cut = np.take(cut, np.where(index < side, index, beyond) - first, axis=at)
     return cast(_Array, cut)
 
 

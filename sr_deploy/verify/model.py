@@ -224,6 +224,7 @@ def _verify_choice(
         backend_version=spec.version,
         rewrites=spec.rewrites,
         machine=name_machine(spec),
+        cpu_features=describe_machine().features if spec.device == "cpu" else (),
         reference=outputs.reference.title,
         reference_sha256=outputs.reference.sha256,
         measured_at=utc_now(),

@@ -92,7 +92,7 @@ def test_shown_outputs_belong_to_the_shown_commands():
     page = (ROOT / "README.md").read_text()
     for command, mark in {
         "sr-deploy train": "bicubic",
-        "sr-deploy export --fp16": "certificate",
+        "sr-deploy export --fp16": "verified",
         "sr-deploy bench": "torch",
         "sr-deploy verify": "verified",
         "sr-deploy upscale photo.jpg photo_x4.png": "photo_x4.png",

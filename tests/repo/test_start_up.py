@@ -1,24 +1,23 @@
-"""What is imported before a command runs: modules are counted, seconds are not (machines differ)."""
+"""What commands import: modules are counted, seconds are not (machines differ)."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sr_deploy.imaging.codec import write_image
+from sr_deploy.shipped import DEFAULT_MODEL
+from sr_deploy.trt import visible_gpus
+
 HEAVY = {
-    "torch",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "polygraphy",
-    "pydantic",
-    "pyvips",
-    "av",
-    "skimage",
-    "rich",
+    *("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "openvino_telemetry", "polygraphy", "ray"),
+    *("numpy", "scipy", "skimage", "matplotlib", "pyvips", "av", "pydantic", "rich", "tensorboard"),
 }
+UPSCALING = {"numpy", "onnx", "pydantic", "pyvips", "rich"}
+MODEL = str(DEFAULT_MODEL)
 
 
 def modules_after(code):
@@ -41,6 +40,53 @@ def test_help_of_a_command_imports_no_torch(command):
     modules, text = modules_after(f"from sr_deploy.cli import main\nassert main([{command!r}, '--help']) == 0")
     assert "torch" not in modules
     assert "--json" in text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A little picture, and a larger one to compare with."""
+    path = tmp_path_factory.mktemp("start-up")
+    random = np.random.default_rng(0)
+    for name, side in (("in.png", 16), ("originals/hr.png", 48)):
+        write_image(path / name, random.integers(0, 256, (side, side, 3), np.uint8))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["info", MODEL], {"numpy", "onnx", "pydantic", "rich"}),
+        (["upscale", "in.png", "out.png", "--model", MODEL, "--backend", "onnxruntime"], UPSCALING | {"onnxruntime"}),
+        (["upscale", "in.png", "out.png", "--model", MODEL, "--backend", "openvino"], UPSCALING | {"openvino"}),
+        (
+            ["evaluate", MODEL, "--hr", "originals", "--no-niqe", "--backend", "onnxruntime"],
+            UPSCALING | {"onnxruntime", "scipy"},
+        ),
+    ],
+)
+def test_a_command_imports_what_it_needs_and_no_more(folder, words, expected):
+    modules, _ = modules_after(run_in(folder, words))
+    assert modules & HEAVY == expected
+
+
+@pytest.mark.skipif(bool(visible_gpus()), reason="this machine has an NVIDIA GPU, which auto takes unasked")
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_remembered_choice_imports_no_other_backend(folder, tmp_path, monkeypatch, backend):
+    monkeypatch.setenv("SR_DEPLOY_CACHE", str(tmp_path))
+    end = (
+        "from sr_deploy.backends import BackendChoice\n"
+        "from sr_deploy.runners import race\n"
+        f"result = race.RaceResult(BackendChoice({backend!r}), race.Shape(1, 8, 8), {{}}, {{}})\n"
+        "race.race_choices = lambda *_args, **_options: result\n"
+    )
+    upscale = run_in(folder, ["upscale", "in.png", "out.png", "--model", MODEL])
+    modules_after(end + upscale)
+    modules, _ = modules_after(upscale)
+    assert modules & HEAVY == UPSCALING | {backend}
+
+
+def run_in(folder, words):
+    return f"import os\nos.chdir({str(folder)!r})\nfrom sr_deploy.cli import main\nassert main({words!r}) == 0"
 
 
 def test_package_alone_imports_nothing_heavy():

@@ -35,17 +35,22 @@ def test_contents(wheel):
     assert shipped == in_checkout
     assert "sr_deploy/_companions/train/demo.toml" in shipped
     assert {"sr_deploy/measure/data/niqe_pris_params.npz", "sr_deploy/measure/data/NOTICE"} <= set(names)
-    assert {"sr_deploy/verify/page/style.css", "sr_deploy/verify/page/slider.js"} <= set(names)
+    assert {"sr_deploy/page/style.css", "sr_deploy/verify/page/slider.js"} <= set(names)
     assert "sr_deploy/_companions/train/prepare_data.py" in names  # data, as the recipes: nothing imports it
+    assert {name for name in names if "_models/" in name} == {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "sr_deploy/_models").rglob("*") if path.is_file()
+    }
+    assert "sr_deploy/_models/small-x2/certificate.json" in names
     packed = {name for name in names if name.endswith(".py") and "_companions" not in name}
     assert packed == {path.relative_to(ROOT).as_posix() for path in (ROOT / "sr_deploy").rglob("*.py")}
 
 
-def test_recipes_are_found_by_name_where_there_is_no_checkout(wheel, tmp_path):
+def test_recipes_specs_and_models_are_found_by_name_where_there_is_no_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
         "import sr_deploy.config as c; print(c.__file__); print(c.find_config('train', 'demo')); "
-        "print(c.find_config('export', 'default'))"
+        "print(c.find_config('export', 'default')); "
+        "import sr_deploy; print(sr_deploy.load('small-x2').path)"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(
@@ -55,4 +60,5 @@ def test_recipes_are_found_by_name_where_there_is_no_checkout(wheel, tmp_path):
         str(tmp_path / "site/sr_deploy/config.py"),
         str(tmp_path / "site/sr_deploy/_companions/train/demo.toml"),
         str(tmp_path / "site/sr_deploy/_companions/export/default.toml"),
+        str(tmp_path / "site/sr_deploy/_models/small-x2"),
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,6 @@ from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import parse_profile
 from sr_deploy.deploy import export_bundle
 from sr_deploy.export.spec import load_spec
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 
 pytestmark = pytest.mark.slow
 
@@ -32,25 +28,6 @@ def page(tmp_path_factory) -> Path:
     return result.bundle.path / "certificate.html"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    selenium = pytest.importorskip("selenium", reason="selenium is not installed; run: pip install selenium")
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no Chromium with its driver; on Debian: apt-get install chromium chromium-driver")
-    assert selenium is not None
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-
-    options = ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def slider(browser, page):
     browser.get(page.as_uri())
@@ -61,13 +38,10 @@ def position(slider) -> int:
     return int(slider.get_attribute("aria-valuenow"))
 
 
-def test_the_page_opens_without_network_or_errors(browser, slider):
+def test_the_page_opens_without_network_or_errors(opened_alone, page):
+    browser = opened_alone(page)
     assert browser.title == "Certificate: bundle"
     assert browser.find_element("css selector", ".verdict").text == "verified"
-    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
-    sent = [line["message"] for line in browser.get_log("performance") if "requestWillBeSent" in line["message"]]
-    assert sent
-    assert not [message for message in sent if '"url":"http' in message]
     pictures = "return [...document.images].every(one => one.complete && one.naturalWidth > 0)"
     assert browser.execute_script(pictures)
 

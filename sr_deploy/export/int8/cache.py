@@ -1,22 +1,16 @@
-"""What calibration measured, kept between runs under what it depends on: graph, photographs, settings.
-
-`$XDG_CACHE_HOME/sr-deploy/calibration/`, or `~/.cache/...`. Nothing is lost with it: what cannot be read is measured
-again.
-"""
+"""What calibration measured, kept between runs (`sr_deploy.cache`) under what it depends on."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from sr_deploy.errors import OutputError
+from sr_deploy.cache import key_of
 from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.files import write_text
 
+KIND = "calibration"
+"""Under which it is kept."""
 _VERSION = 1
 """Raised when the same key would mean other numbers."""
 _SETTINGS = (
@@ -50,12 +44,6 @@ class Measured(BaseModel):
     """Mean squared error against FP32 with this convolution alone quantised."""
 
 
-def cache_folder() -> Path:
-    """Where calibrations are kept."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "sr-deploy" / "calibration"
-
-
 def calibration_key(graph: bytes, photographs: tuple[str, ...], options: Int8Options, engine: str) -> str:
     """SHA-256 of everything that the measured numbers depend on.
 
@@ -65,36 +53,12 @@ def calibration_key(graph: bytes, photographs: tuple[str, ...], options: Int8Opt
         options: of which only those count that change a number.
         engine: what runs the graph, with its version.
     """
-    document = {
-        "version": _VERSION,
-        "graph": hashlib.sha256(graph).hexdigest(),
-        "photographs": photographs,
-        "settings": options.model_dump(include=set(_SETTINGS)),
-        "engine": engine,
-    }
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def read_measured(key: str) -> tuple[Measured | None, str]:
-    """What was measured under that key, and a note for people: empty, or why a file that is there is not used."""
-    path = cache_folder() / f"{key}.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None, ""
-    except (OSError, UnicodeDecodeError):
-        return None, f"the kept calibration {path} cannot be read; measured again"
-    try:
-        return Measured.model_validate_json(text), ""
-    except ValidationError:
-        return None, f"the kept calibration {path} is damaged; measured again"
-
-
-def keep_measured(key: str, measured: Measured) -> str:
-    """Keep it; returns a note for people: empty, or why it could not be kept."""
-    path = cache_folder() / f"{key}.json"
-    try:
-        write_text(path, measured.model_dump_json() + "\n")
-    except OutputError as error:
-        return f"the calibration is not kept for the next time: {error}"
-    return ""
+    return key_of(
+        {
+            "version": _VERSION,
+            "graph": hashlib.sha256(graph).hexdigest(),
+            "photographs": photographs,
+            "settings": options.model_dump(include=set(_SETTINGS)),
+            "engine": engine,
+        }
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.deps import is_installed, require
+from sr_deploy.deps import is_installed, openvino_core, require
 from sr_deploy.errors import BackendError
 from sr_deploy.measure.machine import usable_cores
 
@@ -54,7 +54,7 @@ def open_graph(model: onnx.ModelProto, engine: Engine) -> Run:
 
 
 def _open_openvino(content: bytes, names: list[str]) -> Run:
-    core = require("openvino", _PURPOSE).Core()
+    core = openvino_core(_PURPOSE)
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": _threads(),

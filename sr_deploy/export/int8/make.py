@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sr_deploy.cache import keep, read_kept
 from sr_deploy.errors import GraphError, VerificationError
-from sr_deploy.export.int8.cache import Measured, calibration_key, keep_measured, read_measured
+from sr_deploy.export.int8.cache import KIND, Measured, calibration_key
 from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, measure_shifts, quantise_layers
 from sr_deploy.export.int8.equalise import apply_factors, find_factors
 from sr_deploy.export.int8.finish import describe_layers, explain_refusal, write_first_that_fits, write_point
@@ -92,14 +93,14 @@ def _calibrate(work: Work, placement: Placement) -> Measured:
     """Ranges, shifts and the error of each layer alone: from the cache, or measured and kept there."""
     graph = work.model.SerializeToString(deterministic=True)
     key = calibration_key(graph, work.photographs.hashes, work.options, work.engine_name)
-    measured, note = read_measured(key)
+    measured, note = read_kept(KIND, key, Measured)
     if note:
         work.tell(f"int8: {note}")
     if measured is not None:
         work.tell("int8: calibrated before with this graph, these photographs and settings; the figures kept are used")
         return measured
     measured = _measure(work, placement)
-    note = keep_measured(key, measured)
+    note = keep(KIND, key, measured)
     if note:
         work.tell(f"int8: {note}")
     return measured

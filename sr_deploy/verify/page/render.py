@@ -12,9 +12,9 @@ import numpy as np
 from sr_deploy.bundle import CertificateEntry, Check, FileRecord, Ledger, Measurement, WorstPlace, utc_now
 from sr_deploy.files import write_text
 from sr_deploy.measure.machine import tool_versions
+from sr_deploy.page.html import bars, colour_of, encode_picture, escape, make_page, table, verdict
 from sr_deploy.verify.margin import margin_of, measure_margin
 from sr_deploy.verify.model import NotRun
-from sr_deploy.verify.page.html import bars, colour_of, encode_picture, escape, table, verdict
 from sr_deploy.verify.worst import Crop
 
 _FAR_DB = 30.0
@@ -58,8 +58,6 @@ def write_page(content: PageContent, path: Path) -> None:
 
 def render_page(content: PageContent) -> str:
     """The page as text: styles, script and pictures inside, nothing fetched from anywhere."""
-    folder = files("sr_deploy.verify.page")
-    style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("style.css", "slider.js"))
     sections = (
         _show_header(content),
         _show_entries(content.entries),
@@ -70,13 +68,8 @@ def render_page(content: PageContent) -> str:
         _show_files(content.artefacts),
         _show_rest(content),
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Certificate: {escape(content.title)}</title><style>{style}</style></head>\n<body>\n"
-        + "\n".join(section for section in sections if section)
-        + f"\n<script>{script}</script>\n</body></html>\n"
-    )
+    script = files("sr_deploy.verify.page").joinpath("slider.js").read_text(encoding="utf-8")
+    return make_page(f"Certificate: {content.title}", sections, script)
 
 
 def _show_header(content: PageContent) -> str:

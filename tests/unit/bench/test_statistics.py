@@ -9,6 +9,8 @@ def test_figures_of_known_samples():
     timing = summarise_calls([list(calls[:50]), list(calls[50:])])
     assert timing.median == pytest.approx(0.0505)
     assert timing.p95 == pytest.approx(0.09505)
+    assert timing.p99 == pytest.approx(0.09901)
+    assert timing.spread == pytest.approx(0.02475)  # quartiles 25.75 and 75.25 ms
 
 
 def test_a_slow_moment_of_the_machine_leaves_the_speed_up_as_it_is():

@@ -36,7 +36,7 @@ max_pixel_error = {limit}
 @pytest.fixture
 def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Runs `sr-deploy export --int8` on a little network and gives exit code, stdout and stderr."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SR_DEPLOY_CACHE", str(tmp_path / "cache"))
     torch.manual_seed(0)
     checkpoint = tmp_path / "little.safetensors"
     save_generator(checkpoint, build_network(ARCH).state_dict(), ARCH)

@@ -11,7 +11,9 @@ from PIL import Image, ImageCms
 
 from sr_deploy.errors import ImageError, InputError
 from sr_deploy.imaging.codec import bundled_photographs, read_image
-from sr_deploy.imaging.picture import Picture, find_losses, read_picture, round_to_8bit, write_picture
+from sr_deploy.imaging.encoding import round_to_8bit
+from sr_deploy.imaging.header import find_losses
+from sr_deploy.imaging.picture import Picture, read_picture, write_picture
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SUFFIXES = (".png", ".jpg", ".webp", ".tif", ".avif")
@@ -156,7 +158,7 @@ def test_transparency_in_lossy_formats(tmp_path: Path, photograph: NDArray[np.ui
 
 def test_jpeg_holds_no_transparency(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
     picture = Picture(photograph, np.ascontiguousarray(photograph[..., 0]))
-    for attempt in (write_picture, lambda path, it: find_losses(it, path)):
+    for attempt in (write_picture, lambda path, it: find_losses(it.header, path)):
         with pytest.raises(ImageError, match=r"alpha channel .* JPEG does not hold; write \.png, \.webp, \.tif"):
             attempt(tmp_path / "a.jpg", picture)
     assert list(tmp_path.iterdir()) == []

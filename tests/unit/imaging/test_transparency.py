@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sr_deploy.errors import ShapeError
-from sr_deploy.imaging.transparency import bleed_colour
+from sr_deploy.imaging.transparency import ColourBleeder, bleed_colour
 
 
 def test_black_under_a_disc_takes_the_discs_colour() -> None:
@@ -51,3 +51,23 @@ def test_what_is_seen_stays_and_the_rest_lies_within_its_range(
 def test_sides_must_agree() -> None:
     with pytest.raises(ShapeError, match=r"alpha is H x W like the picture, \(4, 5\), not \(5, 4\)"):
         bleed_colour(np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4), np.uint8))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(1, 150),
+    width=st.integers(1, 40),
+    share=st.sampled_from([0.0, 0.002, 0.3, 1.0]),
+    deep=st.booleans(),
+)
+def test_strips_are_bled_as_the_whole_picture(height: int, width: int, share: float, deep: bool) -> None:
+    random = np.random.default_rng(height * width)
+    dtype = np.uint16 if deep else np.uint8
+    pixels = random.integers(0, np.iinfo(dtype).max, (height, width, 3), dtype)
+    alpha = (random.random((height, width)) < share).astype(dtype)
+    bleeder = ColourBleeder()
+    tops = range(0, height, 64)
+    for top in tops:
+        bleeder.look(pixels[top : top + 64], alpha[top : top + 64])
+    strips = [bleeder.bleed(pixels[top : top + 64], alpha[top : top + 64], top) for top in tops]
+    assert np.array_equal(np.concatenate(strips), bleed_colour(pixels, alpha))

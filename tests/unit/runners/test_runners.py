@@ -257,3 +257,24 @@ def test_graph_backends_import_no_torch(compact, choice):
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "(1, 3, 20, 24) False"
+
+
+SIGNALLED = """
+import os, signal, sys
+from sr_deploy.runners import open_runner
+
+first, second = (open_runner(sys.argv[1], choice) for choice in ("openvino:fp32", "openvino:bf16"))
+first.close()
+second.close()
+signal.signal(signal.SIGINT, lambda *_: print("interrupted"))
+os.kill(os.getpid(), signal.SIGINT)
+print("and went on")
+"""
+
+
+def test_ctrl_c_is_heard_after_several_openvino_runners(compact):
+    if why_not_computed("bf16") is not None:
+        pytest.skip(str(why_not_computed("bf16")))
+    command = [sys.executable, "-c", SIGNALLED, str(compact.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\nand went on\n")

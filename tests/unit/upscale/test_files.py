@@ -280,5 +280,6 @@ def test_the_example_of_the_docs_runs(
     exec(compile(block, "docs/upscaling.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "213 150 ()"
-    assert printed[1] == "1 0 []"
-    assert printed[2].startswith("(150, 213, 3) uint8 False (72")
+    assert printed[1] == "142 100 ()"
+    assert printed[2] == "1 0 []"
+    assert printed[3].startswith("(150, 213, 3) uint8 False (72")

@@ -264,7 +264,7 @@ def test_a_source_that_changes_while_it_is_read_is_not_recorded(
             write_image(path, np.concatenate([photograph, photograph]))
         return sha256_of(path)
 
-    monkeypatch.setattr("sr_deploy.upscale.folder.sha256_of", change_and_hash)
+    monkeypatch.setattr("sr_deploy.upscale.work.sha256_of", change_and_hash)
     result = upscale_folder(upscaler, source, tmp_path / "out")
     assert counts(result) == (3, 0, 1, 0)
     assert "a.png changed while it was read; run the command again" in result.failures[0].reason

@@ -232,3 +232,9 @@ def test_seams_of_a_network_that_sees_far_are_measured(tmp_path: Path) -> None:
         easy = upscale.upscale(picture).report
         assert easy.halo < impossible.halo
         assert easy.seams_kept
+    with Upscaler(path, tile=64, guards=None) as upscale:
+        chosen = upscale.upscale(picture).report.halo
+        assert chosen == upscale.halo < 40
+        upscale(picture[:30, :30])
+        assert upscale.halo == 40  # what a picture needs says nothing about the next one
+        assert upscale.upscale(picture).report.halo == chosen

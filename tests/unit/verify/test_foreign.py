@@ -98,7 +98,7 @@ def test_every_kind_is_timed(foreign):
     path, made = foreign
     precision = "fp16" if made.get("half") else "fp32"
     report = bench_model(
-        path, shapes=[Shape(1, 20, 24)], choices=[BackendChoice("onnxruntime", precision)], seconds_each=0.05, threads=1
+        path, shapes=[Shape(1, 20, 24)], choices=[f"onnxruntime:{precision}"], seconds_each=0.05, threads=1
     )
     assert [result.contender for result in report.results] == [f"onnxruntime:{precision}"]
     assert report.results[0].median_ms > 0

@@ -9,7 +9,6 @@ from sr_deploy.bundle import CertificateEntry, Check, FileRecord, Ledger, Ledger
 from sr_deploy.imaging.codec import read_image
 from sr_deploy.verify.lattice import Point
 from sr_deploy.verify.margin import measure_margin
-from sr_deploy.verify.page.html import bars, colour_of
 from sr_deploy.verify.page.render import PageContent, render_page
 from sr_deploy.verify.worst import choose_crops, cut_crop
 
@@ -110,12 +109,3 @@ def test_strips_are_shown_only_where_there_is_nothing_else():
 def test_the_margin_is_that_of_the_worst_input():
     assert measure_margin(make_entry()) == pytest.approx(20 * np.log10(5))
     assert measure_margin(make_entry(psnr_db=50.0)) == -5.0
-
-
-def test_bars_and_colours_follow_the_figures():
-    drawn = bars([("a", 2.0, "2"), ("b", -1.0, "-1"), ("c", 0.0, "0")], "title")
-    widths = [float(width) for width in re.findall(r'<rect[^>]*width="([\d.]+)"', drawn)]
-    assert widths == [260.0, 130.0, 0.0]
-    assert drawn.count("var(--bad)") == 1
-    assert colour_of(-1) == colour_of(0) == "#d64541"
-    assert colour_of(1) == colour_of(7) == "#7ac484"

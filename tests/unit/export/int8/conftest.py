@@ -49,5 +49,5 @@ def quick() -> Int8Options:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SR_DEPLOY_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"

@@ -54,7 +54,7 @@ def test_the_graph_is_what_the_report_says(trained, quick, tmp_path):
 
 def test_the_same_again_gives_the_same_bytes(trained, quick, tmp_path, monkeypatch):
     for name in ("a", "b"):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{name}"))
+        monkeypatch.setenv("SR_DEPLOY_CACHE", str(tmp_path / f"cache-{name}"))
         report = make_int8_graph(trained[1], tmp_path / f"{name}.onnx", quick)
         (tmp_path / f"{name}.json").write_text(report.model_dump_json())
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
@@ -64,7 +64,7 @@ def test_the_same_again_gives_the_same_bytes(trained, quick, tmp_path, monkeypat
 def test_calibration_is_kept_and_a_damaged_one_measured_again(trained, quick, tmp_path, own_cache):
     told: list[str] = []
     report = make_int8_graph(trained[1], tmp_path / "a.onnx", quick, tell=told.append)
-    (kept,) = (own_cache / "sr-deploy" / "calibration").glob("*.json")
+    (kept,) = (own_cache / "calibration").glob("*.json")
     assert any("calibrate 3 convolutions" in line for line in told)
     told.clear()
     again = make_int8_graph(trained[1], tmp_path / "b.onnx", quick, tell=told.append)

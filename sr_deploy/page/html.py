@@ -6,6 +6,7 @@ import base64
 import html
 import tempfile
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,25 @@ _ROW = 24
 _LABEL = 190
 # From red through yellow to green: cells that are near to their limit stand out.
 _COLOURS = ((214, 69, 65), (245, 200, 95), (122, 196, 132))
+
+
+def make_page(title: str, sections: Iterable[str], script: str = "") -> str:
+    """A whole page; empty sections are left out.
+
+    Args:
+        title: plain text.
+        sections: HTML.
+        script: JavaScript that runs at the end.
+    """
+    style = files("sr_deploy.page").joinpath("style.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style}</style></head>\n<body>\n"
+        + "\n".join(section for section in sections if section)
+        + (f"\n<script>{script}</script>" if script else "")
+        + "\n</body></html>\n"
+    )
 
 
 def escape(value: object) -> str:
@@ -57,9 +77,9 @@ def bars(rows: Sequence[tuple[str, float, str]], title: str, greatest: float = 0
     Args:
         rows: name, length and what stands behind the bar.
         title: for who cannot see it.
-        greatest: length of the longest bar that there is room for, where several plots have one scale; 0: the longest.
+        greatest: length that there is room for at least, where several plots have one scale.
     """
-    greatest = greatest or max((abs(value) for _, value, _ in rows), default=0.0) or 1.0
+    greatest = max(greatest, *(abs(value) for _, value, _ in rows), 0.0) or 1.0
     height = _ROW * len(rows)
     parts = []
     for number, (name, value, note) in enumerate(rows):

@@ -1,0 +1,141 @@
+"""Contenders: a backend in a precision, and the ways in which the same network may be run besides."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice, parse_backend
+from sr_deploy.bench.report import LeftOut
+from sr_deploy.deps import is_installed
+from sr_deploy.errors import BackendError, InputError
+from sr_deploy.model import Model
+from sr_deploy.runners import why_not_runnable
+from sr_deploy.runners.choose import all_choices
+from sr_deploy.trt import visible_gpus
+
+Variant = Literal["nchw", "compile", "fixed"]
+"""`nchw`: PyTorch in its default memory layout, as people write it. `compile`: through torch.compile. `fixed`: a graph
+or an engine for the timed shape alone."""
+
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+
+
+@dataclass(frozen=True)
+class ContenderChoice:
+    """Who takes part, written `openvino:fp32` or `openvino:fp32+fixed`."""
+
+    backend: BackendChoice
+    """Who computes, in which precision."""
+    variant: Variant | None = None
+    """None: as `sr-deploy upscale` runs it."""
+
+    def __str__(self) -> str:
+        return f"{self.backend}+{self.variant}" if self.variant else str(self.backend)
+
+
+BASELINE = ContenderChoice(BackendChoice("torch", "fp32"), "nchw")
+"""PyTorch as people write it: eager, single precision, the default memory layout."""
+
+
+def parse_contender(text: str) -> ContenderChoice:
+    """Read `NAME[:PRECISION][+VARIANT]`.
+
+    Raises:
+        InputError: unknown backend, precision or variant; the message lists those known.
+    """
+    name, plus, wanted = text.partition("+")
+    backend = parse_backend(name)
+    if not plus:
+        return ContenderChoice(backend)
+    for variant in VARIANTS:
+        if wanted == variant:
+            return ContenderChoice(backend, variant)
+    raise InputError(f"unknown variant {wanted!r} in {text!r}; known: {', '.join(VARIANTS)}")
+
+
+def choose_contenders(
+    model: Model, choices: Sequence[ContenderChoice] | None
+) -> tuple[list[ContenderChoice], list[LeftOut]]:
+    """Who runs, the baseline first, and who does not and why.
+
+    Raises:
+        BackendError: the baseline does not run here.
+    """
+    baseline = find_baseline(model)
+    reason = why_not_timed(model, baseline)
+    if reason is not None:
+        raise BackendError(f"the baseline does not run: {reason}")
+    wanted = _all_contenders() if choices is None else list(dict.fromkeys(choices))
+    if choices is None:
+        wanted = [choice for choice in wanted if _is_telling(model, choice)]
+    running, left_out = [baseline], []
+    for choice in wanted:
+        reason = why_not_timed(model, choice) or (_why_left_out(choice) if choices is None else None)
+        if reason is not None:
+            left_out.append(LeftOut(contender=str(choice), reason=reason))
+        elif choice != baseline:
+            running.append(choice)
+    return running, left_out
+
+
+def find_baseline(model: Model) -> ContenderChoice:
+    """PyTorch in fp32, or ONNX Runtime with the graph there is."""
+    if model.has_weights or not model.precisions:
+        return BASELINE
+    return ContenderChoice(BackendChoice("onnxruntime", model.precisions[0]))
+
+
+def why_not_timed(model: Model, choice: ContenderChoice) -> str | None:
+    """Why this machine cannot run it, in one line with the way out; None if it can."""
+    on_torch = choice.backend.backend == "torch"
+    if choice.variant == "fixed":
+        if on_torch or choice.backend == BackendChoice("onnxruntime", "bf16"):
+            return f"{choice} does not exist: a fixed shape is that of an ONNX graph; leave +fixed out"
+        if choice.backend.backend in TENSORRT_BACKENDS:  # its engine is built first
+            return None if visible_gpus() else why_not_runnable(model, choice.backend)
+    elif choice.variant is not None and not on_torch:
+        return f"{choice} does not exist: +{choice.variant} is of torch alone"
+    elif choice.variant == "compile" and (missing := _why_not_compiled()):
+        return f"{choice} {missing}"
+    return why_not_runnable(model, choice.backend)
+
+
+@functools.cache
+def _why_not_compiled() -> str | None:
+    if visible_gpus():
+        return None if is_installed("triton") else "needs triton, which CUDA builds of torch bring; install one"
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++"]
+    if any(name and shutil.which(name) for name in compilers):
+        return None
+    return "needs a C++ compiler, which this machine lacks; on Debian: apt-get install g++"
+
+
+def _all_contenders() -> list[ContenderChoice]:
+    plain = [ContenderChoice(backend) for backend in all_choices()]
+    compiled = [ContenderChoice(one.backend, "compile") for one in plain if one.backend.backend == "torch"]
+    return [BASELINE, *plain, *compiled]
+
+
+def _why_left_out(choice: ContenderChoice) -> str | None:
+    if choice.backend == BackendChoice("torch", "fp16") and not visible_gpus():
+        return f"half precision on a CPU shows its error, not its speed; to time it all the same: --backend {choice}"
+    if choice.backend == BackendChoice("onnxruntime", "bf16"):
+        return f"it rounds FP32 results: that shows its error, not its speed; to time it still: --backend {choice}"
+    if choice.variant == "compile":
+        return f"compiling takes up to a minute for each shape; to time it: --backend {choice}"
+    return None
+
+
+def _is_telling(model: Model, choice: ContenderChoice) -> bool:
+    """Whether a reader misses it: not a precision that the model has no graph of, nor one that exists nowhere."""
+    backend, precision = choice.backend.backend, choice.backend.precision
+    if backend == "torch":
+        return precision != "int8" and (choice.variant != "compile" or precision != "fp16" or bool(visible_gpus()))
+    if precision == "bf16":
+        return backend == "openvino" or why_not_runnable(model, choice.backend) is None
+    return precision in model.precisions and choice.backend != BackendChoice("openvino", "fp16")

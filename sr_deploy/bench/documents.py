@@ -1,0 +1,192 @@
+"""A report as Markdown and as CSV, and the figures as people read them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from sr_deploy.bench.compare import BUSY_PROCESSORS
+from sr_deploy.bench.report import BenchReport, BenchResult, ShapeRun
+
+
+def show_milliseconds(value: float) -> str:
+    """As in `8.30 ms` or `120 ms`."""
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{decimals}f} ms"
+
+
+def show_time(result: BenchResult) -> str:
+    """Median and spread, as in `8.30 ms ±3 %`."""
+    return f"{show_milliseconds(result.median_ms)} ±{100 * result.spread_ms / result.median_ms:.0f} %"
+
+
+def show_speedup(result: BenchResult, baseline: str) -> str:
+    """As in `2.13x (2.01-2.43)`."""
+    if result.contender == baseline:
+        return "baseline"
+    return f"{result.speedup:.2f}x ({result.speedup_low:.2f}-{result.speedup_high:.2f})"
+
+
+def show_memory(result: BenchResult) -> str:
+    """As in `133 MiB`, with the GPU's beside it."""
+    device = "" if result.device_memory_mib is None else f" + {result.device_memory_mib:.0f} GPU"
+    return f"{result.peak_memory_mib:.0f} MiB{device}"
+
+
+def show_parity(result: BenchResult) -> str:
+    """As in `61.2 dB`."""
+    psnr = "equal" if result.parity.psnr_db is None else f"{result.parity.psnr_db:.1f} dB"
+    return psnr if result.parity.verified else f"{psnr} NOT VERIFIED"
+
+
+def show_share(result: BenchResult) -> str:
+    """Share of the roofline, as in `78 %`; `-` where unknown."""
+    share = result.roofline.share if result.roofline else None
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def show_name(result: BenchResult) -> str:
+    """The contender, with its device if that is no CPU."""
+    return result.contender if result.device == "cpu" else f"{result.contender} {result.device}"
+
+
+def describe_report(report: BenchReport) -> list[str]:
+    """What a reader of the figures has to know to judge them, and what is missing from them."""
+    machine = report.machine
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    plural = "s" if report.threads != 1 else ""
+    lines = [
+        f"machine: {machine.title()}; {report.threads} thread{plural} for each contender",
+        f"versions: {versions}, Python {machine.python}",
+        f"command: {report.command} ({report.measured_at[:10]})",
+        f"inputs: {report.content}; "
+        + "; ".join(f"{run.shape} (sha256 {run.sha256[:12]}), {run.rounds} interleaved rounds" for run in report.runs),
+        "time: median of the calls ± half the distance between their quartiles; speed-up: median of the rounds (10th "
+        "to 90th percentile)",
+        "memory: peak resident memory of a process with this contender alone, libraries included",
+        f"parity: PSNR against {report.reference}; what is not verified is never ranked first",
+        *_describe_peaks(report),
+        *(line for run in report.runs for line in describe_conditions(run)),
+        *_describe_copies(report),
+        *describe_fixed_shapes(report),
+    ]
+    rewritten = {one.contender: ", ".join(one.rewrites) for one in report.results if one.rewrites}
+    lines += [f"{name} rewrites the graph when it opens it: {rewrites}" for name, rewrites in rewritten.items()]
+    unsteady = [f"{one.contender} at {one.shape}" for one in report.results if not one.steady]
+    if unsteady:
+        lines.append(f"WARNING: not steady when the warm-up's time was spent: {', '.join(unsteady)}")
+    busiest = max((run.others_load or 0 for run in report.runs), default=0)
+    if busiest > BUSY_PROCESSORS:
+        lines.append(
+            f"WARNING: other processes kept {busiest:.1f} processors busy meanwhile; measure again on a quiet machine"
+        )
+    return lines + _describe_left_out(report)
+
+
+def describe_conditions(run: ShapeRun) -> list[str]:
+    """Clocks, power and throttling, where the machine told."""
+    seen, parts = run.conditions, []
+    if seen.cpu_mhz is not None:
+        lowest = "" if seen.cpu_lowest_mhz in (None, seen.cpu_mhz) else f", {seen.cpu_lowest_mhz:.0f} at the lowest"
+        parts.append(f"CPU {seen.cpu_mhz:.0f} MHz{lowest}")
+    if seen.cpu_watts is not None:
+        parts.append(f"{seen.cpu_watts:.0f} W")
+    for gpu in seen.gpus:
+        known = {"MHz": gpu.clock_mhz, "W": gpu.power_watts, "°C": gpu.temperature_c}
+        figures = " ".join(f"{value:.0f} {unit}" for unit, value in known.items() if value is not None)
+        parts.append(f"{gpu.name} {figures}")
+    lines = [f"clocks at {run.shape}: {', '.join(parts)}"] if parts else []
+    if seen.cpu_throttled:
+        lines.append(f"WARNING: heat slowed the CPU down {seen.cpu_throttled} times at {run.shape}")
+    for gpu in seen.gpus:
+        if gpu.throttled:
+            lines.append(f"WARNING: heat or power held {gpu.name} back {100 * gpu.throttled:.0f} % of the time")
+    return lines
+
+
+def describe_fixed_shapes(report: BenchReport) -> list[str]:
+    """What dynamic shapes cost, for each contender that ran with a fixed shape too."""
+    lines = []
+    for fixed in report.results:
+        name, plus, variant = fixed.contender.partition("+")
+        dynamic = [one for one in report.results_of(fixed.shape) if one.contender == name]
+        if plus and variant == "fixed" and dynamic:
+            cost = 100 * (dynamic[0].median_ms / fixed.median_ms - 1)
+            noise = 100 * (dynamic[0].spread_ms + fixed.spread_ms) / fixed.median_ms
+            lines.append(f"dynamic shapes: {name} takes {cost:+.1f} % at {fixed.shape} (noise {noise:.1f} %)")
+    return lines
+
+
+def make_markdown(report: BenchReport) -> str:
+    """Tables, one for each shape, and what a reader has to know to judge them."""
+    parts = [f"# {report.model} x{report.scale}", ""]
+    for run in report.runs:
+        parts += [f"## Input {run.shape}", "", *make_markdown_table(report, run.shape), ""]
+    return "\n".join([*parts, *(f"- {line}" for line in describe_report(report)), ""])
+
+
+def make_markdown_table(report: BenchReport, shape: str) -> list[str]:
+    """The lines of one shape's table."""
+    header = (
+        *("contender", "inference", "p95", "p99", "file to file", "images/s", "Mpx/s out"),
+        *(f"against {report.baseline}", "of the roofline", "peak memory", "cold start"),
+        f"parity with {report.reference}",
+    )
+    lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
+    for result in report.results_of(shape):
+        cells = (
+            *(show_name(result), show_time(result)),
+            *(show_milliseconds(result.p95_ms), show_milliseconds(result.p99_ms)),
+            *(show_milliseconds(result.end_to_end.median_ms), f"{result.images_per_second:.2f}"),
+            *(f"{result.output_megapixels_per_second:.2f}", show_speedup(result, report.baseline)),
+            *(show_share(result), show_memory(result)),
+            *(show_milliseconds(result.cold_start.total_ms), show_parity(result)),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def make_csv(report: BenchReport) -> str:
+    """A line for each contender and shape; columns are the fields of `BenchResult`, nested ones with dots."""
+    rows = [dict(_flatten(result.model_dump(mode="json"))) for result in report.results]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _flatten(document: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in document.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", " ".join(value) if isinstance(value, list) else value
+
+
+def _describe_peaks(report: BenchReport) -> Iterator[str]:
+    for peaks in report.peaks:
+        matrix = ", ".join(f"{name} {rate:.0f}" for name, rate in peaks.matrix_gflops.items())
+        yield (
+            f"roofline of {peaks.device}, measured: matrix products in GFLOP/s: {matrix}; "
+            f"copy: {peaks.copy_gb_per_second:.1f} GB/s"
+        )
+
+
+def _describe_copies(report: BenchReport) -> Iterator[str]:
+    for one in report.results:
+        if one.host_copies is not None:
+            copies, where = one.host_copies, "within the time above"
+            if copies.median_ms is not None:
+                where = f"{show_milliseconds(copies.median_ms)}, not within the time above"
+            yield f"host copies of {one.contender} at {one.shape}: {copies.bytes / 1e6:.1f} MB, {where}"
+
+
+def _describe_left_out(report: BenchReport) -> list[str]:
+    """One line for each reason, naming all that it keeps from running."""
+    by_reason: dict[str, list[str]] = {}
+    for one in report.left_out:
+        by_reason.setdefault(one.reason.removeprefix(f"{one.contender} "), []).append(one.contender)
+    return [f"not timed: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]

@@ -1,0 +1,37 @@
+"""Rounds in which contenders take turns: A B C A B C ..."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from sr_deploy.bench.statistics import Schedule
+
+Turns = list[list[float]]
+"""Seconds of one contender's calls, for each round."""
+
+_PAUSE_SECONDS = 0.005  # threads of the one before go to sleep
+
+
+class TurnTaker(Protocol):
+    """What takes turns in `run_rounds`."""
+
+    def take_turn(self, calls: int, primed: bool) -> list[float]:
+        """Seconds of each of `calls` calls."""
+        ...
+
+
+def run_rounds(contenders: Sequence[TurnTaker], schedule: Schedule, on_round: Callable[[int], None]) -> list[Turns]:
+    """Let every contender have its turn in each round.
+
+    Returns:
+        For each contender, for each round, the seconds of its calls.
+    """
+    turns: list[Turns] = [[] for _ in contenders]
+    for done in range(schedule.rounds):
+        for index, contender in enumerate(contenders):
+            time.sleep(_PAUSE_SECONDS)
+            turns[index].append(contender.take_turn(schedule.calls[index], schedule.primed[index]))
+        on_round(done + 1)
+    return turns

@@ -1,0 +1,79 @@
+"""Opens a contender: as `sr-deploy upscale` would, or in one of the ways that exist for comparison alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sr_deploy.backends import TENSORRT_BACKENDS
+from sr_deploy.bench.choices import ContenderChoice
+from sr_deploy.bundle import Profile, Shape
+from sr_deploy.files import sha256_of
+from sr_deploy.model import Model
+from sr_deploy.runners import open_runner
+from sr_deploy.runners.engines import find_engine_folder
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from sr_deploy.runners.protocol import Runner
+
+
+def open_contender(model: Model, choice: ContenderChoice, threads: int) -> Runner:
+    """Load it; for `+fixed`, `model` is the graph that `write_fixed_graph` wrote.
+
+    Raises:
+        BackendError: it does not run here.
+    """
+    if choice.variant in ("nchw", "compile"):
+        from sr_deploy.runners.torch_runner import TorchRunner
+
+        channels_last, compiled = choice.variant != "nchw", choice.variant == "compile"
+        return TorchRunner(model, choice.backend, None, threads, channels_last=channels_last, compiled=compiled)
+    return open_runner(model, choice.backend, threads=threads)
+
+
+def write_fixed_graph(model: Model, choice: ContenderChoice, shape: Shape, folder: Path) -> Path:
+    """Write the contender's graph with its batch, height and width fixed, and build an engine of it if it runs one.
+
+    Raises:
+        BackendError: there is no such graph, or no engine can be built.
+    """
+    import onnx
+
+    precision = choice.backend.precision
+    source = model.graph_path("fp32" if precision == "bf16" and choice.backend.backend == "openvino" else precision)
+    proto = onnx.load(str(source))
+    fix_shape(proto, shape, model.end_dtype in ("uint8", "uint16"))
+    path = folder / f"{sha256_of(source)[:12]}-{shape}.onnx"
+    onnx.save(proto, str(path))
+    if choice.backend.backend in TENSORRT_BACKENDS:
+        from sr_deploy.engine.bundle import build_engines
+
+        sdk: Literal["tensorrt", "tensorrt-rtx"] = (
+            "tensorrt" if choice.backend.backend == "tensorrt" else "tensorrt-rtx"
+        )
+        build_engines(path, sdk, profiles=(Profile(name="fixed", min=shape, opt=shape, max=shape),))
+    return path
+
+
+def fix_shape(proto: ModelProto, shape: Shape, channels_last: bool) -> None:
+    """Write batch, height and width into the input of a graph; what was inferred for other tensors is dropped."""
+    axes = (0, 1, 2) if channels_last else (0, 2, 3)
+    (source,) = [
+        one for one in proto.graph.input if one.name not in {tensor.name for tensor in proto.graph.initializer}
+    ]
+    for axis, side in zip(axes, shape, strict=True):
+        source.type.tensor_type.shape.dim[axis].dim_value = side
+    del proto.graph.value_info[:]
+    for target in proto.graph.output:
+        for axis in axes:
+            target.type.tensor_type.shape.dim[axis].Clear()
+
+
+def find_build_seconds(model: Model, choice: ContenderChoice, artefact: Path | None) -> float | None:
+    """How long the engine that runs took to build, by its record; None where it is no engine."""
+    if choice.backend.backend not in TENSORRT_BACKENDS or artefact is None:
+        return None
+    records = find_engine_folder(model, choice.backend).engines()
+    return next((one.build_seconds for one in records if Path(one.engine.file).name == artefact.name), None)

@@ -1,0 +1,72 @@
+"""What was measured once and is kept for the next time, in a folder of the user's. Nothing is lost with it.
+
+What cannot be read is measured again, and what cannot be written is not kept; a note says so, never an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sr_deploy.errors import OutputError
+from sr_deploy.files import write_text
+
+Kept = TypeVar("Kept", bound=BaseModel)
+
+
+def cache_folder() -> Path:
+    """`$SR_DEPLOY_CACHE`, else `$XDG_CACHE_HOME/sr-deploy`, else `~/.cache/sr-deploy`. It may not be there yet."""
+    own = os.environ.get("SR_DEPLOY_CACHE", "")
+    if own:
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "sr-deploy"
+
+
+def key_of(document: object) -> str:
+    """SHA-256 of everything that a measurement depends on, as plain JSON."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def read_kept(kind: str, key: str, model: type[Kept]) -> tuple[Kept | None, str]:
+    """What is kept under that key, and a note for people: empty, or why a file that is there is not used.
+
+    Args:
+        kind: what it is, in one word; the folder's name too.
+        key: of `key_of`.
+        model: what it was before it was written.
+    """
+    path = _path_of(kind, key)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, UnicodeDecodeError):
+        return None, f"the kept {kind} {path} cannot be read; measured again"
+    try:
+        return model.model_validate_json(text), ""
+    except ValidationError:
+        return None, f"the kept {kind} {path} is damaged; measured again"
+
+
+def keep(kind: str, key: str, document: BaseModel) -> str:
+    """Keep it; returns a note for people: empty, or why it could not be kept."""
+    try:
+        write_text(_path_of(kind, key), document.model_dump_json() + "\n")
+    except OutputError as error:
+        return f"the {kind} is not kept for the next time: {error}"
+    return ""
+
+
+def count_kept(kind: str) -> int:
+    """How many of that kind are kept."""
+    return sum(1 for _ in (cache_folder() / kind).glob("*.json"))
+
+
+def _path_of(kind: str, key: str) -> Path:
+    return cache_folder() / kind / f"{key}.json"

@@ -1,0 +1,230 @@
+"""Pictures written row by row, from top to bottom, with no more than some rows in memory.
+
+libvips pulls: its encoders ask a loader for rows. The loader that takes rows as they are made, of every depth and
+number of channels, is that of PNG. So rows go to it as a PNG file that is not compressed (ISO/IEC 15948), through a
+source that waits for them, and its encoder writes what it reads there into the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO
+
+import numpy as np
+
+from sr_deploy.deps import require
+from sr_deploy.errors import ImageError, OutputError
+from sr_deploy.files import replacing_file
+from sr_deploy.imaging.encoding import prepare_encoding, round_to_8bit
+from sr_deploy.imaging.formats import FORMATS, Format, find_format, require_output_size, require_quality
+from sr_deploy.imaging.header import Header, find_losses
+from sr_deploy.imaging.opening import Pixels, describe_failure
+
+_STRIP = 32  # rows in one chunk of the stream
+_COLOUR_TYPES = {(1, False): 0, (3, False): 2, (1, True): 4, (3, True): 6}
+"""Of PNG (section 11.2.2), by channels and alpha."""
+
+
+def require_by_rows(path: Path) -> None:
+    """Check that the format of `path` can be written row by row.
+
+    Raises:
+        ImageError: unknown suffix, or a format whose encoder takes whole pictures.
+    """
+    form = find_format(path)
+    if not form.by_rows:
+        able = ", ".join(other.suffixes[0] for other in FORMATS if other.by_rows)
+        raise ImageError(f"cannot write {path} row by row: {form.name} is encoded whole; write {able}")
+
+
+@contextlib.contextmanager
+def open_row_writer(path: Path, header: Header, quality: int | None = None) -> Iterator[RowWriter]:
+    """Write a picture whose rows come one after the other; the file is there once the block has ended well.
+
+    Args:
+        path: takes the place of what was there, once complete.
+        header: of the picture.
+        quality: as of `write_picture`.
+
+    Raises:
+        ImageError: unknown suffix, or one that is not written row by row, or sides or transparency that the format
+            cannot hold.
+        InputError: a quality outside 1 to 100, or for a format without loss.
+        OutputError: cannot be written; nothing is left behind.
+    """
+    require_by_rows(path)
+    form = find_format(path)
+    require_quality(path, quality)
+    require_output_size(path, header.width, header.height)
+    find_losses(header, path)
+    with (
+        replacing_file(path) as temporary,
+        temporary.open("wb+") as stream,
+        ThreadPoolExecutor(1, "encode") as thread,
+    ):
+        rows = _RowSource(header, 8 if form.bits == 8 else header.bits)
+        file = _FileTarget(stream)
+        encoding = thread.submit(_encode, rows, file, header, form, quality)
+        encoding.add_done_callback(lambda _: rows.go_on())
+        writer = RowWriter(path, header.height, rows, file, encoding)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            rows.end()  # whatever happened, nobody waits for more
+
+
+class RowWriter:
+    """Takes the rows of a picture; see `open_row_writer`."""
+
+    def __init__(self, path: Path, height: int, rows: _RowSource, file: _FileTarget, encoding: Future[None]) -> None:
+        self._path = path
+        self._height = height
+        self._given = 0
+        self._rows = rows
+        self._file = file
+        self._encoding = encoding
+
+    def write(self, rows: Pixels) -> None:
+        """Hand over the next rows, which may not change after; waits until those before them are encoded.
+
+        Args:
+            rows: n x W x C, C with alpha where there is one, 8 or 16 bit as the header says.
+
+        Raises:
+            OutputError: what came before could not be written.
+            OSError: the same, where `open_row_writer` still puts it into words.
+        """
+        self._rows.wait()
+        if self._encoding.done():
+            self.finish()
+        self._given += len(rows)
+        self._rows.put(rows)
+
+    def finish(self) -> None:
+        """Wait for the end of the file.
+
+        Raises:
+            OutputError: it could not be written, or another number of rows came than the header says.
+            OSError: as `write`.
+        """
+        pyvips = require("pyvips", "writing pictures")
+        self._rows.end()
+        try:
+            self._encoding.result()
+        except pyvips.Error as error:
+            if self._file.error is not None:
+                raise self._file.error from error
+            raise OutputError(f"cannot write {self._path}: the encoder failed: {describe_failure(error)}") from error
+        if self._given != self._height:
+            raise OutputError(
+                f"internal: {self._path} was given {self._given} of {self._height} rows; please report this picture"
+            )
+
+
+class _RowSource:
+    """Rows as an uncompressed PNG file, of which one thread makes parts and another one reads them."""
+
+    def __init__(self, header: Header, bits: int) -> None:
+        self._header = header
+        self._bits = bits
+        self._queue: SimpleQueue[Pixels | None] = SimpleQueue()
+        self._room = threading.Semaphore(1)
+        self._stream = self._make_png()
+        self._part = memoryview(b"")
+
+    def wait(self) -> None:
+        """Until the rows before are used up, or nobody reads any more."""
+        self._room.acquire()
+
+    def go_on(self) -> None:
+        """Ends a `wait`."""
+        self._room.release()
+
+    def put(self, rows: Pixels) -> None:
+        """The next rows, in order."""
+        self._queue.put(rows)
+
+    def end(self) -> None:
+        """There are no more rows."""
+        self._queue.put(None)
+
+    def read(self, count: int) -> bytes:
+        """Up to `count` bytes; none at the end."""
+        if not self._part:
+            self._part = memoryview(next(self._stream, b""))
+        taken, self._part = self._part[:count], self._part[count:]
+        return bytes(taken)
+
+    def _make_png(self) -> Iterator[bytes]:
+        header = self._header
+        colours = _COLOUR_TYPES[header.channels, header.has_alpha]
+        size = struct.pack(">IIBBBBB", header.width, header.height, self._bits, colours, 0, 0, 0)
+        yield b"\x89PNG\r\n\x1a\n" + _make_chunk(b"IHDR", size)
+        deflate = zlib.compressobj(0)
+        while (rows := self._queue.get()) is not None:
+            for top in range(0, len(rows), _STRIP):
+                lines = self._make_lines(rows[top : top + _STRIP])
+                yield _make_chunk(b"IDAT", deflate.compress(lines) + deflate.flush(zlib.Z_SYNC_FLUSH))
+            del rows
+            self.go_on()
+        yield _make_chunk(b"IDAT", deflate.flush()) + _make_chunk(b"IEND", b"")
+
+    def _make_lines(self, rows: Pixels) -> memoryview:
+        """Each row behind a zero (no filter); samples of 16 bit with the higher byte first."""
+        samples = round_to_8bit(rows) if self._bits == 8 else rows.astype(">u2")
+        plain = np.ascontiguousarray(samples).reshape(len(rows), -1).view(np.uint8)
+        lines = np.zeros((len(plain), 1 + plain.shape[1]), np.uint8)
+        lines[:, 1:] = plain
+        return lines.data
+
+
+class _FileTarget:
+    """A file that an encoder writes into, which remembers why it could not."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        """As of a stream, but -1 where it fails: no exception passes through libvips."""
+        return self._try(lambda: self._stream.write(content))
+
+    def seek(self, offset: int, whence: int) -> int:
+        """As `write`; what was not written yet is written then."""
+        return self._try(lambda: self._stream.seek(offset, whence))
+
+    def read(self, count: int) -> bytes:
+        """As of a stream: TIFF goes back to what it wrote."""
+        return self._stream.read(count)
+
+    def _try(self, act: Callable[[], int]) -> int:
+        try:
+            return act()
+        except OSError as error:
+            self.error = error
+            return -1
+
+
+def _encode(rows: _RowSource, file: _FileTarget, header: Header, form: Format, quality: int | None) -> None:
+    pyvips = require("pyvips", "writing pictures")
+    source, target = pyvips.SourceCustom(), pyvips.TargetCustom()
+    source.on_read(rows.read)
+    target.on_write(file.write)
+    target.on_read(file.read)
+    target.on_seek(file.seek)
+    image = pyvips.Image.pngload_source(source, access="sequential", fail_on="error", unlimited=True)
+    image, options = prepare_encoding(image, header, form, quality)
+    getattr(image, f"{form.saver}_target")(target, **options)
+
+
+def _make_chunk(kind: bytes, content: bytes) -> bytes:
+    """One chunk of a PNG file (section 5.3)."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))

@@ -1,0 +1,187 @@
+"""Clocks, power and throttling while something is measured, as far as the machine tells. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+Result = TypeVar("Result")
+
+_CPUS = Path("/sys/devices/system/cpu")
+_CPUINFO = Path("/proc/cpuinfo")
+_ENERGY = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
+_INTERVAL_SECONDS = 0.5
+_GPU_FIELDS = ("name", "clocks.sm", "clocks.max.sm", "power.draw", "temperature.gpu", "clocks_throttle_reasons.active")
+# Reasons that slow a GPU down for heat or power (NVML's bits); idling and clocks that a user set are none of them.
+_SLOWED = 0x04 | 0x08 | 0x20 | 0x40 | 0x80
+
+
+class GpuConditions(BaseModel):
+    """One GPU."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str
+    """As the driver spells it."""
+    clock_mhz: float | None
+    """Median clock of its multiprocessors."""
+    clock_most_mhz: float | None
+    """The highest that they may have."""
+    power_watts: float | None
+    """Mean power drawn."""
+    temperature_c: float | None
+    """Highest temperature."""
+    throttled: float
+    """Share of the looks, 0 to 1, at which heat or power kept its clock down."""
+
+
+class Conditions(BaseModel):
+    """What a machine did while something was measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    cpu_mhz: float | None
+    """Median clock of the CPU over all cores and looks; None where the system does not tell. A virtual machine may tell
+    a constant."""
+    cpu_lowest_mhz: float | None
+    """Lowest mean over the cores at any look."""
+    cpu_throttled: int | None
+    """How often heat slowed a core down; None where unknown."""
+    cpu_watts: float | None
+    """Mean power of the first processor package; None where unknown (Linux tells the superuser alone)."""
+    gpus: tuple[GpuConditions, ...]
+    """NVIDIA GPUs."""
+
+
+def watch_while(call: Callable[[], Result]) -> tuple[Result, Conditions]:
+    """Call, and look at the machine twice a second meanwhile."""
+    looks, ended = [read_clocks()], threading.Event()
+
+    def look_on() -> None:
+        while not ended.wait(_INTERVAL_SECONDS):
+            looks.append(read_clocks())
+
+    thread = threading.Thread(target=look_on, daemon=True)
+    throttled, energy, started = _count_throttling(), _read_number(_ENERGY), time.monotonic()
+    with _watch_gpus() as gpu_lines:
+        thread.start()
+        try:
+            result = call()
+        finally:
+            ended.set()
+            thread.join()
+    looks.append(read_clocks())
+    seconds = time.monotonic() - started
+    throttled_after, energy_after = _count_throttling(), _read_number(_ENERGY)
+    known = [clocks for clocks in looks if clocks]
+    return result, Conditions(
+        cpu_mhz=statistics.median(clock for clocks in known for clock in clocks) if known else None,
+        cpu_lowest_mhz=min(map(statistics.mean, known)) if known else None,
+        cpu_throttled=None if throttled is None or throttled_after is None else throttled_after - throttled,
+        cpu_watts=_mean_watts(energy, energy_after, seconds),
+        gpus=summarise_gpus(gpu_lines),
+    )
+
+
+def read_clocks() -> list[float]:
+    """MHz of each core now; empty where the system does not tell."""
+    files = sorted(_CPUS.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    if files:
+        return [number / 1e3 for number in map(_read_number, files) if number is not None]
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+
+
+def summarise_gpus(lines: Sequence[str]) -> tuple[GpuConditions, ...]:
+    """One for each GPU of nvidia-smi's answers to `_GPU_FIELDS`, a line for each GPU at each look, by index."""
+    looks: dict[str, list[list[str]]] = {}
+    for line in lines:
+        index, *values = (value.strip() for value in line.split(","))
+        if len(values) == len(_GPU_FIELDS):
+            looks.setdefault(index, []).append(values)
+    return tuple(_summarise_gpu(values) for _, values in sorted(looks.items()))
+
+
+def _summarise_gpu(looks: Sequence[Sequence[str]]) -> GpuConditions:
+    clocks, highest, power, heat = ([_parse(look[place]) for look in looks] for place in range(1, 5))
+    return GpuConditions(
+        name=looks[0][0],
+        clock_mhz=statistics.median(known) if (known := _known(clocks)) else None,
+        clock_most_mhz=max(_known(highest), default=None),
+        power_watts=statistics.mean(known) if (known := _known(power)) else None,
+        temperature_c=max(_known(heat), default=None),
+        throttled=sum(bool(_parse_bits(look[5]) & _SLOWED) for look in looks) / len(looks),
+    )
+
+
+@contextlib.contextmanager
+def _watch_gpus() -> Iterator[list[str]]:
+    """Lines of nvidia-smi, complete after the block; empty where there is none."""
+    lines: list[str] = []
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        yield lines
+        return
+    query = [
+        *(command, f"--query-gpu=index,{','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits"),
+        f"--loop-ms={int(1000 * _INTERVAL_SECONDS)}",
+    ]
+    with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as answers:
+        process = subprocess.Popen(query, stdout=answers, stderr=subprocess.DEVNULL)
+        try:
+            yield lines
+        finally:
+            process.terminate()
+            process.wait()
+            answers.seek(0)
+            lines += answers.read().splitlines()
+
+
+def _count_throttling() -> int | None:
+    counts = [_read_number(path) for path in _CPUS.glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
+    known = _known(counts)
+    return int(sum(known)) if known else None
+
+
+def _mean_watts(before: float | None, after: float | None, seconds: float) -> float | None:
+    if before is None or after is None or after < before or seconds <= 0:  # the counter starts again at its end
+        return None
+    return (after - before) / 1e6 / seconds
+
+
+def _read_number(path: Path) -> float | None:
+    try:
+        return _parse(path.read_text(encoding="ascii", errors="replace"))
+    except OSError:
+        return None  # absent, or for the superuser
+
+
+def _parse(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None  # nvidia-smi says [N/A]
+
+
+def _parse_bits(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        return 0
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]

@@ -1,0 +1,93 @@
+"""Which choices `--backend auto` may take: FP32 always, less only where it was asked for and is vouched for here."""
+
+from __future__ import annotations
+
+from sr_deploy.backends import BackendChoice
+from sr_deploy.bundle import Bundle, Certificate
+from sr_deploy.bundle.store import CERTIFICATE_NAME, read_record
+from sr_deploy.deps import installed_version
+from sr_deploy.errors import BundleError
+from sr_deploy.measure.machine import Machine, describe_machine
+from sr_deploy.model import Model
+from sr_deploy.runners.choose import MODULES, why_not_runnable
+from sr_deploy.shipped import is_shipped
+
+_FULL = (BackendChoice("openvino"), BackendChoice("onnxruntime"), BackendChoice("torch"))
+# Not among them: FP16, which CPUs compute in FP32 or slowly, and onnxruntime:bf16, which rounds FP32 results.
+_REDUCED = (
+    BackendChoice("openvino", "int8"),
+    BackendChoice("openvino", "bf16"),
+    BackendChoice("onnxruntime", "int8"),
+    BackendChoice("torch", "bf16"),
+)
+
+
+def list_faithful(model: Model) -> list[BackendChoice]:
+    """The faithful choices of a model that this machine's CPU can run.
+
+    A graph that is no bundle's and has no FP32 is its own precision: who gives such a file asks for it.
+    """
+    wanted: tuple[BackendChoice, ...] = _FULL
+    if model.bundle is None and model.precisions and "fp32" not in model.precisions:
+        wanted = tuple(BackendChoice(choice.backend, model.precisions[0]) for choice in _FULL)
+    # What is vouched for has run here: whether it can need not be asked, which would import its library.
+    vouched = [choice for choice, reason in _judge_reduced(model).items() if reason is None]
+    return [*(choice for choice in wanted if why_not_runnable(model, choice) is None), *vouched]
+
+
+def explain_left_out(model: Model) -> list[str]:
+    """Reduced precisions that the bundle was exported with and that nothing vouches for here, one line each."""
+    return [
+        f"{choice} left out: {reason}"
+        for choice, reason in _judge_reduced(model).items()
+        if reason is not None and why_not_runnable(model, choice) is None
+    ]
+
+
+def explain_unrunnable(model: Model) -> str:
+    """Why no choice runs this model on the CPU, for a message."""
+    return "; ".join(filter(None, (why_not_runnable(model, choice) for choice in _FULL)))
+
+
+def _judge_reduced(model: Model) -> dict[BackendChoice, str | None]:
+    """What the bundle was exported with, and why its certificate does not vouch for it here; None: it does."""
+    bundle = model.bundle
+    if model.kind != "bundle" or bundle is None:
+        return {}
+    asked = [choice for choice in _REDUCED if bundle.manifest.graph(choice.precision) is not None]
+    if not asked:
+        return {}
+    try:
+        # Not `Bundle.certificate`: it hashes each file again, which opening the bundle has just done.
+        path = bundle.path / CERTIFICATE_NAME
+        certificate = read_record(path, Certificate) if path.exists() else Certificate()
+    except BundleError as error:
+        return dict.fromkeys(asked, str(error))
+    machine = describe_machine()
+    return {choice: _why_not_vouched(bundle, certificate, choice, machine) for choice in asked}
+
+
+def _why_not_vouched(bundle: Bundle, certificate: Certificate, choice: BackendChoice, machine: Machine) -> str | None:
+    """Why the certificate does not vouch for `choice` on this machine; None if it does."""
+    manifest = bundle.manifest
+    if choice.precision == "int8" and (manifest.int8 is None or not manifest.int8.passed):
+        return "the graph is not within the budget that it was made for"
+    graph = manifest.graph(choice.precision if choice.precision == "int8" else "fp32")
+    artefact = manifest.reference if choice.backend == "torch" else graph
+    if artefact is None:
+        return "the bundle has no such graph"
+    if any(not check.passed for check in certificate.checks if check.file == artefact.file):
+        return f"a check of {artefact.file} failed"
+    verified = [
+        entry
+        for entry in certificate.entries
+        if entry.backend == str(choice)
+        and entry.backend_version == installed_version(MODULES[choice.backend])
+        and (entry.machine, entry.cpu_features) == (machine.cpu, machine.features)
+        and entry.artefact.sha256 == artefact.sha256
+        and entry.reference_sha256 == manifest.reference.sha256
+    ]
+    if not verified:
+        way_out = "" if is_shipped(bundle.path) else f"; run: sr-deploy verify {bundle.path}"  # that keeps no entries
+        return f"not verified on this machine with these versions{way_out}"
+    return None if verified[-1].passed else "its verification failed on this machine"

@@ -1,0 +1,152 @@
+"""The fastest of several choices on this machine: measured once, then remembered."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sr_deploy.backends import BackendChoice
+from sr_deploy.bundle import utc_now
+from sr_deploy.cache import cache_folder, keep, key_of, read_kept
+from sr_deploy.deps import installed_version
+from sr_deploy.files import sha256_of
+from sr_deploy.measure.machine import describe_machine
+from sr_deploy.model import Model
+from sr_deploy.runners.choose import MODULES
+from sr_deploy.runners.threads import default_threads
+
+KIND = "choice"
+"""Under which answers are kept."""
+
+_LOG = logging.getLogger(__name__)
+_LOCK = threading.Lock()
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Question(_Record):
+    """What the fastest choice depends on."""
+
+    artefacts: tuple[str, ...]
+    """Hashes of the model's files."""
+    candidates: tuple[str, ...]
+    """Choices among which to find it, as in `openvino:int8`."""
+    versions: dict[str, str | None]
+    """Of the backends' libraries and of sr-deploy."""
+    cpu: str
+    """Name of the processor."""
+    cpu_features: tuple[str, ...]
+    """Its instruction sets that matter for convolutions."""
+    cores: int
+    """Cores that the process may use."""
+    threads: int
+    """Threads that each backend gets."""
+
+
+class Answer(_Record):
+    """What was measured."""
+
+    schema_version: Literal[1] = 1
+    """Raised when a reader of an older version could misread the file."""
+    question: Question
+    """What it depends on."""
+    chosen: str
+    """The fastest; the most precise of those that are as fast."""
+    shape: str
+    """Input that was computed, `NxHxW`."""
+    milliseconds: dict[str, float]
+    """Time of the quickest call; a choice that was dropped early had fewer calls."""
+    failed: dict[str, str]
+    """Choices that did not open or compute, and why."""
+    measured_at: str
+    """UTC, ISO 8601."""
+
+
+def find_fastest(
+    model: Model,
+    candidates: Sequence[BackendChoice],
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    explain: Callable[[], Sequence[str]] = tuple,
+) -> BackendChoice:
+    """The fastest of `candidates` for tiles of a picture.
+
+    What was measured before is remembered by model, machine, versions and threads. Else it is measured, which takes
+    some seconds, and one line of the log says what came of it.
+
+    Args:
+        model: a graph, or a bundle.
+        candidates: at least one; each runs here.
+        device: as for `open_runner`.
+        threads: as for `open_runner`.
+        explain: asked, when it is measured, what else to say in that line.
+
+    Raises:
+        BackendError: none of them computes this model.
+    """
+    if len(candidates) == 1:
+        return candidates[0]
+    question = _ask(model, candidates, threads)
+    key = key_of(question.model_dump())
+    with _LOCK:  # others wait for the answer: measured side by side, all would be slow
+        answer, trouble = read_kept(KIND, key, Answer)
+        if answer is None or answer.question != question or answer.chosen not in question.candidates:
+            answer = _measure(model, candidates, question, device, threads)
+            remarks = [trouble, keep(KIND, key, answer), *explain()]
+            _LOG.info("%s", "; ".join([_describe(answer), *filter(None, remarks)]))
+    return next(choice for choice in candidates if str(choice) == answer.chosen)
+
+
+def _measure(
+    model: Model, candidates: Sequence[BackendChoice], question: Question, device: str | None, threads: int | None
+) -> Answer:
+    from sr_deploy.runners.race import race_choices
+
+    result = race_choices(model, candidates, device=device, threads=threads)
+    return Answer(
+        question=question,
+        chosen=str(result.winner),
+        shape=str(result.shape),
+        milliseconds=result.milliseconds,
+        failed=result.failed,
+        measured_at=utc_now(),
+    )
+
+
+def _describe(answer: Answer) -> str:
+    times = [f"{choice} {_format_ms(ms)}" for choice, ms in answer.milliseconds.items()]
+    failures = [f"{choice} failed: {reason}" for choice, reason in answer.failed.items()]
+    told = ", ".join([*times, *failures])
+    return f"--backend auto measured {told} on {answer.shape}: it takes {answer.chosen}, remembered in {cache_folder()}"
+
+
+def _format_ms(milliseconds: float) -> str:
+    return f"{milliseconds:.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.3g} s"
+
+
+def _ask(model: Model, candidates: Sequence[BackendChoice], threads: int | None) -> Question:
+    machine = describe_machine()
+    if model.bundle is not None:
+        manifest = model.bundle.manifest
+        hashes = [record.sha256 for record in (manifest.reference, *manifest.graphs)]
+    else:
+        hashes = [sha256_of(model.weights_path or model.path)]
+    backends = sorted({choice.backend for choice in candidates})
+    versions = {backend: installed_version(MODULES[backend]) for backend in backends}
+    return Question(
+        artefacts=tuple(hashes),
+        candidates=tuple(map(str, candidates)),
+        versions={**versions, "sr-deploy": metadata.version("sr-deploy")},
+        cpu=machine.cpu,
+        cpu_features=machine.features,
+        cores=machine.cores,
+        threads=threads or default_threads(),
+    )

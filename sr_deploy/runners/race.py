@@ -1,0 +1,167 @@
+"""Choices of one model against each other on one tile: in turns, and slow ones drop out early. Takes some seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.backends import PRECISIONS, BackendChoice
+from sr_deploy.bundle import Shape
+from sr_deploy.errors import BackendError
+from sr_deploy.graph.read import describe_graph_cost
+from sr_deploy.measure.timer import time_call, time_turn
+from sr_deploy.model import Model
+from sr_deploy.runners.choose import open_runner
+from sr_deploy.runners.protocol import Runner, RunnerSpec
+
+_SIDES = (32, 128)  # of the tile: a small network takes the larger one, a large one would take seconds for it
+_TILE_FLOPS = 4e10
+_TURN_SECONDS = 0.03
+_MOST_CALLS = 10  # in a turn
+_FEWEST_ROUNDS = 3
+_MOST_ROUNDS = 9
+_SECONDS = 2.0  # for the rounds of all together, once the fewest are done
+_HOPELESS = 2.5  # times the fastest: dropped after its first call
+_SLOW = 1.25  # times the fastest: dropped after the fewest rounds
+_ALIKE = 1.03  # times the fastest: the more precise one is taken
+_PAUSE_SECONDS = 0.01  # threads of the one before go to sleep
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """What was measured."""
+
+    winner: BackendChoice
+    """The fastest; the most precise of those that are as fast."""
+    shape: Shape
+    """What all of them computed."""
+    milliseconds: dict[str, float]
+    """Time of the quickest call, the fastest first; a choice that was dropped early had fewer calls."""
+    failed: dict[str, str]
+    """Choices that did not open or compute, and why."""
+
+
+def race_choices(
+    model: Model, candidates: Sequence[BackendChoice], *, device: str | None = None, threads: int | None = None
+) -> RaceResult:
+    """Time the choices in turns, A B C A B C ...
+
+    The quickest call of each counts: on a machine that does other work too, it is the one that was disturbed least.
+
+    Args:
+        model: has a graph.
+        candidates: each runs here; the order is that of their turns.
+        device: as for `open_runner`.
+        threads: as for `open_runner`.
+
+    Raises:
+        BackendError: none of them computes this model.
+    """
+    with contextlib.ExitStack() as stack:
+        race = _Race()
+        for choice in candidates:
+            try:
+                runner = stack.enter_context(open_runner(model, choice, device=device, threads=threads))
+                race.racers.append(_Racer(choice, runner, _draw_tile(model, runner.spec)))
+            except BackendError as error:
+                race.failed[str(choice)] = str(error)
+            race.drop_slow(_HOPELESS)
+        race.run()
+        winner = race.pick()
+    if winner is None:
+        raise BackendError(f"nothing computes {model.path} here: {'; '.join(race.failed.values())}")
+    ranked = sorted(race.racers, key=lambda one: one.seconds)
+    n, _, h, w = winner.lr_NCHW.shape
+    return RaceResult(
+        winner=winner.choice,
+        shape=Shape(n, h, w),
+        milliseconds={str(one.choice): round(1e3 * one.seconds, 3) for one in ranked},
+        failed=race.failed,
+    )
+
+
+@dataclass
+class _Racer:
+    """A choice that takes turns."""
+
+    choice: BackendChoice
+    runner: Runner
+    lr_NCHW: NDArray[np.float32]
+    seconds: float = math.inf
+    """Of the quickest call."""
+    dropped: bool = False
+
+    def __post_init__(self) -> None:
+        self._infer()  # compiles kernels for the shape
+        self.seconds = time_call(self._infer)
+
+    def take_turn(self) -> None:
+        time.sleep(_PAUSE_SECONDS)
+        calls = int(np.clip(_TURN_SECONDS / self.seconds, 1, _MOST_CALLS))
+        self.seconds = min(self.seconds, *time_turn(self._infer, calls, primed=True))
+
+    def drop(self) -> None:
+        self.dropped = True
+        self.runner.close()  # its memory goes back
+
+    def _infer(self) -> object:
+        return self.runner.infer(self.lr_NCHW)
+
+
+@dataclass
+class _Race:
+    """Who takes part, and who failed."""
+
+    racers: list[_Racer] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def running(self) -> list[_Racer]:
+        return [one for one in self.racers if not one.dropped]
+
+    def run(self) -> None:
+        started = time.monotonic()
+        for done in range(_MOST_ROUNDS):
+            spent = time.monotonic() - started
+            if len(self.running) < 2 or (done >= _FEWEST_ROUNDS and spent > _SECONDS):
+                return
+            for one in self.running:
+                try:
+                    one.take_turn()
+                except BackendError as error:
+                    self.failed[str(one.choice)] = str(error)
+                    one.drop()
+            self.drop_slow(_SLOW if done + 1 >= _FEWEST_ROUNDS else _HOPELESS)
+
+    def drop_slow(self, times: float) -> None:
+        running = self.running
+        fastest = min((one.seconds for one in running), default=math.inf)
+        for one in running:
+            if one.seconds > times * fastest:
+                one.drop()
+
+    def pick(self) -> _Racer | None:
+        """The winner: of all that did not fail, since those that were dropped may be all that is left."""
+        able = [one for one in self.racers if str(one.choice) not in self.failed]
+        fastest = min((one.seconds for one in able), default=math.inf)
+        alike = [one for one in able if one.seconds <= _ALIKE * fastest]
+        return min(alike, key=lambda one: (PRECISIONS.index(one.choice.precision), one.seconds), default=None)
+
+
+def _draw_tile(model: Model, spec: RunnerSpec) -> NDArray[np.float32]:
+    """Noise of the size of a tile that takes a moment; times do not depend on what is shown."""
+    flops = describe_graph_cost(model.graph_path(model.precisions[0])).flops_per_input_pixel
+    side = float(np.clip(math.sqrt(_TILE_FLOPS / max(flops, 1.0)), *_SIDES))
+    step = math.lcm(16, spec.input_multiple)
+    rounded = math.ceil(side / step) * step
+    shape = Shape(1, rounded, rounded)
+    if spec.profiles:  # a graph of fixed size
+        low, high = spec.profiles[0].min, spec.profiles[0].max
+        shape = Shape(*(min(max(wanted, least), most) for wanted, least, most in zip(shape, low, high, strict=True)))
+    return np.random.default_rng(0).random((shape.n, spec.channels, shape.h, shape.w), dtype=np.float32)

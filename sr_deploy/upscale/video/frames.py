@@ -1,0 +1,186 @@
+"""The way of the frames: decoded in one thread, upscaled in another, encoded in a third."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from sr_deploy.errors import GuardError
+from sr_deploy.imaging.opening import Pixels
+from sr_deploy.imaging.resample import resample
+from sr_deploy.upscale.devices import DevicePool
+from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.plan import Cut
+from sr_deploy.upscale.video.convert import ToFrames, ToPixels
+from sr_deploy.upscale.video.kind import FrameKind
+from sr_deploy.upscale.video.pipeline import Clock, WriteBehind, count_between, read_ahead
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+
+OnFrame = Callable[[int, float, str], None]
+"""Called after each frame: number done, frames per second, the slowest stage."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Samples of a frame on their way."""
+
+    pixels: Pixels | None
+    """H x W x C; None: those of the frame before."""
+    time: int
+    """When it is shown, in units of the source's time base."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """How frames will be cut, and the frames."""
+
+    cut: Cut | None
+    """None: there is no frame."""
+    decoded: Iterator[Timed]
+    """All of them."""
+
+
+def read_pixels(frames: Iterator[VideoFrame], to_pixels: ToPixels, clock: Clock, skip: int = 0) -> Iterator[Timed]:
+    """Samples of decoded frames; the first `skip` are passed over."""
+    number = 0
+    while True:
+        with clock.working("decode"):
+            frame = next(frames, None)
+            if frame is None:
+                return
+            number += 1
+            if number <= skip:
+                continue
+            timed = Timed(to_pixels(frame), frame.pts)
+        yield timed
+
+
+def settle_cut(upscalers: Sequence[Upscaler], decoded: Iterator[Timed], cut: Cut | None = None) -> Settled:
+    """Make all upscalers cut every frame alike.
+
+    Args:
+        upscalers: of one network.
+        decoded: frames, the first of which decides.
+        cut: of an earlier run, to do as then; None: decide now.
+
+    Returns:
+        What was decided, None where there is no frame; and the frames, the first among them.
+    """
+    first = next(decoded, None)
+    if first is None or first.pixels is None:
+        return Settled(cut, iter(()))
+    for upscaler in upscalers:
+        cut = upscaler.settle(first.pixels, cut)
+    return Settled(cut, itertools.chain([first], decoded))
+
+
+def make_clock(upscalers: Sequence[Upscaler]) -> Clock:
+    """For `decode` (with the way to RGB), `inference` and `encode` (resampling, the way from RGB, and encoding)."""
+    return Clock({"decode": 1, "inference": len(upscalers), "encode": 1})
+
+
+def upscale_frames(
+    upscalers: Sequence[Upscaler],
+    decoded: Iterator[Timed],
+    write: Callable[[Timed], None],
+    clock: Clock,
+    *,
+    input_bytes: int,
+    first: int = 0,
+    compute_every: int | None = None,
+    on_frame: OnFrame | None = None,
+    stop: threading.Event | None = None,
+) -> bool:
+    """Upscale frames while others are decoded and written.
+
+    A frame whose samples are those of the one before is not computed again.
+
+    Args:
+        upscalers: of one network, each used by a thread of its own.
+        decoded: read in a thread of its own.
+        write: called in a thread of its own, in order.
+        clock: counts what the stages work.
+        input_bytes: of a decoded frame's samples, which decide on how many may wait.
+        first: number of the first frame.
+        compute_every: frames whose number is a multiple of it are computed in any case.
+        on_frame: told about progress.
+        stop: once set, no further frame is begun.
+
+    Returns:
+        Whether it was stopped.
+
+    Raises:
+        GuardError: what the network gives for a frame is no picture of it; the message says which.
+    """
+    started = time.perf_counter()
+    stop = stop or threading.Event()
+    output_bytes = input_bytes * upscalers[0].spec.scale ** 2
+
+    def compute(upscaler: Upscaler, frame: _Numbered) -> Pixels | None:
+        if frame.pixels is None:
+            return None
+        with clock.working("inference"):
+            try:
+                return upscaler(frame.pixels)
+            except GuardError as error:
+                raise GuardError(f"frame {frame.number}: {error}") from error
+
+    with (
+        read_ahead(decoded, count_between(input_bytes)) as ahead,
+        WriteBehind(write, count_between(output_bytes)) as behind,
+        DevicePool([partial(compute, upscaler) for upscaler in upscalers]) as pool,
+    ):
+        for frame, upscaled in pool.run(_number_frames(ahead, first, compute_every, stop)):
+            behind.put(Timed(upscaled.result(), frame.time))
+            if on_frame is not None:
+                pace = (frame.number + 1 - first) / (time.perf_counter() - started)
+                on_frame(frame.number + 1, pace, clock.slowest)
+        behind.finish()
+    return stop.is_set()
+
+
+@dataclass(frozen=True)
+class _Numbered(Timed):
+    """A frame for a network; without samples it repeats the one before."""
+
+    number: int
+
+
+def _number_frames(
+    frames: Iterator[Timed], first: int, compute_every: int | None, stop: threading.Event
+) -> Iterator[_Numbered]:
+    before: Pixels | None = None
+    for number, frame in enumerate(frames, first):
+        if stop.is_set():
+            return
+        fresh = compute_every is not None and number % compute_every == 0
+        repeated = not fresh and before is not None and np.array_equal(cast("Pixels", frame.pixels), before)
+        before = frame.pixels
+        yield _Numbered(None if repeated else frame.pixels, frame.time, number)
+
+
+class FrameMaker:
+    """From samples to frames of the result's size and colours."""
+
+    def __init__(self, kind: FrameKind, *, deep: bool) -> None:
+        """`kind`: of the frames; `deep`: whether samples have 16 bit."""
+        self._kind = kind
+        self._to_frame = ToFrames(kind, deep=deep)
+        self._latest: VideoFrame | None = None
+
+    def __call__(self, timed: Timed) -> VideoFrame:
+        """A frame for the encoder; the one before again where there are no samples."""
+        if timed.pixels is not None:
+            pixels = resample(timed.pixels, self._kind.width, self._kind.height, "lanczos")
+            self._latest = self._to_frame(pixels)
+        return self._latest

@@ -1,0 +1,212 @@
+"""One video: its frames in segments, then the finished file."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sr_deploy.errors import InputError
+from sr_deploy.files import replacing_file
+from sr_deploy.upscale.files import find_target_size, require_writable_place
+from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.video.check import check_result
+from sr_deploy.upscale.video.convert import ToPixels
+from sr_deploy.upscale.video.decode import FrameReader
+from sr_deploy.upscale.video.encoders import EncoderPlan, VideoSettings, check_settings, plan_encoder
+from sr_deploy.upscale.video.frames import (
+    FrameMaker,
+    Timed,
+    make_clock,
+    read_pixels,
+    settle_cut,
+    upscale_frames,
+)
+from sr_deploy.upscale.video.mux import Copied, join_segments, plan_copies
+from sr_deploy.upscale.video.pipeline import Clock
+from sr_deploy.upscale.video.record import describe_job, open_work_folder, read_cut, remove_work_folder, write_cut
+from sr_deploy.upscale.video.segments import SegmentStore
+from sr_deploy.upscale.video.source import VideoInfo, read_video_info
+
+OnProgress = Callable[[int, int, float, str], None]
+"""Called after each frame: number done, number of all, frames per second, the slowest stage."""
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """What became of a video."""
+
+    source: Path
+    """The video read."""
+    target: Path
+    """The file written."""
+    info: VideoInfo
+    """The source."""
+    plan: EncoderPlan
+    """How the result is encoded."""
+    frames: int
+    """In the result."""
+    resumed: int
+    """Of them, frames that an earlier run had finished."""
+    duplicates: int
+    """Of them, frames that repeat the one before."""
+    notes: tuple[str, ...]
+    """What is not as in the source, in words."""
+    damage: str | None
+    """Why the source is not whole; None: it is."""
+    stages: dict[str, float]
+    """Seconds that each stage worked."""
+    slowest: str
+    """The stage that the others waited for."""
+    seconds: float
+    """Time that all took."""
+    stopped: bool
+    """Whether it was stopped from outside (Ctrl-C); there is no file then."""
+
+
+def upscale_video(
+    upscaler: Upscaler | Sequence[Upscaler],
+    source: Path,
+    target: Path,
+    settings: VideoSettings | None = None,
+    *,
+    tile: int | None = None,
+    on_progress: OnProgress | None = None,
+    stop: threading.Event | None = None,
+) -> VideoResult:
+    """Upscale the video of a file; sound, subtitles, chapters and tags are copied.
+
+    A job that was killed or stopped goes on where its last segment ended, when it is started again. Of a damaged source
+    what can be recovered is written to `partial_path(target)`.
+
+    Args:
+        upscaler: used by this job alone meanwhile; several, of the same network on one device each, share the frames.
+        source: the video.
+        target: its suffix says the container.
+        settings: how.
+        tile: what the upscaler was given, to tell segments of other tiles apart.
+        on_progress: told how far it is.
+        stop: once set, the job ends after the frames at hand.
+
+    Raises:
+        InputError: settings that cannot be met, or another process works on this result.
+        VideoError: the source is no video that is taken, the target cannot hold what is in it, or the finished file is
+            not what it should be; then there is none.
+        GuardError: what the network gives for a frame is no picture of it.
+        OutputError: the target cannot be written.
+        BackendError: the backend failed.
+    """
+    settings = settings or VideoSettings()
+    upscalers = [upscaler] if isinstance(upscaler, Upscaler) else list(upscaler)
+    started = time.perf_counter()
+    check_video_paths(source, target, settings)
+    info = read_video_info(source)
+    plan = plan_encoder(info, _find_size(info, upscalers[0].spec.scale, settings.scale), target, settings)
+    making = describe_job(source, upscalers[0].spec, plan, settings.segment_frames, tile)
+    with open_work_folder(target, making) as folder:
+        copied = plan_copies(info, plan, target, folder)
+        reader, clock = FrameReader(info), make_clock(upscalers)
+        with SegmentStore(folder, plan, settings.segment_frames) as store:
+            resumed = store.frames
+            stopped = _make_segments(upscalers, info, store, reader, clock, on_progress=on_progress, stop=stop)
+        damage = "; ".join(part for part in (info.damage, reader.losses.describe()) if part) or None
+        final = target if damage is None else partial_path(target)
+        if not stopped:
+            _finish(info, copied, store, final)
+    if not stopped:
+        remove_work_folder(target)
+    return VideoResult(
+        source=source,
+        target=final,
+        info=info,
+        plan=plan,
+        frames=store.frames,
+        resumed=resumed,
+        duplicates=sum(segment.duplicates for segment in store.segments),
+        notes=(*plan.notes, *copied.notes),
+        damage=damage,
+        stages=clock.seconds,
+        slowest=clock.slowest,
+        seconds=time.perf_counter() - started,
+        stopped=stopped,
+    )
+
+
+def check_video_paths(source: Path, target: Path, settings: VideoSettings) -> None:
+    """Refuse, before a network is loaded, what cannot end well.
+
+    Raises:
+        InputError: settings that no video can meet, or both are the same file.
+        OutputError: the target cannot be written.
+    """
+    check_settings(target, settings)
+    require_writable_place(target)
+    if target.exists() and target.samefile(source):
+        raise InputError(f"{target} is the video to read; give another name for the result")
+
+
+def partial_path(target: Path) -> Path:
+    """The name of what was recovered of a damaged video."""
+    return target.with_suffix(f".partial{target.suffix}")
+
+
+def _find_size(info: VideoInfo, network_scale: int, scale: float | None) -> tuple[int, int]:
+    """Height and width of the result; even numbers where it is resampled."""
+    if scale is None:
+        return info.kind.height * network_scale, info.kind.width * network_scale
+    width, height = find_target_size(info.kind.width, info.kind.height, scale / 2)
+    return 2 * height, 2 * width
+
+
+def _make_segments(
+    upscalers: Sequence[Upscaler],
+    info: VideoInfo,
+    store: SegmentStore,
+    reader: FrameReader,
+    clock: Clock,
+    *,
+    on_progress: OnProgress | None,
+    stop: threading.Event | None,
+) -> bool:
+    """Make those that are missing; whether it was stopped."""
+    done = store.frames
+    make_frame = FrameMaker(store.plan.kind, deep=info.kind.deep)
+
+    def write(timed: Timed) -> None:
+        with clock.working("encode"):
+            store.add(make_frame(timed), timed.time, duplicate=timed.pixels is None)
+
+    def report(number: int, rate: float, slowest: str) -> None:
+        if on_progress is not None:
+            on_progress(number, max(len(info.times), number), rate, slowest)
+
+    decoded = read_pixels(reader.frames(), ToPixels(info.kind), clock, skip=done)
+    settled = settle_cut(upscalers, decoded, read_cut(store.folder))
+    if settled.cut is not None:
+        write_cut(store.folder, settled.cut)
+    stopped = upscale_frames(
+        upscalers,
+        settled.decoded,
+        write,
+        clock,
+        input_bytes=info.kind.sample_bytes,
+        first=done,
+        compute_every=store.segment_frames,
+        on_frame=report,
+        stop=stop,
+    )
+    if not stopped:
+        store.finish()
+    return stopped
+
+
+def _finish(info: VideoInfo, copied: Copied, store: SegmentStore, target: Path) -> None:
+    """Join beside the segments, check, and only then give it its name."""
+    times = sorted(time for segment in store.segments for time in segment.times)
+    joined = store.folder / f"joined{target.suffix}"
+    join_segments(info, store.plan, store.segments, copied, joined)
+    check_result(info, store.plan, copied, times, joined)
+    with replacing_file(target) as path:
+        joined.replace(path)

@@ -1,0 +1,118 @@
+"""Raw frames from one stream to another, as filters of a pipe do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from sr_deploy.errors import VideoError
+from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.video.convert import ToPixels
+from sr_deploy.upscale.video.frames import (
+    FrameMaker,
+    OnFrame,
+    Timed,
+    make_clock,
+    read_pixels,
+    settle_cut,
+    upscale_frames,
+)
+from sr_deploy.upscale.video.raw import (
+    RawFormat,
+    RawReader,
+    read_format,
+    write_frame,
+    write_head,
+)
+
+
+@dataclass(frozen=True)
+class PipeResult:
+    """What went through."""
+
+    source: RawFormat
+    """What came."""
+    target: RawFormat
+    """What went."""
+    frames: int
+    """How many."""
+    duplicates: int
+    """Of them, frames that repeat the one before."""
+    stages: dict[str, float]
+    """Seconds that each stage worked."""
+    slowest: str
+    """The stage that the others waited for."""
+    seconds: float
+    """Time that all took."""
+    stopped: bool
+    """Whether it was stopped from outside (Ctrl-C)."""
+
+
+def upscale_pipe(
+    upscaler: Upscaler | Sequence[Upscaler],
+    source: BinaryIO,
+    target: BinaryIO,
+    name: str | None,
+    size: str | None = None,
+    *,
+    on_frame: OnFrame | None = None,
+    stop: threading.Event | None = None,
+) -> PipeResult:
+    """Upscale frames as they come; each is written as soon as it is done.
+
+    Args:
+        upscaler: used by this job alone meanwhile; several, of the same network on one device each, share the frames.
+        source: frames without compression.
+        target: gets them in the same format.
+        name: of the format, `y4m` or `rgb24`.
+        size: of the frames where the format does not say it, as in `640x360`.
+        on_frame: told about progress.
+        stop: once set, no further frame is begun.
+
+    Raises:
+        InputError: no such format, or no size.
+        VideoError: the stream is not of that format, or ends in the middle of a frame; what came before is written.
+        GuardError: what the network gives for a frame is no picture of it.
+        OutputError: nobody reads the target any more.
+        BackendError: the backend failed.
+    """
+    started = time.perf_counter()
+    upscalers = [upscaler] if isinstance(upscaler, Upscaler) else list(upscaler)
+    form = read_format(source, name, size)
+    enlarged = form.enlarge(upscalers[0].spec.scale)
+    make_frame = FrameMaker(enlarged.kind, deep=form.kind.deep)
+    clock, reader = make_clock(upscalers), RawReader(source, form)
+    written = repeated = 0
+
+    def write(timed: Timed) -> None:
+        nonlocal written, repeated
+        with clock.working("encode"):
+            write_frame(target, make_frame(timed), enlarged)
+        written += 1
+        repeated += timed.pixels is None
+
+    write_head(target, enlarged)
+    stopped = upscale_frames(
+        upscalers,
+        settle_cut(upscalers, read_pixels(reader.frames(), ToPixels(form.kind), clock)).decoded,
+        write,
+        clock,
+        input_bytes=form.kind.sample_bytes,
+        on_frame=on_frame,
+        stop=stop,
+    )
+    if reader.cut_short:
+        raise VideoError(f"the stream ends in the middle of frame {written}; the frames before it are written")
+    return PipeResult(
+        source=form,
+        target=enlarged,
+        frames=written,
+        duplicates=repeated,
+        stages=clock.seconds,
+        slowest=clock.slowest,
+        seconds=time.perf_counter() - started,
+        stopped=stopped,
+    )

@@ -1,0 +1,101 @@
+"""The folder beside a result where its segments wait, and what tells whether they belong to this job."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from sr_deploy.deps import installed_version
+from sr_deploy.errors import OutputError
+from sr_deploy.files import make_folder, output_error, sha256_of, write_text
+from sr_deploy.runners.protocol import RunnerSpec
+from sr_deploy.upscale.job import lock_alone
+from sr_deploy.upscale.plan import Cut
+from sr_deploy.upscale.video.encoders import EncoderPlan
+
+_RECORD = "job.json"
+_CUT = "cut.json"
+_LOCK = "lock"
+
+
+def describe_job(source: Path, spec: RunnerSpec, plan: EncoderPlan, segment_frames: int, tile: int | None) -> str:
+    """A hash of all that decides on the segments."""
+    artefact = spec.artefact
+    making = {
+        "source": sha256_of(source),
+        "network": sha256_of(artefact) if artefact is not None and artefact.is_file() else str(artefact),
+        "backend": f"{spec} {spec.version}",
+        "tile": tile,
+        "plan": {**asdict(plan), "options": dict(plan.options)},
+        "segment_frames": segment_frames,
+        "av": installed_version("av"),
+    }
+    return hashlib.sha256(json.dumps(making, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def find_work_folder(target: Path) -> Path:
+    """Where the segments of a result wait."""
+    return target.with_name(f".{target.name}.sr-deploy")
+
+
+@contextlib.contextmanager
+def open_work_folder(target: Path, job: str) -> Iterator[Path]:
+    """Yield the folder; segments of another job in it are removed.
+
+    Raises:
+        InputError: another process works on this result.
+        OutputError: it cannot be written.
+    """
+    folder = make_folder(find_work_folder(target))
+    try:
+        lock = (folder / _LOCK).open("a")
+    except OSError as error:
+        raise output_error(folder, error) from error
+    with lock:
+        lock_alone(lock.fileno(), target)
+        try:
+            record = folder / _RECORD
+            if not record.is_file() or record.read_text(encoding="utf-8") != job:
+                _empty(folder)
+                write_text(record, job)
+            yield folder
+        finally:
+            if not any(folder.glob("segment-*")):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _empty(folder: Path) -> None:
+    try:
+        for path in folder.iterdir():
+            if path.name != _LOCK:
+                path.unlink()
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
+def read_cut(folder: Path) -> Cut | None:
+    """How the frames of the segments in that folder were cut; None: there are none yet."""
+    path = folder / _CUT
+    return Cut(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def write_cut(folder: Path, cut: Cut) -> None:
+    """Keep it for runs that go on with this one's segments.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text(folder / _CUT, json.dumps(asdict(cut)))
+
+
+def remove_work_folder(target: Path) -> None:
+    """Remove it; the job is done."""
+    try:
+        shutil.rmtree(find_work_folder(target))
+    except OSError as error:
+        raise OutputError(f"cannot remove {find_work_folder(target)}: {error.strerror or error}") from error

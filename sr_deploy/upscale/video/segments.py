@@ -1,0 +1,209 @@
+"""Encoded pieces of a video, each begun afresh, kept until all are there.
+
+A segment is a file of packets, one behind the other, and a JSON file that says where each ends and when it is shown; it
+counts once the JSON file stands. Not a container of FFmpeg's: those move times, round them, or refuse some codecs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from sr_deploy.deps import require
+from sr_deploy.errors import OutputError, VideoError
+from sr_deploy.files import output_error, write_text
+from sr_deploy.upscale.video.encoders import EncoderPlan, make_encoder
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One finished piece."""
+
+    path: Path
+    """Its packets."""
+    times: tuple[int, ...]
+    """Of its frames in the order of the packets, in units of the time base."""
+    sizes: tuple[int, ...]
+    """Of its packets, in bytes."""
+    keys: tuple[bool, ...]
+    """Whether a player can begin at a packet."""
+    extradata: str
+    """What a decoder needs before the first packet, in hexadecimal."""
+    duplicates: int
+    """Frames that repeat the one before, and were not computed."""
+
+    def packets(self) -> Iterator[bytes]:
+        """In the order of decoding.
+
+        Raises:
+            OutputError: the file is not what it was.
+        """
+        try:
+            if self.path.stat().st_size != sum(self.sizes):
+                raise OutputError(f"{self.path} was changed; remove its folder and run the command again")
+            with self.path.open("rb") as stream:
+                for size in self.sizes:
+                    yield stream.read(size)
+        except OSError as error:
+            raise OutputError(f"cannot read {self.path}: {error.strerror or error}") from error
+
+
+class SegmentStore:
+    """The segments of one video: those that are there, and the one that is being encoded."""
+
+    def __init__(self, folder: Path, plan: EncoderPlan, segment_frames: int) -> None:
+        """Find what earlier runs have finished.
+
+        Args:
+            folder: of the segments.
+            plan: of the encoder.
+            segment_frames: in each segment but the last.
+        """
+        self.plan = plan
+        self.segment_frames = segment_frames
+        self.folder = folder
+        self._writer: _SegmentWriter | None = None
+        self.segments = _read_segments(folder)
+        """Finished ones, in order."""
+
+    @property
+    def frames(self) -> int:
+        """In the finished segments."""
+        return sum(len(segment.times) for segment in self.segments)
+
+    def add(self, frame: VideoFrame, time: int, *, duplicate: bool) -> None:
+        """Encode the next frame; a segment that is full is finished.
+
+        Raises:
+            InputError: the encoder does not open.
+            VideoError: the encoder failed.
+            OutputError: it cannot be written.
+        """
+        if self._writer is None:
+            self._writer = _SegmentWriter(_segment_path(self.folder, len(self.segments)), self.plan)
+        self._writer.add(frame, time, duplicate=duplicate)
+        if self._writer.frames == self.segment_frames:
+            self.finish()
+
+    def finish(self) -> None:
+        """Finish the segment at hand, if there is one.
+
+        Raises:
+            VideoError: the encoder failed.
+            OutputError: it cannot be written.
+        """
+        if self._writer is not None:
+            self.segments.append(self._writer.finish())
+            self._writer = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Drop the segment at hand."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # what could not be written before, cannot be now
+                self._writer.close()
+
+
+class _SegmentWriter:
+    """Encodes one segment into a file."""
+
+    def __init__(self, path: Path, plan: EncoderPlan) -> None:
+        self.frames = 0
+        self._path = path
+        self._time_base = plan.time_base
+        self._encoder = make_encoder(plan)
+        self._times: list[int] = []
+        self._sizes: list[int] = []
+        self._keys: list[bool] = []
+        self._duplicates = 0
+        try:
+            self._stream = path.open("wb")
+        except OSError as error:
+            raise output_error(path, error) from error
+
+    def add(self, frame: VideoFrame, time: int, *, duplicate: bool) -> None:
+        frame.pts, frame.time_base = time, self._time_base
+        self.frames += 1
+        self._duplicates += duplicate
+        self._write(self._encode(frame))
+
+    def finish(self) -> Segment:
+        """Encode what the encoder holds back, and make the segment count."""
+        self._write(self._encode(None))
+        try:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise output_error(self._path, error) from error
+        self.close()
+        lists = {"times": self._times, "sizes": self._sizes, "keys": self._keys}
+        extradata = (self._encoder.extradata or b"").hex()
+        document = {**lists, "extradata": extradata, "duplicates": self._duplicates}
+        write_text(self._path.with_suffix(".json"), json.dumps(document))
+        return _to_segment(self._path, document)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _encode(self, frame: VideoFrame | None) -> list[Packet]:
+        av = require("av", "upscaling videos")
+        try:
+            return list(self._encoder.encode(frame))
+        except av.FFmpegError as error:
+            raise VideoError(
+                f"the encoder {self._encoder.name} failed at frame {self.frames} of {self._path.stem} "
+                f"({error.strerror}); take another --codec"
+            ) from error
+
+    def _write(self, packets: Sequence[Packet]) -> None:
+        try:
+            for packet in packets:
+                self._stream.write(packet)
+                self._times.append(packet.pts)
+                self._sizes.append(packet.size)
+                self._keys.append(packet.is_keyframe)
+        except OSError as error:
+            raise output_error(self._path, error) from error
+
+
+def _segment_path(folder: Path, number: int) -> Path:
+    return folder / f"segment-{number:06d}.packets"
+
+
+def _read_segments(folder: Path) -> list[Segment]:
+    """Those that are finished, up to the first that is not."""
+    segments: list[Segment] = []
+    while True:
+        path = _segment_path(folder, len(segments))
+        try:
+            segment = _to_segment(path, json.loads(path.with_suffix(".json").read_bytes()))
+            whole = path.stat().st_size == sum(segment.sizes)
+        except (OSError, ValueError, TypeError, KeyError):
+            return segments
+        if not whole:
+            return segments
+        segments.append(segment)
+
+
+def _to_segment(path: Path, document: dict[str, Any]) -> Segment:
+    return Segment(
+        path=path,
+        times=tuple(document["times"]),
+        sizes=tuple(document["sizes"]),
+        keys=tuple(document["keys"]),
+        extradata=document["extradata"],
+        duplicates=document["duplicates"],
+    )

@@ -1,0 +1,236 @@
+"""A folder job, whoever computes it: what is to be done, each picture's steps, and what became of it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sr_deploy.errors import ImageError, OutputError, SrDeployError
+from sr_deploy.files import sha256_of
+from sr_deploy.imaging.formats import find_format
+from sr_deploy.imaging.picture import Picture, read_picture
+from sr_deploy.runners.protocol import RunnerSpec
+from sr_deploy.upscale.files import (
+    Enlarged,
+    FileSettings,
+    UpscaledFile,
+    check_picture,
+    check_settings,
+    require_writable_place,
+    write_enlarged,
+)
+from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.job import JobRecord, Stamp, open_record, stamp_of
+from sr_deploy.upscale.places import Item, plan_folder
+
+OnProgress = Callable[[float, str], None]
+"""Called with the share of the job that is done, 0 to 1, and a note for people."""
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture that was not upscaled."""
+
+    source: Path
+    """The picture."""
+    reason: str
+    """Why not, in one sentence."""
+
+
+@dataclass
+class FolderResult:
+    """What became of a folder. All lists are in the order of the sources."""
+
+    done: list[UpscaledFile] = field(default_factory=list)
+    """Written now."""
+    skipped: list[Path] = field(default_factory=list)
+    """Results that were finished before and still fit."""
+    failures: list[Failure] = field(default_factory=list)
+    """Pictures that could not be upscaled; the others were done all the same."""
+    left: list[Path] = field(default_factory=list)
+    """Pictures that were not begun, or begun and dropped, since the job was stopped."""
+    faults: list[str] = field(default_factory=list)
+    """What devices failed at that others did then."""
+    stopped: bool = False
+    """Whether it was stopped from outside (Ctrl-C)."""
+    seconds: float = 0.0
+    """Time that all took."""
+
+
+class Progress:
+    """How far a job is, by the bytes of its sources. Threads may share it."""
+
+    def __init__(self, items: Sequence[Item], on_progress: OnProgress) -> None:
+        """`items`: those to be done."""
+        self._names = [item.name for item in items]
+        self._sizes = [0 if (stamp := stamp_of(item.source)) is None else stamp.size for item in items]
+        self._shares = [0.0] * len(items)
+        self._all = max(1, sum(self._sizes))
+        self._done = 0.0
+        self._on_progress = on_progress
+        self._lock = threading.Lock()
+
+    def show(self, number: int, share: float) -> None:
+        """Tell that this share of an item is done."""
+        with self._lock:
+            self._done += self._sizes[number] * (share - self._shares[number])
+            self._shares[number] = share
+            self._on_progress(
+                min(1.0, self._done / self._all), f"{number + 1}/{len(self._names)} {self._names[number]}"
+            )
+
+
+@dataclass(frozen=True)
+class LoadedItem:
+    """A picture that was read, and the state of its file then."""
+
+    picture: Picture
+    """Decoded."""
+    sha256: str
+    """Of the file's bytes."""
+    stamp: Stamp
+    """Size and date of the file."""
+
+
+class FolderJob:
+    """One run over a folder. Threads may share it."""
+
+    def __init__(self, items: Sequence[Item], settings: FileSettings, record: JobRecord, made_by: str) -> None:
+        """Choose what of `items` is to be done; the others go into the result."""
+        self.settings = settings
+        self.made_by = made_by
+        """Hash of what decides on a result's pixels, the source and the format apart."""
+        self.result = FolderResult()
+        self.full: str | None = None
+        """Why nothing more can be written, once that is so."""
+        self._record = record
+        self.items = self._choose(items)
+        """To be done."""
+
+    def begin(self, item: Item) -> None:
+        """Note that its result is going to be written."""
+        self._record.begin(item.name, item.target)
+
+    def finish(self, item: Item, done: UpscaledFile, sha256: str, stamp: Stamp, made_by: str | None = None) -> None:
+        """Note that its result is written, of a source in that state."""
+        self._record.finish(item.name, item.target, sha256, stamp, made_by or self.made_by)
+        self.result.done.append(done)
+
+    def fail(self, item: Item, reason: str, *, disk_is_full: bool = False) -> None:
+        """Note that there is no result; `disk_is_full`: there will be none of others either."""
+        self.result.failures.append(Failure(item.source, reason))
+        if disk_is_full:
+            self.full = reason  # hours of computing for nothing otherwise
+
+    def leave(self, item: Item) -> None:
+        """Note that it is left for another run."""
+        self.result.left.append(item.source)
+
+    def _choose(self, items: Sequence[Item]) -> list[Item]:
+        sources = {item.source.resolve() for item in items}
+        taken: set[Path] = set()
+        chosen = []
+        for item in items:
+            place = item.target.resolve()
+            if place in taken:
+                self.fail(item, f"another picture becomes {item.target} too; rename one of them")
+            elif place in sources:
+                self.fail(item, f"its result {item.target} would replace a picture to read; choose another folder")
+            elif self._record.is_finished(item.source, item.target, self.made_by):
+                self.result.skipped.append(item.target)
+            elif self._record.is_foreign(item.target):
+                self.fail(item, f"{item.target} exists and was not written by this command; remove it or rename it")
+            else:
+                chosen.append(item)
+            taken.add(place)
+        return chosen
+
+
+@contextmanager
+def open_folder_job(
+    source: Path, target: Path, settings: FileSettings, suffix: str | None, made_by: str
+) -> Iterator[FolderJob]:
+    """Plan a folder, open its record, and put what became of it in order at the end.
+
+    Raises:
+        InputError, OutputError: as `upscale_folder`.
+    """
+    started = time.perf_counter()
+    items = plan_folder(source, target, suffix)
+    check_settings(_pick_judge(items, settings), settings)
+    require_writable_place(target / "x")
+    with open_record(target) as record:
+        job = FolderJob(items, settings, record, made_by)
+        yield job
+    places = {item.source: number for number, item in enumerate(items)}
+    job.result.done.sort(key=lambda done: places[done.source])
+    job.result.failures.sort(key=lambda failure: places[failure.source])
+    job.result.left.sort(key=places.__getitem__)
+    job.result.seconds = time.perf_counter() - started
+
+
+def load_item(item: Item, upscaler: Upscaler, settings: FileSettings) -> LoadedItem:
+    """Read a picture and the state of its file.
+
+    Raises:
+        ImageError: it cannot be read, is of a kind not taken, or changes meanwhile.
+    """
+    stamp = stamp_of(item.source)
+    picture = read_picture(item.source, max_pixels=settings.max_pixels)
+    check_picture(picture.header, upscaler, item.source, item.target, settings)
+    try:
+        sha256 = sha256_of(item.source)
+    except OSError as error:
+        raise ImageError(f"cannot read {item.source}: {error.strerror or error}") from error
+    if stamp is None or stamp_of(item.source) != stamp:
+        raise ImageError(f"{item.source} changed while it was read; run the command again once it is complete")
+    return LoadedItem(picture, sha256, stamp)
+
+
+def save_item(item: Item, loaded: LoadedItem, enlarged: Enlarged, settings: FileSettings) -> UpscaledFile:
+    """Write a result, without the quality where the format has none.
+
+    Raises:
+        ImageError: the target's format cannot hold it.
+        OutputError: it cannot be written.
+    """
+    if find_format(item.target).quality is None:
+        settings = replace(settings, quality=None)
+    return write_enlarged(item.source, item.target, loaded.picture, enlarged, settings)
+
+
+def describe_making(spec: RunnerSpec, settings: FileSettings, tile: int | None) -> str:
+    """A hash of what decides on a result's pixels, the source and the format apart."""
+    artefact = spec.artefact
+    network = sha256_of(artefact) if artefact is not None and artefact.is_file() else str(artefact)
+    making = (network, str(spec), tile, settings.scale, settings.alpha, settings.quality)
+    return hashlib.sha256(json.dumps(making).encode()).hexdigest()
+
+
+def describe_error(error: SrDeployError | MemoryError) -> str:
+    """One line."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}; take a smaller --tile"
+    return " ".join(str(error).split())
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether nothing more can be written to that disk."""
+    return isinstance(error, OutputError) and getattr(error.__cause__, "errno", None) in _DISK_IS_FULL
+
+
+def _pick_judge(items: Sequence[Item], settings: FileSettings) -> Path:
+    """A result to check the settings with: one in a format with loss, where there is a quality to check."""
+    if settings.quality is not None:
+        for item in items:
+            if find_format(item.target).quality is not None:
+                return item.target
+    return items[0].target

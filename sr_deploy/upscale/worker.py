@@ -1,0 +1,101 @@
+"""What runs in a worker of a Ray cluster: one network, and file after file from reading to writing. No Ray here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.errors import BackendError, SrDeployError
+from sr_deploy.runners.protocol import RunnerSpec
+from sr_deploy.upscale.files import FileSettings, UpscaledFile, enlarge_picture
+from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.job import Stamp
+from sr_deploy.upscale.places import Item
+from sr_deploy.upscale.work import describe_error, describe_making, is_disk_full, load_item, save_item
+
+
+@dataclass(frozen=True)
+class Order:
+    """What each worker opens."""
+
+    model: Path
+    """As every machine sees it."""
+    backend: str = "auto"
+    """As `Upscaler` has it."""
+    tile: int | None = None
+    """As `Upscaler` has it."""
+    device: str | None = None
+    """`cpu`: one worker for each processor that Ray counts. None: one for each GPU, if Ray has any."""
+
+    def open(self, threads: int | None) -> Upscaler:
+        """Load the network on the device that this worker has."""
+        return Upscaler(self.model, backend=self.backend, tile=self.tile, device=self.device, threads=threads)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker says of a file."""
+
+    number: int
+    """Of the item."""
+    done: UpscaledFile | None = None
+    """What it did; None: it failed."""
+    sha256: str = ""
+    """Of the source's bytes."""
+    stamp: Stamp | None = None
+    """The source when it was read."""
+    made_by: str = ""
+    """Hash of the worker's network and settings."""
+    reason: str = ""
+    """Why there is no result."""
+    device_failed: bool = False
+    """Whether another device may do better."""
+    disk_is_full: bool = False
+    """Whether nothing more can be written."""
+
+
+class Worker:
+    """A network on one device."""
+
+    def __init__(self, order: Order, settings: FileSettings, threads: int | None) -> None:
+        """Load it.
+
+        Raises:
+            SrDeployError: as `Upscaler`.
+        """
+        self._upscaler = order.open(threads)
+        self._settings = settings
+        self._made_by = describe_making(self._upscaler.spec, settings, order.tile)
+
+    def __call__(self, batch: dict[str, NDArray[np.object_]]) -> dict[str, list[Outcome]]:
+        """Ray's way to hand over files."""
+        numbers, items = batch["number"].tolist(), batch["item"].tolist()
+        return {"outcome": [self.upscale(number, item) for number, item in zip(numbers, items, strict=True)]}
+
+    def upscale(self, number: int, item: Item) -> Outcome:
+        """Read, upscale and write a file; what goes wrong is told and not raised."""
+        try:
+            loaded = load_item(item, self._upscaler, self._settings)
+            enlarged = enlarge_picture(self._upscaler, loaded.picture, self._settings)
+            done = save_item(item, loaded, enlarged, self._settings)
+        except (SrDeployError, MemoryError) as error:
+            return Outcome(
+                number,
+                reason=describe_error(error),
+                device_failed=isinstance(error, BackendError),
+                disk_is_full=is_disk_full(error),
+            )
+        return Outcome(number, done, loaded.sha256, loaded.stamp, self._made_by)
+
+
+def describe_worker(order: Order, threads: int | None) -> tuple[RunnerSpec, int | None]:
+    """What a worker computes with, and how far its network looks around a pixel.
+
+    Raises:
+        SrDeployError: as `Upscaler`.
+    """
+    with order.open(threads) as upscaler:
+        return upscaler.spec, upscaler.receptive_radius

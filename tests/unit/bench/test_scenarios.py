@@ -1,0 +1,114 @@
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sr_deploy.bench.choices import parse_contender
+from sr_deploy.bundle import parse_shape
+from sr_deploy.errors import RecipeError
+
+pytestmark = pytest.mark.xdist_group("bench")  # one process measures for all
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+
+
+@pytest.fixture
+def run_all(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    location = importlib.util.spec_from_file_location("run_all", BENCHMARKS / "run_all.py")
+    module = importlib.util.module_from_spec(location)
+    monkeypatch.setitem(sys.modules, "run_all", module)  # where pydantic looks for what fields are annotated with
+    location.loader.exec_module(module)
+    yield module
+    for name in ("bench_pages", "pages"):
+        sys.modules.pop(name)
+
+
+def options_of(script, monkeypatch):
+    """What a script's parser knows, without running it."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    known = set()
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", lambda _, *names, **__: known.update(names))
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda *_: sys.exit())
+    location = importlib.util.spec_from_file_location("__main__", BENCHMARKS / script)
+    with pytest.raises(SystemExit):
+        location.loader.exec_module(importlib.util.module_from_spec(location))
+    return known
+
+
+def test_each_scenario_can_run(run_all, monkeypatch):
+    scenarios = run_all.read_scenarios()
+    assert set(scenarios) == {
+        "photo", "photo-12mp", "thumbnails", "video-720p", "video-1080p", "training-step", "degradation",
+    }  # fmt: skip
+    for scenario in scenarios.values():
+        if scenario.bench is not None:
+            assert [str(parse_shape(one)) for one in scenario.bench.shapes] == list(scenario.bench.shapes)
+            assert [str(parse_contender(one)) for one in scenario.bench.backends] == list(scenario.bench.backends)
+        else:
+            script, *words = scenario.script.words
+            options = {word for word in words if word.startswith("--")}
+            assert options | {"--out"} <= options_of(script, monkeypatch), script
+
+
+def test_commands_are_what_a_user_would_type(run_all):
+    scenarios = run_all.read_scenarios()
+    command = run_all.make_command(scenarios["thumbnails"], "demo", Path("out"))
+    assert command[1:8] == ["-m", "sr_deploy", "bench", "demo", "--json", "--seconds", "3"]
+    assert command[8:12] == ["--shape", "1x96x96", "--shape", "4x96x96"]
+    assert command[-2:] == ["--backend", "openvino:int8"]
+    command = run_all.make_command(scenarios["photo-12mp"], "small-x2", Path("out"))
+    assert command[1:4] == [str(BENCHMARKS / "upscale_folder.py"), "--model", "small-x2"]
+    assert command[-2:] == ["--out", "out"]
+
+
+def test_only_what_is_asked_for_and_known(run_all):
+    scenarios = run_all.read_scenarios()
+    assert list(run_all.choose(scenarios, ["photo", "degradation"])) == ["degradation", "photo"]
+    assert run_all.choose(scenarios, []) == scenarios
+    with pytest.raises(SystemExit, match="no scenario named picture; known: degradation, photo"):
+        run_all.choose(scenarios, ["picture"])
+
+
+def test_a_scenario_is_of_one_kind(run_all, tmp_path):
+    (tmp_path / "both.toml").write_text('description = "x"\nminutes = 1\n')
+    with pytest.raises(RecipeError, match=r"a scenario has either \[bench\] or \[script\]"):
+        run_all.read_scenarios(tmp_path)
+
+
+def test_pages_are_rewritten_from_the_results(run_all, report, tmp_path):
+    pages = sys.modules["bench_pages"]
+    results, shape = tmp_path / "results", pages.README_SHAPE
+    results.mkdir()
+    (tmp_path / "docs").mkdir()
+    measured = report.model_copy(
+        update={
+            "runs": tuple(run.model_copy(update={"shape": shape}) for run in report.runs),
+            "results": tuple(one.model_copy(update={"shape": shape}) for one in report.results),
+        }
+    )
+    (results / "photo.json").write_text(measured.model_dump_json())
+    (tmp_path / "README.md").write_text("# a\n<!-- table -->\nstale\n<!-- end of table -->\nend\n")
+    page = tmp_path / "docs" / "benchmarking.md"
+    page.write_text("# b\n<!-- results -->\nstale\n<!-- end of results -->\nend\n")
+    pages.update_pages({"photo": "A photograph", "video-720p": "A frame"}, tmp_path, results)
+    readme, text = (tmp_path / "README.md").read_text(), page.read_text()
+    for written in (readme, text):
+        assert "stale" not in written
+        assert written.endswith("-->\nend\n")
+        assert "; `sr-deploy bench`" in written
+        assert measured.machine.cpu in written
+    assert [line.split(" | ")[0] for line in readme.splitlines() if line.startswith("| ")][1:] == [
+        f"| {one.contender.split(':')[0]}" for one in measured.results
+    ]
+    assert "| fp32+nchw |" in readme
+    assert "### photo\n\nA photograph. [All figures](../benchmarks/results/photo.md).\n\nInput 1x512x512:" in text
+    assert "video-720p" not in text  # it was not measured
+    schema = json.loads((tmp_path / "docs" / "bench-report.schema.json").read_text())
+    assert schema["title"] == "BenchReport"
+    (tmp_path / "README.md").write_text("# no place\n")
+    with pytest.raises(SystemExit, match=r"README\.md has no place for the table 'table'"):
+        pages.update_pages({"photo": "A photograph"}, tmp_path, results)

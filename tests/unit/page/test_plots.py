@@ -1,0 +1,44 @@
+import math
+import re
+
+import pytest
+
+from sr_deploy.page.plots import Point, Series, draw_lines, find_ticks
+
+
+def test_points_lie_where_the_logarithm_puts_them():
+    points = [Point(x, y, 0, f"at {x}") for x, y in ((1, 10), (10, 100), (100, 1000))]
+    drawn = draw_lines("a & b", [Series("line", points)], "x", "y <ms>")
+    places = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    (left, bottom), (middle, half), (right, top) = places
+    assert middle - left == pytest.approx(right - middle, abs=0.2)  # equal factors, equal distances
+    assert bottom - half == pytest.approx(half - top, abs=0.2)
+    room = math.log(100 * 1.25**2)  # 1.25 on both sides
+    assert right - left == pytest.approx(520 * math.log(100) / room, abs=0.2)
+    assert 'aria-label="a &amp; b"' in drawn
+    assert "y &lt;ms&gt;" in drawn
+    assert re.findall(r"<title>([^<]*)", drawn) == ["at 1", "at 10", "at 100"]
+
+
+def test_spreads_are_drawn_inside_the_axes():
+    drawn = draw_lines("t", [Series("s", [Point(1, 10, 5, ""), Point(2, 10, 12, "")])], "x", "y")
+    (_, first_top), (second_bottom, second_top) = (
+        (float(low), float(high)) for low, high in re.findall(r'd="M[\d.]+ ([\d.]+)V([\d.]+)" stroke="#', drawn)
+    )
+    # The axis reaches from 5 / 1.25 to 22 * 1.25, over 300 pixels that end at 312.
+    reach = math.log(22 * 1.25**2 / 5)
+    assert second_top == pytest.approx(12 + 300 * math.log(1.25) / reach, abs=0.1)
+    assert first_top == pytest.approx(312 - 300 * math.log(15 * 1.25 / 5) / reach, abs=0.1)
+    assert second_bottom == 312  # -2 has no place on a logarithmic axis
+
+
+def test_ticks_are_one_two_and_five():
+    assert find_ticks(0.9, 60) == pytest.approx([1, 2, 5, 10, 20, 50])
+    assert find_ticks(0.04, 0.3) == pytest.approx([0.05, 0.1, 0.2])
+
+
+def test_more_series_than_colours_are_told_apart_by_dashes():
+    drawn = draw_lines("t", [Series(str(n), [Point(1, 1 + n, 0, "")]) for n in range(11)], "x", "y")
+    strokes = re.findall(r'fill="none" stroke="(#\w+)" stroke-width="2" stroke-dasharray="([^"]*)"', drawn)
+    assert len(set(strokes)) == 11
+    assert strokes[0][0] == strokes[10][0]
