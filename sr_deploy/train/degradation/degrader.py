@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 _NOISE_STREAM = 12
 _LAST_NOISE_STREAM = 15
-_CACHED_PIXELS = 500_000  # of all channels: one canvas of 400 x 400
+_CACHED_PIXELS = 3_000_000  # of all channels: six canvases of 400 x 400; fewer at a time leave threads waiting
 _MOST_SAMPLES = 6  # of a slice, however small the images: there are other cores
 
 
