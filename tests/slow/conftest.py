@@ -1,10 +1,14 @@
-"""A headless Chromium for the tests of pages."""
+"""A headless Chromium for the tests of pages, and a folder of pictures for jobs."""
 
 from __future__ import annotations
 
+import random
 import shutil
 
+import numpy as np
 import pytest
+
+from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -43,3 +47,20 @@ def opened_alone(browser):
         return browser
 
     return open_page
+
+
+@pytest.fixture(scope="session")
+def write_pictures():
+    """Fills three subfolders with pieces of photographs, in four formats."""
+
+    def write(folder, count, height, width):
+        photographs = [read_image(path) for path in bundled_photographs().values()]
+        chance = random.Random(1)
+        for number in range(count):
+            image = photographs[number % len(photographs)]
+            top, left = chance.randrange(image.shape[0] - height), chance.randrange(image.shape[1] - width)
+            piece = np.ascontiguousarray(image[top : top + height, left : left + width])
+            suffix = (".png", ".jpg", ".webp", ".tif")[number % 4]
+            write_image(folder / f"{number % 3}" / f"{number:02}{suffix}", piece)
+
+    return write

@@ -2,23 +2,16 @@
 
 import json
 import os
-import random
 import signal
 import sys
 import threading
 from dataclasses import replace
 from pathlib import Path, PosixPath
 
-import numpy as np
 import pytest
-import torch
 
-from sr_deploy.arch.registry import build_network
-from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.cli import main
 from sr_deploy.errors import InputError
-from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.measure.machine import usable_cores
 from sr_deploy.upscale import fleet as fleets
 from sr_deploy.upscale.fleet import open_fleet, upscale_folder_on_fleet
@@ -30,28 +23,15 @@ from sr_deploy.upscale.worker import Order
 pytestmark = pytest.mark.slow
 
 PICTURES = 24
-SPEC = ArchSpec(architecture="compact", scale=2, features=24, blocks=4)
-SUFFIXES = (".png", ".jpg", ".webp", ".tif")
 TILE = 64
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def prepared(tmp_path_factory, write_gentle_network, write_pictures):
     """A network near bicubic, so that no guard objects, and a folder of pictures and one broken file."""
     folder = tmp_path_factory.mktemp("job")
-    torch.manual_seed(0)
-    network = build_network(SPEC)
-    with torch.no_grad():
-        for weights in network.parameters():
-            weights.mul_(0.5)
-    save_generator(folder / "net.safetensors", network.state_dict(), SPEC)
-    photographs = [read_image(path) for path in bundled_photographs().values()]
-    chance = random.Random(1)
-    for number in range(PICTURES):
-        image = photographs[number % len(photographs)]
-        top, left = chance.randrange(image.shape[0] - 250), chance.randrange(image.shape[1] - 300)
-        piece = np.ascontiguousarray(image[top : top + 250, left : left + 300])
-        write_image(folder / "in" / f"{number % 3}" / f"{number:02}{SUFFIXES[number % 4]}", piece)
+    write_gentle_network(folder / "net.safetensors")
+    write_pictures(folder / "in", PICTURES, 250, 300)
     (folder / "in" / "1" / "broken.png").write_bytes(b"no picture")
     return folder
 

@@ -9,13 +9,9 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
-from sr_deploy.arch.registry import build_network
-from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.errors import OutOfMemoryError
-from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
+from sr_deploy.imaging.codec import read_image
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.folder import upscale_folder
@@ -24,29 +20,16 @@ from sr_deploy.upscale.job import RECORD_NAME
 
 KILLS = 10
 PICTURES = 60
-SPEC = ArchSpec(architecture="compact", scale=2, features=24, blocks=4)
-SUFFIXES = (".png", ".jpg", ".webp", ".tif")
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def prepared(tmp_path_factory, write_gentle_network, write_pictures):
     """A network near bicubic, so that no guard objects, and a folder of pictures."""
     folder = tmp_path_factory.mktemp("job")
-    torch.manual_seed(0)
-    network = build_network(SPEC)
-    with torch.no_grad():
-        for weights in network.parameters():
-            weights.mul_(0.5)
-    save_generator(folder / "net.safetensors", network.state_dict(), SPEC)
-    photographs = [read_image(path) for path in bundled_photographs().values()]
-    chance = random.Random(1)
-    for number in range(PICTURES):
-        image = photographs[number % len(photographs)]
-        top, left = chance.randrange(image.shape[0] - 130), chance.randrange(image.shape[1] - 170)
-        piece = np.ascontiguousarray(image[top : top + 130, left : left + 170])
-        write_image(folder / "in" / f"{number % 3}" / f"{number}{SUFFIXES[number % 4]}", piece)
+    write_gentle_network(folder / "net.safetensors")
+    write_pictures(folder / "in", PICTURES, 130, 170)
     return folder
 
 

@@ -11,30 +11,20 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-import torch
 
-from sr_deploy.arch.registry import build_network
-from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.upscale.video.record import find_work_folder
 
 KILLS = 10
 FRAMES = 240
-SPEC = ArchSpec(architecture="compact", scale=2, features=24, blocks=4)
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def prepared(tmp_path_factory, write_gentle_network):
     """A network near bicubic, so that no guard objects, and ten seconds of moving waves with a tone."""
     folder = tmp_path_factory.mktemp("video")
-    torch.manual_seed(0)
-    network = build_network(SPEC)
-    with torch.no_grad():
-        for weights in network.parameters():
-            weights.mul_(0.5)
-    save_generator(folder / "net.safetensors", network.state_dict(), SPEC)
+    write_gentle_network(folder / "net.safetensors")
     y, x = np.mgrid[:90, :160]
     with av.open(str(folder / "in.mp4"), "w") as container:
         video = container.add_stream("libx264", rate=24, options={"crf": "18"})

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,27 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from sr_deploy.arch.registry import build_network
-from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.cli import main
 from sr_deploy.imaging.convert import to_image, to_nchw
 from sr_deploy.model import open_model
 
-SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=2)
 WORDS = ("--model", "net.safetensors", "--backend", "torch")
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory, write_gentle_network: Callable[[Path, int, int], Path]) -> Path:
     """A network near bicubic, so that no guard objects, and a clip of eight frames without loss."""
     folder = tmp_path_factory.mktemp("video")
-    torch.manual_seed(0)
-    network = build_network(SPEC)
-    with torch.no_grad():
-        for weights in network.parameters():
-            weights.mul_(0.5)
-    save_generator(folder / "net.safetensors", network.state_dict(), SPEC)
+    write_gentle_network(folder / "net.safetensors", 8, 2)
     y, x = np.mgrid[:40, :64]
     with av.open(str(folder / "in.mkv"), "w") as container:
         stream = container.add_stream("ffv1", rate=Fraction(5))
