@@ -80,6 +80,14 @@ def test_cells_average_everything_once(length: int, cells: int, scale: int) -> N
     assert np.array_equal(weights[:, ::scale] > 0, cell_weights(length, 1) > 0)  # the same places at every scale
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 40), (48, 33), (67, 100)])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_means_are_those_of_the_cells(height: int, width: int, scale: int) -> None:
+    image_NCHW = np.random.default_rng(0).random((1, 3, height * scale, width * scale), np.float32)
+    rows, columns = cell_weights(height * scale, scale), cell_weights(width * scale, scale)
+    assert measure_statistics(image_NCHW, scale).means == pytest.approx(rows @ image_NCHW[0] @ columns.T, abs=1e-6)
+
+
 def hard_pictures() -> dict[str, NDArray[np.uint8]]:
     rng = np.random.default_rng(0)
     size = (96, 96, 3)
