@@ -13,6 +13,7 @@ from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice, parse_backend
 from sr_deploy.bench.report import LeftOut
 from sr_deploy.deps import is_installed
 from sr_deploy.errors import BackendError, InputError
+from sr_deploy.measure.machine import has_multiplier
 from sr_deploy.model import Model
 from sr_deploy.runners import why_not_runnable
 from sr_deploy.runners.choose import all_choices
@@ -124,6 +125,8 @@ def _all_contenders() -> list[ContenderChoice]:
 def _why_left_out(choice: ContenderChoice) -> str | None:
     if choice.backend == BackendChoice("torch", "fp16") and not visible_gpus():
         return f"half precision on a CPU shows its error, not its speed; to time it all the same: --backend {choice}"
+    if choice == ContenderChoice(BackendChoice("torch", "bf16")) and not (visible_gpus() or has_multiplier("bf16")):
+        return f"this CPU has no bf16 instructions: its pace says nothing; to time it all the same: --backend {choice}"
     if choice.backend == BackendChoice("onnxruntime", "bf16"):
         return f"it rounds FP32 results: that shows its error, not its speed; to time it still: --backend {choice}"
     if choice.variant == "compile":

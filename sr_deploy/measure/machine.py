@@ -11,6 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from sr_deploy.backends import Precision
+
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
 _GPU_QUERY_SECONDS = 10
@@ -19,6 +21,12 @@ _TELLING_FEATURES = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8"),
     *("asimddp", "fphp", "i8mm", "bf16", "sve", "sve2"),
 )
+# What PyTorch needs to multiply matrices in a precision; without it, it goes number by number.
+_MULTIPLIERS: dict[Precision, frozenset[str]] = {
+    "fp16": frozenset({"avx512_fp16", "amx_fp16", "fphp"}),
+    "bf16": frozenset({"avx512bw", "amx_bf16", "bf16"}),
+    "int8": frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}),
+}
 _DISTRIBUTIONS = (
     *("sr-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "polygraphy"),
     *("tensorrt-rtx-cu13", "tensorrt-cu13", "numpy", "pyvips", "av"),
@@ -72,6 +80,14 @@ def cpu_features() -> frozenset[str]:
     """Instruction sets of the processor, as the kernel spells them; empty where the system does not tell."""
     cpuinfo = _read_colon_file(_CPUINFO)
     return frozenset((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())
+
+
+def has_multiplier(precision: Precision) -> bool:
+    """Whether PyTorch multiplies matrices of that precision with the CPU's own instructions, as far as is told.
+
+    Where not, its pace in that precision stands for nothing.
+    """
+    return precision not in _MULTIPLIERS or not _MULTIPLIERS[precision].isdisjoint(cpu_features())
 
 
 def usable_cores() -> int:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sr_deploy.backends import PRECISIONS, Precision
 from sr_deploy.errors import BackendError
-from sr_deploy.measure.machine import cpu_features
+from sr_deploy.measure.machine import has_multiplier
 from sr_deploy.measure.timer import time_call
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ _GPU_SIDES = (4096, 8192)
 _SECONDS_EACH = 0.3
 _CPU_COPY_BYTES = 256 * 2**20  # beyond the caches of most processors
 _GPU_COPY_BYTES = 2**30
-# Without these torch computes FP16 on a CPU number by number: its pace would stand for nothing.
-_FP16_FEATURES = frozenset({"avx512_fp16", "fphp", "amx_fp16"})
 
 
 class Peaks(BaseModel):
@@ -86,8 +84,8 @@ def measure_peaks_apart(device: str, threads: int) -> Peaks:
 
 
 def _fastest_product(device: torch.device, precision: Precision, wait: Callable[[], None]) -> float | None:
-    """Operations a second; None where torch has no such product."""
-    if precision == "fp16" and device.type == "cpu" and _FP16_FEATURES.isdisjoint(cpu_features()):
+    """Operations a second; None where torch has no such product, or no instructions for it."""
+    if device.type == "cpu" and not has_multiplier(precision):
         return None
     rates = []
     for side in _CPU_SIDES if device.type == "cpu" else _GPU_SIDES:

@@ -27,7 +27,7 @@ def test_left_to_itself_it_takes_all_that_runs_and_loads_quickly(bundle):
     running, left_out = choose_contenders(open_model(bundle.path), None)
     names = [str(choice) for choice in running]
     assert names[0] == "torch:fp32+nchw"
-    assert {"torch:fp32", "torch:bf16", "onnxruntime:fp32", "onnxruntime:fp16", "openvino:fp32"} <= set(names)
+    assert {"torch:fp32", "onnxruntime:fp32", "onnxruntime:fp16", "openvino:fp32"} <= set(names)
     missing = {one.contender: one.reason for one in left_out}
     assert "--backend torch:fp16" in missing["torch:fp16"]
     assert "--backend torch:bf16+compile" in missing["torch:bf16+compile"]
@@ -37,6 +37,18 @@ def test_left_to_itself_it_takes_all_that_runs_and_loads_quickly(bundle):
         open_model(bundle.path), [parse_contender("torch:fp16"), parse_contender("torch+nchw")]
     )
     assert [str(choice) for choice in asked] == ["torch:fp32+nchw", "torch:fp16"]
+
+
+@without_gpu
+@pytest.mark.parametrize("able", [True, False])
+def test_bf16_on_a_cpu_without_it_is_timed_when_asked_for(bundle, monkeypatch, able):
+    monkeypatch.setattr(choices, "has_multiplier", lambda precision: able)
+    model, bf16 = open_model(bundle.path), parse_contender("torch:bf16")
+    running, left_out = choose_contenders(model, None)
+    reasons = [one.reason for one in left_out if one.contender == "torch:bf16"]
+    assert (bf16 in running, len(reasons)) == (able, 0 if able else 1)
+    assert able or "no bf16 instructions" in reasons[0]
+    assert bf16 in choose_contenders(model, [bf16])[0]
 
 
 def test_without_a_baseline_there_is_no_table(bundle, monkeypatch):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from sr_deploy.backends import PRECISIONS, Precision
 from sr_deploy.measure import machine
-from sr_deploy.measure.machine import Machine, describe_machine, tool_versions, usable_cores
+from sr_deploy.measure.machine import Machine, describe_machine, has_multiplier, tool_versions, usable_cores
 
 _CPUINFO = """processor\t: 0
 model name\t: Example CPU 9000
@@ -83,3 +84,22 @@ def test_versions_without_imports() -> None:
     assert versions["torch"] == importlib.metadata.version("torch")
     assert versions["numpy"] == importlib.metadata.version("numpy")
     assert next(iter(versions)) == "sr-deploy"
+
+
+@pytest.mark.parametrize(
+    ("flags", "able"),
+    [
+        ("avx2 fma", {"fp32"}),
+        ("avx2 avx512f avx512bw", {"fp32", "bf16"}),  # oneDNN makes bf16 of it
+        ("avx2 avx_vnni", {"fp32", "int8"}),
+        ("avx512f avx512bw avx512_vnni avx512_bf16", {"fp32", "bf16", "int8"}),
+        ("fphp asimddp bf16 i8mm", {"fp32", "fp16", "bf16", "int8"}),
+        ("", {"fp32"}),
+    ],
+)
+def test_which_products_have_instructions(
+    flags: str, able: set[Precision], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n")
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
+    assert {precision for precision in PRECISIONS if has_multiplier(precision)} == able
