@@ -4,6 +4,7 @@
     python benchmarks/run_all.py MODEL --only photo      # one; repeatable
     python benchmarks/run_all.py --list                  # names, what they do and how long they take
     python benchmarks/run_all.py --pages                 # measure nothing: write the pages again from the results
+    python benchmarks/run_all.py --agree DIR             # what came of a second run into DIR beside the results
 
 MODEL is a bundle, as `sr-deploy export CHECKPOINT --fp16 --int8` makes it. A scenario is a TOML file: either a
 `[bench]` table with the arguments of `sr-deploy bench`, or a `[script]` table with the words that start another script
@@ -19,9 +20,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agreement import write_agreement
 from bench_pages import RESULTS, update_pages
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from sr_deploy.bench.choices import is_quick, parse_contender
 from sr_deploy.bench.documents import make_markdown
 from sr_deploy.bench.report import BenchReport
 from sr_deploy.config import load_config
@@ -41,7 +44,8 @@ class BenchArguments(_Section):
     shapes: tuple[str, ...]
     """Inputs, each `NxHxW`."""
     backends: tuple[str, ...]
-    """Contenders beside the baseline; what does not run on a machine is named in the results."""
+    """Contenders beside the baseline; what does not run on a machine is named in the results. PyTorch in BF16 is left
+    out where it has no instructions for it and takes a minute for a frame."""
     seconds: float
     """For the rounds of each contender and shape."""
 
@@ -89,7 +93,8 @@ def make_command(scenario: Scenario, model: str, out: Path) -> list[str]:
         return [sys.executable, str(FOLDER / name), *given, "--out", str(out)]
     assert scenario.bench is not None  # one of the two, as validated
     command = [sys.executable, "-m", "sr_deploy", "bench", model, "--json", "--seconds", f"{scenario.bench.seconds:g}"]
-    for option, values in (("--shape", scenario.bench.shapes), ("--backend", scenario.bench.backends)):
+    backends = [one for one in scenario.bench.backends if is_quick(parse_contender(one))]
+    for option, values in (("--shape", scenario.bench.shapes), ("--backend", backends)):
         command += [word for value in values for word in (option, value)]
     return command
 
@@ -125,11 +130,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--list", action="store_true", help="say what there is")
     parser.add_argument("--pages", action="store_true", help="write the pages again; measure nothing")
+    parser.add_argument("--agree", type=Path, metavar="DIR", help="compare with a second run; measure nothing")
     options = parser.parse_args()
     scenarios = choose(read_scenarios(), options.only)
     if options.list:
         for name, scenario in scenarios.items():
             print(f"{name:16} {scenario.minutes:4g} min  {scenario.description}")
+        return
+    if options.agree is not None:
+        write_agreement(RESULTS, options.agree, [name for name, one in scenarios.items() if one.bench is not None])
         return
     out = options.out.resolve()
     if not options.pages:

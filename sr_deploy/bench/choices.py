@@ -84,6 +84,12 @@ def choose_contenders(
     return running, left_out
 
 
+def is_quick(choice: ContenderChoice) -> bool:
+    """Whether its pace says anything: not that of PyTorch in BF16 on a CPU that has no such instructions."""
+    on_torch_in_bf16 = choice.backend == BackendChoice("torch", "bf16")
+    return not on_torch_in_bf16 or bool(visible_gpus()) or has_multiplier("bf16")
+
+
 def find_baseline(model: Model) -> ContenderChoice:
     """PyTorch in fp32, or ONNX Runtime with the graph there is."""
     if model.has_weights or not model.precisions:
@@ -125,7 +131,7 @@ def _all_contenders() -> list[ContenderChoice]:
 def _why_left_out(choice: ContenderChoice) -> str | None:
     if choice.backend == BackendChoice("torch", "fp16") and not visible_gpus():
         return f"half precision on a CPU shows its error, not its speed; to time it all the same: --backend {choice}"
-    if choice == ContenderChoice(BackendChoice("torch", "bf16")) and not (visible_gpus() or has_multiplier("bf16")):
+    if choice.variant is None and not is_quick(choice):
         return f"this CPU has no bf16 instructions: its pace says nothing; to time it all the same: --backend {choice}"
     if choice.backend == BackendChoice("onnxruntime", "bf16"):
         return f"it rounds FP32 results: that shows its error, not its speed; to time it still: --backend {choice}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sr_deploy.bench import choices
 from sr_deploy.bench.choices import parse_contender
 from sr_deploy.bundle import parse_shape
 from sr_deploy.errors import RecipeError
@@ -23,7 +24,7 @@ def run_all(monkeypatch):
     monkeypatch.setitem(sys.modules, "run_all", module)  # where pydantic looks for what fields are annotated with
     location.loader.exec_module(module)
     yield module
-    for name in ("bench_pages", "pages"):
+    for name in ("agreement", "bench_pages", "pages"):
         sys.modules.pop(name)
 
 
@@ -63,6 +64,42 @@ def test_commands_are_what_a_user_would_type(run_all):
     command = run_all.make_command(scenarios["photo-12mp"], "small-x2", Path("out"))
     assert command[1:4] == [str(BENCHMARKS / "upscale_folder.py"), "--model", "small-x2"]
     assert command[-2:] == ["--out", "out"]
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_torch_in_bf16_takes_part_where_it_has_instructions(run_all, monkeypatch, able):
+    monkeypatch.setattr(choices, "has_multiplier", lambda precision: able)
+    command = run_all.make_command(run_all.read_scenarios()["photo"], "demo", Path("out"))
+    fast = able or bool(choices.visible_gpus())
+    assert ("torch:bf16" in command, "torch:bf16+compile" in command) == (fast, fast)
+    assert {"torch:fp32", "torch:fp32+compile", "openvino:bf16"} <= set(command)
+
+
+def test_two_runs_agree_or_say_where_not(run_all, with_results, tmp_path, monkeypatch):
+    def report_of(torch_ms, graph_ms):
+        return with_results(
+            torch_fp32_nchw={"median_ms": torch_ms, "spread_ms": 1.0},
+            onnxruntime_fp32={"median_ms": graph_ms, "spread_ms": 1.0},
+            onnxruntime_fp32_fixed={"median_ms": graph_ms + 1, "spread_ms": 1.0},
+        )
+
+    agreement = sys.modules["agreement"]
+    kept = agreement.find_agreement("photo", report_of(20, 30), report_of(22, 30))
+    assert (kept.medians, kept.pairs, kept.apart, kept.flips) == (3, 3, 2, ())
+    assert (kept.median_change_percent, kept.greatest_change_percent) == (0, pytest.approx(10))
+
+    (tmp_path / "again").mkdir()
+    (tmp_path / "photo.json").write_text(report_of(20, 30).model_dump_json())
+    (tmp_path / "again" / "photo.json").write_text(report_of(40, 30).model_dump_json())
+    page = tmp_path / "benchmarking.md"
+    page.write_text("<!-- agreement -->\nstale\n<!-- end of agreement -->\n")
+    monkeypatch.setattr(agreement, "PAGE", page)
+    agreement.write_agreement(tmp_path, tmp_path / "again", ["photo", "thumbnails"])
+    text = page.read_text()
+    assert "| photo | 3 | 3 | 2 | 2 | 0.0 % (100.0 %) |" in text
+    assert "- photo, 2x24x16: torch:fp32+nchw was faster than onnxruntime:fp32, and is slower now" in text
+    assert "stale" not in text
+    assert len(json.loads((tmp_path / "agreement.json").read_text())["scenarios"]) == 1
 
 
 def test_only_what_is_asked_for_and_known(run_all):
