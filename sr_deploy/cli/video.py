@@ -27,9 +27,13 @@ _VIDEO_SUFFIXES = {
 }
 """Of files that are taken for videos; what is in them decides on the rest."""
 
+CodecWord = Literal["h264", "h265", "av1", "vp9", "ffv1", "prores", "h264_nvenc", "hevc_nvenc", "av1_nvenc"]
 CodecOption = Annotated[
-    Literal["h264", "h265", "av1", "vp9", "ffv1", "prores"] | None,
-    typer.Option(help="Of a video. Left out: h264 for 8 bit, h265 for more; av1 in .webm."),
+    CodecWord | None,
+    typer.Option(
+        help="Of a video; those with nvenc encode on an NVIDIA GPU. Left out: h264 for 8 bit, h265 for more; av1 in "
+        ".webm."
+    ),
 ]
 CrfOption = Annotated[
     int | None,
@@ -37,7 +41,7 @@ CrfOption = Annotated[
         "--crf",
         min=0,
         help="Constant rate factor of a video, 0 the best and largest. Left out: 17 for h264, 18 for h265, 24 for av1 "
-        "and vp9.",
+        "and vp9, 19 for h264_nvenc and hevc_nvenc, 24 for av1_nvenc.",
     ),
 ]
 PixelFormatOption = Annotated[
@@ -64,7 +68,7 @@ class VideoOptions:
     """What was asked for, as it was written."""
 
     scale: float | None
-    codec: Literal["h264", "h265", "av1", "vp9", "ffv1", "prores"] | None
+    codec: CodecWord | None
     crf: int | None
     pixel_format: str | None
     encoder_options: Sequence[str]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sr_deploy.errors import VideoError
 from sr_deploy.upscale.video.encoders import EncoderPlan
-from sr_deploy.upscale.video.mux import Copied
+from sr_deploy.upscale.video.mux import QUICKTIME, QUICKTIME_UNITS, Copied
+from sr_deploy.upscale.video.pixel_formats import decode_alike
 from sr_deploy.upscale.video.source import StreamSpan, VideoInfo, read_video_info
 
 
@@ -45,11 +46,15 @@ def check_result(info: VideoInfo, plan: EncoderPlan, copied: Copied, times: Sequ
         raise VideoError(f"the result has {len(others)} streams besides its video, not {len(copied.streams)}")
     for index, span in zip(copied.streams, others, strict=True):
         if span.kind == "audio":
-            _check_sound(info.streams[index], span, origin, result_origin)
+            _check_sound(
+                info.streams[index], span, result_origin - origin, _find_sound_unit(info.streams[index], span, path)
+            )
 
 
 def _require_frames(info: VideoInfo, plan: EncoderPlan, result: VideoInfo) -> None:
-    pixel_format = result.kind.pixel_format.replace("yuvj", "yuv")  # FFmpeg's older name for full range
+    pixel_format = result.kind.pixel_format
+    if decode_alike(pixel_format, plan.kind.pixel_format):
+        pixel_format = plan.kind.pixel_format
     seen = (result.kind.width, result.kind.height, pixel_format, result.aspect, result.display_matrix)
     planned = (plan.kind.width, plan.kind.height, plan.kind.pixel_format, plan.aspect, info.display_matrix)
     if seen != planned:
@@ -58,17 +63,22 @@ def _require_frames(info: VideoInfo, plan: EncoderPlan, result: VideoInfo) -> No
         raise VideoError(f"the result's colours are {result.kind.colours}, not {plan.kind.colours}")
 
 
-def _check_sound(source: StreamSpan, span: StreamSpan, origin: Fraction, result_origin: Fraction) -> None:
+def _find_sound_unit(source: StreamSpan, span: StreamSpan, path: Path) -> Fraction:
+    """How far sound may be from where it was, beside the video: both are rounded."""
+    shared = Fraction(1, QUICKTIME_UNITS) if path.suffix.lower() in QUICKTIME else 0
+    return 2 * (max(span.time_base, source.time_base) + shared)
+
+
+def _check_sound(source: StreamSpan, span: StreamSpan, shift: Fraction, unit: Fraction) -> None:
     """Its first and last packets; how long the last one is, Matroska does not say."""
     if span.packets != source.packets:
         raise VideoError(f"the result has {span.packets} packets of sound in stream {span.index}, not {source.packets}")
-    unit = 2 * max(span.time_base, source.time_base)
     for what, found, expected in (
         ("the first packet of sound is", span.start, source.start),
         ("the last packet of sound is", span.last, source.last),
     ):
         if found is not None and expected is not None:
-            _require_close(what, (found - result_origin) - (expected - origin), unit)
+            _require_close(what, (found - expected) - shift, unit)
 
 
 def _require_close(what: str, apart: Fraction, unit: Fraction) -> None:

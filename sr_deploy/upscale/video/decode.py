@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sr_deploy.deps import require
 from sr_deploy.errors import VideoError
+from sr_deploy.upscale.video.entries import Entry
 from sr_deploy.upscale.video.source import VideoInfo, find_video_stream, open_video
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import Packet, VideoFrame
 
 
 @dataclass
@@ -48,20 +50,25 @@ class FrameReader:
         self.losses = Losses()
         """Complete once all frames were read."""
 
-    def frames(self) -> Iterator[VideoFrame]:
+    def frames(self, entry: Entry | None = None) -> Iterator[VideoFrame]:
         """PyAV's frames, each with a time later than the one before.
+
+        Args:
+            entry: of `VideoInfo.entries`, to begin there; nothing is given where it is not found. None: at the first.
 
         Raises:
             VideoError: frames without times, times that go back, or another frame size midway.
         """
         seen: set[int] = set()
         latest: int | None = None
-        for frame in self._decode():
+        for frame in self._decode(entry):
             if frame.pts is None:
                 raise VideoError(
                     f"{self._info.path} has frames without times; give them some, as in: ffmpeg -fflags +genpts -i IN "
                     "-c copy OUT"
                 )
+            if entry is not None and frame.pts < entry.time:
+                continue
             time = float(frame.pts * self._info.time_base)
             if latest is not None and frame.pts <= latest:
                 raise VideoError(
@@ -85,12 +92,18 @@ class FrameReader:
                 "-i IN -vf scale=WIDTH:HEIGHT,format=yuv420p OUT"
             )
 
-    def _decode(self) -> Iterator[VideoFrame]:
+    def _decode(self, entry: Entry | None) -> Iterator[VideoFrame]:
         av = require("av", "upscaling videos")
         with open_video(self._info.path) as container:
             stream = find_video_stream(container, self._info.path)
             stream.thread_type = "AUTO"
-            packets = container.demux(stream)
+            packets: Iterator[Packet] = container.demux(stream)
+            if entry is not None:
+                try:
+                    container.seek(entry.seek_time, stream=stream)
+                except av.FFmpegError:
+                    return
+                packets = itertools.dropwhile(lambda packet: packet.pts != entry.time, packets)
             while True:
                 try:
                     packet = next(packets, None)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from sr_deploy.deps import require
 from sr_deploy.errors import InputError, VideoError
+from sr_deploy.upscale.video.codecs import CODECS, Codec, CodecName
 from sr_deploy.upscale.video.colours import RGB, Colours, MasteringLight, guess_matrix
 from sr_deploy.upscale.video.kind import FrameKind
 from sr_deploy.upscale.video.pixel_formats import choose_format, count_bits, share_chroma_alike
@@ -21,61 +23,8 @@ if TYPE_CHECKING:
     from av import CodecContext, VideoFormat
 
 
-CodecName = Literal["h264", "h265", "av1", "vp9", "ffv1", "prores"]
 VIDEO_SUFFIXES = (".mkv", ".mp4", ".m4v", ".mov", ".webm")
 """Files that results are written into."""
-
-
-@dataclass(frozen=True)
-class LightOption:
-    """How an encoder is told static HDR metadata."""
-
-    option: str
-    """Of FFmpeg; its value is a list of parts."""
-    display: str
-    """Name of the part for the display."""
-    content: str
-    """Name of the part for the content."""
-    units: tuple[int, int]
-    """Numbers for a chromaticity of 1, and for 1 cd/m2."""
-
-
-@dataclass(frozen=True)
-class Codec:
-    """How a codec is encoded here."""
-
-    encoder: str
-    """FFmpeg's name of the encoder."""
-    crf: int | None
-    """Constant rate factor if nothing else is asked for: near what the eye sees no loss in; None: it has none."""
-    most_crf: int = 0
-    """The largest, and worst, one."""
-    options: tuple[tuple[str, str], ...] = ()
-    """That it always gets."""
-    light: LightOption | None = None
-    """How it is told static HDR metadata; None: it cannot be."""
-    least_width: int = 1
-    """Of frames, in pixels."""
-
-
-_H26X_UNITS = (50_000, 10_000)
-CODECS: dict[CodecName, Codec] = {
-    "h264": Codec("libx264", 17, 51, (), LightOption("x264-params", "mastering-display", "cll", _H26X_UNITS)),
-    "h265": Codec(
-        "libx265",
-        18,
-        51,
-        (("x265-params", "log-level=error"),),
-        LightOption("x265-params", "master-display", "max-cll", _H26X_UNITS),
-        least_width=64,  # x265 4.2 writes beyond its memory at widths such as 40 and 48
-    ),
-    "av1": Codec("libsvtav1", 24, 63, (), LightOption("svtav1-params", "mastering-display", "content-light", (1, 1))),
-    "vp9": Codec("libvpx-vp9", 24, 63, (("b", "0"),)),
-    "ffv1": Codec("ffv1", None),
-    "prores": Codec("prores_ks", None),
-}
-_SAYS_ASPECT: tuple[CodecName, ...] = ("h264", "h265")
-"""Codecs that say themselves which shape pixels have."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +86,17 @@ def plan_encoder(info: VideoInfo, size: tuple[int, int], target: Path, settings:
     name = settings.codec or _default_codec(target, count_bits(source))
     codec = CODECS[name]
     _require_aspect(info, name, target)
+    if codec.encoder not in av.codec.codecs_available:
+        raise InputError(
+            f"this PyAV has no encoder {codec.encoder}; take another --codec, or install PyAV from PyPI, which has all "
+            "that are known here"
+        )
     if width < codec.least_width:
         raise InputError(f"{name} takes frames of {codec.least_width} pixels and more in width, not {width}; take h264")
-    chosen = choose_format(codec.encoder, source, size, settings.pixel_format)
+    chosen = choose_format(codec.encoder, source, size, settings.pixel_format, codec.usual_formats)
     return EncoderPlan(
         codec=name,
-        kind=FrameKind(width, height, chosen.name, _output_colours(info.kind, chosen)),
+        kind=FrameKind(width, height, chosen.name, _output_colours(info.kind, chosen, codec)),
         time_base=info.time_base,
         rate=info.rate,
         aspect=info.aspect,
@@ -175,24 +129,30 @@ def open_encoder(context: CodecContext, plan: EncoderPlan) -> None:
     """Open a configured codec context.
 
     Raises:
-        InputError: it does not take an option.
+        InputError: it does not take an option, or needs a GPU that is not there.
     """
     av = require("av", "upscaling videos")
+    codec = CODECS[plan.codec]
     if plan.codec == "av1":
         os.environ.setdefault("SVT_LOG", "1")  # it writes its settings to stderr otherwise
     try:
         context.open()
     except av.FFmpegError as error:
+        if codec.in_software is not None and error.errno != errno.EINVAL:
+            raise InputError(
+                f"the encoder {codec.encoder} does not start ({error.strerror}): it needs an NVIDIA GPU that encodes "
+                f"{plan.kind.width}x{plan.kind.height} {plan.kind.pixel_format}, and its driver; take --codec "
+                f"{codec.in_software}, which computes on the CPU"
+            ) from error
         raise InputError(
-            f"the encoder {CODECS[plan.codec].encoder} does not open with {dict(plan.options)} for {plan.kind.width}x"
+            f"the encoder {codec.encoder} does not open with {dict(plan.options)} for {plan.kind.width}x"
             f"{plan.kind.height} {plan.kind.pixel_format} ({error.strerror}); look at --encoder-option, or choose "
             "another --codec"
         ) from error
     unknown = sorted(set(context.options) & set(plan.options))
     if unknown:
         raise InputError(
-            f"the encoder {CODECS[plan.codec].encoder} knows no option {', '.join(unknown)}; see ffmpeg -h encoder="
-            f"{CODECS[plan.codec].encoder}"
+            f"the encoder {codec.encoder} knows no option {', '.join(unknown)}; see ffmpeg -h encoder={codec.encoder}"
         )
 
 
@@ -214,7 +174,7 @@ def check_settings(target: Path, settings: VideoSettings) -> None:
 
 def _require_aspect(info: VideoInfo, name: CodecName, target: Path) -> None:
     """PyAV tells Matroska no shape of pixels; a player sees what the codec itself says."""
-    if info.aspect != 1 and target.suffix.lower() in (".mkv", ".webm") and name not in _SAYS_ASPECT:
+    if info.aspect != 1 and target.suffix.lower() in (".mkv", ".webm") and not CODECS[name].says_aspect:
         raise VideoError(
             f"{info.path} has pixels of {info.aspect.numerator}:{info.aspect.denominator}, which {name} in "
             f"{target.suffix} does not say; take .mp4, or make them square first, as in: ffmpeg -i IN -vf "
@@ -233,11 +193,13 @@ def _collect_options(name: CodecName, settings: VideoSettings, light: MasteringL
     if settings.crf is not None and codec.crf is None:
         raise InputError(f"{name} has no constant rate factor; leave --crf out, or take another --codec")
     crf = codec.crf if settings.crf is None else settings.crf
-    if crf is not None and not 0 <= crf <= codec.most_crf:
-        raise InputError(f"the constant rate factor of {name} lies between 0 and {codec.most_crf}, not at {crf}")
+    if crf is not None and not codec.least_crf <= crf <= codec.most_crf:
+        raise InputError(
+            f"the constant rate factor of {name} lies between {codec.least_crf} and {codec.most_crf}, not at {crf}"
+        )
     options = {"chroma_sample_location": "left", **dict(codec.options)}
     if crf is not None:
-        options["crf"] = str(crf)
+        options[codec.crf_option] = str(crf)
     if name == "h264" and _has_avx512():
         _add_part(options, "x264-params", "asm=AVX2")
     if codec.light is not None and light.display:
@@ -266,12 +228,12 @@ def _has_avx512() -> bool:
         return False
 
 
-def _output_colours(source: FrameKind, chosen: VideoFormat) -> Colours:
+def _output_colours(source: FrameKind, chosen: VideoFormat, codec: Codec) -> Colours:
     colours = source.colours
     if chosen.is_rgb:
         return Colours(RGB, True, colours.primaries, colours.transfer)
     if colours.matrix != RGB:
-        return colours
+        return replace(colours, full_range=colours.full_range and codec.says_range)
     return Colours(guess_matrix(source.width, source.height), False, colours.primaries, colours.transfer)
 
 
@@ -283,6 +245,8 @@ def _describe_changes(info: VideoInfo, source: VideoFormat, chosen: VideoFormat,
         notes.append(f"{source.name} becomes {chosen.name}")
     if codec.light is None and info.light != MasteringLight():
         notes.append(f"HDR metadata cannot be told to {codec.encoder} and are lost")
+    if info.kind.colours.full_range and info.kind.colours.matrix != RGB and not codec.says_range:
+        notes.append(f"full range becomes TV range, for {codec.encoder} does not say which")
     if info.interlaced:
         notes.append("the video is interlaced, and networks know whole pictures only; deinterlace it first")
     return notes

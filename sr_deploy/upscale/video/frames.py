@@ -50,17 +50,13 @@ class Settled:
     """All of them."""
 
 
-def read_pixels(frames: Iterator[VideoFrame], to_pixels: ToPixels, clock: Clock, skip: int = 0) -> Iterator[Timed]:
-    """Samples of decoded frames; the first `skip` are passed over."""
-    number = 0
+def read_pixels(frames: Iterator[VideoFrame], to_pixels: ToPixels, clock: Clock) -> Iterator[Timed]:
+    """Samples of decoded frames."""
     while True:
         with clock.working("decode"):
             frame = next(frames, None)
             if frame is None:
                 return
-            number += 1
-            if number <= skip:
-                continue
             timed = Timed(to_pixels(frame), frame.pts)
         yield timed
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sr_deploy.errors import InputError
-from sr_deploy.files import replacing_file
+from sr_deploy.files import replacing_file, require_file
 from sr_deploy.upscale.files import find_target_size, require_writable_place
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.video.check import check_result
+from sr_deploy.upscale.video.continuing import Done, LastFrames, continue_frames
 from sr_deploy.upscale.video.convert import ToPixels
 from sr_deploy.upscale.video.decode import FrameReader
 from sr_deploy.upscale.video.encoders import EncoderPlan, VideoSettings, check_settings, plan_encoder
@@ -138,9 +139,10 @@ def check_video_paths(source: Path, target: Path, settings: VideoSettings) -> No
     """Refuse, before a network is loaded, what cannot end well.
 
     Raises:
-        InputError: settings that no video can meet, or both are the same file.
+        InputError: no such source, settings that no video can meet, or both are the same file.
         OutputError: the target cannot be written.
     """
+    require_file(source, "a video")
     check_settings(target, settings)
     require_writable_place(target)
     if target.exists() and target.samefile(source):
@@ -173,17 +175,21 @@ def _make_segments(
     """Make those that are missing; whether it was stopped."""
     done = store.frames
     make_frame = FrameMaker(store.plan.kind, deep=info.kind.deep)
+    last_frames = LastFrames(reader, done, store.segment_frames, len(info.times))
 
     def write(timed: Timed) -> None:
         with clock.working("encode"):
-            store.add(make_frame(timed), timed.time, duplicate=timed.pixels is None)
+            check = last_frames.take(timed.time)
+            store.add(make_frame(timed), timed.time, duplicate=timed.pixels is None, check=check)
 
     def report(number: int, rate: float, slowest: str) -> None:
         if on_progress is not None:
             on_progress(number, max(len(info.times), number), rate, slowest)
 
-    decoded = read_pixels(reader.frames(), ToPixels(info.kind), clock, skip=done)
-    settled = settle_cut(upscalers, decoded, read_cut(store.folder))
+    to_pixels = ToPixels(info.kind)
+    earlier = Done(store.times, store.segments[-1].check if store.segments else None)
+    decoded = read_pixels(continue_frames(info, reader, to_pixels, earlier), to_pixels, clock)
+    settled = settle_cut(upscalers, last_frames.watch(decoded), read_cut(store.folder))
     if settled.cut is not None:
         write_cut(store.folder, settled.cut)
     stopped = upscale_frames(
@@ -204,9 +210,8 @@ def _make_segments(
 
 def _finish(info: VideoInfo, copied: Copied, store: SegmentStore, target: Path) -> None:
     """Join beside the segments, check, and only then give it its name."""
-    times = sorted(time for segment in store.segments for time in segment.times)
     joined = store.folder / f"joined{target.suffix}"
     join_segments(info, store.plan, store.segments, copied, joined)
-    check_result(info, store.plan, copied, times, joined)
+    check_result(info, store.plan, copied, store.times, joined)
     with replacing_file(target) as path:
         joined.replace(path)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast
 
 from sr_deploy.deps import require
 from sr_deploy.errors import OutputError, VideoError
-from sr_deploy.upscale.video.encoders import CODECS, EncoderPlan, configure_encoder, open_encoder
+from sr_deploy.upscale.video.codecs import CODECS
+from sr_deploy.upscale.video.encoders import EncoderPlan, configure_encoder, open_encoder
 from sr_deploy.upscale.video.segments import Segment
 from sr_deploy.upscale.video.source import StreamSpan, VideoInfo, open_video
 
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 _STALE_TAGS = ("DURATION", "ENCODER", "BPS", "NUMBER_OF_", "_STATISTICS", "MAJOR_BRAND", "MINOR_VERSION", "COMPATIBLE_")
 """Tags that told of the source's bytes and would lie about the result's."""
-_QUICKTIME = (".mp4", ".m4v", ".mov")
+QUICKTIME = (".mp4", ".m4v", ".mov")
+"""Files whose streams share a unit of time."""
+QUICKTIME_UNITS = 90_000
+"""Of it, in a second."""
 _NEEDED = ("audio", "subtitle")
 """Without them nobody is served: a target that cannot hold them is refused."""
 _COPIED = (*_NEEDED, "attachment")
@@ -138,7 +142,7 @@ def _add_streams(
     video.disposition = original.disposition
     if info.display_matrix:
         video.set_display_matrix(info.display_matrix)
-    if plan.codec == "h265" and container.format.name in ("mp4", "mov"):
+    if plan.codec in ("h265", "hevc_nvenc") and container.format.name in ("mp4", "mov"):
         video.codec_context.codec_tag = "hvc1"  # what Apple's players ask for
     others = {}
     for index in indices:
@@ -162,7 +166,10 @@ def _keep_tags(tags: dict[str, str]) -> dict[str, str]:
 
 
 def _container_options(path: Path) -> dict[str, str]:
-    return {"movflags": "+faststart"} if path.suffix.lower() in _QUICKTIME else {}
+    """In MP4 and MOV a stream that begins late is moved in units of the whole file, milliseconds if nothing is said."""
+    if path.suffix.lower() not in QUICKTIME:
+        return {}
+    return {"movflags": "+faststart", "movie_timescale": str(QUICKTIME_UNITS)}
 
 
 def _require_same_start(segments: Sequence[Segment], video: VideoStream) -> None:

@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from av import VideoFormat, VideoFrame
 
 
-def choose_format(encoder: str, source: VideoFormat, size: tuple[int, int], wanted: str | None = None) -> VideoFormat:
+_FOR_ENCODERS = ("nv12", "nv16", "p010le", "p210le", "yuv444p10msble")
+"""Formats that encoders in a GPU take and decoders on a CPU do not give."""
+
+
+def choose_format(
+    encoder: str,
+    source: VideoFormat,
+    size: tuple[int, int],
+    wanted: str | None = None,
+    usual: tuple[str, ...] = (),
+) -> VideoFormat:
     """The format to encode in.
 
     Args:
@@ -22,15 +32,26 @@ def choose_format(encoder: str, source: VideoFormat, size: tuple[int, int], want
         source: of the frames that are upscaled.
         size: height and width of the result. Formats where pixels share chroma in pairs take even ones only.
         wanted: asked for; None: the source's, or what loses least and then adds least.
+        usual: where nothing is asked for, only these are chosen from; empty: all that the encoder takes.
 
     Raises:
-        InputError: the encoder does not take what is asked for, or not in this size.
+        InputError: the encoder does not take what is asked for, or nothing in this size.
     """
     av = require("av", "upscaling videos")
     offered = [one for one in av.codec.Codec(encoder, "w").video_formats if _is_usable(one, encoder)]
     fitting = [one for one in offered if not any(side % step for side, step in zip(size, _steps(one), strict=True))]
     if wanted is None:
-        return min(fitting, key=lambda one: _distance(source, one))
+        chosen = min(
+            (one for one in fitting if not usual or one.name in usual),
+            key=lambda one: _distance(source, one),
+            default=None,
+        )
+        if chosen is None:
+            raise InputError(
+                f"{encoder} takes even sizes only, but the result is {size[1]}x{size[0]}; take an even size with "
+                "--scale, or another --codec, such as h264"
+            )
+        return chosen
     for one in fitting:
         if one.name == wanted:
             return one
@@ -67,6 +88,15 @@ def share_chroma_alike(one: VideoFormat, other: VideoFormat) -> bool:
     return _steps(one) == _steps(other) and _is_rgb(one) == _is_rgb(other)
 
 
+def decode_alike(one: str, other: str) -> bool:
+    """Whether decoders give the same for both: some formats differ in nothing but how encoders are given samples."""
+    av = require("av", "upscaling videos")
+    one = one.replace("yuvj", "yuv")  # FFmpeg's older name for full range
+    before, after = av.VideoFormat(one), av.VideoFormat(other)
+    same = share_chroma_alike(before, after) and _is_gray(before) == _is_gray(after)
+    return one == other or (other in _FOR_ENCODERS and same and count_bits(before) == count_bits(after))
+
+
 def has_transparency(one: VideoFormat) -> bool:
     """Whether samples say how much shines through."""
     return any(component.is_alpha for component in one.components)
@@ -81,12 +111,15 @@ def view_planes(frame: VideoFrame) -> list[NDArray[Any]]:
 
 
 def _is_usable(one: VideoFormat, encoder: str) -> bool:
-    """No transparency, bytes in this machine's order, no range in the name.
+    """No transparency, bytes in this machine's order, no range in the name, in a memory that is this machine's own.
 
-    Gray only without loss: most players do not know gray H.264 and H.265.
+    Gray only without loss: most players do not know gray H.264 and H.265. An encoder in a GPU makes 8 and 10 bit, and
+    turns RGB into something else in a way of its own.
     """
-    unknown = one.name.startswith("yuvj") or (_is_gray(one) and encoder != "ffv1")
-    return not (unknown or one.is_big_endian or has_transparency(one))
+    unknown = one.name.startswith("yuvj") or (_is_gray(one) and encoder != "ffv1") or not one.components
+    if unknown or one.is_big_endian or has_transparency(one):
+        return False
+    return not encoder.endswith("_nvenc") or (count_bits(one) <= 10 and not _is_rgb(one))
 
 
 def _steps(one: VideoFormat) -> tuple[int, int]:

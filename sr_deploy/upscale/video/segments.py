@@ -40,6 +40,8 @@ class Segment:
     """What a decoder needs before the first packet, in hexadecimal."""
     duplicates: int
     """Frames that repeat the one before, and were not computed."""
+    check: int | None = None
+    """Of the samples that its last frame was made from; see `continuing.Done`."""
 
     def packets(self) -> Iterator[bytes]:
         """In the order of decoding.
@@ -80,8 +82,13 @@ class SegmentStore:
         """In the finished segments."""
         return sum(len(segment.times) for segment in self.segments)
 
-    def add(self, frame: VideoFrame, time: int, *, duplicate: bool) -> None:
-        """Encode the next frame; a segment that is full is finished.
+    @property
+    def times(self) -> tuple[int, ...]:
+        """Of their frames, sorted."""
+        return tuple(sorted(time for segment in self.segments for time in segment.times))
+
+    def add(self, frame: VideoFrame, time: int, *, duplicate: bool, check: int | None = None) -> None:
+        """Encode the next frame; a segment that is full is finished, and keeps the `check` of its last one.
 
         Raises:
             InputError: the encoder does not open.
@@ -90,7 +97,7 @@ class SegmentStore:
         """
         if self._writer is None:
             self._writer = _SegmentWriter(_segment_path(self.folder, len(self.segments)), self.plan)
-        self._writer.add(frame, time, duplicate=duplicate)
+        self._writer.add(frame, time, duplicate=duplicate, check=check)
         if self._writer.frames == self.segment_frames:
             self.finish()
 
@@ -129,15 +136,17 @@ class _SegmentWriter:
         self._sizes: list[int] = []
         self._keys: list[bool] = []
         self._duplicates = 0
+        self._check: int | None = None
         try:
             self._stream = path.open("wb")
         except OSError as error:
             raise output_error(path, error) from error
 
-    def add(self, frame: VideoFrame, time: int, *, duplicate: bool) -> None:
+    def add(self, frame: VideoFrame, time: int, *, duplicate: bool, check: int | None) -> None:
         frame.pts, frame.time_base = time, self._time_base
         self.frames += 1
         self._duplicates += duplicate
+        self._check = check
         self._write(self._encode(frame))
 
     def finish(self) -> Segment:
@@ -151,7 +160,7 @@ class _SegmentWriter:
         self.close()
         lists = {"times": self._times, "sizes": self._sizes, "keys": self._keys}
         extradata = (self._encoder.extradata or b"").hex()
-        document = {**lists, "extradata": extradata, "duplicates": self._duplicates}
+        document = {**lists, "extradata": extradata, "duplicates": self._duplicates, "check": self._check}
         write_text(self._path.with_suffix(".json"), json.dumps(document))
         return _to_segment(self._path, document)
 
@@ -206,4 +215,5 @@ def _to_segment(path: Path, document: dict[str, Any]) -> Segment:
         keys=tuple(document["keys"]),
         extradata=document["extradata"],
         duplicates=document["duplicates"],
+        check=document.get("check"),
     )

@@ -15,7 +15,9 @@ from sr_deploy.deps import require
 from sr_deploy.errors import VideoError
 from sr_deploy.files import require_file
 from sr_deploy.upscale.video.colours import MasteringLight, read_colours, read_mastering_light
+from sr_deploy.upscale.video.entries import Entry, EntryFinder
 from sr_deploy.upscale.video.kind import FrameKind
+from sr_deploy.upscale.video.length import count_missing_bytes
 from sr_deploy.upscale.video.pixel_formats import has_transparency
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ class VideoInfo:
     """All streams."""
     times: tuple[int, ...] = field(default=(), repr=False)
     """Of the video's packets that are to be shown, sorted."""
+    entries: tuple[Entry, ...] = field(default=(), repr=False)
+    """Where a decoder can begin as well as at the first packet, sorted."""
     damage: str | None = None
     """What is wrong with the file before anything is decoded; None: nothing."""
 
@@ -187,6 +191,7 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
     """With spans, times, and what the packets tell of damage."""
     av = require("av", "upscaling videos")
     times: list[int] = []
+    entries: list[Entry] = []
     damage: list[str] = []
     with open_video(info.path) as container:
         spans = [
@@ -198,6 +203,7 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
             )
             for stream in container.streams
         ]
+        is_entry = EntryFinder(container.streams[info.index].codec_context)
         corrupt = 0
         try:
             for packet in container.demux():
@@ -207,6 +213,8 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
                 spans[packet.stream_index] = _widen(spans[packet.stream_index], packet)
                 if packet.stream_index == info.index and packet.pts is not None and not packet.is_discard:
                     times.append(packet.pts)
+                    if is_entry(packet):
+                        entries.append(Entry(packet.pts, packet.pts if packet.dts is None else packet.dts))
         except av.FFmpegError as error:
             damage.append(f"reading stops with: {error.strerror}")
         if corrupt:
@@ -215,6 +223,9 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
         declared = Fraction(container.duration or 0, 1_000_000)
         if declared - end > _SHORT_BY:
             damage.append(f"it ends after {float(end):.2f} s of {float(declared):.2f} s")
+    lacks = count_missing_bytes(info.path)
+    if lacks:
+        damage.append(f"the file lacks its last {lacks} bytes")
     times.sort()
     for before, after in itertools.pairwise(times):
         if before == after:
@@ -222,7 +233,13 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
                 f"{info.path} has two frames at {float(before * info.time_base):.3f} s; give each a time of its own, "
                 "as in: ffmpeg -i IN -fps_mode vfr OUT"
             )
-    return replace(info, streams=tuple(spans), times=tuple(times), damage="; ".join(damage) or None)
+    return replace(
+        info,
+        streams=tuple(spans),
+        times=tuple(times),
+        entries=tuple(sorted(entries)),
+        damage="; ".join(damage) or None,
+    )
 
 
 def _widen(span: StreamSpan, packet: Packet) -> StreamSpan:

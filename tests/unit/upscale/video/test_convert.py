@@ -134,3 +134,25 @@ def test_colours_of_frames():
     assert read_colours(av.VideoFrame(48, 32, "gbrp")).matrix == 0
     sizes = ((1279, 719), (1280, 544), (1024, 720))
     assert [guess_matrix(width, height) for width, height in sizes] == [6, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "planar"),
+    [("nv12", "yuv420p"), ("p010le", "yuv420p10le"), ("p210le", "yuv422p10le"), ("yuv444p10msble", "yuv444p10le")],
+)
+def test_formats_for_encoders_of_a_gpu_hold_the_same_samples(given, planar):
+    colours = Colours(1, False, 1, 1)
+    deep = "10" in planar
+    rgb = np.rint(random_rgb(2) * (65535 if deep else 255)).astype(np.uint16 if deep else np.uint8)
+    frame = ToFrames(FrameKind(WIDTH, HEIGHT, given, colours), deep=deep)(rgb)
+    assert frame.format.name == given
+    expected = ToFrames(FrameKind(WIDTH, HEIGHT, planar, colours), deep=deep)(rgb)
+    luma, *chroma = view_planes(expected)
+    low = 6 if given.startswith("p") or "msb" in given else 0  # 10 bits stand at the upper end of 16
+    dtype = luma.dtype
+    found = [np.frombuffer(plane, dtype).reshape(plane.height, -1) >> low for plane in frame.planes]
+    if len(found) == 2:  # both chroma samples of a pixel side by side
+        both = found[1][:, : 2 * chroma[0].shape[1]]
+        found = [found[0], both[:, ::2], both[:, 1::2]]
+    for one, other in zip(found, [luma, *chroma], strict=True):
+        assert np.array_equal(one[:, : other.shape[1]], other)

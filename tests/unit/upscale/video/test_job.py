@@ -12,8 +12,9 @@ import pytest
 
 from sr_deploy.errors import InputError, OutputError, VideoError
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.video.encoders import VideoSettings
+from sr_deploy.upscale.video.encoders import VideoSettings, make_encoder, plan_encoder
 from sr_deploy.upscale.video.job import upscale_video
+from sr_deploy.upscale.video.pixel_formats import decode_alike
 from sr_deploy.upscale.video.record import find_work_folder
 from sr_deploy.upscale.video.source import read_video_info
 
@@ -142,6 +143,27 @@ def test_sound_is_copied_and_stays_in_time(clip: Clip, packets_of, upscaler, tmp
             assert abs(time + apart - original) <= Fraction(2, 1000)
 
 
+@pytest.mark.parametrize("late", [Fraction(1, 3), Fraction(-1, 7)])
+def test_sound_that_begins_elsewhere_stays_in_time_to_the_sample(clip: Clip, packets_of, upscaler, tmp_path, *, late):
+    """MP4 moves streams in units of the whole file."""
+    source = clip("in.ts", sound="mp2", numbers=tuple(range(24)))
+    moved = tmp_path / "moved.ts"
+    with av.open(str(source)) as before, av.open(str(moved), "w") as after:
+        streams = {stream.index: after.add_stream_from_template(stream) for stream in before.streams}
+        for packet in before.demux():
+            if packet.dts is not None:
+                shift = round(late / packet.time_base) if packet.stream.type == "audio" else 0
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                packet.stream = streams[packet.stream_index]
+                after.mux(packet)
+    apart = min(packets_of(moved, "audio"))[0] - min(packets_of(moved, "video"))[0]
+    for suffix in (".mp4", ".mov"):
+        target = tmp_path / f"out{suffix}"
+        upscale_video(upscaler, moved, target, SMALL)
+        found = min(packets_of(target, "audio"))[0] - min(packets_of(target, "video"))[0]
+        assert abs(found - apart) <= Fraction(1, 20_000)
+
+
 def test_subtitles_chapters_tags_and_fonts_are_kept(clip: Clip, packets_of, upscaler, tmp_path):
     source = clip(
         "in.mkv", subtitles="subrip", attachment=True, chapters=True, sound="libopus", tags={"title": "A clip"}
@@ -224,6 +246,20 @@ def test_colours_are_said_as_they_are(clip: Clip, frames_of, upscaler, tmp_path,
         upscale_video(upscaler, source, tmp_path / f"out{suffix}", SMALL)
         frame = frames_of(tmp_path / f"out{suffix}")[0]
         assert (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc) == shown
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("h264", ".mp4"), ("h265", ".mov"), ("av1", ".webm"), ("vp9", ".mp4"), ("ffv1", ".mkv"), ("prores", ".mov")],
+)
+def test_full_range_is_said_or_becomes_tv_range(clip: Clip, frames_of, upscaler, tmp_path, *, codec, suffix):
+    source = clip("in.mov", codec="mjpeg", pixel_format="yuvj422p", colours=(5, 2, 2, 2), options=(("qmin", "1"),))
+    result = upscale_video(upscaler, source, tmp_path / f"out{suffix}", VideoSettings(codec=codec))
+    told = ("full range becomes TV range, for prores_ks does not say which",) if codec == "prores" else ()
+    assert result.notes[-1:] == told or not told
+    before, after = (frames_of(path)[0] for path in (source, result.target))
+    assert (after.color_range == 2) is (codec != "prores")
+    assert abs(before.to_ndarray(format="gray").mean() - after.to_ndarray(format="gray").mean()) < 2
 
 
 @pytest.mark.parametrize(("codec", "suffix"), [("h265", ".mp4"), ("h264", ".mkv"), ("av1", ".webm")])
@@ -316,6 +352,93 @@ def test_settings_that_no_video_meets_are_refused(clip: Clip, runner, upscaler, 
         upscale_video(upscaler, source, tmp_path / name, settings)
     assert runner.calls == 0
     assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("av1", ".webm"), ("av1_nvenc", ".mkv")])
+def test_odd_results_of_encoders_that_share_chroma_are_refused(clip: Clip, runner, tmp_path, *, codec, suffix):
+    source = clip("in.mkv", size=(31, 47), pixel_format="yuv444p", codec="ffv1", numbers=(0, 1))
+    with (
+        Upscaler(type(runner)(scale=3), halo=0) as upscaler,
+        pytest.raises(
+            InputError, match=r"takes even sizes only, but the result is 141x93; take an even size with --sc"
+        ),
+    ):
+        upscale_video(upscaler, source, tmp_path / f"out{suffix}", VideoSettings(codec=codec))
+
+
+@pytest.mark.parametrize(
+    ("settings", "pixel_format", "expected"),
+    [
+        (VideoSettings(codec="h264_nvenc"), "yuv420p", ("yuv420p", "19", ())),
+        (
+            VideoSettings(codec="h264_nvenc"),
+            "yuv420p10le",
+            ("yuv420p", "19", ("10 bit become 8, the most that h264_nvenc takes",)),
+        ),
+        (VideoSettings(codec="hevc_nvenc", crf=30), "yuv420p10le", ("p010le", "30", ())),
+        (VideoSettings(codec="hevc_nvenc"), "yuv444p", ("yuv444p", "19", ())),
+        (VideoSettings(codec="hevc_nvenc", pixel_format="p210le"), "yuv422p10le", ("p210le", "19", ())),
+        (VideoSettings(codec="av1_nvenc", crf=63), "yuv420p10le", ("p010le", "63", ())),
+    ],
+)
+def test_encoders_of_a_gpu_are_told_their_quality(clip: Clip, *, settings, pixel_format, expected):
+    info = read_video_info(clip("in.mkv", codec="ffv1", pixel_format=pixel_format, numbers=(0, 1)))
+    plan = plan_encoder(info, (64, 128), Path("out.mkv"), settings)
+    assert (plan.kind.pixel_format, plan.options["cq"], plan.notes) == expected
+    assert "crf" not in plan.options
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (VideoSettings(codec="hevc_nvenc", crf=0), r"of hevc_nvenc lies between 1 and 51, not at 0"),
+        (VideoSettings(codec="av1_nvenc", crf=64), r"of av1_nvenc lies between 1 and 63, not at 64"),
+        (VideoSettings(codec="hevc_nvenc", pixel_format="cuda"), r"does not take cuda; it takes yuv420p, nv12, p010le"),
+        (VideoSettings(codec="hevc_nvenc", pixel_format="gbrp"), r"does not take gbrp; it takes yuv420p"),
+    ],
+)
+def test_what_encoders_of_a_gpu_do_not_take_is_refused(clip: Clip, upscaler, tmp_path, *, settings, message):
+    with pytest.raises(InputError, match=message):
+        upscale_video(upscaler, clip("in.mkv"), tmp_path / "out.mkv", settings)
+
+
+@pytest.mark.parametrize(("codec", "instead"), [("h264_nvenc", "h264"), ("hevc_nvenc", "h265"), ("av1_nvenc", "av1")])
+def test_a_gpu_that_does_not_encode_is_one_line_before_anything_is_computed(
+    clip: Clip, runner, upscaler, tmp_path, *, codec, instead
+):
+    settings = VideoSettings(codec=codec, crf=50)
+    try:
+        make_encoder(plan_encoder(read_video_info(clip("in.mkv")), (288, 512), Path("out.mkv"), settings))
+    except InputError:
+        pass
+    else:
+        pytest.skip("this machine's GPU encodes")
+    message = (
+        rf"{codec} does not start \(.*\): it needs an NVIDIA GPU that encodes 128x64 .* take --codec {instead}, which"
+    )
+    with pytest.raises(InputError, match=message):
+        upscale_video(upscaler, clip("in.mkv"), tmp_path / "out.mkv", settings)
+    assert runner.calls == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
+
+
+@pytest.mark.parametrize(
+    ("given", "decoded", "alike"),
+    [
+        ("p010le", "yuv420p10le", True),
+        ("nv12", "yuv420p", True),
+        ("nv16", "yuv422p", True),
+        ("yuv444p10msble", "yuv444p10le", True),
+        ("yuv420p", "yuvj420p", True),
+        ("p010le", "yuv420p", False),
+        ("nv12", "yuv422p", False),
+        ("nv12", "gray", False),
+        ("yuv420p10le", "yuv422p10le", False),
+        ("bgr0", "gbrp", False),
+    ],
+)
+def test_formats_that_come_back_under_another_name(given, decoded, *, alike):
+    assert decode_alike(decoded, given) is alike
 
 
 def test_narrow_h265_is_refused(clip: Clip, upscaler, tmp_path):
