@@ -13,6 +13,14 @@ convolutions in FP32 on a CPU, so the FP16 rows flatter.
 FP32 and INT8 are then timed in turns, A B C A B C ..., in ONNX Runtime and OpenVINO; the spread is half the
 interquartile range. Without `--set14` the bundled photographs are the only test set; without `--calibration` they are
 calibrated on as well, and only what the package holds out of them is tested.
+
+Results are written after each network; `--resume` goes on after those that the same command has measured on the same
+day and machine with the same versions. Without `--out` they are the committed ones, and docs/int8.md gets its table of
+them. modelopt is no dependency of sr-deploy, and its own bounds keep it out of this
+environment; it works all the same beside what is here:
+
+    pip install --no-deps nvidia-modelopt onnxconverter-common onnxslim onnx-graphsurgeon
+    pip install ninja nvidia-ml-py tqdm omegaconf "pulp<4" regex cppimport lief colored
 """
 
 from __future__ import annotations
@@ -20,7 +28,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import json
 import shlex
 import shutil
 import statistics
@@ -28,12 +35,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import onnx
+from int8_pages import RESULTS, Fidelity, Measured, Speed, read_measured, select_timed, update_docs, write_measured
 from numpy.typing import NDArray
 
 from sr_deploy.deps import is_installed
@@ -50,49 +57,8 @@ from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.model import open_model
 from sr_deploy.verify.pairs import find_pairs, read_pair
 
-RESULTS = Path(__file__).parent / "results" / "int8_fidelity"
 TESTED_CROP = 96
 """Low-resolution side of the crops of bundled photographs that are tested on."""
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """One graph on one test set."""
-
-    network: str
-    """Name given on the command line."""
-    graph: str
-    """How it was made."""
-    test_set: str
-    """What it was tested on."""
-    int8_share: float
-    """Of the multiply-adds, 0 to 1."""
-    psnr_fp32_db: float
-    """Against FP32, peak 1.0, outputs clamped."""
-    drop_db: float
-    """PSNR on luma against the originals that is lost to FP32, mean over the pictures."""
-    max_abs: float
-    """Greatest difference from FP32 of any sample."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """One graph in one backend."""
-
-    network: str
-    """Name given on the command line."""
-    graph: str
-    """How it was made."""
-    backend: str
-    """What ran it."""
-    shape: str
-    """Of the input, NxHxW."""
-    ms: float
-    """Median."""
-    spread_ms: float
-    """Half the interquartile range."""
-    ratio: float
-    """Median over the rounds of the time of FP32 in the same backend and round, divided by this one's."""
 
 
 class CropReader:
@@ -159,7 +125,7 @@ def make_graphs(
         # Without a budget: all of the placement is INT8, so that the rows can be compared and no search is needed.
         free = {"max_drop_db": 99.0, "max_pixel_error": 1.0, "curve_points": 2, "search_crops": 4}
         lax = one if name == "INT8" else one.model_copy(update=free)
-        make_int8_graph(fp32, target, lax, calibration, force=True, tell=lambda line: print(line, file=sys.stderr))
+        make_int8_graph(fp32, target, lax, calibration, force=True, tell=tell)
         yield name, target
     shape = CropShape(options.crop_size, model.scale, model.channels, options.seed)
     crops = [crop.lr for crop in cut_crops(find_photographs(calibration).calibration, options.crops, shape, 0)]
@@ -173,7 +139,7 @@ def make_graphs(
         try:
             make(target)
         except Exception as error:  # noqa: BLE001 - another tool's: whatever it raises is the finding
-            notes.append(f"{name} on {checkpoint.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            notes.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
             continue
         yield name, target
 
@@ -192,7 +158,7 @@ def read_test_sets(
 
 
 def measure_fidelity(
-    network: str, graphs: dict[str, Path], test_sets: Iterable[tuple[str, list[Crop]]], scale: int
+    graphs: dict[str, Path], test_sets: Iterable[tuple[str, list[Crop]]], scale: int
 ) -> Iterator[Fidelity]:
     """Every graph on every test set."""
     runs = {name: open_graph(onnx.load(path), "onnxruntime") for name, path in graphs.items()}
@@ -202,12 +168,12 @@ def measure_fidelity(
         for name, run in runs.items():
             if name != "FP32":
                 loss = judge.judge(run)
-                yield Fidelity(network, name, test_set, shares[name], loss.psnr_fp32_db, loss.drop_db, loss.max_abs)
+                yield Fidelity(name, test_set, shares[name], loss.psnr_fp32_db, loss.drop_db, loss.max_abs)
 
 
-def measure_speed(network: str, graphs: dict[str, Path], side: int, channels: int, rounds: int) -> Iterator[Speed]:
+def measure_speed(graphs: dict[str, Path], side: int, channels: int, rounds: int) -> Iterator[Speed]:
     """FP32 and INT8 in turns."""
-    wanted = [name for name in graphs if name in ("FP32", "INT8") or name.startswith(("ONNX", "NVIDIA"))]
+    wanted = select_timed(graphs)
     backends: list[Engine] = ["onnxruntime", "openvino"] if is_installed("openvino") else ["onnxruntime"]
     lr = np.random.default_rng(0).random((1, channels, side, side), dtype=np.float32)
     runs: dict[tuple[str, Engine], Run] = {
@@ -224,7 +190,6 @@ def measure_speed(network: str, graphs: dict[str, Path], side: int, channels: in
         quarters = statistics.quantiles(seen, n=4)
         ratios = [plain / one for plain, one in zip(times["FP32", backend], seen, strict=True)]
         yield Speed(
-            network,
             name,
             backend,
             f"1x{side}x{side}",
@@ -232,38 +197,6 @@ def measure_speed(network: str, graphs: dict[str, Path], side: int, channels: in
             (quarters[2] - quarters[0]) / 2,
             statistics.median(ratios),
         )
-
-
-def format_page(document: dict[str, object], fidelity: list[Fidelity], speed: list[Speed], notes: list[str]) -> str:
-    """The tables."""
-    lines = [
-        "# What FP16 and INT8 cost",
-        "",
-        f"{document['machine']}; {document['tools']}; {document['measured_at']}.",
-        "",
-        f"    {document['command']}",
-        "",
-        "PSNR on luma, 8 bit, `scale` pixels cropped at the borders; every graph ran in ONNX Runtime on the CPU, which",
-        "computes FP16 convolutions in FP32. Rows other than `INT8` have no budget: all that the placement allows is",
-        "INT8.",
-        "",
-        "| network | graph | test set | INT8 multiply-adds | PSNR to FP32 | lost against originals | worst sample |",
-        "|---|---|---|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {one.network} | {one.graph} | {one.test_set} | {100 * one.int8_share:.1f} % | {one.psnr_fp32_db:.1f} dB | "
-        f"{one.drop_db:+.4f} dB | {one.max_abs:.3f} |"
-        for one in fidelity
-    ]
-    lines += ["", "## Speed, in turns", "", "| network | graph | backend | input | time | against FP32 |"]
-    lines += ["|---|---|---|---|---:|---:|"]
-    lines += [
-        f"| {one.network} | {one.graph} | {one.backend} | {one.shape} | {one.ms:.1f} ± {one.spread_ms:.1f} ms | "
-        f"{one.ratio:.2f}x |"
-        for one in speed
-    ]
-    lines += ["", *(f"- {note}" for note in notes)] if notes else []
-    return "\n".join(lines) + "\n"
 
 
 def read_arguments() -> argparse.Namespace:
@@ -275,41 +208,65 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--variants", action="store_true", help="INT8 with other settings, too")
     parser.add_argument("--side", type=int, default=128, help="of the input that is timed")
     parser.add_argument("--rounds", type=int, default=15, help="of timing")
+    parser.add_argument("--resume", action="store_true", help="keep the networks that this command has measured today")
     parser.add_argument("--out", type=Path, default=RESULTS, help="results, without suffix")
     return parser.parse_args()
 
 
-def main() -> None:
-    """Measure and write."""
-    arguments = read_arguments()
-    fidelity: list[Fidelity] = []
-    speed: list[Speed] = []
-    notes: list[str] = []
-    for entry in arguments.network:
-        network, _, checkpoint = entry.partition("=")
-        model = open_model(Path(checkpoint))
-        with tempfile.TemporaryDirectory() as name:
-            graphs = dict(
-                make_graphs(Path(name), Path(checkpoint), arguments.calibration, notes, variants=arguments.variants)
-            )
-            sets = read_test_sets(arguments.set14, arguments.calibration, model.scale, model.channels)
-            fidelity += measure_fidelity(network, graphs, sets, model.scale)
-            speed += measure_speed(network, graphs, arguments.side, model.channels, arguments.rounds)
-    # Folders are other people's machines: only their names are kept.
-    words = [Path(word).name if "/" in word and "=" not in word else word for word in sys.argv]
-    words = [f"{word.partition('=')[0]}={Path(word.partition('=')[2]).name}" if "=" in word else word for word in words]
-    document: dict[str, object] = {
+def describe_run() -> dict[str, str]:
+    """Command, machine, versions and day. Folders are other people's machines: only their names are kept."""
+    words = [word for word in sys.argv if word != "--resume"]
+    for place, word in enumerate(words):
+        name, equals, value = word.rpartition("=")
+        words[place] = f"{name}{equals}{Path(value).name}" if "/" in value else word
+    return {
         "command": shlex.join(["python", f"benchmarks/{words[0]}", *words[1:]]),
         "measured_at": datetime.now(UTC).date().isoformat(),
         "machine": describe_machine().title(),
         "tools": ", ".join(f"{tool} {version}" for tool, version in tool_versions().items()),
     }
-    page = format_page(document, fidelity, speed, notes)
-    document |= {"fidelity": [asdict(one) for one in fidelity], "speed": [asdict(one) for one in speed], "notes": notes}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    arguments.out.with_suffix(".md").write_text(page, encoding="utf-8")
-    print(page)
+
+
+def measure_network(checkpoint: Path, arguments: argparse.Namespace) -> Measured:
+    """All of one network."""
+    model = open_model(checkpoint)
+    measured = Measured(checkpoint.name)
+    with tempfile.TemporaryDirectory() as name:
+        made = make_graphs(Path(name), checkpoint, arguments.calibration, measured.notes, variants=arguments.variants)
+        graphs = {}
+        for graph, path in made:
+            tell(f"made: {graph}")
+            graphs[graph] = path
+        sets = read_test_sets(arguments.set14, arguments.calibration, model.scale, model.channels)
+        for row in measure_fidelity(graphs, sets, model.scale):
+            tell(f"{row.graph} on {row.test_set}: {row.drop_db:+.4f} dB lost, {row.psnr_fp32_db:.1f} dB to FP32")
+            measured.fidelity.append(row)
+        tell(f"time in turns, {arguments.rounds} rounds")
+        measured.speed += measure_speed(graphs, arguments.side, model.channels, arguments.rounds)
+    return measured
+
+
+def tell(line: str) -> None:
+    """One line of what is being done, with the time."""
+    print(f"{datetime.now():%H:%M:%S} {line}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Measure and write."""
+    arguments = read_arguments()
+    head = describe_run()
+    networks = read_measured(arguments.out, head) if arguments.resume else {}
+    for entry in arguments.network:
+        name, _, checkpoint = entry.partition("=")
+        if name in networks:
+            tell(f"{name} was measured before")
+            continue
+        tell(f"{name}: {checkpoint}")
+        networks[name] = measure_network(Path(checkpoint), arguments)
+        write_measured(arguments.out, head, networks)
+    print(write_measured(arguments.out, head, networks))
+    if arguments.out == RESULTS:
+        update_docs(head, networks)
 
 
 if __name__ == "__main__":

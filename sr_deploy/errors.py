@@ -33,6 +33,10 @@ class BundleError(InputError):
     """A bundle is incomplete or was changed after it was made."""
 
 
+class DamagedBundleError(BundleError):
+    """A file of a bundle is missing, damaged, or was changed after it was recorded."""
+
+
 class RecipeError(InputError):
     """A recipe or a deployment spec does not validate."""
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from sr_deploy.backends import Precision
 from sr_deploy.bundle.certificate import Certificate
 from sr_deploy.bundle.records import EngineRecord, FileRecord, Manifest
-from sr_deploy.errors import BundleError
+from sr_deploy.errors import BundleError, DamagedBundleError
 from sr_deploy.files import output_error, replacing_file, replacing_folder, sha256_of, write_text
 
 MANIFEST_NAME = "bundle.json"
@@ -188,7 +188,8 @@ def open_bundle(path: Path) -> Bundle:
     """Read a bundle and check the hash of every immutable file.
 
     Raises:
-        BundleError: no bundle, a file missing or changed, or a newer schema.
+        DamagedBundleError: a file is missing, damaged or changed.
+        BundleError: no bundle, or a newer schema.
     """
     manifest_path = path / MANIFEST_NAME
     if not manifest_path.is_file():
@@ -241,12 +242,12 @@ def utc_now() -> str:
 def _check_file(folder: Path, record: FileRecord) -> None:
     path = folder / record.file
     if not path.is_file():
-        raise BundleError(
+        raise DamagedBundleError(
             f"{folder} is incomplete: {record.file} is missing; make the bundle again with sr-deploy export"
         )
     seen = sha256_of(path)
     if seen != record.sha256:
-        raise BundleError(
+        raise DamagedBundleError(
             f"{path} was changed after it was recorded (sha256 {seen[:12]}..., recorded {record.sha256[:12]}...); "
             "make it again with sr-deploy export or build"
         )
@@ -256,12 +257,13 @@ def read_record(path: Path, model: type[RecordModel]) -> RecordModel:
     """Read one of the JSON documents of `records`.
 
     Raises:
-        BundleError: damaged, or written by a newer sr-deploy.
+        DamagedBundleError: damaged.
+        BundleError: written by a newer sr-deploy.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BundleError(f"{path} is damaged: {error}") from error
+        raise DamagedBundleError(f"{path} is damaged: {error}") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != 1:
         raise BundleError(f"{path} has schema version {version!r}; this sr-deploy reads version 1")
@@ -270,4 +272,4 @@ def read_record(path: Path, model: type[RecordModel]) -> RecordModel:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path} is damaged: {where}: {first['msg']}") from error
+        raise DamagedBundleError(f"{path} is damaged: {where}: {first['msg']}") from error

@@ -45,15 +45,26 @@ def verify(
 ) -> None:
     """Compare what runs with what was trained: every graph and engine against FP32 PyTorch, on many inputs.
 
-    A bundle's result is written to its certificate.json and certificate.html. Exit code 3 when something falls short.
+    A bundle's result is written to its certificate.json and certificate.html. Exit code 3 when something falls short,
+    or a file is not what it was when it was recorded.
     """
+    from sr_deploy.errors import DamagedBundleError, VerificationError
+
+    try:
+        _verify(model, backend, html, bisect=bisect, deep=deep, output=Output(as_json))
+    except DamagedBundleError as error:  # for other commands wrong input, here the very finding
+        raise VerificationError(f"NOT verified: {error}") from error
+
+
+def _verify(
+    model: Path | None, backend: list[str] | None, html: Path | None, *, bisect: bool, deep: bool, output: Output
+) -> None:
     from sr_deploy.backends import parse_backend
     from sr_deploy.bundle import find_newest_bundle
     from sr_deploy.certification import verify_model
     from sr_deploy.model import open_model
     from sr_deploy.verify.bisect import bisect_model
 
-    output = Output(as_json)
     choices = [parse_backend(text) for text in backend] if backend else None
     opened = open_model(model or find_newest_bundle(Path("deployments")))
     verification = verify_model(opened, choices=choices, deep=deep, on_stage=output.log)

@@ -1,5 +1,7 @@
 """The network that the field uses, whole: RRDBNet with 23 blocks through every stage that a CPU has."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,7 +10,16 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import parse_profile
 from sr_deploy.deploy import export_bundle
+from sr_deploy.engine.build import build_engine
+from sr_deploy.engine.request import EngineRequest
+from sr_deploy.export.fp16 import convert_model_to_fp16
+from sr_deploy.export.int8.calibration import quantise_layers
+from sr_deploy.export.int8.insert import insert_quantisation
+from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.placement import Placement, place_quantisation
 from sr_deploy.export.spec import load_spec
+from sr_deploy.export.write import write_graph
+from sr_deploy.files import sha256_of
 from sr_deploy.graph.load import load_model
 from sr_deploy.graph.read import describe_graph_cost
 from sr_deploy.graph.rewrite import FOR_OPENVINO, rewrite_model
@@ -17,6 +28,18 @@ pytestmark = pytest.mark.slow
 
 CONVOLUTIONS = 1 + 23 * 15 + 1 + 2 + 2
 """First, dense blocks, after the trunk, two upsamplings, two last."""
+PROFILES = (parse_profile("tile=1x16x16,1x64x64,1x128x128"),)
+
+
+def write_quantised(source: Path, path: Path) -> Placement:
+    """All that the default placement allows in INT8, with ranges made up, the rest in FP16."""
+    model = load_model(source)
+    placement = place_quantisation(model)
+    limits = {candidate.data: 2.0 for candidate in placement.candidates}
+    insert_quantisation(model, quantise_layers(model, placement, limits, Int8Options()))
+    convert_model_to_fp16(model, source.name)
+    write_graph(model, path)
+    return placement
 
 
 def test_rrdbnet_23_is_exported_built_and_verified(tmp_path):
@@ -24,7 +47,7 @@ def test_rrdbnet_23_is_exported_built_and_verified(tmp_path):
     arch = ArchSpec(architecture="rrdbnet", scale=4, features=64, blocks=23, growth=32)
     torch.manual_seed(0)
     save_generator(tmp_path / "rrdb.safetensors", build_network(arch).state_dict(), arch)
-    spec = load_spec().with_options(fp16=True, profiles=(parse_profile("tile=1x16x16,1x64x64,1x128x128"),))
+    spec = load_spec().with_options(fp16=True, profiles=PROFILES)
     result = export_bundle(tmp_path / "rrdb.safetensors", spec, tmp_path / "bundle", backend="tensorrt-rtx")
 
     assert result.passed, result.certificate
@@ -42,3 +65,20 @@ def test_rrdbnet_23_is_exported_built_and_verified(tmp_path):
     opened = rewrite_model(load_model(result.bundle.graph("fp32")), FOR_OPENVINO).after
     assert 0.97 * before.multiply_adds < opened.multiply_adds < 0.985 * before.multiply_adds
     assert cost.flops_per_input_pixel == pytest.approx(2 * after.multiply_adds, rel=0.001)
+
+    # INT8: the share of the multiply-adds follows from the wiring alone, whatever the weights are.
+    quantised = tmp_path / "model.int8.onnx"
+    placement = write_quantised(result.bundle.graph("fp32"), quantised)
+    assert len(placement.candidates) == 23 * 15 + 1
+    assert placement.share == pytest.approx(0.924, abs=0.001)  # docs/int8.md
+    request = EngineRequest(
+        graph=quantised,
+        graph_sha256=sha256_of(quantised),
+        precision="int8",
+        backend="tensorrt-rtx",
+        profiles=PROFILES,
+        compute_capabilities=("sm89",),
+    )
+    record = build_engine(request).record
+    assert record.multiply_add_shares["int8"] == pytest.approx(placement.share)
+    assert record.unplanned_layers == ()

@@ -158,8 +158,20 @@ def test_plain_changes_are_found_by_the_hash(bundle, capsys, file):
     content = bytearray((bundle.path / file).read_bytes())
     content[-5] ^= 1
     (bundle.path / file).write_bytes(content)
-    assert main(["verify", str(bundle.path)]) == 1
+    assert main(["verify", str(bundle.path)]) == 3
     assert f"{file} was changed after it was recorded" in capsys.readouterr().err
+    assert main(["info", str(bundle.path)]) == 1  # elsewhere it is wrong input
+
+
+def test_missing_and_damaged_files_are_named(bundle, capsys):
+    (bundle.path / "model.fp16.onnx").unlink()
+    assert main(["verify", str(bundle.path), "--json"]) == 3
+    said = json.loads(capsys.readouterr().out)["error"]
+    assert (said["kind"], said["exit_code"]) == ("VerificationError", 3)
+    assert "model.fp16.onnx is missing" in said["message"]
+    (bundle.path / "bundle.json").write_text("{")
+    assert main(["verify", str(bundle.path)]) == 3
+    assert "bundle.json is damaged" in capsys.readouterr().err
 
 
 def test_an_fp32_graph_labelled_fp16_is_found(bundle, capsys):
@@ -249,7 +261,7 @@ def test_a_truncated_engine_is_found_by_hash_and_by_its_header(engines, capsys):
     record = record_of(engines, "fp32")
     path = engines.path / record.engine.file
     path.write_bytes(path.read_bytes()[:-100])
-    assert main(["verify", str(engines.path)]) == 1
+    assert main(["verify", str(engines.path)]) == 3
     assert f"{path} was changed after it was recorded" in capsys.readouterr().err
     forge_engine(engines, record)
     assert "it is truncated or damaged" in engine_findings(engines, record.engine.file)

@@ -1,0 +1,169 @@
+"""What benchmarks/int8_fidelity.py measured: kept after each network, read back to go on, and shown as tables.
+
+Committed results also fill the table of docs/int8.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pages import replace_table
+
+from sr_deploy.files import write_text
+
+RESULTS = Path(__file__).parent / "results" / "int8_fidelity"
+DOCS = Path(__file__).parents[1] / "docs" / "int8.md"
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """One graph on one test set."""
+
+    graph: str
+    """How it was made."""
+    test_set: str
+    """What it was tested on."""
+    int8_share: float
+    """Of the multiply-adds, 0 to 1."""
+    psnr_fp32_db: float
+    """Against FP32, peak 1.0, outputs clamped."""
+    drop_db: float
+    """PSNR on luma against the originals that is lost to FP32, mean over the pictures."""
+    max_abs: float
+    """Greatest difference from FP32 of any sample."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One graph in one backend."""
+
+    graph: str
+    """How it was made."""
+    backend: str
+    """What ran it."""
+    shape: str
+    """Of the input, NxHxW."""
+    ms: float
+    """Median."""
+    spread_ms: float
+    """Half the interquartile range."""
+    ratio: float
+    """Median over the rounds of the time of FP32 in the same backend and round, divided by this one's."""
+
+
+@dataclass
+class Measured:
+    """One network."""
+
+    checkpoint: str
+    """Name of its file or folder."""
+    fidelity: list[Fidelity] = field(default_factory=list)
+    """Every graph on every test set."""
+    speed: list[Speed] = field(default_factory=list)
+    """FP32 and INT8 in turns."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be made, and why."""
+
+
+def read_measured(path: Path, head: Mapping[str, str]) -> dict[str, Measured]:
+    """The networks that were measured under the same head; nothing if another one, or none, was written.
+
+    Args:
+        path: results, without suffix.
+        head: command, machine, versions and day.
+    """
+    file = path.with_suffix(".json")
+    if not file.is_file():
+        return {}
+    document = json.loads(file.read_text(encoding="utf-8"))
+    if {name: document.get(name) for name in head} != dict(head):
+        return {}
+    return {
+        name: Measured(
+            checkpoint=one["checkpoint"],
+            fidelity=[Fidelity(**row) for row in one["fidelity"]],
+            speed=[Speed(**row) for row in one["speed"]],
+            notes=one["notes"],
+        )
+        for name, one in document["networks"].items()
+    }
+
+
+def write_measured(path: Path, head: Mapping[str, str], networks: Mapping[str, Measured]) -> str:
+    """Write PATH.json and PATH.md; returns the page."""
+    document = {**head, "networks": {name: asdict(one) for name, one in networks.items()}}
+    page = "\n".join(_format(head, networks)) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path.with_suffix(".json"), json.dumps(document, indent=2) + "\n")
+    write_text(path.with_suffix(".md"), page)
+    return page
+
+
+def update_docs(head: Mapping[str, str], networks: Mapping[str, Measured], path: Path = DOCS) -> None:
+    """Put what matters most between the marks of docs/int8.md: each graph on the first test set, with its speed."""
+    lines = [
+        "| network | graph | INT8 multiply-adds | lost against originals | PSNR to FP32 | OpenVINO | ONNX Runtime |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, one in networks.items():
+        ratios = {(row.graph, row.backend): f"{row.ratio:.2f}x" for row in one.speed}
+        for row in one.fidelity:
+            if row.test_set != one.fidelity[0].test_set:
+                continue
+            speeds = [ratios.get((row.graph, backend), "") for backend in ("openvino", "onnxruntime")]
+            lines.append(
+                f"| {name} | {row.graph} | {100 * row.int8_share:.1f} % | {row.drop_db:+.4f} dB | "
+                f"{row.psnr_fp32_db:.1f} dB | {' | '.join(speeds)} |"
+            )
+    sets = {one.fidelity[0].test_set for one in networks.values() if one.fidelity}
+    shapes = {row.shape for one in networks.values() for row in one.speed}
+    timed = f"; speeds against FP32 in the same backend and run, input {', '.join(sorted(shapes))}" if shapes else ""
+    place = f"{head['machine']}; {head['measured_at']}; `{head['command']}`"
+    lines += ["", f"Tested on {', '.join(sorted(sets))}{timed}. {place}."]
+    replace_table("int8", "\n".join(lines), path)
+
+
+def _format(head: Mapping[str, str], networks: Mapping[str, Measured]) -> Iterator[str]:
+    yield from (
+        "# What FP16 and INT8 cost",
+        "",
+        f"{head['machine']}; {head['tools']}; {head['measured_at']}.",
+        "",
+        f"    {head['command']}",
+        "",
+        "PSNR on luma, 8 bit, `scale` pixels cropped at the borders; every graph ran in ONNX Runtime on the CPU, which",
+        "computes FP16 convolutions in FP32. `INT8` is what `sr-deploy export --int8` makes, within its budget; other",
+        "rows have none: all that their makers' placement allows is INT8.",
+        "",
+        "| network | graph | test set | INT8 multiply-adds | PSNR to FP32 | lost against originals | worst sample |",
+        "|---|---|---|---:|---:|---:|---:|",
+    )
+    for name, one in networks.items():
+        yield from (_format_fidelity(name, row) for row in one.fidelity)
+    if any(one.speed for one in networks.values()):
+        yield from ("", "## Speed, in turns", "", "| network | graph | backend | input | time | against FP32 |")
+        yield "|---|---|---|---|---:|---:|"
+    for name, one in networks.items():
+        yield from (_format_speed(name, row) for row in one.speed)
+    notes = [f"- {name}: {note}" for name, one in networks.items() for note in one.notes]
+    yield from ("", *notes) if notes else ()
+
+
+def _format_fidelity(network: str, row: Fidelity) -> str:
+    return (
+        f"| {network} | {row.graph} | {row.test_set} | {100 * row.int8_share:.1f} % | {row.psnr_fp32_db:.1f} dB | "
+        f"{row.drop_db:+.4f} dB | {row.max_abs:.3f} |"
+    )
+
+
+def _format_speed(network: str, row: Speed) -> str:
+    time = f"{row.ms:.1f} ± {row.spread_ms:.1f} ms"
+    return f"| {network} | {row.graph} | {row.backend} | {row.shape} | {time} | {row.ratio:.2f}x |"
+
+
+def select_timed(graphs: Iterable[str]) -> list[str]:
+    """The graphs that are timed: FP32, and INT8 by each maker."""
+    return [name for name in graphs if name in ("FP32", "INT8") or name.startswith(("ONNX", "NVIDIA"))]

@@ -1,0 +1,67 @@
+"""The script that compares quantisers, on a network of a few weights."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    location = importlib.util.spec_from_file_location("int8_fidelity", BENCHMARKS / "int8_fidelity.py")
+    module = importlib.util.module_from_spec(location)
+    location.loader.exec_module(module)
+    yield module
+    sys.modules.pop("int8_pages")
+
+
+@pytest.fixture
+def run(script, monkeypatch, tmp_path, write_gentle_network):
+    """Runs the script on a little network; gives the document, the page and what was said on stderr."""
+    checkpoint = write_gentle_network(tmp_path / "little.safetensors", 8, 2)
+    small = script.Int8Options(crops=4, crop_size=24, search_crops=2, gate_crops=2, curve_points=2, max_drop_db=9)
+    monkeypatch.setattr(script, "Int8Options", lambda: small)
+
+    def call(*words):
+        out = tmp_path / "out"
+        numbers = ("--side", "16", "--rounds", "2", "--out", str(out))
+        monkeypatch.setattr(sys, "argv", ["int8_fidelity.py", "--network", f"little={checkpoint}", *numbers, *words])
+        script.main()
+        return json.loads(out.with_suffix(".json").read_text()), out.with_suffix(".md").read_text()
+
+    return call
+
+
+def test_quantisers_are_compared_timed_and_kept(run, tmp_path, capsys):
+    document, page = run()
+    little = document["networks"]["little"]
+    graphs = {row["graph"]: row for row in little["fidelity"]}
+    quantiser = "ONNX Runtime's quantiser, "
+    assert set(graphs) - {"NVIDIA modelopt"} == {"FP16", "INT8", quantiser + "MinMax", quantiser + "Entropy"}
+    assert graphs["FP16"]["int8_share"] == 0 < graphs["INT8"]["int8_share"] < graphs[quantiser + "MinMax"]["int8_share"]
+    assert graphs["FP16"]["psnr_fp32_db"] > graphs["INT8"]["psnr_fp32_db"] > 20
+    timed = {(row["graph"], row["backend"]): row for row in little["speed"]}
+    assert timed["FP32", "onnxruntime"]["ratio"] == 1
+    assert all(timed[graph, "onnxruntime"]["ms"] > 0 for graph in ("INT8", quantiser + "MinMax"))
+    assert str(tmp_path) not in page + json.dumps(document)
+    assert "| little | INT8 | onnxruntime | 1x16x16 |" in page
+    # Where it is not installed, the page says so; nothing else may have failed.
+    assert len(little["notes"]) + ("NVIDIA modelopt" in graphs) == 1, little["notes"]
+    assert all("modelopt" in note for note in little["notes"])
+
+    capsys.readouterr()
+    assert run("--resume") == (document, page)
+    assert "little was measured before" in capsys.readouterr().err
+
+
+def test_another_command_is_measured_anew(run, capsys):
+    run()
+    capsys.readouterr()
+    document, _ = run("--resume", "--rounds", "3")
+    assert document["command"].endswith("--rounds 3")
+    assert "measured before" not in capsys.readouterr().err
