@@ -1,11 +1,13 @@
 """Measure how the work on a video is shared among its stages, and make the stills of docs/video.md.
 
-    python benchmarks/video.py --model deployments/animevideo --backend torch --backend openvino
+    python benchmarks/video.py --model deployments/animevideo --frames 192 --backend torch --backend openvino
+    python benchmarks/video.py --pages
 
 Draws a clip that pans over one of scikit-image's photographs, encodes it as H.264, upscales it as `sr-deploy upscale
 IN.mp4 OUT.mp4` does, and takes the times of the stages from its result. Before and after, frames go through the network
 with nothing beside it: what the video takes beyond that is what decoding, converting and encoding cost. Writes
-results/video.json and .md, and a still: left bicubic interpolation, right the network.
+results/video.json and .md, the table of docs/video.md from them, and a still: left bicubic interpolation, right the
+network. With `--out` elsewhere the page stays as it is. `--pages` measures nothing and writes the page again.
 """
 
 from __future__ import annotations
@@ -13,19 +15,21 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
+from pages import describe_command, replace_table
 
+from sr_deploy.deps import installed_version
+from sr_deploy.files import write_text
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.imaging.resample import resample
 from sr_deploy.measure.machine import describe_machine
@@ -34,7 +38,8 @@ from sr_deploy.upscale.video.encoders import VideoSettings
 from sr_deploy.upscale.video.job import VideoResult, upscale_video
 
 RESULTS = Path(__file__).parent / "results"
-PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+PAGE = Path(__file__).parents[1] / "docs" / "video.md"
+PICTURES = PAGE.parent / "pictures"
 RATE = 24
 
 
@@ -44,6 +49,8 @@ class VideoRow:
 
     backend: str
     frames: int
+    duplicates: int
+    """Of them, frames that repeat the one before and were not computed."""
     size: str
     """Of the frames, before and after."""
     seconds: float
@@ -53,7 +60,7 @@ class VideoRow:
     slowest: str
     """The stage that the others waited for."""
     alone_seconds: float
-    """The same frames through the network with nothing beside it: the mean of before and after."""
+    """The frames that were computed through the network with nothing beside it: the mean of before and after."""
 
     @property
     def beyond(self) -> float:
@@ -99,12 +106,12 @@ def read_frame(path: Path, number: int) -> NDArray[np.uint8]:
 
 
 def time_alone(upscaler: Upscaler, frames: Sequence[NDArray[np.uint8]], rounds: int) -> float:
-    """Seconds that all frames take with nothing beside them; a few are timed."""
+    """Seconds that a frame takes with nothing beside it."""
     upscaler(frames[0])
     started = time.perf_counter()
     for pixels in frames[:rounds]:
         upscaler(pixels)
-    return (time.perf_counter() - started) / min(rounds, len(frames)) * len(frames)
+    return (time.perf_counter() - started) / min(rounds, len(frames))
 
 
 def measure(arguments: argparse.Namespace, backend: str, source: Path, target: Path) -> tuple[VideoRow, VideoResult]:
@@ -119,31 +126,37 @@ def measure(arguments: argparse.Namespace, backend: str, source: Path, target: P
         row = VideoRow(
             backend=str(upscaler.spec),
             frames=result.frames,
+            duplicates=result.duplicates,
             size=f"{kind.width}x{kind.height} to {made.width}x{made.height}",
             seconds=result.seconds,
             stages=result.stages,
             slowest=result.slowest,
-            alone_seconds=(before + after) / 2,
+            alone_seconds=(before + after) / 2 * (result.frames - result.duplicates),
         )
     return row, result
 
 
-def format_page(document: dict[str, object], rows: Sequence[VideoRow]) -> str:
-    """The results as a page."""
+def format_table(document: dict[str, Any]) -> str:
+    """Each backend in a line, and what was measured where."""
     lines = [
-        "# A video, stage by stage",
-        "",
-        f"Written by `{document['command']}` on {document['date']}, on {document['machine']}; do not edit.",
-        "",
-        "| backend | frames | size | frames/s | decode | inference | encode | limited by | beyond the network |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| backend | size | frames/s | decode | inference | encode | limited by | beyond the network |",
+        "|---|---|---:|---:|---:|---:|---|---:|",
     ]
-    for row in rows:
-        total = sum(row.stages.values())
-        shares = " | ".join(f"{100 * row.stages[name] / total:.1f} %" for name in ("decode", "inference", "encode"))
-        pace, beyond = f"{row.frames / row.seconds:.2f}", f"{100 * row.beyond:.1f} %"
-        lines.append(f"| {row.backend} | {row.frames} | {row.size} | {pace} | {shares} | {row.slowest} | {beyond} |")
-    return "\n".join(lines) + "\n"
+    for row in document["videos"]:
+        total = sum(row["stages"].values())
+        shares = " | ".join(f"{100 * row['stages'][name] / total:.1f} %" for name in ("decode", "inference", "encode"))
+        pace, beyond = f"{row['frames'] / row['seconds']:.2f}", f"{100 * row['beyond']:.1f} %"
+        lines.append(f"| {row['backend']} | {row['size']} | {pace} | {shares} | {row['slowest']} | {beyond} |")
+    frames = " and ".join(sorted({str(row["frames"]) for row in document["videos"]}))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{document['model']}, {frames} frames, from H.264 to {document['codec']}; {document['machine']}; "
+            f"{document['versions']}; {document['date']}; `{document['command']}`.",
+            "",
+        ]
+    )
 
 
 def make_still(source: Path, target: Path, number: int, path: Path) -> None:
@@ -158,7 +171,7 @@ def make_still(source: Path, target: Path, number: int, path: Path) -> None:
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--backend", action="append", help="repeatable; torch if left out")
     parser.add_argument("--photograph", default="coffee", help="of scikit-image, to pan over")
     parser.add_argument("--frames", type=int, default=48)
@@ -168,30 +181,50 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="frames that are timed alone")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of video.json and .md")
     parser.add_argument("--pictures", type=Path, default=PICTURES, help="folder of the still")
+    parser.add_argument("--pages", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
+    path = arguments.out / "video.json"
+    if arguments.pages:
+        write_pages(json.loads(path.read_text(encoding="utf-8")), arguments.out)
+        return
+    if arguments.model is None:
+        parser.error("give --model, or --pages")
+    document = {
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "command": describe_command(),
+        "machine": describe_machine().title(),
+        "versions": ", ".join(
+            f"{name} {version}" for name in ("av", "torch", "openvino") if (version := installed_version(name))
+        ),
+        "model": arguments.model.stem,
+        "codec": arguments.codec,
+        "videos": [{**asdict(row), "beyond": row.beyond} for row in measure_all(arguments)],
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(document, indent=1) + "\n")
+    write_pages(document, arguments.out)
+
+
+def measure_all(arguments: argparse.Namespace) -> list[VideoRow]:
+    """Each backend on the same clip; the still shows what the last of them made."""
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "in.mp4"
         write_clip(source, draw_frames(arguments.photograph, arguments.frames, arguments.width, arguments.height))
-        rows = []
         for number, backend in enumerate(arguments.backend or ["torch"]):
             row, result = measure(arguments, backend, source, Path(name) / f"out-{number}.mp4")
             rows.append(row)
-            make_still(source, result.target, arguments.frames // 2, arguments.pictures / "video-still.png")
-    document: dict[str, object] = {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": shlex.join(
-            ["python", "benchmarks/video.py"]
-            + [arguments.model.name if word == str(arguments.model) else word for word in sys.argv[1:]]
-        ),
-        "machine": describe_machine().title(),
-        "model": arguments.model.name,
-        "videos": [{**asdict(row), "beyond": row.beyond} for row in rows],
-    }
-    page = format_page(document, rows)
-    print(page)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "video.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (arguments.out / "video.md").write_text(page, encoding="utf-8")
+        make_still(source, result.target, arguments.frames // 2, arguments.pictures / "video-still.png")
+    return rows
+
+
+def write_pages(document: dict[str, Any], out: Path) -> None:
+    """`video.md` beside the results; from results of this folder also the table of docs/video.md."""
+    table = format_table(document)
+    print(table)
+    write_text(out / "video.md", f"# A video, stage by stage\n\nWritten by `benchmarks/video.py`.\n\n{table}")
+    if out.resolve() == RESULTS.resolve():
+        replace_table("stages", table, PAGE)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from sr_deploy.deps import require
 from sr_deploy.errors import OutputError, VideoError
 from sr_deploy.upscale.video.codecs import CODECS
-from sr_deploy.upscale.video.encoders import EncoderPlan, configure_encoder, open_encoder
+from sr_deploy.upscale.video.encoders import VIDEO_SUFFIXES, EncoderPlan, configure_encoder, open_encoder
 from sr_deploy.upscale.video.segments import Segment
 from sr_deploy.upscale.video.source import StreamSpan, VideoInfo, open_video
 
@@ -76,12 +76,20 @@ def plan_copies(info: VideoInfo, plan: EncoderPlan, target: Path, scratch: Path)
                 copied.append(stream.index)
             elif stream.type in _NEEDED:
                 raise VideoError(
-                    f"{target.name} cannot hold {name} of {info.path}: {problem}; take another container, such as .mkv "
-                    "or that of the source"
+                    f"{target.name} cannot hold {name} of {info.path}: {problem}; {_find_way_out(info, stream, target)}"
                 )
             else:
                 notes.append(f"{name} is left out: {problem}")
     return Copied(tuple(copied), tuple(notes))
+
+
+def _find_way_out(info: VideoInfo, stream: Stream, target: Path) -> str:
+    """What to do with sound or subtitles that a target does not hold."""
+    suffixes = [suffix for suffix in (".mkv", info.path.suffix.lower()) if suffix in VIDEO_SUFFIXES]
+    others = [suffix for suffix in suffixes if suffix != target.suffix.lower()]
+    advice = f"take another container, such as {' or '.join(dict.fromkeys(others))}" if others else "leave it out"
+    kind, codec = ("s", "srt") if stream.type == "subtitle" else ("a", "libopus")
+    return f"{advice}, or convert it first, as in: ffmpeg -i IN -map 0 -c copy -c:{kind} {codec} OUT.mkv"
 
 
 def join_segments(info: VideoInfo, plan: EncoderPlan, segments: Sequence[Segment], copied: Copied, path: Path) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MAGIC = b"YUV4MPEG2"
 _LONGEST_LINE = 4096
+_DEEP = (10, 12, 14, 16)
 _PIXEL_FORMATS = {
     "420": ("yuv420p", "center"),
     "420jpeg": ("yuv420p", "center"),
@@ -29,8 +30,8 @@ _PIXEL_FORMATS = {
     "422": ("yuv422p", "left"),
     "444": ("yuv444p", "left"),
     "mono": ("gray", "left"),
-    **{f"{chroma}p{bits}": (f"yuv{chroma}p{bits}le", "left") for chroma in (420, 422, 444) for bits in (10, 12)},
-    **{f"mono{bits}": (f"gray{bits}le", "left") for bits in (10, 12, 16)},
+    **{f"{chroma}p{bits}": (f"yuv{chroma}p{bits}le", "left") for chroma in (420, 422, 444) for bits in _DEEP},
+    **{f"mono{bits}": (f"gray{bits}le", "left") for bits in _DEEP},
 }
 """What y4m calls the format, as FFmpeg names it, and where chroma lies."""
 

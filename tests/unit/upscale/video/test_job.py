@@ -191,6 +191,25 @@ def test_what_a_target_cannot_hold_is_refused_before_anything_is_computed(clip: 
     assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
 
 
+def test_what_is_to_be_done_with_subtitles_of_mp4_is_said(upscaler, clip: Clip, tmp_path):
+    whole, source = clip("whole.mp4"), tmp_path / "in.mp4"
+    with av.open(str(whole)) as before, av.open(str(source), "w") as after:
+        video = after.add_stream_from_template(before.streams.video[0])
+        words = after.add_mux_stream("mov_text", time_base=Fraction(1, 1000))
+        for packet in before.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = video
+                after.mux(packet)
+        packet = av.Packet(b"\0\4word")
+        packet.stream, packet.time_base, packet.pts, packet.dts, packet.duration = words, Fraction(1, 1000), 0, 0, 200
+        after.mux(packet)
+    advice = (
+        r"take another container, such as .mp4, or convert it first, as in: ffmpeg -i IN -map 0 -c copy -c:s srt OUT"
+    )
+    with pytest.raises(VideoError, match=rf"out.mkv cannot hold stream 1 \(subtitle mov_text\) .*; {advice}"):
+        upscale_video(upscaler, source, tmp_path / "out.mkv", SMALL)
+
+
 def test_chapter_tracks_of_mp4_are_not_doubled(clip: Clip, upscaler, tmp_path):
     source = clip("in.mp4", chapters=True)
     result = upscale_video(upscaler, source, tmp_path / "out.mp4", SMALL)

@@ -43,6 +43,26 @@ def test_frames_come_out_larger_with_the_same_head(upscaler, chroma):
     assert np.abs(samples.astype(int) - wanted).max() <= 1
 
 
+@pytest.mark.parametrize("chroma", ["420", "420p10", "422p12", "444p14", "420p16", "mono16"])
+def test_heads_as_vspipe_writes_them(upscaler, chroma):
+    bits = int(chroma[-2:]) if chroma[-3:-2] in "po" and not chroma.isdecimal() else 8
+    dtype, step = (np.uint8, 1) if bits == 8 else (np.uint16, 2 ** (bits - 8))
+    sizes = {
+        "420": [(16, 12), (8, 6), (8, 6)],
+        "422": [(16, 12), (16, 6), (16, 6)],
+        "444": [(16, 12)] * 3,
+        "mon": [(16, 12)],
+    }
+    frame = [np.full(size, value * step, dtype) for size, value in zip(sizes[chroma[:3]], (60, 120, 140), strict=False)]
+    source = f"YUV4MPEG2 C{chroma} W12 H16 F24000:1001 Ip A0:0 XLENGTH=1\n".encode() + b"FRAME\n"
+    target = io.BytesIO()
+    assert upscale_pipe(upscaler, io.BytesIO(source + b"".join(map(bytes, frame))), target, "y4m").frames == 1
+    head, _, content = target.getvalue().partition(b"FRAME\n")
+    assert head == f"YUV4MPEG2 W24 H32 C{chroma} F24000:1001 Ip A0:0 XLENGTH=1\n".encode()
+    samples, wanted = np.frombuffer(content, dtype), np.concatenate([np.repeat(plane.ravel(), 4) for plane in frame])
+    assert np.abs(samples.astype(int) - wanted).max() <= step
+
+
 @pytest.mark.parametrize("chunk", [1000, None])
 def test_bare_rgb(upscaler, chunk):
     frames = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8)
