@@ -19,9 +19,9 @@ from sr_deploy.runners import why_not_runnable
 from sr_deploy.runners.choose import all_choices
 from sr_deploy.trt import visible_gpus
 
-Variant = Literal["nchw", "compile", "fixed"]
-"""`nchw`: PyTorch in its default memory layout, as people write it. `compile`: through torch.compile. `fixed`: a graph
-or an engine for the timed shape alone."""
+Variant = Literal["nchw", "compile", "eager", "fixed"]
+"""`nchw`: PyTorch in its default memory layout, as people write it. `compile`: through torch.compile. `eager`: without
+CUDA graphs on a GPU. `fixed`: a graph or an engine for the timed shape alone."""
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
@@ -105,6 +105,11 @@ def why_not_timed(model: Model, choice: ContenderChoice) -> str | None:
             return f"{choice} does not exist: a fixed shape is that of an ONNX graph; leave +fixed out"
         if choice.backend.backend in TENSORRT_BACKENDS:  # its engine is built first
             return None if visible_gpus() else why_not_runnable(model, choice.backend)
+    elif choice.variant == "eager":
+        if not on_torch and choice.backend.backend not in TENSORRT_BACKENDS:
+            return f"{choice} does not exist: +eager is of torch and of engines, which replay CUDA graphs without it"
+        if not visible_gpus():
+            return f"{choice} is {choice.backend} on a machine without a GPU: leave +eager out"
     elif choice.variant is not None and not on_torch:
         return f"{choice} does not exist: +{choice.variant} is of torch alone"
     elif choice.variant == "compile" and (missing := _why_not_compiled()):
@@ -125,7 +130,8 @@ def _why_not_compiled() -> str | None:
 def _all_contenders() -> list[ContenderChoice]:
     plain = [ContenderChoice(backend) for backend in all_choices()]
     compiled = [ContenderChoice(one.backend, "compile") for one in plain if one.backend.backend == "torch"]
-    return [BASELINE, *plain, *compiled]
+    eager = [ContenderChoice(one.backend, "eager") for one in plain if one.backend.backend == "torch"]
+    return [BASELINE, *plain, *compiled, *(eager if visible_gpus() else [])]
 
 
 def _why_left_out(choice: ContenderChoice) -> str | None:

@@ -25,11 +25,22 @@ def open_contender(model: Model, choice: ContenderChoice, threads: int) -> Runne
     Raises:
         BackendError: it does not run here.
     """
-    if choice.variant in ("nchw", "compile"):
+    if choice.variant in ("nchw", "compile", "eager") and choice.backend.backend == "torch":
         from sr_deploy.runners.torch_runner import TorchRunner
 
-        channels_last, compiled = choice.variant != "nchw", choice.variant == "compile"
-        return TorchRunner(model, choice.backend, None, threads, channels_last=channels_last, compiled=compiled)
+        return TorchRunner(
+            model,
+            choice.backend,
+            None,
+            threads,
+            channels_last=choice.variant != "nchw",
+            compiled=choice.variant == "compile",
+            cuda_graphs=False,
+        )
+    if choice.variant == "eager":
+        from sr_deploy.runners.tensorrt_runner import TensorRtRunner
+
+        return TensorRtRunner(model, choice.backend, None, cuda_graphs=False)
     return open_runner(model, choice.backend, threads=threads)
 
 

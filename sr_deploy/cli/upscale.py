@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sr_deploy.cli.default_model import find_upscaling_model
-from sr_deploy.cli.options import BackendOption, TileOption
+from sr_deploy.cli.options import BackendOption, BatchOption, TileOption
 from sr_deploy.cli.output import JsonOption, Output
 from sr_deploy.cli.upscale_report import (
     OpenedNetwork,
@@ -71,6 +71,7 @@ def upscale(
     ] = None,
     backend: BackendOption = "auto",
     tile: TileOption = None,
+    batch: BatchOption = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -132,7 +133,7 @@ def upscale(
 
     output = Output(as_json)
     settings = FileSettings(scale, alpha, quality, round(max_megapixels * 1e6))
-    network = _Network(model, backend, tile, _split_devices(device))
+    network = _Network(model, backend, tile, _split_devices(device), batch)
     if ray is not None and not source.is_dir():
         raise InputError(f"--ray is for folders, and {source} is none; leave it out")
     if stream and (source.is_dir() or is_stream(source, target, as_json=as_json) or is_video(source, target)):
@@ -167,6 +168,7 @@ class _Network:
     backend: str
     tile: int | None
     devices: list[str]
+    batch: int | None
 
     def find(self, output: Output) -> Path:
         """Which one it is."""
@@ -178,7 +180,8 @@ class _Network:
         from sr_deploy.upscale.devices import open_upscalers
 
         path = self.find(output)
-        with open_upscalers(path, self.devices, backend=self.backend, tile=self.tile) as upscalers:
+        opening = open_upscalers(path, self.devices, backend=self.backend, tile=self.tile, batch=self.batch)
+        with opening as upscalers:
             first, devices = upscalers[0], [upscaler.spec.device for upscaler in upscalers]
             yield OpenedNetwork(path, first.spec, first.receptive_radius, devices), upscalers
 
@@ -195,7 +198,7 @@ class _Network:
         from sr_deploy.upscale.worker import Order
 
         path = self.find(output)
-        order = Order(path, self.backend, self.tile, ",".join(self.devices) or None)
+        order = Order(path, self.backend, self.tile, ",".join(self.devices) or None, self.batch)
         with open_fleet(ray, order) as fleet:
             devices = [fleet.spec.device] * fleet.workers
             yield (

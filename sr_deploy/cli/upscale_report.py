@@ -95,6 +95,8 @@ def file_document(result: UpscaledFile) -> dict[str, object]:
         "halo": report.halo,
         "recomputed": result.recomputed,
         "halvings": sum(each.halvings for each in result.reports),
+        "batch": report.batch,
+        "batch_halvings": sum(each.batch_halvings for each in result.reports),
         "seam_db": report.seam_db,
         "losses": list(result.losses),
         "seconds": result.seconds,
@@ -114,6 +116,8 @@ def describe_remarks(result: UpscaledFile) -> list[str]:
     remarks = [f"note     {loss}" for loss in result.losses]
     if result.recomputed:
         remarks.append(f"guards   {result.recomputed} tiles were wrong and were computed again in FP32")
+    if sum(report.batch_halvings for report in result.reports):
+        remarks.append("memory   ran out, and fewer tiles went through the network at once; a smaller --batch fits")
     halvings = sum(report.halvings for report in result.reports)
     if halvings:
         remarks.append(

@@ -91,15 +91,29 @@ def restore_weights(sdk: ModuleType, engine: trt.ICudaEngine, graph: Path) -> No
         )
 
 
-def make_context(sdk: ModuleType, engine: trt.ICudaEngine, kernels: KernelCache) -> trt.IExecutionContext:
+def has_own_graphs(sdk: ModuleType) -> bool:
+    """Whether the SDK captures and replays CUDA graphs by itself, as TensorRT-RTX does."""
+    return hasattr(sdk, "CudaGraphStrategy")
+
+
+def make_context(
+    sdk: ModuleType, engine: trt.ICudaEngine, kernels: KernelCache, *, cuda_graphs: bool = True
+) -> trt.IExecutionContext:
     """An execution context; with TensorRT-RTX its kernels are compiled for each shape at once and replayed as a graph.
+
+    Args:
+        sdk: whose engine.
+        engine: opened.
+        kernels: those compiled before, for TensorRT-RTX.
+        cuda_graphs: whether TensorRT-RTX replays graphs.
 
     Raises:
         BackendError: the engine does not start on this GPU.
     """
-    if hasattr(engine, "create_runtime_config") and hasattr(sdk, "CudaGraphStrategy"):
+    if hasattr(engine, "create_runtime_config") and has_own_graphs(sdk):
         config = engine.create_runtime_config()
-        config.cuda_graph_strategy = sdk.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        strategies = sdk.CudaGraphStrategy
+        config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if cuda_graphs else strategies.DISABLED
         config.dynamic_shapes_kernel_specialization_strategy = sdk.DynamicShapesKernelSpecializationStrategy.EAGER
         kernels.attach(config)
         context = engine.create_execution_context(config)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -13,20 +11,25 @@ import torch
 from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice
-from sr_deploy.bundle import EngineRecord, Profile, Shape
-from sr_deploy.errors import BackendError, InputError, ShapeError
+from sr_deploy.bundle import EngineRecord
+from sr_deploy.errors import BackendError, InputError
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, inference_error
+from sr_deploy.runners.cuda_graph import Compute, GraphReplay
 from sr_deploy.runners.ends import decode_output, encode_input
+from sr_deploy.runners.engine_context import EngineContext, as_nchw
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
-from sr_deploy.runners.open_engine import KernelCache, load_engine, make_context, restore_weights
+from sr_deploy.runners.open_engine import KernelCache, has_own_graphs, load_engine, make_context, restore_weights
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
 from sr_deploy.trt import Gpu, check_gpu, select_sdk
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
     import tensorrt_rtx as trt
+
+MOST_CONTEXTS = 4
+"""Shapes for which graphs are kept: each has a context, with memory for the largest shape of its profile."""
 
 _DTYPE_NAMES: dict[torch.dtype, Dtype] = {
     torch.float32: "float32",
@@ -38,8 +41,14 @@ _DTYPE_NAMES: dict[torch.dtype, Dtype] = {
 class TensorRtRunner(BaseRunner):
     """A built engine, bound to torch's memory and run on a stream of its own."""
 
-    def __init__(self, model: Model, choice: BackendChoice, device: str | None) -> None:
+    def __init__(self, model: Model, choice: BackendChoice, device: str | None, *, cuda_graphs: bool = True) -> None:
         """Choose the engine that fits this GPU and load it.
+
+        Args:
+            model: has it.
+            choice: backend and precision.
+            device: as in `cuda:0`; None: the first GPU.
+            cuda_graphs: replay what is launched for a shape; False: launch each kernel by itself.
 
         Raises:
             BackendError: no such engine, one that is stale, or one that does not load.
@@ -56,18 +65,24 @@ class TensorRtRunner(BaseRunner):
         record = find_engine(folder.engines(), search)
         self._kernels = KernelCache(folder, record)
         with torch.cuda.device(self._device):  # TensorRT takes the thread's GPU
-            self._engine: trt.ICudaEngine | None = load_engine(sdk, folder.path / record.engine.file, record.flags)
+            path = folder.path / record.engine.file
+            engine = load_engine(sdk, path, record.flags)
             if record.flags.get("strip_weights") == "on":
-                restore_weights(sdk, self._engine, model.graph_path(choice.precision))
-            self._context: trt.IExecutionContext | None = make_context(sdk, self._engine, self._kernels)
-        self._input, self._output = name_ends(sdk, self._engine)
-        self._dtype = _torch_dtype(sdk, self._engine, self._input)
-        self._output_dtype = _torch_dtype(sdk, self._engine, self._output)
+                restore_weights(sdk, engine, model.graph_path(choice.precision))
+            names = name_ends(sdk, engine)
+            self._dtype, output_dtype = (_torch_dtype(sdk, engine, name) for name in names)
+            super().__init__(_spec_of(model, record, path, self._device, self._dtype))
+
+            def start() -> EngineContext:
+                context = make_context(sdk, engine, self._kernels, cuda_graphs=cuda_graphs)
+                return EngineContext(context, names, output_dtype, self.spec)
+
+            self._compute: Compute | None = start()
+        self._graphs: GraphReplay | None = None
+        if cuda_graphs and not has_own_graphs(sdk):  # a context for each graph: another shape would change its own
+            self._graphs = GraphReplay(self._compute, str(choice), make_compute=start, most=MOST_CONTEXTS)
+            self._compute = self._graphs
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        self._profiles = record.profiles
-        self._active_profile = 0
-        path = folder.path / record.engine.file
-        super().__init__(_spec_of(model, record, path, self._device, self._dtype))
 
     @property
     def stream(self) -> torch.cuda.Stream:
@@ -90,7 +105,7 @@ class TensorRtRunner(BaseRunner):
             raise InputError(
                 f"{self.spec} takes {self._dtype} on {self._device}, not {lr.dtype} on {lr.device}; convert it first"
             )
-        check_input_shape(_as_nchw(lr.shape, self.spec), self.spec)
+        check_input_shape(as_nchw(lr.shape, self.spec), self.spec)
         with torch.cuda.device(self._device):
             return self._enqueue(lr.contiguous())
 
@@ -100,58 +115,30 @@ class TensorRtRunner(BaseRunner):
             return decode_output(self._enqueue(lr).cpu().numpy())
 
     def _enqueue(self, lr: torch.Tensor) -> torch.Tensor:
-        context = self._context
-        if context is None:
+        if self._compute is None:
             raise BackendError(f"this {self.spec} runner is closed; open another with open_runner")
         caller = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(caller)  # the input may still be on its way
-        handle = self._stream.cuda_stream
         try:
-            n, _, h, w = _as_nchw(lr.shape, self.spec)
-            self._choose_profile(context, Shape(n, h, w), handle)
-            accepted = context.set_input_shape(self._input, tuple(lr.shape))
-            shape = tuple(context.get_tensor_shape(self._output))
-            if not accepted or min(shape) < 1:
-                raise BackendError(f"{self.spec} refused the shape {'x'.join(map(str, lr.shape))}")
-            sr = torch.empty(shape, dtype=self._output_dtype, device=self._device)
-            bound = context.set_tensor_address(self._input, lr.data_ptr()) and context.set_tensor_address(
-                self._output, sr.data_ptr()
-            )
-            if not bound or not context.execute_async_v3(handle):
-                raise BackendError(f"{self.spec} failed; its log above says why")
+            with torch.cuda.stream(self._stream):
+                sr = self._compute(lr)
         except (RuntimeError, MemoryError) as error:
+            if self._graphs is not None:
+                self._graphs.clear()
+            torch.cuda.empty_cache()  # what is cached is of other shapes than the next one
             raise inference_error(self.spec, lr.shape, error) from error
-        # torch may hand the memory out again as soon as the caller's stream is done with it: this stream uses it too.
+        # torch may hand memory out again as soon as the stream that it was taken on is done: the other one uses it too.
         lr.record_stream(self._stream)
-        sr.record_stream(self._stream)
+        sr.record_stream(caller)
         caller.wait_stream(self._stream)
         return sr
-
-    def _choose_profile(self, context: trt.IExecutionContext, shape: Shape, handle: int) -> None:
-        wanted = choose_profile(self._profiles, shape)
-        if wanted != self._active_profile:
-            if not context.set_optimization_profile_async(wanted, handle):
-                raise BackendError(f"{self.spec} could not switch to the profile {self._profiles[wanted].name}")
-            self._active_profile = wanted
 
     def _release(self) -> None:
         self._stream.synchronize()
         self._kernels.save()
-        self._context = None
-        self._engine = None
-
-
-def choose_profile(profiles: Sequence[Profile], shape: Shape) -> int:
-    """Index of the profile that `shape` fits and whose tuned shape is nearest to it in pixels.
-
-    Raises:
-        ShapeError: it fits none.
-    """
-    fitting = [index for index, profile in enumerate(profiles) if profile.contains(shape)]
-    if not fitting:
-        raise ShapeError(f"{shape} lies outside every profile: {'; '.join(map(str, profiles))}")
-    pixels = shape.n * shape.h * shape.w
-    return min(fitting, key=lambda index: abs(math.log(math.prod(profiles[index].opt) / pixels)))
+        if self._graphs is not None:
+            self._graphs.clear()
+        self._compute = self._graphs = None  # and with them the contexts and the engine
 
 
 def name_ends(sdk: ModuleType, engine: trt.ICudaEngine) -> tuple[str, str]:
@@ -177,11 +164,6 @@ def _torch_dtype(sdk: ModuleType, engine: trt.ICudaEngine, name: str) -> torch.d
     if dtype == sdk.DataType.UINT8:
         return torch.uint8
     raise BackendError(f"the engine's {name} is {dtype}; FLOAT, HALF and UINT8 are taken")
-
-
-def _as_nchw(shape: Sequence[int], spec: RunnerSpec) -> tuple[int, ...]:
-    """A shape as `spec` has it, in the order N, C, H, W."""
-    return (shape[0], shape[3], shape[1], shape[2]) if spec.layout == "NHWC" and len(shape) == 4 else tuple(shape)
 
 
 def _describe_device(device: torch.device) -> Gpu:

@@ -13,6 +13,7 @@ from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, inference_error
+from sr_deploy.runners.cuda_graph import GraphReplay
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -35,6 +36,7 @@ class TorchRunner(BaseRunner):
         *,
         channels_last: bool = True,
         compiled: bool = False,
+        cuda_graphs: bool = True,
     ) -> None:
         """Load the weights.
 
@@ -46,6 +48,8 @@ class TorchRunner(BaseRunner):
             channels_last: memory layout of weights and feature maps; False: PyTorch's default.
             compiled: run it through torch.compile, anew for each shape; a result of `infer_on_device` then holds until
                 the next call.
+            cuda_graphs: on a GPU, replay what is launched for a shape from its second call on; False: launch kernels
+                one by one. torch.compile brings its own.
 
         Raises:
             BackendError: a precision or a device that torch does not run here.
@@ -61,8 +65,11 @@ class TorchRunner(BaseRunner):
             device=self._device, dtype=self._dtype, memory_format=self._memory_format
         )
         self._network: Callable[[torch.Tensor], torch.Tensor] | None = network
+        self._graphs: GraphReplay | None = None
         if compiled:
             self._network = _compile(network, self._device)
+        elif cuda_graphs and self._device.type == "cuda":
+            self._network = self._graphs = GraphReplay(network, str(choice))
         super().__init__(
             RunnerSpec(
                 backend="torch",
@@ -103,13 +110,18 @@ class TorchRunner(BaseRunner):
             try:
                 sr_NCHW = self._network(lr_NCHW.to(dtype=self._dtype, memory_format=self._memory_format))
             except (RuntimeError, MemoryError) as error:
-                if self._device.type == "cuda":
-                    torch.cuda.empty_cache()  # what is cached is of other shapes than the next one
+                self._give_back_memory()  # what is cached is of other shapes than the next one
                 raise inference_error(self.spec, lr_NCHW.shape, error) from error
             return sr_NCHW.to(torch.float32).contiguous()
 
     def _release(self) -> None:
         self._network = None
+        self._give_back_memory()
+        self._graphs = None
+
+    def _give_back_memory(self) -> None:
+        if self._graphs is not None:
+            self._graphs.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -114,7 +114,12 @@ def _wait_for_first(begun: deque[tuple[Job, Future[Result]]]) -> tuple[Job, Futu
 
 @contextmanager
 def open_upscalers(
-    model: Path, devices: Sequence[str], *, backend: str = "auto", tile: int | None = None
+    model: Path,
+    devices: Sequence[str],
+    *,
+    backend: str = "auto",
+    tile: int | None = None,
+    batch: int | None = None,
 ) -> Iterator[list[Upscaler]]:
     """A network on each of several devices; the processors of the machine are shared out among those on the CPU.
 
@@ -123,6 +128,7 @@ def open_upscalers(
         devices: as in `cuda:0`, `cuda:1`; `cpu` twice is two networks on the CPU; empty: one, where it runs best.
         backend: as `Upscaler` has it; the first device's holds for all.
         tile: as `Upscaler` has it.
+        batch: as `Upscaler` has it.
 
     Raises:
         InputError: no such model.
@@ -135,7 +141,7 @@ def open_upscalers(
         upscalers: list[Upscaler] = []
         choice: str | BackendChoice = backend
         for device in devices or (None,):
-            upscaler = Upscaler(opened, backend=choice, tile=tile, device=device, threads=threads)
+            upscaler = Upscaler(opened, backend=choice, tile=tile, device=device, threads=threads, batch=batch)
             upscalers.append(stack.enter_context(upscaler))
             choice = BackendChoice(upscaler.spec.backend, upscaler.spec.precision)
         yield upscalers

@@ -129,7 +129,7 @@ def upscale_folder_on_fleet(
     """
     settings = settings or FileSettings()
     stop = stop or threading.Event()
-    made_by = describe_making(fleet.spec, settings, fleet.order.tile)
+    made_by = describe_making(fleet.spec, settings, fleet.order.tile, fleet.order.batch)
     with open_folder_job(source, target, settings, suffix, made_by) as job:
         progress = Progress(job.items, on_progress or (lambda share, note: None))
         _Run(fleet, job, progress, stop).run()

@@ -71,7 +71,7 @@ def upscale_folder(
     """
     settings = settings or FileSettings()
     upscalers = [upscaler] if isinstance(upscaler, Upscaler) else list(upscaler)
-    made_by = describe_making(upscalers[0].spec, settings, tile)
+    made_by = describe_making(upscalers[0].spec, settings, tile, upscalers[0].asked_batch)
     with open_folder_job(source, target, settings, suffix, made_by) as job:
         _LocalRun(job, upscalers, on_progress or (lambda share, note: None), stop or threading.Event()).run()
     return job.result

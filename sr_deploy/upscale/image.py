@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, overload
+from typing import Self, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +25,19 @@ from sr_deploy.upscale.canvas import Canvas, OnRows
 from sr_deploy.upscale.guards import DEFAULT_LIMITS, GuardLimits
 from sr_deploy.upscale.inference import Inference
 from sr_deploy.upscale.memory import choose_tile, estimate_bytes_per_pixel, free_memory
-from sr_deploy.upscale.pipeline import OnTile, upscale_tiles
+from sr_deploy.upscale.pipeline import OnTile, cut_windows, upscale_whole, upscale_windows
 from sr_deploy.upscale.plan import Cut, TilePlan
 from sr_deploy.upscale.probe import blend_of, probe_halo
 from sr_deploy.upscale.report import Upscaled, UpscaleReport
 from sr_deploy.upscale.rows import InputRows
+from sr_deploy.upscale.samples import require_samples
 from sr_deploy.upscale.tiles import DEFAULT_TILE, MAX_HALO, plan_tiles
 
 __all__ = ["UpscaleReport", "Upscaled", "Upscaler"]
 
 SEAM_BUDGET_DB = 60.0
 """Errors a quarter of a step of 8 bit: nothing that a file could show."""
+_MANY = 1000  # frames of a video, for all that is known
 
 
 class Upscaler:
@@ -55,6 +60,7 @@ class Upscaler:
         guards: GuardLimits | None = DEFAULT_LIMITS,
         device: str | None = None,
         threads: int | None = None,
+        batch: int | None = None,
     ) -> None:
         """Load a network.
 
@@ -70,16 +76,22 @@ class Upscaler:
             guards: what a result is checked for; None: it is not.
             device: `cpu` or `cuda:1`; None: a GPU where the backend has one. A runner has its own.
             threads: of the CPU; None: one a core.
+            batch: tiles that go through the network at once, where there are so many and the runner takes them; None:
+                what a measurement finds on a GPU, 1 on a CPU. Where memory runs out it is halved.
 
         Raises:
             InputError: no such model, or `backend` or `device` given together with a runner.
-            ShapeError: a negative tile or halo.
+            ShapeError: a negative tile or halo, or a batch below 1.
             BackendError: the backend does not run here.
         """
         for name, value in (("tile", tile), ("halo", halo)):
             if value is not None and value < 0:
                 raise ShapeError(f"{name} must be 0 or more pixels, not {value}")
+        if batch is not None and batch < 1:
+            raise ShapeError(f"batch must be 1 or more tiles, not {batch}")
         self._tile = tile
+        self.asked_batch = batch
+        """As given."""
         self._device = device
         self._threads = threads
         self._lock = threading.Lock()
@@ -96,7 +108,7 @@ class Upscaler:
                 raise InputError(f"this runner computes on {model.spec.device}; leave device={device!r} out")
             self._runner = model
         self._fp32: Runner | None = None
-        self._inference = Inference(self._runner, self._open_fp32, guards)
+        self._inference = Inference(self._runner, self._open_fp32, guards, batch)
         self.receptive_radius = find_receptive_radius(self._model) if self._model is not None else None
         self._seam_budget_db = seam_budget_db
         self._settled: Cut | None = None
@@ -159,7 +171,7 @@ class Upscaler:
             OutOfMemoryError: there is no memory for small tiles either.
             BackendError: the backend failed.
         """
-        self._require_samples(image.shape, image.dtype)
+        require_samples(self._runner.spec, image.shape, image.dtype)
         results: list[Pixels] = []
         report = self._upscale(InputRows.of_picture(image), results.append, on_tile, whole=True)
         return Upscaled(results[0], report)
@@ -177,18 +189,58 @@ class Upscaler:
         Raises:
             As `upscale`.
         """
-        self._require_samples((rows.height, rows.width, rows.channels), rows.held.dtype)
+        require_samples(self._runner.spec, (rows.height, rows.width, rows.channels), rows.held.dtype)
         return self._upscale(rows, on_rows, on_tile, whole=False)
+
+    def upscale_many(self, images: Sequence[Pixels], on_picture: OnTile | None = None) -> list[Pixels]:
+        """Upscale pictures of one shape and type; those that need no tiles go through the network several at once.
+
+        Args:
+            images: as `upscale` takes them.
+            on_picture: told about progress, in the order of `images`.
+
+        Raises:
+            ShapeError: pictures that are not alike, or not such pictures.
+            As `upscale`, of the first picture that is not finished.
+        """
+        if not images:
+            return []
+        first = images[0]
+        require_samples(self._runner.spec, first.shape, first.dtype)
+        kinds = {(image.shape, str(image.dtype)) for image in images}
+        if len(kinds) > 1:
+            raise ShapeError(f"pictures that go together are of one shape and type, not {sorted(kinds)}")
+        results: list[Pixels] = []
+        tell = _count_up(on_picture, len(images))
+        with self._lock:
+            plan = self._plan_afresh(first.shape[0], first.shape[1])
+            if plan.count == 1:
+                batch = self._choose_batch(plan, InputRows.of_picture(first), len(images))
+                upscale_whole(
+                    self._inference,
+                    images,
+                    plan,
+                    batch=batch,
+                    scale=self._runner.spec.scale,
+                    results=results,
+                    on_picture=tell,
+                )
+                return results
+        for image in images:
+            results.append(self.upscale(image).image)
+            tell()
+        return results
 
     def _upscale(self, rows: InputRows, on_rows: OnRows, on_tile: OnTile | None, *, whole: bool) -> UpscaleReport:
         with self._lock:
             started = time.perf_counter()
             inference = self._inference
-            halvings, recomputed = inference.halvings, inference.recomputed
+            halvings, batch_halvings, recomputed = inference.halvings, inference.batch_halvings, inference.recomputed
             self._probe(rows)
             plan = self.plan(rows.height, rows.width)
             canvas = Canvas(plan, rows, self._runner.spec.scale, on_rows, whole=whole)
-            upscale_tiles(inference, rows, plan, canvas, on_tile)
+            batch = self._choose_batch(plan, rows, plan.count)
+            upscale_windows(inference, cut_windows(rows, plan, canvas), batch, _count_up(on_tile, plan.count))
             return UpscaleReport(
                 tiles=plan.count,
                 window=(plan.window_height, plan.window_width),
@@ -199,6 +251,8 @@ class Upscaler:
                 seam_budget_db=self._seam_budget_db,
                 halvings=inference.halvings - halvings,
                 tile_limit=inference.tile_limit,
+                batch=batch,
+                batch_halvings=inference.batch_halvings - batch_halvings,
                 seconds=time.perf_counter() - started,
             )
 
@@ -210,12 +264,22 @@ class Upscaler:
             cut: of an earlier call, to do as then; None: decide now.
         """
         with self._lock:
+            rows = InputRows.of_picture(image)
             if cut is None:
-                self._probe(InputRows.of_picture(image))
+                self._probe(rows)
                 cut = Cut(self._choose_tile(), self.halo)
-            self._use_halo(cut.halo)
-            self._settled = cut
+                self._use_cut(cut)
+                plan = self.plan(rows.height, rows.width)
+                most = None if plan.count == 1 else plan.count
+                cut = replace(cut, batch=self._inference.choose_batch(_window_of(plan, rows), most, _MANY))
+            self._use_cut(cut)
         return cut
+
+    def count_together(self, height: int, width: int) -> int:
+        """How many pictures of that size to give to `upscale_many` at once, after `settle`; 1 where they need tiles."""
+        if self._settled is None or self.plan(height, width).count > 1:
+            return 1
+        return self._settled.batch
 
     def close(self) -> None:
         """Release the network, unless it was given as a runner."""
@@ -232,20 +296,6 @@ class Upscaler:
     ) -> None:
         self.close()
 
-    def _require_samples(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
-        spec = self._runner.spec
-        if dtype not in (np.uint8, np.uint16) or len(shape) != 3 or shape[2] not in (1, spec.channels):
-            channels = "3 (or 1: gray)" if spec.channels == 3 else str(spec.channels)
-            told = " x ".join(map(str, shape)) or "no axes"
-            raise ShapeError(f"{spec} takes 8- and 16-bit pictures H x W x {channels}, not {told} of {dtype}")
-        if min(shape) < 1:
-            raise ShapeError(f"a picture needs at least one pixel, not {shape[1]}x{shape[0]}")
-        if dtype == np.uint16 and spec.dtype == "uint8":
-            raise ShapeError(
-                f"{spec} has ends of 8 bit ({spec.artefact}) and would lose what a 16-bit picture has more; convert "
-                "the picture, or export without --ends uint8"
-            )
-
     def _reach(self, most: int) -> int:
         return most if self.receptive_radius is None else min(self.receptive_radius, most)
 
@@ -256,6 +306,21 @@ class Upscaler:
         self._inference.halo = halo
         self._inference.blend = 0 if self._sees_all(halo) else blend_of(halo)
 
+    def _use_cut(self, cut: Cut) -> None:
+        self._use_halo(cut.halo)
+        self._settled = cut
+
+    def _plan_afresh(self, height: int, width: int) -> TilePlan:
+        """As if no picture had been before."""
+        if self._settled is None and self._wants_probe:
+            self._use_halo(self._halo)
+        return self.plan(height, width)
+
+    def _choose_batch(self, plan: TilePlan, rows: InputRows, count: int) -> int:
+        if self._settled is not None:
+            return min(self._settled.batch, count)
+        return self._inference.choose_batch(_window_of(plan, rows), count, count)
+
     def _probe(self, rows: InputRows) -> None:
         """Choose the halo on the picture itself, where the network sees further than can be paid for.
 
@@ -263,14 +328,13 @@ class Upscaler:
         """
         if self._settled is not None or not self._wants_probe:
             return
-        self._use_halo(self._halo)
-        plan = self.plan(rows.height, rows.width)
+        plan = self._plan_afresh(rows.height, rows.width)
         if plan.count == 1:
             return
         rows.hold(0, plan.window_height)
         spec = self._runner.spec
         found = probe_halo(
-            lambda window: self._inference.start(window).read(),
+            lambda window: self._inference.start([window])[0].read(),
             rows.held,
             self._seam_budget_db,
             scale=spec.scale,
@@ -285,7 +349,8 @@ class Upscaler:
             return self._settled.tile
         if self._bytes_per_pixel is None and self._model is not None:
             self._bytes_per_pixel = estimate_bytes_per_pixel(self._model) or 0.0
-        return choose_tile(self.halo, self._bytes_per_pixel, free_memory(self._runner.spec.device))
+        together = None if self._bytes_per_pixel is None else self._bytes_per_pixel * (self.asked_batch or 1)
+        return choose_tile(self.halo, together, free_memory(self._runner.spec.device))
 
     def _open_fp32(self) -> Runner | None:
         """Another runner of this network in FP32; this one where there is no other."""
@@ -303,3 +368,14 @@ class Upscaler:
             elif spec.precision == "fp32":
                 self._fp32 = self._runner
         return self._fp32
+
+
+def _count_up(told: OnTile | None, of: int) -> Callable[[], None]:
+    """Tells 1, 2, 3 with each call."""
+    numbers = itertools.count(1)
+    return lambda: None if told is None else told(next(numbers), of)
+
+
+def _window_of(plan: TilePlan, rows: InputRows) -> Pixels:
+    """Samples of a window's shape and type, with nothing in them."""
+    return cast("Pixels", np.empty((plan.window_height, plan.window_width, rows.channels), rows.held.dtype))

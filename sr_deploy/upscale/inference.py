@@ -1,9 +1,11 @@
-"""One window after the other through a runner: smaller when memory runs out, again in FP32 when a guard objects."""
+"""Windows through a runner: fewer or smaller ones when memory runs out, again in FP32 when a guard objects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,30 +13,45 @@ from numpy.typing import NDArray
 from sr_deploy.errors import GuardError, OutOfMemoryError
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.runners.protocol import DeviceRunner, Runner
+from sr_deploy.upscale.batch import FEWEST, choose_batch, largest_batch
 from sr_deploy.upscale.device import infer_on_device, runs_on_device
 from sr_deploy.upscale.guards import DEFAULT_LIMITS, GuardLimits, find_problem, measure_statistics
+from sr_deploy.upscale.lanes import Lanes
 from sr_deploy.upscale.pixels import HostResult, TileResult, to_window
 from sr_deploy.upscale.plan import Tile
 from sr_deploy.upscale.tiles import join_tiles, plan_tiles
 
 SMALLEST_TILE = 16
 """Core of a tile below which halving stops: the halo is nearly all of it then."""
+_MEASURED: WeakKeyDictionary[Runner, dict[tuple[int, ...], int]] = WeakKeyDictionary()
+"""Batches that were chosen in this process: for each runner and shape of a window."""
+_WARM_UPS, _TIMED = 2, 3  # calls; a CUDA graph is captured in the second one
 
 
 class Inference:
     """Remembers the tile that memory was enough for, and counts what did not go smoothly."""
 
-    def __init__(self, runner: Runner, open_fp32: Callable[[], Runner | None], limits: GuardLimits | None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        open_fp32: Callable[[], Runner | None],
+        limits: GuardLimits | None,
+        batch: int | None = None,
+    ) -> None:
         """Take a runner.
 
         Args:
             runner: stays the caller's.
             open_fp32: gives another runner of the same network in FP32, or None; asked when a guard objects.
             limits: of the guards; None: results are not looked at.
+            batch: windows that go through the network at once, if there are so many; None: measured on a GPU, 1 on a
+                CPU.
         """
         self._runner = runner
         self._open_fp32 = open_fp32
         self._limits = limits
+        self._batch = batch
+        self._lanes: Lanes | None = None
         self.halo = 0
         """Overlap of the tiles of a window that is too large."""
         self.blend = 0
@@ -43,25 +60,102 @@ class Inference:
         """Core of the largest tile that is tried, since a larger one did not fit; None: none has failed yet."""
         self.halvings = 0
         """How often a tile had to be halved."""
+        self.batch_limit: int | None = None
+        """Largest batch that is tried, since a larger one did not fit; None: none has failed yet."""
+        self.batch_halvings = 0
+        """How often a batch had to be halved."""
         self.recomputed = 0
         """Tiles computed again in FP32."""
 
-    def start(self, samples: Pixels) -> TileResult:
-        """Upscale a window; on a GPU this returns before it is done.
+    @property
+    def ahead(self) -> int:
+        """Batches to start beyond the one that is computed while another is checked: a GPU has a queue."""
+        return 1 if self._runner.spec.device.startswith("cuda") else 0
+
+    def choose_batch(self, window: Pixels, most: int | None, to_come: int) -> int:
+        """How many windows go through the network at once.
 
         Args:
-            samples: the window, H x W x C.
+            window: of their shape and type; what is in it does not matter.
+            most: that there are to put together; None: any number.
+            to_come: how many there will be, which decides whether a measurement pays.
+        """
+        takes = largest_batch(self._runner.spec.profiles, *window.shape[:2])
+        limits = [limit for limit in (most, takes, self.batch_limit) if limit is not None]
+        if self._batch is not None or not runs_on_device(self._runner, window):
+            return min([self._batch or 1, *limits])
+        known = _MEASURED.setdefault(self._runner, {})
+        if window.shape not in known:
+            if to_come < FEWEST:
+                return 1
+            known[window.shape] = self.measure_batch(window, takes)
+        return min([known[window.shape], *limits])
+
+    def measure_batch(self, window: Pixels, takes: int | None = None) -> int:
+        """Time batches of such windows, from samples on the host to results where they are computed.
+
+        Args:
+            window: of their shape and type; what is in it does not matter.
+            takes: the largest batch that the runner takes; None: any.
+        """
+        highest = np.iinfo(window.dtype).max
+        noise = np.random.default_rng(0).integers(0, highest, window.shape, window.dtype, endpoint=True)
+
+        def time_call(size: int) -> float:
+            def call() -> None:
+                self._start_whole([noise] * size)[-1].crop(slice(0, 1), slice(0, 1)).read()  # waits for it
+
+            for _ in range(_WARM_UPS):
+                call()
+            started = time.perf_counter()
+            for _ in range(_TIMED):
+                call()
+            return (time.perf_counter() - started) / _TIMED
+
+        return choose_batch(time_call, takes)
+
+    def start(self, windows: Sequence[Pixels]) -> list[TileResult]:
+        """Upscale windows of one shape at once; on a GPU this returns before it is done.
+
+        Args:
+            windows: each H x W x C.
 
         Raises:
             OutOfMemoryError: there is no memory for small tiles either.
             BackendError: the runner failed.
         """
+        results: list[TileResult] = []
+        while len(results) < len(windows):
+            together = windows[len(results) :][: self.batch_limit]
+            if len(together) == 1 or not self._fits(max(together[0].shape[:2])):
+                results.append(self._start_one(together[0]))
+                continue
+            try:
+                results += self._start_whole(together)
+            except OutOfMemoryError:
+                self.batch_halvings += 1
+                self.batch_limit = len(together) // 2
+        return results
+
+    def _start_one(self, samples: Pixels) -> TileResult:
         if runs_on_device(self._runner, samples) and self._fits(max(samples.shape[:2])):
             try:
-                return infer_on_device(cast(DeviceRunner, self._runner), samples)
+                return self._start_on_device([samples])[0]
             except OutOfMemoryError as error:
                 self._halve(max(samples.shape[:2]) - 2 * self.halo, error)
         return HostResult(self._infer(self._runner, to_window(samples, self._runner.spec.channels)))
+
+    def _start_whole(self, windows: Sequence[Pixels]) -> Sequence[TileResult]:
+        if runs_on_device(self._runner, windows[0]):
+            return self._start_on_device(windows)
+        channels = self._runner.spec.channels
+        sr_NCHW = self._runner.infer(np.concatenate([to_window(samples, channels) for samples in windows]))
+        return [HostResult(sr_NCHW[index : index + 1]) for index in range(len(windows))]
+
+    def _start_on_device(self, windows: Sequence[Pixels]) -> Sequence[TileResult]:
+        if self._lanes is None:
+            self._lanes = Lanes(self._runner.spec.device)
+        return infer_on_device(cast(DeviceRunner, self._runner), self._lanes, windows)
 
     def check(self, result: TileResult, samples: Pixels, tile: Tile) -> tuple[TileResult, str | None]:
         """What is used of a window's result, and what is wrong with it; another thread may call this beside `start`.

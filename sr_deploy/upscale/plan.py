@@ -14,6 +14,8 @@ class Cut:
     """Core of a tile where a picture is cut at all."""
     halo: int
     """Overlap on each side."""
+    batch: int = 1
+    """Windows that go through the network at once."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,10 @@ class UpscaleReport:
     """How often memory ran out, and tiles were halved."""
     tile_limit: int | None
     """Core of the largest tile that is tried from now on; None: memory has always been enough."""
+    batch: int
+    """Tiles that went through the network at once, at most."""
+    batch_halvings: int
+    """How often memory ran out, and batches were halved."""
     seconds: float
     """All of it, from samples to samples."""
 

@@ -17,6 +17,7 @@ from sr_deploy.files import sha256_of
 from sr_deploy.imaging.formats import find_format
 from sr_deploy.imaging.picture import Picture, read_picture
 from sr_deploy.runners.protocol import RunnerSpec
+from sr_deploy.upscale.batch import describe_batch
 from sr_deploy.upscale.files import (
     Enlarged,
     FileSettings,
@@ -207,11 +208,19 @@ def save_item(item: Item, loaded: LoadedItem, enlarged: Enlarged, settings: File
     return write_enlarged(item.source, item.target, loaded.picture, enlarged, settings)
 
 
-def describe_making(spec: RunnerSpec, settings: FileSettings, tile: int | None) -> str:
-    """A hash of what decides on a result's pixels, the source and the format apart."""
+def describe_making(spec: RunnerSpec, settings: FileSettings, tile: int | None, batch: int | None = None) -> str:
+    """A hash of what decides on a result's pixels, the source and the format apart; `tile`, `batch`: as asked for."""
     artefact = spec.artefact
     network = sha256_of(artefact) if artefact is not None and artefact.is_file() else str(artefact)
-    making = (network, str(spec), tile, settings.scale, settings.alpha, settings.quality)
+    making = (
+        network,
+        str(spec),
+        tile,
+        settings.scale,
+        settings.alpha,
+        settings.quality,
+        *describe_batch(batch, spec.device),
+    )
     return hashlib.sha256(json.dumps(making).encode()).hexdigest()
 
 

@@ -29,10 +29,19 @@ class Order:
     """As `Upscaler` has it."""
     device: str | None = None
     """`cpu`: one worker for each processor that Ray counts. None: one for each GPU, if Ray has any."""
+    batch: int | None = None
+    """As `Upscaler` has it."""
 
     def open(self, threads: int | None) -> Upscaler:
         """Load the network on the device that this worker has."""
-        return Upscaler(self.model, backend=self.backend, tile=self.tile, device=self.device, threads=threads)
+        return Upscaler(
+            self.model,
+            backend=self.backend,
+            tile=self.tile,
+            device=self.device,
+            threads=threads,
+            batch=self.batch,
+        )
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Worker:
         """
         self._upscaler = order.open(threads)
         self._settings = settings
-        self._made_by = describe_making(self._upscaler.spec, settings, order.tile)
+        self._made_by = describe_making(self._upscaler.spec, settings, order.tile, order.batch)
 
     def __call__(self, batch: dict[str, NDArray[np.object_]]) -> dict[str, list[Outcome]]:
         """Ray's way to hand over files."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.runners import open_runner
+from sr_deploy.runners.cuda_graph import GraphReplay
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.inference import Inference
 from sr_deploy.upscale.memory import free_memory
 
 pytestmark = [
@@ -36,6 +40,75 @@ def test_the_gpu_gives_what_the_cpu_gives(path, channels):
         upscaled = Upscaler(gpu, tile=64, halo=4).upscale(lr)
     assert upscaled.report.tiles == 35
     assert np.abs(upscaled.image.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("batch", [2, 3, None])
+def test_batches_on_the_gpu_give_what_single_tiles_give(path, batch):
+    lr = np.random.default_rng(0).integers(0, 256, (301, 407, 3), np.uint8)
+    with open_runner(path, "torch:fp32", device="cuda:0") as gpu:
+        expected = Upscaler(gpu, tile=64, halo=4, batch=1)(lr)
+        upscaled = Upscaler(gpu, tile=64, halo=4, batch=batch).upscale(lr)
+    assert upscaled.report.batch in ((batch,) if batch else (1, 2, 4, 8))
+    assert np.abs(upscaled.image.astype(int) - expected).max() <= 1
+
+
+def test_a_batch_is_measured_once_for_a_runner_and_a_shape(path, monkeypatch):
+    measured = []
+    measure = Inference.measure_batch
+    monkeypatch.setattr(
+        Inference, "measure_batch", lambda self, window, *rest: measured.append(window.shape) or measure(self, window)
+    )
+    frames = [np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8) for seed in range(3)]
+    with open_runner(path, "torch:fp16", device="cuda:0") as gpu:
+        cuts = [Upscaler(gpu).settle(frame) for frame in frames]
+    assert measured == [(48, 64, 3)]
+    assert {cut.batch for cut in cuts} <= {1, 2, 4, 8}
+    assert len({cut.batch for cut in cuts}) == 1
+
+
+def test_frames_that_go_together_are_those_that_go_alone(path):
+    frames = [np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8) for seed in range(9)]
+    with open_runner(path, "torch:fp32", device="cuda:0") as gpu:
+        alone = [Upscaler(gpu, batch=1)(frame) for frame in frames]
+        together = Upscaler(gpu, batch=4).upscale_many(frames)
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+
+
+def profile_tiles(path, tmp_path):
+    """The timeline of a picture in tiles, when all is warm: (category, name, begin, end) in microseconds."""
+    lr = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+    with open_runner(path, "torch:fp16", device="cuda:0") as gpu:
+        upscale = Upscaler(gpu, tile=240, halo=8, batch=1)
+        for _ in range(2):
+            upscale(lr)
+        torch.cuda.synchronize()
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profiler:
+            upscale(lr)
+            torch.cuda.synchronize()
+        assert isinstance(gpu._network, GraphReplay)
+        assert gpu._network.captured == 1
+    profiler.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    kinds = ("kernel", "gpu_memcpy")
+    return [(e["cat"], e["name"], e["ts"], e["ts"] + e["dur"]) for e in events if e.get("cat") in kinds]
+
+
+def test_copies_hide_behind_work_and_none_is_pageable(path, tmp_path):
+    timeline = profile_tiles(path, tmp_path)
+    kernels = [(begin, end) for kind, _, begin, end in timeline if kind == "kernel"]
+    copies = [(name, begin, end) for kind, name, begin, end in timeline if kind == "gpu_memcpy"]
+    between = [one for one in copies if "HtoD" in one[0] or "DtoH" in one[0]]
+    assert kernels
+    assert {name[:11] for name, _, _ in between} >= {"Memcpy HtoD", "Memcpy DtoH"}
+    assert [name for name, _, _ in between if "Pageable" in name] == []
+    hidden = [
+        name
+        for name, begin, end in between
+        if any(begin < other_end and other_begin < end for other_begin, other_end in kernels)
+    ]
+    assert hidden, "no copy overlaps a kernel"
 
 
 def test_a_gpu_that_is_full_halves_the_tile(path):

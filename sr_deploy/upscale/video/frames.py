@@ -48,6 +48,8 @@ class Settled:
     """None: there is no frame."""
     decoded: Iterator[Timed]
     """All of them."""
+    together: int = 1
+    """How many go through the network at once."""
 
 
 def read_pixels(frames: Iterator[VideoFrame], to_pixels: ToPixels, clock: Clock) -> Iterator[Timed]:
@@ -77,7 +79,8 @@ def settle_cut(upscalers: Sequence[Upscaler], decoded: Iterator[Timed], cut: Cut
         return Settled(cut, iter(()))
     for upscaler in upscalers:
         cut = upscaler.settle(first.pixels, cut)
-    return Settled(cut, itertools.chain([first], decoded))
+    together = upscalers[0].count_together(*first.pixels.shape[:2])
+    return Settled(cut, itertools.chain([first], decoded), together)
 
 
 def make_clock(upscalers: Sequence[Upscaler]) -> Clock:
@@ -92,6 +95,7 @@ def upscale_frames(
     clock: Clock,
     *,
     input_bytes: int,
+    together: int = 1,
     first: int = 0,
     compute_every: int | None = None,
     on_frame: OnFrame | None = None,
@@ -107,8 +111,9 @@ def upscale_frames(
         write: called in a thread of its own, in order.
         clock: counts what the stages work.
         input_bytes: of a decoded frame's samples, which decide on how many may wait.
+        together: frames that go through the network at once, if their samples are not too many to wait.
         first: number of the first frame.
-        compute_every: frames whose number is a multiple of it are computed in any case.
+        compute_every: frames whose number is a multiple of it are computed in any case, and not with those before.
         on_frame: told about progress.
         stop: once set, no further frame is begun.
 
@@ -122,25 +127,35 @@ def upscale_frames(
     stop = stop or threading.Event()
     output_bytes = input_bytes * upscalers[0].spec.scale ** 2
 
-    def compute(upscaler: Upscaler, frame: _Numbered) -> Pixels | None:
-        if frame.pixels is None:
-            return None
+    def compute(upscaler: Upscaler, group: list[_Numbered]) -> Sequence[Pixels | None]:
+        fresh = [frame.pixels for frame in group if frame.pixels is not None]
+        if not fresh:
+            return [None] * len(group)
+        finished = 0
+
+        def count(number: int, _of: int) -> None:
+            nonlocal finished
+            finished = number
+
         with clock.working("inference"):
             try:
-                return upscaler(frame.pixels)
+                return upscaler.upscale_many(fresh, count)
             except GuardError as error:
-                raise GuardError(f"frame {frame.number}: {error}") from error
+                raise GuardError(f"frame {group[finished].number}: {error}") from error
 
     with (
         read_ahead(decoded, count_between(input_bytes)) as ahead,
         WriteBehind(write, count_between(output_bytes)) as behind,
         DevicePool([partial(compute, upscaler) for upscaler in upscalers]) as pool,
     ):
-        for frame, upscaled in pool.run(_number_frames(ahead, first, compute_every, stop)):
-            behind.put(Timed(upscaled.result(), frame.time))
-            if on_frame is not None:
-                pace = (frame.number + 1 - first) / (time.perf_counter() - started)
-                on_frame(frame.number + 1, pace, clock.slowest)
+        numbered = _number_frames(ahead, first, compute_every, stop)
+        most = min(together, count_between(output_bytes))
+        for group, upscaled in pool.run(_group_frames(numbered, most, compute_every, stop)):
+            for frame, pixels in zip(group, upscaled.result(), strict=True):
+                behind.put(Timed(pixels, frame.time))
+                if on_frame is not None:
+                    pace = (frame.number + 1 - first) / (time.perf_counter() - started)
+                    on_frame(frame.number + 1, pace, clock.slowest)
         behind.finish()
     return stop.is_set()
 
@@ -163,6 +178,27 @@ def _number_frames(
         repeated = not fresh and before is not None and np.array_equal(cast("Pixels", frame.pixels), before)
         before = frame.pixels
         yield _Numbered(None if repeated else frame.pixels, frame.time, number)
+
+
+def _group_frames(
+    frames: Iterator[_Numbered], most: int, compute_every: int | None, stop: threading.Event
+) -> Iterator[list[_Numbered]]:
+    """Frames to compute at once, or one that repeats the one before.
+
+    A job that goes on at a multiple of `compute_every` makes the same groups as one that was never stopped.
+    """
+    group: list[_Numbered] = []
+    for frame in frames:
+        begins = frame.pixels is None or (compute_every is not None and frame.number % compute_every == 0)
+        if group and begins:
+            yield group
+            group = []
+        group.append(frame)
+        if len(group) == most or frame.pixels is None:
+            yield group
+            group = []
+    if group and not stop.is_set():
+        yield group
 
 
 class FrameMaker:

@@ -105,7 +105,14 @@ def upscale_video(
     check_video_paths(source, target, settings)
     info = read_video_info(source)
     plan = plan_encoder(info, _find_size(info, upscalers[0].spec.scale, settings.scale), target, settings)
-    making = describe_job(source, upscalers[0].spec, plan, settings.segment_frames, tile)
+    making = describe_job(
+        source,
+        upscalers[0].spec,
+        plan,
+        settings.segment_frames,
+        tile=tile,
+        batch=upscalers[0].asked_batch,
+    )
     with open_work_folder(target, making) as folder:
         copied = plan_copies(info, plan, target, folder)
         reader, clock = FrameReader(info), make_clock(upscalers)
@@ -199,6 +206,7 @@ def _make_segments(
         clock,
         input_bytes=info.kind.sample_bytes,
         first=done,
+        together=settled.together,
         compute_every=store.segment_frames,
         on_frame=report,
         stop=stop,

@@ -61,7 +61,7 @@ def upscale_pipe(
     on_frame: OnFrame | None = None,
     stop: threading.Event | None = None,
 ) -> PipeResult:
-    """Upscale frames as they come; each is written as soon as it is done.
+    """Upscale frames as they come; each is written as soon as it, and those that went with it, are done.
 
     Args:
         upscaler: used by this job alone meanwhile; several, of the same network on one device each, share the frames.
@@ -95,12 +95,14 @@ def upscale_pipe(
         repeated += timed.pixels is None
 
     write_head(target, enlarged)
+    settled = settle_cut(upscalers, read_pixels(reader.frames(), ToPixels(form.kind), clock))
     stopped = upscale_frames(
         upscalers,
-        settle_cut(upscalers, read_pixels(reader.frames(), ToPixels(form.kind), clock)).decoded,
+        settled.decoded,
         write,
         clock,
         input_bytes=form.kind.sample_bytes,
+        together=settled.together,
         on_frame=on_frame,
         stop=stop,
     )

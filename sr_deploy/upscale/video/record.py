@@ -14,6 +14,7 @@ from sr_deploy.deps import installed_version
 from sr_deploy.errors import OutputError
 from sr_deploy.files import make_folder, output_error, sha256_of, write_text
 from sr_deploy.runners.protocol import RunnerSpec
+from sr_deploy.upscale.batch import describe_batch
 from sr_deploy.upscale.job import lock_alone
 from sr_deploy.upscale.plan import Cut
 from sr_deploy.upscale.video.encoders import EncoderPlan
@@ -23,10 +24,18 @@ _CUT = "cut.json"
 _LOCK = "lock"
 
 
-def describe_job(source: Path, spec: RunnerSpec, plan: EncoderPlan, segment_frames: int, tile: int | None) -> str:
-    """A hash of all that decides on the segments."""
+def describe_job(
+    source: Path,
+    spec: RunnerSpec,
+    plan: EncoderPlan,
+    segment_frames: int,
+    *,
+    tile: int | None = None,
+    batch: int | None = None,
+) -> str:
+    """A hash of all that decides on the segments; `tile`, `batch`: as asked for."""
     artefact = spec.artefact
-    making = {
+    making: dict[str, object] = {
         "source": sha256_of(source),
         "network": sha256_of(artefact) if artefact is not None and artefact.is_file() else str(artefact),
         "backend": f"{spec} {spec.version}",
@@ -35,6 +44,8 @@ def describe_job(source: Path, spec: RunnerSpec, plan: EncoderPlan, segment_fram
         "segment_frames": segment_frames,
         "av": installed_version("av"),
     }
+    if told := describe_batch(batch, spec.device):
+        making["batch"] = told
     return hashlib.sha256(json.dumps(making, default=str, sort_keys=True).encode()).hexdigest()
 
 

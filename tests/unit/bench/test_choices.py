@@ -16,7 +16,7 @@ def test_a_contender_is_written_as_it_is_read(text):
 
 def test_words_that_are_unknown_are_refused():
     assert str(parse_contender("torch+nchw")) == "torch:fp32+nchw"
-    with pytest.raises(InputError, match=r"unknown variant 'jit' in 'torch\+jit'; known: nchw, compile, fixed"):
+    with pytest.raises(InputError, match=r"unknown variant 'jit' in 'torch\+jit'; known: nchw, compile, eager, fixed"):
         parse_contender("torch+jit")
     with pytest.raises(InputError, match="unknown backend 'jax'"):
         parse_contender("jax+compile")
@@ -65,6 +65,8 @@ def test_without_a_baseline_there_is_no_table(bundle, monkeypatch):
         ("onnxruntime:fp32+compile", r"\+compile is of torch alone"),
         ("openvino:fp32+nchw", r"\+nchw is of torch alone"),
         ("openvino:int8+fixed", "needs a graph in int8"),
+        ("onnxruntime:fp32+eager", r"\+eager is of torch and of engines"),
+        pytest.param("torch:fp32+eager", "leave \\+eager out", marks=without_gpu),
         pytest.param("tensorrt:fp32+fixed", "needs an NVIDIA GPU", marks=without_gpu),
     ],
 )

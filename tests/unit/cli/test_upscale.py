@@ -76,6 +76,15 @@ def test_tiles_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "6 tiles with 4 pixels of overlap, all that the network sees" in capsys.readouterr().out
 
 
+def test_tiles_in_batches(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["upscale", "in.png", "out.png", "--model", "net.safetensors", "--backend", "torch:fp32", "--tile", "32"]
+    assert main([*words, "--batch", "4", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["tiles"], document["batch"], document["batch_halvings"]) == (6, 4, 0)
+    assert np.abs(read_image(here / "out.png").astype(int) - expected_picture(here)).max() <= 1
+    assert main([*words, "--batch", "0"]) == 2
+
+
 def test_a_stream_gives_the_file_of_the_whole_picture(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model", "net.safetensors", "--backend", "torch", "--tile", "16"]
     assert main(["upscale", "in.png", "whole.png", *words]) == 0

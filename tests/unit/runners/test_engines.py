@@ -121,7 +121,7 @@ def test_engines_of_a_lone_graph_are_looked_for_beside_it(exported, tmp_path):
 
 
 def test_the_profile_tuned_nearest_is_chosen():
-    from sr_deploy.runners.tensorrt_runner import choose_profile
+    from sr_deploy.runners.engine_context import choose_profile
 
     profiles = [
         parse_profile("tile=1x64x64,1x256x256,4x512x512"),
@@ -163,7 +163,7 @@ def test_every_name_that_the_runner_uses_exists_in_the_real_bindings():
         "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
         "Refitter": ("refit_cuda_engine",),
         "OnnxParserRefitter": ("refit_from_file",),
-        "CudaGraphStrategy": ("WHOLE_GRAPH_CAPTURE",),
+        "CudaGraphStrategy": ("WHOLE_GRAPH_CAPTURE", "DISABLED"),
         "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
         "TensorIOMode": ("INPUT", "OUTPUT"),
         "DataType": ("FLOAT", "HALF"),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sr_deploy.imaging.convert import to_image
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.device import DeviceResult, infer_on_device, runs_on_device
+from sr_deploy.upscale.lanes import Lanes
 from sr_deploy.upscale.pixels import HostResult, to_window
 
 
@@ -22,7 +23,7 @@ def sr() -> NDArray[np.float32]:
 
 @pytest.fixture(params=["host", "device"])
 def result(request: pytest.FixtureRequest, sr: NDArray[np.float32]) -> HostResult | DeviceResult:
-    return HostResult(sr) if request.param == "host" else DeviceResult(torch.from_numpy(sr))
+    return HostResult(sr) if request.param == "host" else DeviceResult(torch.from_numpy(sr), Lanes("cpu"))
 
 
 def test_rounding_is_that_of_to_image(result: HostResult | DeviceResult, sr: NDArray[np.float32]) -> None:
@@ -77,7 +78,7 @@ class DoublingRunner:
 def test_samples_go_through_every_kind_of_end(dtype: str, channels: int) -> None:
     samples = np.random.default_rng(1).integers(0, 256, (9, 7, channels), np.uint8)
     target = np.empty((18, 14, channels), np.uint8)
-    infer_on_device(DoublingRunner(dtype), samples).write(target)
+    infer_on_device(DoublingRunner(dtype), Lanes("cpu"), [samples])[0].write(target)
     assert np.array_equal(target, samples.repeat(2, axis=0).repeat(2, axis=1))
 
 

@@ -1,0 +1,240 @@
+"""Several windows through a network at once: the same results, each looked at by itself, fewer when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from sr_deploy.arch.registry import build_network
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.weights import save_generator
+from sr_deploy.bundle import parse_profile
+from sr_deploy.errors import GuardError, OutOfMemoryError, ShapeError
+from sr_deploy.imaging.codec import bundled_photographs, read_image
+from sr_deploy.runners import open_runner
+from sr_deploy.runners.base import BaseRunner
+from sr_deploy.runners.protocol import Runner, RunnerSpec
+from sr_deploy.upscale.batch import choose_batch, describe_batch, largest_batch
+from sr_deploy.upscale.files import FileSettings
+from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.inference import Inference
+from sr_deploy.upscale.plan import Cut
+from sr_deploy.upscale.work import describe_making
+
+SPEC = ArchSpec(architecture="compact", scale=2, features=6, blocks=2)
+
+
+class WatchedRunner(BaseRunner):
+    """A sound runner that notes batches; the windows of `bad`, counted from 0, come out as NaN."""
+
+    def __init__(
+        self, sound: Runner, bad: set[int] | None = None, most_pixels: int | None = None, precision: Any = "fp32"
+    ) -> None:
+        spec = sound.spec
+        super().__init__(RunnerSpec("torch", spec.version, precision, "cpu", spec.scale, spec.channels))
+        self.sound = sound
+        self.bad = bad or set()
+        self.most_pixels = most_pixels
+        self.batches: list[int] = []
+
+    def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.most_pixels is not None and lr_NCHW[:, 0].size > self.most_pixels:
+            raise OutOfMemoryError(f"no memory for {lr_NCHW.shape}")
+        begun = sum(self.batches)
+        self.batches.append(len(lr_NCHW))
+        sr = self.sound.infer(lr_NCHW)
+        for index in range(len(lr_NCHW)):
+            if begun + index in self.bad:
+                sr[index] = np.nan
+        return sr
+
+    def _release(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("batch") / "net.safetensors"
+    save_generator(path, build_network(SPEC).state_dict(), SPEC)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sound(path: Path) -> Iterator[Runner]:
+    with open_runner(path, "torch:fp32", device="cpu") as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def picture() -> NDArray[np.uint8]:
+    return np.ascontiguousarray(read_image(bundled_photographs()["astronaut"])[:100, 100:230])
+
+
+@pytest.fixture(scope="module")
+def expected(sound: Runner, picture: NDArray[np.uint8]) -> NDArray[np.int64]:
+    return Upscaler(sound, tile=0)(picture).astype(np.int64)
+
+
+def upscaler_of(runner: Runner, batch: int | None, **options: Any) -> Upscaler:
+    return Upscaler(runner, tile=32, halo=4, batch=batch, **options)
+
+
+@pytest.mark.parametrize("batch", [2, 4, 7, 100])
+def test_batches_give_what_single_tiles_give(
+    sound: Runner, picture: NDArray[np.uint8], expected: NDArray[np.int64], batch: int
+) -> None:
+    runner, seen = WatchedRunner(sound), []
+    upscaled = upscaler_of(runner, batch).upscale(picture, lambda done, of: seen.append((done, of)))
+    assert np.abs(upscaled.image.astype(int) - expected).max() <= 1
+    tiles = upscaled.report.tiles
+    assert tiles == 12
+    assert upscaled.report.batch == min(batch, tiles)
+    assert runner.batches == [batch] * (tiles // batch) + [tiles % batch] * (tiles % batch > 0)
+    assert seen == [(number, tiles) for number in range(1, tiles + 1)]
+
+
+def test_a_cpu_takes_tiles_one_by_one_unless_asked(sound: Runner, picture: NDArray[np.uint8]) -> None:
+    runner = WatchedRunner(sound)
+    assert upscaler_of(runner, None).upscale(picture).report.batch == 1
+    assert set(runner.batches) == {1}
+    with pytest.raises(ShapeError, match="batch must be 1 or more tiles, not 0"):
+        upscaler_of(runner, 0)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
+def test_real_backends_agree_with_themselves(
+    backend: str, make_bundle: Any, tmp_path: Path, picture: NDArray[np.uint8]
+) -> None:
+    pytest.importorskip(backend)
+    bundle = make_bundle("compact-x4", tmp_path)
+    with open_runner(bundle.path, f"{backend}:fp32") as runner:
+        lr = np.random.default_rng(0).random((3, 3, 24, 40), np.float32)
+        one_by_one = np.concatenate([runner.infer(one[None]) for one in lr])
+        assert np.abs(runner.infer(lr) - one_by_one).max() <= 1e-5
+        single, batched = (upscaler_of(runner, batch)(picture).astype(int) for batch in (1, 3))
+        assert np.abs(single - batched).max() <= 1
+
+
+def test_guards_look_at_each_window_and_mend_it_alone(
+    sound: Runner, picture: NDArray[np.uint8], expected: NDArray[np.int64]
+) -> None:
+    runner = WatchedRunner(sound, bad={1, 2, 11})
+    upscaled = upscaler_of(runner, 4).upscale(picture)
+    assert upscaled.report.recomputed == 3
+    assert np.abs(upscaled.image.astype(int) - expected).max() <= 1
+    assert sorted(runner.batches) == [1, 1, 1, 4, 4, 4]
+    with pytest.raises(GuardError, match="not finite in the tile at row 32, column 32, and there"):
+        upscaler_of(WatchedRunner(sound, bad={5}, precision="fp16"), 4)(picture)
+
+
+def test_blended_tiles_come_in_order_whatever_a_guard_says(sound: Runner, picture: NDArray[np.uint8]) -> None:
+    """A blend takes the strip of the neighbour before: a tile that overtakes another would show."""
+    expected, spoilt = (
+        Upscaler(WatchedRunner(sound, bad), tile=32, batch=batch).upscale(picture)
+        for bad, batch in ((set(), 1), ({2, 4}, 3))
+    )
+    assert expected.report.blend > 0
+    assert spoilt.report.recomputed == 2
+    assert min(expected.report.seam_db or 0, spoilt.report.seam_db or 0) > 60
+    assert np.abs(spoilt.image.astype(int) - expected.image).max() <= 1
+
+
+def test_memory_that_runs_out_halves_the_batch_and_only_then_the_tile(
+    sound: Runner, picture: NDArray[np.uint8], expected: NDArray[np.int64]
+) -> None:
+    upscale = upscaler_of(WatchedRunner(sound, most_pixels=2 * 40 * 40), 8)
+    first = upscale.upscale(picture)
+    assert (first.report.batch_halvings, first.report.halvings) == (2, 0)
+    assert np.abs(first.image.astype(int) - expected).max() <= 1
+    again = upscale.upscale(picture).report  # begins where the last one ended
+    assert (again.batch, again.batch_halvings) == (2, 0)
+    small = upscaler_of(WatchedRunner(sound, most_pixels=30 * 30), 4).upscale(picture)
+    assert (small.report.batch_halvings, small.report.halvings, small.report.tile_limit) == (2, 1, 16)
+    assert np.abs(small.image.astype(int) - expected).max() <= 1
+
+
+def test_pictures_of_one_size_go_together(sound: Runner, picture: NDArray[np.uint8]) -> None:
+    pictures = [np.roll(picture[:20, :30], number, axis=1) for number in range(5)]
+    runner, seen = WatchedRunner(sound, bad={1}), []
+    upscale = upscaler_of(runner, 3)
+    together = upscale.upscale_many(pictures, lambda done, of: seen.append((done, of)))
+    assert sorted(runner.batches) == [1, 2, 3]
+    assert seen == [(number, 5) for number in range(1, 6)]
+    for one, lr in zip(together, pictures, strict=True):
+        assert np.abs(one.astype(int) - Upscaler(sound)(lr)).max() <= 1
+    assert upscale.upscale_many([]) == []
+    with pytest.raises(ShapeError, match="are of one shape and type"):
+        upscale.upscale_many([picture, picture[1:]])
+    large = upscale.upscale_many([picture, picture])  # in tiles, one picture after the other
+    assert np.array_equal(large[0], large[1])
+    assert np.array_equal(large[0], upscale(picture))
+
+
+def test_frames_keep_the_batch_that_was_settled(sound: Runner, picture: NDArray[np.uint8]) -> None:
+    small = picture[:20, :30]
+    upscale = upscaler_of(WatchedRunner(sound), 3)
+    assert upscale.count_together(20, 30) == 1
+    assert upscale.settle(small).batch == 3
+    assert (upscale.count_together(20, 30), upscale.count_together(100, 130)) == (3, 1)
+    assert upscale.upscale(picture).report.batch == 3
+    other = upscaler_of(WatchedRunner(sound), None)
+    other.settle(small, Cut(tile=32, halo=4, batch=5))
+    assert other.count_together(20, 30) == 5
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "most", "batch", "timed"),
+    [
+        ({1: 10, 2: 19.9, 4: 30, 8: 60}, None, 1, [1, 2]),  # half a percent is no reason
+        ({1: 10, 2: 16, 4: 28, 8: 55}, None, 4, [1, 2, 4, 8]),
+        ({1: 10, 2: 11, 4: 13, 8: 17}, None, 8, [1, 2, 4, 8]),
+        ({1: 10, 2: 11, 4: 13, 8: 17}, 5, 4, [1, 2, 4]),
+        ({1: 10, 2: 11, 4: 13}, None, 4, [1, 2, 4, 8]),  # no memory for 8
+        ({}, None, 1, [1]),
+    ],
+)
+def test_the_smallest_batch_near_the_best_is_taken(
+    milliseconds: dict[int, float], most: int | None, batch: int, timed: list[int]
+) -> None:
+    asked = []
+
+    def time_call(size: int) -> float:
+        asked.append(size)
+        if size not in milliseconds:
+            raise OutOfMemoryError("spent")
+        return milliseconds[size]
+
+    assert choose_batch(time_call, most) == batch
+    assert asked == timed
+
+
+def test_a_batch_is_measured_with_the_runner_itself(sound: Runner) -> None:
+    runner = WatchedRunner(sound, most_pixels=3 * 8 * 8)
+    measured = Inference(runner, lambda: None, None).measure_batch(np.zeros((8, 8, 1), np.uint8))
+    assert measured in (1, 2)
+    assert set(runner.batches) == {1, 2}
+
+
+def test_profiles_bound_a_batch(sound: Runner) -> None:
+    profiles = (parse_profile("tile=1x16x16,1x32x32,4x64x64"), parse_profile("many=8x16x16,8x16x16,8x16x16"))
+    assert largest_batch(profiles, 32, 32) == 4
+    assert largest_batch(profiles, 16, 16) == 4  # a rest of fewer than 8 must go too
+    assert largest_batch(profiles, 65, 16) == 1
+    assert largest_batch((), 65, 16) is None
+
+
+def test_only_a_batch_that_changes_bytes_is_told() -> None:
+    assert describe_batch(None, "cpu") == describe_batch(1, "cpu") == describe_batch(None, "cuda:0") == ()
+    assert describe_batch(4, "cpu") == (4,)
+    assert describe_batch(1, "cuda:0") == (1,)
+    spec, settings = RunnerSpec("torch", "0", "fp32", "cpu", 2, 3), FileSettings()
+    made = [describe_making(spec, settings, 64, batch) for batch in (None, 1, 2, 3)]
+    assert made[0] == made[1] == describe_making(spec, settings, 64)
+    assert len(set(made)) == 3
