@@ -78,8 +78,7 @@ def test_frames_that_go_together_are_those_that_go_alone(path):
 def profile_tiles(path, tmp_path):
     """The timeline of a picture in tiles, when all is warm: (category, name, begin, end) in microseconds."""
     lr = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
-    with open_runner(path, "torch:fp16", device="cuda:0") as gpu:
-        upscale = Upscaler(gpu, tile=240, halo=8, batch=1)
+    with Upscaler(path, backend="torch:fp16", device="cuda:0", tile=240, halo=8, batch=1) as upscale:
         for _ in range(2):
             upscale(lr)
         torch.cuda.synchronize()
@@ -87,8 +86,9 @@ def profile_tiles(path, tmp_path):
         with torch.profiler.profile(activities=activities) as profiler:
             upscale(lr)
             torch.cuda.synchronize()
-        assert isinstance(gpu._network, GraphReplay)
-        assert gpu._network.captured == 1
+        network = upscale._runner._network
+        assert isinstance(network, GraphReplay)
+        assert network.captured == 1
     profiler.export_chrome_trace(str(tmp_path / "trace.json"))
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     kinds = ("kernel", "gpu_memcpy")

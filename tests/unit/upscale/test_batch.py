@@ -21,6 +21,7 @@ from sr_deploy.runners import open_runner
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.upscale.batch import choose_batch, describe_batch, largest_batch
+from sr_deploy.upscale.device import DeviceResult
 from sr_deploy.upscale.files import FileSettings
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.inference import Inference
@@ -158,6 +159,34 @@ def test_memory_that_runs_out_halves_the_batch_and_only_then_the_tile(
     small = upscaler_of(WatchedRunner(sound, most_pixels=30 * 30), 4).upscale(picture)
     assert (small.report.batch_halvings, small.report.halvings, small.report.tile_limit) == (2, 1, 16)
     assert np.abs(small.image.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_way_of_a_gpu_gives_the_same_on_the_cpu(
+    path: Path, picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, batch: int, channels: int
+) -> None:
+    """All of it but streams and pinned memory: PyTorch's runner takes tensors on the CPU too."""
+    lr = picture[:, :, :channels]
+    with Upscaler(path, backend="torch:fp32", device="cpu", tile=32, batch=batch) as upscale:
+        expected = upscale.upscale(lr)
+        monkeypatch.setattr("sr_deploy.upscale.inference.runs_on_device", lambda *_: True)
+        monkeypatch.setattr(Inference, "ahead", 1)
+        assert isinstance(upscale._inference.start([lr])[0], DeviceResult)
+        upscaled = upscale.upscale(lr)
+        assert np.abs(upscaled.image.astype(int) - expected.image).max() <= 1
+        assert (upscaled.report.tiles, upscaled.report.recomputed, upscaled.report.blend) == (12, 0, 0)
+        compute, calls = upscale._runner.infer_on_device, []  # type: ignore[attr-defined]
+
+        def spoil(window: torch.Tensor) -> torch.Tensor:
+            calls.append(len(window))
+            sr = compute(window)
+            return sr * float("nan") if len(calls) == 2 else sr
+
+        monkeypatch.setattr(upscale._runner, "infer_on_device", spoil)
+        mended = upscale.upscale(lr)
+    assert mended.report.recomputed == calls[1] == batch
+    assert np.abs(mended.image.astype(int) - expected.image).max() <= 1
 
 
 def test_pictures_of_one_size_go_together(sound: Runner, picture: NDArray[np.uint8]) -> None:
