@@ -261,5 +261,17 @@ def _describe_start(session: Session) -> str:
     measured = f" (measured: {', '.join(f'{name} {ms:.0f} ms' for name, ms in timings.items())})" if timings else ""
     return (
         f"{session.run} {verb} {recipe.run.steps} steps: {recipe.arch_spec().title()}, on {session.device} in "
-        f"{session.precision.title()}{measured}"
+        f"{session.precision.title()}{measured}{_describe_least_time(session)}"
     )
+
+
+def _describe_least_time(session: Session) -> str:
+    """What the generator's passes alone take, by what was measured; nothing where nothing was."""
+    milliseconds = session.precision.step_milliseconds.get(session.precision.title())
+    if milliseconds is None:
+        return ""
+    seconds = milliseconds / 1000 * (session.recipe.run.steps - session.state.step)
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"; at least {seconds / length:.0f} {unit}"
+    return f"; at least {seconds:.0f} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,19 @@ def make_recipe(pictures: Path) -> Callable[..., Recipe]:
         return validate_config(document, Recipe, "test")
 
     return make
+
+
+def test_a_measured_run_says_at_its_start_how_long_it_takes_at_least(tmp_path, make_recipe):
+    notes: list[str] = []
+    recipe = make_recipe(precision={"channels_last": "auto"}, run={"steps": 10_000_000})
+    stop = threading.Event()
+    stop.set()
+    train(recipe, tmp_path / "auto", stop=stop, on_note=notes.append)
+    found = re.search(r"measured: .*; at least ([0-9]+) (min|h)$", notes[0])
+    assert found is not None
+    assert int(found[1]) > 0
+    train(make_recipe(run={"steps": 1}), tmp_path / "off", on_note=notes.append)
+    assert "at least" not in notes[-1]  # nothing was measured
 
 
 def stop_at(step: int) -> dict[str, object]:

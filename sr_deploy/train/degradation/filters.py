@@ -1,8 +1,9 @@
 """Filtering a batch with a kernel for each sample; borders are reflected without repeating the outermost pixel.
 
-Small kernels on a CPU by convolution, whose time goes by their size; all others by FFT. The kernels are symmetric about
-their centre, so their transforms are real numbers, which two small matrix products give; the image takes one real FFT
-there and one back.
+Small kernels on a CPU by convolution, whose time goes by their size, and those that are the product of a column and a
+row (round Gaussians, nearly half of all) by two convolutions with lines; all others by FFT. The kernels are symmetric
+about their centre, so their transforms are real numbers, which two small matrix products give; the image takes one real
+FFT there and one back.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import Tensor
 from sr_deploy.train.degradation.groups import Places, map_groups, take_places
 
 _LARGEST_DIRECT = 17  # side of kernels up to which a CPU is faster without FFT
+_SMALLEST_PRODUCT = 9  # side of kernels from which a CPU is faster with two lines
+_NO_DIFFERENCE = 5e-7  # of a sum of 1: what FP32 loses of a kernel in any case
 _LANES = 16  # numbers that a vector instruction takes; torch lays channels side by side in it
 
 
@@ -31,7 +34,9 @@ def filter_samples(images_NCHW: Tensor, kernels_NKK: Tensor, sizes_N: NDArray[np
     """
     side = kernels_NKK.shape[-1]
     largest = _LARGEST_DIRECT if images_NCHW.device.type == "cpu" else 1
-    sizes_N = np.where(sizes_N > largest, side, sizes_N)
+    on_cpu = images_NCHW.device.type == "cpu"
+    products_N = (sizes_N >= _SMALLEST_PRODUCT) & are_products(kernels_NKK) if on_cpu else np.zeros(len(sizes_N), bool)
+    sizes_N = np.where((sizes_N > largest) & ~products_N, side, sizes_N)
 
     def work(images: Tensor, places: Places) -> Tensor:
         size = int(sizes_N[places[0]])
@@ -39,28 +44,56 @@ def filter_samples(images_NCHW: Tensor, kernels_NKK: Tensor, sizes_N: NDArray[np
             return images
         edge = (side - size) // 2
         kernels = take_places(kernels_NKK, places)[:, edge : side - edge, edge : side - edge]
+        if products_N[places[0]]:
+            return convolve_lines(images, kernels)
         return convolve(images, kernels) if size <= largest else convolve_by_fft(images, kernels)
 
-    return map_groups(work, images_NCHW, sizes_N)
+    return map_groups(work, images_NCHW, 2 * sizes_N + products_N)
+
+
+def are_products(kernels_NKK: Tensor) -> NDArray[np.bool_]:
+    """N, of kernels on the host: whether each is the product of its middle column and row, as far as FP32 tells."""
+    columns, rows = _take_lines(kernels_NKK)
+    difference_N = (kernels_NKK - columns[:, :, None] * rows[:, None]).abs().sum(dim=(1, 2))
+    answer: NDArray[np.bool_] = (difference_N < _NO_DIFFERENCE).numpy()
+    return answer
 
 
 def convolve(images_NCHW: Tensor, kernels_NKK: Tensor) -> Tensor:
-    """Sum products, as a grouped convolution.
+    """Sum products, as a grouped convolution."""
+    return _convolve_strips(images_NCHW, kernels_NKK[:, None])
+
+
+def convolve_lines(images_NCHW: Tensor, kernels_NKK: Tensor) -> Tensor:
+    """The same with the middle column of each kernel, then with its middle row: right for those that `are_products`."""
+    columns, rows = _take_lines(kernels_NKK)
+    return _convolve_strips(images_NCHW, columns[:, None, :, None], rows[:, None, None])
+
+
+def _take_lines(kernels_NKK: Tensor) -> tuple[Tensor, Tensor]:
+    """N x K: middle columns; middle rows over the pixel in the middle."""
+    middle = kernels_NKK.shape[-1] // 2
+    columns, rows = kernels_NKK[:, :, middle], kernels_NKK[:, middle]
+    return columns, rows / rows[:, middle, None]
+
+
+def _convolve_strips(images_NCHW: Tensor, *kernels_N1KL: Tensor) -> Tensor:
+    """Convolve with one kernel after another; together they reach as far to all sides.
 
     Each image is cut into strips, which overlap as far as the kernel reaches and count as channels of their own: three
     channels would leave most of a vector instruction empty.
     """
     count, channels, height, width = images_NCHW.shape
-    side = kernels_NKK.shape[-1]
-    reach = side // 2
+    reach = max(side // 2 for kernels in kernels_N1KL for side in kernels.shape[2:])
     strips = max(_LANES // channels, 1)
     rows = -(-height // strips)  # of a strip's result
     groups = count * channels * strips
     padded = reflect(images_NCHW, (reach, reach), (reach, reach + rows * strips - height))
     pieces = padded.unfold(2, rows + 2 * reach, rows).transpose(3, 4)
-    weights = kernels_NKK[:, None].expand(-1, channels * strips, -1, -1)
-    pieces = pieces.reshape(1, groups, -1, padded.shape[3])
-    filtered = F.conv2d(pieces, weights.reshape(groups, 1, side, side), groups=groups)
+    filtered = pieces.reshape(1, groups, -1, padded.shape[3])
+    for kernels in kernels_N1KL:
+        weights = kernels.expand(-1, channels * strips, -1, -1)
+        filtered = F.conv2d(filtered, weights.reshape(groups, 1, *kernels.shape[2:]), groups=groups)
     return filtered.view(count, channels, strips * rows, width)[:, :, :height]
 
 

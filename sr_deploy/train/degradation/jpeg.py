@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr_deploy.train.degradation.resize import resize
-
 # T.81, tables K.1 and K.2, row by row.
 _LUMA_TABLE = (
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56,
@@ -80,7 +78,7 @@ def _to_halved_chroma(images_NCHW: Tensor) -> Tensor:
 
 def _to_colour(luma_NHW: Tensor, chroma_NCHW: Tensor) -> Tensor:
     # libjpeg's "fancy" upsampling weighs the nearer sample 3/4 and the farther 1/4: bilinear, half-pixel centres.
-    blue, red = resize(chroma_NCHW, (luma_NHW.shape[1], luma_NHW.shape[2]), "bilinear").unbind(1)
+    blue, red = _double(_double(chroma_NCHW, 2), 3).unbind(1)
     to_red, to_blue = 2 * (1 - _LUMA[0]), 2 * (1 - _LUMA[2])
     count, height, width = luma_NHW.shape
     colour = luma_NHW.new_empty(count, 3, height, width)
@@ -89,6 +87,23 @@ def _to_colour(luma_NHW: Tensor, chroma_NCHW: Tensor) -> Tensor:
     colour[:, 1].add_(blue, alpha=-to_blue * _LUMA[2] / _LUMA[1])
     torch.add(luma_NHW, blue, alpha=to_blue, out=colour[:, 2])
     return colour.round_().clamp_(0.0, 255.0).mul_(1 / 255)
+
+
+def _double(planes_NCHW: Tensor, axis: int) -> Tensor:
+    """Twice as many places along an axis, each 3/4 of the nearer and 1/4 of the farther one; borders are repeated."""
+    length = planes_NCHW.shape[axis]
+    shape = list(planes_NCHW.shape)
+    shape[axis] = 2 * length
+    doubled = planes_NCHW.new_empty(shape)
+    quarter = planes_NCHW * 0.25
+    before, after = quarter.narrow(axis, 0, length - 1), quarter.narrow(axis, 1, length - 1)
+    # Between each two neighbours lie two places: the first is nearer to the one before, the second to the one after.
+    inner = torch.unflatten(doubled.narrow(axis, 1, 2 * length - 2), axis, (length - 1, 2))
+    torch.add(after, planes_NCHW.narrow(axis, 0, length - 1), alpha=0.75, out=inner.select(axis + 1, 0))
+    torch.add(before, planes_NCHW.narrow(axis, 1, length - 1), alpha=0.75, out=inner.select(axis + 1, 1))
+    doubled.select(axis, 0).copy_(planes_NCHW.select(axis, 0))
+    doubled.select(axis, 2 * length - 1).copy_(planes_NCHW.select(axis, length - 1))
+    return doubled
 
 
 def _quantise(planes_NCHW: Tensor, table_NF: Tensor) -> Tensor:

@@ -60,6 +60,6 @@ def add_poisson_noise(
 
 
 def _add(images_NCHW: Tensor, noise: Tensor, strength_N: NDArray[np.float64]) -> Tensor:
-    """Clipped to [0, 1]; the noise has one channel or all, and is used up."""
+    """Clipped to [0, 1]; the noise has one channel or all."""
     strength = torch.from_numpy(strength_N.astype(np.float32)).to(noise.device).view(-1, 1, 1, 1)
-    return (images_NCHW + noise.mul_(strength)).clamp_(0.0, 1.0)
+    return torch.addcmul(images_NCHW, noise, strength).clamp_(0.0, 1.0)

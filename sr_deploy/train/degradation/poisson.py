@@ -18,6 +18,7 @@ _LEVELS = 256
 _MOST_EXPONENT = 8  # 2^8 levels are all there are
 _OUTCOMES = 256  # at a mean of 256, 8 standard deviations to each side
 _BEFORE = 120  # outcomes below the mean
+_ROWS_APART = 16  # of those in which levels are looked for first
 
 
 def draw_poisson_noise(levels_NCHW: Tensor, generator: torch.Generator) -> Tensor:
@@ -31,7 +32,7 @@ def draw_poisson_noise(levels_NCHW: Tensor, generator: torch.Generator) -> Tenso
     """
     count = len(levels_NCHW)
     device = levels_NCHW.device
-    exponents = _count_exponents(levels_NCHW)
+    exponents = _find_exponents(levels_NCHW)
     share, outcomes = _alias_tables(device)
     number = torch.empty_like(levels_NCHW).uniform_(generator=generator).mul_(_OUTCOMES)
     column = number.floor()
@@ -48,12 +49,27 @@ def _take(table: Tensor, places: Tensor) -> Tensor:
     return table.index_select(0, places.view(-1)).view(places.shape)
 
 
+def _find_exponents(levels_NCHW: Tensor) -> Tensor:
+    """ceil(log2(number of distinct levels)) of each sample, float32.
+
+    More than half of all levels, as nearly every photograph has, show in a few rows; others are counted whole. A GPU
+    counts all: asking it would wait for all of its work.
+    """
+    if levels_NCHW.device.type != "cpu":
+        return _count_exponents(levels_NCHW)
+    exponents = _count_exponents(levels_NCHW[:, :, ::_ROWS_APART])
+    unsure = (exponents < _MOST_EXPONENT).nonzero()[:, 0]
+    if len(unsure):
+        exponents[unsure] = _count_exponents(levels_NCHW[unsure])
+    return exponents
+
+
 def _count_exponents(levels_NCHW: Tensor) -> Tensor:
-    """ceil(log2(number of distinct levels)) of each sample, float32."""
+    """The same, by counting every pixel."""
     count = len(levels_NCHW)
     samples = torch.arange(count, device=levels_NCHW.device).view(count, 1, 1, 1) * _LEVELS
     present = torch.zeros(count * _LEVELS, dtype=torch.bool, device=levels_NCHW.device)
-    present.index_fill_(0, (levels_NCHW + samples).long().view(-1), True)
+    present.index_fill_(0, (levels_NCHW + samples).long().flatten(), True)
     return present.view(count, _LEVELS).sum(dim=1).float().log2().ceil()
 
 

@@ -5,10 +5,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from sr_deploy.train.degradation.draws import draw_batch
+from sr_deploy.train.degradation.draws import KINDS, draw_batch
 from sr_deploy.train.degradation.filters import (
+    are_products,
     convolve,
     convolve_by_fft,
+    convolve_lines,
     filter_samples,
     find_fast_length,
     reflect,
@@ -29,6 +31,19 @@ def test_filtering_equals_a_direct_convolution_with_each_samples_kernel(photogra
         for channel in range(3):
             direct = ndimage.convolve(image[channel], kernel, mode="mirror")
             assert np.abs(result[channel] - direct).max() < 2e-6
+
+
+def test_products_of_lines_are_found_and_filtered_as_lines(photographs, degradation):
+    """Round Gaussians are products; sinc filters, plateaus and turned Gaussians are not."""
+    draw = draw_batch(degradation, 3, 0, 0, 60).stages[0].kernel
+    kernels = make_kernels(draw, 21, torch.device("cpu"))
+    products = are_products(kernels)
+    kinds = {KINDS[kind] for kind in draw.kind[products]}
+    assert products[draw.kind == KINDS.index("isotropic")].all()
+    assert kinds <= {"isotropic", "anisotropic", "generalised isotropic"}  # the others by chance alone
+    assert not products[draw.kind == KINDS.index("sinc")].any()
+    kernels = kernels[products][:4]
+    assert (convolve_lines(photographs, kernels) - convolve_by_fft(photographs, kernels)).abs().max() < 2e-6
 
 
 def test_what_is_left_out_of_kernels_does_not_show(photographs, degradation):

@@ -84,3 +84,13 @@ def test_alias_tables_give_back_their_probabilities(random):
         rebuilt[row] += share[row] / 17
         np.add.at(rebuilt[row], alias[row], (1 - share[row]) / 17)
     assert np.abs(rebuilt - probability).max() < 1e-12
+
+
+def test_rare_levels_count_too(generator):
+    """Levels in a single row, which a look at some rows misses, still decide how many photons there are."""
+    images = torch.tensor([0.0, 255.0]).repeat(1, 1, 128, 64)
+    images[0, 0, 5] = torch.arange(128.0)
+    noise = draw_poisson_noise(images, generator)
+    counts = noise[images == 255].double() * 256
+    assert torch.allclose(counts, counts.round(), atol=1e-3)  # 129 levels: 256 photons for white
+    assert not torch.allclose(counts / 2, (counts / 2).round(), atol=1e-3)
