@@ -11,7 +11,7 @@ from sr_deploy.export.int8.options import Int8Options
 
 KIND = "calibration"
 """Under which it is kept."""
-_VERSION = 1
+_VERSION = 2
 """Raised when the same key would mean other numbers."""
 _SETTINGS = (
     "method",

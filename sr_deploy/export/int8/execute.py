@@ -1,7 +1,9 @@
 """Graphs run in memory while INT8 is searched for: in OpenVINO where it is installed, else in ONNX Runtime.
 
-OpenVINO multiplies whole numbers, many times faster than ONNX Runtime, which computes the same graph in FP32. The two
-agree up to FP32 rounding (tested).
+OpenVINO multiplies whole numbers, many times faster than ONNX Runtime, which computes the same graph in FP32, exactly.
+The two agree on concatenations (tested) and about what a whole network loses: with AVX2 alone 0.1 dB apart
+at 44 dB and 0.8 dB at 61. There OpenVINO shifts the mean of single convolutions by more than their quantisation does
+(their products' sums seem to saturate), so biases are not corrected by it.
 """
 
 from __future__ import annotations

@@ -106,3 +106,4 @@ def test_options_that_make_no_sense(export, options, message):
     code, _, err = export(1.0, *options)
     assert code == 1
     assert message in err
+    assert "export the fp32 graph" not in err  # said before anything takes long
