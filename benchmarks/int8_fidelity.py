@@ -14,10 +14,10 @@ FP32 and INT8 are then timed in turns, A B C A B C ..., in ONNX Runtime and Open
 interquartile range. Without `--set14` the bundled photographs are the only test set; without `--calibration` they are
 calibrated on as well, and only what the package holds out of them is tested.
 
-Results are written after each network; `--resume` goes on after those that the same command has measured on the same
-day and machine with the same versions. Without `--out` they are the committed ones, and docs/int8.md gets its table of
-them. modelopt is no dependency of sr-deploy, and its own bounds keep it out of this
-environment; it works all the same beside what is here:
+Results are written after each network, and those of other networks stay as they were measured, each with its command,
+machine, versions and day. `--resume` leaves those as well that were measured under all the same. Without `--out` they
+are the committed ones, and docs/int8.md gets its table of them. modelopt is no dependency of sr-deploy, and its own
+bounds keep it out of this environment; it works all the same beside what is here:
 
     pip install --no-deps nvidia-modelopt onnxconverter-common onnxslim onnx-graphsurgeon
     pip install ninja nvidia-ml-py tqdm omegaconf "pulp<4" regex cppimport lief colored
@@ -227,10 +227,10 @@ def describe_run() -> dict[str, str]:
     }
 
 
-def measure_network(checkpoint: Path, arguments: argparse.Namespace) -> Measured:
+def measure_network(checkpoint: Path, arguments: argparse.Namespace, run: dict[str, str]) -> Measured:
     """All of one network."""
     model = open_model(checkpoint)
-    measured = Measured(checkpoint.name)
+    measured = Measured(checkpoint.name, run)
     with tempfile.TemporaryDirectory() as name:
         made = make_graphs(Path(name), checkpoint, arguments.calibration, measured.notes, variants=arguments.variants)
         graphs = {}
@@ -254,19 +254,18 @@ def tell(line: str) -> None:
 def main() -> None:
     """Measure and write."""
     arguments = read_arguments()
-    head = describe_run()
-    networks = read_measured(arguments.out, head) if arguments.resume else {}
+    run, networks = describe_run(), read_measured(arguments.out)
     for entry in arguments.network:
         name, _, checkpoint = entry.partition("=")
-        if name in networks:
+        if arguments.resume and name in networks and networks[name].run == run:
             tell(f"{name} was measured before")
             continue
         tell(f"{name}: {checkpoint}")
-        networks[name] = measure_network(Path(checkpoint), arguments)
-        write_measured(arguments.out, head, networks)
-    print(write_measured(arguments.out, head, networks))
+        networks[name] = measure_network(Path(checkpoint), arguments, run)
+        write_measured(arguments.out, networks)
+    print(write_measured(arguments.out, networks))
     if arguments.out == RESULTS:
-        update_docs(head, networks)
+        update_docs(networks)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ class Measured:
 
     checkpoint: str
     """Name of its file or folder."""
+    run: dict[str, str]
+    """Command, machine, versions and day."""
     fidelity: list[Fidelity] = field(default_factory=list)
     """Every graph on every test set."""
     speed: list[Speed] = field(default_factory=list)
@@ -68,41 +70,38 @@ class Measured:
     """What could not be made, and why."""
 
 
-def read_measured(path: Path, head: Mapping[str, str]) -> dict[str, Measured]:
-    """The networks that were measured under the same head; nothing if another one, or none, was written.
+def read_measured(path: Path) -> dict[str, Measured]:
+    """The networks that were measured before; none if nothing was written.
 
     Args:
         path: results, without suffix.
-        head: command, machine, versions and day.
     """
     file = path.with_suffix(".json")
     if not file.is_file():
         return {}
-    document = json.loads(file.read_text(encoding="utf-8"))
-    if {name: document.get(name) for name in head} != dict(head):
-        return {}
     return {
         name: Measured(
             checkpoint=one["checkpoint"],
+            run=one["run"],
             fidelity=[Fidelity(**row) for row in one["fidelity"]],
             speed=[Speed(**row) for row in one["speed"]],
             notes=one["notes"],
         )
-        for name, one in document["networks"].items()
+        for name, one in json.loads(file.read_text(encoding="utf-8")).items()
     }
 
 
-def write_measured(path: Path, head: Mapping[str, str], networks: Mapping[str, Measured]) -> str:
+def write_measured(path: Path, networks: Mapping[str, Measured]) -> str:
     """Write PATH.json and PATH.md; returns the page."""
-    document = {**head, "networks": {name: asdict(one) for name, one in networks.items()}}
-    page = "\n".join(_format(head, networks)) + "\n"
+    document = {name: asdict(one) for name, one in networks.items()}
+    page = "\n".join(_format(networks)) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path.with_suffix(".json"), json.dumps(document, indent=2) + "\n")
     write_text(path.with_suffix(".md"), page)
     return page
 
 
-def update_docs(head: Mapping[str, str], networks: Mapping[str, Measured], path: Path = DOCS) -> None:
+def update_docs(networks: Mapping[str, Measured], path: Path = DOCS) -> None:
     """Put what matters most between the marks of docs/int8.md: each graph on the first test set, with its speed."""
     lines = [
         "| network | graph | INT8 multiply-adds | lost against originals | PSNR to FP32 | OpenVINO | ONNX Runtime |",
@@ -121,19 +120,23 @@ def update_docs(head: Mapping[str, str], networks: Mapping[str, Measured], path:
     sets = {one.fidelity[0].test_set for one in networks.values() if one.fidelity}
     shapes = {row.shape for one in networks.values() for row in one.speed}
     timed = f"; speeds against FP32 in the same backend and run, input {', '.join(sorted(shapes))}" if shapes else ""
-    place = f"{head['machine']}; {head['measured_at']}; `{head['command']}`"
-    lines += ["", f"Tested on {', '.join(sorted(sets))}{timed}. {place}."]
+    lines += ["", f"Tested on {', '.join(sorted(sets))}{timed}."]
+    lines += [f"{name}: {run['machine']}; {run['measured_at']}; `{run['command']}`." for name, run in _runs(networks)]
     replace_table("int8", "\n".join(lines), path)
 
 
-def _format(head: Mapping[str, str], networks: Mapping[str, Measured]) -> Iterator[str]:
+def _runs(networks: Mapping[str, Measured]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The runs, each with the names of its networks."""
+    for index, one in enumerate(networks.values()):
+        if one.run not in [before.run for before in list(networks.values())[:index]]:
+            yield ", ".join(name for name, other in networks.items() if other.run == one.run), one.run
+
+
+def _format(networks: Mapping[str, Measured]) -> Iterator[str]:
+    yield from ("# What FP16 and INT8 cost", "")
+    for name, run in _runs(networks):
+        yield from (f"{name}: {run['machine']}; {run['tools']}; {run['measured_at']}.", "", f"    {run['command']}", "")
     yield from (
-        "# What FP16 and INT8 cost",
-        "",
-        f"{head['machine']}; {head['tools']}; {head['measured_at']}.",
-        "",
-        f"    {head['command']}",
-        "",
         "PSNR on luma, 8 bit, `scale` pixels cropped at the borders; every graph ran in ONNX Runtime on the CPU, which",
         "computes FP16 convolutions in FP32. `INT8` is what `sr-deploy export --int8` makes, within its budget; other",
         "rows have none: all that their makers' placement allows is INT8.",

@@ -111,9 +111,7 @@ def _check_engine(folder: EngineFolder, graphs: Sequence[tuple[Path, GraphRecord
         elif _has_known_plan(record):
             looked_for, missing = _look_for_weights(path, plan)
             compared = f"the weights of {looked_for} convolutions of {graph.file} are in it"
-            findings += [
-                f"does not hold the weights of {name} of {graph.file}: it is of another graph" for name in missing
-            ]
+            findings += [_describe_missing(name, graph.file, rounded) for name, rounded in missing]
     return Check(
         kind="engine",
         file=record.engine.file,
@@ -155,25 +153,34 @@ def _has_known_plan(record: EngineRecord) -> bool:
     return record.backend == "tensorrt-rtx" and record.backend_version.startswith(_KNOWN_PLANS) and not stripped
 
 
-def _look_for_weights(path: Path, plan: bytes) -> tuple[int, list[str]]:
+def _describe_missing(name: str, file: str, rounded: bool) -> str:
+    if rounded:  # seen of TensorRT-RTX 1.7, although its parsed network declares the layer as FP32
+        return f"holds the FP32 weights of {name} of {file} rounded to FP16: its builder left the plan for that layer"
+    return f"does not hold the weights of {name} of {file}: it is of another graph"
+
+
+def _look_for_weights(path: Path, plan: bytes) -> tuple[int, list[tuple[str, bool]]]:
     """How many convolutions' weights were looked for in a plan, bit for bit, and the names of those that are not there.
 
-    Those whose input channels do not fill whole vectors are padded there, and are passed over.
+    Each name comes with whether its FP32 weights are there rounded to FP16. Convolutions whose input channels do not
+    fill whole vectors are padded there, and are passed over.
     """
     view = GraphView(load_whole_model(path))
     looked_for = 0
-    missing = []
+    missing: list[tuple[str, bool]] = []
     place = 0
     for node in view.nodes:
         constant = view.constant(node.input[1]) if node.op_type == "Conv" else None
         if constant is None or constant.stored.ndim != 4 or constant.stored.shape[1] % _WHOLE_VECTORS:
             continue
         looked_for += 1
-        content = np.ascontiguousarray(constant.stored.transpose(0, 2, 3, 1)).tobytes()
+        stored = np.ascontiguousarray(constant.stored.transpose(0, 2, 3, 1))
+        content = stored.tobytes()
         found = plan.find(content, place)
         found = plan.find(content) if found < 0 else found
         if found < 0:
-            missing.append(node.name or node.output[0])
+            rounded = stored.dtype == np.float32 and stored.astype(np.float16).tobytes() in plan
+            missing.append((node.name or node.output[0], rounded))
         else:
             place = found  # the next one usually lies behind it
     return looked_for, missing

@@ -39,7 +39,7 @@ def run(script, monkeypatch, tmp_path, write_gentle_network):
 
 def test_quantisers_are_compared_timed_and_kept(run, tmp_path, capsys):
     document, page = run()
-    little = document["networks"]["little"]
+    little = document["little"]
     graphs = {row["graph"]: row for row in little["fidelity"]}
     quantiser = "ONNX Runtime's quantiser, "
     assert set(graphs) - {"NVIDIA modelopt"} == {"FP16", "INT8", quantiser + "MinMax", quantiser + "Entropy"}
@@ -59,9 +59,13 @@ def test_quantisers_are_compared_timed_and_kept(run, tmp_path, capsys):
     assert "little was measured before" in capsys.readouterr().err
 
 
-def test_another_command_is_measured_anew(run, capsys):
-    run()
+def test_another_command_is_measured_anew_and_other_networks_stay(run, tmp_path, capsys):
+    first, _ = run()
+    other = first["little"] | {"run": first["little"]["run"] | {"machine": "another machine"}}
+    (tmp_path / "out.json").write_text(json.dumps({"other": other, "little": first["little"]}))
     capsys.readouterr()
-    document, _ = run("--resume", "--rounds", "3")
-    assert document["command"].endswith("--rounds 3")
+    document, page = run("--resume", "--rounds", "3")
+    assert document["little"]["run"]["command"].endswith("--rounds 3")
+    assert document["other"] == other
+    assert "other: another machine; " in page
     assert "measured before" not in capsys.readouterr().err

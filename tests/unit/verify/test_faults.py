@@ -11,17 +11,25 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from sr_deploy import trt
+from sr_deploy.arch.registry import build_network
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.weights import save_generator
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Bundle, EngineRecord, engine_key, open_bundle
 from sr_deploy.certification import verify_model
 from sr_deploy.cli import main
+from sr_deploy.deploy import export_bundle
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.bundle import build_engines
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.export.fp16 import convert_graph_to_fp16
+from sr_deploy.export.spec import load_spec
 from sr_deploy.files import sha256_of
+from sr_deploy.model import open_model
+from sr_deploy.verify.integrity import check_engines
 
 needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 ONE = [BackendChoice("onnxruntime")]
@@ -324,3 +332,27 @@ def test_an_fp32_engine_labelled_fp16_is_found(engines):
     said = engine_findings(engines, old.engine.file)
     assert "conv_0 computes in fp32, and the graph is to be fp16" in said
     assert "does not hold the weights of" in said
+
+
+@needs_rtx
+def test_a_planned_layer_that_the_builder_rounds_to_fp16_all_the_same_is_named(tmp_path):
+    """TensorRT-RTX 1.7 does so here, although the network that it parsed declares the layer as FP32."""
+    spec = ArchSpec(architecture="compact", scale=2, features=24, blocks=4)
+    torch.manual_seed(0)
+    network = build_network(spec)
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights.mul_(0.5)
+        network.body[2].weight.mul_(1e5)
+        network.body[2].bias.mul_(1e5)
+        network.body[4].weight.mul_(1e-5)  # to sizes that FP16 loses: the layer is planned
+    save_generator(tmp_path / "net.safetensors", network.state_dict(), spec)
+    export_bundle(
+        tmp_path / "net.safetensors", load_spec().with_options(fp16=True), tmp_path / "bundle", "tensorrt-rtx"
+    )
+    model = open_model(tmp_path / "bundle")
+    assert model.bundle.manifest.graphs[1].planned_fp32 == ("conv_2",)
+    findings = [finding for check in check_engines(model) for finding in check.findings]
+    assert findings == [
+        "holds the FP32 weights of conv_2 of model.fp16.onnx rounded to FP16: its builder left the plan for that layer"
+    ]
