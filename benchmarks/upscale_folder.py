@@ -3,10 +3,12 @@
     python benchmarks/upscale_folder.py --model realesr-animevideov3.pth --backend torch --backend openvino
 
 Makes 12-megapixel JPEGs of scikit-image's photographs, upscales the folder as `sr-deploy upscale IN_DIR OUT_DIR` does,
-and counts the time in the runner. Before and after, the same windows go through the runner with nothing beside it: the
-folder's time beyond theirs is what reading, tiling, checking and writing cost. These stages are measured one by one as
-well, and codecs on one of the results, cut to the size of a source, all in processor time, which other processes
-disturb less than wall time. Writes results/upscale_folder.json and .md.
+and counts the time in the runner. Now and then, when the threads beside it have come to rest, a window goes through the
+runner a second time with nothing beside it, and the folder's clock stands still: the folder's time beyond that of as
+many windows alone is what reading, tiling, checking and writing cost. Both are taken in turns, as a shared machine is
+faster in one minute than in the next. These stages are measured one by one as well, and codecs on one of the results,
+cut to the size of a source, all in processor time, which other processes disturb less than wall time. Writes
+results/upscale_folder.json and .md.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.pixels import HostResult, to_window
 
 RESULTS = Path(__file__).parent / "results"
+_REPEATED = 10  # windows of each picture
+_REST_SECONDS = 0.2  # in which the thread beside is done with the tile before
 _CODECS = ((".jpg", None), (".jpg", 90), (".png", None), (".tif", None), (".webp", None), (".avif", None))
 
 
@@ -58,7 +62,9 @@ class FolderRow:
     runner_seconds: float
     """Of it, time in the runner, with reading and writing beside it."""
     alone_seconds: float
-    """The same windows with nothing beside them: the mean of before and after."""
+    """As many windows with nothing beside them, by the mean of those that were repeated."""
+    alone_windows: int
+    """How many were repeated."""
 
     @property
     def beyond(self) -> float:
@@ -86,12 +92,17 @@ class StageRow:
 
 
 class Stopwatch:
-    """Stands before a runner's `infer` and notes shapes and times."""
+    """Stands before a runner's `infer`, notes shapes and times, and repeats some windows alone."""
 
-    def __init__(self, upscaler: Upscaler) -> None:
+    def __init__(self, upscaler: Upscaler, every: int) -> None:
+        """Every so many windows one is repeated: not the first ones, beside which the picture before is written."""
         self._runner = upscaler._runner
         self._infer = self._runner.infer
+        self._every = every
         self.seconds = 0.0
+        self.paused = 0.0
+        """Time that is no part of the job."""
+        self.alone: list[float] = []
         self.shapes: Counter[tuple[int, ...]] = Counter()
         self._runner.infer = self  # type: ignore[method-assign]
 
@@ -99,22 +110,16 @@ class Stopwatch:
         """As the runner's `infer`."""
         started = time.perf_counter()
         sr_NCHW = self._infer(lr_NCHW)
-        self.seconds += time.perf_counter() - started
+        done = time.perf_counter()
+        self.seconds += done - started
         self.shapes[lr_NCHW.shape] += 1
-        return sr_NCHW
-
-    def time_alone(self, shapes: Counter[tuple[int, ...]], rounds: int) -> float:
-        """Seconds that windows of these shapes take with nothing beside them; a few of each are timed."""
-        total = 0.0
-        for shape, count in shapes.items():
-            window = np.random.default_rng(0).random(shape, np.float32)
-            self._infer(window)
-            taken = min(count, rounds)
+        if self.shapes.total() % self._every == 0:
+            time.sleep(_REST_SECONDS)
             started = time.perf_counter()
-            for _ in range(taken):
-                self._infer(window)
-            total += (time.perf_counter() - started) / taken * count
-        return total
+            self._infer(lr_NCHW)
+            self.alone.append(time.perf_counter() - started)
+            self.paused += time.perf_counter() - done
+        return sr_NCHW
 
 
 def make_photographs(folder: Path, count: int, width: int, height: int) -> None:
@@ -134,25 +139,23 @@ def measure_folder(arguments: argparse.Namespace, backend: str, source: Path, ta
         warm = read_picture(sorted(source.iterdir())[0])
         upscaler(warm.pixels[: arguments.warm, : arguments.warm])
         plan = upscaler.plan(warm.height, warm.width)
-        window = (1, 3, plan.window_height, plan.window_width)
-        watch = Stopwatch(upscaler)
-        before = watch.time_alone(Counter({window: plan.count * arguments.count}), arguments.rounds)
+        watch = Stopwatch(upscaler, max(plan.count // _REPEATED, 2))
         started = time.perf_counter()
         result = upscale_folder(upscaler, source, target, FileSettings(), suffix=arguments.format)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - watch.paused
         if result.failures:
             raise SystemExit(f"{result.failures[0].source}: {result.failures[0].reason}")
-        after = watch.time_alone(watch.shapes, arguments.rounds)
         most = watch.shapes.most_common(1)[0][0]
         return FolderRow(
             backend=str(upscaler.spec),
             suffix=arguments.format or ".jpg",
             pictures=len(result.done),
-            tiles=sum(watch.shapes.values()),
+            tiles=watch.shapes.total(),
             window=f"{most[2]}x{most[3]}",
             folder_seconds=seconds,
             runner_seconds=watch.seconds,
-            alone_seconds=(before + after) / 2,
+            alone_seconds=float(np.mean(watch.alone)) * watch.shapes.total(),
+            alone_windows=len(watch.alone),
         )
 
 
@@ -246,7 +249,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4000)
     parser.add_argument("--height", type=int, default=3000)
     parser.add_argument("--tile", type=int)
-    parser.add_argument("--rounds", type=int, default=10, help="windows that are timed alone")
+    parser.add_argument("--rounds", type=int, default=10, help="calls of each stage that is timed by itself")
     parser.add_argument("--warm", type=int, default=600, help="side of what is upscaled before anything is timed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of upscale_folder.json and .md")
     arguments = parser.parse_args()
