@@ -128,8 +128,7 @@ def _measure(work: Work, placement: Placement) -> Measured:
 def _measure_correction(work: Work, placement: Placement, measured: Measured, judge: Judge) -> Measured:
     """With the shifts of biases; for `auto` only if they lose less against ground truth."""
     plain = _quantise(work, placement, measured)
-    # Biases go to every backend, and OpenVINO's own error on AVX2 can be many times the shift: the exact one measures.
-    found = measure_shifts(work.model, plain, work.stream_inputs, "onnxruntime")
+    found = measure_shifts(work.model, plain, work.stream_inputs, work.engine)
     corrected = measured.model_copy(
         update={"shifts": {name: tuple(map(float, shift)) for name, shift in found.items()}}
     )

@@ -5,10 +5,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from sr_deploy.deps import is_installed
 from sr_deploy.errors import GraphError
 from sr_deploy.export.fp16 import convert_model_to_fp16
+from sr_deploy.export.int8 import execute
 from sr_deploy.export.int8.execute import open_graph
 from sr_deploy.export.int8.insert import QuantisedConv, choose_scale, insert_quantisation, quantise_weight
+from sr_deploy.measure.machine import has_multiplier
 
 RANDOM = np.random.default_rng(0)
 
@@ -36,11 +39,23 @@ def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     return sum(taps) + bias[None, :, None, None]
 
 
+def require_exact_openvino() -> None:
+    pytest.importorskip("openvino")
+    if not has_multiplier("int8"):
+        pytest.skip("OpenVINO adds products of INT8 in 16 bits on this CPU, where they saturate")
+
+
+def test_the_search_runs_where_int8_is_exact(monkeypatch):
+    for exact, engine in ((True, "openvino" if is_installed("openvino") else "onnxruntime"), (False, "onnxruntime")):
+        monkeypatch.setattr(execute, "has_multiplier", lambda precision, exact=exact: exact)
+        assert execute.choose_engine() == engine
+
+
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_a_quantised_convolution_computes_what_is_written(per_channel, engine):
     if engine == "openvino":
-        pytest.importorskip("openvino")
+        require_exact_openvino()
     weight = (RANDOM.standard_normal((4, 3, 3, 3)) * [[[[0.1]]], [[[1]]], [[[3]]], [[[0.01]]]]).astype(np.float32)
     bias = RANDOM.standard_normal(4).astype(np.float32)
     model = model_of(
@@ -127,7 +142,7 @@ def test_only_convolutions_inputs_are_quantised_and_readers_of_one_tensor_share(
 @pytest.mark.parametrize("half", [False, True])
 def test_openvino_and_onnxruntime_agree_on_concatenations(second_reader, half):
     """OpenVINO 2026.4 cuts negative numbers off where a concatenation is quantised as a whole."""
-    pytest.importorskip("openvino")
+    require_exact_openvino()
     model = quantised_dense(second_reader)
     if half:
         convert_model_to_fp16(model, "net")

@@ -14,7 +14,7 @@ from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import GraphError, VerificationError
 from sr_deploy.export.int8 import work as int8_work
 from sr_deploy.export.int8.bundle import Calibration, load_quantised_source, write_int8_graph
-from sr_deploy.export.int8.execute import open_graph
+from sr_deploy.export.int8.execute import choose_engine, open_graph
 from sr_deploy.export.int8.make import make_int8_graph
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Candidate
@@ -191,10 +191,11 @@ def test_gray_and_unshuffled_networks(exported, quick, tmp_path, name, rest):
     assert set(share) == {"int8", rest}
     info = read_graph(path)
     lr = np.random.default_rng(1).random((2, info.channels, 12, 8), dtype=np.float32)
-    results = [open_graph(onnx.load(path), engine)(lr)["sr"] for engine in ("onnxruntime", "openvino")]
+    sr = open_graph(onnx.load(path), "onnxruntime")(lr)["sr"]
     expected = open_graph(onnx.load(exported(name).path), "onnxruntime")(lr)["sr"]
-    assert np.abs(results[0] - results[1]).max() < 0.05 * np.ptp(expected)
-    assert np.abs(results[0] - expected).max() < 0.3 * np.ptp(expected)
+    assert np.abs(sr - expected).max() < 0.3 * np.ptp(expected)
+    if choose_engine() == "openvino":
+        assert np.abs(open_graph(onnx.load(path), "openvino")(lr)["sr"] - sr).max() < 0.05 * np.ptp(expected)
 
 
 @pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
