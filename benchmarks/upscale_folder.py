@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import shlex
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -28,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pages import describe_command
 
 from sr_deploy.imaging.codec import bundled_photographs, read_image
 from sr_deploy.imaging.picture import Picture, read_picture, write_picture
@@ -267,10 +266,7 @@ def main() -> None:
         codecs = measure_codecs(Picture(piece), folder)
     document: dict[str, object] = {
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": shlex.join(
-            ["python", "benchmarks/upscale_folder.py"]
-            + [arguments.model.name if word == str(arguments.model) else word for word in sys.argv[1:]]
-        ),
+        "command": describe_command(),
         "machine": describe_machine().title(),
         "model": arguments.model.name,
         "size": f"{arguments.width}x{arguments.height}",
