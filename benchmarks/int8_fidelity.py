@@ -207,7 +207,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, help="folder of photographs; left out: the bundled ones")
     parser.add_argument("--variants", action="store_true", help="INT8 with other settings, too")
     parser.add_argument("--side", type=int, default=128, help="of the input that is timed")
-    parser.add_argument("--rounds", type=int, default=15, help="of timing")
+    parser.add_argument("--rounds", type=int, default=15, help="of timing; 0: on a busy machine, none")
     parser.add_argument("--resume", action="store_true", help="keep the networks that this command has measured today")
     parser.add_argument("--out", type=Path, default=RESULTS, help="results, without suffix")
     return parser.parse_args()
@@ -241,6 +241,8 @@ def measure_network(checkpoint: Path, arguments: argparse.Namespace, run: dict[s
         for row in measure_fidelity(graphs, sets, model.scale):
             tell(f"{row.graph} on {row.test_set}: {row.drop_db:+.4f} dB lost, {row.psnr_fp32_db:.1f} dB to FP32")
             measured.fidelity.append(row)
+        if arguments.rounds == 0:
+            return measured
         tell(f"time in turns, {arguments.rounds} rounds")
         measured.speed += measure_speed(graphs, arguments.side, model.channels, arguments.rounds)
     return measured
