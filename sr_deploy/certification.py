@@ -8,25 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.bundle import Bundle, Certificate, CertificateEntry, Check, FileRecord, Ledger, Thresholds, utc_now
 from sr_deploy.bundle.store import PAGE_NAME
 from sr_deploy.drift import Tell, measure_ledgers
 from sr_deploy.errors import BundleError
-from sr_deploy.export.int8.bundle import load_quantised_source
 from sr_deploy.model import Model, open_model
 from sr_deploy.shipped import is_shipped
-from sr_deploy.verify.audit import audit_graph
+from sr_deploy.verify.audit import audit_graph, load_reference
 from sr_deploy.verify.deep import audit_fp32_graph, audit_fp32_weights
 from sr_deploy.verify.integrity import check_certificate, check_engines, check_graph_precision
 from sr_deploy.verify.model import NotRun, list_not_run, verify_backends
 from sr_deploy.verify.page.render import PageContent, write_page
 from sr_deploy.verify.worst import Crop
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 
 @dataclass(frozen=True)
@@ -148,9 +143,7 @@ def _check_files(model: Model, bundle: Bundle, tell: Tell, *, deep: bool) -> lis
     for graph in bundle.manifest.graphs:
         checks.append(check_graph_precision(bundle, graph))
         if graph.precision != "fp32" and "fp32" in bundle.precisions:
-            reference: Path | ModelProto = bundle.graph("fp32")
-            if graph.precision == "int8" and bundle.manifest.int8 is not None:
-                reference = load_quantised_source(bundle.graph("fp32"), bundle.path / bundle.manifest.int8.report.file)
+            reference = load_reference(bundle, graph.precision)
             checks.append(audit_graph(bundle.path / graph.file, reference, bundle.graph("fp32").name))
     return checks
 

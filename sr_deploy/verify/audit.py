@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.bundle import Check, utc_now
+from sr_deploy.backends import Precision
+from sr_deploy.bundle import Bundle, Check, utc_now
+from sr_deploy.export.int8.bundle import load_quantised_source
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.load import load_whole_model
 from sr_deploy.verify.align import Constant, GraphView, align_graphs, describe_node, list_wiring, read_attribute
@@ -33,6 +35,17 @@ _SLACK = 1 + 2.0**-8
 """Steps are stored as FP16 numbers, rounded up."""
 _SHOWN = 20
 _FLOATS = ("float16", "float32", "bfloat16")
+
+
+def load_reference(bundle: Bundle, precision: Precision) -> ModelProto:
+    """The FP32 graph that a bundle's graph of that precision was made of: for INT8 with its channels evened out.
+
+    Raises:
+        BundleError: the bundle has no FP32 graph, or its INT8 report is damaged.
+    """
+    if precision == "int8" and bundle.manifest.int8 is not None:
+        return load_quantised_source(bundle.graph("fp32"), bundle.path / bundle.manifest.int8.report.file)
+    return load_whole_model(bundle.graph("fp32"))
 
 
 def audit_graph(path: Path, reference: Path | ModelProto, due: str, *, tolerance: float = 0.0) -> Check:

@@ -20,6 +20,7 @@ from sr_deploy.model import Model
 from sr_deploy.runners.ends import encode_input
 from sr_deploy.runners.inputs import photograph_batch
 from sr_deploy.verify.align import GraphView, align_graphs, describe_node
+from sr_deploy.verify.audit import load_reference
 from sr_deploy.verify.deep import export_again
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def bisect_model(model: Model, on_stage: Callable[[str], None] | None = None) ->
                 reference = load_whole_model(export_again(model, bundle, Path(folder), rewritten=False))
             against = "the network exported again"
         else:
-            reference, against = load_whole_model(bundle.graph("fp32")), bundle.graph("fp32").name
+            reference, against = load_reference(bundle, graph.precision), bundle.graph("fp32").name
         found.append(bisect_graph(path, reference, against, graph.precision, _draw_input(model, bundle)))
     return found
 

@@ -13,6 +13,8 @@ from sr_deploy.bundle import open_bundle
 from sr_deploy.cli import main
 from sr_deploy.errors import BundleError
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image, write_image
+from sr_deploy.model import open_model
+from sr_deploy.verify.bisect import bisect_model
 
 ARCH = ArchSpec(architecture="compact", scale=2, features=8, blocks=2)
 # Random weights agree less with PyTorch than trained ones; what is looked at here is the budget.
@@ -74,6 +76,9 @@ def test_a_bundle_with_int8(export, photographs, tmp_path):
     assert (report["options"]["method"], report["options"]["per_channel"]) == ("mse", False)
     assert report["photographs"] == "photographs (4)"
     assert {"onnxruntime:int8"} <= {entry["backend"] for entry in document["certificate"]}
+    assert any(factor != 1 for factors in report["equalised"].values() for factor in factors)
+    (found,) = [one for one in bisect_model(open_model(bundle.path)) if one.file == "model.int8.onnx"]
+    assert (found.culprit, found.mismatch) == (None, None)  # against the graph whose channels were evened out alike
     (bundle.path / "int8.json").write_text(json.dumps(report | {"share": 0.99}))
     with pytest.raises(BundleError, match=r"int8\.json"):
         open_bundle(bundle.path)
