@@ -18,7 +18,8 @@ from torch import Tensor
 
 from sr_deploy.train.degradation.groups import Places, map_groups, take_places
 
-_LARGEST_DIRECT = 17  # side of kernels up to which a CPU is faster without FFT
+# Side of kernels up to which a CPU is faster without FFT, with vectors of 16 numbers and of fewer.
+_LARGEST_DIRECT = 17 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 15
 _SMALLEST_PRODUCT = 9  # side of kernels from which a CPU is faster with two lines
 _NO_DIFFERENCE = 5e-7  # of a sum of 1: what FP32 loses of a kernel in any case
 _LANES = 16  # numbers that a vector instruction takes; torch lays channels side by side in it
