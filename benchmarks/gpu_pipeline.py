@@ -189,6 +189,13 @@ def format_table(outcomes: Sequence[Outcome], peak_flops: float) -> str:
     return "\n".join(lines) + "\n"
 
 
+def describe_place() -> str:
+    """Machine and versions."""
+    return (
+        f"{describe_machine().title()}; {', '.join(f'{name} {version}' for name, version in tool_versions().items())}"
+    )
+
+
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -202,7 +209,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         outcomes = [measure(one, peak_flops, arguments.seconds, Path(folder)) for one in SCENARIOS]
     table = format_table(outcomes, peak_flops)
-    place = f"{describe_machine().title}; {', '.join(f'{k} {v}' for k, v in tool_versions().items())}"
+    place = describe_place()
     document = {
         "machine": place,
         "command": describe_command(),

@@ -31,7 +31,7 @@ from sr_deploy.engine.bundle import NotBuilt, build_engines, check_plan
 from sr_deploy.engine.profiles import check_profiles
 from sr_deploy.errors import CheckpointError, OutputError
 from sr_deploy.export.int8.bundle import Calibration
-from sr_deploy.export.int8.photographs import find_photographs
+from sr_deploy.export.int8.photographs import list_photographs
 from sr_deploy.export.spec import ExportSpec, load_spec
 from sr_deploy.export.triton import TritonModel, write_triton_models
 from sr_deploy.files import sha256_of, write_text
@@ -149,7 +149,7 @@ def export_bundle(
     path = out or DEPLOYMENTS / default_name(model)
     _check_place(path)
     if calibration is not None and calibration.folder is not None:
-        find_photographs(calibration.folder)  # says what is wrong with it before anything takes long
+        list_photographs(calibration.folder)  # says what is wrong with it before anything takes long
     bundle, graphs = _write_bundle(model, spec, path, tell, calibration or Calibration())
     not_built = build_engines(bundle, on_stage=tell, on_progress=on_progress, tolerant=True).not_built
     verification = verify_model(path, on_stage=tell)

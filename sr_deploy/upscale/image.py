@@ -6,10 +6,9 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast, overload
+from typing import Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,24 +19,18 @@ from sr_deploy.imaging.opening import Pixels
 from sr_deploy.model import Model, open_model
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.protocol import Runner, RunnerSpec
-from sr_deploy.upscale.backend import choose_backend, choose_fp32, find_receptive_radius
+from sr_deploy.upscale.backend import choose_backend, choose_fp32
 from sr_deploy.upscale.canvas import Canvas, OnRows
+from sr_deploy.upscale.cutter import SEAM_BUDGET_DB, Cutter
 from sr_deploy.upscale.guards import DEFAULT_LIMITS, GuardLimits
 from sr_deploy.upscale.inference import Inference
-from sr_deploy.upscale.memory import choose_tile, estimate_bytes_per_pixel, free_memory
 from sr_deploy.upscale.pipeline import OnTile, cut_windows, upscale_whole, upscale_windows
 from sr_deploy.upscale.plan import Cut, TilePlan
-from sr_deploy.upscale.probe import blend_of, probe_halo
 from sr_deploy.upscale.report import Upscaled, UpscaleReport
 from sr_deploy.upscale.rows import InputRows
 from sr_deploy.upscale.samples import require_samples
-from sr_deploy.upscale.tiles import DEFAULT_TILE, MAX_HALO, plan_tiles
 
 __all__ = ["UpscaleReport", "Upscaled", "Upscaler"]
-
-SEAM_BUDGET_DB = 60.0
-"""Errors a quarter of a step of 8 bit: nothing that a file could show."""
-_MANY = 1000  # frames of a video, for all that is known
 
 
 class Upscaler:
@@ -89,13 +82,11 @@ class Upscaler:
                 raise ShapeError(f"{name} must be 0 or more pixels, not {value}")
         if batch is not None and batch < 1:
             raise ShapeError(f"batch must be 1 or more tiles, not {batch}")
-        self._tile = tile
         self.asked_batch = batch
         """As given."""
         self._device = device
         self._threads = threads
         self._lock = threading.Lock()
-        self._bytes_per_pixel: float | None = None
         self._model: Model | None = None
         if isinstance(model, (Path, str, Model)):
             self._model = model if isinstance(model, Model) else open_model(Path(model))
@@ -109,17 +100,26 @@ class Upscaler:
             self._runner = model
         self._fp32: Runner | None = None
         self._inference = Inference(self._runner, self._open_fp32, guards, batch)
-        self.receptive_radius = find_receptive_radius(self._model) if self._model is not None else None
         self._seam_budget_db = seam_budget_db
-        self._settled: Cut | None = None
-        self._halo = self._reach(MAX_HALO) if halo is None else halo
-        self._wants_probe = halo is None and not self._sees_all(self._halo)
-        self._use_halo(self._halo)
+        self._cutter = Cutter(
+            self._model,
+            self._runner.spec,
+            self._inference,
+            tile=tile,
+            halo=halo,
+            batch=batch,
+            seam_budget_db=seam_budget_db,
+        )
 
     @property
     def spec(self) -> RunnerSpec:
         """What computes, where, and by which scale."""
         return self._runner.spec
+
+    @property
+    def receptive_radius(self) -> int | None:
+        """How far the network looks around a pixel, in input pixels; None if nothing tells."""
+        return self._cutter.receptive_radius
 
     @property
     def halo(self) -> int:
@@ -132,19 +132,7 @@ class Upscaler:
         Raises:
             ShapeError: an empty picture, or no profile of the engine takes it.
         """
-        spec, limit, tile = self._runner.spec, self._inference.tile_limit, self._tile
-        if limit is not None:
-            tile = min(tile or limit, limit)
-        return plan_tiles(
-            height,
-            width,
-            tile=tile,
-            halo=self._inference.halo,
-            blend=self._inference.blend,
-            multiple=spec.input_multiple,
-            profiles=spec.profiles,
-            default_tile=self._choose_tile() if tile is None else DEFAULT_TILE,
-        )
+        return self._cutter.plan(height, width)
 
     @overload
     def __call__(self, image: NDArray[np.uint8], on_tile: OnTile | None = None) -> NDArray[np.uint8]: ...
@@ -213,9 +201,9 @@ class Upscaler:
         results: list[Pixels] = []
         tell = _count_up(on_picture, len(images))
         with self._lock:
-            plan = self._plan_afresh(first.shape[0], first.shape[1])
+            plan = self._cutter.plan_afresh(first.shape[0], first.shape[1])
             if plan.count == 1:
-                batch = self._choose_batch(plan, InputRows.of_picture(first), len(images))
+                batch = self._cutter.choose_batch(plan, InputRows.of_picture(first), len(images))
                 upscale_whole(
                     self._inference,
                     images,
@@ -236,10 +224,9 @@ class Upscaler:
             started = time.perf_counter()
             inference = self._inference
             halvings, batch_halvings, recomputed = inference.halvings, inference.batch_halvings, inference.recomputed
-            self._probe(rows)
-            plan = self.plan(rows.height, rows.width)
+            plan = self._cutter.plan_for(rows)
             canvas = Canvas(plan, rows, self._runner.spec.scale, on_rows, whole=whole)
-            batch = self._choose_batch(plan, rows, plan.count)
+            batch = self._cutter.choose_batch(plan, rows, plan.count)
             upscale_windows(inference, cut_windows(rows, plan, canvas), batch, _count_up(on_tile, plan.count))
             return UpscaleReport(
                 tiles=plan.count,
@@ -264,22 +251,12 @@ class Upscaler:
             cut: of an earlier call, to do as then; None: decide now.
         """
         with self._lock:
-            rows = InputRows.of_picture(image)
-            if cut is None:
-                self._probe(rows)
-                cut = Cut(self._choose_tile(), self.halo)
-                self._use_cut(cut)
-                plan = self.plan(rows.height, rows.width)
-                most = None if plan.count == 1 else plan.count
-                cut = replace(cut, batch=self._inference.choose_batch(_window_of(plan, rows), most, _MANY))
-            self._use_cut(cut)
-        return cut
+            return self._cutter.settle(InputRows.of_picture(image), cut)
 
     def count_together(self, height: int, width: int) -> int:
         """How many pictures of that size to give to `upscale_many` at once, after `settle`; 1 where they need tiles."""
-        if self._settled is None or self.plan(height, width).count > 1:
-            return 1
-        return self._settled.batch
+        settled = self._cutter.settled
+        return 1 if settled is None or self.plan(height, width).count > 1 else settled.batch
 
     def close(self) -> None:
         """Release the network, unless it was given as a runner."""
@@ -295,62 +272,6 @@ class Upscaler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _reach(self, most: int) -> int:
-        return most if self.receptive_radius is None else min(self.receptive_radius, most)
-
-    def _sees_all(self, halo: int) -> bool:
-        return self.receptive_radius is not None and self.receptive_radius <= halo
-
-    def _use_halo(self, halo: int) -> None:
-        self._inference.halo = halo
-        self._inference.blend = 0 if self._sees_all(halo) else blend_of(halo)
-
-    def _use_cut(self, cut: Cut) -> None:
-        self._use_halo(cut.halo)
-        self._settled = cut
-
-    def _plan_afresh(self, height: int, width: int) -> TilePlan:
-        """As if no picture had been before."""
-        if self._settled is None and self._wants_probe:
-            self._use_halo(self._halo)
-        return self.plan(height, width)
-
-    def _choose_batch(self, plan: TilePlan, rows: InputRows, count: int) -> int:
-        if self._settled is not None:
-            return min(self._settled.batch, count)
-        return self._inference.choose_batch(_window_of(plan, rows), count, count)
-
-    def _probe(self, rows: InputRows) -> None:
-        """Choose the halo on the picture itself, where the network sees further than can be paid for.
-
-        Anew for each picture: its result is the same whatever came before.
-        """
-        if self._settled is not None or not self._wants_probe:
-            return
-        plan = self._plan_afresh(rows.height, rows.width)
-        if plan.count == 1:
-            return
-        rows.hold(0, plan.window_height)
-        spec = self._runner.spec
-        found = probe_halo(
-            lambda window: self._inference.start([window])[0].read(),
-            rows.held,
-            self._seam_budget_db,
-            scale=spec.scale,
-            multiple=spec.input_multiple,
-            window=(plan.window_height, plan.window_width) if spec.profiles else None,
-        )
-        if found is not None:
-            self._use_halo(self._reach(found.width))
-
-    def _choose_tile(self) -> int:
-        if self._settled is not None:
-            return self._settled.tile
-        if self._bytes_per_pixel is None and self._model is not None:
-            self._bytes_per_pixel = estimate_bytes_per_pixel(self._model) or 0.0
-        together = None if self._bytes_per_pixel is None else self._bytes_per_pixel * (self.asked_batch or 1)
-        return choose_tile(self.halo, together, free_memory(self._runner.spec.device))
 
     def _open_fp32(self) -> Runner | None:
         """Another runner of this network in FP32; this one where there is no other."""
@@ -374,8 +295,3 @@ def _count_up(told: OnTile | None, of: int) -> Callable[[], None]:
     """Tells 1, 2, 3 with each call."""
     numbers = itertools.count(1)
     return lambda: None if told is None else told(next(numbers), of)
-
-
-def _window_of(plan: TilePlan, rows: InputRows) -> Pixels:
-    """Samples of a window's shape and type, with nothing in them."""
-    return cast("Pixels", np.empty((plan.window_height, plan.window_width, rows.channels), rows.held.dtype))

@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from sr_deploy.arch.registry import build_network
-from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.backends import BackendChoice
 from sr_deploy.model import open_model
 from sr_deploy.runners.cuda_graph import GraphReplay
@@ -21,11 +18,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    spec = ArchSpec(architecture="compact", scale=2, features=16, blocks=2)
-    path = tmp_path_factory.mktemp("graph") / "net.safetensors"
-    save_generator(path, build_network(spec).state_dict(), spec)
+def model(path):
     return open_model(path)
 
 

@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from sr_deploy.arch.registry import build_network
-from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.cuda_graph import GraphReplay
 from sr_deploy.upscale.image import Upscaler
@@ -21,15 +18,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
 ]
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    torch.manual_seed(0)
-    spec = ArchSpec(architecture="compact", scale=2, features=16, blocks=2)
-    path = tmp_path_factory.mktemp("gpu") / "net.safetensors"
-    save_generator(path, build_network(spec).state_dict(), spec)
-    return path
 
 
 @pytest.mark.parametrize("channels", [1, 3])

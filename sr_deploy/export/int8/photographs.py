@@ -47,8 +47,8 @@ class Photographs:
     """For people: the name of the folder, or `bundled photographs`; no path, since reports travel."""
 
 
-def find_photographs(folder: Path | None) -> Photographs:
-    """Take the photographs of a folder, or the bundled ones.
+def list_photographs(folder: Path | None) -> list[Path]:
+    """The pictures of a folder, or the bundled photographs; none of them is read.
 
     Raises:
         InputError: no such folder, or no picture in it.
@@ -56,7 +56,16 @@ def find_photographs(folder: Path | None) -> Photographs:
     paths = list(bundled_photographs().values()) if folder is None else list_images(folder)
     if not paths:
         raise InputError(f"{folder} holds no picture to calibrate with; give a folder of photographs (PNG, JPEG, WebP)")
-    by_hash = {sha256_of(path): path for path in paths}  # copies count once
+    return paths
+
+
+def find_photographs(folder: Path | None) -> Photographs:
+    """Take the photographs of a folder, or the bundled ones.
+
+    Raises:
+        InputError: no such folder, or no picture in it.
+    """
+    by_hash = {sha256_of(path): path for path in list_photographs(folder)}  # copies count once
     hashes = sorted(by_hash)
     held = [digest for index, digest in enumerate(hashes) if index % _HELD_OUT == _HELD_OUT - 1] or hashes[-1:]
     rest = [digest for digest in hashes if digest not in held] or held

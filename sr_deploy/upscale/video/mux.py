@@ -150,7 +150,7 @@ def _add_streams(
     video.disposition = original.disposition
     if info.display_matrix:
         video.set_display_matrix(info.display_matrix)
-    if plan.codec in ("h265", "hevc_nvenc") and container.format.name in ("mp4", "mov"):
+    if (CODECS[plan.codec].in_software or plan.codec) == "h265" and container.format.name in ("mp4", "mov"):
         video.codec_context.codec_tag = "hvc1"  # what Apple's players ask for
     others = {}
     for index in indices:

@@ -1,6 +1,5 @@
 """What of the script for GPUs needs none: how it reads a timeline, what it writes, and how it refuses."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -8,17 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from sr_deploy.measure.machine import describe_machine
+
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    location = importlib.util.spec_from_file_location("gpu_pipeline", BENCHMARKS / "gpu_pipeline.py")
-    module = importlib.util.module_from_spec(location)
-    monkeypatch.setitem(sys.modules, "gpu_pipeline", module)
-    location.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def script(load_script):
+    return load_script("benchmarks/gpu_pipeline.py")
 
 
 def event(category, name, begin, duration):
@@ -37,6 +33,12 @@ def test_copies_are_counted_by_kind_and_by_what_they_overlap(script):
     outcome = script.Outcome("frames", 4, 100.0, 160.0, 144.0, 0.42, 0.9, timeline)
     row = script.format_table([outcome], 8e14).splitlines()[-1]
     assert row == "| frames | 4 | 100.0 /s | 160.0 /s | 42 % | 144.0 /s | 90 % | 1 of 3 | 1 |"
+
+
+def test_results_name_machine_and_versions(script):
+    place = script.describe_place()
+    assert place.startswith(f"{describe_machine().title()}; ")
+    assert f"torch {torch.__version__}" in place
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

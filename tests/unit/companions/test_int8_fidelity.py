@@ -1,23 +1,14 @@
 """The script that compares quantisers, on a network of a few weights."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    location = importlib.util.spec_from_file_location("int8_fidelity", BENCHMARKS / "int8_fidelity.py")
-    module = importlib.util.module_from_spec(location)
-    location.loader.exec_module(module)
-    yield module
-    sys.modules.pop("int8_pages")
+@pytest.fixture(scope="module")
+def script(load_script):
+    return load_script("benchmarks/int8_fidelity.py")
 
 
 @pytest.fixture

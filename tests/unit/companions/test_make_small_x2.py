@@ -1,9 +1,7 @@
 """The script that makes the shipped bundle: its photographs come out of packages as they were, or not at all."""
 
 import dataclasses
-import importlib.util
 import re
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,16 +16,11 @@ from sr_deploy.measure.machine import describe_machine
 from sr_deploy.train.run import PrecisionRecord, RunManifest, write_manifest
 
 ROOT = Path(__file__).parents[3]
-SCRIPT = ROOT / "train" / "make_small_x2.py"
 
 
 @pytest.fixture(scope="module")
-def script():
-    location = importlib.util.spec_from_file_location("make_small_x2", SCRIPT)
-    module = importlib.util.module_from_spec(location)
-    sys.modules[location.name] = module  # dataclasses look their module up
-    location.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("train/make_small_x2.py")
 
 
 def test_photographs_of_installed_packages_are_those_that_were_trained_on(script, tmp_path):

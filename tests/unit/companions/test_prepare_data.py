@@ -1,12 +1,9 @@
 """The script that unpacks published data sets, on small archives that are laid out alike."""
 
 import dataclasses
-import importlib.util
 import io
-import sys
 import tarfile
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,16 +12,10 @@ from sr_deploy.errors import ImageError, InputError
 from sr_deploy.files import sha256_of
 from sr_deploy.imaging.codec import read_image, write_image
 
-SCRIPT = Path(__file__).parents[3] / "train" / "prepare_data.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    location = importlib.util.spec_from_file_location("prepare_data", SCRIPT)
-    module = importlib.util.module_from_spec(location)
-    sys.modules[location.name] = module  # dataclasses look their module up
-    location.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("train/prepare_data.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The script that times training steps, on a network of a few weights."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -15,14 +14,9 @@ SMALL = [
 WITH_OPPONENT = ["discriminator.features=8", "degradation.canvas=96", "loss.perceptual.weight=0"]
 
 
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    location = importlib.util.spec_from_file_location("training_step", BENCHMARKS / "training_step.py")
-    module = importlib.util.module_from_spec(location)
-    location.loader.exec_module(module)
-    yield module
-    sys.modules.pop("training_pages")
+@pytest.fixture(scope="module")
+def script(load_script):
+    return load_script("benchmarks/training_step.py")
 
 
 def run(script, monkeypatch, folder, settings, *arguments):

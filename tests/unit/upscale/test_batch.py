@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sr_deploy.arch.registry import build_network
-from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import parse_profile
 from sr_deploy.errors import GuardError, OutOfMemoryError, ShapeError
 from sr_deploy.imaging.codec import bundled_photographs, read_image
@@ -27,8 +23,6 @@ from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.inference import Inference
 from sr_deploy.upscale.plan import Cut
 from sr_deploy.upscale.work import describe_making
-
-SPEC = ArchSpec(architecture="compact", scale=2, features=6, blocks=2)
 
 
 class WatchedRunner(BaseRunner):
@@ -57,20 +51,6 @@ class WatchedRunner(BaseRunner):
 
     def _release(self) -> None:
         pass
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("batch") / "net.safetensors"
-    save_generator(path, build_network(SPEC).state_dict(), SPEC)
-    return path
-
-
-@pytest.fixture(scope="module")
-def sound(path: Path) -> Iterator[Runner]:
-    with open_runner(path, "torch:fp32", device="cpu") as runner:
-        yield runner
 
 
 @pytest.fixture(scope="module")

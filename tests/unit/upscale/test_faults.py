@@ -13,17 +13,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sr_deploy.arch.registry import build_network
-from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.errors import BackendError, GuardError, OutOfMemoryError
 from sr_deploy.imaging.codec import bundled_photographs, read_image
-from sr_deploy.runners import open_runner
 from sr_deploy.runners.base import BaseRunner, inference_error
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.upscale.image import Upscaler
 
-SPEC = ArchSpec(architecture="compact", scale=2, features=6, blocks=2)
 Fault = Callable[[int, NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -43,19 +38,6 @@ class FaultyRunner(BaseRunner):
 
     def _release(self) -> None:
         pass
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("faults") / "net.safetensors"
-    save_generator(path, build_network(SPEC).state_dict(), SPEC)
-    return path
-
-
-@pytest.fixture(scope="module")
-def sound(path: Path) -> Runner:
-    return open_runner(path, "torch:fp32", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.image import Upscaler, choose_backend, find_receptive_radius
+from sr_deploy.upscale.backend import choose_backend, find_receptive_radius
+from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.tiles import plan_tiles, run_tiles
 
 COMPACT = ArchSpec(architecture="compact", scale=2, features=8, blocks=2)
