@@ -27,6 +27,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 _LOADERS = {"Jpeg": "JPEG", "Png": "PNG", "Webp": "WebP", "Tiff": "TIFF", "Heif": "AVIF or HEIF", "Nsgif": "GIF"}
 _INTERPRETATIONS = {("uint8", True): "b-w", ("uint8", False): "srgb", ("uint16", True): "grey16",
                     ("uint16", False): "rgb16"}  # fmt: skip
+_NO_PROPERTY = ": no property named `"
 
 
 def require_picture(path: Path) -> Path:
@@ -168,9 +169,17 @@ def damaged(path: Path, form: str, error: Exception) -> ImageError:
 
 
 def describe_failure(error: Exception) -> str:
-    """The line in which the codec itself speaks; libvips wraps it in lines of its own."""
+    """The line in which the codec itself speaks; libvips wraps it in lines of its own.
+
+    libvips collects messages of all threads in one place. pyvips looks a method up as a property first, so what it says
+    of those may come in between.
+    """
     lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not line.startswith("unable to") and not line.endswith("load error")]
+    telling = [
+        line
+        for line in lines
+        if line and not line.startswith("unable to") and not line.endswith("load error") and _NO_PROPERTY not in line
+    ]
     return telling[0] if telling else "it gave no reason"
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,6 +220,31 @@ def test_corrupt_png_is_an_error(tmp_path: Path, photograph: NDArray[np.uint8]) 
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"damaged or incomplete PNG file .*read error"):
         read_image(path)
+
+
+def test_the_reason_is_not_what_another_thread_does_at_the_same_time(tmp_path: Path) -> None:
+    """libvips collects all threads' messages in one place, and pyvips' own look-ups of methods leave some there."""
+    import pyvips
+
+    (tmp_path / "empty.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    image, done = pyvips.Image.black(8, 8), threading.Event()
+
+    def look_up() -> None:
+        while not done.is_set():
+            _ = image.pngsave_buffer
+
+    thread = threading.Thread(target=look_up)
+    thread.start()
+    reasons = set()
+    try:
+        for _ in range(500):
+            with pytest.raises(ImageError) as caught:
+                read_image(tmp_path / "empty.png")
+            reasons.add(str(caught.value).partition("(")[2].partition(")")[0])
+    finally:
+        done.set()
+        thread.join()
+    assert reasons == {"it gave no reason"}
 
 
 def test_a_jpeg_with_a_hole_is_an_error(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
