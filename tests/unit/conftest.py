@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from sr_deploy.bundle import (
 )
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.onnx_export import export_network_to_onnx
+from sr_deploy.files import replacing_file
 
 _SOURCE = "5" * 64
 
@@ -75,15 +77,19 @@ def _run_graph(path: Path, lr: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory):
-    """Gives the export of one of `EXPORTED_SPECS` by name, made at the first request."""
+    """Gives the export of one of `EXPORTED_SPECS` by name, made at the first request of any of the processes."""
     made: dict[str, Exported] = {}
-    folder = tmp_path_factory.mktemp("graphs")
+    side_by_side = "PYTEST_XDIST_WORKER" in os.environ
+    folder = tmp_path_factory.getbasetemp().parent / "graphs" if side_by_side else tmp_path_factory.mktemp("graphs")
+    folder.mkdir(exist_ok=True)
 
     def get(name: str) -> Exported:
         if name not in made:
             spec, path = EXPORTED_SPECS[name], folder / f"{name}.onnx"
             network = _make_network(spec)
-            export_network_to_onnx(network, spec, path, _SOURCE)
+            if not path.exists():
+                with replacing_file(path) as temporary:
+                    export_network_to_onnx(network, spec, temporary, _SOURCE)
             made[name] = Exported(spec, network, path)
         return made[name]
 

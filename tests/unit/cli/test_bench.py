@@ -8,6 +8,8 @@ from sr_deploy.bench.report import BenchReport
 from sr_deploy.cli import main
 from sr_deploy.cli.bench_tables import make_tables
 
+pytestmark = pytest.mark.xdist_group("cli-bench")  # one process makes its bundles
+
 
 @pytest.fixture(scope="module")
 def made(make_bundle, tmp_path_factory):

@@ -31,7 +31,10 @@ from sr_deploy.export.rewrite import rewrite_graph_file
 from sr_deploy.export.write import write_graph
 from sr_deploy.files import sha256_of
 
-pytestmark = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+pytestmark = [
+    pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed"),
+    pytest.mark.xdist_group("every-graph"),  # one process builds them all
+]
 
 SMALL = {"features": 8, "blocks": 1}
 EXPORTED = (  # by all unit tests: conftest has their specs

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from onnx import numpy_helper
 
 from sr_deploy.export.int8.equalise import apply_factors, choose_factors, find_factors
 from sr_deploy.export.int8.execute import open_graph
 from sr_deploy.export.int8.placement import place_quantisation
+
+pytestmark = pytest.mark.xdist_group("int8")  # one process calibrates for all
 
 
 def inputs():

@@ -26,6 +26,8 @@ from sr_deploy.graph.read import describe_graph_cost, read_graph
 from sr_deploy.model import open_model
 from sr_deploy.verify.audit import audit_graph
 
+pytestmark = pytest.mark.xdist_group("int8")  # one process calibrates for all
+
 LAX = {"max_drop_db": 50.0, "max_pixel_error": 1.0}
 
 
