@@ -6,9 +6,7 @@ Legend: N samples, C channels, H, W height and width; hr is on the canvas before
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,11 +25,8 @@ from sr_deploy.train.degradation.threads import map_in_threads
 from sr_deploy.train.recipe.degradation import DegradationRecipe
 from sr_deploy.train.sampling import random_for
 
-Result = TypeVar("Result")
-
 _NOISE_STREAM = 12
-_LAST_NOISE_STREAM = 15
-_CACHED_PIXELS = 3_000_000  # of all channels: six canvases of 400 x 400; fewer at a time leave threads waiting
+_SLICE_NUMBERS = 3_000_000  # six canvases of 400 x 400; threads wait more for the interpreter with smaller slices
 _MOST_SAMPLES = 6  # of a slice, however small the images: there are other cores
 
 
@@ -104,10 +99,16 @@ class Degrader:
         """Degrade with given parameters; the rest as `degrade`."""
         self._check(hr_NCHW)
         plan = self._make_plan(draw, (hr_NCHW.shape[2] // self._scale, hr_NCHW.shape[3] // self._scale))
-        begun = self._map_slices(self._begin, hr_NCHW, plan, (_NOISE_STREAM, step, first_sample))
-        image, hr_patch, target = (torch.cat(parts) for parts in zip(*begun, strict=True))
-        finished = self._map_slices(self._finish, image, plan, (_LAST_NOISE_STREAM, step, first_sample))
-        return TrainingPair(torch.cat(finished), hr_patch, target if self._recipe.sharpen.enabled else hr_patch)
+
+        def work(part: slice) -> tuple[Tensor, Tensor, Tensor]:
+            random = random_for(self._seed, _NOISE_STREAM, step, first_sample + part.start)
+            generator = torch.Generator(self._device).manual_seed(int(random.integers(2**63)))
+            with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+                return self._degrade(hr_NCHW[part], plan.take(part), generator)
+
+        parts = map_in_threads(work, find_slices(hr_NCHW))
+        lr, hr_patch, target = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return TrainingPair(lr, hr_patch, target if self._recipe.sharpen.enabled else hr_patch)
 
     def _make_plan(self, draw: BatchDraw, size: tuple[int, int]) -> _Plan:
         room = np.asarray(size) - self._patch_size // self._scale + 1
@@ -122,25 +123,8 @@ class Degrader:
             corners=(draw.crop * room).astype(np.int64),
         )
 
-    def _map_slices(
-        self,
-        work: Callable[[Tensor, _Plan, torch.Generator], Result],
-        images_NCHW: Tensor,
-        plan: _Plan,
-        numbers: tuple[int, int, int],
-    ) -> list[Result]:
-        """Work on slices, each with random numbers of its own, by (stream, step, first sample)."""
-
-        def run(part: slice) -> Result:
-            random = random_for(self._seed, *numbers[:2], numbers[2] + part.start)
-            generator = torch.Generator(self._device).manual_seed(int(random.integers(2**63)))
-            with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-                return work(images_NCHW[part], plan.take(part), generator)
-
-        return map_in_threads(run, find_slices(images_NCHW))
-
-    def _begin(self, hr_NCHW: Tensor, plan: _Plan, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """While images are large: canvases as far as the last order's resize, patches of originals and targets."""
+    def _degrade(self, hr_NCHW: Tensor, plan: _Plan, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches of low resolution, of originals and of targets; no targets where they are the originals."""
         target_NCHW = sharpen(hr_NCHW, self._recipe.sharpen) if self._recipe.sharpen.enabled else hr_NCHW
         image = target_NCHW
         for number, stage in enumerate(plan.draw.stages):
@@ -151,14 +135,15 @@ class Degrader:
             base = hr_NCHW.shape[2:] if number == 0 else [length / self._scale for length in hr_NCHW.shape[2:]]
             image = filter_samples(image, plan.kernels[number], plan.kernel_sizes[number])
             image = resize(image, (int(base[0] * stage.factor), int(base[1] * stage.factor)), stage.mode)
+        lr_patch = cut_patches(self._finish(image, plan, generator), plan.corners, self._patch_size // self._scale)
         corners = plan.corners * self._scale
         hr_patch = cut_patches(hr_NCHW, corners, self._patch_size)
         if target_NCHW is hr_NCHW:
-            return image, hr_patch, hr_patch[:0]  # no targets of their own
-        return image, hr_patch, _round(cut_patches(target_NCHW, corners, self._patch_size))
+            return lr_patch, hr_patch, hr_patch[:0]
+        return lr_patch, hr_patch, _round(cut_patches(target_NCHW, corners, self._patch_size))
 
     def _finish(self, images_NCHW: Tensor, plan: _Plan, generator: torch.Generator) -> Tensor:
-        """Patches of low resolution, on levels of 255."""
+        """What follows the last order's resize; on levels of 255."""
         stage = plan.draw.stages[-1]
         quality_N = torch.from_numpy(stage.quality)
         image = _add_noise(images_NCHW, stage, generator)
@@ -166,8 +151,7 @@ class Degrader:
             image = compress_jpeg(image, quality_N)
         image = resize(image, plan.size, plan.draw.final_mode)
         image = filter_samples(image, plan.kernels[-1], plan.kernel_sizes[-1]).clamp(0.0, 1.0)
-        image = compress_jpeg(image, quality_N) if plan.draw.jpeg_last else _round(image)
-        return cut_patches(image, plan.corners, self._patch_size // self._scale)
+        return compress_jpeg(image, quality_N) if plan.draw.jpeg_last else _round(image)
 
     def _check(self, hr_NCHW: Tensor) -> None:
         height, width = hr_NCHW.shape[2:]
@@ -186,11 +170,11 @@ def cut_patches(images_NCHW: Tensor, corners_N2: NDArray[np.int64], side: int) -
 
 
 def find_slices(images_NCHW: Tensor) -> list[slice]:
-    """How a batch is worked on: at once on a GPU; on a CPU in parts that stay in a core's cache, side by side."""
+    """How a batch is worked on: at once on a GPU; on a CPU in parts, side by side on its cores."""
     count, *shape = images_NCHW.shape
     length = count
     if images_NCHW.device.type == "cpu":
-        length = min(max(1, _CACHED_PIXELS // math.prod(shape)), _MOST_SAMPLES)
+        length = min(max(1, _SLICE_NUMBERS // math.prod(shape)), _MOST_SAMPLES)
     return [slice(first, first + length) for first in range(0, count, length)]
 
 

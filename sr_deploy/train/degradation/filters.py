@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sr_deploy.train.degradation.groups import Places, map_groups, take_places
+from sr_deploy.train.degradation.groups import map_groups
 
 # Side of kernels up to which a CPU is faster without FFT, with vectors of 16 numbers and of fewer.
 _LARGEST_DIRECT = 17 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 15
@@ -39,13 +39,13 @@ def filter_samples(images_NCHW: Tensor, kernels_NKK: Tensor, sizes_N: NDArray[np
     products_N = (sizes_N >= _SMALLEST_PRODUCT) & are_products(kernels_NKK) if on_cpu else np.zeros(len(sizes_N), bool)
     sizes_N = np.where((sizes_N > largest) & ~products_N, side, sizes_N)
 
-    def work(images: Tensor, places: Places) -> Tensor:
-        size = int(sizes_N[places[0]])
+    def work(images: Tensor, run: slice) -> Tensor:
+        size = int(sizes_N[run.start])
         if size == 1:
             return images
         edge = (side - size) // 2
-        kernels = take_places(kernels_NKK, places)[:, edge : side - edge, edge : side - edge]
-        if products_N[places[0]]:
+        kernels = kernels_NKK[run, edge : side - edge, edge : side - edge]
+        if products_N[run.start]:
             return convolve_lines(images, kernels)
         return convolve(images, kernels) if size <= largest else convolve_by_fft(images, kernels)
 

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Places = NDArray[np.int64]
-"""Numbers of samples within the batch, on the host."""
-
 
 def map_groups(
-    work: Callable[[Tensor, Places], Tensor], images_NCHW: Tensor, keys_N: NDArray[np.int64] | NDArray[np.bool_]
+    work: Callable[[Tensor, slice], Tensor], images_NCHW: Tensor, keys_N: NDArray[np.int64] | NDArray[np.bool_]
 ) -> Tensor:
-    """`work` of the samples of each key in turn, put together in the order that they had.
+    """`work` of each run of samples with the same key, put together in their order.
 
-    `work` keeps the shape of the images, and leaves those that it gets as they are. The keys are on the host: asking a
-    GPU for them would wait for all of its work.
+    `work` gets the samples and where they are within the batch. It keeps the shape of the images, or gives one channel
+    that stands for all, and leaves what it gets as it is. The keys are on the host: asking a GPU for them would wait
+    for all of its work. Samples of one key that do not lie side by side are done one after another: gathering them
+    takes a CPU longer.
     """
-    groups = [np.flatnonzero(keys_N == key) for key in np.unique(keys_N)]
-    if len(groups) == 1:
-        return work(images_NCHW, groups[0])
+    edges = [0, *(np.flatnonzero(keys_N[1:] != keys_N[:-1]) + 1).tolist(), len(keys_N)]
+    runs = [slice(first, end) for first, end in pairwise(edges)]
+    if len(runs) == 1:
+        return work(images_NCHW, runs[0])
     together = images_NCHW.new_empty(images_NCHW.shape)
-    for places in groups:
-        done = work(take_places(images_NCHW, places), places)
-        if _are_neighbours(places):
-            together[places[0] : places[-1] + 1] = done
-        else:
-            together.index_copy_(0, torch.from_numpy(places).to(done.device), done)
+    for run in runs:
+        together[run] = work(images_NCHW[run], run)
     return together
-
-
-def take_places(values: Tensor, places: Places) -> Tensor:
-    """Some samples of a tensor; without a copy where they lie side by side."""
-    if _are_neighbours(places):
-        return values[places[0] : places[-1] + 1]
-    return values.index_select(0, torch.from_numpy(places).to(values.device))
-
-
-def _are_neighbours(places: Places) -> bool:
-    return int(places[-1] - places[0]) == len(places) - 1

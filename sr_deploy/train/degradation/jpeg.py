@@ -78,7 +78,7 @@ def _to_halved_chroma(images_NCHW: Tensor) -> Tensor:
 
 def _to_colour(luma_NHW: Tensor, chroma_NCHW: Tensor) -> Tensor:
     # libjpeg's "fancy" upsampling weighs the nearer sample 3/4 and the farther 1/4: bilinear, half-pixel centres.
-    blue, red = _double(_double(chroma_NCHW, 2), 3).unbind(1)
+    blue, red = _double(_double(chroma_NCHW, 3), 2).unbind(1)
     to_red, to_blue = 2 * (1 - _LUMA[0]), 2 * (1 - _LUMA[2])
     count, height, width = luma_NHW.shape
     colour = luma_NHW.new_empty(count, 3, height, width)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sr_deploy.train.degradation.groups import Places, map_groups
+from sr_deploy.train.degradation.groups import map_groups
 from sr_deploy.train.degradation.poisson import draw_poisson_noise
 
 _GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -25,12 +25,12 @@ def add_gaussian_noise(
         generator: on the images' device.
     """
 
-    def add(images: Tensor, places: Places) -> Tensor:
+    def draw(images: Tensor, run: slice) -> Tensor:
         count, channels, height, width = images.shape
-        noise = images.new_empty(count, 1 if gray_N[places[0]] else channels, height, width)
-        return _add(images, noise.normal_(generator=generator), sigma_N[places] / 255)
+        noise = images.new_empty(count, 1 if gray_N[run.start] else channels, height, width)
+        return noise.normal_(generator=generator)
 
-    return map_groups(add, images_NCHW, gray_N)
+    return _add(images_NCHW, map_groups(draw, images_NCHW, gray_N), sigma_N / 255)
 
 
 def add_poisson_noise(
@@ -48,15 +48,15 @@ def add_poisson_noise(
         generator: on the images' device.
     """
 
-    def add(images: Tensor, places: Places) -> Tensor:
+    def draw(images: Tensor, run: slice) -> Tensor:
         counted = images
-        if gray_N[places[0]]:
+        if gray_N[run.start]:
             red, green, blue = images[:, :, None].unbind(1)
             counted = (red * _GRAY[0]).add_(green, alpha=_GRAY[1]).add_(blue, alpha=_GRAY[2])
         levels = (counted * 255).round_().clamp_(0.0, 255.0)
-        return _add(images, draw_poisson_noise(levels, generator), scale_N[places])
+        return draw_poisson_noise(levels, generator)
 
-    return map_groups(add, images_NCHW, gray_N)
+    return _add(images_NCHW, map_groups(draw, images_NCHW, gray_N), scale_N)
 
 
 def _add(images_NCHW: Tensor, noise: Tensor, strength_N: NDArray[np.float64]) -> Tensor:

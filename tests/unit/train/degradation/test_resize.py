@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sr_deploy.train.degradation.groups import map_groups
 from sr_deploy.train.degradation.resize import resize
 from sr_deploy.train.degradation.taps import Taps, apply_taps
 
@@ -31,17 +29,3 @@ def test_taps_add_up_rows_and_columns(photographs):
     expected = torch.stack([photographs[:, :, 0] - photographs[:, :, 2], 0.75 * photographs[:, :, 5]], dim=2)
     expected = torch.stack([2 * expected[..., 3], expected[..., 0], expected[..., 159]], dim=3)
     assert torch.allclose(result, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(("keys", "calls"), [([3, 1, 3, 2], [[1], [3], [0, 2]]), ([False] * 4, [[0, 1, 2, 3]])])
-def test_groups_come_back_in_order(photographs, keys, calls):
-    seen = []
-
-    def work(images, places):
-        seen.append(places.tolist())
-        assert torch.equal(images, photographs[places])
-        return images + torch.from_numpy(places).float().view(-1, 1, 1, 1)
-
-    result = map_groups(work, photographs, np.array(keys))
-    assert seen == calls
-    assert torch.equal(result, photographs + torch.arange(4.0).view(-1, 1, 1, 1))
