@@ -6,6 +6,7 @@ pyvips decodes. Files are handed to it as bytes: its own opening of paths reads 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,9 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 _LOADERS = {"Jpeg": "JPEG", "Png": "PNG", "Webp": "WebP", "Tiff": "TIFF", "Heif": "AVIF or HEIF", "Nsgif": "GIF"}
 _INTERPRETATIONS = {("uint8", True): "b-w", ("uint8", False): "srgb", ("uint16", True): "grey16",
                     ("uint16", False): "rgb16"}  # fmt: skip
-_NO_PROPERTY = ": no property named `"
+# Lines of an error that tell nothing of the file: those around what the codec says, and pyvips' own. It looks methods
+# up as properties first, and libvips collects messages of all threads in one place.
+_NOT_TELLING = re.compile("^$|^unable to|load error$|: no property named `")
 
 
 def require_picture(path: Path) -> Path:
@@ -169,17 +172,9 @@ def damaged(path: Path, form: str, error: Exception) -> ImageError:
 
 
 def describe_failure(error: Exception) -> str:
-    """The line in which the codec itself speaks; libvips wraps it in lines of its own.
-
-    libvips collects messages of all threads in one place. pyvips looks a method up as a property first, so what it says
-    of those may come in between.
-    """
+    """The line in which the codec itself speaks; libvips wraps it in lines of its own."""
     lines = [line.strip() for line in str(error).splitlines()]
-    telling = [
-        line
-        for line in lines
-        if line and not line.startswith("unable to") and not line.endswith("load error") and _NO_PROPERTY not in line
-    ]
+    telling = [line for line in lines if not _NOT_TELLING.search(line)]
     return telling[0] if telling else "it gave no reason"
 
 

@@ -34,8 +34,8 @@ def filter_samples(images_NCHW: Tensor, kernels_NKK: Tensor, sizes_N: NDArray[np
         sizes_N: on the host: side of the middle of each kernel that counts, odd; 1 leaves the sample as it is.
     """
     side = kernels_NKK.shape[-1]
-    largest = _LARGEST_DIRECT if images_NCHW.device.type == "cpu" else 1
     on_cpu = images_NCHW.device.type == "cpu"
+    largest = _LARGEST_DIRECT if on_cpu else 1
     products_N = (sizes_N >= _SMALLEST_PRODUCT) & are_products(kernels_NKK) if on_cpu else np.zeros(len(sizes_N), bool)
     sizes_N = np.where((sizes_N > largest) & ~products_N, side, sizes_N)
 

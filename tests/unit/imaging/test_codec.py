@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sr_deploy.errors import ImageError, InputError, OutputError
+from sr_deploy.errors import ImageError, InputError
 from sr_deploy.imaging import codec
 from sr_deploy.imaging.codec import (
     bundled_photographs,
@@ -25,11 +24,6 @@ from sr_deploy.imaging.codec import (
 from sr_deploy.imaging.pillow import read_rgb
 
 Save = Callable[[Image.Image, Path], None]
-
-
-@pytest.fixture(scope="module")
-def photograph() -> NDArray[np.uint8]:
-    return read_image(bundled_photographs()["astronaut"])[:120, :161]
 
 
 def saved(folder: Path, name: str, picture: Image.Image, **options: object) -> Path:
@@ -186,75 +180,6 @@ def test_refuses_by_name(tmp_path: Path, photograph: NDArray[np.uint8], kind: st
     assert "\n" not in str(caught.value)
 
 
-def encode(photograph: NDArray[np.uint8], form: str, tmp_path: Path) -> bytes:
-    options = {"JPEG": {"quality": 90}, "PROGRESSIVE": {"progressive": True}, "WEBP": {"lossless": True}}.get(form, {})
-    path = saved(tmp_path, "whole", Image.fromarray(photograph), format=form.replace("PROGRESSIVE", "JPEG"), **options)
-    return path.read_bytes()
-
-
-@pytest.mark.parametrize("form", ["JPEG", "PROGRESSIVE", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.99])
-def test_truncated_files_are_errors_to_either_decoder(
-    tmp_path: Path, photograph: NDArray[np.uint8], form: str, share: float
-) -> None:
-    whole = encode(photograph, form, tmp_path)
-    path = tmp_path / "cut"
-    path.write_bytes(whole[: int(share * len(whole))])
-    for read in (read_image, read_training_image, read_rgb):
-        with pytest.raises(ImageError, match=r"damaged or incomplete|is no picture that can be read") as caught:
-            read(path)
-        assert str(path) in str(caught.value)
-
-
-def test_a_jpeg_without_its_end_is_truncated(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
-    path = tmp_path / "cut.jpg"
-    path.write_bytes(encode(photograph, "JPEG", tmp_path)[:-40])
-    with pytest.raises(ImageError, match=r"incomplete JPEG file \(VipsJpeg: premature end of JPEG image\)"):
-        read_image(path)
-
-
-def test_corrupt_png_is_an_error(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
-    content = bytearray(encode(photograph, "PNG", tmp_path))
-    content[len(content) // 2] ^= 0x55
-    path = tmp_path / "corrupt"
-    path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"damaged or incomplete PNG file .*read error"):
-        read_image(path)
-
-
-def test_the_reason_is_not_what_another_thread_does_at_the_same_time(tmp_path: Path) -> None:
-    """libvips collects all threads' messages in one place, and pyvips' own look-ups of methods leave some there."""
-    import pyvips
-
-    (tmp_path / "empty.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    image, done = pyvips.Image.black(8, 8), threading.Event()
-
-    def look_up() -> None:
-        while not done.is_set():
-            _ = image.pngsave_buffer
-
-    thread = threading.Thread(target=look_up)
-    thread.start()
-    reasons = set()
-    try:
-        for _ in range(500):
-            with pytest.raises(ImageError) as caught:
-                read_image(tmp_path / "empty.png")
-            reasons.add(str(caught.value).partition("(")[2].partition(")")[0])
-    finally:
-        done.set()
-        thread.join()
-    assert reasons == {"it gave no reason"}
-
-
-def test_a_jpeg_with_a_hole_is_an_error(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
-    content = encode(photograph, "JPEG", tmp_path)
-    path = tmp_path / "hole.jpg"
-    path.write_bytes(content[: int(0.7 * len(content))] + content[-2:])  # its end marker is in place
-    with pytest.raises(ImageError, match=r"JPEG file .*Corrupt JPEG data: premature end of data segment"):
-        read_image(path)
-
-
 # --- training pictures
 
 
@@ -306,82 +231,6 @@ def test_training_pictures_need_no_pyvips(tmp_path: Path, photograph: NDArray[np
     first, second = answer.stdout.splitlines()
     assert first == f"pillow {photograph.sum()}"
     assert second.endswith("needs pyvips, which is not installed; run: pip install 'pyvips[binary]'")
-
-
-# --- writing
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".PNG"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_writes_without_loss(tmp_path: Path, photograph: NDArray[np.uint8], suffix: str, channels: int) -> None:
-    path = tmp_path / "new" / f"a[1]{suffix}"
-    write_image(path, photograph[..., :channels])
-    with Image.open(path) as picture:
-        assert picture.mode == ("RGB" if channels == 3 else "L")
-        assert np.array_equal(np.asarray(picture), photograph[..., :channels].squeeze())
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize(
-    ("suffix", "form", "error"), [(".jpg", "JPEG", 3.5), (".jpeg", "JPEG", 3.5), (".webp", "WEBP", 4)]
-)
-def test_writes_lossy_formats(
-    tmp_path: Path, photograph: NDArray[np.uint8], suffix: str, form: str, error: float
-) -> None:
-    path = tmp_path / f"a{suffix}"
-    write_image(path, photograph)
-    with Image.open(path) as picture:
-        assert picture.format == form
-        assert np.abs(np.asarray(picture).astype(int) - photograph).mean() < error
-
-
-def test_unknown_suffixes_are_refused(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
-    for name in ("a.bmp", "a", "a.svg"):
-        with pytest.raises(ImageError, match=r"unknown suffix .*; name the output with one of \.png, \.jpg"):
-            write_image(tmp_path / name, photograph)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_sides_that_a_format_cannot_hold(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"\.webp holds sides up to 16383, not 16384x1; write \.png or \.tif"):
-        write_image(tmp_path / "a.webp", np.zeros((1, 16384, 3), np.uint8))
-    with pytest.raises(ImageError, match=r"\.jpg holds sides up to 65535"):
-        write_image(tmp_path / "a.jpg", np.zeros((65536, 1, 3), np.uint8))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_is_no_8_bit_picture_is_refused(tmp_path: Path) -> None:
-    for image in (np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)):
-        with pytest.raises(ImageError, match="a picture is H x W x 1 or 3 of 8 bit"):
-            write_image(tmp_path / "a.png", image)
-
-
-def test_unwritable_targets_leave_nothing(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
-    (tmp_path / "file").write_text("here")
-    with pytest.raises(OutputError, match="a file stands where a folder is needed"):
-        write_image(tmp_path / "file" / "a.png", photograph)
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(OutputError, match="a folder stands where a file is needed"):
-        write_image(tmp_path / "folder.png", photograph)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder.png"]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_leaves_the_old_picture(
-    tmp_path: Path, photograph: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.png"
-    write_image(path, photograph)
-
-    def write_to_full_disk(_self: Path, content: bytes) -> int:
-        with open("/dev/full", "wb", buffering=0) as full:
-            return full.write(content)
-
-    monkeypatch.setattr(Path, "write_bytes", write_to_full_disk)
-    with pytest.raises(OutputError, match="the disk is full"):
-        write_image(path, 255 - photograph)
-    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
-    assert np.array_equal(read_image(path), photograph)
 
 
 # --- folders

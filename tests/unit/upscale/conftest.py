@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,18 +11,8 @@ from sr_deploy.runners.protocol import Runner
 
 
 @pytest.fixture(scope="session")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
-    from sr_deploy.arch.registry import build_network
-    from sr_deploy.arch.spec import ArchSpec
-    from sr_deploy.arch.weights import save_generator
-
-    torch.manual_seed(0)
-    spec = ArchSpec(architecture="compact", scale=2, features=6, blocks=2)
-    path = tmp_path_factory.mktemp("little") / "net.safetensors"
-    save_generator(path, build_network(spec).state_dict(), spec)
-    return path
+def path(tmp_path_factory: pytest.TempPathFactory, write_gentle_network: Callable[[Path, int, int], Path]) -> Path:
+    return write_gentle_network(tmp_path_factory.mktemp("little") / "net.safetensors", 6, 2)
 
 
 @pytest.fixture(scope="session")
