@@ -14,20 +14,19 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import re
-import shlex
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
+from graph_rewrite_pages import OPENED, RESULTS, Row, write_pages
 from numpy.typing import NDArray
+from pages import describe_command
 
 from sr_deploy.arch.registry import build_network, input_multiple
 from sr_deploy.arch.spec import ArchSpec
@@ -47,10 +46,6 @@ from sr_deploy.graph.rewrite import (
 from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.runners.openvino_runner import why_not_computed
 
-RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parents[1] / "docs" / "graph.md"
-_TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.DOTALL)
-OPENED = "as its runner opens it"
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -102,23 +97,6 @@ SUBJECTS = {
 MAIN = tuple(name for name, subject in SUBJECTS.items() if subject.variants == _OURS)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One variant of one network in one backend."""
-
-    network: str
-    backend: str
-    variant: str
-    applied: dict[str, int]
-    nodes: int
-    multiply_adds: float
-    bytes_moved: float
-    error: float
-    median_ms: float
-    gain_percent: float
-    spread_percent: float
-
-
 def open_openvino(model: onnx.ModelProto, threads: int, precision: str = "f32") -> Run:
     """As the runner of sr-deploy opens it."""
     core = openvino_core("the benchmark")
@@ -164,7 +142,6 @@ BACKENDS = {
     "onnxruntime": Backend(open_onnxruntime, FOR_ONNXRUNTIME),
     "openvino bf16": Backend(open_openvino_bf16, FOR_OPENVINO_BF16, ("DEFAULT", "FOR_OPENVINO", OPENED)),
 }
-FP32 = ("openvino", "onnxruntime")
 
 
 def make_network(spec: ArchSpec) -> torch.nn.Module:
@@ -290,89 +267,6 @@ def describe_pace(product: float, rows: list[Row], pixels: int) -> str:
     return f"plain in openvino: {', '.join(paces)}; torch.mm of 2048x2048: {product:.0f} (best of 24)"
 
 
-def format_table(document: dict[str, object], rows: list[Row]) -> str:
-    """The Markdown page."""
-    lines = [
-        "# What the graph rewrites are worth",
-        "",
-        "Written by `benchmarks/graph_rewrites.py`; do not edit.",
-        "",
-        *(f"- {key}: {value}" for key, value in document.items()),
-        "",
-        "Less time: median over rounds of 1 - time / time of the plain graph in the same round (more is better);",
-        "spread: interquartile range of the same. Error: largest difference from PyTorch, as a share of the largest",
-        "output. ONNX Runtime's threads rest between runs, so that they do not disturb the next variant.",
-        "Multiply-adds and bytes (of images and feature maps) are per input pixel.",
-    ]
-    for network in dict.fromkeys(row.network for row in rows):
-        lines += [
-            "",
-            f"## {network}",
-            "",
-            "| rewrite | backend | nodes | multiply-adds | bytes | error | ms | less time | spread |",
-            "|---|---|---:|---:|---:|---:|---:|---:|---:|",
-        ]
-        mine = [row for row in rows if row.network == network]
-        for variant in dict.fromkeys(row.variant for row in mine):
-            lines += [_format_row(row) for row in mine if row.variant == variant]
-    return "\n".join(lines) + "\n"
-
-
-def _format_row(row: Row) -> str:
-    counts = f"{row.nodes} | {row.multiply_adds:,.0f} | {row.bytes_moved:,.0f} | {row.error:.0e}"
-    times = f"{row.median_ms:.1f} | {row.gain_percent:.1f} % | {row.spread_percent:.1f} %"
-    return f"| {row.variant} | {row.backend} | {counts} | {times} |"
-
-
-def format_summary(document: dict[str, object], rows: list[Row]) -> str:
-    """The tables of docs/graph.md: less time, with its spread, of each variant in each backend."""
-    found = {(row.network, row.backend, row.variant): row for row in rows}
-    measured = dict.fromkeys(row.network for row in rows)
-    lines = [
-        f"Less time than the plain graph takes (± half the interquartile range), {document['picture']}, on",
-        f"{document['machine']};",
-        f"{document['versions']}; {document['date']};",
-        f"`{document['command']}`. Absolute times, counts and errors",
-        "are in [graph_rewrites.md](../benchmarks/results/graph_rewrites.md). `-`: the pattern is not there.",
-        "",
-        *_format_matrix(found, [one for one in measured if one in MAIN], FP32),
-        "",
-        f"GFLOP/s: {document.get('pace', 'not measured')}.",
-    ]
-    others = [one for one in measured if one not in MAIN]
-    if others:
-        lines += ["", "Patterns that our own graphs do not have:", "", *_format_matrix(found, others, FP32)]
-    if any(backend == "openvino bf16" for _, backend, _ in found):
-        lines += ["", "In bf16, from the same file:", "", *_format_matrix(found, list(measured), ("openvino bf16",))]
-    return "\n".join(lines) + "\n"
-
-
-def _format_matrix(
-    found: dict[tuple[str, str, str], Row], networks: Sequence[str], backends: Sequence[str]
-) -> list[str]:
-    columns = [(network, backend) for network in networks for backend in backends]
-    lines = [
-        "| rewrite | " + " | ".join(f"{network}, {backend}" for network, backend in columns) + " |",
-        "|---|" + "---:|" * len(columns),
-    ]
-    for variant in _ALL:
-        cells = [found.get((*column, variant)) for column in columns]
-        if any(cells):
-            shown = [f"{one.gain_percent:.1f} % ± {one.spread_percent / 2:.1f}" if one else "-" for one in cells]
-            lines.append(f"| {variant if variant == OPENED else f'`{variant}`'} | " + " | ".join(shown) + " |")
-    plain = [f"{found[*column, 'plain'].median_ms:.1f} ms" for column in columns]
-    return [*lines, "| time of the plain graph | " + " | ".join(plain) + " |"]
-
-
-def write_pages(document: dict[str, object], rows: list[Row], folder: Path) -> None:
-    """The Markdown of the results, and the table of docs/graph.md where they are the committed ones."""
-    (folder / "graph_rewrites.md").write_text(format_table(document, rows), encoding="utf-8")
-    if folder == RESULTS:
-        table = format_summary(document, rows)
-        page = _TABLE.sub(lambda marks: marks[1] + table + marks[2], PAGE.read_text(encoding="utf-8"))
-        PAGE.write_text(page, encoding="utf-8")
-
-
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -386,14 +280,14 @@ def main() -> None:
     if options.pages:
         stored = json.loads((options.out / "graph_rewrites.json").read_text(encoding="utf-8"))
         rows = [Row(**row) for row in stored.pop("rows")]
-        write_pages(stored, rows, options.out)
+        write_pages(stored, rows, options.out, MAIN, _ALL)
         return
     versions = tool_versions()
     document: dict[str, object] = {
         "machine": describe_machine().title(),
         "versions": ", ".join(f"{name} {versions[name]}" for name in ("onnxruntime", "openvino", "torch", "onnx")),
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": shlex.join(["python", "benchmarks/graph_rewrites.py", *sys.argv[1:]]),
+        "command": describe_command(),
         "picture": f"1x3x{options.side}x{options.side}, FP32, {options.threads} threads, {options.rounds} rounds",
     }
     rows = []
@@ -405,7 +299,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     whole = document | {"rows": [asdict(row) for row in rows]}
     (options.out / "graph_rewrites.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    write_pages(document, rows, options.out)
+    write_pages(document, rows, options.out, MAIN, _ALL)
 
 
 if __name__ == "__main__":
