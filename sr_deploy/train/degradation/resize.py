@@ -47,7 +47,7 @@ def _find_taps(before: int, after: int, mode: ResizeMode, device: torch.device) 
         positions = centres.floor().long() + torch.arange(1 - reach, 1 + reach)
         distance = (centres - positions).abs()
         weights = 1 - distance if mode == "bilinear" else _weigh_cubic(distance)
-    return Taps(positions.clamp(0, before - 1), weights.float()).to(device)
+    return Taps.make(positions.clamp(0, before - 1), weights.float(), device)
 
 
 def _weigh_cubic(distance: Tensor) -> Tensor:

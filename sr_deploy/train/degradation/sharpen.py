@@ -49,4 +49,4 @@ def _find_taps(length: int, side: int, device: torch.device) -> Taps:
     place = torch.arange(-reach, reach + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (place / gaussian_width(side)) ** 2)
     sources = reflected_positions(length, reach, reach).unfold(0, side, 1)
-    return Taps(sources, (weights / weights.sum()).float().expand(length, side)).to(device)
+    return Taps.make(sources, (weights / weights.sum()).float().expand(length, side), device)

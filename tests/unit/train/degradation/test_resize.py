@@ -23,8 +23,9 @@ def test_the_same_size_gives_the_images_back_and_none_becomes_one_pixel(photogra
 
 
 def test_taps_add_up_rows_and_columns(photographs):
-    rows = Taps(torch.tensor([[0, 2], [5, 5]]), torch.tensor([[1.0, -1.0], [0.5, 0.25]]))
-    columns = Taps(torch.tensor([[3], [0], [159]]), torch.tensor([[2.0], [1.0], [1.0]]))
+    here = photographs.device
+    rows = Taps.make(torch.tensor([[0, 2], [5, 5]]), torch.tensor([[1.0, -1.0], [0.5, 0.25]]), here)
+    columns = Taps.make(torch.tensor([[3], [0], [159]]), torch.tensor([[2.0], [1.0], [1.0]]), here)
     result = apply_taps(photographs, rows, columns)
     expected = torch.stack([photographs[:, :, 0] - photographs[:, :, 2], 0.75 * photographs[:, :, 5]], dim=2)
     expected = torch.stack([2 * expected[..., 3], expected[..., 0], expected[..., 159]], dim=3)
