@@ -6,6 +6,7 @@ Legend: N samples, C channels, H, W height and width; hr is on the canvas before
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,8 +27,8 @@ from sr_deploy.train.recipe.degradation import DegradationRecipe
 from sr_deploy.train.sampling import random_for
 
 _NOISE_STREAM = 12
-_SLICE_NUMBERS = 3_000_000  # six canvases of 400 x 400; threads wait more for the interpreter with smaller slices
-_MOST_SAMPLES = 6  # of a slice, however small the images: there are other cores
+_SLICE = 6  # samples; threads wait more for the interpreter with smaller slices
+_CACHED_NUMBERS = 1_500_000  # three canvases of 400 x 400: much of what is made of them stays in a CPU's caches
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class _Plan:
     """Of each order, and of the last filter: N x K x K."""
     kernel_sizes: tuple[NDArray[np.int64], ...]
     """Sides of what counts of them (`find_sizes`)."""
-    size: tuple[int, int]
-    """Height and width of the low resolution of a whole canvas."""
+    sizes: tuple[tuple[int, int], ...]
+    """Height and width after the resize of each order, and of the low resolution; all of whole canvases."""
     corners: NDArray[np.int64]
     """N x 2: top and left of the patch, at low resolution."""
 
@@ -98,20 +99,26 @@ class Degrader:
     def apply(self, hr_NCHW: Tensor, draw: BatchDraw, step: int, first_sample: int = 0) -> TrainingPair:
         """Degrade with given parameters; the rest as `degrade`."""
         self._check(hr_NCHW)
-        plan = self._make_plan(draw, (hr_NCHW.shape[2] // self._scale, hr_NCHW.shape[3] // self._scale))
 
         def work(part: slice) -> tuple[Tensor, Tensor, Tensor]:
             random = random_for(self._seed, _NOISE_STREAM, step, first_sample + part.start)
             generator = torch.Generator(self._device).manual_seed(int(random.integers(2**63)))
             with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-                return self._degrade(hr_NCHW[part], plan.take(part), generator)
+                plan = self._make_plan(take_samples(draw, part), hr_NCHW.shape[2:])
+                return self._degrade(hr_NCHW[part], plan, generator)
 
         parts = map_in_threads(work, find_slices(hr_NCHW))
         lr, hr_patch, target = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return TrainingPair(lr, hr_patch, target if self._recipe.sharpen.enabled else hr_patch)
 
-    def _make_plan(self, draw: BatchDraw, size: tuple[int, int]) -> _Plan:
-        room = np.asarray(size) - self._patch_size // self._scale + 1
+    def _make_plan(self, draw: BatchDraw, canvas: Sequence[int]) -> _Plan:
+        low = [length // self._scale for length in canvas]
+        # The first order goes by the size of the original, the second one by that of the low resolution.
+        bases = [canvas, low][: len(draw.stages)]
+        sizes = [
+            [int(length * stage.factor) for length in base] for base, stage in zip(bases, draw.stages, strict=True)
+        ]
+        room = np.asarray(low) - self._patch_size // self._scale + 1
         blurs = (self._recipe.first.blur, self._recipe.second.blur)[: len(draw.stages)]
         sides = [*(max(blur.sizes) for blur in blurs), max(self._recipe.final.sizes)]
         kernels = [*(stage.kernel for stage in draw.stages), draw.final]
@@ -119,28 +126,30 @@ class Degrader:
             draw=draw,
             kernels=tuple(make_kernels(*pair, self._device) for pair in zip(kernels, sides, strict=True)),
             kernel_sizes=tuple(find_sizes(kernel) for kernel in kernels),
-            size=size,
+            sizes=tuple((height, width) for height, width in [*sizes, low]),
             corners=(draw.crop * room).astype(np.int64),
         )
 
     def _degrade(self, hr_NCHW: Tensor, plan: _Plan, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Patches of low resolution, of originals and of targets; no targets where they are the originals."""
-        target_NCHW = sharpen(hr_NCHW, self._recipe.sharpen) if self._recipe.sharpen.enabled else hr_NCHW
-        image = target_NCHW
+        pieces = [self._start(hr_NCHW[part], plan.take(part), generator) for part in find_pieces(hr_NCHW, plan)]
+        image, target_patch = (torch.cat(tensors) for tensors in zip(*pieces, strict=True))
+        lr_patch = cut_patches(self._finish(image, plan, generator), plan.corners, self._patch_size // self._scale)
+        return lr_patch, cut_patches(hr_NCHW, plan.corners * self._scale, self._patch_size), target_patch
+
+    def _start(self, hr_NCHW: Tensor, plan: _Plan, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The images after the last order's resize, and patches of targets."""
+        image, target_patch = hr_NCHW, hr_NCHW[:0]
+        if self._recipe.sharpen.enabled:
+            image = sharpen(hr_NCHW, self._recipe.sharpen)
+            target_patch = _round(cut_patches(image, plan.corners * self._scale, self._patch_size))
         for number, stage in enumerate(plan.draw.stages):
             if number > 0:
                 before = plan.draw.stages[number - 1]
                 image = compress_jpeg(_add_noise(image, before, generator), torch.from_numpy(before.quality))
-            # The first order goes by the size of the original, the second one by that of the low resolution.
-            base = hr_NCHW.shape[2:] if number == 0 else [length / self._scale for length in hr_NCHW.shape[2:]]
             image = filter_samples(image, plan.kernels[number], plan.kernel_sizes[number])
-            image = resize(image, (int(base[0] * stage.factor), int(base[1] * stage.factor)), stage.mode)
-        lr_patch = cut_patches(self._finish(image, plan, generator), plan.corners, self._patch_size // self._scale)
-        corners = plan.corners * self._scale
-        hr_patch = cut_patches(hr_NCHW, corners, self._patch_size)
-        if target_NCHW is hr_NCHW:
-            return lr_patch, hr_patch, hr_patch[:0]
-        return lr_patch, hr_patch, _round(cut_patches(target_NCHW, corners, self._patch_size))
+            image = resize(image, plan.sizes[number], stage.mode)
+        return image, target_patch
 
     def _finish(self, images_NCHW: Tensor, plan: _Plan, generator: torch.Generator) -> Tensor:
         """What follows the last order's resize; on levels of 255."""
@@ -149,7 +158,7 @@ class Degrader:
         image = _add_noise(images_NCHW, stage, generator)
         if not plan.draw.jpeg_last:
             image = compress_jpeg(image, quality_N)
-        image = resize(image, plan.size, plan.draw.final_mode)
+        image = resize(image, plan.sizes[-1], plan.draw.final_mode)
         image = filter_samples(image, plan.kernels[-1], plan.kernel_sizes[-1]).clamp(0.0, 1.0)
         return compress_jpeg(image, quality_N) if plan.draw.jpeg_last else _round(image)
 
@@ -170,12 +179,22 @@ def cut_patches(images_NCHW: Tensor, corners_N2: NDArray[np.int64], side: int) -
 
 
 def find_slices(images_NCHW: Tensor) -> list[slice]:
-    """How a batch is worked on: at once on a GPU; on a CPU in parts, side by side on its cores."""
-    count, *shape = images_NCHW.shape
-    length = count
-    if images_NCHW.device.type == "cpu":
-        length = min(max(1, _SLICE_NUMBERS // math.prod(shape)), _MOST_SAMPLES)
-    return [slice(first, first + length) for first in range(0, count, length)]
+    """What of a batch is worked on side by side: all at once on a GPU, slices on the cores of a CPU."""
+    on_cpu = images_NCHW.device.type == "cpu"
+    return _cut(len(images_NCHW), _SLICE if on_cpu else len(images_NCHW))
+
+
+def find_pieces(images_NCHW: Tensor, plan: _Plan) -> list[slice]:
+    """What of a slice is worked on at once while images are large: all on a GPU, what a CPU's caches hold else."""
+    count, channels, *canvas = images_NCHW.shape
+    if images_NCHW.device.type != "cpu":
+        return [slice(0, count)]
+    most = channels * max(math.prod(size) for size in (canvas, *plan.sizes[:-2]))
+    return _cut(count, max(_CACHED_NUMBERS // most, 1))
+
+
+def _cut(count: int, length: int) -> list[slice]:
+    return [slice(first, min(first + length, count)) for first in range(0, count, length)]
 
 
 def _add_noise(images_NCHW: Tensor, stage: StageDraw, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch.nn.functional as F
 
 from sr_deploy.errors import ShapeError
 from sr_deploy.train.degradation import Degrader
-from sr_deploy.train.degradation.degrader import cut_patches
+from sr_deploy.train.degradation import degrader as degrader_module
+from sr_deploy.train.degradation.degrader import cut_patches, find_pieces
 from sr_deploy.train.degradation.jpeg import compress_jpeg
 
 CPU = torch.device("cpu")
@@ -156,3 +158,25 @@ def test_cores_share_a_batch_without_changing_it(photographs, degradation):
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
     # The second slice has the same originals, and parameters and noise of its own.
     assert not torch.equal(results[0][0][:4], results[0][0][16:20])
+
+
+def test_pieces_are_as_large_as_caches_and_change_nothing_but_the_noise(photographs, degradation, monkeypatch):
+    quiet = {"sigma": (0.0, 0.0), "poisson_scale": (0.0, 0.0)}
+    stages = {
+        name: stage.model_copy(update={"noise": stage.noise.model_copy(update=quiet)})
+        for name, stage in (("first", degradation.first), ("second", degradation.second))
+    }
+    degrader = make_degrader(degradation.model_copy(update=stages))
+    whole = [degrader.degrade(photographs, step).lr_NCHW for step in range(4)]
+    monkeypatch.setattr(degrader_module, "_CACHED_NUMBERS", 1)
+    single = [degrader.degrade(photographs, step).lr_NCHW for step in range(4)]
+    # The last bits of sums may tip a coefficient of a JPEG to the other side.
+    assert all((one - other).abs().mean() < 1e-3 for one, other in zip(whole, single, strict=True))
+
+
+@pytest.mark.parametrize(("canvas", "first", "lengths"), [(160, 100, [6]), (400, 600, [1] * 6), (400, 200, [3, 3])])
+def test_pieces_go_by_the_largest_image(canvas, first, lengths):
+    plan = SimpleNamespace(sizes=((first, first), (10, 10), (canvas // 4, canvas // 4)))
+    pieces = find_pieces(torch.empty(6, 3, canvas, canvas), plan)
+    assert [piece.stop - piece.start for piece in pieces] == lengths
+    assert find_pieces(torch.empty(6, 3, canvas, canvas, device="meta"), plan) == [slice(0, 6)]
