@@ -267,11 +267,12 @@ def _describe_start(session: Session) -> str:
 
 def _describe_least_time(session: Session) -> str:
     """What the generator's passes alone take, by what was measured; nothing where nothing was."""
+    more = ", and what the discriminator takes" if session.recipe.discriminator is not None else ""
     milliseconds = session.precision.step_milliseconds.get(session.precision.title())
     if milliseconds is None:
         return ""
     seconds = milliseconds / 1000 * (session.recipe.run.steps - session.state.step)
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 1.5 * length:
-            return f"; at least {seconds / length:.0f} {unit}"
-    return f"; at least {seconds:.0f} s"
+            return f"; at least {seconds / length:.0f} {unit}{more}"
+    return f"; at least {seconds:.0f} s{more}"

@@ -64,6 +64,13 @@ def test_a_measured_run_says_at_its_start_how_long_it_takes_at_least(tmp_path, m
     found = re.search(r"measured: .*; at least ([0-9]+) (min|h)$", notes[0])
     assert found is not None
     assert int(found[1]) > 0
+    gan: dict[str, dict[str, object]] = {
+        "loss": {"adversarial": {"kind": "vanilla", "weight": 0.1}},
+        "discriminator": {"architecture": "unet", "features": 4},
+    }
+    judged = make_recipe(precision={"channels_last": "auto"}, run={"steps": 10_000_000}, **gan)
+    train(judged, tmp_path / "judged", stop=stop, on_note=notes.append)
+    assert re.search(r"; at least [0-9]+ (min|h), and what the discriminator takes$", notes[-1])
     train(make_recipe(run={"steps": 1}), tmp_path / "off", on_note=notes.append)
     assert "at least" not in notes[-1]  # nothing was measured
 
