@@ -33,7 +33,7 @@ def _start_threads(count: int) -> ThreadPoolExecutor:
 
     def start() -> None:
         torch.set_num_threads(1)  # holds for this thread, and for those that start later
-        torch.get_num_threads()  # a thread's first use takes up the number of those that start later, once
+        torch.get_num_threads()  # a thread takes that over once, at its first use: now it is 1, below no more
         together.wait()
 
     pool = ThreadPoolExecutor(count, thread_name_prefix="degradation")
