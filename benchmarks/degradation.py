@@ -6,7 +6,7 @@
 
 The known way is in `known_degradation.py`. Both get the same parameters, so both have the same work in every round.
 Rounds alternate: A B, B A. They are many, because the parameters decide: where a batch draws Poisson noise for large
-images, the known way takes three times as long.
+images, the known way takes far longer.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +32,7 @@ from known_degradation import (
     make_kernel_known,
 )
 from numpy.typing import NDArray
+from pages import describe_command, head_lines
 from torch import Tensor
 
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image
@@ -219,12 +218,7 @@ def check_agreement(options: argparse.Namespace) -> float:
 def format_page(document: dict[str, object], rows: list[Comparison], batch: int) -> str:
     """The Markdown page."""
     lines = [
-        "# High-order degradation: images a second",
-        "",
-        "Written by `benchmarks/degradation.py`; do not edit.",
-        "",
-        *(f"- {key}: {value}" for key, value in document.items()),
-        "",
+        *head_lines("High-order degradation: images a second", "degradation.py", document),
         "Means over rounds with the same parameters for both; rounds alternate. Ratio: images a second of ours over",
         "those of the known way (quartiles of the single rounds in brackets).",
         "",
@@ -263,7 +257,7 @@ def main() -> None:
         "machine": describe_machine().title(),
         "versions": ", ".join(f"{name} {versions[name]}" for name in ("torch", "numpy")),
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": shlex.join(["python", "benchmarks/degradation.py", *sys.argv[1:]]),
+        "command": describe_command(),
         "work": f"batch {options.batch}, canvas 400, patch {options.patch}, {options.threads} threads, {rounds} rounds "
         "(an eighth of them with sharpening and for the parts)",
         "agreement": f"without noise the two ways differ by at most {agreement:.2f} levels of 255 (mean of a batch)",

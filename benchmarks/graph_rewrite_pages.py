@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pages import replace_table
+from pages import head_lines, replace_table
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "graph.md"
@@ -34,12 +34,7 @@ class Row:
 def format_table(document: dict[str, object], rows: list[Row]) -> str:
     """The Markdown page."""
     lines = [
-        "# What the graph rewrites are worth",
-        "",
-        "Written by `benchmarks/graph_rewrites.py`; do not edit.",
-        "",
-        *(f"- {key}: {value}" for key, value in document.items()),
-        "",
+        *head_lines("What the graph rewrites are worth", "graph_rewrites.py", document),
         "Less time: median over rounds of 1 - time / time of the plain graph in the same round (more is better);",
         "spread: interquartile range of the same. Error: largest difference from PyTorch, as a share of the largest",
         "output. ONNX Runtime's threads rest between runs, so that they do not disturb the next variant.",

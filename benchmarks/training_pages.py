@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pages import head_lines, replace_table
 
 from sr_deploy.train.recipe import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 PHASES = ("data", "degradation", "forward", "backward", "update")
-_BLOCK = re.compile(r"(<!-- costs -->\n).*?(<!-- end of costs -->)", re.DOTALL)
 _COUNTS, _TIMES = "training_operations", "training_step_{kind}"
 
 
@@ -76,19 +76,13 @@ def update_page(folder: Path) -> None:
         if (folder / f"{name}.json").is_file():
             stored = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
             lines += _measured_rows(stored, f"../benchmarks/results/{name}.md")
-    page = _BLOCK.sub(lambda marks: marks[1] + "\n".join(lines) + "\n" + marks[2], PAGE.read_text(encoding="utf-8"))
-    PAGE.write_text(page, encoding="utf-8")
+    replace_table("costs", "\n".join(lines), PAGE)
 
 
 def format_times(head: Mapping[str, object], rows: Sequence[StepTimes]) -> str:
     """The Markdown page."""
     lines = [
-        "# Training steps",
-        "",
-        "Written by `benchmarks/training_step.py`; do not edit.",
-        "",
-        *(f"- {key}: {value}" for key, value in head.items()),
-        "",
+        *head_lines("Training steps", "training_step.py", head),
         "Step: median (fastest to slowest) of whole steps. TFLOP: operations of a step's convolutions and matrix",
         "products, forward and backward, counted. Shares are of the time of the phases, timed one by one.",
         "",
@@ -112,12 +106,7 @@ def format_times(head: Mapping[str, object], rows: Sequence[StepTimes]) -> str:
 def format_counts(head: Mapping[str, object], counts: Mapping[str, float]) -> str:
     """The Markdown page of what was counted."""
     lines = [
-        "# Operations of a training",
-        "",
-        "Written by `benchmarks/training_step.py --count`; do not edit.",
-        "",
-        *(f"- {key}: {value}" for key, value in head.items()),
-        "",
+        *head_lines("Operations of a training", "training_step.py --count", head),
         "Floating-point operations of convolutions and matrix products, forward and backward, of all networks (VGG19",
         "among them): of a step with one patch, of one with the recipe's batch, and of the whole recipe.",
         "Hours are arithmetic, not measured: operations / (1e14 / s), a GPU that sustains 100 TFLOP/s.",

@@ -16,10 +16,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import shlex
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -28,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from pages import describe_command
 from torch.utils.flop_counter import FlopCounterMode
 from training_pages import PHASES, RESULTS, StepTimes, update_page, write_counts, write_times
 
@@ -214,7 +213,7 @@ def main() -> None:
         "versions": ", ".join(f"{name} {versions[name]}" for name in ("torch", "numpy") if is_installed(name)),
         "threads": torch.get_num_threads(),
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": shlex.join(["python", "benchmarks/training_step.py", *sys.argv[1:]]),
+        "command": describe_command(),
         "VGG19": str(options.vgg19.name) if options.vgg19 else "random weights; the time does not depend on them",
     }
     data = [f"data.folder={json.dumps(str(options.data.resolve()))}"] if options.data else []

@@ -267,12 +267,10 @@ def _describe_start(session: Session) -> str:
 
 def _describe_least_time(session: Session) -> str:
     """What the generator's passes alone take, by what was measured; nothing where nothing was."""
-    more = ", and what the discriminator takes" if session.recipe.discriminator is not None else ""
     milliseconds = session.precision.step_milliseconds.get(session.precision.title())
     if milliseconds is None:
         return ""
     seconds = milliseconds / 1000 * (session.recipe.run.steps - session.state.step)
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * length:
-            return f"; at least {seconds / length:.0f} {unit}{more}"
-    return f"; at least {seconds:.0f} s{more}"
+    unit, length = ("h", 3600) if seconds >= 5400 else ("min", 60) if seconds >= 90 else ("s", 1)
+    more = "" if session.recipe.discriminator is None else ", and what the discriminator takes"
+    return f"; at least {seconds / length:.0f} {unit}{more}"

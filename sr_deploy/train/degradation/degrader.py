@@ -112,11 +112,11 @@ class Degrader:
         return TrainingPair(lr, hr_patch, target if self._recipe.sharpen.enabled else hr_patch)
 
     def _make_plan(self, draw: BatchDraw, canvas: Sequence[int]) -> _Plan:
-        low = [length // self._scale for length in canvas]
+        low = canvas[0] // self._scale, canvas[1] // self._scale
         # The first order goes by the size of the original, the second one by that of the low resolution.
-        bases = [canvas, low][: len(draw.stages)]
         sizes = [
-            [int(length * stage.factor) for length in base] for base, stage in zip(bases, draw.stages, strict=True)
+            (int(height * stage.factor), int(width * stage.factor))
+            for (height, width), stage in zip([canvas, low][: len(draw.stages)], draw.stages, strict=True)
         ]
         room = np.asarray(low) - self._patch_size // self._scale + 1
         blurs = (self._recipe.first.blur, self._recipe.second.blur)[: len(draw.stages)]
@@ -126,7 +126,7 @@ class Degrader:
             draw=draw,
             kernels=tuple(make_kernels(*pair, self._device) for pair in zip(kernels, sides, strict=True)),
             kernel_sizes=tuple(find_sizes(kernel) for kernel in kernels),
-            sizes=tuple((height, width) for height, width in [*sizes, low]),
+            sizes=(*sizes, low),
             corners=(draw.crop * room).astype(np.int64),
         )
 
@@ -179,22 +179,22 @@ def cut_patches(images_NCHW: Tensor, corners_N2: NDArray[np.int64], side: int) -
 
 
 def find_slices(images_NCHW: Tensor) -> list[slice]:
-    """What of a batch is worked on side by side: all at once on a GPU, slices on the cores of a CPU."""
-    on_cpu = images_NCHW.device.type == "cpu"
-    return _cut(len(images_NCHW), _SLICE if on_cpu else len(images_NCHW))
+    """What of a batch is worked on side by side by the cores of a CPU; all of it on a GPU."""
+    return _cut(images_NCHW, _SLICE)
 
 
 def find_pieces(images_NCHW: Tensor, plan: _Plan) -> list[slice]:
-    """What of a slice is worked on at once while images are large: all on a GPU, what a CPU's caches hold else."""
-    count, channels, *canvas = images_NCHW.shape
-    if images_NCHW.device.type != "cpu":
-        return [slice(0, count)]
-    most = channels * max(math.prod(size) for size in (canvas, *plan.sizes[:-2]))
-    return _cut(count, max(_CACHED_NUMBERS // most, 1))
+    """What of a slice is worked on at once as long as its images are large; all of it on a GPU."""
+    _, channels, *canvas = images_NCHW.shape
+    largest = channels * max(math.prod(size) for size in (canvas, *plan.sizes))
+    return _cut(images_NCHW, max(_CACHED_NUMBERS // largest, 1))
 
 
-def _cut(count: int, length: int) -> list[slice]:
-    return [slice(first, min(first + length, count)) for first in range(0, count, length)]
+def _cut(images_NCHW: Tensor, length: int) -> list[slice]:
+    """Runs of `length` samples, the last one of what is left; a GPU takes all samples at once."""
+    count = len(images_NCHW)
+    step = length if images_NCHW.device.type == "cpu" else count
+    return [slice(first, min(first + step, count)) for first in range(0, count, step)]
 
 
 def _add_noise(images_NCHW: Tensor, stage: StageDraw, generator: torch.Generator) -> Tensor:
