@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pages import replace_table
 
-from sr_deploy.bench.documents import make_markdown_table
+from sr_deploy.bench.documents import make_markdown, make_markdown_table, show_figure, show_time
 from sr_deploy.bench.report import BenchReport, read_report
 from sr_deploy.files import write_text
 
@@ -25,7 +25,7 @@ def update_pages(descriptions: Mapping[str, str], root: Path = ROOT, results: Pa
         root: folder of the README and of docs.
         results: folder of the reports.
     """
-    reports = {name: read_report(path) for name in descriptions if (path := results / f"{name}.json").is_file()}
+    reports = _read_reports(descriptions, results)
     schema = BenchReport.model_json_schema(mode="serialization")
     write_text(root / "docs" / "bench-report.schema.json", json.dumps(schema, indent=2) + "\n")
     parts = [part for name, report in reports.items() for part in _describe(name, descriptions[name], report)]
@@ -33,6 +33,12 @@ def update_pages(descriptions: Mapping[str, str], root: Path = ROOT, results: Pa
         replace_table("results", "\n".join(parts), root / "docs" / "benchmarking.md")
     if README_SCENARIO in reports:
         replace_table("table", make_readme_table(reports[README_SCENARIO], README_SHAPE), root / "README.md")
+
+
+def write_tables(names: Iterable[str], results: Path) -> None:
+    """Beside each report in `results`, the same as Markdown."""
+    for name, report in _read_reports(names, results).items():
+        write_text(results / f"{name}.md", make_markdown(report))
 
 
 def make_readme_table(report: BenchReport, shape: str) -> str:
@@ -49,8 +55,8 @@ def make_readme_table(report: BenchReport, shape: str) -> str:
         if psnr is not None:
             agreement = f"{psnr:.1f} dB, {100 * result.parity.changed_8bit:.2g} % of 8-bit samples differ"
         lines.append(
-            f"| {backend} | {precision} | {result.median_ms:.0f} ms ±{100 * result.spread_ms / result.median_ms:.0f} % "
-            f"| {result.images_per_second:.2f} | {speedup} | {result.peak_memory_mib:.0f} MiB | {agreement} |"
+            f"| {backend} | {precision} | {show_time(result)} | {show_figure(result.images_per_second)} "
+            f"| {speedup} | {result.peak_memory_mib:.0f} MiB | {agreement} |"
         )
     caption = (
         f"{report.model} (x{report.scale}), input {shape}; {_describe_place(report)}. `+nchw`: in PyTorch's default "
@@ -59,6 +65,10 @@ def make_readme_table(report: BenchReport, shape: str) -> str:
         "[How it was measured](docs/benchmarking.md)."
     )
     return "\n".join([*lines, "", caption, ""])
+
+
+def _read_reports(names: Iterable[str], results: Path) -> dict[str, BenchReport]:
+    return {name: read_report(path) for name in names if (path := results / f"{name}.json").is_file()}
 
 
 def _describe(name: str, description: str, report: BenchReport) -> Iterator[str]:

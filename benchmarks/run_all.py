@@ -21,11 +21,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agreement import write_agreement
-from bench_pages import RESULTS, update_pages
+from bench_pages import RESULTS, update_pages, write_tables
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from sr_deploy.bench.choices import is_quick, parse_contender
-from sr_deploy.bench.documents import make_markdown
 from sr_deploy.bench.report import BenchReport
 from sr_deploy.config import load_config
 from sr_deploy.files import write_text
@@ -100,7 +99,7 @@ def make_command(scenario: Scenario, model: str, out: Path) -> list[str]:
 
 
 def run_scenario(name: str, scenario: Scenario, model: Path, out: Path) -> None:
-    """Run it and write its results."""
+    """Run it and write what it measured; of a report, `write_tables` makes the Markdown."""
     print(f"{name}: {scenario.description} (about {scenario.minutes:g} min)", file=sys.stderr, flush=True)
     # Where the model lies, so that no other folder of this machine is named in the results.
     command = make_command(scenario, scenario.model or model.name, out)
@@ -111,7 +110,6 @@ def run_scenario(name: str, scenario: Scenario, model: Path, out: Path) -> None:
     if prints:
         report = BenchReport.model_validate_json(done.stdout)
         write_text(out / f"{name}.json", report.model_dump_json(indent=2) + "\n")
-        write_text(out / f"{name}.md", make_markdown(report))
 
 
 def choose(scenarios: Mapping[str, Scenario], only: Sequence[str]) -> dict[str, Scenario]:
@@ -147,8 +145,10 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
         for name, scenario in scenarios.items():
             run_scenario(name, scenario, options.model.resolve(), out)
+    benches = {name: one.description for name, one in read_scenarios().items() if one.bench is not None}
+    write_tables(benches, out)
     if out == RESULTS.resolve():  # results elsewhere are for --compare
-        update_pages({name: one.description for name, one in read_scenarios().items() if one.bench is not None})
+        update_pages(benches)
 
 
 if __name__ == "__main__":

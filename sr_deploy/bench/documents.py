@@ -10,10 +10,15 @@ from sr_deploy.bench.compare import BUSY_PROCESSORS
 from sr_deploy.bench.report import BenchReport, BenchResult, ShapeRun
 
 
+def show_figure(value: float) -> str:
+    """At least three significant digits, never an exponent: `0.0640`, `8.30`, `120`, `15625`."""
+    exponent = int(f"{value:.2e}".partition("e")[2])  # of the rounded figure: 9.996 is 10.0
+    return f"{value:.{max(0, 2 - exponent)}f}"
+
+
 def show_milliseconds(value: float) -> str:
     """As in `8.30 ms` or `120 ms`."""
-    decimals = 0 if value >= 100 else 1 if value >= 10 else 2
-    return f"{value:.{decimals}f} ms"
+    return f"{show_figure(value)} ms"
 
 
 def show_time(result: BenchResult) -> str:
@@ -138,8 +143,8 @@ def make_markdown_table(report: BenchReport, shape: str) -> list[str]:
         cells = (
             *(show_name(result), show_time(result)),
             *(show_milliseconds(result.p95_ms), show_milliseconds(result.p99_ms)),
-            *(show_milliseconds(result.end_to_end.median_ms), f"{result.images_per_second:.2f}"),
-            *(f"{result.output_megapixels_per_second:.2f}", show_speedup(result, report.baseline)),
+            *(show_milliseconds(result.end_to_end.median_ms), show_figure(result.images_per_second)),
+            *(show_figure(result.output_megapixels_per_second), show_speedup(result, report.baseline)),
             *(show_share(result), show_memory(result)),
             *(show_milliseconds(result.cold_start.total_ms), show_parity(result)),
         )

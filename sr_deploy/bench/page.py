@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from sr_deploy.bench.documents import (
     describe_report,
+    show_figure,
     show_memory,
     show_milliseconds,
     show_name,
@@ -54,8 +55,8 @@ def _cells(result: BenchResult, baseline: str) -> list[str]:
     before = (
         *(show_name(result), show_time(result)),
         f"{show_milliseconds(result.p95_ms)} / {show_milliseconds(result.p99_ms)}",
-        *(show_milliseconds(result.end_to_end.median_ms), f"{result.images_per_second:.2f}"),
-        *(f"{result.output_megapixels_per_second:.2f}", show_speedup(result, baseline)),
+        *(show_milliseconds(result.end_to_end.median_ms), show_figure(result.images_per_second)),
+        *(show_figure(result.output_megapixels_per_second), show_speedup(result, baseline)),
     )
     after = (show_share(result), show_memory(result), show_milliseconds(result.cold_start.total_ms))
     shown = parity if result.parity.verified else f'<span class="bad">{parity}</span>'
@@ -98,7 +99,7 @@ def _draw_series(
     for shape in shapes:
         for result in report.results_of(str(shape)):
             value, spread = upward(result)
-            note = f"{result.contender}, {shape}: {show_time(result)}, {result.images_per_second:.2f} images/s"
+            note = f"{result.contender}, {shape}: {show_time(result)}, {show_figure(result.images_per_second)} images/s"
             points.setdefault(result.contender, []).append(Point(across(shape), value, spread, note))
     names = dict.fromkeys(result.contender for result in report.results)  # in every plot the same, so the colours are
     return [Series(name, points[name]) for name in names if name in points]

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy.bench.documents import describe_conditions, describe_fixed_shapes, make_csv, make_markdown, show_share
+from sr_deploy.bench.documents import (
+    describe_conditions,
+    describe_fixed_shapes,
+    make_csv,
+    make_markdown,
+    show_figure,
+    show_share,
+)
 from sr_deploy.bench.page import render_page
 from sr_deploy.bench.report import BenchReport, HostCopies, read_report
 from sr_deploy.errors import InputError
@@ -17,12 +24,23 @@ pytestmark = pytest.mark.xdist_group("bench")  # one process measures for all
 SCHEMA = Path(__file__).parents[3] / "docs" / "bench-report.schema.json"
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        *((0.064, "0.0640"), (0.0, "0.00"), (0.18859, "0.189"), (8.3, "8.30"), (9.994, "9.99"), (9.996, "10.0")),
+        *((12.34, "12.3"), (99.96, "100"), (120.4, "120"), (15625.3, "15625")),
+    ],
+)
+def test_three_digits_of_a_figure_are_shown_at_least(value, shown):
+    assert show_figure(value) == shown
+
+
 def test_markdown_has_a_row_for_each_contender_and_says_how(report):
     page = make_markdown(report)
     assert page.startswith("# compact-x4 x4\n\n## Input 2x24x16\n")
     for result in report.results:
         (row,) = [line for line in page.splitlines() if line.startswith(f"| {result.contender} |")]
-        assert f"| {result.images_per_second:.2f} |" in row
+        assert f"| {show_figure(result.images_per_second)} |" in row
         assert show_share(result) in row
     assert f"- command: {report.command} (" in page
     assert report.runs[0].sha256[:12] in page

@@ -142,6 +142,9 @@ def test_pages_are_rewritten_from_the_results(run_all, report, tmp_path):
         f"| {one.contender.split(':')[0]}" for one in measured.results
     ]
     assert "| fp32+nchw |" in readme
+    pages.write_tables(["photo", "video-720p"], results)
+    assert (results / "photo.md").read_text().startswith("# compact-x4 x4\n\n## Input 1x512x512\n")
+    assert not (results / "video-720p.md").exists()
     assert "### photo\n\nA photograph. [All figures](../benchmarks/results/photo.md).\n\nInput 1x512x512:" in text
     assert "video-720p" not in text  # it was not measured
     schema = json.loads((tmp_path / "docs" / "bench-report.schema.json").read_text())
