@@ -68,7 +68,8 @@ def test_the_table_says_what_was_measured(report):
     assert float(cells[1].split()[0]) == pytest.approx(graph.median_ms, rel=0.005)  # three digits at least
     assert float(cells[4]) == pytest.approx(graph.images_per_second, rel=0.005)
     assert cells[6] == f"{graph.speedup:.2f}x ({graph.speedup_low:.2f}-{graph.speedup_high:.2f})"
-    assert cells[10] == f"{graph.parity.psnr_db:.1f} dB"
+    # Whether two libraries round alike in a network this small is the processor's affair.
+    assert cells[10] == ("equal" if graph.parity.psnr_db is None else f"{graph.parity.psnr_db:.1f} dB")
 
 
 @pytest.mark.parametrize(("width", "columns"), [(120, 11), (80, 6)])
