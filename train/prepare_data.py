@@ -23,7 +23,7 @@ import os
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -86,18 +86,38 @@ DATA_SETS = {
 Report = Callable[[str], None]
 
 
+def require_archives(needed: Sequence[Archive], archives: Path, images: Path) -> None:
+    """See before hours of unpacking that nothing is missing at their end.
+
+    Raises:
+        InputError: archives whose images are not there yet are not in the folder of downloads.
+    """
+    missing = [
+        archive
+        for archive in needed
+        if _count_images(images / archive.folder) != archive.count and not (archives / archive.name).is_file()
+    ]
+    if missing:
+        pages = {archive.page: [one.name for one in missing if one.page == archive.page] for archive in missing}
+        raise InputError(
+            f"{archives.absolute()} does not hold "
+            + "; ".join(f"{', '.join(names)} of {page}" for page, names in pages.items())
+            + "; download what is missing, or give the folder of the downloads with --archives"
+        )
+
+
 def unpack(archive: Archive, archives: Path, images: Path, report: Report, *, check_sum: bool = True) -> None:
     """Take the images of one archive out of it; those that are there already are kept.
 
     Args:
-        archive: which.
+        archive: which; it is there, or its images are.
         archives: the folder of downloads.
         images: the folder that gets `archive.folder`.
         report: told what happens.
         check_sum: compare the file with its published SHA-256, if there is one.
 
     Raises:
-        InputError: the archive is missing, not what was published, damaged, or short of images.
+        InputError: the archive is not what was published, damaged, or short of images.
         OutputError: an image cannot be written.
     """
     target = images / archive.folder
@@ -105,8 +125,6 @@ def unpack(archive: Archive, archives: Path, images: Path, report: Report, *, ch
         report(f"{target}: all {archive.count} images are there")
         return
     path = archives / archive.name
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; download it from {archive.page}, or give its folder with --archives")
     if check_sum:
         _check_file(archive, path, report)
     report(f"{path} -> {target}")
@@ -277,6 +295,7 @@ def run(arguments: list[str], data_sets: dict[str, tuple[Archive, ...]] = DATA_S
     chosen = parse_arguments(arguments)
     images = chosen.out / "images"
     try:
+        require_archives(data_sets[chosen.data_set], chosen.archives, images)
         for archive in data_sets[chosen.data_set]:
             unpack(archive, chosen.archives, images, report, check_sum=not chosen.no_checksum)
         train_on = images

@@ -115,9 +115,23 @@ def test_wrong_archives_are_named(script, small, downloads, tmp_path, capsys):
     assert f"has 100 bytes, {len(good)} were published" in capsys.readouterr().err
     assert script.run([*command, "--no-checksum"], small) == 1
     assert "is damaged" in capsys.readouterr().err
-    path.unlink()
-    assert script.run(command, small) == 1
-    assert "download it from https://data.vision.ee.ethz.ch/cvl/DIV2K/" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_missing_archives_are_all_named_before_anything_is_unpacked(script, downloads, tmp_path, capsys):
+    for name in ("grass.zip", "sky.zip"):
+        (downloads / name).write_bytes(b"")
+    (downloads / "DIV2K_train_HR.zip").unlink()
+    out = tmp_path / "photographs"
+    assert script.run(["df2k-ost", "--archives", str(downloads), "--out", str(out)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        f"error: {downloads} does not hold DIV2K_train_HR.zip of https://data.vision.ee.ethz.ch/cvl/DIV2K/; "
+        "animal.zip, building.zip, mountain.zip, plant.zip, water.zip of "
+        "https://github.com/xinntao/SFTGAN#ost-dataset (OutdoorSceneTrain_v2); download what is missing, or give the "
+        "folder of the downloads with --archives\n"
+    )
     assert not out.exists()
 
 
