@@ -102,6 +102,7 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
     recipe, state, processes = session.recipe, session.state, session.processes
     ledger = FigureLedger(state, processes, recipe.run.bad_steps)
     clock = _Clock(state)
+    postponed = False  # whether a checkpoint was due and was not written
     torch.backends.cudnn.benchmark = session.device.type == "cuda"  # shapes do not change from step to step
     with (
         _recording_failure(session),
@@ -122,10 +123,13 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             # What is due. Figures come first: steps without numbers must end the run before anything is written.
             ending = processes.any_wishes(stop.is_set()) or state.step == recipe.run.steps
             figures_due = state.step % recipe.run.log_every == 0
-            checkpoint_due = ending or state.step % recipe.run.checkpoint_every == 0
+            checkpoint_due = ending or postponed or state.step % recipe.run.checkpoint_every == 0
             validation_due, preview_due = _validation_due(recipe, state.step)
             if figures_due or checkpoint_due or validation_due or preview_due or session.device.type == "cpu":
                 ledger.collect()
+            # Weights that gave no numbers just now may be beyond use, finite as they are: the next good step shows.
+            postponed = checkpoint_due and not ending and state.bad_in_row > 0
+            checkpoint_due = checkpoint_due and not postponed
             clock.tick(state)
             if figures_due:
                 means = ledger.take_means()

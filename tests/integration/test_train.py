@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from collections.abc import Callable
@@ -19,9 +20,11 @@ from sr_deploy.errors import InputError, TrainingError
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.model import open_model
 from sr_deploy.train.checkpoint import AVERAGE_NAME, GENERATOR_NAME, STATE_NAME
+from sr_deploy.train.degradation import TrainingPair
 from sr_deploy.train.loop import StepReport, train
 from sr_deploy.train.recipe import Recipe, read_run_recipe
-from sr_deploy.train.run import find_last_checkpoint, list_checkpoints, read_manifest
+from sr_deploy.train.run import checkpoint_folder, find_last_checkpoint, list_checkpoints, read_manifest
+from sr_deploy.train.update import Updater
 
 
 @pytest.fixture(scope="module")
@@ -260,10 +263,27 @@ def test_a_training_that_diverges_ends_and_keeps_the_checkpoints(tmp_path, make_
         train(recipe, tmp_path / "run")
     manifest = read_manifest(tmp_path / "run")
     assert manifest.status == "failed"
-    assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [1, 2, 3]
-    for _, folder in list_checkpoints(tmp_path / "run"):
-        weights = load_file(folder / GENERATOR_NAME)
-        assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
+    # Step 1 was the last that had numbers; what came after waits for the next one, which never comes.
+    assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [1]
+    weights = load_file(checkpoint_folder(tmp_path / "run", 1) / GENERATOR_NAME)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
+
+
+def test_a_checkpoint_due_at_a_step_without_numbers_waits_for_the_next_with(tmp_path, make_recipe, monkeypatch):
+    recipe = make_recipe()  # checkpoints at 4, 8 and 12
+    update = Updater.update
+
+    def spoil(updater: Updater, pair: TrainingPair, learning_rate: float, *rest: object) -> dict[str, torch.Tensor]:
+        if updater.state.step in (3, 4, 7):  # the steps after them are 4, 5 and 8
+            pair = TrainingPair(pair.lr_NCHW * math.nan, pair.hr_NCHW, pair.target_NCHW)
+        return update(updater, pair, learning_rate, *rest)
+
+    monkeypatch.setattr(Updater, "update", spoil)
+    manifest = train(recipe, tmp_path / "run")
+    assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [6, 9, 12]
+    assert (manifest.status, manifest.step) == ("finished", 12)
+    assert train(recipe, tmp_path / "stopped", **stop_at(4)).step == 4  # whoever stops a run keeps what there is
+    assert [step for step, _ in list_checkpoints(tmp_path / "stopped")] == [4]
 
 
 def test_starting_from_weights(tmp_path, make_recipe):
