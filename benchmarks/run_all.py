@@ -99,7 +99,7 @@ def make_command(scenario: Scenario, model: str, out: Path) -> list[str]:
 
 
 def run_scenario(name: str, scenario: Scenario, model: Path, out: Path) -> None:
-    """Run it and write what it measured; of a report, `write_tables` makes the Markdown."""
+    """Run it and write its results."""
     print(f"{name}: {scenario.description} (about {scenario.minutes:g} min)", file=sys.stderr, flush=True)
     # Where the model lies, so that no other folder of this machine is named in the results.
     command = make_command(scenario, scenario.model or model.name, out)
@@ -110,6 +110,7 @@ def run_scenario(name: str, scenario: Scenario, model: Path, out: Path) -> None:
     if prints:
         report = BenchReport.model_validate_json(done.stdout)
         write_text(out / f"{name}.json", report.model_dump_json(indent=2) + "\n")
+        write_tables([name], out)
 
 
 def choose(scenarios: Mapping[str, Scenario], only: Sequence[str]) -> dict[str, Scenario]:
@@ -139,14 +140,15 @@ def main() -> None:
         write_agreement(RESULTS, options.agree, [name for name, one in scenarios.items() if one.bench is not None])
         return
     out = options.out.resolve()
-    if not options.pages:
+    benches = {name: one.description for name, one in read_scenarios().items() if one.bench is not None}
+    if options.pages:
+        write_tables(benches, out)
+    else:
         if options.model is None:
             parser.error("which MODEL? a bundle, as sr-deploy export makes it")
         out.mkdir(parents=True, exist_ok=True)
         for name, scenario in scenarios.items():
             run_scenario(name, scenario, options.model.resolve(), out)
-    benches = {name: one.description for name, one in read_scenarios().items() if one.bench is not None}
-    write_tables(benches, out)
     if out == RESULTS.resolve():  # results elsewhere are for --compare
         update_pages(benches)
 

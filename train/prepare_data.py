@@ -23,17 +23,15 @@ import os
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from sr_deploy.errors import InputError, SrDeployError
-from sr_deploy.files import replacing_file, replacing_folder, sha256_of
-from sr_deploy.imaging.codec import list_images, read_training_image, write_image
+from sub_images import REPORT_EVERY, Report, count_images, cut_sub_images
 
-_REPORT_EVERY = 200
+from sr_deploy.errors import InputError, SrDeployError
+from sr_deploy.files import replacing_file, sha256_of
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,6 @@ DATA_SETS = {
     "df2k-ost": (*_DIV2K, *_FLICKR2K, *_OST),
 }
 
-Report = Callable[[str], None]
-
 
 def require_archives(needed: Sequence[Archive], archives: Path, images: Path) -> None:
     """See before hours of unpacking that nothing is missing at their end.
@@ -95,14 +91,17 @@ def require_archives(needed: Sequence[Archive], archives: Path, images: Path) ->
     missing = [
         archive
         for archive in needed
-        if _count_images(images / archive.folder) != archive.count and not (archives / archive.name).is_file()
+        if count_images(images / archive.folder) != archive.count and not (archives / archive.name).is_file()
     ]
     if missing:
         pages = {archive.page: [one.name for one in missing if one.page == archive.page] for archive in missing}
+        parts = [
+            f"{', '.join(names)} (download {'it' if len(names) == 1 else 'them'} from {page})"
+            for page, names in pages.items()
+        ]
         raise InputError(
-            f"{archives.absolute()} does not hold "
-            + "; ".join(f"{', '.join(names)} of {page}" for page, names in pages.items())
-            + "; download what is missing, or give the folder of the downloads with --archives"
+            f"{archives.absolute()} does not hold {'; '.join(parts)}; or give the folder of the downloads with "
+            "--archives"
         )
 
 
@@ -121,7 +120,7 @@ def unpack(archive: Archive, archives: Path, images: Path, report: Report, *, ch
         OutputError: an image cannot be written.
     """
     target = images / archive.folder
-    if _count_images(target) == archive.count:
+    if count_images(target) == archive.count:
         report(f"{target}: all {archive.count} images are there")
         return
     path = archives / archive.name
@@ -131,72 +130,17 @@ def unpack(archive: Archive, archives: Path, images: Path, report: Report, *, ch
     try:
         for number, (name, size, stream) in enumerate(_read_members(archive, path), 1):
             _write_once(target / name, size, stream)
-            if number % _REPORT_EVERY == 0:
+            if number % REPORT_EVERY == 0:
                 report(f"  {number} of {archive.count}")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         raise InputError(f"{path} is damaged ({error}); download it again") from error
-    found = _count_images(target)
+    found = count_images(target)
     if found != archive.count:
         raise InputError(
             f"{target} holds {found} images after unpacking {path}, not {archive.count}; look for files that do not "
             "belong there, or download the archive again"
         )
     report(f"{target}: {found} images")
-
-
-def cut_sub_images(images: Path, out: Path, *, size: int, step: int, workers: int, report: Report) -> int:
-    """Cut each image into overlapping squares, a folder for each, which is seen whole or not at all.
-
-    Args:
-        images: folder of images, searched recursively.
-        out: gets the same folders.
-        size: side of a square in pixels; images that are smaller stay whole along that side.
-        step: pixels from one square to the next; the last ones end at the border.
-        workers: threads; decoding and encoding need no lock.
-        report: told what happens.
-
-    Returns:
-        How many there are now.
-
-    Raises:
-        InputError: no such folder.
-        ImageError: an image is damaged.
-        OutputError: a square cannot be written.
-    """
-    paths = list_images(images)
-    with ThreadPoolExecutor(workers) as pool:
-        works = [
-            pool.submit(_cut_image, path, out / path.relative_to(images).with_suffix(""), size, step) for path in paths
-        ]
-        try:
-            for number, work in enumerate(works, 1):
-                work.result()
-                if number % _REPORT_EVERY == 0:
-                    report(f"  {number} of {len(paths)}")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return _count_images(out)
-
-
-def find_starts(side: int, size: int, step: int) -> list[int]:
-    """Where squares begin along a side, so that they reach its end."""
-    last = max(side - size, 0)
-    starts = list(range(0, last + 1, step))
-    return starts if starts[-1] == last else [*starts, last]
-
-
-def _cut_image(path: Path, folder: Path, size: int, step: int) -> None:
-    if folder.is_dir():
-        return
-    image = read_training_image(path)
-    with replacing_folder(folder) as temporary:
-        number = 0
-        for top in find_starts(image.shape[0], size, step):
-            for left in find_starts(image.shape[1], size, step):
-                number += 1
-                square = image[top : top + size, left : left + size]
-                write_image(temporary / f"{path.stem}_{number:03d}.png", square)
 
 
 def _check_file(archive: Archive, path: Path, report: Report) -> None:
@@ -267,10 +211,6 @@ def _write_once(path: Path, size: int, stream: IO[bytes]) -> None:
         raise InputError(f"{path.name} is cut short in the archive: {len(content)} of {size} bytes; download it again")
     with replacing_file(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _count_images(folder: Path) -> int:
-    return len(list_images(folder)) if folder.is_dir() else 0
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:

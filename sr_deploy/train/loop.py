@@ -127,9 +127,6 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             validation_due, preview_due = _validation_due(recipe, state.step)
             if figures_due or checkpoint_due or validation_due or preview_due or session.device.type == "cpu":
                 ledger.collect()
-            # Weights that gave no numbers just now may be beyond use, finite as they are: the next good step shows.
-            postponed = checkpoint_due and not ending and state.bad_in_row > 0
-            checkpoint_due = checkpoint_due and not postponed
             clock.tick(state)
             if figures_due:
                 means = ledger.take_means()
@@ -143,10 +140,10 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             if preview_due and session.previews and processes.is_first:
                 preview = session.run / "previews" / f"step-{state.step:06d}.png"
                 write_preview(preview, state.average.network, session.held_out, recipe.scale)
-            if checkpoint_due:
-                pools = processes.gather(state.pool.state_dict()) if state.pool is not None else []
-                if processes.is_first:
-                    write_checkpoint(session.run, state, recipe.arch_spec(), recipe.run.keep_checkpoints, pools)
+            # Weights that gave no numbers just now may be beyond use, finite as they are: the next good step shows.
+            postponed = checkpoint_due and not ending and state.bad_in_row > 0
+            if checkpoint_due and not postponed:
+                _write_checkpoint(session)
             if checkpoint_due or clock.manifest_due():
                 update_manifest(session)
             on_step(StepReport(state.step, clock.loss, clock.steps_per_second))
@@ -188,6 +185,14 @@ def _validate(session: Session, log: MetricsLog) -> None:
         state.best_validation = result
     log.log_validation(result)
     update_manifest(session, last_validation=result)
+
+
+def _write_checkpoint(session: Session) -> None:
+    """By the first process, for all; every process must call it."""
+    state, run = session.state, session.recipe.run
+    pools = session.processes.gather(state.pool.state_dict()) if state.pool is not None else []
+    if session.processes.is_first:
+        write_checkpoint(session.run, state, session.recipe.arch_spec(), run.keep_checkpoints, pools)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def run(processes: int, out: Path, *words: str, settings: list[str]) -> str:
+def run(processes: int, out: Path, *words: str, settings: list[str], code: int = 0) -> tuple[str, str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "sr_deploy", "train", "--device", "cpu"]
     for setting in (*SETTINGS, *settings):
@@ -28,8 +28,8 @@ def run(processes: int, out: Path, *words: str, settings: list[str]) -> str:
     ended = subprocess.run(
         [*command, "--out", str(out), *words], capture_output=True, text=True, env=environment, timeout=240, check=False
     )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    assert ended.returncode == code, ended.stderr
+    return ended.stdout, ended.stderr
 
 
 def losses(out: Path) -> dict[int, float]:
@@ -44,7 +44,7 @@ def last_weights(out: Path, step: int, name: str = "generator_ema") -> dict[str,
 def test_two_processes_with_half_a_batch_each_train_like_one_with_all_of_it(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run(1, one, settings=["run.steps=12"])
-    stdout = run(2, two, "--json", settings=["run.steps=12"])
+    stdout, _ = run(2, two, "--json", settings=["run.steps=12"])
     manifest = json.loads(stdout)  # one document: the first process speaks for both
     assert (manifest["processes"], manifest["status"], manifest["step"]) == (2, "finished", 12)
     assert losses(two).keys() == losses(one).keys() == set(range(1, 13))
@@ -52,3 +52,9 @@ def test_two_processes_with_half_a_batch_each_train_like_one_with_all_of_it(tmp_
         assert losses(two)[step] == pytest.approx(loss, rel=1e-4), step
     for key, weight in last_weights(one, 12).items():
         torch.testing.assert_close(last_weights(two, 12)[key], weight, rtol=0, atol=1e-4)
+
+
+def test_a_batch_that_does_not_divide_is_refused_in_one_line(tmp_path):
+    _, stderr = run(2, tmp_path / "run", settings=["run.steps=1", "data.batch=3"], code=1)
+    assert "error: data.batch = 3 does not divide among 2 processes with optimiser.accumulate = 1" in stderr
+    assert not (tmp_path / "run").exists()

@@ -73,7 +73,6 @@ def test_a_scenario_is_run_and_names_no_folder_of_this_machine(bundle, tmp_path,
     arguments = run_all.BenchArguments(shapes=("1x16x16",), backends=("onnxruntime:fp32",), seconds=0.05)
     run_all.run_scenario("little", run_all.Scenario(description="x", minutes=1, bench=arguments), bundle, tmp_path)
     report = read_report(tmp_path / "little.json")
-    run_all.write_tables(["little"], tmp_path)
     assert report.command == "sr-deploy bench bundle --shape 1x16x16 --backend onnxruntime:fp32 --seconds 0.05"
     assert "## Input 1x16x16" in (tmp_path / "little.md").read_text()
     assert str(bundle.parent) not in (tmp_path / "little.json").read_text()

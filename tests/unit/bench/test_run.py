@@ -102,7 +102,7 @@ def test_files_and_the_cold_start_are_told_apart_from_the_inference(report):
             "png",
             pytest.approx(2000 / one.end_to_end.median_ms),
         )
-        assert one.end_to_end.median_ms not in (0, one.median_ms)  # it has turns of its own
+        assert one.end_to_end.median_ms > one.median_ms  # it holds an inference
         cold = one.cold_start
         assert min(cold.import_ms, cold.load_ms, cold.first_call_ms) > 0
         assert cold.build_ms is None

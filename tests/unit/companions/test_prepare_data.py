@@ -19,6 +19,11 @@ def script(load_script):
 
 
 @pytest.fixture(scope="module")
+def squares(load_script):
+    return load_script("train/sub_images.py")
+
+
+@pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """PNG bytes of three pictures, no two alike."""
     folder = tmp_path_factory.mktemp("drawn")
@@ -115,6 +120,9 @@ def test_wrong_archives_are_named(script, small, downloads, tmp_path, capsys):
     assert f"has 100 bytes, {len(good)} were published" in capsys.readouterr().err
     assert script.run([*command, "--no-checksum"], small) == 1
     assert "is damaged" in capsys.readouterr().err
+    path.unlink()
+    assert script.run(command, small) == 1
+    assert "download it from https://data.vision.ee.ethz.ch/cvl/DIV2K/" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -127,10 +135,10 @@ def test_missing_archives_are_all_named_before_anything_is_unpacked(script, down
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
-        f"error: {downloads} does not hold DIV2K_train_HR.zip of https://data.vision.ee.ethz.ch/cvl/DIV2K/; "
-        "animal.zip, building.zip, mountain.zip, plant.zip, water.zip of "
-        "https://github.com/xinntao/SFTGAN#ost-dataset (OutdoorSceneTrain_v2); download what is missing, or give the "
-        "folder of the downloads with --archives\n"
+        f"error: {downloads} does not hold DIV2K_train_HR.zip (download it from "
+        "https://data.vision.ee.ethz.ch/cvl/DIV2K/); animal.zip, building.zip, mountain.zip, plant.zip, water.zip "
+        "(download them from https://github.com/xinntao/SFTGAN#ost-dataset (OutdoorSceneTrain_v2)); or give the folder "
+        "of the downloads with --archives\n"
     )
     assert not out.exists()
 
@@ -165,8 +173,8 @@ def test_damaged_images_in_a_zip_are_refused(script, small, downloads, pictures,
 @pytest.mark.parametrize(
     ("side", "starts"), [(48, [0]), (30, [0]), (72, [0, 24]), (80, [0, 24, 32]), (96, [0, 24, 48]), (49, [0, 1])]
 )
-def test_squares_reach_the_border(script, side, starts):
-    assert script.find_starts(side, 48, 24) == starts
+def test_squares_reach_the_border(squares, side, starts):
+    assert squares.find_starts(side, 48, 24) == starts
 
 
 def test_sub_images(script, small, downloads, tmp_path):
