@@ -1,12 +1,15 @@
 """Bundles: what a deployment is made of, what machines add to it, and what was measured of it."""
 
 from sr_deploy.bundle.certificate import (
+    Acceptance,
     Certificate,
     CertificateEntry,
     Check,
+    LastVerification,
     Ledger,
     LedgerStage,
     Measurement,
+    Unrun,
     WorstPlace,
 )
 from sr_deploy.bundle.engine_options import EngineBackend, EngineOptions, EnginePlan
@@ -25,6 +28,7 @@ from sr_deploy.bundle.thresholds import DEFAULT_THRESHOLDS, Thresholds
 
 __all__ = [
     "DEFAULT_THRESHOLDS",
+    "Acceptance",
     "Bundle",
     "Certificate",
     "CertificateEntry",
@@ -36,6 +40,7 @@ __all__ = [
     "FileRecord",
     "GraphRecord",
     "Int8Record",
+    "LastVerification",
     "Ledger",
     "LedgerStage",
     "Manifest",
@@ -44,6 +49,7 @@ __all__ = [
     "Shape",
     "SourceRecord",
     "Thresholds",
+    "Unrun",
     "WorstPlace",
     "creating_bundle",
     "engine_key",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from pydantic import Field
+
 from sr_deploy.backends import Precision
 from sr_deploy.bundle.records import SCHEMA_VERSION, FileRecord, Record
 
@@ -96,7 +98,7 @@ class CertificateEntry(Record):
 class Check(Record):
     """Something that was looked at in a file, without running it."""
 
-    kind: Literal["weights", "precision", "engine", "certificate", "drop"]
+    kind: Literal["weights", "precision", "engine", "certificate", "drop", "source"]
     """What was looked at, as docs/certificate.md explains it."""
     file: str
     """The file that it is about, relative to the bundle."""
@@ -104,15 +106,28 @@ class Check(Record):
     """Hash of that file as it was; None for `certificate.json` itself."""
     what: str
     """What was compared with what and how closely it has to agree, one sentence."""
+    depth: int = Field(default=0, ge=0)
+    """How thorough it is among those of its kind: while the file stays the same, what a deeper one found is not
+    cleared by a shallower one that finds nothing."""
     findings: tuple[str, ...] = ()
     """What is wrong, one line each, each naming the tensor, node or field."""
+    not_checked: str = ""
+    """Why it could not be done here, with the way out; empty: it was done. Such a check clears nothing."""
     checked_at: str
     """UTC, ISO 8601."""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether nothing is wrong; true too of what was not checked."""
         return not self.findings
+
+    def clears(self, other: Check) -> bool:
+        """Whether this newer check of the same kind and file takes the other's place, its findings included."""
+        if (self.kind, self.file) != (other.kind, other.file):
+            return False
+        if self.sha256 != other.sha256 or not other.findings:
+            return True
+        return not self.not_checked and self.depth >= other.depth
 
 
 class LedgerStage(Record):
@@ -163,6 +178,47 @@ class Ledger(Record):
         return sum(stage.lost_db for stage in self.stages if stage.file is not None)
 
 
+class Acceptance(Record):
+    """A finding that somebody accepted by name with `verify --accept`."""
+
+    name: str
+    """As the verdict names it, as in `model.fp16.onnx (weights)`."""
+    sha256: str | None
+    """Hash of the file that it is about; of another file nothing is accepted. None for `certificate.json` itself."""
+    what: tuple[str, ...]
+    """What was accepted: the finding's lines. Other lines of the same name are another finding."""
+    by: str
+    """User and machine."""
+    accepted_at: str
+    """UTC, ISO 8601."""
+
+
+class Unrun(Record):
+    """Something of the bundle that a verification could not run."""
+
+    what: str
+    """Backend and precision, with the engine's file if it is one."""
+    file: str | None = None
+    """The engine's file, relative to the bundle; None where a backend is missing."""
+    reason: str
+    """Why not, and what would."""
+
+
+class LastVerification(Record):
+    """What the last `export`, `build` or `verify` came to. Readers take the worse of this and of what stands below."""
+
+    verdict: Literal["verified", "incomplete", "failed"]
+    """As docs/certificate.md explains them."""
+    at: str
+    """UTC, ISO 8601."""
+    machine: str
+    """Processor of the machine."""
+    ran: tuple[FileRecord, ...] = ()
+    """Graphs and engines that a backend ran."""
+    not_run: tuple[Unrun, ...] = ()
+    """What it could not run, and why."""
+
+
 class Certificate(Record):
     """`certificate.json`: one entry for each artefact, backend and machine, and what was found without running."""
 
@@ -171,9 +227,13 @@ class Certificate(Record):
     entries: tuple[CertificateEntry, ...] = ()
     """Newest measurement of each."""
     checks: tuple[Check, ...] = ()
-    """Newest of each kind for each file."""
+    """Newest of each kind for each file, and deeper ones that found something which the newest did not look for."""
     ledgers: tuple[Ledger, ...] = ()
     """Newest for each precision and machine."""
+    accepted: tuple[Acceptance, ...] = ()
+    """Findings that were accepted; one counts only for the user who accepted it."""
+    last: LastVerification | None = None
+    """The last verdict; None in certificates that an older sr-deploy wrote."""
 
     def with_entry(self, entry: CertificateEntry) -> Certificate:
         """A copy in which `entry` replaces what was measured of the same file by the same backend and machine."""
@@ -185,9 +245,8 @@ class Certificate(Record):
         return self.model_copy(update={"entries": (*kept, entry)})
 
     def with_checks(self, checks: Sequence[Check]) -> Certificate:
-        """A copy in which `checks` replace those of the same kinds and files."""
-        known = {(check.kind, check.file) for check in checks}
-        kept = tuple(check for check in self.checks if (check.kind, check.file) not in known)
+        """A copy in which `checks` replace those of the same kinds and files that they clear (`Check.clears`)."""
+        kept = tuple(old for old in self.checks if not any(new.clears(old) for new in checks))
         return self.model_copy(update={"checks": (*kept, *checks)})
 
     def with_ledger(self, ledger: Ledger) -> Certificate:

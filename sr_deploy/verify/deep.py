@@ -67,7 +67,7 @@ def audit_fp32_graph(model: Model, bundle: Bundle) -> Check:
     with tempfile.TemporaryDirectory(prefix="sr-deploy-") as folder:
         again = export_again(model, bundle, Path(folder), rewritten=True)
         check = audit_graph(path, load_whole_model(again), "the network exported again", tolerance=_TOLERANCE)
-    return check.model_copy(update={"findings": (*check.findings, *_explain(bundle, check))})
+    return check.model_copy(update={"depth": 1, "findings": (*check.findings, *_explain(bundle, check))})
 
 
 def export_again(model: Model, bundle: Bundle, folder: Path, *, rewritten: bool) -> Path:
