@@ -10,6 +10,7 @@ Nothing is imported before it is used: `import sr_deploy` costs nothing.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from sr_deploy.model import open_model as load
     from sr_deploy.train.interpolate import interpolate_models as interpolate
     from sr_deploy.upscale.image import Upscaler
+
+# Libraries that report their use to their makers unless they are told not to, one of them from its import on. This is
+# the first module of every command, worker and script, and what they start inherits it; whoever set one has the say.
+# (OpenVINO has no such variable: see deps.)
+_REPORTS_OFF = {"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+for _name, _value in _REPORTS_OFF.items():
+    os.environ.setdefault(_name, _value)
 
 __all__ = ["Upscaler", "bench", "build", "evaluate", "export", "interpolate", "load", "verify"]
 

@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+import sr_deploy  # noqa: F401 - before any test: libraries beneath it are told to report nothing
+
+# Loopback, and one device that leads nowhere and counts what would have left the machine.
+_WITHOUT_ROUTE = """
+set -e
+ip link set lo up
+ip link add out0 type veth peer name sink0
+echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 2> /dev/null || true
+ip link set sink0 up
+ip link set out0 up arp off
+ip address add 192.0.2.1/24 dev out0
+ip route add default dev out0
+code=0
+"$@" || code=$?
+set -- $(sed -n 's/.*out0: *//p' /proc/self/net/dev)
+echo "$code ${10}" > "$FIGURES"
+"""
+
+
+class Alone(NamedTuple):
+    """What a command did where no network was."""
+
+    code: int
+    output: str
+    packets: int
+    """That it sent, to anything but loopback."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,3 +68,49 @@ def write_gentle_network() -> Callable[[Path, int, int], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def run_without_network(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Alone]:
+    """Runs a command in a network namespace of its own; takes its words, its folder and its environment."""
+    figures = tmp_path_factory.mktemp("network") / "figures"
+    reason = "Linux alone has network namespaces"
+    for enter in (["unshare", "-n"], ["unshare", "-rn"]) if sys.platform == "linux" else ():
+        try:
+            _run_alone(enter, figures, ["true"], figures.parent)
+        except OSError as error:  # no unshare, no ip (Debian: iproute2), or a container that does not let us
+            reason = " ".join(str(error).split())
+        else:
+            return partial(_run_alone, enter, figures)
+    pytest.skip(f"no network namespace can be made here: {reason}")
+
+
+def _run_alone(
+    enter: list[str], figures: Path, words: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ
+) -> Alone:
+    done = subprocess.run(
+        [*enter, "sh", "-c", _WITHOUT_ROUTE, "sh", *words],
+        cwd=folder,
+        env={**environment, "FIGURES": str(figures)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if not figures.exists():
+        raise OSError(done.stdout)
+    code, packets = figures.read_text().split()
+    figures.unlink()
+    return Alone(int(code), done.stdout, int(packets))
+
+
+@pytest.fixture(scope="session")
+def newcomers_environment() -> Callable[[Path], dict[str, str]]:
+    """Gives the environment of a user who has set nothing; takes the home folder."""
+
+    def make(home: Path) -> dict[str, str]:
+        ours = ("ORT_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED", "SR_DEPLOY_CACHE", "PYTEST_CURRENT_TEST")
+        kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("XDG_")}
+        return {**kept, "HOME": str(home)}
+
+    return make

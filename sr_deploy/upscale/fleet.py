@@ -237,7 +237,6 @@ def _make_absolute(item: Item) -> Item:
 @contextlib.contextmanager
 def _connecting(address: str) -> Iterator[None]:
     """Ray, for as long as it is needed; one that the process has already is used and left."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent to Ray's makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # deaths of workers are told by the job
     ray = require("ray", _PURPOSE)
     require("ray.data", _PURPOSE)
@@ -247,13 +246,31 @@ def _connecting(address: str) -> Iterator[None]:
         return
     own = {"num_cpus": usable_cores(), "object_store_memory": _STORE_BYTES, "include_dashboard": False}
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(own if address == "local" else {}))
+        with _without_reporter():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(own if address == "local" else {}))
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"no Ray cluster at {address!r}: {first_line(error)}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _without_reporter() -> Iterator[None]:
+    """Let Ray leave out the process that reports its use.
+
+    Without a dashboard it has no other task. Switched off, it reports nothing and still asks the metadata services of
+    three clouds which of them runs this machine (Ray 2.60).
+    """
+    from ray._private import services
+
+    start = services.start_api_server
+    services.start_api_server = lambda *_, **__: (None, None)
+    try:
+        yield
+    finally:
+        services.start_api_server = start
 
 
 def _require_reachable(address: str) -> None:

@@ -27,6 +27,8 @@ def browser():
     options.binary_location = CHROMIUM
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,900"):
         options.add_argument(argument)
+    for chatter in ("--disable-background-networking", "--disable-component-update", "--disable-sync"):
+        options.add_argument(chatter)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = Chrome(options=options, service=Service(DRIVER))
     yield driver

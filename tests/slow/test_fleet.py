@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -205,3 +206,14 @@ def test_the_command_on_a_local_cluster_gives_the_files_of_one_process(prepared,
     assert [failure["source"] for failure in document["failed"]] == ["in/1/broken.png"]
     assert document["failed"][0]["reason"].startswith("in/1/broken.png is no picture")
     assert read_results(prepared / "by-command") == read_results(prepared / "alone")
+
+
+def test_a_local_cluster_asks_nobody_outside(run_without_network, newcomers_environment, prepared, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'sr-deploy[ray]'")
+    (tmp_path / "in").mkdir()
+    shutil.copy(prepared / "in" / "0" / "00.png", tmp_path / "in")
+    options = ["--model", str(prepared / "net.safetensors"), "--backend", "torch", "--ray", "local"]
+    words = [sys.executable, "-m", "sr_deploy", "upscale", "in", "out", *options]
+    done = run_without_network(words, tmp_path, newcomers_environment(tmp_path))
+    assert (done.code, done.packets) == (0, 0), done.output
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["00.png"]
