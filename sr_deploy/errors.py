@@ -6,6 +6,19 @@ it as it is.
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
+from sr_deploy.legible import shorten
+
+_PACKAGE = Path(__file__).parent
+_REPORT = (
+    "this is a fault of sr-deploy: please report it with the command and with what it prints when "
+    "SR_DEPLOY_TRACEBACK=1 stands in front"
+)
+_MOST_OF_A_SURPRISE = 300
+"""Characters of its message that are told."""
+
 
 class SrDeployError(Exception):
     """Root of all errors that the user or the machine can mend."""
@@ -81,3 +94,21 @@ class VerificationError(SrDeployError):
     """An artefact does not compute what the reference computes."""
 
     exit_code = 3
+
+
+def describe_surprise(error: BaseException) -> str:
+    """Type, message and place of an exception that nobody foresaw, in one line that asks for a report."""
+    cause = getattr(error, "cause", None)  # Ray's errors carry the worker's own
+    if isinstance(cause, BaseException):
+        error = cause
+    # Libraries put whole tracebacks into their messages.
+    said = " ".join(str(error).partition("Traceback (most recent call last)")[0].split())
+    frames = ((Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__))
+    ours = [f"{file.relative_to(_PACKAGE.parent).as_posix()}:{line}" for file, line in frames if _is_ours(file)]
+    message = f": {shorten(said, _MOST_OF_A_SURPRISE)}" if said else ""
+    place = f" (at {ours[-1]})" if ours else ""
+    return f"internal: {type(error).__name__}{message}{place}; {_REPORT}"
+
+
+def _is_ours(file: Path) -> bool:
+    return file.is_relative_to(_PACKAGE)

@@ -1,68 +1,20 @@
-"""The command line: one file per command, registered here."""
+"""The command line: one file per command, registered in `app`.
+
+Only Python's own modules are imported here and in what catches errors: a library that does not load is an error like
+any other.
+"""
 
 from __future__ import annotations
 
-import json
+import atexit
+import os
+import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated
-
-import typer
-
-from sr_deploy.cli.output import show_runner_logs
-from sr_deploy.errors import SrDeployError
-
-_COMMANDS = (
-    "train",
-    "export",
-    "build",
-    "verify",
-    "bench",
-    "upscale",
-    "evaluate",
-    "interpolate",
-    "degrade",
-    "info",
-    "doctor",
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"sr-deploy {version('sr-deploy')}")
-        raise typer.Exit
-
-
-def _root(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """From a super-resolution network to a deployment that proves itself: train, export, verify, bench."""
-
-
-def build_app() -> typer.Typer:
-    """The Typer application with every command."""
-    import importlib
-
-    app = typer.Typer(
-        name="sr-deploy",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
-    app.callback()(_root)
-    for name in _COMMANDS:
-        module = importlib.import_module(f"sr_deploy.cli.{name}")
-        app.command(name)(getattr(module, name))
-    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command. Nothing is raised, and no traceback printed unless `SR_DEPLOY_TRACEBACK=1` asks for it.
 
     Args:
         arguments: words after `sr-deploy`; those of the process if None.
@@ -70,33 +22,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 the user's input or machine, 2 usage, 3 verification failed or regression found, 130 interrupted.
     """
+    from sr_deploy.cli.net import run_guarded
+
     words = list(sys.argv[1:] if arguments is None else arguments)
-    show_runner_logs()
-    try:
-        build_app()(args=words)
-    except SrDeployError as error:
-        return _fail(error, "--json" in words)
-    except MemoryError as error:
-        return _fail(
-            SrDeployError(f"not enough memory: {error}; use a smaller shape, picture or tile"), "--json" in words
-        )
-    except SystemExit as stop:  # Typer ends every run so, with 2 for wrong usage
-        return stop.code if isinstance(stop.code, int) else 0
-    return 0
 
+    def run_command() -> int:
+        from sr_deploy.cli.app import run_words
 
-def _fail(error: SrDeployError, as_json: bool) -> int:
-    line = " ".join(str(error).split())  # one line, whatever a library put into its message
-    print(f"error: {line}", file=sys.stderr)
-    if as_json:
-        print(
-            json.dumps(
-                {"error": {"kind": type(error).__name__, "message": line, "exit_code": error.exit_code}}, indent=2
-            )
-        )
-    return error.exit_code
+        return run_words(words)
+
+    return run_guarded(run_command, as_json="--json" in words)
 
 
 def run() -> None:
     """Entry point of the `sr-deploy` script."""
-    sys.exit(main())
+    # Where `main` does not listen, Ctrl-C just ends the process: while Python starts, and while it ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+    from sr_deploy.cli.net import INTERRUPTED
+    from sr_deploy.cli.streams import open_missing_descriptors
+
+    open_missing_descriptors()
+    code = main()
+    if code == INTERRUPTED:
+        # CPython remembers an interruption that came inside `exec` of a string, as dataclasses are made, and would end
+        # by the signal in place of this code.
+        atexit._run_exitfuncs()
+        os._exit(code)
+    sys.exit(code)

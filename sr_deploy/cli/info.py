@@ -12,7 +12,7 @@ import typer
 from sr_deploy.cli.output import JsonOption, Output, format_size
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.table import Table
 
     from sr_deploy.cli.description import CostFacts, Description, EngineFacts, FileFacts, GraphFacts
 
@@ -87,9 +87,9 @@ def _show_discriminator(path: Path, output: Output, *, layers: bool) -> None:
     output.finish(asdict(description))
 
 
-def lay_out(description: Description) -> list[RenderableType]:
+def lay_out(description: Description) -> list[Table]:
     """Tables for people: the facts, then graphs, engines and measurements."""
-    parts: list[RenderableType] = [_make_table(list_facts(description))]
+    parts: list[Table] = [_make_table(list_facts(description))]
     if len(description.graphs) > 1 or (description.graphs and description.kind == "bundle"):
         parts.append(_graphs_table(description))
     if description.engines and description.kind == "bundle":
@@ -97,15 +97,14 @@ def lay_out(description: Description) -> list[RenderableType]:
     return parts
 
 
-def _make_table(facts: Sequence[tuple[str, str]]) -> RenderableType:
+def _make_table(facts: Sequence[tuple[str, str]]) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(name, Text(value))  # Text: file names may hold what rich would read as markup
+        table.add_row(name, value)
     return table
 
 
@@ -173,7 +172,7 @@ def _list_engine_facts(engine: EngineFacts) -> list[tuple[str, str]]:
     ]
 
 
-def _graphs_table(description: Description) -> RenderableType:
+def _graphs_table(description: Description) -> Table:
     from rich.table import Table
 
     table = Table(title="graphs", title_justify="left")
@@ -195,7 +194,7 @@ def _graphs_table(description: Description) -> RenderableType:
     return table
 
 
-def _engines_table(description: Description) -> RenderableType:
+def _engines_table(description: Description) -> Table:
     from rich.table import Table
 
     table = Table(title="engines", title_justify="left")
@@ -207,7 +206,7 @@ def _engines_table(description: Description) -> RenderableType:
             engine.builder,
             engine.precision,
             engine.target.replace("+", " "),
-            "\n".join(engine.profiles),
+            "; ".join(engine.profiles),
             format_size(engine.file.size_bytes),
         )
     return table

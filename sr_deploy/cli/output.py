@@ -1,23 +1,29 @@
 """How commands speak: tables and progress for people, one JSON document for programs, logs on stderr.
 
-Nothing heavy is imported here: `sr-deploy --help` imports every command file.
+What is shown may come from anywhere: no text is a format string or markup, and each is made legible here, once. Only
+the JSON document has it as it is, in JSON's own escapes. Nothing heavy is imported here: `sr-deploy --help` imports
+every command file.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from sr_deploy.cli.streams import SafeStream, stderr, stdout
+from sr_deploy.errors import OutputError
+from sr_deploy.legible import make_legible
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
-    from rich.console import Console, RenderableType
-    from rich.status import Status
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
 
 _RARE_SECONDS = 10
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
@@ -45,24 +51,36 @@ class Output:
         self._silent = silent
         self._clear_status: Callable[[], None] = lambda: None
 
-    def show(self, renderable: RenderableType) -> None:
-        """Print text or a table on stdout, unless JSON was asked for."""
-        if not self._as_json and not self._silent:
+    def show(self, *parts: str | Table) -> None:
+        """Print lines and tables on stdout, unless JSON was asked for. A line break inside a line is escaped."""
+        if self._as_json or self._silent:
+            return
+        for part in parts:
             # Sentences hold commands and paths that people copy: a terminal may fold them, no line break is put in.
-            _console().print(renderable, highlight=False, soft_wrap=isinstance(renderable, str))
+            _console(stdout()).print(part, highlight=False, soft_wrap=isinstance(part, str))
 
     def log(self, line: str) -> None:
         """Print one line on stderr; what `status` shows is over."""
         self._clear_status()
         if not self._silent:
-            print(line, file=sys.stderr, flush=True)
+            stderr().write(make_legible(line) + "\n")
 
     def finish(self, document: BaseModel | Mapping[str, object]) -> None:
-        """Print the command's result if JSON was asked for; call it once, at the end."""
+        """Print the command's result if JSON was asked for; call it once, at the end.
+
+        Raises:
+            OutputError: stdout cannot be written, and somebody is there to read it.
+        """
         if not self._as_json or self._silent:
             return
         plain = document if isinstance(document, Mapping) else document.model_dump(mode="json")
-        print(json.dumps(plain, indent=2))
+        stream = stdout()
+        stream.write_exactly(json.dumps(plain, indent=2) + "\n")
+        if stream.failure is not None and not stream.deserted:
+            raise OutputError(
+                f"the JSON document could not be written to stdout ({stream.failure}); what the command was to do is "
+                "done, and the document is above"
+            )
 
     @contextmanager
     def status(self) -> Iterator[Callable[[str, float], None]]:
@@ -73,7 +91,7 @@ class Output:
         """
         if self._silent:
             yield lambda text, seconds: None
-        elif sys.stderr.isatty():
+        elif stderr().isatty():
             line = _LiveLine()
             self._clear_status = line.clear
             try:
@@ -91,25 +109,10 @@ class Output:
         """
         if self._silent:
             yield lambda completed, note="": None
-        elif sys.stderr.isatty():
+        elif stderr().isatty():
             yield from _bar(title, total)
         else:
             yield from _lines(title, total)
-
-
-class _StderrLog(logging.Handler):
-    """Prints each record as it stands, on what is stderr at that moment."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), file=sys.stderr, flush=True)
-
-
-def show_runner_logs() -> None:
-    """Let runners say on stderr what they do beside computing, as which backend `auto` takes and why."""
-    logger = logging.getLogger("sr_deploy.runners")
-    if not any(isinstance(handler, _StderrLog) for handler in logger.handlers):
-        logger.addHandler(_StderrLog())
-        logger.setLevel(logging.INFO)
 
 
 def format_size(size_bytes: int) -> str:
@@ -120,34 +123,53 @@ def format_size(size_bytes: int) -> str:
     return f"{size_bytes} bytes"
 
 
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
+def _console(stream: SafeStream) -> Console:
     # Piped output keeps whole table rows: a reader of a log can scroll, a cut figure is lost.
-    width = None if sys.stdout.isatty() or stderr else 120
+    width = None if stream.isatty() else 120
     # Square brackets and colons are part of what is said (`sr-deploy[rtx]`, `torch:fp32`), never markup.
-    return Console(stderr=stderr, width=width, markup=False, emoji=False)
+    return _console_class()(file=stream.exact, width=width, markup=False, emoji=False)
+
+
+@functools.cache
+def _console_class() -> type[Console]:
+    """Made once something is shown: rich is not imported before."""
+    from rich.console import Console
+    from rich.text import Text
+
+    class LegibleConsole(Console):
+        """Every text that rich is given passes here: lines, cells, headings and titles of tables."""
+
+        def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401
+            return super().render_str(make_legible(text), **options)
+
+    return LegibleConsole
 
 
 class _LiveLine:
     """A line of a terminal that is rewritten in place."""
 
     def __init__(self) -> None:
-        self._status: Status | None = None
+        self._live: Live | None = None
 
     def show(self, text: str, _seconds: float) -> None:
-        from rich.status import Status
+        from rich.live import Live
+        from rich.spinner import Spinner
+        from rich.text import Text
 
-        if self._status is None:
-            self._status = Status(text, console=_console(stderr=True))
-            self._status.start()
+        spinner = Spinner("dots", Text(make_legible(text)))  # a string would be read as markup
+        if self._live is None:
+            console = _console(stderr())
+            self._live = Live(
+                spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+            )  # fmt: skip
+            self._live.start()
         else:
-            self._status.update(text)
+            self._live.update(spinner)
 
     def clear(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
 
 def _say_rarely(log: Callable[[str], None]) -> Callable[[str, float], None]:
@@ -167,15 +189,20 @@ def _bar(title: str, total: float) -> Iterator[Advance]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn(title),
+        TextColumn("{task.fields[title]}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=_console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda completed, note="": bar.update(task, completed=completed, description=note)
+    stream = stderr()
+    console = _console(stream)
+    with (
+        Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar,
+        stream.lines_go(above=lambda line: console.print(line, highlight=False, soft_wrap=True)),
+    ):
+        task = bar.add_task("", total=total, title=make_legible(title))
+        yield lambda completed, note="": bar.update(task, completed=completed, description=make_legible(note))
 
 
 def _lines(title: str, total: float) -> Iterator[Advance]:
@@ -190,10 +217,7 @@ def _lines(title: str, total: float) -> Iterator[Advance]:
         if tenth > shown:
             shown = tenth
             left = (time.monotonic() - started) * (total / completed - 1)
-            print(
-                f"{title}: {100 * completed / total:.0f} %, {left:.0f} s left{', ' + note if note else ''}",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{title}: {100 * completed / total:.0f} %, {left:.0f} s left{', ' + note if note else ''}"
+            stderr().write(make_legible(line) + "\n")
 
     yield advance

@@ -163,8 +163,8 @@ def _show_result(output: Output, run: Path, manifest: RunManifest) -> None:
     if manifest.last_validation is not None:
         output.show(_build_table(manifest.last_validation))
     output.show(
-        f"{run}: {manifest.step} steps in {manifest.seconds:.0f} s, {manifest.precision.title()}, on {manifest.device}"
-        f"\nnewest checkpoint: {run / manifest.checkpoints[-1]}"
+        f"{run}: {manifest.step} steps in {manifest.seconds:.0f} s, {manifest.precision.title()}, on {manifest.device}",
+        f"newest checkpoint: {run / manifest.checkpoints[-1]}",
     )
 
 

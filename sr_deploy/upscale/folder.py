@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sr_deploy.errors import SrDeployError
 from sr_deploy.upscale.devices import DevicePool
 from sr_deploy.upscale.files import Enlarged, FileSettings, enlarge_picture
 from sr_deploy.upscale.image import Upscaler
@@ -162,6 +161,6 @@ class _LocalRun:
             job.finish(item, done, loaded.sha256, loaded.stamp)
         except _StoppedError:
             job.leave(item)
-        except (SrDeployError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001 - one picture's trouble, even unforeseen, is not that of the others
             job.fail(item, describe_error(error), disk_is_full=is_disk_full(error))
             self._progress.show(begun.number, 1.0)

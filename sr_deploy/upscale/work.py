@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sr_deploy.errors import ImageError, OutputError, SrDeployError
+from sr_deploy.errors import ImageError, OutputError, SrDeployError, describe_surprise
 from sr_deploy.files import sha256_of
 from sr_deploy.imaging.formats import find_format
 from sr_deploy.imaging.picture import Picture, read_picture
@@ -224,11 +224,11 @@ def describe_making(spec: RunnerSpec, settings: FileSettings, tile: int | None, 
     return hashlib.sha256(json.dumps(making).encode()).hexdigest()
 
 
-def describe_error(error: SrDeployError | MemoryError) -> str:
+def describe_error(error: Exception) -> str:
     """One line."""
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}; take a smaller --tile"
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) if isinstance(error, SrDeployError) else describe_surprise(error)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.errors import BackendError, SrDeployError
+from sr_deploy.errors import BackendError
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.files import FileSettings, UpscaledFile, enlarge_picture
 from sr_deploy.upscale.image import Upscaler
@@ -90,7 +90,7 @@ class Worker:
             loaded = load_item(item, self._upscaler, self._settings)
             enlarged = enlarge_picture(self._upscaler, loaded.picture, self._settings)
             done = save_item(item, loaded, enlarged, self._settings)
-        except (SrDeployError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001 - one picture's trouble, even unforeseen, is not that of the others
             return Outcome(
                 number,
                 reason=describe_error(error),

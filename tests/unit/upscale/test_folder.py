@@ -297,16 +297,19 @@ def test_a_job_stopped_before_it_begins_does_nothing(
     assert (counts(result), runner.calls) == ((0, 0, 0, 4), 0)
 
 
-def test_errors_that_nobody_foresaw_end_the_job(
+def test_an_error_that_nobody_foresaw_costs_its_picture_and_no_other(
     tmp_path: Path, runner: NearestRunner, upscaler: Upscaler, source: Path
 ) -> None:
-    def fail(_number: int) -> None:
-        raise ZeroDivisionError("a mistake of ours")
+    def fail(number: int) -> None:
+        if number == 2:
+            raise ZeroDivisionError("a mistake of ours")
 
     runner.at_call = fail
-    with pytest.raises(ZeroDivisionError):
-        upscale_folder(upscaler, source, tmp_path / "out")
-    assert names(tmp_path / "out") == []
+    result = upscale_folder(upscaler, source, tmp_path / "out")
+    assert counts(result) == (3, 0, 1, 0)
+    assert result.failures[0].reason.startswith("internal: ZeroDivisionError: a mistake of ours (at sr_deploy/")
+    assert len(names(tmp_path / "out")) == 3
+    assert counts(upscale_folder(upscaler, source, tmp_path / "out")) == (1, 3, 0, 0)
 
 
 def mount_small_disk(folder: Path, size: str) -> None:

@@ -1,0 +1,53 @@
+"""Text of unknown origin, made fit to be read: nothing in it acts on a terminal, and it has an end.
+
+File names, keys of checkpoints, metadata of graphs and messages of libraries may hold anything: escape sequences that
+recolour a terminal or put words into its input, characters that turn the direction of reading, line breaks, half of a
+surrogate pair, megabytes.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import PurePath
+
+MOST_CHARACTERS = 2000
+"""Of a line that is shown."""
+_KEPT_AT_END = 400
+_ACTING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what is no visible character: controls, format characters, surrogates, line breaks."""
+_JOINERS = "\u200c\u200d"
+"""Format characters that only join what stands beside them: words of several scripts and some emoji need them."""
+
+
+def make_legible(text: str, most: int = MOST_CHARACTERS) -> str:
+    r"""One line of at most `most` characters; of a longer one the middle is left out.
+
+    What is no visible character is shown as `\x1b`, `\n` or `\u202e`; a byte of a file name that is no UTF-8 as that
+    byte: `\xff`.
+    """
+    short = shorten(text, most)
+    # All but the rarest text is printable; what is not may still be a space of another script.
+    return short if short.isprintable() else shorten("".join(map(_escape, short)), most)
+
+
+def shorten(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The text itself up to `most` characters; of a longer one the beginning and the end."""
+    if len(text) <= most:
+        return text
+    end = min(_KEPT_AT_END, most // 4)
+    note = f" ... ({len(text) - most} characters left out) ... "
+    return text[: most - end - len(note)] + note + text[-end:]
+
+
+def name_legibly(path: PurePath | str) -> str:
+    r"""A file's name or path as text that can be stored as UTF-8; bytes that are no UTF-8 become `\xff`."""
+    return "".join(_escape(one) if "\ud800" <= one <= "\udfff" else one for one in str(path))
+
+
+def _escape(character: str) -> str:
+    if unicodedata.category(character) not in _ACTING or character in _JOINERS:
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte of a name that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
