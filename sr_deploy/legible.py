@@ -39,9 +39,24 @@ def shorten(text: str, most: int = MOST_CHARACTERS) -> str:
     return text[: most - end - len(note)] + note + text[-end:]
 
 
+def show_value(value: object, most: int = 120) -> str:
+    """A value that was read from a file, for a message: what it is, in at most `most` characters, whatever it is."""
+    if isinstance(value, int) and value.bit_length() > most:  # Python writes no number of more than 4300 digits
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, list | tuple | set | dict):
+        parts = value.values() if isinstance(value, dict) else value
+        if len(value) > most or any(map(_is_nested, parts)):
+            return f"a {type(value).__name__} of {len(value)}"
+    return shorten(repr(value), most)
+
+
 def name_legibly(path: PurePath | str) -> str:
     r"""A file's name or path as text that can be stored as UTF-8; bytes that are no UTF-8 become `\xff`."""
     return "".join(_escape(one) if "\ud800" <= one <= "\udfff" else one for one in str(path))
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, list | tuple | set | dict) or (isinstance(value, int) and value.bit_length() > 1000)
 
 
 def _escape(character: str) -> str:

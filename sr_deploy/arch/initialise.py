@@ -12,7 +12,8 @@ def scale_kaiming(module: nn.Module, factor: float) -> None:
     Small starting values keep deep residual networks without batch normalisation stable (ESRGAN, section 3.1).
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
+        # On the meta device there is nothing to set, and torch would load its decompositions for it, for seconds.
+        if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
             nn.init.kaiming_normal_(layer.weight)
             with torch.no_grad():
                 layer.weight.mul_(factor)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from sr_deploy.arch.tensors import read_tensors
+from sr_deploy.arch.tensors import TensorFile, list_keys, open_tensors
 from sr_deploy.errors import CheckpointError, ShapeError
 
 if TYPE_CHECKING:
@@ -93,24 +93,11 @@ class Lpips:
             name: `AlexNet` or `VGG16`.
             backbone: torchvision's state dict; what is not needed (the classifier) is left aside.
             linear: `lin0.model.1.weight` to `lin4.model.1.weight`, each 1 x C x 1 x 1.
-
-        Raises:
-            CheckpointError: a tensor is missing or of another shape.
         """
         self.name = name
         self._convolutions = _BACKBONES[name]
-        self._weights = [
-            (
-                _take(backbone, f"{one.key}.weight", one.shape, name),
-                _take(backbone, f"{one.key}.bias", one.shape[:1], name),
-            )
-            for one in self._convolutions
-        ]
-        compared = [one.shape[0] for one in self._convolutions if one.compared]
-        self._linear = [
-            _take(linear, f"lin{number}.model.1.weight", (1, channels, 1, 1), f"LPIPS's linear layers for {name}")
-            for number, channels in enumerate(compared)
-        ]
+        self._weights = [(backbone[f"{one.key}.weight"], backbone[f"{one.key}.bias"]) for one in self._convolutions]
+        self._linear = [linear[key] for key in _list_linear_shapes(name)]
 
     @classmethod
     def read(cls, backbone: Path, linear: Path) -> Lpips:
@@ -120,17 +107,15 @@ class Lpips:
             InputError: a file does not exist.
             CheckpointError: unsafe, damaged, or other weights than these; the message says what is expected.
         """
-        tensors = read_tensors(backbone, "the weights of LPIPS's backbone")
-        first = tuple(tensors["features.0.weight"].shape) if "features.0.weight" in tensors else None
-        name = next((name for name, convolutions in _BACKBONES.items() if convolutions[0].shape == first), None)
-        if name is None:
-            seen = f"'features.0.weight' of shape {first}" if first else f"first keys: {', '.join(list(tensors)[:3])}"
-            raise CheckpointError(f"{backbone} is no AlexNet or VGG16 of torchvision ({seen}); give {_PUBLISHED}")
-        linear_tensors = read_tensors(linear, "the linear layers of LPIPS")
-        try:
-            return cls(name, tensors, linear_tensors)
-        except CheckpointError as error:
-            raise CheckpointError(f"{backbone} with {linear}: {error}; give {_PUBLISHED}") from error
+        with open_tensors(backbone, "the weights of LPIPS's backbone") as file:
+            first = file.shapes.get("features.0.weight")
+            name = next((name for name, convolutions in _BACKBONES.items() if convolutions[0].shape == first), None)
+            if name is None:
+                seen = f"'features.0.weight' of shape {first}" if first else f"first keys: {list_keys(file.shapes, 3)}"
+                raise CheckpointError(f"no AlexNet or VGG16 of torchvision ({seen}); give {_PUBLISHED}")
+            backbone_tensors = _take(file, _list_shapes(name), name)
+        with open_tensors(linear, "the linear layers of LPIPS") as file:
+            return cls(name, backbone_tensors, _take(file, _list_linear_shapes(name), f"LPIPS's layers for {name}"))
 
     @torch.no_grad()
     def __call__(self, a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
@@ -167,11 +152,27 @@ class Lpips:
         return features
 
 
-def _take(tensors: Mapping[str, Tensor], key: str, shape: tuple[int, ...], what: str) -> Tensor:
-    if key not in tensors:
-        first = ", ".join(list(tensors)[:3]) or "nothing"
-        raise CheckpointError(f"{what} must have a tensor {key!r}, and it is missing (the file has {first})")
-    tensor = tensors[key]
-    if tuple(tensor.shape) != shape:
-        raise CheckpointError(f"{what}: tensor {key!r} must have shape {shape}, not {tuple(tensor.shape)}")
-    return tensor.detach().float()
+def _list_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of a backbone's tensors, by key."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for one in _BACKBONES[name]:
+        shapes |= {f"{one.key}.weight": one.shape, f"{one.key}.bias": one.shape[:1]}
+    return shapes
+
+
+def _list_linear_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    compared = [one.shape[0] for one in _BACKBONES[name] if one.compared]
+    return {f"lin{number}.model.1.weight": (1, channels, 1, 1) for number, channels in enumerate(compared)}
+
+
+def _take(file: TensorFile, shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, Tensor]:
+    for key, shape in shapes.items():
+        seen = file.shapes.get(key)
+        if seen is None:
+            raise CheckpointError(
+                f"{what} must have a tensor {key!r}, and it is missing (the file has {list_keys(file.shapes, 3)}); "
+                f"give {_PUBLISHED}"
+            )
+        if seen != shape:
+            raise CheckpointError(f"{what}: tensor {key!r} must have shape {shape}, not {seen}; give {_PUBLISHED}")
+    return file.load({key: key for key in shapes})

@@ -6,6 +6,7 @@ No torch is imported here before a network is asked for.
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shape of each tensor of a state dict, by key."""
+_MAX_DOUBLINGS = 8
 
 
 @dataclass(frozen=True)
@@ -163,13 +165,16 @@ def describe_cost(spec: ArchSpec) -> Cost:
 def _receptive_radius(convolutions: Sequence[Convolution], scale: int) -> int:
     """Follow each output pixel of one period back to the interval of input pixels that it depends on."""
     period = max(scale, *(int(conv.resolution.denominator) for conv in convolutions), 1)
+    # Convolutions at one resolution reach as far as one with all their kernels.
+    groups = itertools.groupby(reversed(convolutions), key=lambda conv: conv.resolution)
+    reaches = [(resolution, sum(conv.kernel // 2 for conv in group)) for resolution, group in groups]
     radius = 0
     for output in range(scale * period):
         low = high = output
         resolution = Fraction(scale)
-        for conv in reversed(convolutions):
-            low, high = _follow_back(low, high, resolution / conv.resolution)
-            low, high, resolution = low - conv.kernel // 2, high + conv.kernel // 2, conv.resolution
+        for inner, reach in reaches:
+            low, high = _follow_back(low, high, resolution / inner)
+            low, high, resolution = low - reach, high + reach, inner
         low, high = _follow_back(low, high, resolution)
         own = output // scale
         radius = max(radius, own - low, high - own)
@@ -198,9 +203,23 @@ def find_shape(shapes: Shapes, key: str, rank: int) -> tuple[int, ...]:
 
 
 def count_numbered(shapes: Shapes, prefix: str) -> int:
-    """One more than the greatest number that follows `prefix` in a key; 0 if none does."""
-    numbers = (key[len(prefix) :].split(".", 1)[0] for key in shapes if key.startswith(prefix))
-    return max((int(number) + 1 for number in numbers if number.isdecimal()), default=0)
+    """One more than the greatest number that follows `prefix` in a key; 0 if none does.
+
+    Raises:
+        CheckpointError: a number is greater than the count of tensors, so that others before it must be missing.
+    """
+    words = {key[len(prefix) :].split(".", 1)[0] for key in shapes if key.startswith(prefix)}
+    numbers = [word for word in words if word.isascii() and word.isdecimal()]
+    digits = len(str(len(shapes)))
+    wrong = next((word for word in numbers if len(word) > digits or int(word) > len(shapes)), None)
+    if wrong is not None:
+        raise CheckpointError(f"a tensor is numbered {prefix}{wrong[:20]}, and there are only {len(shapes)} tensors")
+    return max((int(number) + 1 for number in numbers), default=0)
+
+
+def count_doublings(shapes: Shapes, prefix: str) -> int:
+    """`count_numbered`, and no more than one above what any network has: the scale that comes of it is refused."""
+    return min(count_numbered(shapes, prefix), _MAX_DOUBLINGS + 1)
 
 
 def keep_names(shapes: Shapes) -> dict[str, str]:

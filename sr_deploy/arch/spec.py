@@ -46,13 +46,13 @@ class DiscriminatorSpec(BaseModel):
 
     architecture: DiscriminatorName
     """srgan (8 convolutions), vgg128 (ESRGAN's, 10), vgg256 (12), unet (Real-ESRGAN's: a verdict for each pixel)."""
-    features: int = Field(default=64, ge=1)
+    features: int = Field(default=64, ge=1, le=1024)
     """Channels of its first feature maps."""
-    patch_size: int | None = Field(default=None, ge=1)
+    patch_size: int | None = Field(default=None, ge=1, le=4096)
     """Side of the images that it judges; the dense layers of all but unet depend on it."""
     spectral_norm: bool = False
     """Whether weights are divided by their largest singular value (unet only)."""
-    channels: int = Field(default=3, ge=1)
+    channels: int = Field(default=3, ge=1, le=16)
     """Channels of the images."""
 
     def title(self) -> str:

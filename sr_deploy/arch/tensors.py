@@ -3,45 +3,71 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-import pickle
-import re
-import struct
-import warnings
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 
+from sr_deploy.arch.pickles import Opaque
+from sr_deploy.arch.safetensors_files import read_safetensors
+from sr_deploy.arch.stored import MAX_TENSORS, StoredTensor, load_tensors, require_sizes
+from sr_deploy.arch.torch_files import read_torch_file
 from sr_deploy.errors import CheckpointError
 from sr_deploy.files import replacing_file, require_file
+from sr_deploy.legible import shorten, show_value
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sr_deploy.arch.registry import Shapes
 
 OUR_FORMAT = "sr-deploy"
 """What the metadata of our own files say under `format`."""
 _WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
 _PREFIXES = ("module.", "netG.")
 _MAX_NESTING = 8
+_MAX_KEY = 1024
+_KEY_SHOWN = 80
 KEYS_SHOWN = 5
 """Keys of a file that an error shows."""
-# What torch's reader was seen to raise on files with bytes changed or cut off.
-_DAMAGE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-)
 _TRAINING_STATE_KEYS = frozenset({"optimizer", "optimizers", "schedulers", "optimizer_state_dict", "param_groups"})
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A file of weights that is open: what its tensors are is known, the numbers are read when they are asked for."""
+
+    tensors: Mapping[str, StoredTensor]
+    """Those of its state dict, by its own keys, with prefixes such as `module.` taken off."""
+    metadata: Mapping[str, str]
+    """Of a safetensors file; empty for others."""
+    stream: BinaryIO
+    """The file."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor."""
+        return {key: tensor.shape for key, tensor in self.tensors.items()}
+
+    def load(self, names: Mapping[str, str]) -> dict[str, Tensor]:
+        """Read tensors as plain fp32; whole numbers (the counters of a batch normalisation) stay what they are.
+
+        Args:
+            names: new names by the file's keys; others are not read.
+
+        Raises:
+            CheckpointError: no plain real numbers, NaN or infinity among them, damaged, or two tensors for one name.
+        """
+        found = {name: self.tensors[key] for key, name in names.items()}
+        if len(found) < len(names):
+            raise CheckpointError(f"two of its {len(names)} tensors mean the same one; save the state_dict() anew")
+        require_sizes(found.values())
+        return {key: to_fp32(key, tensor) for key, tensor in load_tensors(self.stream, found).items()}
 
 
 @contextlib.contextmanager
@@ -57,6 +83,8 @@ def naming_file(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise CheckpointError(f"{path} does not fit into the memory that is free; use a larger machine") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -74,138 +102,110 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         temporary.write_bytes(_sort_metadata(save(plain, dict(metadata))))
 
 
-def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
-    """Read the tensors of any file of weights, by its own keys, with prefixes such as `module.` taken off.
+@contextlib.contextmanager
+def open_tensors(path: Path, what: str) -> Iterator[TensorFile]:
+    """Open any file of weights; errors of the block that speak of its content get its name.
 
     Args:
-        path: safetensors, or what `torch.save` writes.
-        what: its role, for errors, as in `VGG19's weights`.
+        path: safetensors, or what `torch.save` writes, in any wrapper.
+        what: what is looked for, for errors, as in `VGG19's weights`.
 
     Raises:
         InputError: the file does not exist, or is a folder.
         CheckpointError: unsafe, damaged, or without tensors.
     """
     require_file(path, what)
-    with naming_file(path):
-        return read_tensor_file(path, what)[0]
+    with naming_file(path), path.open("rb") as stream:
+        yield _read_tensor_file(stream, what)
 
 
-def check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], title: str) -> None:
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor of a state dict."""
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def check_shapes(state: Shapes, expected: Shapes, title: str) -> None:
     """Compare tensors with those of a network, one by one.
 
     Args:
         state: what a file has, under the network's keys.
-        expected: the network's state dict; it may lie on the meta device.
+        expected: what the network has.
         title: the network, for errors.
 
     Raises:
         CheckpointError: a tensor is missing, superfluous or of another shape; the first of them is named.
     """
     what = f"for {title}"
-    for key, tensor in expected.items():
+    for key, shape in expected.items():
         if key not in state:
-            raise CheckpointError(f"tensor {key!r} is missing {what}, which has it with shape {tuple(tensor.shape)}")
-        if state[key].shape != tensor.shape:
-            raise CheckpointError(
-                f"tensor {key!r} has shape {tuple(state[key].shape)}; {what} it must have {tuple(tensor.shape)}"
-            )
+            raise CheckpointError(f"tensor {key!r} is missing {what}, which has it with shape {shape}")
+        if state[key] != shape:
+            raise CheckpointError(f"tensor {key!r} has shape {state[key]}; {what} it must have {shape}")
     superfluous = [key for key in state if key not in expected]
     if superfluous:
-        raise CheckpointError(f"tensor {superfluous[0]!r} has no place {what} ({len(superfluous)} such tensors)")
+        raise CheckpointError(
+            f"tensor {show_value(superfluous[0])} has no place {what} ({len(superfluous)} such tensors)"
+        )
 
 
-def read_tensor_file(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of the state dict that the file holds, by its own keys, and its metadata.
+def list_keys(keys: Iterable[str], count: int = KEYS_SHOWN) -> str:
+    """The first keys of a file, for a message."""
+    return ", ".join(shorten(key, _KEY_SHOWN) for key in itertools.islice(keys, count)) or "nothing"
 
-    Args:
-        path: a file that exists.
-        what: what is looked for, for errors, as in `the generator's weights`.
 
-    Raises:
-        CheckpointError: unsafe, damaged, or without tensors; wrap it in `naming_file`.
-    """
-    with path.open("rb") as stream:
-        head = stream.read(16)
-    size = path.stat().st_size
+def _read_tensor_file(stream: BinaryIO, what: str) -> TensorFile:
+    head = stream.read(16)
+    size = stream.seek(0, os.SEEK_END)
     if not head:
         raise CheckpointError("the file is empty; copy or download it again")
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
-        return _read_safetensors(path)
-    if head[:2] == b"PK" or head[:1] == b"\x80":
-        return _unwrap(_load_pickle(path), what), {}
-    raise CheckpointError(
-        f"no checkpoint: its {size} bytes start with {head[:12]!r}; give a .safetensors file, or one that torch.save "
-        "wrote (.pth, .pt)"
-    )
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str] = {}
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        tensors, metadata = read_safetensors(stream)
+    elif head[:2] == b"PK" or head[:1] == b"\x80":
+        tensors = _unwrap(read_torch_file(stream), what)
+    else:
+        raise CheckpointError(
+            f"no checkpoint: its {size} bytes start with {head[:12]!r}; give a .safetensors file, or one that "
+            "torch.save wrote (.pth, .pt)"
+        )
+    longest = max(map(len, tensors), default=0)
+    if len(tensors) > MAX_TENSORS or longest > _MAX_KEY:
+        raise CheckpointError(
+            f"refused: {len(tensors)} tensors, with keys of up to {longest} characters; a network has at most "
+            f"{MAX_TENSORS}, and {_MAX_KEY} characters"
+        )
+    return TensorFile(_strip_prefixes(dict(tensors)), metadata, stream)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return _strip_prefixes(tensors), dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise CheckpointError(f"damaged or truncated safetensors file ({error}); copy or download it again") from error
-
-
-def _load_pickle(path: Path) -> object:
-    """Load with torch's restricted unpickler, which builds tensors and plain containers and calls nothing else."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they are about is an error here, or harmless
-            return torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(_describe_refusal(str(error))) from error
-    except _DAMAGE as error:
-        if "TorchScript" in str(error):
-            raise CheckpointError(
-                "a TorchScript archive, which holds code; save the network's state_dict() with torch.save and give that"
-            ) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
-        raise CheckpointError(f"damaged or truncated ({reason[:120]}); copy or download it again") from error
-
-
-def _describe_refusal(message: str) -> str:
-    """What torch's unpickler met, without its advice to switch the protection off."""
-    for pattern in (r"GLOBAL ([\w.]+)", r"[Uu]nsupported (?:global|class) ([\w.]+)", r"type (\S+)"):
-        match = re.search(pattern, message)
-        if match:
-            what = match.group(1).rstrip(".")
-            return (
-                f"refused: the pickle asks for {what!r}, and only tensors and plain containers are loaded (anything "
-                "else could run code); save the network's state_dict() alone and give that"
-            )
-    reason = message.partition("WeightsUnpickler error: ")[2] or message
-    reason = " ".join(reason.partition("Check the documentation")[0].split())[:120] or "not readable"
-    return f"damaged, or no file of torch.save ({reason}); only tensors and plain containers are loaded"
-
-
-def _unwrap(document: object, what: str) -> dict[str, Tensor]:
+def _unwrap(document: object, what: str) -> dict[str, StoredTensor]:
     """Find the state dict inside the wrappers that trainers put around it."""
     inner = document
     for _ in range(_MAX_NESTING):
-        if isinstance(inner, torch.Tensor):
-            raise CheckpointError(f"holds one bare tensor of shape {tuple(inner.shape)}, no state dict")
-        if not isinstance(inner, Mapping):
-            raise CheckpointError(f"holds a {type(inner).__name__}, no state dict; save the network's state_dict()")
-        wrapped = next((inner[key] for key in _WRAPPERS if isinstance(inner.get(key), Mapping)), None)
-        if wrapped is None and len(inner) == 1 and isinstance(next(iter(inner.values())), Mapping):
+        if isinstance(inner, StoredTensor):
+            raise CheckpointError(f"holds one bare tensor of shape {inner.shape}, no state dict")
+        if not isinstance(inner, dict):
+            kind = inner.what if isinstance(inner, Opaque) else f"a {type(inner).__name__}"
+            raise CheckpointError(f"holds {kind}, no state dict; save the network's state_dict()")
+        wrapped = next((inner[key] for key in _WRAPPERS if isinstance(inner.get(key), dict)), None)
+        if wrapped is None and len(inner) == 1 and isinstance(next(iter(inner.values())), dict):
             wrapped = next(iter(inner.values()))
         if wrapped is None:
             break
         inner = wrapped
-    assert isinstance(inner, Mapping)
-    tensors = {str(key): value for key, value in inner.items() if isinstance(value, torch.Tensor)}
+    assert isinstance(inner, dict)
+    for key, value in inner.items():
+        if isinstance(value, Opaque) and "tensor" in value.what:
+            raise CheckpointError(f"tensor {show_value(key)} is {value.what}; plain real numbers are needed")
+    tensors = {str(key): value for key, value in inner.items() if isinstance(value, StoredTensor)}
     if not tensors:
-        keys = ", ".join(repr(key) for key in list(inner)[:KEYS_SHOWN]) or "nothing"
+        keys = ", ".join(show_value(key) for key in itertools.islice(inner, KEYS_SHOWN)) or "nothing"
         kind = f"training state without {what}" if _TRAINING_STATE_KEYS & set(inner) else "no weights"
         raise CheckpointError(f"{kind}: it holds {keys}; give the file with {what}")
-    return _strip_prefixes(tensors)
+    return tensors
 
 
-def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefixes(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     stripped = True
     while stripped:
         stripped = False

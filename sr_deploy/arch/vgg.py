@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.arch.tensors import KEYS_SHOWN, check_shapes, naming_file, read_tensors, to_fp32
+from sr_deploy.arch.tensors import check_shapes, list_keys, open_tensors, shapes_of
 from sr_deploy.errors import CheckpointError, InputError
 
 VGG19_FILE = "vgg19-dcbc9e9d.pth"
@@ -96,18 +96,17 @@ def load_vgg19(path: Path, deepest: str = "conv5_4") -> dict[str, Tensor]:
         InputError: the file does not exist.
         CheckpointError: unsafe, damaged, or not VGG19; the first tensor that does not fit is named.
     """
-    tensors = read_tensors(path, "VGG19's weights")
     with torch.device("meta"):
-        expected = Vgg19Features([deepest]).state_dict()
-    with naming_file(path):
+        expected = shapes_of(Vgg19Features([deepest]).state_dict())
+    with open_tensors(path, "VGG19's weights") as file:
+        shapes = file.shapes
         try:
-            check_shapes({key: tensors[key] for key in expected if key in tensors}, expected, "VGG19")
+            check_shapes({key: shapes[key] for key in expected if key in shapes}, expected, "VGG19")
         except CheckpointError as error:
-            first = ", ".join(list(tensors)[:KEYS_SHOWN])
             raise CheckpointError(
-                f"{error}; give torchvision's {VGG19_FILE} (this file begins with {first})"
+                f"{error}; give torchvision's {VGG19_FILE} (this file begins with {list_keys(shapes)})"
             ) from error
-        return {key: to_fp32(key, tensors[key]) for key in expected}
+        return file.load({key: key for key in expected})
 
 
 def looks_like_vgg(shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -11,20 +11,21 @@ import torch
 from pydantic import ValidationError
 
 from sr_deploy.arch.discriminators.layouts import DISCRIMINATOR_ROLE, looks_like_discriminator
-from sr_deploy.arch.registry import Architecture, Layout, Shapes, build_network, find_layout, list_layouts
-from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.tensors import (
-    KEYS_SHOWN,
-    OUR_FORMAT,
-    check_shapes,
-    naming_file,
-    read_tensor_file,
-    to_fp32,
-    write_tensors,
+from sr_deploy.arch.registry import (
+    Architecture,
+    Layout,
+    Shapes,
+    build_network,
+    find_layout,
+    keep_names,
+    list_layouts,
 )
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.tensors import OUR_FORMAT, check_shapes, list_keys, open_tensors, shapes_of, write_tensors
 from sr_deploy.arch.vgg import looks_like_vgg
 from sr_deploy.errors import CheckpointError, DiscriminatorFoundError, InputError
 from sr_deploy.files import require_file
+from sr_deploy.legible import show_value
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,33 +71,32 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: unsafe, damaged, without a generator, of an unknown layout, or contradicting itself.
     """
     require_file(path, "a checkpoint")
-    with naming_file(path):
-        tensors, metadata = read_tensor_file(path, "the generator's weights")
-        if metadata.get("format") == OUR_FORMAT:
-            spec, layout, state = _read_ours(tensors, metadata)
+    with open_tensors(path, "the generator's weights") as file:
+        shapes = file.shapes
+        if file.metadata.get("format") == OUR_FORMAT:
+            spec, layout, names = _read_our_spec(file.metadata), OUR_FORMAT, keep_names(shapes)
         else:
-            spec, layout, state = _recognise(tensors)
-        _check_shapes(spec, state)
-        return Checkpoint(spec, layout, {key: to_fp32(key, tensor) for key, tensor in state.items()})
+            spec, layout, names = _recognise(shapes)
+        _check_shapes(spec, {names[key]: shape for key, shape in shapes.items()})
+        return Checkpoint(spec, layout, file.load(names))
 
 
-def _read_ours(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> tuple[ArchSpec, str, dict[str, Tensor]]:
-    """What the metadata of our own file says; that the shapes agree is checked by the caller."""
+def _read_our_spec(metadata: Mapping[str, str]) -> ArchSpec:
+    """What the metadata of our own file say; that the shapes agree is checked by the caller."""
     if "arch" not in metadata:
         role = metadata.get("role", "something else")
         kind = DiscriminatorFoundError if role == DISCRIMINATOR_ROLE else CheckpointError
         raise kind(f"a file of sr-deploy that holds no generator but {role}; give generator.safetensors")
     try:
-        return ArchSpec.model_validate_json(metadata["arch"]), OUR_FORMAT, tensors
+        return ArchSpec.model_validate_json(metadata["arch"])
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"its metadata describe no network known here ({where}: {first['msg']})") from error
 
 
-def _recognise(tensors: dict[str, Tensor]) -> tuple[ArchSpec, str, dict[str, Tensor]]:
-    """Find the layout that the keys are in, and what network the shapes make."""
-    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+def _recognise(shapes: Shapes) -> tuple[ArchSpec, str, dict[str, str]]:
+    """Find the layout that the keys are in, what network the shapes make, and our names for its tensors."""
     architecture, layout = _find_layout(shapes)
     try:
         names = layout.rename(shapes)
@@ -105,18 +105,18 @@ def _recognise(tensors: dict[str, Tensor]) -> tuple[ArchSpec, str, dict[str, Ten
         first = error.errors(include_url=False)[0]
         raise CheckpointError(
             f"looks like {layout.signature}, but its shapes make no network: {first['loc'][0]} would be "
-            f"{first.get('input')!r} ({first['msg']})"
+            f"{show_value(first.get('input'))} ({first['msg']})"
         ) from error
     except CheckpointError as error:
         raise CheckpointError(f"looks like {layout.signature}, but {error}") from error
-    return spec, layout.name, {names[key]: tensor for key, tensor in tensors.items()}
+    return spec, layout.name, names
 
 
 def _find_layout(shapes: Shapes) -> tuple[Architecture, Layout]:
     found = find_layout(shapes)
     if found is not None:
         return found
-    first = ", ".join(list(shapes)[:KEYS_SHOWN])
+    first = list_keys(shapes)
     if looks_like_vgg(shapes):
         raise CheckpointError(f"looks like VGG's weights (first keys: {first}); give the generator's weights")
     if looks_like_discriminator(shapes):
@@ -125,15 +125,19 @@ def _find_layout(shapes: Shapes) -> tuple[Architecture, Layout]:
     raise CheckpointError(f"unknown layout, first keys: {first}; known layouts: {signatures}")
 
 
-def _check_shapes(spec: ArchSpec, state: Mapping[str, Tensor]) -> None:
+def _check_shapes(spec: ArchSpec, shapes: Shapes) -> None:
     """Compare with the network that `spec` makes.
 
     Raises:
         CheckpointError: a tensor is missing, superfluous or of another shape; the first of them is named.
     """
+    if spec.blocks > len(shapes):  # a network of that many is not even built
+        raise CheckpointError(f"{spec.title()} cannot be made of {len(shapes)} tensors")
     try:
         with torch.device("meta"):
-            expected = build_network(spec).state_dict()
+            expected = shapes_of(build_network(spec).state_dict())
     except InputError as error:
         raise CheckpointError(str(error)) from error
-    check_shapes(state, expected, spec.title())
+    except RuntimeError as error:
+        raise CheckpointError(f"{spec.title()} is larger than any network ({error})") from error
+    check_shapes(shapes, expected, spec.title())

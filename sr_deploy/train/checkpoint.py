@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import io
-import pickle
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import nn
 
 from sr_deploy.arch.discriminators import save_discriminator
 from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.tensors import check_shapes, open_tensors, shapes_of
 from sr_deploy.arch.weights import save_generator
-from sr_deploy.errors import CheckpointError, TrainingError
+from sr_deploy.errors import CheckpointError, InputError, TrainingError
 from sr_deploy.files import output_error, replacing_folder
-from sr_deploy.train.run import ValidationResult, checkpoint_folder, list_checkpoints
+from sr_deploy.train.run import checkpoint_folder, list_checkpoints
+from sr_deploy.train.saved_state import STATE_SCHEMA, load_optimiser, load_scaler, read_saved_state
 from sr_deploy.train.state import Opponent, TrainingState
 
 GENERATOR_NAME = "generator.safetensors"
 AVERAGE_NAME = "generator_ema.safetensors"
 DISCRIMINATOR_NAME = "discriminator.safetensors"
 STATE_NAME = "state.pt"
-_STATE_SCHEMA = 2
 
 _COUNTERS = ("step", "seconds", "figures", "skipped", "skipped_lately", "bad_in_row")
 
@@ -74,27 +73,33 @@ def read_checkpoint_into(folder: Path, state: TrainingState, *, rank: int = 0, p
         CheckpointError: a file is missing, damaged, or of another network.
     """
     try:
-        state.network.load_state_dict(load_file(folder / GENERATOR_NAME))
-        state.average.network.load_state_dict(load_file(folder / AVERAGE_NAME))
-        packed = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
-        state.optimiser.load_state_dict(packed["optimiser"])
+        _load_weights(folder / GENERATOR_NAME, state.network)
+        _load_weights(folder / AVERAGE_NAME, state.average.network)
         if state.opponent is not None:
-            state.opponent.network.load_state_dict(load_file(folder / DISCRIMINATOR_NAME))
-            state.opponent.optimiser.load_state_dict(packed["discriminator_optimiser"])
-        state.scaler.load_state_dict(packed["scaler"])
-        for name in _COUNTERS:
-            setattr(state, name, packed[name])
-        best, pools = packed["best_validation"], packed["pools"]
-        pool_fits = state.pool is None or len(pools) == processes
+            _load_weights(folder / DISCRIMINATOR_NAME, state.opponent.network)
+        saved = read_saved_state(folder / STATE_NAME)
+        load_optimiser(state.optimiser, saved.optimiser)
+        if state.opponent is not None:
+            load_optimiser(state.opponent.optimiser, saved.discriminator_optimiser)
+        load_scaler(state.scaler, saved.scaler)
+        pool_fits = state.pool is None or len(saved.pools) == processes
         if state.pool is not None and pool_fits:
-            state.pool.load_state_dict(pools[rank])
-    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+            state.pool.load_state_dict(saved.pools[rank])
+    except InputError as error:
         raise CheckpointError(
-            f"{folder} cannot be resumed from ({reason}); delete this folder to go on from the checkpoint before"
+            f"{folder} cannot be resumed from ({error}); delete this folder to go on from the checkpoint before"
         ) from error
-    state.best_validation = ValidationResult.model_validate(best) if best else None
+    for name in _COUNTERS:
+        setattr(state, name, getattr(saved, name))
+    state.best_validation = saved.best_validation
     return pool_fits
+
+
+def _load_weights(path: Path, network: nn.Module) -> None:
+    expected = shapes_of(network.state_dict())
+    with open_tensors(path, "weights") as file:
+        check_shapes(file.shapes, expected, "the network of this run")
+        network.load_state_dict(file.load({key: key for key in expected}))
 
 
 def delete_leftovers(run: Path) -> None:
@@ -111,7 +116,7 @@ def _pack(state: TrainingState, pools: Sequence[PoolState]) -> bytes:
     """Tensors and plain containers only: `torch.load(weights_only=True)` reads it."""
     best, opponent = state.best_validation, state.opponent
     packed = {
-        "schema_version": _STATE_SCHEMA,
+        "schema_version": STATE_SCHEMA,
         **{name: getattr(state, name) for name in _COUNTERS},
         "optimiser": state.optimiser.state_dict(),
         "discriminator_optimiser": opponent.optimiser.state_dict() if opponent is not None else None,

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from sr_deploy.legible import make_legible, name_legibly, shorten
+from sr_deploy.legible import make_legible, name_legibly, shorten, show_value
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,28 @@ def test_a_name_can_be_stored_whatever_its_bytes():
     assert name_legibly(os.fsdecode(b"caf\xe9\n")) == "caf\\xe9\n"
     assert name_legibly("写真") == "写真"
     name_legibly("\ud83d").encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (7, "7"),
+        ("a'b", '"a\'b"'),
+        pytest.param(10**5000, "a number of 16610 bits", id="long"),
+        pytest.param(-(10**5000), "a number of 16610 bits", id="negative"),
+        ((1, 2), "(1, 2)"),
+        ([0] * 500, "a list of 500"),
+        ({"a": {}}, "a dict of 1"),
+        ((10**5000,), "a tuple of 1"),
+        (None, "None"),
+    ],
+)
+def test_values_of_files_are_shown_within_bounds(value, shown):
+    assert show_value(value) == shown
+
+
+def test_a_long_text_and_a_list_in_itself_are_shown_within_bounds():
+    assert len(show_value("x" * 5_000_000)) == 120
+    itself: list[object] = []
+    itself.append(itself)
+    assert show_value(itself) == "a list of 1"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
 
-from sr_deploy.arch.discriminators.build import build_discriminator
+from sr_deploy.arch.discriminators.build import build_discriminator, check_discriminator
 from sr_deploy.arch.discriminators.layouts import DISCRIMINATOR_ROLE, infer_discriminator, rename_spectral_keys
+from sr_deploy.arch.registry import Shapes
 from sr_deploy.arch.spec import DiscriminatorSpec
-from sr_deploy.arch.tensors import OUR_FORMAT, check_shapes, naming_file, read_tensor_file, to_fp32, write_tensors
+from sr_deploy.arch.tensors import OUR_FORMAT, check_shapes, open_tensors, shapes_of, write_tensors
 from sr_deploy.errors import CheckpointError, InputError
-from sr_deploy.files import require_file
+from sr_deploy.legible import show_value
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,14 +50,12 @@ def read_discriminator(path: Path) -> tuple[DiscriminatorSpec, dict[str, Tensor]
         InputError: the file does not exist, or is a folder.
         CheckpointError: unsafe, damaged, a generator, of an unknown layout, or contradicting itself.
     """
-    require_file(path, "a discriminator's weights")
-    with naming_file(path):
-        tensors, metadata = read_tensor_file(path, "the discriminator's weights")
-        names = rename_spectral_keys({key: tuple(tensor.shape) for key, tensor in tensors.items()})
-        state = {names[key]: tensor for key, tensor in tensors.items()}
-        spec = _read_our_spec(metadata) if metadata.get("format") == OUR_FORMAT else _infer_spec(state)
-        check_shapes(state, _expected_state(spec), spec.title())
-        return spec, {key: to_fp32(key, tensor) for key, tensor in state.items()}
+    with open_tensors(path, "the discriminator's weights") as file:
+        names = rename_spectral_keys(file.shapes)
+        shapes = {names[key]: shape for key, shape in file.shapes.items()}
+        spec = _read_our_spec(file.metadata) if file.metadata.get("format") == OUR_FORMAT else _infer_spec(shapes)
+        check_shapes(shapes, _list_shapes(spec), spec.title())
+        return spec, file.load(names)
 
 
 def _read_our_spec(metadata: Mapping[str, str]) -> DiscriminatorSpec:
@@ -72,22 +72,35 @@ def _read_our_spec(metadata: Mapping[str, str]) -> DiscriminatorSpec:
         raise CheckpointError(f"its metadata describe no discriminator known here ({where}: {first['msg']})") from error
 
 
-def _infer_spec(state: Mapping[str, Tensor]) -> DiscriminatorSpec:
+def _infer_spec(shapes: Shapes) -> DiscriminatorSpec:
     try:
-        return infer_discriminator({key: tuple(tensor.shape) for key, tensor in state.items()})
+        return infer_discriminator(shapes)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise CheckpointError(
-            f"its shapes make no discriminator: {first['loc'][0]} would be {first.get('input')!r} ({first['msg']})"
+            f"its shapes make no discriminator: {first['loc'][0]} would be {show_value(first.get('input'))} "
+            f"({first['msg']})"
         ) from error
 
 
-def _expected_state(spec: DiscriminatorSpec) -> dict[str, Tensor]:
-    """Names and shapes, where possible without memory for the numbers."""
-    # Spectral norm iterates when it is made: on the meta device torch loads its decompositions for that, for seconds.
-    device = "cpu" if spec.spectral_norm else "meta"
+def _list_shapes(spec: DiscriminatorSpec) -> Shapes:
+    """Names and shapes of its tensors, without memory for the numbers."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.device(device):
-            return build_discriminator(spec).state_dict()
+        check_discriminator(spec)
+        with torch.device("meta"):
+            plain = shapes_of(build_discriminator(spec.model_copy(update={"spectral_norm": False})).state_dict())
     except InputError as error:
         raise CheckpointError(str(error)) from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{spec.title()} is larger than any network ({error})") from error
+    if not spec.spectral_norm:
+        return plain
+    # Spectral norm iterates when it is made, which takes numbers: what it adds to a convolution is told here instead.
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key, shape in plain.items():
+        if key.endswith(".bias") or f"{key.removesuffix('weight')}bias" in plain:
+            shapes[key] = shape
+            continue
+        normed = f"{key.removesuffix('weight')}parametrizations.weight"
+        shapes |= {f"{normed}.original": shape, f"{normed}.0._u": shape[:1], f"{normed}.0._v": (prod(shape[1:]),)}
+    return shapes

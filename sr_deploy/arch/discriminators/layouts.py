@@ -8,7 +8,7 @@ from sr_deploy.arch.discriminators.srgan import SRGAN_MULTIPLE
 from sr_deploy.arch.discriminators.vgg_style import VGG_STAGES, VGG_WIDEST
 from sr_deploy.arch.registry import Shapes, count_numbered, find_layout, find_shape
 from sr_deploy.arch.spec import DiscriminatorSpec
-from sr_deploy.arch.tensors import KEYS_SHOWN
+from sr_deploy.arch.tensors import list_keys
 from sr_deploy.errors import CheckpointError
 
 DISCRIMINATOR_ROLE = "a discriminator"
@@ -49,7 +49,7 @@ def infer_discriminator(shapes: Shapes) -> DiscriminatorSpec:
         return _infer_unet(shapes)
     if _is_srgan(shapes):
         return _infer_srgan(shapes)
-    first = ", ".join(list(shapes)[:KEYS_SHOWN])
+    first = list_keys(shapes)
     generator = find_layout(shapes)
     if generator is not None:
         raise CheckpointError(f"looks like a generator ({generator[1].signature}); give the discriminator's weights")

@@ -19,6 +19,7 @@ from sr_deploy.arch.registry import (
     Convolution,
     Layout,
     Shapes,
+    count_doublings,
     count_numbered,
     find_shape,
     keep_names,
@@ -175,7 +176,7 @@ def _infer(shapes: Shapes) -> ArchSpec:
             f"tensor 'conv_first.weight' reads {inputs} channels; with {channels} image channels (given by "
             f"'conv_last.weight') it must be {channels}, or {channels * 4} or {channels * 16} after a pixel-unshuffle"
         )
-    factor = 2 ** (count_numbered(shapes, "conv_up") - 1 if "conv_up1.weight" in shapes else 0)
+    factor = 2 ** (count_doublings(shapes, "conv_up") - 1 if "conv_up1.weight" in shapes else 0)
     if factor % unshuffle:
         raise CheckpointError(
             f"tensor 'conv_first.weight' reads {inputs} channels, a pixel-unshuffle by {unshuffle}, but the network "
@@ -207,7 +208,7 @@ def _rename_old_esrgan(shapes: Shapes) -> dict[str, str]:
     """Layers were numbered: 0 first, 1 the trunk, then three numbers for each upsample, two for HR, and the last."""
     layers = count_numbered(shapes, "model.")
     upsamples, rest = divmod(layers - 5, 3)
-    if rest or upsamples < 0:
+    if rest or not 0 <= upsamples <= 3:
         raise CheckpointError(
             f"the last layer is 'model.{layers - 1}'; in this layout it is number 4, 7, 10 or 13 (x1, x2, x4, x8)"
         )

@@ -17,6 +17,7 @@ from sr_deploy.arch.registry import (
     Convolution,
     Layout,
     Shapes,
+    count_doublings,
     count_numbered,
     find_shape,
     keep_names,
@@ -131,7 +132,7 @@ def _infer(shapes: Shapes) -> ArchSpec:
     features, channels = find_shape(shapes, "conv_first.weight", 4)[:2]
     return ArchSpec(
         architecture="srresnet",
-        scale=2 ** count_numbered(shapes, "upsample."),
+        scale=2 ** count_doublings(shapes, "upsample."),
         channels=channels,
         features=features,
         blocks=count_numbered(shapes, "body."),

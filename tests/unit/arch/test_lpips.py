@@ -104,7 +104,9 @@ def test_vgg16_has_torchvision_s_layout():
 
 def test_wrong_files_say_what_is_expected(weight_files, tmp_path):
     backbone, linear = weight_files["AlexNet"]
-    with pytest.raises(CheckpointError, match=r"is no AlexNet or VGG16 of torchvision \(first keys: lin0.*alexnet-owt"):
+    with pytest.raises(
+        CheckpointError, match=r"pth: no AlexNet or VGG16 of torchvision \(first keys: lin0.*alexnet-owt"
+    ):
         Lpips.read(linear, backbone)
     with pytest.raises(CheckpointError, match=r"'lin1.model.1.weight' must have shape \(1, 192, 1, 1\), not \(1, 128,"):
         Lpips.read(backbone, weight_files["VGG16"][1])

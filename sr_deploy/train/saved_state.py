@@ -1,0 +1,115 @@
+"""`state.pt`, read back: it comes from a folder that anybody may have written, so all of it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sr_deploy.arch.tensors import naming_file
+from sr_deploy.arch.torch_files import load_torch_file
+from sr_deploy.errors import CheckpointError
+from sr_deploy.files import require_file
+from sr_deploy.legible import show_value
+from sr_deploy.train.run import ValidationResult
+
+STATE_SCHEMA: Literal[2] = 2
+"""Raised when the content changes."""
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Model = TypeVar("Model", bound=BaseModel)
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class SavedState(BaseModel):
+    """What `write_checkpoint` writes beside the weights."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    schema_version: Literal[2]
+    """`STATE_SCHEMA`."""
+    step: Count
+    """Updates made."""
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Time in the loop."""
+    figures: dict[str, list[Finite]]
+    """Of the healthy steps since the last line of metrics, by name."""
+    skipped: Count
+    """Steps left out."""
+    skipped_lately: Count
+    """Those of them since the last line of metrics."""
+    bad_in_row: Count
+    """Steps left out one after another, up to now."""
+    optimiser: dict[str, object]
+    """State dict of the generator's."""
+    discriminator_optimiser: dict[str, object] | None
+    """That of the discriminator's."""
+    scaler: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    """State dict of the gradients' scaler; empty where there is none."""
+    pools: list[dict[str, torch.Tensor | Count]]
+    """Of all processes, by rank."""
+    best_validation: ValidationResult | None
+    """Highest so far."""
+
+
+def read_saved_state(path: Path) -> SavedState:
+    """Read `state.pt`.
+
+    Raises:
+        InputError: there is none.
+        CheckpointError: damaged, or not what `write_checkpoint` writes.
+    """
+    require_file(path, "the state of a training")
+    with naming_file(path), path.open("rb") as stream:
+        document = load_torch_file(stream)
+        if isinstance(document, dict) and isinstance(best := document.get("best_validation"), dict):
+            document["best_validation"] = _validate(ValidationResult, best)
+        return _validate(SavedState, document)
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, saved: Mapping[str, object] | None) -> None:
+    """Put Adam's moments back; its settings stay those of the recipe.
+
+    Raises:
+        CheckpointError: moments of another network, or values that are NaN or infinite.
+    """
+    moments = (saved or {}).get("state")
+    if not isinstance(moments, dict):
+        raise CheckpointError("the optimiser's moments are missing")
+    present = optimiser.state_dict()
+    shapes = [tuple(one.shape) for group in optimiser.param_groups for one in group["params"]]
+    for number, held in moments.items():
+        fits = isinstance(number, int) and 0 <= number < len(shapes) and isinstance(held, dict)
+        if not fits or held.keys() != {"step", *_MOMENTS}:
+            raise CheckpointError(f"the optimiser's moments {show_value(number)} are none of this network's")
+        for name, value in held.items():
+            expected = () if name == "step" else shapes[number]
+            if not isinstance(value, torch.Tensor) or tuple(value.shape) != expected or not value.is_floating_point():
+                raise CheckpointError(f"the optimiser's moment {number} ({name}) is none of this network's")
+            if not bool(torch.isfinite(value).all()):
+                raise CheckpointError(f"the optimiser's moment {number} ({name}) holds NaN or infinity")
+    optimiser.load_state_dict({"state": moments, "param_groups": present["param_groups"]})
+
+
+def load_scaler(scaler: torch.amp.GradScaler, saved: Mapping[str, float]) -> None:
+    """Put the scale of the gradients back.
+
+    Raises:
+        CheckpointError: that of another precision.
+    """
+    present = scaler.state_dict()
+    if saved.keys() != present.keys():
+        raise CheckpointError("the scale of its gradients is that of another precision")
+    scaler.load_state_dict({name: type(present[name])(value) for name, value in saved.items()})
+
+
+def _validate(model: type[Model], document: object) -> Model:
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(show_value(part) for part in first["loc"])
+        raise CheckpointError(f"is no state of a training ({where}: {first['msg'][:200]})") from error
