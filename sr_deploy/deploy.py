@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from sr_deploy.export.spec import ExportSpec, load_spec
 from sr_deploy.export.triton import TritonModel, write_triton_models
 from sr_deploy.files import sha256_of, write_text
 from sr_deploy.model import Model, open_model
+from sr_deploy.untrusted import check_component
 
 if TYPE_CHECKING:
     from sr_deploy.bench.pair import PairTiming
@@ -178,9 +180,17 @@ def default_name(model: Model) -> str:
 
 
 def _check_place(path: Path) -> None:
-    """Refuse to replace a folder that holds something else."""
+    """Refuse to replace a folder that holds something else, and one whose name no manifest can hold."""
+    try:
+        check_component(_name_of(path))
+    except ValueError as error:
+        raise OutputError(f"cannot make a bundle at {path}: {error}; choose another folder with --out") from error
     if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST_NAME).is_file():
         raise OutputError(f"{path} holds files and is no bundle; choose another folder with --out, or empty it")
+
+
+def _name_of(path: Path) -> str:
+    return Path(os.path.abspath(path)).name
 
 
 def _write_bundle(
@@ -201,7 +211,7 @@ def _write_bundle(
         save_generator(folder / REFERENCE_NAME, network.state_dict(), arch, {"source_sha256": source.sha256})
         graphs = _write_graphs(model, spec, folder, tell=tell, source_sha256=source.sha256, calibration=calibration)
         manifest = Manifest(
-            name=path.name or path.resolve().name,
+            name=_name_of(path),
             created_at=utc_now(),
             arch=arch,
             input_multiple=input_multiple(arch),

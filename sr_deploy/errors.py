@@ -30,6 +30,10 @@ class InputError(SrDeployError):
     """A file, folder or value that the user gave cannot be used."""
 
 
+class UnsafePathError(InputError):
+    """A name of a file that was read from a file, or a link, leads out of the folder that it has to stay in."""
+
+
 class CheckpointError(InputError):
     """A file of weights is unsafe, damaged, of an unknown layout, or contradicts itself."""
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sr_deploy.errors import InputError, OutputError
+from sr_deploy.untrusted import is_regular, open_regular
 
 _TEMPORARY_PREFIX = ".partial-"
 _REASONS = {
@@ -32,8 +33,12 @@ _REASONS = {
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as stream:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read, or is a device, a pipe or a socket.
+    """
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -47,12 +52,14 @@ def require_file(path: Path, what: str) -> Path:
     """Return `path` if it is a file that can be read, with `what` naming its role in the error.
 
     Raises:
-        InputError: there is nothing, or a folder, or the file cannot be read.
+        InputError: there is nothing, or a folder, a device or a pipe, or the file cannot be read.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder, but {what} must be a file")
     if not path.exists():
         raise InputError(f"{path} does not exist; give {what}")
+    if not is_regular(path):
+        raise InputError(f"{path} is a device, a pipe or a socket, but {what} must be a file")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read (permission denied); give {what} that you may read")
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,11 +13,12 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import DEFAULT_THRESHOLDS, Bundle, EngineRecord, Thresholds, open_bundle
 from sr_deploy.bundle.store import MANIFEST_NAME, read_record
-from sr_deploy.errors import BackendError, BundleError, CheckpointError, GraphError, InputError
+from sr_deploy.errors import BackendError, BundleError, CheckpointError, DamagedBundleError, GraphError, InputError
 from sr_deploy.files import require_file, sha256_of
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.graph.read import METADATA_PREFIX, GraphInfo, read_graph
 from sr_deploy.shipped import shipped_models
+from sr_deploy.untrusted import find_inside
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,7 +109,7 @@ class Model:
         """
         import torch
 
-        from sr_deploy.arch.registry import build_network
+        from sr_deploy.arch.registry import build_network, input_multiple
         from sr_deploy.arch.weights import read_checkpoint
 
         if self.weights_path is None:
@@ -120,6 +122,12 @@ class Model:
             raise CheckpointError(
                 f"{self.weights_path} holds {checkpoint.spec.title()}, but {self.path} is of "
                 f"{self.arch.title() if self.arch else 'another network'}; make it again"
+            )
+        due = input_multiple(checkpoint.spec)
+        if self.input_multiple != due:
+            raise DamagedBundleError(
+                f"{self.path} says that sides are multiples of {self.input_multiple}, and {checkpoint.spec.title()} "
+                f"takes multiples of {due}; make it again with sr-deploy export"
             )
         with torch.device("meta"):
             network = build_network(checkpoint.spec)
@@ -249,18 +257,26 @@ def _open_bundle(path: Path) -> Model:
 def _open_engine(path: Path) -> Model:
     record_path = path.with_suffix(".json")
     folder = path.absolute().parent.parent
-    if not record_path.is_file() or not (folder / MANIFEST_NAME).is_file():
+    if not os.path.lexists(record_path) or not (folder / MANIFEST_NAME).is_file():
         raise BundleError(
             f"{path} stands alone: an engine is used inside its bundle, with its record {record_path.name} beside it, "
             "because it does not say what it was built from; give the bundle's engine, or run: sr-deploy build BUNDLE"
         )
-    record = read_record(record_path, EngineRecord)
     bundle = open_bundle(folder)
+    name = path.absolute().relative_to(folder).with_suffix(".json").as_posix()
+    record = read_record(find_inside(folder, name, DamagedBundleError), EngineRecord)
+    if path.name != Path(record.engine.file).name:
+        raise DamagedBundleError(
+            f"{path}: the record beside it is that of {record.engine.file}; build it again with: "
+            f"sr-deploy build {folder}"
+        )
     seen = sha256_of(path)
     if seen != record.engine.sha256:
-        raise BundleError(f"{path} was changed after it was built; build it again with: sr-deploy build {folder}")
+        raise DamagedBundleError(
+            f"{path} was changed after it was built; build it again with: sr-deploy build {folder}"
+        )
     if record.graph_sha256 not in {graph.sha256 for graph in bundle.manifest.graphs}:
-        raise BundleError(
+        raise DamagedBundleError(
             f"{path} was built from a graph that is not in its bundle; build it again with: sr-deploy build {folder}"
         )
     manifest = bundle.manifest

@@ -6,6 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+_MOST_CHANNELS = 8192
+_MOST_BLOCKS = 1024
+
 
 class ArchSpec(BaseModel):
     """One generator, described well enough to build it anew. Stored in checkpoints, bundles and graphs."""
@@ -18,13 +21,13 @@ class ArchSpec(BaseModel):
     """Output pixels per input pixel, along each side."""
     channels: int = Field(default=3)
     """Image channels in and out: 3 (RGB) or 1 (gray)."""
-    features: int = Field(ge=1)
+    features: int = Field(ge=1, le=_MOST_CHANNELS)
     """Channels of the feature maps in the trunk."""
-    blocks: int = Field(ge=0)
+    blocks: int = Field(ge=0, le=_MOST_BLOCKS)
     """Residual blocks (srresnet, msrresnet, rrdbnet) or inner convolutions (compact)."""
-    growth: int | None = Field(default=None, ge=1)
+    growth: int | None = Field(default=None, ge=1, le=_MOST_CHANNELS)
     """Channels that each convolution of a dense block adds (rrdbnet only)."""
-    unshuffle: int | None = Field(default=None, ge=1)
+    unshuffle: int | None = Field(default=None, ge=1, le=16)
     """Pixel-unshuffle of the input (rrdbnet only); None: 4 at x1, 2 at x2, else 1. Old files upsample x2 without it."""
 
     def title(self) -> str:

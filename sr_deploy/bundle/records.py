@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
 
+from sr_deploy.arch.registry import architecture_names
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Backend, Precision
 from sr_deploy.bundle.engine_options import EnginePlan
 from sr_deploy.bundle.profile import Profile
 from sr_deploy.bundle.thresholds import DEFAULT_THRESHOLDS, Thresholds
+from sr_deploy.untrusted import check_component, check_relative
 
 SCHEMA_VERSION: Literal[1] = 1
+ENGINES_FOLDER = "engines"
+_PLAIN_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}"
+_MOST_PROFILES = 64
+
+
+def _check_time(text: str) -> str:
+    datetime.fromisoformat(text)  # whose ValueError says what is wrong
+    return text
+
+
+FileName = Annotated[str, AfterValidator(check_relative)]
+"""A file of the folder that a document lies in, relative to it."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""64 hexadecimal digits."""
+Timestamp = Annotated[str, AfterValidator(_check_time)]
+"""UTC, ISO 8601."""
+Share = Annotated[float, Field(ge=0, le=1 + 1e-9, allow_inf_nan=False)]
+"""0 to 1, and what the sum of many shares may be above it."""
 
 
 class Record(BaseModel):
@@ -27,9 +50,9 @@ class Record(BaseModel):
 class FileRecord(Record):
     """A file of the bundle and what it must hash to."""
 
-    file: str
+    file: FileName
     """Path relative to the bundle."""
-    sha256: str
+    sha256: Sha256
     """SHA-256 of its bytes."""
 
 
@@ -41,24 +64,24 @@ class GraphRecord(FileRecord):
     planned_fp32: tuple[str, ...] = ()
     """Nodes of a lower-precision graph whose multiply-adds stay in FP32 on purpose; any other one in FP32 is an
     error."""
-    int8_share: float | None = None
+    int8_share: Share | None = None
     """Share of the multiply-adds in INT8, 0 to 1; None for graphs that are not quantised."""
 
 
 class Int8Record(Record):
     """What was asked of INT8 and what came of it, measured when the bundle was made, on held-out photographs."""
 
-    max_drop_db: float
+    max_drop_db: Annotated[FiniteFloat, Field(ge=0)]
     """The budget: PSNR on luma against ground truth that may be lost, in dB."""
-    max_pixel_error: float
+    max_pixel_error: Annotated[FiniteFloat, Field(gt=0)]
     """The budget: greatest difference from FP32 of any sample, outputs clamped to [0, 1]."""
-    drop_db: float
+    drop_db: FiniteFloat
     """What is lost."""
-    max_abs: float
+    max_abs: Annotated[FiniteFloat, Field(ge=0)]
     """The greatest difference."""
-    psnr_fp32_db: float
+    psnr_fp32_db: FiniteFloat
     """PSNR against FP32, in dB."""
-    share: float
+    share: Share
     """Share of the multiply-adds in INT8, 0 to 1."""
     passed: bool
     """Whether it is within the budget; false: kept with `--force`."""
@@ -73,7 +96,7 @@ class SourceRecord(Record):
 
     file: str
     """File name of the checkpoint (no folder: bundles travel)."""
-    sha256: str
+    sha256: Sha256
     """SHA-256 of the checkpoint."""
     layout: str
     """Layout it was recognised by, as `sr-deploy info` prints it."""
@@ -84,13 +107,13 @@ class Manifest(Record):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """Raised when a reader of an older version could misread the file."""
-    name: str
+    name: Annotated[str, AfterValidator(check_component)]
     """Name of the deployment, the folder's name when it was made."""
-    created_at: str
+    created_at: Timestamp
     """UTC, ISO 8601; the newest bundle is the one with the greatest value."""
     arch: ArchSpec
     """The network."""
-    input_multiple: int = 1
+    input_multiple: int = Field(default=1, ge=1, le=64)
     """Height and width must be multiples of this; `upscale` pads, other callers pad by themselves."""
     source: SourceRecord
     """Where the weights came from."""
@@ -100,7 +123,7 @@ class Manifest(Record):
     """ONNX graphs, fp32 first."""
     rewrites: tuple[str, ...] = ()
     """Rewrites that were applied to the graphs, by their names in docs/graph.md."""
-    profiles: tuple[Profile, ...] = Field(min_length=1)
+    profiles: tuple[Profile, ...] = Field(min_length=1, max_length=_MOST_PROFILES)
     """What engines are built for."""
     engine: EnginePlan = EnginePlan()
     """How engines are built."""
@@ -110,6 +133,19 @@ class Manifest(Record):
     """The search for INT8; None where there is no INT8 graph."""
     tools: dict[str, str]
     """Name and version of everything that had a hand in it."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        for problem in _list_contradictions(self):
+            raise ValueError(problem)
+        return self
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file that the bundle is made of, the manifest itself left out."""
+        int8 = self.int8
+        found = () if int8 is None else (int8.report, *((int8.picture,) if int8.picture is not None else ()))
+        return (self.reference, *self.graphs, *found)
 
     def graph(self, precision: Precision) -> GraphRecord | None:
         """The graph of that precision, if the bundle has one."""
@@ -125,9 +161,9 @@ class EngineRecord(Record):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """As in the manifest."""
-    key: str
+    key: str = Field(pattern=r"^[0-9a-f]{16}$")
     """`engine_key` of the fields below up to `flags`."""
-    graph_sha256: str
+    graph_sha256: Sha256
     """Hash of the ONNX graph it was built from."""
     precision: Precision
     """Precision of that graph."""
@@ -137,29 +173,36 @@ class EngineRecord(Record):
     """Version of the builder; an engine runs on this version alone."""
     target: str
     """Name of the GPU it was built on and for, or the compute capabilities, as in `sm86+sm89`."""
-    profiles: tuple[Profile, ...]
+    profiles: tuple[Profile, ...] = Field(min_length=1, max_length=_MOST_PROFILES)
     """Shapes it takes."""
     flags: dict[str, str]
     """Every other setting of the builder."""
     engine: FileRecord
     """The engine file, relative to the bundle."""
-    layer_precisions: dict[str, int]
+    layer_precisions: dict[str, NonNegativeInt]
     """Declared: layers of the parsed strongly typed network by output type, as in `{"HALF": 40, "FLOAT": 2}`."""
-    convolution_precisions: dict[str, int] = {}
+    convolution_precisions: dict[str, NonNegativeInt] = {}
     """Declared: the convolutions among them, where nearly all the work is."""
     declared: dict[str, Precision] = {}
     """Declared: precision of every layer that multiplies and adds, by the name of its ONNX node. Empty in records that
     an older sr-deploy wrote."""
-    multiply_add_shares: dict[str, float] = {}
+    multiply_add_shares: dict[str, Share] = {}
     """Declared: share of the multiply-adds in each precision, 0 to 1, as in `{"int8": 0.93, "fp16": 0.07}`."""
     unplanned_layers: tuple[str, ...] = ()
     """Layers of `declared` in another precision than the graph's that nobody planned; no engine with any is kept."""
     inspected: str
     """What the built engine says of its layers' precision, or why it was not asked."""
-    build_seconds: float
+    build_seconds: Annotated[FiniteFloat, Field(ge=0)]
     """Time the builder took."""
-    built_at: str
+    built_at: Timestamp
     """UTC, ISO 8601."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        due = f"{ENGINES_FOLDER}/{self.key}.engine"
+        if self.engine.file != due:
+            raise ValueError(f"engine.file is {self.engine.file!r}; an engine with the key {self.key} is {due}")
+        return self
 
 
 def engine_key(
@@ -181,3 +224,39 @@ def engine_key(
         "flags": dict(sorted(flags.items())),
     }
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _list_contradictions(manifest: Manifest) -> Iterator[str]:
+    """What in a manifest cannot be true together, one line each."""
+    arch, precisions = manifest.arch, [graph.precision for graph in manifest.graphs]
+    if arch.architecture not in architecture_names():
+        yield f"arch.architecture is {arch.architecture!r}; known: {', '.join(architecture_names())}"
+    if arch.channels not in (1, 3):
+        yield f"arch.channels is {arch.channels}; a network has 1 or 3"
+    if not precisions or precisions[0] != "fp32" or len(set(precisions)) < len(precisions):
+        yield f"graphs are of {', '.join(precisions) or 'none'}; each precision stands once, and fp32 first"
+    if ("int8" in precisions) != (manifest.int8 is not None):
+        yield "an int8 graph and the record int8 of its search come together; one of them is missing"
+    for graph in manifest.graphs:
+        if graph.precision != "int8" and graph.int8_share is not None:
+            yield f"{graph.file} is {graph.precision} and has an int8_share"
+        if graph.precision == "fp32" and graph.planned_fp32:
+            yield f"{graph.file} is fp32 and has planned_fp32"
+    names = [profile.name for profile in manifest.profiles]
+    if len(set(names)) < len(names):
+        yield f"profiles are named {', '.join(names)}; each needs a name of its own"
+    yield from _list_misplaced(manifest)
+
+
+def _list_misplaced(manifest: Manifest) -> Iterator[str]:
+    """Files whose name is not one that a bundle gives to a file of that kind."""
+    wanted = [(manifest.reference, ".safetensors"), *((graph, ".onnx") for graph in manifest.graphs)]
+    if manifest.int8 is not None:
+        wanted.append((manifest.int8.report, ".json"))
+        wanted += [(manifest.int8.picture, ".png")] if manifest.int8.picture is not None else []
+    for record, suffix in wanted:
+        if not re.fullmatch(_PLAIN_NAME + re.escape(suffix), record.file):
+            yield f"{record.file!r} is no file of a bundle's own folder that ends with {suffix}"
+    names = ["bundle.json", "certificate.json", *(record.file for record, _ in wanted)]
+    for name in {name.casefold() for name in names if [one.casefold() for one in names].count(name.casefold()) > 1}:
+        yield f"{name} is named more than once; each file has one purpose"

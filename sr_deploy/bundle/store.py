@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +15,15 @@ from pydantic import BaseModel, ValidationError
 
 from sr_deploy.backends import Precision
 from sr_deploy.bundle.certificate import Certificate
-from sr_deploy.bundle.records import EngineRecord, FileRecord, Manifest
+from sr_deploy.bundle.records import ENGINES_FOLDER, EngineRecord, FileRecord, Manifest
 from sr_deploy.errors import BundleError, DamagedBundleError
 from sr_deploy.files import output_error, replacing_file, replacing_folder, sha256_of, write_text
+from sr_deploy.graph.external import keeps_weights_outside
+from sr_deploy.untrusted import find_inside, is_regular, open_regular, read_json, refuse_link
 
 MANIFEST_NAME = "bundle.json"
 CERTIFICATE_NAME = "certificate.json"
 PAGE_NAME = "certificate.html"
-ENGINES_FOLDER = "engines"
 CACHES_FOLDER = "caches"
 REFERENCE_NAME = "generator.safetensors"
 
@@ -42,28 +43,35 @@ class EngineFolder:
         Raises:
             BundleError: a record or an engine is damaged.
         """
-        records = []
-        for path in sorted((self.path / ENGINES_FOLDER).glob("*.json")):
-            record = read_record(path, EngineRecord)
-            _check_file(self.path, record.engine)
-            records.append(record)
-        return tuple(records)
+        return tuple(map(self._read_engine, self._list_records()))
 
     def intact_engines(self) -> tuple[EngineRecord, ...]:
-        """As `engines`, without those whose record or file is damaged: building makes them anew."""
+        """As `engines`, without those whose record or file is damaged: building makes them anew.
+
+        Raises:
+            BundleError: the folder of engines is a link that leads elsewhere.
+        """
         records = []
-        for path in sorted((self.path / ENGINES_FOLDER).glob("*.json")):
-            try:
-                record = read_record(path, EngineRecord)
-                _check_file(self.path, record.engine)
-            except BundleError:
-                continue
-            records.append(record)
+        for name in self._list_records():
+            with contextlib.suppress(BundleError):
+                records.append(self._read_engine(name))
         return tuple(records)
+
+    def _list_records(self) -> list[str]:
+        folder = find_inside(self.path, ENGINES_FOLDER, DamagedBundleError)
+        return [f"{ENGINES_FOLDER}/{path.name}" for path in sorted(folder.glob("*.json"))]
+
+    def _read_engine(self, name: str) -> EngineRecord:
+        path = find_inside(self.path, name, DamagedBundleError)
+        record = read_record(path, EngineRecord)
+        if path.stem != record.key:
+            raise DamagedBundleError(f"{path} is the record of {record.engine.file}; run: sr-deploy build {self.path}")
+        _check_file(self.path, record.engine)
+        return record
 
     def add_engine(self, record: EngineRecord, engine: bytes) -> Path:
         """Add an engine, and its record after it, so that a record never stands without its engine."""
-        path = self.path / record.engine.file
+        path = find_inside(self.path, record.engine.file, DamagedBundleError)
         with replacing_file(path) as temporary:
             temporary.write_bytes(engine)
         write_text(path.with_suffix(".json"), record.model_dump_json(indent=2) + "\n")
@@ -73,13 +81,21 @@ class EngineFolder:
         """Where a builder or a runner keeps what it learnt, so that the next one starts faster; may not be there yet.
 
         Caches are no part of what is hashed and certified: a lost or damaged one costs time and nothing else.
+
+        Raises:
+            BundleError: the place is a link that leads out of the folder.
         """
-        return self.path / CACHES_FOLDER / name
+        return find_inside(self.path, f"{CACHES_FOLDER}/{name}", DamagedBundleError)
 
     def read_cache(self, name: str) -> bytes:
-        """The bytes of a cache; empty if there is none that can be read."""
+        """The bytes of a cache; empty if there is none that can be read.
+
+        Raises:
+            BundleError: as `cache`.
+        """
         try:
-            return self.cache(name).read_bytes()
+            with open_regular(self.cache(name)) as stream:
+                return stream.read()
         except OSError:
             return b""
 
@@ -88,17 +104,24 @@ class EngineFolder:
 
         Raises:
             OutputError: it cannot be written.
+            BundleError: as `cache`.
         """
         with replacing_file(self.cache(name)) as temporary:
             temporary.write_bytes(content)
 
     def remove_engine(self, record: EngineRecord) -> None:
-        """Remove an engine and its caches; the record goes before its engine."""
-        path = self.path / record.engine.file
+        """Remove an engine and its caches; the record goes before its engine.
+
+        Raises:
+            OutputError: one cannot be removed.
+            BundleError: a link leads out of the folder; nothing is removed.
+        """
+        path = find_inside(self.path, record.engine.file, DamagedBundleError)
+        cache = self.cache(runtime_cache_name(record))
         try:
             path.with_suffix(".json").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-            self.cache(runtime_cache_name(record)).unlink(missing_ok=True)
+            cache.unlink(missing_ok=True)
         except OSError as error:
             raise output_error(path, error) from error
 
@@ -141,8 +164,8 @@ class Bundle(EngineFolder):
             BundleError: the file is damaged, or an entry speaks of a file that the bundle does not hold or that
                 changed since.
         """
-        path = self.path / CERTIFICATE_NAME
-        if not path.exists():
+        path = find_inside(self.path, CERTIFICATE_NAME, DamagedBundleError)
+        if not os.path.lexists(path):
             return Certificate()
         certificate = read_record(path, Certificate)
         for entry in certificate.entries:
@@ -175,8 +198,12 @@ class Bundle(EngineFolder):
 
 
 def engines_of_graph(graph: Path) -> EngineFolder:
-    """Where the engines of an ONNX file go that is in no bundle: `FILE.engines/` beside `FILE.onnx`."""
-    return EngineFolder(graph.with_suffix(".engines"))
+    """Where the engines of an ONNX file go that is in no bundle: `FILE.engines/` beside `FILE.onnx`.
+
+    Raises:
+        BundleError: that place is a link.
+    """
+    return EngineFolder(refuse_link(graph.with_suffix(".engines"), DamagedBundleError))
 
 
 def runtime_cache_name(record: EngineRecord) -> str:
@@ -188,18 +215,20 @@ def open_bundle(path: Path) -> Bundle:
     """Read a bundle and check the hash of every immutable file.
 
     Raises:
-        DamagedBundleError: a file is missing, damaged or changed.
+        DamagedBundleError: a file is missing, damaged, changed or not a bundle's, or the manifest contradicts itself.
         BundleError: no bundle, or a newer schema.
     """
-    manifest_path = path / MANIFEST_NAME
-    if not manifest_path.is_file():
+    if not os.path.lexists(path / MANIFEST_NAME):
         raise BundleError(f"{path} is no bundle: it has no {MANIFEST_NAME}; make one with: sr-deploy export CHECKPOINT")
-    manifest = read_record(manifest_path, Manifest)
-    for record in (manifest.reference, *manifest.graphs):
+    manifest = read_record(find_inside(path, MANIFEST_NAME, DamagedBundleError), Manifest)
+    for record in manifest.files:
         _check_file(path, record)
-    for found in (manifest.int8.report, manifest.int8.picture) if manifest.int8 is not None else ():
-        if found is not None:
-            _check_file(path, found)
+    for graph in manifest.graphs:
+        if keeps_weights_outside(path / graph.file):
+            raise DamagedBundleError(
+                f"{path / graph.file} keeps weights in another file, which no hash covers; a bundle's graph holds them "
+                "itself: make the bundle again with sr-deploy export"
+            )
     return Bundle(path, manifest)
 
 
@@ -221,7 +250,8 @@ def find_newest_bundle(folder: Path) -> Path:
     found: list[tuple[str, Path]] = []
     for manifest in folder.glob(f"*/{MANIFEST_NAME}"):
         try:
-            found.append((read_record(manifest, Manifest).created_at, manifest.parent))
+            place = find_inside(manifest.parent, MANIFEST_NAME, DamagedBundleError)
+            found.append((read_record(place, Manifest).created_at, manifest.parent))
         except BundleError:
             continue  # a damaged one is reported when it is opened by name, and is never the newest
     if not found:
@@ -240,12 +270,16 @@ def utc_now() -> str:
 
 
 def _check_file(folder: Path, record: FileRecord) -> None:
-    path = folder / record.file
-    if not path.is_file():
+    path = find_inside(folder, record.file, DamagedBundleError)
+    if not is_regular(path):
+        state = "no plain file" if os.path.lexists(path) else "missing"
         raise DamagedBundleError(
-            f"{folder} is incomplete: {record.file} is missing; make the bundle again with sr-deploy export"
+            f"{folder} is incomplete: {record.file} is {state}; make the bundle again with sr-deploy export"
         )
-    seen = sha256_of(path)
+    try:
+        seen = sha256_of(path)
+    except OSError as error:
+        raise DamagedBundleError(f"{path} cannot be read: {error.strerror or error}") from error
     if seen != record.sha256:
         raise DamagedBundleError(
             f"{path} was changed after it was recorded (sha256 {seen[:12]}..., recorded {record.sha256[:12]}...); "
@@ -260,13 +294,12 @@ def read_record(path: Path, model: type[RecordModel]) -> RecordModel:
         DamagedBundleError: damaged.
         BundleError: written by a newer sr-deploy.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DamagedBundleError(f"{path} is damaged: {error}") from error
+    document = read_json(path, DamagedBundleError)
     version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > 1:
+        raise BundleError(f"{path} has schema version {version}; this sr-deploy reads version 1")
     if version != 1:
-        raise BundleError(f"{path} has schema version {version!r}; this sr-deploy reads version 1")
+        raise DamagedBundleError(f"{path} is damaged: it says no schema version; this sr-deploy reads version 1")
     try:
         return model.model_validate(document)
     except ValidationError as error:

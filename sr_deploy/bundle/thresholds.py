@@ -17,12 +17,12 @@ class Thresholds(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    psnr_db: float | None = Field(default=None, gt=0)
+    psnr_db: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """PSNR of outputs clamped to [0, 1], peak 1.0, in dB; at least this."""
-    max_abs: float | None = Field(default=None, gt=0)
+    max_abs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Greatest absolute difference of unclamped outputs, in units of the [0, 1] range; at most this."""
 
-    max_drop_db: float | None = Field(default=None, ge=0)
+    max_drop_db: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """What the graph may lose against ground truth, in dB of PSNR, in the drift ledger's photographs together."""
 
     def met_by(self, comparison: Comparison) -> bool:

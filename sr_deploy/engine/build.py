@@ -16,7 +16,7 @@ from typing import IO
 
 from sr_deploy import trt
 from sr_deploy.bundle import EngineRecord, FileRecord, utc_now
-from sr_deploy.bundle.store import ENGINES_FOLDER
+from sr_deploy.bundle.records import ENGINES_FOLDER
 from sr_deploy.engine.explain import explain_failure, find_oversized_profile
 from sr_deploy.engine.options import check_options
 from sr_deploy.engine.precision import judge_layers, list_work, share_multiply_adds

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.errors import GraphError
 from sr_deploy.files import require_file
+from sr_deploy.graph.external import check_external
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
@@ -18,11 +19,12 @@ _VALUE_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "uint64_d
 
 
 def load_model(path: Path) -> ModelProto:
-    """Read an ONNX file; weights in files beside it are not read.
+    """Read an ONNX file; weights in files beside it are not read, but it is seen to that they would lie there.
 
     Raises:
         InputError: no such file.
         GraphError: no ONNX file, or a damaged one.
+        UnsafePathError: it would read weights from outside its folder.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -34,6 +36,7 @@ def load_model(path: Path) -> ModelProto:
         raise GraphError(f"{path} is no ONNX file, or a damaged one ({error}); export or download it again") from error
     if not model.graph.node or not model.opset_import:
         raise GraphError(f"{path} is no ONNX file, or a damaged one (it has no nodes); export or download it again")
+    check_external(path, model)
     return model
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Bundle, Certificate
 from sr_deploy.bundle.store import CERTIFICATE_NAME, read_record
 from sr_deploy.deps import installed_version
-from sr_deploy.errors import BundleError
+from sr_deploy.errors import BundleError, DamagedBundleError
 from sr_deploy.measure.machine import Machine, describe_machine
 from sr_deploy.model import Model
 from sr_deploy.runners.choose import MODULES, why_not_runnable
 from sr_deploy.shipped import is_shipped
+from sr_deploy.untrusted import find_inside
 
 _FULL = (BackendChoice("openvino"), BackendChoice("onnxruntime"), BackendChoice("torch"))
 # Not among them: FP16, which CPUs compute in FP32 or slowly, and onnxruntime:bf16, which rounds FP32 results.
@@ -59,8 +62,8 @@ def _judge_reduced(model: Model) -> dict[BackendChoice, str | None]:
         return {}
     try:
         # Not `Bundle.certificate`: it hashes each file again, which opening the bundle has just done.
-        path = bundle.path / CERTIFICATE_NAME
-        certificate = read_record(path, Certificate) if path.exists() else Certificate()
+        path = find_inside(bundle.path, CERTIFICATE_NAME, DamagedBundleError)
+        certificate = read_record(path, Certificate) if os.path.lexists(path) else Certificate()
     except BundleError as error:
         return dict.fromkeys(asked, str(error))
     machine = describe_machine()

@@ -10,6 +10,7 @@ from typing import Literal
 
 from sr_deploy.config import find_config, read_toml
 from sr_deploy.errors import RecipeError
+from sr_deploy.files import require_file
 from sr_deploy.train.recipe import Recipe, find_differences, load_recipe, read_run_recipe
 from sr_deploy.train.run import (
     MANIFEST_NAME,
@@ -19,6 +20,7 @@ from sr_deploy.train.run import (
     free_run_folder,
     read_manifest,
 )
+from sr_deploy.untrusted import find_inside
 
 # What says which stage this is, so never meant for the stages before it.
 _OWN_KEYS = ("name", "description", "init_from")
@@ -76,12 +78,20 @@ def _follow_back(name: str, *, alone: bool) -> list[Path]:
     """Files of the recipes from the first stage to `name`."""
     files = [find_config("train", name)]
     while not alone and (before := read_toml(files[0]).get("init_from")) is not None:
-        beside = files[0].parent / str(before)
-        found = find_config("train", str(beside) if str(before).endswith(".toml") else str(before))
+        found = _find_stage_before(files[0], str(before))
         if found in files:
             raise RecipeError(f"{files[0]}: init_from = {before!r} leads back to itself; stages cannot go in a circle")
         files.insert(0, found)
     return files
+
+
+def _find_stage_before(file: Path, name: str) -> Path:
+    """The file that `init_from` means: a shipped recipe, or a TOML file in the folder of the one that names it."""
+    if name.endswith(".toml"):
+        return require_file(find_inside(file.parent, name, RecipeError), "a TOML file")
+    if "/" in name:
+        raise RecipeError(f"{file}: init_from = {name!r} is no recipe's name and no .toml file beside this one")
+    return find_config("train", name)
 
 
 def _check_stage_names(overrides: Sequence[str], names: Sequence[str]) -> None:

@@ -6,16 +6,18 @@ runs/<name>/run.json  recipe.toml  metrics.jsonl  previews/  tensorboard/  check
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sr_deploy.errors import InputError, OutputError, TrainingError
 from sr_deploy.files import make_folder, write_text
 from sr_deploy.measure.machine import Machine
+from sr_deploy.untrusted import find_inside, read_json
 
 MANIFEST_NAME = "run.json"
 RECIPE_NAME = "recipe.toml"
@@ -23,7 +25,10 @@ METRICS_NAME = "metrics.jsonl"
 CHECKPOINTS_NAME = "checkpoints"
 SCHEMA_VERSION = 1
 
-_CHECKPOINT = re.compile(r"step-(\d{6,})")
+_CHECKPOINT = re.compile(r"step-(\d{6,18})")
+
+CheckpointName = Annotated[str, Field(pattern=rf"^{CHECKPOINTS_NAME}/step-\d{{6,18}}$")]
+"""A checkpoint's folder below the run's."""
 
 
 class _Record(BaseModel):
@@ -116,7 +121,7 @@ class RunManifest(_Record):
     """Steps left out because a loss or gradient was no number."""
     processes: int = 1
     """That trained last, side by side."""
-    checkpoints: tuple[str, ...] = ()
+    checkpoints: tuple[CheckpointName, ...] = ()
     """Folders below the run's, oldest first."""
     best_validation: ValidationResult | None = None
     """The one with the highest mean luma PSNR."""
@@ -140,15 +145,14 @@ def read_manifest(run: Path) -> RunManifest:
     """Read `run.json` of a run folder.
 
     Raises:
-        InputError: no run there, or a manifest of another schema.
+        InputError: no run there, or a damaged manifest, or one of another schema.
     """
-    path = run / MANIFEST_NAME
+    path = find_inside(run, MANIFEST_NAME)
+    if not os.path.lexists(path):
+        raise InputError(f"{run} is no run: it has no {MANIFEST_NAME}; start one with: sr-deploy train")
+    document = read_json(path)
     try:
-        return RunManifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{run} is no run: it has no {MANIFEST_NAME}; start one with: sr-deploy train") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        return RunManifest.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole file"

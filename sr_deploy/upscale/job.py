@@ -11,12 +11,15 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from sr_deploy.errors import InputError, OutputError
+from pydantic import TypeAdapter
+
+from sr_deploy.errors import InputError, OutputError, UnsafePathError
 from sr_deploy.files import output_error, remove_partial_files, sha256_of, write_text
+from sr_deploy.untrusted import check_relative, find_inside, open_for_appending, open_regular, parse_json
 
 RECORD_NAME = ".sr-deploy-upscale.jsonl"
 """Name of the record in the folder of the results."""
@@ -107,7 +110,7 @@ class JobRecord:
     def _append(self, entry: Entry) -> None:
         path = self._folder / RECORD_NAME
         try:
-            with self._lock, path.open("a", encoding="utf-8") as stream:
+            with self._lock, open_for_appending(path) as stream:
                 self._entries[entry.target] = entry
                 stream.write(json.dumps(asdict(entry)) + "\n")
         except OSError as error:
@@ -127,18 +130,25 @@ def open_record(folder: Path) -> Iterator[JobRecord]:
     path = folder / RECORD_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / f"{RECORD_NAME}.lock").open("a")
+        lock = open_for_appending(folder / f"{RECORD_NAME}.lock")
     except OSError as error:
         raise output_error(folder, error) from error
     with lock:
         lock_alone(lock.fileno(), folder)
         entries = _read_entries(path)
-        for place in {folder, *((folder / target).parent for target in entries)}:  # only where jobs of ours wrote
-            remove_partial_files(place)
+        _clean(folder, entries)
         # Written anew: one line for each result, and no line cut short in the middle.
         lines = [json.dumps({"version": _VERSION}), *(json.dumps(asdict(entry)) for entry in entries.values())]
         write_text(path, "\n".join(lines) + "\n")
         yield JobRecord(folder, entries)
+
+
+def _clean(folder: Path, targets: Iterable[str]) -> None:
+    """Remove what a killed job left half-written, only where jobs of ours wrote."""
+    remove_partial_files(folder)
+    for place in {PurePosixPath(target).parent for target in targets} - {PurePosixPath()}:
+        with contextlib.suppress(UnsafePathError):  # what lies behind a link that leads out is not ours to clean
+            remove_partial_files(find_inside(folder, str(place)))
 
 
 def stamp_of(path: Path) -> Stamp | None:
@@ -152,7 +162,8 @@ def stamp_of(path: Path) -> Stamp | None:
 
 def _read_entries(path: Path) -> dict[str, Entry]:
     try:
-        lines = path.read_bytes().split(b"\n")
+        with open_regular(path) as stream:
+            lines = stream.read().split(b"\n")
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -160,15 +171,14 @@ def _read_entries(path: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for line in lines:
         try:
-            document = json.loads(line)
-            if "version" in document:
+            document = parse_json(line, any_text=True)
+            if isinstance(document, dict) and "version" in document:
                 _require_version(path, document["version"])
                 continue
-            for key in ("source_stamp", "target_stamp"):
-                document[key] = None if document[key] is None else Stamp(**document[key])
-            entry = Entry(**document)
-        except (ValueError, TypeError, KeyError):
-            continue  # cut short by a kill: that result is done again
+            entry = TypeAdapter(Entry).validate_python(document)
+            check_relative(entry.target)
+        except ValueError:
+            continue  # cut short by a kill, or nobody's: that result is done again
         entries[entry.target] = entry
     return entries
 

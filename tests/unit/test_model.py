@@ -29,10 +29,10 @@ def save(path, spec=COMPACT, seed=0):
 
 def add_engine(bundle, graph_sha256=None, content=b"engine"):
     (bundle.path / "engines").mkdir(exist_ok=True)
-    engine = bundle.path / "engines" / "k1.engine"
+    engine = bundle.path / "engines" / "0123456789abcdef.engine"
     engine.write_bytes(content)
     record = EngineRecord(
-        key="k1",
+        key="0123456789abcdef",
         graph_sha256=graph_sha256 or bundle.manifest.graphs[0].sha256,
         precision="fp32",
         backend="tensorrt-rtx",
@@ -40,7 +40,7 @@ def add_engine(bundle, graph_sha256=None, content=b"engine"):
         target="sm86",
         profiles=bundle.manifest.profiles,
         flags={},
-        engine=FileRecord(file="engines/k1.engine", sha256=sha256_of(engine)),
+        engine=FileRecord(file="engines/0123456789abcdef.engine", sha256=sha256_of(engine)),
         layer_precisions={"FLOAT": 3},
         inspected="not inspected: no GPU",
         build_seconds=1.0,
@@ -182,10 +182,10 @@ def test_engine_that_cannot_be_trusted(tmp_path, make_bundle):
     with pytest.raises(BundleError, match="was changed after it was built"):
         open_model(engine)
     engine.with_suffix(".json").write_text("{")
-    with pytest.raises(BundleError, match=r"k1\.json is damaged"):
+    with pytest.raises(BundleError, match=r"0123456789abcdef\.json is damaged"):
         open_model(engine)
     engine.with_suffix(".json").unlink()
-    with pytest.raises(BundleError, match=r"stands alone: .* with its record k1\.json beside it"):
+    with pytest.raises(BundleError, match=r"stands alone: .* with its record 0123456789abcdef\.json beside it"):
         open_model(engine)
 
 

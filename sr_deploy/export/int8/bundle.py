@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from sr_deploy.bundle import Int8Record, record_file
-from sr_deploy.errors import BundleError
+from sr_deploy.bundle.store import read_record
+from sr_deploy.errors import DamagedBundleError, GraphError
 from sr_deploy.export.int8.equalise import apply_factors
 from sr_deploy.export.int8.make import make_int8_graph
 from sr_deploy.export.int8.options import Int8Options
@@ -56,13 +55,24 @@ def load_quantised_source(fp32_path: Path, report_path: Path) -> onnx.ModelProto
 
     Raises:
         GraphError: a damaged graph.
-        BundleError: a damaged report.
+        DamagedBundleError: a damaged report, or one of another network.
     """
+    report = read_record(report_path, Int8Report)
+    model = load_model(fp32_path)
+    nodes = {node.name for node in model.graph.node}
+    tensors = {name for node in model.graph.node for name in node.output}
+    named = [("layer", layer.name, nodes) for layer in report.layers]
+    named += [("layer", name, nodes) for name in report.shifts]
+    named += [("feature map", name, tensors) for name in report.equalised]
+    for kind, name, known in named:
+        if name not in known:
+            raise DamagedBundleError(
+                f"{report_path} is of another network: {fp32_path.name} has no {kind} {name!r}; export the bundle again"
+            )
     try:
-        report = Int8Report.model_validate_json(report_path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BundleError(f"{report_path} is damaged; export the bundle again") from error
-    return apply_factors(load_model(fp32_path), report.equalised)
+        return apply_factors(model, report.equalised)
+    except GraphError as error:
+        raise DamagedBundleError(f"{report_path} is of another network: {error}; export the bundle again") from error
 
 
 def write_int8_graph(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.errors import GraphError
 from sr_deploy.export.int8.calibration import Inputs, copy_model
 from sr_deploy.export.int8.execute import Engine, open_graph
 from sr_deploy.export.int8.placement import Placement
@@ -104,6 +105,9 @@ def apply_factors(model: onnx.ModelProto, factors: Mapping[str, Sequence[float]]
     """A copy of an FP32 graph with these feature maps divided, and what reads them multiplied: the same function.
 
     Feature maps that are not between two such convolutions are left as they are.
+
+    Raises:
+        GraphError: a feature map has another number of channels, or a factor is not positive.
     """
     equal = copy_model(model)
     tensors = {tensor.name: tensor for tensor in equal.graph.initializer}
@@ -112,6 +116,9 @@ def apply_factors(model: onnx.ModelProto, factors: Mapping[str, Sequence[float]]
         if values is None:
             continue
         factor = np.asarray(values, np.float32)
+        channels = tensors[link.after.input[1]].dims[1]
+        if factor.shape != (channels,) or not ((factor > 0) & np.isfinite(factor)).all():
+            raise GraphError(f"the factors of {link.data!r} are not {channels} positive numbers, one for each channel")
         _multiply(tensors[link.before.input[1]], np.reciprocal(factor).reshape(-1, 1, 1, 1))
         if len(link.before.input) > 2 and link.before.input[2]:
             _multiply(tensors[link.before.input[2]], np.reciprocal(factor))

@@ -45,7 +45,8 @@ def make_int8_graph(
         tell: told what is being done, one line each.
 
     Raises:
-        VerificationError: the budget cannot be met; the message has the figures, and nothing is written.
+        VerificationError: the budget cannot be met; the message has the figures, and nothing is written. Or, with
+            `force`, what comes out is not finite.
         InputError: no photographs, or all too small.
         GraphError: nothing in the graph may be quantised.
         OutputError: a file cannot be written.
@@ -64,6 +65,10 @@ def make_int8_graph(
     if written is None and not force:
         raise VerificationError(explain_refusal(result, options))
     chosen, loss = written or (result.points[0], write_point(work, result.points[0], layers, judge))
+    if not np.isfinite(loss.drop_db):
+        raise VerificationError(
+            f"{fp32_path.name} in INT8 gives values that are not finite; --force keeps no such graph"
+        )
     report = Int8Report(
         passed=written is not None,
         forced=written is None,

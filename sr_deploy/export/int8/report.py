@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt
 
+from sr_deploy.bundle.records import Share
 from sr_deploy.deps import is_installed, require
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.files import replacing_file
@@ -25,9 +26,9 @@ class _Record(BaseModel):
 class CurvePoint(_Record):
     """One combination of INT8 and float layers that was measured during the search."""
 
-    share: float
+    share: Share
     """Share of the multiply-adds in INT8, 0 to 1."""
-    left_out: int
+    left_out: NonNegativeInt
     """Layers that could be INT8 and stay float."""
     drop_db: float
     """PSNR on luma against ground truth lost to FP32, in dB, mean over held-out crops."""
@@ -50,7 +51,7 @@ class LayerReport(_Record):
     """What it computes in."""
     why: str
     """Why it is float; empty for INT8."""
-    share: float | None = None
+    share: Share | None = None
     """Of the multiply-adds, 0 to 1; None where a rule keeps it float."""
     error: float | None = None
     """Mean squared error against FP32 with this layer alone in INT8; None where a rule keeps it float."""
@@ -65,15 +66,15 @@ class Int8Report(_Record):
     """Whether the graph that was written is within the budget."""
     forced: bool
     """Whether it was kept although it is not."""
-    share: float
+    share: Share
     """Share of the multiply-adds in INT8, 0 to 1."""
-    drop_db: float
+    drop_db: FiniteFloat
     """Of the graph that was written, as in the curve."""
-    max_abs: float
+    max_abs: FiniteFloat
     """Of the graph that was written, as in the curve."""
-    psnr_fp32_db: float
+    psnr_fp32_db: FiniteFloat
     """Of the graph that was written, as in the curve."""
-    fp32_psnr_db: float
+    fp32_psnr_db: FiniteFloat
     """What FP32 reaches against ground truth on the held-out crops, in dB."""
     options: Int8Options
     """What was asked for."""
@@ -81,11 +82,11 @@ class Int8Report(_Record):
     """Where crops came from: the name of the folder, and how many photographs."""
     measured_with: str
     """What ran the graphs, with its version."""
-    equalised: dict[str, tuple[float, ...]]
+    equalised: dict[str, tuple[FiniteFloat, ...]]
     """What each channel of a feature map is divided by and the weights that read it multiplied with."""
-    shifts: dict[str, tuple[float, ...]]
+    shifts: dict[str, tuple[FiniteFloat, ...]]
     """What was added to the bias of each convolution in INT8, by node; empty where biases stay as they are."""
-    corrections: dict[str, tuple[float, float]]
+    corrections: dict[str, tuple[FiniteFloat, FiniteFloat]]
     """With everything in INT8, dB lost against ground truth and PSNR against FP32 on calibration crops: with biases as
     they are (`off`) and corrected (`on`); empty where only one was looked at."""
     layers: tuple[LayerReport, ...]

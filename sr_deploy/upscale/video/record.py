@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from sr_deploy.deps import installed_version
-from sr_deploy.errors import OutputError
+from sr_deploy.errors import InputError, OutputError
 from sr_deploy.files import make_folder, output_error, sha256_of, write_text
 from sr_deploy.runners.protocol import RunnerSpec
+from sr_deploy.untrusted import is_regular, open_for_appending, read_json, refuse_link
 from sr_deploy.upscale.batch import describe_batch
 from sr_deploy.upscale.job import lock_alone
 from sr_deploy.upscale.plan import Cut
@@ -60,18 +64,19 @@ def open_work_folder(target: Path, job: str) -> Iterator[Path]:
 
     Raises:
         InputError: another process works on this result.
+        UnsafePathError: the folder is a link.
         OutputError: it cannot be written.
     """
-    folder = make_folder(find_work_folder(target))
+    folder = make_folder(refuse_link(find_work_folder(target)))
     try:
-        lock = (folder / _LOCK).open("a")
+        lock = open_for_appending(folder / _LOCK)
     except OSError as error:
         raise output_error(folder, error) from error
     with lock:
         lock_alone(lock.fileno(), target)
         try:
             record = folder / _RECORD
-            if not record.is_file() or record.read_text(encoding="utf-8") != job:
+            if not is_regular(record) or record.read_bytes() != job.encode():
                 _empty(folder)
                 write_text(record, job)
             yield folder
@@ -90,9 +95,18 @@ def _empty(folder: Path) -> None:
 
 
 def read_cut(folder: Path) -> Cut | None:
-    """How the frames of the segments in that folder were cut; None: there are none yet."""
+    """How the frames of the segments in that folder were cut; None: there are none yet.
+
+    Raises:
+        InputError: the file that says it is damaged.
+    """
     path = folder / _CUT
-    return Cut(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    if not os.path.lexists(path):
+        return None
+    try:
+        return TypeAdapter(Cut).validate_python(read_json(path))
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged; remove its folder and run the command again") from error
 
 
 def write_cut(folder: Path, cut: Cut) -> None:

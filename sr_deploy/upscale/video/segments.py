@@ -13,11 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from sr_deploy.deps import require
-from sr_deploy.errors import OutputError, VideoError
+from sr_deploy.errors import InputError, OutputError, VideoError
 from sr_deploy.files import output_error, write_text
+from sr_deploy.untrusted import is_regular, open_regular, read_json
 from sr_deploy.upscale.video.encoders import EncoderPlan, make_encoder
 
 if TYPE_CHECKING:
@@ -30,9 +33,9 @@ class Segment:
 
     path: Path
     """Its packets."""
-    times: tuple[int, ...]
+    times: tuple[Annotated[int, Field(ge=-(2**63), lt=2**63)], ...]
     """Of its frames in the order of the packets, in units of the time base."""
-    sizes: tuple[int, ...]
+    sizes: tuple[NonNegativeInt, ...]
     """Of its packets, in bytes."""
     keys: tuple[bool, ...]
     """Whether a player can begin at a packet."""
@@ -52,7 +55,7 @@ class Segment:
         try:
             if self.path.stat().st_size != sum(self.sizes):
                 raise OutputError(f"{self.path} was changed; remove its folder and run the command again")
-            with self.path.open("rb") as stream:
+            with open_regular(self.path) as stream:
                 for size in self.sizes:
                     yield stream.read(size)
         except OSError as error:
@@ -138,7 +141,8 @@ class _SegmentWriter:
         self._duplicates = 0
         self._check: int | None = None
         try:
-            self._stream = path.open("wb")
+            path.unlink(missing_ok=True)  # a link there would lead the writing elsewhere
+            self._stream = path.open("xb")
         except OSError as error:
             raise output_error(path, error) from error
 
@@ -162,7 +166,7 @@ class _SegmentWriter:
         extradata = (self._encoder.extradata or b"").hex()
         document = {**lists, "extradata": extradata, "duplicates": self._duplicates, "check": self._check}
         write_text(self._path.with_suffix(".json"), json.dumps(document))
-        return _to_segment(self._path, document)
+        return _read_segment(self._path)
 
     def close(self) -> None:
         self._stream.close()
@@ -198,22 +202,18 @@ def _read_segments(folder: Path) -> list[Segment]:
     while True:
         path = _segment_path(folder, len(segments))
         try:
-            segment = _to_segment(path, json.loads(path.with_suffix(".json").read_bytes()))
-            whole = path.stat().st_size == sum(segment.sizes)
-        except (OSError, ValueError, TypeError, KeyError):
+            segments.append(_read_segment(path))
+        except (InputError, OSError, ValueError):
             return segments
-        if not whole:
-            return segments
-        segments.append(segment)
 
 
-def _to_segment(path: Path, document: dict[str, Any]) -> Segment:
-    return Segment(
-        path=path,
-        times=tuple(document["times"]),
-        sizes=tuple(document["sizes"]),
-        keys=tuple(document["keys"]),
-        extradata=document["extradata"],
-        duplicates=document["duplicates"],
-        check=document.get("check"),
-    )
+def _read_segment(path: Path) -> Segment:
+    """A finished segment; whatever is raised, it is not one, and is encoded again."""
+    document = read_json(path.with_suffix(".json"))
+    if not isinstance(document, dict) or not is_regular(path):
+        raise ValueError("no segment")
+    segment = TypeAdapter(Segment).validate_python({**document, "path": path})
+    if not len(segment.times) == len(segment.sizes) == len(segment.keys) or path.stat().st_size != sum(segment.sizes):
+        raise ValueError("no whole segment")
+    bytes.fromhex(segment.extradata)
+    return segment

@@ -25,7 +25,7 @@ def test_a_cache_is_written_whole_and_read_back(bundle):
 
 def test_an_engine_takes_its_kernels_with_it(bundle):
     record = EngineRecord(
-        key="k",
+        key="0123456789abcdef",
         graph_sha256=bundle.manifest.graphs[0].sha256,
         precision="fp32",
         backend="tensorrt-rtx",
@@ -33,7 +33,7 @@ def test_an_engine_takes_its_kernels_with_it(bundle):
         target="sm89",
         profiles=(parse_profile("tile=1x8x8,1x16x16,1x32x32"),),
         flags={},
-        engine=FileRecord(file="engines/k.engine", sha256="0" * 64),
+        engine=FileRecord(file="engines/0123456789abcdef.engine", sha256="0" * 64),
         layer_precisions={},
         inspected="",
         build_seconds=1.0,

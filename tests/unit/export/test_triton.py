@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import shutil
 from pathlib import Path
@@ -41,7 +42,7 @@ def read(schema):
 
 def add_engine(bundle: Bundle, backend: str, content: bytes, built_at: str, **changes) -> None:
     """An engine's record and a file in its place: what Triton is given is copied, never opened."""
-    key = f"{backend}-{built_at}"
+    key = hashlib.sha256(f"{backend}-{built_at}".encode()).hexdigest()[:16]
     fields = {
         "key": key,
         "graph_sha256": bundle.manifest.graph("fp16").sha256,

@@ -21,7 +21,7 @@ SEARCH = EngineSearch(
 
 def make_record(**changes):
     fields = {
-        "key": "k",
+        "key": "0123456789abcdef",
         "graph_sha256": "a" * 64,
         "precision": "fp16",
         "backend": "tensorrt-rtx",
@@ -29,7 +29,7 @@ def make_record(**changes):
         "target": "sm86+sm89",
         "profiles": (parse_profile("tile=1x8x8,1x16x16,1x32x32"),),
         "flags": {},
-        "engine": FileRecord(file="engines/k.engine", sha256="b" * 64),
+        "engine": FileRecord(file="engines/0123456789abcdef.engine", sha256="b" * 64),
         "layer_precisions": {},
         "inspected": "",
         "build_seconds": 1.0,
@@ -39,9 +39,9 @@ def make_record(**changes):
 
 
 def test_the_newest_engine_that_fits_is_taken():
-    old, new = make_record(key="old"), make_record(key="new", built_at="2026-02-01")
-    stale = make_record(key="stale", built_at="2026-03-01", backend_version="1.6")
-    assert find_engine([new, stale, old], SEARCH).key == "new"
+    old, new = make_record(), make_record(built_at="2026-02-01")
+    stale = make_record(built_at="2026-03-01", backend_version="1.6")
+    assert find_engine([new, stale, old], SEARCH) is new
     by_name = make_record(target="NVIDIA GeForce RTX 4090")
     assert find_engine([by_name], SEARCH) == by_name
 

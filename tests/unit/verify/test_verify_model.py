@@ -215,7 +215,7 @@ def test_engines_that_cannot_run_here_are_listed_with_the_reason(make_bundle, tm
     content = b"an engine"
     (tmp_path / "engine").write_bytes(content)
     record = EngineRecord(
-        key="k1",
+        key="0123456789abcdef",
         graph_sha256=bundle.manifest.graphs[0].sha256,
         precision="fp32",
         backend="tensorrt-rtx",
@@ -223,7 +223,7 @@ def test_engines_that_cannot_run_here_are_listed_with_the_reason(make_bundle, tm
         target="sm86",
         profiles=(parse_profile("tile=1x8x8,1x16x16,1x32x32"),),
         flags={},
-        engine=FileRecord(file="engines/k1.engine", sha256=sha256_of(tmp_path / "engine")),
+        engine=FileRecord(file="engines/0123456789abcdef.engine", sha256=sha256_of(tmp_path / "engine")),
         layer_precisions={},
         inspected="not inspected",
         build_seconds=1.0,
@@ -232,12 +232,12 @@ def test_engines_that_cannot_run_here_are_listed_with_the_reason(make_bundle, tm
     bundle.add_engine(record, content)
     model = open_model(bundle.path)
     (missing,) = list_not_run(model)
-    assert missing.what == "tensorrt-rtx:fp32 engines/k1.engine (sm86)"
+    assert missing.what == "tensorrt-rtx:fp32 engines/0123456789abcdef.engine (sm86)"
     assert "needs an NVIDIA GPU, and this machine shows none" in missing.reason
     assert list_not_run(model, [BackendChoice("openvino", "fp32")]) == []
     assert all("tensorrt" not in entry.backend for entry in verify_model(model).entries)
     with pytest.raises(InputError, match="holds neither PyTorch weights nor an ONNX graph"):
-        verify_model(bundle.path / "engines" / "k1.engine")
+        verify_model(bundle.path / "engines" / "0123456789abcdef.engine")
 
 
 def test_a_certificate_that_no_longer_holds_fails_once_and_gives_way(make_bundle, tmp_path):

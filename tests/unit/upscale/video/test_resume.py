@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_deploy.errors import BackendError, InputError, OutputError
+from sr_deploy.errors import BackendError, InputError, OutputError, UnsafePathError
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.video.encoders import VideoSettings
 from sr_deploy.upscale.video.job import upscale_video
@@ -55,6 +55,26 @@ def test_resumed_jobs_give_what_an_unbroken_one_gives(source, packets_of, runner
     assert result.frames == FRAMES
     assert content_of(broken, packets_of) == content_of(unbroken, packets_of)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.mkv", "in.mkv", "unbroken.mkv"]
+
+
+def test_a_link_in_place_of_the_segments_or_one_of_them_is_not_followed(source, runner, upscaler, tmp_path):
+    target, victim = tmp_path / "out.mkv", tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_text("precious")
+    folder = find_work_folder(target)
+    folder.symlink_to(victim)
+    with pytest.raises(UnsafePathError, match=r"\.out\.mkv\.sr-deploy is a link; put a folder there"):
+        upscale_video(upscaler, source, target, SETTINGS)
+    folder.unlink()
+    runner.at_call = break_at(9)
+    with pytest.raises(BreakdownError):
+        upscale_video(upscaler, source, target, SETTINGS)
+    runner.at_call = lambda number: None
+    segment = folder / "segment-000001.packets"
+    segment.unlink(missing_ok=True)
+    segment.symlink_to(victim / "precious")
+    assert upscale_video(upscaler, source, target, SETTINGS).resumed == 5
+    assert [(path.name, path.read_text()) for path in victim.iterdir()] == [("precious", "precious")]
 
 
 def test_a_wish_to_stop_ends_between_frames(source, packets_of, runner, upscaler, tmp_path):
@@ -148,17 +168,20 @@ def test_a_failing_backend_leaves_no_file_and_keeps_segments(source, runner, ups
     assert upscale_video(upscaler, source, tmp_path / "out.mkv", SETTINGS).resumed == 10
 
 
-def test_a_full_disk_is_one_line_and_keeps_segments(source, runner, upscaler, tmp_path):
+def test_a_full_disk_is_one_line_and_keeps_segments(source, runner, upscaler, tmp_path, monkeypatch):
     target = tmp_path / "out.mkv"
     runner.at_call = break_at(9)
     with pytest.raises(BreakdownError):
         upscale_video(upscaler, source, target, SETTINGS)
     runner.at_call = lambda number: None
-    segment = find_work_folder(target) / "segment-000001.packets"
-    segment.unlink(missing_ok=True)
-    segment.symlink_to("/dev/full")
-    with pytest.raises(OutputError, match=r"segment-000001.packets: the disk is full; free some space"):
-        upscale_video(upscaler, source, target, SETTINGS)
+    segment, real_open = find_work_folder(target) / "segment-000001.packets", Path.open
+
+    def open_full(path, *how, **more):
+        return real_open(Path("/dev/full"), "wb") if path == segment else real_open(path, *how, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_full)
+        with pytest.raises(OutputError, match=r"segment-000001.packets: the disk is full; free some space"):
+            upscale_video(upscaler, source, target, SETTINGS)
     assert not target.exists()
-    segment.unlink()
     assert upscale_video(upscaler, source, target, SETTINGS).resumed == 5
