@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sr_deploy.bench.run import bench_model as bench
+    from sr_deploy.certification import build_and_record as build
     from sr_deploy.certification import verify_model as verify
     from sr_deploy.deploy import export_bundle as export
-    from sr_deploy.engine.bundle import build_engines as build
     from sr_deploy.evaluation import evaluate_model as evaluate
     from sr_deploy.model import open_model as load
     from sr_deploy.train.interpolate import interpolate_models as interpolate
@@ -55,7 +55,7 @@ class _LazyName:
 
 class _Package(ModuleType):
     bench = _LazyName("sr_deploy.bench.run", "bench_model")
-    build = _LazyName("sr_deploy.engine.bundle", "build_engines")
+    build = _LazyName("sr_deploy.certification", "build_and_record")
     evaluate = _LazyName("sr_deploy.evaluation", "evaluate_model")
     export = _LazyName("sr_deploy.deploy", "export_bundle")
     interpolate = _LazyName("sr_deploy.train.interpolate", "interpolate_models")

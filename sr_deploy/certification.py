@@ -6,21 +6,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sr_deploy.backends import BackendChoice, Precision
-from sr_deploy.bundle import Bundle, Certificate, CertificateEntry, Check, FileRecord, Ledger, Thresholds, utc_now
+from sr_deploy.bundle import (
+    Bundle,
+    Certificate,
+    CertificateEntry,
+    Check,
+    EngineBackend,
+    EngineOptions,
+    Ledger,
+    NotRun,
+    Profile,
+    Thresholds,
+    open_bundle,
+    utc_now,
+)
 from sr_deploy.bundle.store import PAGE_NAME
+from sr_deploy.bundle.verdict import Judgement, Verdict
 from sr_deploy.drift import Tell, measure_ledgers
-from sr_deploy.errors import BundleError
+from sr_deploy.engine.build import OnProgress
+from sr_deploy.engine.bundle import BuildResult, build_engines
+from sr_deploy.errors import InputError
 from sr_deploy.model import Model, open_model
 from sr_deploy.shipped import is_shipped
 from sr_deploy.verify.audit import audit_graph, load_reference
 from sr_deploy.verify.deep import audit_fp32_graph, audit_fp32_weights
-from sr_deploy.verify.integrity import check_certificate, check_engines, check_graph_precision
-from sr_deploy.verify.model import NotRun, list_not_run, verify_backends
-from sr_deploy.verify.page.render import PageContent, write_page
+from sr_deploy.verify.integrity import check_engines, check_graph_precision
+from sr_deploy.verify.judging import Found, accept_findings, judge_bundle, judge_found, record_verdict
+from sr_deploy.verify.model import list_not_run, verify_backends
+from sr_deploy.verify.page.content import describe_page
+from sr_deploy.verify.page.render import write_page
+from sr_deploy.verify.source import check_source
+from sr_deploy.verify.standing import read_standing
 from sr_deploy.verify.worst import Crop
 
 
@@ -30,31 +50,58 @@ class Verification:
 
     model: Model
     """What was verified."""
-    entries: tuple[CertificateEntry, ...]
-    """One for each artefact and backend that ran."""
-    checks: tuple[Check, ...] = ()
-    """What was found in the files of a bundle."""
-    ledgers: tuple[Ledger, ...] = ()
-    """One for each chain that was measured."""
+    found: Found
+    """What this run measured and checked."""
+    certificate: Certificate
+    """That, and what stood in the bundle's certificate besides: measurements of other machines, findings that were not
+    found to be gone."""
+    judgement: Judgement
+    """What the certificate comes to; only what ran now counts as having run."""
     crops: tuple[Crop, ...] = ()
     """The worst places, cut out."""
-    not_run: tuple[NotRun, ...] = ()
-    """What this machine could not run, and why."""
     written: tuple[Path, ...] = ()
     """A bundle's certificate.json and certificate.html; empty for what is in no bundle, and for what ships with
     sr-deploy: the installed package stays as it is."""
-    failures: tuple[str, ...] = field(init=False)
-    """What fell short, as in `model.fp16.onnx on onnxruntime:fp16`; empty if all is well."""
 
-    def __post_init__(self) -> None:
-        failures = [f"{entry.artefact.file} on {entry.backend}" for entry in self.entries if not entry.passed]
-        failures += [f"{check.file} ({check.kind})" for check in self.checks if not check.passed]
-        object.__setattr__(self, "failures", tuple(failures))
+    @property
+    def entries(self) -> tuple[CertificateEntry, ...]:
+        """One for each artefact and backend that ran."""
+        return self.found.entries
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """What was found in the files of a bundle."""
+        return self.found.checks
+
+    @property
+    def ledgers(self) -> tuple[Ledger, ...]:
+        """One for each chain that was measured."""
+        return self.found.ledgers
+
+    @property
+    def not_run(self) -> tuple[NotRun, ...]:
+        """What this machine could not run, and why."""
+        return self.found.not_run
+
+    @property
+    def elsewhere(self) -> tuple[CertificateEntry, ...]:
+        """What the certificate says besides: measured on other machines, or here before and not again."""
+        return tuple(entry for entry in self.certificate.entries if entry not in self.found.entries)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What fell short and nobody accepted, as in `model.fp16.onnx on onnxruntime:fp16`; empty if nothing did."""
+        return tuple(failure.name for failure in self.judgement.failures)
+
+    @property
+    def verdict(self) -> Verdict:
+        """`verified`, `incomplete` (a graph that no backend ran) or `failed`."""
+        return self.judgement.verdict
 
     @property
     def passed(self) -> bool:
-        """Whether everything met its thresholds and nothing is wrong with any file."""
-        return not self.failures
+        """Whether the verdict is `verified`: every graph ran and met its thresholds, and no file is wrong."""
+        return self.verdict == "verified"
 
     def write_html(self, path: Path) -> None:
         """Write the certificate as one HTML page that needs no other file and no network.
@@ -62,18 +109,7 @@ class Verification:
         Raises:
             OutputError: it cannot be written.
         """
-        model = self.model
-        content = PageContent(
-            title=model.path.resolve().name,
-            network=model.arch.title() if model.arch is not None else "",
-            failures=self.failures,
-            artefacts=_list_artefacts(self),
-            entries=self.entries,
-            checks=self.checks,
-            ledgers=self.ledgers,
-            crops=self.crops,
-            not_run=self.not_run,
-        )
+        content = describe_page(self.model, self.judgement, self.certificate, entries=self.entries, crops=self.crops)
         write_page(content, path)
 
 
@@ -83,61 +119,71 @@ def verify_model(
     thresholds: Mapping[Precision, Thresholds] | None = None,
     choices: Sequence[BackendChoice] | None = None,
     deep: bool = False,
+    source: Path | str | None = None,
+    accept: Sequence[str] = (),
     on_stage: Tell | None = None,
 ) -> Verification:
     """Verify a model: run everything of it that this machine can run, and look into its files.
 
     Every artefact is compared with FP32 PyTorch (TF32 off), or for a graph without weights with ONNX Runtime in FP32,
-    on a lattice of shapes and contents. Of a bundle the weights of each graph are held against those of the FP32 one,
+    on a grid of shapes and contents. Of a bundle the weights of each graph are held against those of the FP32 one,
     the precision of every layer against the manifest, engines against their records and graphs, and the drift ledger
     says which stage loses how much. The result goes into its `certificate.json` and `certificate.html`, whether it
     passed or not; a bundle that ships with sr-deploy stays as it is.
 
     Args:
         model: a bundle, an ONNX file or a checkpoint, or its path.
-        thresholds: what to meet, by precision; what is left out is what the bundle asks, or the default.
-        choices: what to run; None: everything that runs here. With choices there is no ledger.
+        thresholds: what to meet, by precision; what is left out is what the bundle asks, or the default. What is
+            measured against others than the bundle's does not go into its certificate.
+        choices: what to run; None: everything that runs here. With choices there is no ledger, and the verdict is of
+            the graphs of their precisions.
         deep: export the network again and hold the FP32 graph's numbers against that; takes a while.
+        source: the checkpoint or run that the bundle says it was made of, to hold it against.
+        accept: names of findings, as the verdict has them, that this user accepts from now on.
         on_stage: told what is being done, one line each.
 
     Raises:
         BackendError: a choice does not run here, or the reference failed. A backend that fails on an input fails the
             verification, with an infinite error.
         BundleError: a file of the bundle is missing, or is not what its recorded hash says.
-        InputError: nothing to compare, or with.
+        InputError: nothing to compare, or with; no finding has a name that was to be accepted.
         VerificationError: the reference itself gives no finite numbers.
     """
     if not isinstance(model, Model):
         model = open_model(Path(model))
     tell = on_stage or (lambda _: None)
     bundle = model.bundle if model.kind == "bundle" else None
-    checks = tuple(_check_files(model, bundle, tell, deep=deep)) if bundle is not None else ()
-    checks += tuple(check_engines(model))
+    if bundle is None and (source is not None or accept):
+        raise InputError(f"--source and --accept are of bundles, and {model.path} is a {model.kind}; give a bundle")
+    standing, checks = Certificate(), list[Check]()
+    if bundle is not None:
+        standing, stands = read_standing(bundle)
+        checks += [stands, *_check_files(model, bundle, tell, deep=deep)]
+        checks += [] if source is None else [check_source(model, source)]
+    checks += check_engines(model)
     verified = verify_backends(model, thresholds=thresholds, choices=choices, on_stage=tell)
     ledgers: tuple[Ledger, ...] = ()
     if choices is None and model.precisions:
         tell("drift ledger")
         ledgers = tuple(measure_ledgers(model, tell))
     if bundle is not None:
-        checks += tuple(_check_drops(bundle, ledgers))
-    verification = Verification(
-        model=model,
-        entries=verified.entries,
-        checks=checks,
-        ledgers=ledgers,
-        crops=verified.crops,
-        not_run=tuple(list_not_run(model, choices)),
-    )
-    if bundle is None or is_shipped(bundle.path):
+        checks += _check_drops(bundle, ledgers)
+    found = Found(verified.entries, tuple(checks), ledgers, tuple(list_not_run(model, choices)))
+    certificate = found.added_to(standing)
+    asked = None if choices is None else {choice.precision for choice in choices if choice.backend != "torch"}
+    judgement = judge_found(model, certificate, found, asked)
+    if accept:
+        certificate = accept_findings(certificate, judgement, accept)
+        judgement = judge_found(model, certificate, found, asked)
+    verification = Verification(model, found, certificate, judgement, verified.crops)
+    if bundle is None or is_shipped(bundle.path) or thresholds:
         return verification
-    certificate, page = _write_certificate(bundle, verification), bundle.path / PAGE_NAME
-    verification.write_html(page)
-    return replace(verification, written=(certificate, page))
+    return _write(bundle, verification, certificate)
 
 
 def _check_files(model: Model, bundle: Bundle, tell: Tell, *, deep: bool) -> list[Check]:
     tell("hashes, weights and precision of the files")
-    checks = [check_certificate(bundle)]
+    checks = []
     if "fp32" in bundle.precisions:
         checks.append(audit_fp32_graph(model, bundle) if deep else audit_fp32_weights(model, bundle))
     for graph in bundle.manifest.graphs:
@@ -179,24 +225,58 @@ def _make_drop(file: str, sha256: str, what: str, findings: tuple[str, ...]) -> 
     )
 
 
-def _write_certificate(bundle: Bundle, verification: Verification) -> Path:
-    try:
-        certificate = bundle.certificate()
-    except BundleError:  # which is among the checks
-        certificate = Certificate()
-    for entry in verification.entries:
-        certificate = certificate.with_entry(entry)
-    for ledger in verification.ledgers:
-        certificate = certificate.with_ledger(ledger)
-    return bundle.write_certificate(certificate.with_checks(verification.checks))
+def _write(bundle: Bundle, verification: Verification, certificate: Certificate) -> Verification:
+    path = bundle.write_certificate(record_verdict(certificate, verification.judgement))
+    verification.write_html(bundle.path / PAGE_NAME)
+    return replace(verification, written=(path, bundle.path / PAGE_NAME))
 
 
-def _list_artefacts(verification: Verification) -> list[FileRecord]:
-    bundle = verification.model.bundle
-    if bundle is None:
-        return list({entry.artefact.file: entry.artefact for entry in verification.entries}.values())
-    manifest = bundle.manifest
-    records = [manifest.reference, *manifest.graphs, *(record.engine for record in bundle.engines())]
-    if manifest.int8 is not None:
-        records += [manifest.int8.report, *((manifest.int8.picture,) if manifest.int8.picture else ())]
-    return [FileRecord(file=record.file, sha256=record.sha256) for record in records]
+def record_engines(bundle: Bundle) -> Judgement:
+    """Let `certificate.json` and its page name engines that were built and that nothing has run yet.
+
+    A certificate that does not hold is left for `verify`, which says so. The page has no crops then: those are of a
+    verification's own outputs.
+
+    Returns:
+        The verdict as it stands now.
+
+    Raises:
+        BundleError: an engine is damaged.
+        OutputError: the bundle cannot be written.
+    """
+    certificate, judgement = judge_bundle(bundle)
+    if not is_shipped(bundle.path) and not any(failure.kind == "certificate" for failure in judgement.failures):
+        bundle.write_certificate(record_verdict(certificate, judgement))
+        model = open_model(bundle.path)
+        write_page(describe_page(model, judgement, certificate), bundle.path / PAGE_NAME)
+    return judgement
+
+
+def build_and_record(
+    bundle: Bundle | Path | str,
+    backend: EngineBackend | None = None,
+    *,
+    profiles: Sequence[Profile] = (),
+    compute_capabilities: Sequence[str] = (),
+    options: EngineOptions | None = None,
+    on_stage: Tell | None = None,
+    on_progress: OnProgress | None = None,
+) -> BuildResult:
+    """Build engines as `engine.bundle.build_engines` does, and let a bundle's certificate and page name them.
+
+    Nothing has run a new engine yet: the certificate says so until `verify` does. The arguments and what is raised are
+    those of `build_engines`.
+    """
+    result = build_engines(
+        bundle,
+        backend,
+        profiles=profiles,
+        compute_capabilities=compute_capabilities,
+        options=options,
+        on_stage=on_stage,
+        on_progress=on_progress,
+    )
+    if not isinstance(bundle, Bundle) and Path(bundle).suffix == ".onnx":
+        return result
+    path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+    return replace(result, judgement=record_engines(open_bundle(path)))

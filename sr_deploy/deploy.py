@@ -6,11 +6,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sr_deploy.arch.registry import input_multiple
+from sr_deploy.arch.spec import tidy_license
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import (
     Bundle,
@@ -57,7 +58,7 @@ class GraphSaving:
     report: RewriteReport
     """Which rewrites, and the graph's size before and after."""
     timing: PairTiming | None
-    """Both graphs timed in turn on this machine; None if there was nothing to rewrite."""
+    """Both graphs timed in turn on this machine; None if there was nothing to rewrite, or nothing to run it with."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class ExportResult:
 
     @property
     def passed(self) -> bool:
-        """Whether everything that was measured met its thresholds, and nothing is wrong with any file."""
+        """Whether the verdict is `verified`."""
         return self.verification.passed
 
 
@@ -113,6 +114,7 @@ def export_bundle(
     on_progress: OnProgress | None = None,
     triton: Path | None = None,
     calibration: Calibration | None = None,
+    license: str | None = None,
 ) -> ExportResult:
     """Make a deployment of a checkpoint: graphs first, then engines, then the certificate.
 
@@ -129,6 +131,7 @@ def export_bundle(
         on_progress: told where the build of each engine stands, at least once a second.
         triton: folder of models of NVIDIA's Triton Inference Server to write the graphs and engines to as well.
         calibration: photographs for INT8, and whether it is kept if it loses too much; None: the bundled photographs.
+        license: under which the weights may be used, one line for the certificate; None: what the checkpoint says.
 
     Raises:
         VerificationError: INT8 does not meet its budget; nothing is written.
@@ -148,6 +151,8 @@ def export_bundle(
         spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"backend": backend})})
     check_plan(spec.engine)
     model = open_model(Path(checkpoint))
+    if license is not None:
+        model = replace(model, license=tidy_license(license))
     path = out or DEPLOYMENTS / default_name(model)
     _check_place(path)
     if calibration is not None and calibration.folder is not None:
@@ -206,9 +211,12 @@ def _write_bundle(
     check_profiles(spec.profiles, arch)
     with creating_bundle(path) as folder:
         network = model.load_network()
-        source = SourceRecord(file=weights.name, sha256=sha256_of(weights), layout=model.layout or "sr-deploy")
+        stated = {"license": model.license} if model.license else {}
+        source = SourceRecord(
+            file=weights.name, sha256=sha256_of(weights), layout=model.layout or "sr-deploy", license=model.license
+        )
         tell(f"read {weights.name}: {arch.title()}")
-        save_generator(folder / REFERENCE_NAME, network.state_dict(), arch, {"source_sha256": source.sha256})
+        save_generator(folder / REFERENCE_NAME, network.state_dict(), arch, {"source_sha256": source.sha256} | stated)
         graphs = _write_graphs(model, spec, folder, tell=tell, source_sha256=source.sha256, calibration=calibration)
         manifest = Manifest(
             name=_name_of(path),

@@ -55,6 +55,8 @@ class Model:
     """The engine's record, for kind engine."""
     weights_path: Path | None = None
     """The file with PyTorch weights, for kinds checkpoint and bundle."""
+    license: str | None = None
+    """Under which the weights may be used, where the checkpoint or the bundle says so."""
 
     @property
     def has_weights(self) -> bool:
@@ -205,6 +207,7 @@ def _open_checkpoint(path: Path, weights: Path) -> Model:
         arch=checkpoint.spec,
         layout=checkpoint.layout,
         weights_path=weights,
+        license=checkpoint.license,
     )
 
 
@@ -251,6 +254,7 @@ def _open_bundle(path: Path) -> Model:
         layout=manifest.source.layout,
         bundle=bundle,
         weights_path=bundle.reference,
+        license=manifest.source.license,
     )
 
 

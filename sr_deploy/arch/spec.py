@@ -66,3 +66,8 @@ class DiscriminatorSpec(BaseModel):
         else:
             kind = f"patches of {self.patch_size}"
         return f"{self.architecture}, {self.features} features, {kind}, {colour}"
+
+
+def tidy_license(text: str) -> str | None:
+    """A license in one line of 200 characters at most: its name or its address, not its text; None of nothing."""
+    return " ".join(text.split())[:200] or None

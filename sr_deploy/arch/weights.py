@@ -20,7 +20,7 @@ from sr_deploy.arch.registry import (
     keep_names,
     list_layouts,
 )
-from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.spec import ArchSpec, tidy_license
 from sr_deploy.arch.tensors import OUR_FORMAT, check_shapes, list_keys, open_tensors, shapes_of, write_tensors
 from sr_deploy.arch.vgg import looks_like_vgg
 from sr_deploy.errors import CheckpointError, DiscriminatorFoundError, InputError
@@ -29,6 +29,8 @@ from sr_deploy.legible import show_value
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_LICENSE_KEYS = ("license", "licence", "modelspec.license")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Checkpoint:
     """How the file named them, as `sr-deploy info` prints it; `sr-deploy` for files of ours."""
     state: dict[str, Tensor]
     """The tensors under our keys, in fp32 (counters as they are), on the CPU."""
+    license: str | None = None
+    """Under which they may be used, as the file's metadata say it in one line; None: they do not."""
 
 
 def save_generator(
@@ -78,7 +82,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         else:
             spec, layout, names = _recognise(shapes)
         _check_shapes(spec, {names[key]: shape for key, shape in shapes.items()})
-        return Checkpoint(spec, layout, file.load(names))
+        return Checkpoint(spec, layout, file.load(names), _read_license(file.metadata))
+
+
+def _read_license(metadata: Mapping[str, str]) -> str | None:
+    stated = next((metadata[key] for key in _LICENSE_KEYS if metadata.get(key)), "")
+    return tidy_license(stated)
 
 
 def _read_our_spec(metadata: Mapping[str, str]) -> ArchSpec:

@@ -45,7 +45,7 @@ class PairTiming:
     """What the runner changed in the second graph besides, as it does whenever it opens it."""
 
 
-def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTiming:
+def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTiming | None:
     """Time two FP32 graphs on the first CPU backend of OpenVINO and ONNX Runtime that is here.
 
     The first is run as it lies in its file. The second is run as it always is: with what its runner changes at opening.
@@ -55,12 +55,18 @@ def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTi
         after: another of the same network.
         seconds_each: how long, on average.
 
+    Returns:
+        None where neither backend is here.
+
     Raises:
         GraphError: a file is no image graph.
         BackendError: a graph does not run.
     """
     models = open_model(before), open_model(after)
-    choice = next(one for one in _PREFERRED if one in runnable_choices(models[0]))
+    runnable = runnable_choices(models[0])
+    choice = next((one for one in _PREFERRED if one in runnable), None)
+    if choice is None:
+        return None
     side = _SIDE + -_SIDE % models[0].input_multiple
     shape = Shape(1, side, side)
     lr_NCHW = photograph_batch(shape, models[0].channels, models[0].scale)

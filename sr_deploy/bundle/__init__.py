@@ -9,7 +9,7 @@ from sr_deploy.bundle.certificate import (
     Ledger,
     LedgerStage,
     Measurement,
-    Unrun,
+    NotRun,
     WorstPlace,
 )
 from sr_deploy.bundle.engine_options import EngineBackend, EngineOptions, EnginePlan
@@ -45,11 +45,11 @@ __all__ = [
     "LedgerStage",
     "Manifest",
     "Measurement",
+    "NotRun",
     "Profile",
     "Shape",
     "SourceRecord",
     "Thresholds",
-    "Unrun",
     "WorstPlace",
     "creating_bundle",
     "engine_key",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from sr_deploy.backends import Precision
-from sr_deploy.bundle.records import SCHEMA_VERSION, FileRecord, Record
+from sr_deploy.bundle.records import SCHEMA_VERSION, FileName, FileRecord, Record, Sha256, Share
+
+# Of NaN pydantic's bounds refuse all, so no figure is one; an error may be infinite.
+Error = Annotated[float, Field(ge=0)]
+Decibels = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class WorstPlace(Record):
@@ -31,18 +35,18 @@ class Measurement(Record):
     """Input, `NxHxW`."""
     content: str
     """What the input shows, as in `photograph` or `checkerboard`."""
-    max_abs: float
+    max_abs: Error
     """Greatest absolute difference of unclamped outputs, in units of the [0, 1] range."""
-    psnr_db: float | None
+    psnr_db: Decibels | None
     """PSNR of outputs clamped to [0, 1], peak 1.0, in dB; None if they are equal."""
-    changed_8bit: float
+    changed_8bit: Share
     """Share of the samples that differ after rounding to 8 bit, 0 to 1."""
-    changed_8bit_more: float | None = None
+    changed_8bit_more: Share | None = None
     """Share of the samples that differ by more than one step after rounding to 8 bit. This and what follows is None in
     entries that an older sr-deploy wrote."""
-    mean_abs: float | None = None
+    mean_abs: Error | None = None
     """Mean absolute difference of unclamped outputs."""
-    ssim: float | None = None
+    ssim: Annotated[float, Field(ge=-1, le=1 + 1e-9)] | None = None
     """SSIM of outputs clamped to [0, 1]; None too where a side has less than 11 pixels or a value is not finite."""
     worst: WorstPlace | None = None
     """Where `max_abs` is; None too if the outputs are equal, or no output came."""
@@ -72,7 +76,7 @@ class CertificateEntry(Record):
     """Hash of the reference's weights."""
     measured_at: str
     """UTC, ISO 8601."""
-    thresholds: dict[str, float]
+    thresholds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     """`max_abs` (at most) and `psnr_db` (at least) that had to be met. Where a graph has ends of other types than
     float32, both allow for their `rounding`, half a step of the type, which stands here too."""
     measurements: tuple[Measurement, ...]
@@ -82,17 +86,22 @@ class CertificateEntry(Record):
     that were calibrated on photographs, so it is judged on photographs; what else was run is there to be seen."""
     left_out: tuple[str, ...] = ()
     """Shapes of the lattice that were not run, with the reason, one line each."""
-    worst_max_abs: float
-    """Over all measurements."""
-    worst_psnr_db: float | None
-    """Over all measurements; None if all outputs are equal."""
+    worst_max_abs: Error
+    """Over all judged measurements."""
+    worst_psnr_db: Decibels | None
+    """Over all judged measurements; None if all outputs are equal."""
     passed: bool
     """Whether every judged measurement met the thresholds and no output of any was infinite or no number."""
 
     @property
     def judged_measurements(self) -> tuple[Measurement, ...]:
-        """Those that the thresholds were held to."""
-        return tuple(one for one in self.measurements if not self.judged or one.content in self.judged)
+        """Those that the thresholds were held to: of the judged contents, or all where none of these was shown."""
+        return tuple(one for one in self.measurements if one.content in self.judged) or self.measurements
+
+    @property
+    def identity(self) -> tuple[str, str, str, tuple[str, ...]]:
+        """File, backend and machine: the newest measurement of each stays."""
+        return self.artefact.file, self.backend, self.machine, self.cpu_features
 
 
 class Check(Record):
@@ -100,9 +109,9 @@ class Check(Record):
 
     kind: Literal["weights", "precision", "engine", "certificate", "drop", "source"]
     """What was looked at, as docs/certificate.md explains it."""
-    file: str
+    file: FileName
     """The file that it is about, relative to the bundle."""
-    sha256: str | None
+    sha256: Sha256 | None
     """Hash of that file as it was; None for `certificate.json` itself."""
     what: str
     """What was compared with what and how closely it has to agree, one sentence."""
@@ -137,7 +146,7 @@ class LedgerStage(Record):
     """As in `ONNX FP16`."""
     runs: str
     """What was run: backend, or what was done to the output."""
-    file: str | None = None
+    file: FileName | None = None
     """The file that was run, relative to the bundle."""
     psnr_db: float | None
     """Against PyTorch in FP32, outputs clamped to [0, 1], peak 1.0, in dB; None if equal."""
@@ -154,9 +163,9 @@ class Ledger(Record):
 
     precision: Precision
     """Of the chain's graph."""
-    file: str
+    file: FileName
     """That graph, relative to the bundle."""
-    sha256: str
+    sha256: Sha256
     """Its hash."""
     machine: str
     """Processor or GPU that ran it."""
@@ -193,12 +202,12 @@ class Acceptance(Record):
     """UTC, ISO 8601."""
 
 
-class Unrun(Record):
-    """Something of the bundle that a verification could not run."""
+class NotRun(Record):
+    """Something that a machine could not run."""
 
     what: str
     """Backend and precision, with the engine's file if it is one."""
-    file: str | None = None
+    file: FileName | None = None
     """The engine's file, relative to the bundle; None where a backend is missing."""
     reason: str
     """Why not, and what would."""
@@ -215,7 +224,7 @@ class LastVerification(Record):
     """Processor of the machine."""
     ran: tuple[FileRecord, ...] = ()
     """Graphs and engines that a backend ran."""
-    not_run: tuple[Unrun, ...] = ()
+    not_run: tuple[NotRun, ...] = ()
     """What it could not run, and why."""
 
 
@@ -237,11 +246,7 @@ class Certificate(Record):
 
     def with_entry(self, entry: CertificateEntry) -> Certificate:
         """A copy in which `entry` replaces what was measured of the same file by the same backend and machine."""
-
-        def identity(other: CertificateEntry) -> tuple[str, str, str, tuple[str, ...]]:
-            return other.artefact.file, other.backend, other.machine, other.cpu_features
-
-        kept = tuple(other for other in self.entries if identity(other) != identity(entry))
+        kept = tuple(other for other in self.entries if other.identity != entry.identity)
         return self.model_copy(update={"entries": (*kept, entry)})
 
     def with_checks(self, checks: Sequence[Check]) -> Certificate:
@@ -254,6 +259,12 @@ class Certificate(Record):
         identity = (ledger.precision, ledger.machine)
         kept = tuple(other for other in self.ledgers if (other.precision, other.machine) != identity)
         return self.model_copy(update={"ledgers": (*kept, ledger)})
+
+    def files(self) -> tuple[str, ...]:
+        """Every file that it speaks of."""
+        named = [entry.artefact.file for entry in self.entries] + [check.file for check in self.checks]
+        named += [stage.file for ledger in self.ledgers for stage in ledger.stages if stage.file is not None]
+        return tuple(dict.fromkeys(named))
 
     def without_file(self, file: str) -> Certificate:
         """A copy that says nothing of a file that is gone."""

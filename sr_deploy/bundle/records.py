@@ -16,7 +16,14 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Backend, Precision
 from sr_deploy.bundle.engine_options import EnginePlan
 from sr_deploy.bundle.profile import Profile
-from sr_deploy.bundle.thresholds import DEFAULT_THRESHOLDS, Thresholds
+from sr_deploy.bundle.thresholds import (
+    DEFAULT_MAX_DROP_DB,
+    DEFAULT_MAX_PIXEL_ERROR,
+    DEFAULT_THRESHOLDS,
+    Looser,
+    Thresholds,
+    list_looser,
+)
 from sr_deploy.untrusted import check_component, check_relative
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -100,6 +107,9 @@ class SourceRecord(Record):
     """SHA-256 of the checkpoint."""
     layout: str
     """Layout it was recognised by, as `sr-deploy info` prints it."""
+    license: str | None = None
+    """Under which the weights may be used, as who exported them stated it or as the checkpoint says; None: not
+    recorded."""
 
 
 class Manifest(Record):
@@ -154,6 +164,15 @@ class Manifest(Record):
     def thresholds_for(self, precision: Precision) -> Thresholds:
         """What verification asks of that precision."""
         return self.thresholds.get(precision, DEFAULT_THRESHOLDS[precision])
+
+    def list_looser(self) -> tuple[Looser, ...]:
+        """Thresholds and budgets of its graphs that ask for less than the defaults."""
+        looser = [*list_looser(self.thresholds, [graph.precision for graph in self.graphs])]
+        if self.int8 is not None and self.int8.max_drop_db > DEFAULT_MAX_DROP_DB:
+            looser.append(Looser("int8", "max_drop_db", self.int8.max_drop_db, DEFAULT_MAX_DROP_DB))
+        if self.int8 is not None and self.int8.max_pixel_error > DEFAULT_MAX_PIXEL_ERROR:
+            looser.append(Looser("int8", "max_pixel_error", self.int8.max_pixel_error, DEFAULT_MAX_PIXEL_ERROR))
+        return tuple(looser)
 
 
 class EngineRecord(Record):

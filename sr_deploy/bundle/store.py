@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from sr_deploy.backends import Precision
 from sr_deploy.bundle.certificate import Certificate
+from sr_deploy.bundle.crosscheck import list_contradictions
 from sr_deploy.bundle.records import ENGINES_FOLDER, EngineRecord, FileRecord, Manifest
 from sr_deploy.errors import BundleError, DamagedBundleError
 from sr_deploy.files import output_error, replacing_file, replacing_folder, sha256_of, write_text
@@ -157,28 +158,42 @@ class Bundle(EngineFolder):
             )
         return self.path / record.file
 
-    def certificate(self) -> Certificate:
-        """What was measured of this bundle so far; empty if nothing.
+    def stated_certificate(self) -> Certificate:
+        """`certificate.json` as it is written, held against nothing; empty if there is none.
 
         Raises:
-            BundleError: the file is damaged, or an entry speaks of a file that the bundle does not hold or that
-                changed since.
+            BundleError: the file is damaged.
         """
         path = find_inside(self.path, CERTIFICATE_NAME, DamagedBundleError)
-        if not os.path.lexists(path):
-            return Certificate()
-        certificate = read_record(path, Certificate)
-        for entry in certificate.entries:
-            _check_file(self.path, entry.artefact)
-            if entry.reference_sha256 != self.manifest.reference.sha256:
-                raise BundleError(
-                    f"{path} was measured against other weights than this bundle's; run: sr-deploy verify {self.path}"
-                )
+        return read_record(path, Certificate) if os.path.lexists(path) else Certificate()
+
+    def certificate(self) -> Certificate:
+        """What was measured of this bundle so far; empty if nothing. Engines that are gone are not spoken of.
+
+        Raises:
+            BundleError: the file is damaged, speaks of a file that the bundle does not hold or that changed since, or
+                contradicts itself or the bundle.
+        """
+        path = self.path / CERTIFICATE_NAME
+        certificate = self.stated_certificate()
+        for file in certificate.files():
+            gone = not os.path.lexists(find_inside(self.path, file, DamagedBundleError))
+            if gone and file.startswith(f"{ENGINES_FOLDER}/"):
+                certificate = certificate.without_file(file)
+        spoken_of = [entry.artefact for entry in certificate.entries]
         looked_at = [(check.file, check.sha256) for check in certificate.checks]
         looked_at += [(ledger.file, ledger.sha256) for ledger in certificate.ledgers]
-        for file, sha256 in looked_at:
-            if sha256 is not None:
-                _check_file(self.path, FileRecord(file=file, sha256=sha256))
+        spoken_of += [FileRecord(file=file, sha256=sha256) for file, sha256 in looked_at if sha256 is not None]
+        for record in dict.fromkeys(spoken_of):
+            _check_file(self.path, record)
+        if any(entry.reference_sha256 != self.manifest.reference.sha256 for entry in certificate.entries):
+            raise BundleError(
+                f"{path} was measured against other weights than this bundle's; run: sr-deploy verify {self.path}"
+            )
+        lines = [*list_contradictions(certificate, self.manifest, self.intact_engines())]
+        if lines:
+            more = f"; and {len(lines) - 1} more" if len(lines) > 1 else ""
+            raise BundleError(f"{path} contradicts itself: {lines[0]}{more}")
         return certificate
 
     def write_certificate(self, certificate: Certificate) -> Path:
@@ -187,14 +202,22 @@ class Bundle(EngineFolder):
         write_text(path, certificate.model_dump_json(indent=2) + "\n")
         return path
 
+    def add_engine(self, record: EngineRecord, engine: bytes) -> Path:
+        """As everywhere; what the certificate says of another engine that stood in its place goes with that."""
+        self._forget(record.engine.file)
+        return super().add_engine(record, engine)
+
     def remove_engine(self, record: EngineRecord) -> None:
         """Remove an engine, its caches and what the certificate says of it; the record goes before its engine."""
-        with contextlib.suppress(BundleError):  # a certificate that does not hold is for `verify` to replace
-            certificate = self.certificate()
-            kept = certificate.without_file(record.engine.file)
+        self._forget(record.engine.file)
+        super().remove_engine(record)
+
+    def _forget(self, file: str) -> None:
+        with contextlib.suppress(BundleError):  # a damaged certificate is for `verify` to replace
+            certificate = self.stated_certificate()
+            kept = certificate.without_file(file)
             if kept != certificate:
                 self.write_certificate(kept)
-        super().remove_engine(record)
 
 
 def engines_of_graph(graph: Path) -> EngineFolder:

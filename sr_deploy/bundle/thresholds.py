@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -65,3 +66,46 @@ DEFAULT_THRESHOLDS: Mapping[Precision, Thresholds] = MappingProxyType(
     }
 )
 """Where neither a spec nor a bundle says otherwise."""
+
+DEFAULT_MAX_DROP_DB = 0.05
+"""What an INT8 graph may lose against ground truth where nobody says otherwise, in dB of PSNR on luma."""
+DEFAULT_MAX_PIXEL_ERROR = 0.25
+"""Greatest difference from FP32 that one of its samples may have where nobody says otherwise; black is 0, white 1."""
+
+
+@dataclass(frozen=True)
+class Looser:
+    """A threshold that asks for less than the default."""
+
+    precision: Precision
+    """Whose."""
+    name: str
+    """Its field: `psnr_db`, `max_abs`, `max_drop_db` or `max_pixel_error`."""
+    stated: float | None
+    """What is asked; None: nothing."""
+    default: float
+    """What would be."""
+
+    def __str__(self) -> str:
+        if self.name == "psnr_db":
+            asked = "no PSNR" if self.stated is None else f"{self.stated:g} dB"
+            return f"{self.precision} needs {asked}, the default is {self.default:g} dB"
+        if self.name == "max_drop_db":
+            return f"{self.precision} may lose {self.stated:g} dB, the default is {self.default:g} dB"
+        asked = "any difference" if self.stated is None else f"a difference of {self.stated:g}"
+        return f"{self.precision} allows {asked}, the default is {self.default:g}"
+
+
+def list_looser(stated: Mapping[Precision, Thresholds], precisions: Collection[Precision]) -> Iterator[Looser]:
+    """Which thresholds ask for less than `DEFAULT_THRESHOLDS`; a precision without any has the default's.
+
+    Args:
+        stated: by precision.
+        precisions: those to look at.
+    """
+    for precision in precisions:
+        default, own = DEFAULT_THRESHOLDS[precision], stated.get(precision, DEFAULT_THRESHOLDS[precision])
+        if default.psnr_db is not None and (own.psnr_db or 0.0) < default.psnr_db:
+            yield Looser(precision, "psnr_db", own.psnr_db, default.psnr_db)
+        if default.max_abs is not None and (own.max_abs is None or own.max_abs > default.max_abs):
+            yield Looser(precision, "max_abs", own.max_abs, default.max_abs)

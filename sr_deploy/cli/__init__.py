@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after `sr-deploy`; those of the process if None.
 
     Returns:
-        0 done, 1 the user's input or machine, 2 usage, 3 verification failed or regression found, 130 interrupted.
+        0 done, 1 the user's input or machine, 2 usage, 3 verification failed or regression found, 4 verification
+        incomplete, 130 interrupted.
     """
     from sr_deploy.cli.net import run_guarded
 

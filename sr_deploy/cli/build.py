@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sr_deploy.cli.certificate import describe_judgement
 from sr_deploy.cli.output import JsonOption, Output
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def build(
     from typing import cast
 
     from sr_deploy.bundle import EngineBackend, find_newest_bundle, parse_profile
+    from sr_deploy.certification import build_and_record
     from sr_deploy.deploy import DEPLOYMENTS
-    from sr_deploy.engine.bundle import build_engines
     from sr_deploy.engine.place import find_place
     from sr_deploy.errors import InputError
 
@@ -84,7 +85,7 @@ def build(
         refittable=refittable,
     )
     with output.status() as tell:
-        result = build_engines(
+        result = build_and_record(
             path,
             cast("EngineBackend | None", backend),
             profiles=shapes,
@@ -122,6 +123,8 @@ def _show(output: Output, path: Path, result: BuildResult) -> None:
         output.show(f"removed: {file}, which was stale")
     for missing in result.not_built:
         output.show(f"not built here: {missing.backend}: {missing.reason}")
+    if result.judgement is not None:
+        output.show(result.judgement.describe())
 
 
 def describe_shares(record: EngineRecord) -> str:
@@ -138,4 +141,5 @@ def _document(path: Path, result: BuildResult) -> dict[str, object]:
         "kept": [record.model_dump(mode="json") for record in result.kept],
         "removed": list(result.removed),
         "not_built": [asdict(missing) for missing in result.not_built],
+        **({} if result.judgement is None else describe_judgement(result.judgement)),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sr_deploy.cli.output import Output
@@ -11,27 +11,79 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sr_deploy.bundle import CertificateEntry, Ledger
+    from sr_deploy.bundle.verdict import Judgement
     from sr_deploy.certification import Verification
     from sr_deploy.verify.bisect import Bisection
+
+
+EXIT_CODES = {"verified": 0, "failed": 3, "incomplete": 4}
+"""By verdict."""
 
 
 def show_verification(output: Output, title: str, verification: Verification) -> None:
     """A row for each artefact and backend, the inputs, the drift ledger, what is in the files, what did not run."""
     entries = verification.entries
-    output.show(_make_table(title, entries))
-    for line in _describe_figures(entries):
-        output.show(line)
+    if entries:
+        output.show(_make_table(title, entries))
+        for line in _describe_figures(entries):
+            output.show(line)
     for ledger in verification.ledgers:
         output.show(_make_ledger(ledger))
     checks = verification.checks
     if checks:
-        sound = sum(check.passed for check in checks)
-        output.show(f"looked into the files: {sound} of {len(checks)} checks found nothing wrong")
-    for check in checks:
-        for finding in check.findings:
-            output.show(f"WRONG: {check.file} ({check.kind}): {finding}")
+        sound = sum(check.passed and not check.not_checked for check in checks)
+        output.show(f"what is in the files: {sound} of {len(checks)} checks found nothing wrong")
+    for line in _describe_standing(verification):
+        output.show(line)
+
+
+def _describe_standing(verification: Verification) -> Iterator[str]:
+    """What is wrong, found now or before, here or elsewhere; what was not checked, not run, or asked for too little."""
+    from sr_deploy.verify.agreement import describe_agreement
+
+    judgement = verification.judgement
+    for failure in judgement.failures:
+        measured_now = failure.kind == "run" and failure.name in _name_entries(verification)
+        for line in () if measured_now else failure.lines:
+            yield f"WRONG: {failure.name}: {line}"
+        if failure.foreign is not None:
+            yield f"accepted by {failure.foreign.by}, which counts for that user alone: {failure.name}"
+    for failure in judgement.accepted:
+        by = failure.accepted
+        yield f"accepted by {by.by if by is not None else ''}: {failure.name}: {'; '.join(failure.lines)}"
+    for check in judgement.unchecked:
+        yield f"not checked: {check.file} ({check.kind}): {check.not_checked}"
+    for entry in verification.elsewhere:
+        grade = describe_agreement(entry).grade
+        yield f"measured before: {entry.artefact.file} on {entry.backend} ({entry.machine}): {grade}"
+    for looser in judgement.looser:
+        yield f"looser than the default: {looser}"
     for one in verification.not_run:
-        output.show(f"not run: {one.what}: {one.reason}")
+        yield f"not run: {one.what}: {one.reason}"
+
+
+def _name_entries(verification: Verification) -> set[str]:
+    return {f"{entry.artefact.file} on {entry.backend}" for entry in verification.entries}
+
+
+def describe_judgement(judgement: Judgement) -> dict[str, object]:
+    """The verdict for programs."""
+    return {
+        "verdict": judgement.verdict,
+        "verdict_text": judgement.describe(),
+        "passed": judgement.verdict == "verified",
+        "failures": [failure.name for failure in judgement.failures],
+        "findings": [
+            {"name": one.name, "file": one.file, "kind": one.kind, "lines": list(one.lines), "found_at": one.when}
+            for one in judgement.failures
+        ],
+        "accepted": [
+            {"name": one.name, **one.accepted.model_dump(mode="json", include={"what", "by", "accepted_at"})}
+            for one in judgement.accepted
+            if one.accepted is not None
+        ],
+        "thresholds_looser_than_default": [str(looser) for looser in judgement.looser],
+    }
 
 
 def show_bisection(output: Output, bisection: Bisection) -> None:
@@ -39,14 +91,11 @@ def show_bisection(output: Output, bisection: Bisection) -> None:
     output.show(bisection.describe())
 
 
-def describe_verdict(verification: Verification) -> str:
-    """`verified`, or what was not."""
-    return f"NOT verified: {', '.join(verification.failures)}" if verification.failures else "verified"
-
-
 def _make_table(title: str, entries: Sequence[CertificateEntry]) -> Table:
     """One row for each entry: its worst figures, what was allowed, and how far away that is."""
     from rich.table import Table
+
+    from sr_deploy.verify.agreement import describe_agreement
 
     table = Table(title=f"{title} against {entries[0].reference}", title_justify="left")
     table.add_column("artefact", no_wrap=True)
@@ -66,7 +115,7 @@ def _make_table(title: str, entries: Sequence[CertificateEntry]) -> Table:
             describe_margin(entry),
             f"{max(one.changed_8bit for one in entry.judged_measurements):.2%}",
             f"{max(one.changed_8bit_more or 0 for one in entry.judged_measurements):.2%}",
-            "ok" if entry.passed else "FAILED",
+            describe_agreement(entry).grade,
         )
     return table
 
@@ -101,6 +150,7 @@ def describe_margin(entry: CertificateEntry) -> str:
 def _describe_figures(entries: Sequence[CertificateEntry]) -> list[str]:
     """What was shown, and for each precision that more than one backend measured, the figure that counts: the worst."""
     from sr_deploy.backends import PRECISIONS
+    from sr_deploy.verify.agreement import describe_agreement
     from sr_deploy.verify.model import worst_entry
 
     shapes = dict.fromkeys(one.shape for entry in entries for one in entry.measurements)
@@ -120,6 +170,11 @@ def _describe_figures(entries: Sequence[CertificateEntry]) -> list[str]:
         f"{entry.backend} rewrites {entry.artefact.file} when it opens it: {', '.join(entry.rewrites)}"
         for entry in entries
         if entry.rewrites
+    ]
+    lines += [
+        f"{entry.backend} passes its thresholds with {agreement.words}"
+        for entry in entries
+        if (agreement := describe_agreement(entry)).grade == "passes"
     ]
     for precision in PRECISIONS:
         worst = worst_entry(entries, precision)

@@ -86,6 +86,10 @@ class EngineFacts:
 class CertificateFacts:
     """What was measured of a bundle."""
 
+    verdict: str
+    """`verified`, `incomplete` or `failed`, as `verify` has it, of what is written down."""
+    verdict_text: str
+    """The same in one line, with what it does not cover."""
     state: str
     """passed, failed, empty or invalid, and what that rests on."""
     entries: tuple[str, ...]
@@ -177,7 +181,8 @@ def describe(model: Model) -> Description:
     manifest = model.bundle.manifest if model.bundle else None
     source, tools, created_at = _describe_run(model)
     if manifest is not None:
-        source, tools, created_at = manifest.source.model_dump(), manifest.tools, manifest.created_at
+        source = manifest.source.model_dump(exclude_none=True)
+        tools, created_at = manifest.tools, manifest.created_at
     if model.kind == "bundle" and model.bundle is not None:
         graphs = tuple(describe_graph(model.bundle.graph(precision)) for precision in model.precisions)
     else:
@@ -236,22 +241,29 @@ def describe_graph(path: Path) -> GraphFacts:
 def describe_certificate(bundle: Bundle) -> CertificateFacts:
     """Whether the bundle was verified, on what, and whether that still holds."""
     from sr_deploy.errors import BundleError
+    from sr_deploy.verify.agreement import describe_agreement
+    from sr_deploy.verify.judging import judge_bundle
 
+    certificate, judgement = judge_bundle(bundle)
+    said = judgement.verdict, judgement.describe()
     try:
         entries = bundle.certificate().entries
     except BundleError as error:
-        return CertificateFacts(f"invalid: {error}", ())
+        return CertificateFacts(*said, f"invalid: {error}", ())
     if not entries:
-        return CertificateFacts(f"empty: nothing was measured yet; run: sr-deploy verify {bundle.path}", ())
-    failed = [entry for entry in entries if not entry.passed]
-    lines = tuple(
-        f"{entry.artefact.file} by {entry.backend} {entry.backend_version}: {'passed' if entry.passed else 'FAILED'}, "
+        return CertificateFacts(*said, f"empty: nothing was measured yet; run: sr-deploy verify {bundle.path}", ())
+    grades = {number: describe_agreement(entry).grade for number, entry in enumerate(entries)}
+    failed = [grade for grade in grades.values() if grade == "FAILED"]
+    lines = [
+        f"{entry.artefact.file} by {entry.backend} {entry.backend_version}: "
+        f"{'FAILED' if grades[number] == 'FAILED' else 'passed'}, "
         f"{_decibels(entry.worst_psnr_db)}, max abs {entry.worst_max_abs:.2g}, on {entry.machine}"
         + (f", rewritten when opened: {', '.join(entry.rewrites)}" if entry.rewrites else "")
-        for entry in entries
-    )
+        for number, entry in enumerate(entries)
+    ]
+    lines += [f"WRONG: {check.file} ({check.kind}): {line}" for check in certificate.checks for line in check.findings]
     state = f"failed: {len(failed)} of {len(entries)} entries" if failed else f"passed: all {len(entries)} entries"
-    return CertificateFacts(state, lines)
+    return CertificateFacts(*said, state, tuple(lines))
 
 
 def _decibels(value: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sr_deploy.cli.certificate import describe_verdict, show_verification
+from sr_deploy.cli.certificate import EXIT_CODES, describe_judgement, show_verification
 from sr_deploy.cli.output import JsonOption, Output, format_size
 from sr_deploy.errors import InputError
 
@@ -70,6 +70,10 @@ def export(
         Path | None,
         typer.Option(help="Folder of NVIDIA Triton models to write the graphs and TensorRT engines to as well."),
     ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(help="License of the weights, for the certificate; left out: as the checkpoint says, if it does."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the bundle; left out: deployments/NAME.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -105,15 +109,14 @@ def export(
             on_progress=lambda progress: tell(str(progress), progress.seconds),
             triton=triton,
             calibration=Calibration(calibration, force),
+            license=license,
         )
     _show(output, result)
     output.finish(_document(result))
     if not result.passed:
-        output.log(
-            f"error: {describe_verdict(result.verification)}; the bundle is kept at {result.bundle.path}, "
-            "see its certificate.json"
-        )
-        raise typer.Exit(3)
+        said = result.verification.judgement.describe()
+        output.log(f"error: {said}; the bundle is kept at {result.bundle.path}, see its certificate.json")
+        raise typer.Exit(EXIT_CODES[result.verification.verdict])
 
 
 def _read_int8(max_drop_db: float | None, method: str | None, *, per_tensor: bool) -> dict[str, object]:
@@ -175,7 +178,7 @@ def _show(output: Output, result: ExportResult) -> None:
     for served in result.triton:
         output.show(f"Triton model {served.name}: {served.path}")
     show_verification(output, "certificate", result.verification)
-    output.show(describe_verdict(result.verification))
+    output.show(result.verification.judgement.describe())
 
 
 def _document(result: ExportResult) -> dict[str, object]:
@@ -200,26 +203,29 @@ def _document(result: ExportResult) -> dict[str, object]:
         "certificate": [entry.model_dump(mode="json") for entry in result.certificate],
         "checks": [check.model_dump(mode="json") for check in result.verification.checks],
         "ledgers": [ledger.model_dump(mode="json") for ledger in result.verification.ledgers],
-        "not_run": [asdict(unrun) for unrun in result.not_run],
-        "passed": result.passed,
+        "not_run": [unrun.model_dump(mode="json") for unrun in result.not_run],
+        **describe_judgement(result.verification.judgement),
     }
 
 
 def describe_saving(saving: GraphSaving) -> str:
     """What rewriting saved, in one line."""
     steps, before, after, timing = saving.report.applied, saving.report.before, saving.report.after, saving.timing
-    if not steps or timing is None:
+    if not steps:
         return "rewritten: nothing to save in this graph"
     figures = [f"{before.nodes} to {after.nodes} nodes"]
     if before.multiply_adds and after.multiply_adds and before.bytes_moved and after.bytes_moved:
         operations = f"{2e-6 * before.multiply_adds:.4g} to {2e-6 * after.multiply_adds:.4g} MFLOP"
         moved = f"{format_size(round(before.bytes_moved))} to {format_size(round(after.bytes_moved))}"
         figures.append(f"{operations} and {moved} per input pixel")
-    opened = f" with {', '.join(timing.rewrites)} besides" if timing.rewrites else ""
-    figures.append(
-        f"{timing.before_ms:.3g} to {timing.after_ms:.3g} ms on {timing.backend} at {timing.shape} "
-        f"({timing.ratio:.2f}x, {timing.ratio_low:.2f}-{timing.ratio_high:.2f}){opened}"
-    )
+    if timing is None:
+        figures.append("not timed: neither OpenVINO nor ONNX Runtime is installed")
+    else:
+        opened = f" with {', '.join(timing.rewrites)} besides" if timing.rewrites else ""
+        figures.append(
+            f"{timing.before_ms:.3g} to {timing.after_ms:.3g} ms on {timing.backend} at {timing.shape} "
+            f"({timing.ratio:.2f}x, {timing.ratio_low:.2f}-{timing.ratio_high:.2f}){opened}"
+        )
     return f"rewritten ({', '.join(step.name for step in steps)}): {', '.join(figures)}"
 
 

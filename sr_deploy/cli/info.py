@@ -132,6 +132,7 @@ def list_facts(description: Description) -> list[tuple[str, str]]:
         rows.append(("tools", ", ".join(f"{name} {version}" for name, version in description.tools.items())))
     if description.certificate:
         rows += [
+            ("verdict", description.certificate.verdict_text),
             ("certificate", description.certificate.state),
             *(("", line) for line in description.certificate.entries),
         ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sr_deploy.cli.certificate import describe_verdict, show_bisection, show_verification
+from sr_deploy.cli.certificate import EXIT_CODES, describe_judgement, show_bisection, show_verification
 from sr_deploy.cli.output import JsonOption, Output
 
 
@@ -41,23 +42,50 @@ def verify(
         bool,
         typer.Option("--deep", help="Export the network again and compare the FP32 graph with that, number by number."),
     ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="The checkpoint or run that the bundle says it was made of: hold its weights against that."),
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept",
+            metavar="NAME",
+            help="Accept a finding, by its name as the verdict has it; repeatable. The certificate says who did.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with code 3 in place of 4 where a graph was run by no backend.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare what runs with what was trained: every graph and engine against FP32 PyTorch, on many inputs.
 
     A bundle's result is written to its certificate.json and certificate.html. Exit code 3 when something falls short,
-    or a file is not what it was when it was recorded.
+    or a file is not what it was when it was recorded; 4 when no backend here runs one of the graphs.
     """
     from sr_deploy.errors import DamagedBundleError, VerificationError
 
+    request = _Request(deep=deep, bisect=bisect, source=source, accept=tuple(accept or ()), strict=strict)
     try:
-        _verify(model, backend, html, bisect=bisect, deep=deep, output=Output(as_json))
+        _verify(model, backend, html, request, Output(as_json))
     except DamagedBundleError as error:  # for other commands wrong input, here the very finding
         raise VerificationError(f"NOT verified: {error}") from error
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What is asked besides the model and who computes."""
+
+    deep: bool
+    bisect: bool
+    source: Path | None
+    accept: tuple[str, ...]
+    strict: bool
+
+
 def _verify(
-    model: Path | None, backend: list[str] | None, html: Path | None, *, bisect: bool, deep: bool, output: Output
+    model: Path | None, backend: list[str] | None, html: Path | None, request: _Request, output: Output
 ) -> None:
     from sr_deploy.backends import parse_backend
     from sr_deploy.bundle import find_newest_bundle
@@ -67,30 +95,38 @@ def _verify(
 
     choices = [parse_backend(text) for text in backend] if backend else None
     opened = open_model(model or find_newest_bundle(Path("deployments")))
-    verification = verify_model(opened, choices=choices, deep=deep, on_stage=output.log)
+    verification = verify_model(
+        opened,
+        choices=choices,
+        deep=request.deep,
+        source=request.source,
+        accept=request.accept,
+        on_stage=output.log,
+    )
     if html is not None:
         verification.write_html(html)
-    bisections = bisect_model(opened, on_stage=output.log) if bisect else []
+    bisections = bisect_model(opened, on_stage=output.log) if request.bisect else []
     show_verification(output, str(opened.path), verification)
     for bisection in bisections:
         show_bisection(output, bisection)
     written = [*verification.written, *([] if html is None else [html])]
     if written:
         output.show(f"written: {', '.join(map(str, written))}")
-    output.show(describe_verdict(verification))
+    output.show(verification.judgement.describe())
     output.finish(
         {
             "model": str(opened.path),
-            "passed": verification.passed,
-            "failures": list(verification.failures),
+            **describe_judgement(verification.judgement),
             "entries": [entry.model_dump(mode="json") for entry in verification.entries],
+            "elsewhere": [entry.model_dump(mode="json") for entry in verification.elsewhere],
             "checks": [check.model_dump(mode="json") for check in verification.checks],
             "ledgers": [ledger.model_dump(mode="json") for ledger in verification.ledgers],
-            "not_run": [{"what": one.what, "reason": one.reason} for one in verification.not_run],
+            "not_run": [one.model_dump(mode="json") for one in verification.not_run],
             "bisections": [bisection.model_dump(mode="json") for bisection in bisections],
             "certificate": str(verification.written[0]) if verification.written else None,
             "html": str(written[-1]) if written else None,
         }
     )
-    if not verification.passed:
-        raise typer.Exit(3)
+    code = EXIT_CODES[verification.verdict]
+    if code:
+        raise typer.Exit(3 if request.strict else code)

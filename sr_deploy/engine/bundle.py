@@ -12,6 +12,7 @@ from sr_deploy import trt
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend
 from sr_deploy.bundle import Bundle, EngineBackend, EngineOptions, EnginePlan, EngineRecord, Profile
 from sr_deploy.bundle.store import EngineFolder
+from sr_deploy.bundle.verdict import Judgement
 from sr_deploy.engine.build import OnProgress, build_engine
 from sr_deploy.engine.options import check_options, option_of
 from sr_deploy.engine.place import EnginePlace, find_place
@@ -45,6 +46,8 @@ class BuildResult:
     """Files of stale engines that gave way to new ones."""
     not_built: tuple[NotBuilt, ...] = ()
     """What this machine could not build."""
+    judgement: Judgement | None = None
+    """What the bundle's certificate comes to with these engines; None for an ONNX file, which has none."""
 
 
 def build_engines(

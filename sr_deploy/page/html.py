@@ -45,8 +45,17 @@ def escape(value: object) -> str:
     return html.escape(str(value))
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """A table of cells that are HTML already; `numbers` are the columns that stand to the right."""
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), *, stacks: bool = False
+) -> str:
+    """A table of cells that are HTML already.
+
+    Args:
+        header: names of the columns; all empty: there is no header.
+        rows: cells.
+        numbers: columns that stand to the right.
+        stacks: on a narrow screen the cells of a row stand below one another; else the table is scrolled.
+    """
 
     def cell(tag: str, column: int, content: str) -> str:
         return f"<{tag}{' class=number' if column in numbers else ''}>{content}</{tag}>"
@@ -55,7 +64,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequenc
     body = "".join(
         "<tr>" + "".join(cell("td", column, content) for column, content in enumerate(row)) + "</tr>" for row in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    head = f"<thead><tr>{head}</tr></thead>" if any(header) else ""
+    kind = ' class="stacks"' if stacks else ""
+    return f'<div class="scroll"><table{kind}>{head}<tbody>{body}</tbody></table></div>'
 
 
 def verdict(passed: bool) -> str:

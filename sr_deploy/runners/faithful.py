@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Bundle, Certificate
-from sr_deploy.bundle.store import CERTIFICATE_NAME, read_record
+from sr_deploy.bundle.crosscheck import list_flaws
 from sr_deploy.deps import installed_version
-from sr_deploy.errors import BundleError, DamagedBundleError
+from sr_deploy.errors import BundleError
 from sr_deploy.measure.machine import Machine, describe_machine
 from sr_deploy.model import Model
 from sr_deploy.runners.choose import MODULES, why_not_runnable
 from sr_deploy.shipped import is_shipped
-from sr_deploy.untrusted import find_inside
 
 _FULL = (BackendChoice("openvino"), BackendChoice("onnxruntime"), BackendChoice("torch"))
 # Not among them: FP16, which CPUs compute in FP32 or slowly, and onnxruntime:bf16, which rounds FP32 results.
@@ -62,8 +59,7 @@ def _judge_reduced(model: Model) -> dict[BackendChoice, str | None]:
         return {}
     try:
         # Not `Bundle.certificate`: it hashes each file again, which opening the bundle has just done.
-        path = find_inside(bundle.path, CERTIFICATE_NAME, DamagedBundleError)
-        certificate = read_record(path, Certificate) if os.path.lexists(path) else Certificate()
+        certificate = bundle.stated_certificate()
     except BundleError as error:
         return dict.fromkeys(asked, str(error))
     machine = describe_machine()
@@ -93,4 +89,8 @@ def _why_not_vouched(bundle: Bundle, certificate: Certificate, choice: BackendCh
     if not verified:
         way_out = "" if is_shipped(bundle.path) else f"; run: sr-deploy verify {bundle.path}"  # that keeps no entries
         return f"not verified on this machine with these versions{way_out}"
-    return None if verified[-1].passed else "its verification failed on this machine"
+    newest = verified[-1]
+    flaws = [*list_flaws(newest)]
+    if flaws:
+        return f"its entry in the certificate {flaws[0]}"
+    return None if newest.passed else "its verification failed on this machine"

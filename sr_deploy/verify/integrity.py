@@ -1,4 +1,4 @@
-"""What can be said of a bundle's files without running them: precision, engines, the certificate. No torch here.
+"""What can be said of a bundle's files without running them: precision, engines. No torch here.
 
 Hashes are checked whenever a bundle is opened; here is what a file says and holds, so that a wrong one is found too
 where its hash was entered as if it were right.
@@ -13,9 +13,9 @@ import numpy as np
 
 from sr_deploy.bundle import Bundle, Check, EngineRecord, GraphRecord, engine_key, utc_now
 from sr_deploy.bundle.records import ENGINES_FOLDER
-from sr_deploy.bundle.store import CERTIFICATE_NAME, EngineFolder, engines_of_graph
+from sr_deploy.bundle.store import EngineFolder, engines_of_graph
 from sr_deploy.engine.precision import find_unplanned, find_unplanned_nodes
-from sr_deploy.errors import BundleError, GraphError
+from sr_deploy.errors import GraphError
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.load import load_whole_model
 from sr_deploy.graph.read import read_graph
@@ -28,23 +28,6 @@ _KNOWN_PLANS = "1.7."
 """Versions of TensorRT-RTX whose plans were looked into: a header with the length, and convolutions' weights as they
 are in the graph, output channel by output channel, input channels last."""
 _WHOLE_VECTORS = 8
-
-
-def check_certificate(bundle: Bundle) -> Check:
-    """Whether the certificate that lies in the bundle speaks of the bundle's own files."""
-    findings = []
-    try:
-        bundle.certificate()
-    except BundleError as error:
-        findings.append(f"{error}; what is measured now takes its place")
-    return Check(
-        kind="certificate",
-        file=CERTIFICATE_NAME,
-        sha256=None,
-        what="the certificate that was there is of these files and these weights",
-        findings=tuple(findings),
-        checked_at=utc_now(),
-    )
 
 
 def check_graph_precision(bundle: Bundle, graph: GraphRecord) -> Check:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend, BackendChoice, Precision
-from sr_deploy.bundle import CertificateEntry, FileRecord, Measurement, Thresholds, WorstPlace, utc_now
+from sr_deploy.bundle import CertificateEntry, FileRecord, Measurement, NotRun, Thresholds, WorstPlace, utc_now
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.ends import Dtype
@@ -32,16 +32,6 @@ __all__ = ["NotRun", "Verified", "list_not_run", "name_machine", "verify_backend
 # INT8 clips what lies outside the ranges that it was calibrated for, and those are of photographs.
 _JUDGED: dict[Precision, tuple[str, ...]] = {"int8": (PHOTOGRAPH, "dark")}
 _GRAPH_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
-
-
-@dataclass(frozen=True)
-class NotRun:
-    """Something of the model that this machine could not verify."""
-
-    what: str
-    """Backend and precision, with the engine's file if it is one."""
-    reason: str
-    """Why not, and what would."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +65,8 @@ def verify_backends(
         on_stage: told what is being done, one line each.
 
     Returns:
-        One entry for each artefact and backend, each bound to the artefact's hash. `passed` says how it went.
+        One entry for each artefact and backend, each bound to the artefact's hash. `passed` says how it went. None
+        where no backend of a bundle's graphs is here.
 
     Raises:
         BackendError: a choice does not run here, or the reference failed. A backend that fails on an input fails the
@@ -86,6 +77,8 @@ def verify_backends(
     reference = describe_reference(model)
     if choices is None:
         choices = [choice for choice in _candidates(model) if why_not_candidate(model, choice) is None]
+    if not choices and model.precisions and model.has_weights:
+        return Verified((), ())  # graphs that nothing here runs: the verdict says so
     if not choices:
         raise InputError(
             f"nothing of {model.path} can be compared here: {'; '.join(one.reason for one in list_not_run(model))}"
@@ -120,13 +113,14 @@ def list_not_run(model: Model, choices: Sequence[BackendChoice] | None = None) -
             continue
         reason = why_not_candidate(model, choice)
         if reason is not None:
-            missing.append(NotRun(str(choice), reason))
+            missing.append(NotRun(what=str(choice), reason=reason))
     folder = find_engines(model)
     for record in folder.engines() if folder is not None else ():
         choice = BackendChoice(record.backend, record.precision)
         reason = why_not_candidate(model, choice)
         if reason is not None and (choices is None or choice in choices):
-            missing.append(NotRun(f"{choice} {record.engine.file} ({record.target})", reason))
+            what = f"{choice} {record.engine.file} ({record.target})"
+            missing.append(NotRun(what=what, file=record.engine.file, reason=reason))
     return missing
 
 

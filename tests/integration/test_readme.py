@@ -67,7 +67,10 @@ def test_commands_run_in_their_order(script, commands, tmp_path, monkeypatch, ca
     assert "model.fp16.onnx" in printed["export"]
     assert "onnxruntime" in printed["bench"]
     assert "torch" in printed["bench"]
-    assert printed["verify"].rstrip().endswith("verified")
+    verdict = printed["verify"].rstrip().splitlines()[-1]
+    assert verdict == "verified" or verdict.startswith(
+        "verified: graphs; not run: "
+    )  # as there are engines, and no GPU
 
     from sr_deploy.imaging.codec import read_image
 

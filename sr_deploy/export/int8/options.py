@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sr_deploy.bundle.thresholds import DEFAULT_MAX_DROP_DB, DEFAULT_MAX_PIXEL_ERROR
+
 Method = Literal["max", "mse", "percentile"]
 """How the range of a feature map is chosen."""
 Correction = Literal["auto", "on", "off"]
@@ -19,9 +21,9 @@ class Int8Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_drop_db: float = Field(default=0.05, ge=0)
+    max_drop_db: float = Field(default=DEFAULT_MAX_DROP_DB, ge=0)
     """The budget: PSNR on luma against ground truth that may be lost, in dB, mean over held-out crops."""
-    max_pixel_error: float = Field(default=0.25, gt=0)
+    max_pixel_error: float = Field(default=DEFAULT_MAX_PIXEL_ERROR, gt=0)
     """Greatest difference from FP32 of any sample of these crops, outputs clamped to [0, 1]. A range that clips can
     raise the mean at the cost of single pixels; this catches it."""
     min_share: float = Field(default=0.05, gt=0, le=1)

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from sr_deploy.backends import BackendChoice
-from sr_deploy.bundle import Certificate, CertificateEntry, Check, FileRecord, open_bundle, utc_now
+from sr_deploy.bundle import Certificate, CertificateEntry, Check, FileRecord, Measurement, open_bundle, utc_now
 from sr_deploy.bundle.store import CERTIFICATE_NAME, MANIFEST_NAME
 from sr_deploy.certification import verify_model
 from sr_deploy.deps import installed_version
@@ -77,10 +77,12 @@ def make_entry(bundle, choice, file, **changes):
         "reference": "torch:fp32",
         "reference_sha256": bundle.manifest.reference.sha256,
         "measured_at": utc_now(),
-        "thresholds": {},
-        "measurements": (),
-        "worst_max_abs": 0.0,
-        "worst_psnr_db": None,
+        "thresholds": {"psnr_db": 35.0},
+        "measurements": (
+            Measurement(shape="1x8x8", content="photograph", max_abs=0.05, psnr_db=40.0, changed_8bit=0.5),
+        ),
+        "worst_max_abs": 0.05,
+        "worst_psnr_db": 40.0,
         "passed": True,
     }
     return CertificateEntry(**fields | changes)

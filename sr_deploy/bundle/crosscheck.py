@@ -1,0 +1,141 @@
+"""A certificate held against itself and against its bundle: nothing in it is taken at its own word.
+
+Whether an entry passed follows from its figures and thresholds, so what it says of that is only compared. Its figures
+bound one another: an error of at most e makes a PSNR of -20 log10(e) at least. What it ran has to be a file of the
+bundle in the precision that the manifest says, held to what the manifest asks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from sr_deploy.bundle.certificate import Certificate, CertificateEntry, Measurement
+from sr_deploy.bundle.records import EngineRecord, Manifest
+
+_REFERENCE = "torch:fp32"
+_KNOWN_THRESHOLDS = {"max_abs", "psnr_db", "max_drop_db", "rounding"}
+_SLACK = 1e-6
+"""Relative: figures are written as they were computed, so this is for the last bits alone."""
+
+
+def list_contradictions(
+    certificate: Certificate, manifest: Manifest, engines: Sequence[EngineRecord] = ()
+) -> Iterator[str]:
+    """What cannot be true of a certificate in its bundle, one line each.
+
+    Args:
+        certificate: as it was read.
+        manifest: the bundle's.
+        engines: the bundle's.
+    """
+    for identity, count in Counter(entry.identity for entry in certificate.entries).items():
+        if count > 1:
+            yield f"{count} entries of {identity[0]} on {identity[1]} ({identity[2]}), where one is due"
+    for entry in certificate.entries:
+        # An entry that failed stands against the bundle whatever else it says; only praise has to be earned.
+        strangers = _list_strangers(entry, manifest, engines) if entry.passed else ()
+        for line in (*list_flaws(entry), *strangers):
+            yield f"the entry of {entry.artefact.file} on {entry.backend} ({entry.machine}) {line}"
+
+
+def meets_thresholds(entry: CertificateEntry, thresholds: Mapping[str, float] | None = None) -> bool:
+    """Whether an entry's figures meet thresholds, whatever it says of itself; None: those that it names.
+
+    Every judged input counts, and no output of any may be infinite or NaN. An entry without figures meets nothing.
+    """
+    asked = entry.thresholds if thresholds is None else thresholds
+    limit, floor = asked.get("max_abs", math.inf), asked.get("psnr_db", 0.0)
+    judged = entry.judged_measurements
+    return (
+        bool(judged)
+        and all(math.isfinite(one.max_abs) for one in entry.measurements)
+        and all(one.max_abs <= limit for one in judged)
+        and all(one.psnr_db is None or one.psnr_db >= floor for one in judged)
+    )
+
+
+def list_flaws(entry: CertificateEntry) -> Iterator[str]:
+    """What an entry says of itself that its own figures deny."""
+    judged = entry.judged_measurements
+    if not judged:
+        yield "measured nothing"
+        return
+    if entry.passed and not meets_thresholds(entry):
+        yield "says that it passed, and its figures miss its thresholds"
+    psnrs = [one.psnr_db for one in judged if one.psnr_db is not None]
+    for name, said, seen in (
+        ("worst_max_abs", entry.worst_max_abs, max(one.max_abs for one in judged)),
+        ("worst_psnr_db", entry.worst_psnr_db, min(psnrs) if psnrs else None),
+    ):
+        if said != seen:
+            yield f"names {said} as its {name}, and its measurements make {seen}"
+    for one in entry.measurements:
+        flaw = _find_impossible(one)
+        if flaw is not None:
+            yield f"has figures of {one.content} {one.shape} that no output gives: {flaw}"
+
+
+def _find_impossible(one: Measurement) -> str | None:
+    """How the figures of one comparison contradict one another."""
+    if not math.isfinite(one.max_abs):  # of such an output the others are set by convention
+        return None
+    least = math.inf if one.max_abs == 0 else -20 * math.log10(one.max_abs)
+    if (math.inf if one.psnr_db is None else one.psnr_db) < least - _SLACK * abs(least) - _SLACK:
+        return f"{one.psnr_db} dB with a greatest difference of {one.max_abs:g}, which makes {least:.1f} at least"
+    if one.psnr_db is None and one.changed_8bit:
+        return f"equal outputs, and {one.changed_8bit:.2%} of the samples differ"
+    if one.mean_abs is not None and one.mean_abs > one.max_abs * (1 + _SLACK):
+        return f"a mean difference of {one.mean_abs:g} above the greatest of {one.max_abs:g}"
+    if one.changed_8bit_more is not None and one.changed_8bit_more > one.changed_8bit:
+        return "more samples differ by over one step than differ at all"
+    return None
+
+
+def _list_strangers(entry: CertificateEntry, manifest: Manifest, engines: Sequence[EngineRecord]) -> Iterator[str]:
+    """What an entry says that the bundle's own documents deny."""
+    if entry.reference != _REFERENCE:
+        yield f"was compared with {entry.reference}, where {_REFERENCE} is due"
+    precision = _precision_in(manifest, engines, entry)
+    if precision is None:
+        yield "is of a file that its backend does not run"
+    elif precision != entry.precision or entry.backend.split(" ")[0].partition(":")[2] != entry.precision:
+        yield f"is of precision {entry.precision}, and what {entry.backend} runs there is {precision}"
+    if entry.judged and entry.precision != "int8":
+        yield f"is judged on {', '.join(entry.judged)} alone, where every content counts"
+    elif entry.judged and "photograph" not in {one.content for one in entry.judged_measurements}:
+        yield "is not judged on photographs"
+    unknown = entry.thresholds.keys() - _KNOWN_THRESHOLDS
+    if unknown:
+        yield f"names unknown thresholds: {', '.join(sorted(unknown))}"
+    yield from _list_loosened(entry, manifest)
+
+
+def _precision_in(manifest: Manifest, engines: Sequence[EngineRecord], entry: CertificateEntry) -> str | None:
+    """In which precision the entry's backend runs the entry's file; None: it does not."""
+    backend, file = entry.backend.split(":")[0], entry.artefact.file
+    if backend == "torch":
+        return entry.precision if file == manifest.reference.file else None
+    for record in engines:
+        if record.engine.file == file:
+            return record.precision if record.backend == backend else None
+    graph = next((graph for graph in manifest.graphs if graph.file == file), None)
+    if graph is None:
+        return None
+    # No CPU backend has a BF16 graph's convolutions: OpenVINO computes the FP32 graph in BF16 instead.
+    in_bf16 = backend == "openvino" and (graph.precision, entry.precision) == ("fp32", "bf16")
+    return entry.precision if in_bf16 else graph.precision
+
+
+def _list_loosened(entry: CertificateEntry, manifest: Manifest) -> Iterator[str]:
+    """Thresholds of an entry that are looser than what the manifest states for its precision."""
+    stated = manifest.thresholds.get(entry.precision)
+    if stated is None:
+        return
+    asked = stated.widened(entry.thresholds.get("rounding", 0.0))
+    limit, floor = entry.thresholds.get("max_abs", math.inf), entry.thresholds.get("psnr_db", 0.0)
+    if asked.max_abs is not None and limit > asked.max_abs * (1 + _SLACK):
+        yield f"allowed a greatest difference of {limit:g}, and this bundle allows {asked.max_abs:g}"
+    if asked.psnr_db is not None and floor < asked.psnr_db * (1 - _SLACK):
+        yield f"needed {floor:g} dB, and this bundle needs {asked.psnr_db:g} dB"

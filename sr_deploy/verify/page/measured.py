@@ -1,0 +1,141 @@
+"""What was measured: a row for each entry of each machine, and every input of each."""
+
+from __future__ import annotations
+
+from sr_deploy.bundle import CertificateEntry, Measurement, WorstPlace
+from sr_deploy.page.html import bars, colour_of, escape, table
+from sr_deploy.verify.agreement import describe_agreement
+from sr_deploy.verify.margin import margin_of, measure_margin
+from sr_deploy.verify.page.content import PageContent
+
+_FAR_DB = 30.0
+"""Margin from which a cell of the map is fully green."""
+
+
+def show_entries(content: PageContent) -> str:
+    """The figures of each artefact on each backend and machine."""
+    entries = content.entries
+    if not entries:
+        return "<h2>What was run</h2><p>Nothing was run yet.</p>"
+    rows = []
+    for entry in entries:
+        judged = entry.judged_measurements
+        worst = max(judged, key=lambda one: one.max_abs)
+        limit, floor = entry.thresholds.get("max_abs"), entry.thresholds.get("psnr_db")
+        ssims = [one.ssim for one in judged if one.ssim is not None]
+        off, more = (max(getattr(one, name) or 0 for one in judged) for name in ("changed_8bit", "changed_8bit_more"))
+        rows.append(
+            [
+                show_state(describe_agreement(entry).grade),
+                f"<code>{escape(entry.artefact.file)}</code>",
+                _two_lines(escape(entry.backend), escape(entry.backend_version)),
+                _two_lines(
+                    escape(entry.machine), "now" if entry in content.ran_now else escape(entry.measured_at[:10])
+                ),
+                _two_lines(
+                    "equal" if entry.worst_psnr_db is None else f"{entry.worst_psnr_db:.1f} dB",
+                    "" if floor is None else f"needs {floor:.1f} dB",
+                ),
+                _two_lines(f"{entry.worst_max_abs:.1e}", "" if limit is None else f"up to {limit:.1e}"),
+                show_margin(measure_margin(entry)),
+                "" if not ssims else f"{min(ssims):.5f}",
+                _two_lines(f"{off:.3%}", f"{more:.3%} by more"),
+                _two_lines(
+                    escape(f"{worst.content} {worst.shape}"), "" if worst.worst is None else describe_place(worst.worst)
+                ),
+            ]
+        )
+    header = ["", "artefact", "runs on", "machine", "PSNR", "max abs", "margin", "SSIM", "off in 8 bit", "worst place"]
+    margins = [(f"{one.artefact.file} {one.backend}", measure_margin(one)) for one in entries]
+    plot = bars(
+        [
+            (_shorten(name), max(-_FAR_DB, margin), show_margin(margin))
+            for name, margin in margins
+            if margin is not None
+        ],
+        "Margin of each artefact to its nearest threshold, in dB",
+    )
+    return (
+        "<h2>What was run</h2><p>On every machine; the worst of all inputs counts. Max abs is of outputs that are not "
+        "clamped, where black is 0 and white is 1; the margin is the distance to the nearest threshold. Off "
+        "in 8 bit is the share of samples that are another number after rounding, and by more than one.</p>"
+        f"{table(header, rows, numbers=range(4, 9))}<h3>Margin to the nearest threshold</h3>{plot}"
+    )
+
+
+def show_state(state: str) -> str:
+    """`ok`, `passes`, `FAILED`, `not run` and the like, in its color."""
+    colour = {"ok": "good", "FAILED": "bad"}.get(state, "warn")
+    return f'<span class="{colour}">{escape(state)}</span>'
+
+
+def describe_place(place: WorstPlace) -> str:
+    """As in `row 110, column 127 of image 1`; images count from 0, and the first is not named."""
+    of_image = f" of image {place.image}" if place.image else ""
+    return f"row {place.y}, column {place.x}{of_image}"
+
+
+def _two_lines(first: str, second: str) -> str:
+    """HTML of the first line, plain text of the second."""
+    second = escape(second)
+    return f'<span class="line">{first}</span>' + (f'<br><span class="line soft">{second}</span>' if second else "")
+
+
+def show_margin(margin: float | None) -> str:
+    """As in `+29.1 dB`."""
+    return "" if margin is None else f"{margin:+.1f} dB"
+
+
+def _shorten(name: str) -> str:
+    file, _, backend = name.rpartition(" ")
+    return (
+        f"{backend} {'' if len(file) > len('model.fp16.onnx') else file.removeprefix('model.').removesuffix('.onnx')}"
+    )
+
+
+def show_maps(content: PageContent) -> str:
+    """PSNR of every input, one map for each entry; those that failed and the first are open."""
+    entries = content.entries
+    if not entries:
+        return ""
+    maps = []
+    for number, entry in enumerate(entries):
+        opened = " open" if number == 0 or describe_agreement(entry).grade == "FAILED" else ""
+        name = f"{entry.artefact.file} on {entry.backend} ({entry.machine}), {len(entry.measurements)} inputs"
+        shown = _show_judged(entry) + _show_map(entry)
+        maps.append(f"<details{opened}><summary>{escape(name)}</summary>{shown}</details>")
+    return (
+        "<h2>Inputs</h2><p>PSNR in dB of each input that was run: shapes (batch x height x width) by contents. Red is "
+        "at the threshold or beyond, green 30 dB or more from it.</p>" + "".join(maps)
+    )
+
+
+def _show_judged(entry: CertificateEntry) -> str:
+    if not entry.judged:
+        return ""
+    return (
+        f"<p>Judged on {escape(' and '.join(entry.judged))}, which its ranges were calibrated for; it clips what lies "
+        "outside them.</p>"
+    )
+
+
+def _show_map(entry: CertificateEntry) -> str:
+    contents = list(dict.fromkeys(one.content for one in entry.measurements))
+    shapes = list(dict.fromkeys(one.shape for one in entry.measurements))
+    known = {(one.shape, one.content): one for one in entry.measurements}
+    head = "".join(f"<th>{escape(content)}</th>" for content in contents)
+    rows = "".join(
+        f"<tr><th>{escape(shape)}</th>{''.join(_show_cell(entry, known.get((shape, one))) for one in contents)}</tr>"
+        for shape in shapes
+    )
+    return f'<div class="scroll"><table class="heat"><tr><th></th>{head}</tr>{rows}</table></div>'
+
+
+def _show_cell(entry: CertificateEntry, measurement: Measurement | None) -> str:
+    if measurement is None:
+        return '<td class="none" title="not run"></td>'
+    margin = margin_of(entry, measurement)
+    colour = colour_of(1.0 if margin is None else margin / _FAR_DB)
+    text = "equal" if measurement.psnr_db is None else f"{measurement.psnr_db:.1f}"
+    told = f"max abs {measurement.max_abs:.2e}, margin {show_margin(margin) or 'none asked'}"
+    return f'<td style="background:{colour}" title="{escape(told)}">{text}</td>'

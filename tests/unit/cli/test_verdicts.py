@@ -1,0 +1,253 @@
+"""Three verdicts, and what turns one into another: who ran what, whose findings stand, who accepted them."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import sys
+
+import pytest
+
+from sr_deploy import trt
+from sr_deploy.bundle import open_bundle
+from sr_deploy.certification import verify_model
+from sr_deploy.cli import main
+
+needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+no_gpu = pytest.mark.skipif(bool(trt.visible_gpus()), reason="this machine has an NVIDIA GPU")
+FOREIGN = "NVIDIA GeForce RTX 4090"
+
+
+@pytest.fixture(scope="module")
+def sound(make_bundle, tmp_path_factory):
+    bundle = make_bundle("compact-x1", tmp_path_factory.mktemp("sound"), fp16=True)
+    verify_model(bundle.path)
+    return bundle
+
+
+@pytest.fixture
+def bundle(sound, tmp_path):
+    shutil.copytree(sound.path, tmp_path / "bundle")
+    return open_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def without_backends(monkeypatch):
+    """Python's own mark of what cannot be imported: nothing finds these two, and nothing imports them."""
+    for module in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+def verify(bundle, *words, code):
+    assert main(["verify", str(bundle.path), *words]) == code
+
+
+def read_page(bundle):
+    page = (bundle.path / "certificate.html").read_text()
+    bare = re.sub(r"<style.*?</style>|<script.*?</script>", "", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", bare)).split())
+
+
+def read_info(bundle, capsys):
+    capsys.readouterr()
+    assert main(["info", str(bundle.path), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)["certificate"]
+
+
+def edit_certificate(bundle, change):
+    path = bundle.path / "certificate.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def add_foreign(bundle, *, passed):
+    """An entry of the FP16 graph that a machine elsewhere measured."""
+
+    def change(document):
+        entry = next(one for one in document["entries"] if one["backend"] == "onnxruntime:fp16")
+        copy = json.loads(json.dumps(entry)) | {"machine": FOREIGN, "cpu_features": []}
+        if not passed:
+            for one in copy["measurements"]:
+                one |= {"psnr_db": 21.5, "max_abs": 0.5}
+            copy |= {"worst_psnr_db": 21.5, "worst_max_abs": 0.5, "passed": False}
+        document["entries"].append(copy)
+
+    edit_certificate(bundle, change)
+
+
+# --- what did not run ---
+
+
+def test_graphs_that_no_backend_ran_are_not_verified(bundle, without_backends, capsys):
+    verify(bundle, code=4)
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1].startswith("incomplete: no backend ran model.fp32.onnx, model.fp16.onnx; not run: ")
+    assert "torch:fp16" in said  # which ran, and says nothing of the graphs
+    verify(bundle, "--strict", code=3)
+    capsys.readouterr()
+    verify(bundle, "--json", code=4)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["verdict"], document["passed"], document["failures"]) == ("incomplete", False, [])
+    assert read_page(bundle).startswith("Certificate: bundle bundle incomplete: no backend ran model.fp32.onnx")
+    facts = read_info(bundle, capsys)
+    assert facts["verdict"] == "incomplete"
+    assert facts["verdict_text"].startswith("incomplete: no backend ran model.fp32.onnx, model.fp16.onnx")
+    assert json.loads((bundle.path / "certificate.json").read_text())["last"]["verdict"] == "incomplete"
+
+
+def test_a_bundle_of_which_nothing_runs_at_all_is_incomplete_too(make_bundle, tmp_path, without_backends, capsys):
+    bundle = make_bundle("compact-x1", tmp_path)
+    verify(bundle, code=4)
+    assert "incomplete: no backend ran model.fp32.onnx" in capsys.readouterr().out
+    assert "Nothing was run yet." in read_page(bundle)
+
+
+def test_one_backend_is_enough_and_the_absent_one_is_named(bundle, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    verify(bundle, code=0)
+    assert capsys.readouterr().out.splitlines()[-1] == "verified: graphs; not run: openvino:fp32"
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "openvino")
+    verify(bundle, code=4)  # OpenVINO has no FP16: nothing runs that graph
+    assert "incomplete: no backend ran model.fp16.onnx; not run: " in capsys.readouterr().out
+
+
+def test_a_choice_narrows_the_verdict_and_says_so(bundle, capsys):
+    verify(bundle, "--backend", "openvino", code=0)
+    assert capsys.readouterr().out.splitlines()[-1] == "verified: model.fp32.onnx; not run: model.fp16.onnx"
+    verify(bundle, "--backend", "torch:fp16", code=4)
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "incomplete: no backend ran model.fp32.onnx, model.fp16.onnx"
+    assert read_info(bundle, capsys)["verdict"] == "incomplete"
+
+
+def test_an_export_without_backends_is_incomplete(write_gentle_network, tmp_path, without_backends, capsys):
+    checkpoint = write_gentle_network(tmp_path / "net.safetensors", 8, 1)
+    words = ["export", str(checkpoint), "--backend", "none", "--out", str(tmp_path / "b"), "--json"]
+    assert main([*words, "--license", "BSD-3-Clause \n of someone"]) == 4
+    document = json.loads(capsys.readouterr().out)
+    assert (document["verdict"], document["passed"]) == ("incomplete", False)
+    assert open_bundle(tmp_path / "b").manifest.source.license == "BSD-3-Clause of someone"
+    assert "its license BSD-3-Clause of someone" in read_page(open_bundle(tmp_path / "b"))
+
+
+@no_gpu
+@needs_rtx
+def test_engines_are_named_at_once_and_never_covered_by_a_bare_word(bundle, capsys):
+    words = ["build", str(bundle.path), "--backend", "tensorrt-rtx", "--compute-capability", "sm89"]
+    assert main([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["verdict"], document["verdict_text"]) == ("verified", "verified: graphs; not run: 2 engines")
+    engines = [record.engine.file for record in open_bundle(bundle.path).engines()]
+    assert len(engines) == 2
+    last = open_bundle(bundle.path).certificate().last
+    assert [one.file for one in last.not_run] == engines
+    page = read_page(bundle)
+    assert "bundle verified: graphs not run: 2 engines" in page
+    assert all(f"not run {file}" in page for file in engines)
+    assert read_info(bundle, capsys)["verdict_text"] == "verified: graphs; not run: 2 engines"
+    verify(bundle, code=0)
+    assert capsys.readouterr().out.splitlines()[-1] == "verified: graphs; not run: 2 engines"
+
+
+# --- whose findings stand ---
+
+
+def test_what_another_machine_measured_is_shown_and_what_failed_there_fails(bundle, capsys):
+    add_foreign(bundle, passed=True)
+    verify(bundle, code=0)
+    assert f"measured before: model.fp16.onnx on onnxruntime:fp16 ({FOREIGN}): ok" in capsys.readouterr().out
+    assert f"{FOREIGN}, " in read_page(bundle)
+
+
+def test_a_failure_elsewhere_stands_until_it_is_accepted_by_name(bundle, capsys):
+    add_foreign(bundle, passed=False)
+    name = f"model.fp16.onnx on onnxruntime:fp16 ({FOREIGN})"
+    for _ in range(2):  # the second run says the same
+        verify(bundle, "--json", code=3)
+        document = json.loads(capsys.readouterr().out)
+        assert (document["verdict"], document["failures"]) == ("failed", [name])
+        assert document["findings"][0]["lines"] == ["22 dB, greatest difference 5e-01; needs 55 dB, at most 5e-02"]
+        assert f"bundle NOT verified compact x1, 1 blocks, 8 features, RGB {name}" in read_page(bundle)
+    assert read_info(bundle, capsys)["verdict_text"] == f"NOT verified: {name}"
+    verify(bundle, "--accept", "model.fp16.onnx on onnxruntime:fp16", code=1)
+    assert f"is no finding here; findings: '{name}'" in capsys.readouterr().err
+    verify(bundle, "--accept", name, code=0)
+    assert capsys.readouterr().out.splitlines()[-1] == f"verified: graphs; accepted: {name}"
+    verify(bundle, "--json", code=0)
+    (accepted,) = json.loads(capsys.readouterr().out)["accepted"]
+    assert (accepted["name"], accepted["by"].split(" on ")[0] != "") == (name, True)
+    assert f"{name}, accepted by {accepted['by']} on {accepted['accepted_at'][:10]}" in read_page(bundle)
+
+
+def test_an_acceptance_counts_for_who_gave_it(bundle, monkeypatch, tmp_path, capsys):
+    """Whoever makes a bundle writes its certificate: what is accepted there is his own affair."""
+    add_foreign(bundle, passed=False)
+    verify(bundle, "--accept", "model.fp16.onnx", code=0)
+    monkeypatch.setenv("SR_DEPLOY_CACHE", str(tmp_path / "another user"))
+    capsys.readouterr()
+    verify(bundle, code=3)
+    assert "which counts for that user alone" in capsys.readouterr().out
+    assert "which counts for that user alone" in read_page(bundle)
+
+
+def test_an_accepted_finding_that_becomes_another_is_not_accepted(bundle):
+    add_foreign(bundle, passed=False)
+    verify(bundle, "--accept", "model.fp16.onnx", code=0)
+
+    def worsen(document):
+        entry = next(one for one in document["entries"] if one["machine"] == FOREIGN)
+        for one in entry["measurements"]:
+            one["psnr_db"] = 9.0
+        entry["worst_psnr_db"] = 9.0
+
+    edit_certificate(bundle, worsen)
+    verify(bundle, code=3)
+
+
+def test_a_failure_measured_here_is_not_gone_because_its_backend_is(bundle, monkeypatch, capsys):
+    def fail(document):
+        entry = next(one for one in document["entries"] if one["backend"] == "openvino:fp32")
+        entry["measurements"][0] |= {"psnr_db": 30.0, "max_abs": 0.1}
+        entry |= {"worst_psnr_db": 30.0, "worst_max_abs": 0.1, "passed": False}
+
+    edit_certificate(bundle, fail)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "openvino", None)
+        verify(bundle, code=3)
+        assert "NOT verified: model.fp32.onnx on openvino:fp32" in capsys.readouterr().out
+    verify(bundle, code=0)  # run again and found to be right: its cause is gone
+
+
+# --- thresholds ---
+
+
+def test_thresholds_looser_than_the_defaults_are_said_everywhere(bundle, capsys):
+    path = bundle.path / "bundle.json"
+    manifest = json.loads(path.read_text())
+    manifest["thresholds"] = {"fp16": {"psnr_db": 10.0, "max_abs": 0.05}, "fp32": {"max_abs": 1e-5}}
+    path.write_text(json.dumps(manifest))
+    (bundle.path / "certificate.json").unlink()
+    verify(bundle, code=0)
+    said = [line.removeprefix("looser than the default: ") for line in capsys.readouterr().out.splitlines()]
+    lines = ["fp32 needs no PSNR, the default is 100 dB", "fp16 needs 10 dB, the default is 55 dB"]
+    assert all(line in said for line in lines)
+    assert said[-1] == f"verified: graphs; looser than the defaults: {'; '.join(lines)}"
+    verify(bundle, "--json", code=0)
+    assert json.loads(capsys.readouterr().out)["thresholds_looser_than_default"] == lines
+    assert lines[1] in read_page(bundle)
+    assert lines[1] in read_info(bundle, capsys)["verdict_text"]
+
+
+def test_certificates_of_before_are_still_judged(bundle, capsys):
+    def forget(document):
+        for name in ("last", "accepted"):
+            del document[name]
+
+    edit_certificate(bundle, forget)
+    assert read_info(bundle, capsys)["verdict"] == "verified"
+    edit_certificate(bundle, lambda document: document.update(entries=document["entries"][:1]))
+    assert read_info(bundle, capsys)["verdict_text"] == "incomplete: no backend ran model.fp16.onnx"
