@@ -32,6 +32,8 @@ from sr_deploy.verify.worst import choose_crops, cut_crop
 
 NOISE = np.random.default_rng(0).random((1, 3, 100, 120), np.float32)
 POINT = Point(Shape(1, 25, 30), "noise")
+FULL = GraphRecord(file="model.fp32.onnx", sha256="9" * 64, precision="fp32")
+HALF = GraphRecord(file="model.fp16.onnx", sha256="a" * 64, precision="fp16")
 GRAPH = GraphRecord(file="m<x>.onnx", sha256="a" * 64, precision="fp16")
 
 
@@ -80,7 +82,7 @@ def make_manifest(thresholds=None, **source):
         name="demo", created_at="2026-01-01T00:00:00",
         arch=ArchSpec(architecture="compact", scale=4, features=8, blocks=2),
         source=SourceRecord(**({"file": "net.pth", "sha256": "e" * 64, "layout": "compact"} | source)),
-        reference=FileRecord(file="generator.safetensors", sha256="b" * 64), graphs=(GRAPH,),
+        reference=FileRecord(file="generator.safetensors", sha256="b" * 64), graphs=(FULL, HALF),
         profiles=(parse_profile("tile=1x8x8,1x16x16,1x32x32"),), thresholds=thresholds or {}, tools={"torch": "2"},
     )  # fmt: skip
 
