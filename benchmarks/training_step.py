@@ -128,14 +128,16 @@ def watch_gpu(device: torch.device) -> Iterator[list[float]]:
 
 def measure(recipe: Recipe, folder: Path, device: str | None, steps: int) -> StepTimes:
     """Open the recipe's training in `folder` and time it."""
-    session = open_session(
+    opening = open_session(
         recipe, folder / recipe.name, resume=False, device=device, start_from=None, report=print, processes=ALONE
     )
-    on_gpu = session.device.type == "cuda"
-    torch.backends.cudnn.benchmark = on_gpu  # as the loop has it
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(session.device)
-    taken, shares, tflop, gpu_percent = time_steps(session, steps)
+    with opening as session:
+        on_gpu = session.device.type == "cuda"
+        torch.backends.cudnn.benchmark = on_gpu  # as the loop has it
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(session.device)
+        taken, shares, tflop, gpu_percent = time_steps(session, steps)
+        memory_gib = torch.cuda.max_memory_allocated(session.device) / 2**30 if on_gpu else None
     return StepTimes(
         recipe=recipe.name,
         network=recipe.arch_spec().title(),
@@ -147,17 +149,17 @@ def measure(recipe: Recipe, folder: Path, device: str | None, steps: int) -> Ste
         slowest_ms=max(taken),
         shares=shares,
         tflop=tflop,
-        memory_gib=torch.cuda.max_memory_allocated(session.device) / 2**30 if on_gpu else None,
+        memory_gib=memory_gib,
         gpu_percent=gpu_percent,
     )
 
 
 def count_operations(recipe: Recipe, folder: Path) -> float:
     """TFLOP of one step with one patch, on the CPU."""
-    session = open_session(
+    opening = open_session(
         recipe, folder / recipe.name, resume=False, device="cpu", start_from=None, report=print, processes=ALONE
     )
-    with FlopCounterMode(display=False) as counter:
+    with opening as session, FlopCounterMode(display=False) as counter:
         make_step(session, iterate_batches(session.sampler, 0, 1, 0))
     return float(counter.get_total_flops()) / 1e12
 

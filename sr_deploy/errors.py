@@ -74,6 +74,10 @@ class OutputError(SrDeployError):
     """Something could not be written (no permission, no space, a folder in the way)."""
 
 
+class LockedError(InputError):
+    """Another process is writing there."""
+
+
 class BackendError(SrDeployError):
     """A backend cannot run or build here, or failed while it did."""
 

@@ -89,18 +89,21 @@ def train(
         for stage in stages:
             if stage.action != "take":
                 check_inputs(stage.recipe)
-        for number, stage in enumerate(stages):
+        before = start_from
+        for stage in stages:
+            run = stage.run
             if stage.note:
                 output.log(stage.note)
             if stage.action == "take":
+                before = run
                 continue
-            before = stages[number - 1].run if number > 0 else start_from
             manifest = _train_stage(stage, before, device=device, processes=processes, stop=stop, output=output)
+            before = run = run.with_name(manifest.name) if stage.numbered else run
             if manifest.status == "stopped":
                 break
         if processes.is_first:  # it alone wrote the checkpoints that are spoken of
-            _show_result(output, stage.run, manifest)
-        output.finish({"run": str(stage.run), **manifest.model_dump(mode="json")})
+            _show_result(output, run, manifest)
+        output.finish({"run": str(run), **manifest.model_dump(mode="json")})
     if manifest.status == "stopped":
         raise typer.Exit(130)
 
@@ -134,6 +137,7 @@ def _train_stage(
             resume=resume,
             device=device,
             start_from=None if resume else start_from,
+            numbered=stage.numbered,
             processes=processes,
             stop=stop,
             on_step=lambda report: advance(report.step - done, _describe_pace(report)),

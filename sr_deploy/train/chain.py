@@ -38,6 +38,8 @@ class Stage:
     """Train it anew, go on with it, or take it as it is, finished."""
     note: str = ""
     """Why not anew, for the user."""
+    numbered: bool = False
+    """Whether the folder of a new run is a name of ours: another one will do if it is taken meanwhile."""
 
 
 def plan_stages(
@@ -71,7 +73,7 @@ def plan_stages(
             )
     last = recipes[-1]
     stages = [_find_stage(recipe, runs) for recipe in recipes[:-1]]
-    return [*stages, Stage(last, out or free_run_folder(runs, last.name), "train")]
+    return [*stages, _new_stage(last, runs) if out is None else Stage(last, out, "train")]
 
 
 def _follow_back(name: str, *, alone: bool) -> list[Path]:
@@ -139,7 +141,11 @@ def _find_stage(recipe: Recipe, runs: Path) -> Stage:
             return Stage(recipe, run, "take", f"{run} is finished ({manifest.step} steps) and is started from{other}")
         if manifest.status != "finished" and not differences and find_last_checkpoint(run) is not None:
             return Stage(recipe, run, "resume", f"{run} goes on first: the recipe starts from it")
-    return Stage(recipe, free_run_folder(runs, recipe.name), "train")
+    return _new_stage(recipe, runs)
+
+
+def _new_stage(recipe: Recipe, runs: Path) -> Stage:
+    return Stage(recipe, free_run_folder(runs, recipe.name), "train", numbered=True)
 
 
 def _runs_of(name: str, runs: Path) -> list[tuple[Path, RunManifest]]:

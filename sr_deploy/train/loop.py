@@ -52,6 +52,7 @@ def train(
     resume: bool = False,
     device: str | None = None,
     start_from: Path | None = None,
+    numbered: bool = False,
     processes: Processes = ALONE,
     stop: threading.Event | None = None,
     on_step: Callable[[StepReport], None] = lambda report: None,
@@ -65,6 +66,8 @@ def train(
         resume: go on from the last checkpoint in `out`; on the CPU the result has the bits of a run never stopped.
         device: as torch names it; cuda if available, else cpu, if None.
         start_from: anything with weights for the generator to start from.
+        numbered: for a new run: where `out` is taken, take the next free name of the recipe beside it; the manifest has
+            it.
         processes: who trains along; each calls this with the same arguments.
         stop: when set, the run writes a checkpoint after the present step and returns with status "stopped".
         on_step: told after each step.
@@ -72,17 +75,21 @@ def train(
 
     Raises:
         TrainingError: the loss is no number, the memory is too small, or the run cannot be resumed.
+        LockedError: another process trains this run.
         SrDeployError: anything wrong with recipe, data, weights or folders.
     """
     if resume and _is_finished(check_resumable(recipe, out), recipe):
         on_note(f"{out} is finished: {recipe.run.steps} steps; to train on: --resume --set run.steps=MORE")
         return read_manifest(out)
+    opening = open_session(
+        recipe, out, resume=resume, device=device, start_from=start_from, report=on_note, processes=processes,
+        numbered=numbered,
+    )  # fmt: skip
     try:
-        session = open_session(
-            recipe, out, resume=resume, device=device, start_from=start_from, report=on_note, processes=processes
-        )
-        on_note(_describe_start(session))
-        _run_steps(session, stop or threading.Event(), on_step, on_note)
+        with opening as session:
+            on_note(_describe_start(session))
+            _run_steps(session, stop or threading.Event(), on_step, on_note)
+            return session.manifest
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"the memory of the device is too small for {recipe.data.batch} patches of {recipe.data.patch_size} "
@@ -94,7 +101,6 @@ def train(
             f"torch.compile failed ({reason}); it needs a C++ compiler on a CPU and Triton on a GPU: train without it, "
             "--set precision.compile=false"
         ) from error
-    return session.manifest
 
 
 def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepReport], None], on_note: Report) -> None:

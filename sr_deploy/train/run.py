@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +17,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sr_deploy.errors import InputError, OutputError, TrainingError
-from sr_deploy.files import make_folder, write_text
+from sr_deploy.files import make_folder, output_error, write_text
+from sr_deploy.locks import LOCK_NAME, hold_lock
 from sr_deploy.measure.machine import Machine
 from sr_deploy.untrusted import find_inside, read_json
 
@@ -178,20 +181,62 @@ def free_run_folder(parent: Path, name: str) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def claim_run_folder(folder: Path) -> Path:
-    """Make the folder that the user named for a new run.
+@contextmanager
+def claim_run_folder(folder: Path, *, name: str | None = None) -> Iterator[Path]:
+    """Make the folder of a new run, and hold it while the run is written; yields the folder.
+
+    Args:
+        folder: what `free_run_folder` gave, or the user named.
+        name: with another process in that folder the next free one of this name will do; None: no other will.
 
     Raises:
         OutputError: it holds something already, or cannot be made.
+        LockedError: another process has just claimed it.
     """
+    while not (made := _make_new(folder)) and name is not None:
+        folder = free_run_folder(folder.parent, name)
+    if not made:
+        _require_empty(folder)
+    try:
+        with hold_run(folder):
+            _require_empty(folder)  # but for what another process began meanwhile
+            yield folder
+    finally:
+        if made:
+            with suppress(OSError):  # there is something in it, mostly
+                folder.rmdir()
+
+
+def _make_new(folder: Path) -> bool:
+    """Whether this process made the folder; false: it is there already, or a file is."""
+    try:
+        make_folder(folder.parent)
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise output_error(folder, error) from error
+    return True
+
+
+def hold_run(run: Path) -> AbstractContextManager[None]:
+    """Hold a run while it is written.
+
+    Raises:
+        LockedError: another process holds it.
+        OutputError: the run cannot be written.
+    """
+    return hold_lock(run / LOCK_NAME, run)
+
+
+def _require_empty(folder: Path) -> None:
     if (folder / MANIFEST_NAME).exists():
         raise OutputError(
             f"{folder} holds a run already; go on with it with --resume, or give another folder with --out"
         )
     make_folder(folder)
-    if any(folder.iterdir()):
+    if any(path.name != LOCK_NAME for path in folder.iterdir()):
         raise OutputError(f"{folder} is not empty; give a new folder with --out")
-    return folder
 
 
 def find_newest_run(folder: Path, *, with_checkpoint: bool = True) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from sr_deploy.train.run import (
     StartingPoint,
     claim_run_folder,
     find_last_checkpoint,
+    hold_run,
     list_checkpoints,
     require_run,
     write_manifest,
@@ -70,6 +72,7 @@ class Session:
     """Whether pictures can be written here."""
 
 
+@contextmanager
 def open_session(
     recipe: Recipe,
     run: Path,
@@ -79,14 +82,48 @@ def open_session(
     start_from: Path | None,
     report: Report,
     processes: Processes = ALONE,
-) -> Session:
-    """Prepare a new run in the empty folder `run`, or go on with the run that lies there.
+    numbered: bool = False,
+) -> Iterator[Session]:
+    """Prepare a new run in the empty folder `run`, or go on with the run that lies there; no other process may then.
+
+    Args:
+        recipe: what to train.
+        run: the run's folder.
+        resume: go on with it.
+        device: as torch names it; None: the best.
+        start_from: anything with weights for the generator.
+        report: told what the user should know.
+        processes: who trains along.
+        numbered: for a new run: take the next free name of the recipe if `run` is taken.
 
     Raises:
         TrainingError: the run does not fit the recipe, its data changed, or there is none.
+        LockedError: another process trains it.
         InputError, RecipeError, CheckpointError, OutputError: as their names say.
     """
     _check_share(recipe, processes)
+    with ExitStack() as held:
+        if resume:
+            require_run(run)
+            processes.agree(lambda: held.enter_context(hold_run(run)))
+        yield _prepare(
+            recipe, run, resume=resume, device=device, start_from=start_from, report=report, processes=processes,
+            claim=lambda: held.enter_context(claim_run_folder(run, name=recipe.name if numbered else None)),
+        )  # fmt: skip
+
+
+def _prepare(
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool,
+    device: str | None,
+    start_from: Path | None,
+    report: Report,
+    processes: Processes,
+    claim: Callable[[], Path],
+) -> Session:
+    """The session; the run is held by the first process, or is claimed by it as soon as all else stands."""
     manifest = check_resumable(recipe, run) if resume else None
     chosen_device = choose_device(device, processes)
     photographs = _open_photographs(recipe, report if processes.is_first else lambda line: None)
@@ -104,10 +141,10 @@ def open_session(
     opponent = build_opponent(recipe, chosen_device, resume=resume)
     if manifest is None:
         precision = processes.agree(lambda: _choose_precision(recipe, network, sampler, chosen_device))
+        run = processes.agree(claim)
         manifest = _new_manifest(
             recipe, run, precision, data_sha256=fingerprint, device=chosen_device, starting_point=starting_point
         )
-        processes.agree(lambda: claim_run_folder(run))
     else:
         precision = PrecisionChoice.model_validate(manifest.precision.model_dump())
         processes.agree(lambda: delete_leftovers(run))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ from pydantic import TypeAdapter
 
 from sr_deploy.errors import InputError, OutputError, UnsafePathError
 from sr_deploy.files import output_error, remove_partial_files, sha256_of, write_text
+from sr_deploy.locks import hold_lock
 from sr_deploy.untrusted import check_relative, find_inside, open_for_appending, open_regular, parse_json
 
 RECORD_NAME = ".sr-deploy-upscale.jsonl"
@@ -124,17 +124,12 @@ def open_record(folder: Path) -> Iterator[JobRecord]:
     What a killed job left half-written is removed first.
 
     Raises:
-        InputError: another process is writing into this folder, or the record is of a newer version.
+        LockedError: another process is writing into this folder.
+        InputError: the record is of a newer version.
         OutputError: it cannot be written.
     """
     path = folder / RECORD_NAME
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open_for_appending(folder / f"{RECORD_NAME}.lock")
-    except OSError as error:
-        raise output_error(folder, error) from error
-    with lock:
-        lock_alone(lock.fileno(), folder)
+    with hold_lock(folder / f"{RECORD_NAME}.lock", folder):
         entries = _read_entries(path)
         _clean(folder, entries)
         # Written anew: one line for each result, and no line cut short in the middle.
@@ -189,23 +184,3 @@ def _require_version(path: Path, version: object) -> None:
             f"{path} was written by another version of sr-deploy (record {version}, this one writes {_VERSION}); "
             "choose another folder for the results"
         )
-
-
-def lock_alone(handle: int, target: Path) -> None:
-    """Hold a lock on an open file as long as it is open.
-
-    Args:
-        handle: of the file.
-        target: what is written meanwhile, for the message.
-
-    Raises:
-        InputError: another process holds it.
-    """
-    if os.name != "posix":
-        return  # no such locks: two jobs into one folder are the user's to avoid
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise InputError(f"another sr-deploy upscale is writing into {target}; wait for it, or stop it") from error

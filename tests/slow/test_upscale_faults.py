@@ -90,7 +90,7 @@ def test_killed_at_random_moments(prepared, unbroken, tmp_path):
     assert document["skipped"]
     assert read_results(out) == unbroken
     hidden = sorted(path.name for path in out.rglob(".*"))
-    assert hidden == [RECORD_NAME, f"{RECORD_NAME}.lock"]
+    assert hidden == [RECORD_NAME]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

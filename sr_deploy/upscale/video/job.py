@@ -27,7 +27,7 @@ from sr_deploy.upscale.video.frames import (
 )
 from sr_deploy.upscale.video.mux import Copied, join_segments, plan_copies
 from sr_deploy.upscale.video.pipeline import Clock
-from sr_deploy.upscale.video.record import describe_job, open_work_folder, read_cut, remove_work_folder, write_cut
+from sr_deploy.upscale.video.record import describe_job, empty_work_folder, open_work_folder, read_cut, write_cut
 from sr_deploy.upscale.video.segments import SegmentStore
 from sr_deploy.upscale.video.source import VideoInfo, read_video_info
 
@@ -92,7 +92,8 @@ def upscale_video(
         stop: once set, the job ends after the frames at hand.
 
     Raises:
-        InputError: settings that cannot be met, or another process works on this result.
+        InputError: settings that cannot be met.
+        LockedError: another process works on this result.
         VideoError: the source is no video that is taken, the target cannot hold what is in it, or the finished file is
             not what it should be; then there is none.
         GuardError: what the network gives for a frame is no picture of it.
@@ -123,8 +124,7 @@ def upscale_video(
         final = target if damage is None else partial_path(target)
         if not stopped:
             _finish(info, copied, store, final)
-    if not stopped:
-        remove_work_folder(target)
+            empty_work_folder(folder)
     return VideoResult(
         source=source,
         target=final,

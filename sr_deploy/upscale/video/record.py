@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from sr_deploy.deps import installed_version
 from sr_deploy.errors import InputError, OutputError
-from sr_deploy.files import make_folder, output_error, sha256_of, write_text
+from sr_deploy.files import output_error, sha256_of, write_text
+from sr_deploy.locks import hold_lock
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.untrusted import is_regular, open_for_appending, read_json, refuse_link
+from sr_deploy.untrusted import is_regular, read_json, refuse_link
 from sr_deploy.upscale.batch import describe_batch
-from sr_deploy.upscale.job import lock_alone
 from sr_deploy.upscale.plan import Cut
 from sr_deploy.upscale.video.encoders import EncoderPlan
 
@@ -60,32 +59,37 @@ def find_work_folder(target: Path) -> Path:
 
 @contextlib.contextmanager
 def open_work_folder(target: Path, job: str) -> Iterator[Path]:
-    """Yield the folder; segments of another job in it are removed.
+    """Yield the folder; segments of another job in it are removed, and a folder without segments at the end.
 
     Raises:
-        InputError: another process works on this result.
+        LockedError: another process works on this result.
         UnsafePathError: the folder is a link.
         OutputError: it cannot be written.
     """
-    folder = make_folder(refuse_link(find_work_folder(target)))
+    folder = refuse_link(find_work_folder(target))
     try:
-        lock = open_for_appending(folder / _LOCK)
-    except OSError as error:
-        raise output_error(folder, error) from error
-    with lock:
-        lock_alone(lock.fileno(), target)
-        try:
-            record = folder / _RECORD
-            if not is_regular(record) or record.read_bytes() != job.encode():
-                _empty(folder)
-                write_text(record, job)
-            yield folder
-        finally:
-            if not any(folder.glob("segment-*")):
-                shutil.rmtree(folder, ignore_errors=True)
+        with hold_lock(folder / _LOCK, target):
+            try:
+                record = folder / _RECORD
+                if not is_regular(record) or record.read_bytes() != job.encode():
+                    empty_work_folder(folder)
+                    write_text(record, job)
+                yield folder
+            finally:
+                if not any(folder.glob("segment-*")):
+                    with contextlib.suppress(OutputError):  # what is wrong has been said, or is nobody's concern
+                        empty_work_folder(folder)
+    finally:
+        with contextlib.suppress(OSError):  # segments wait there, or another process has begun
+            folder.rmdir()
 
 
-def _empty(folder: Path) -> None:
+def empty_work_folder(folder: Path) -> None:
+    """Remove all but the lock that is held.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
     try:
         for path in folder.iterdir():
             if path.name != _LOCK:
@@ -116,11 +120,3 @@ def write_cut(folder: Path, cut: Cut) -> None:
         OutputError: it cannot be written.
     """
     write_text(folder / _CUT, json.dumps(asdict(cut)))
-
-
-def remove_work_folder(target: Path) -> None:
-    """Remove it; the job is done."""
-    try:
-        shutil.rmtree(find_work_folder(target))
-    except OSError as error:
-        raise OutputError(f"cannot remove {find_work_folder(target)}: {error.strerror or error}") from error

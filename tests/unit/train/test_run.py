@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sr_deploy.errors import InputError, OutputError, TrainingError
+from sr_deploy.errors import InputError, LockedError, OutputError, TrainingError
+from sr_deploy.locks import LOCK_NAME
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.train.run import (
     PrecisionRecord,
@@ -68,16 +70,38 @@ def test_a_new_run_takes_the_next_free_name(tmp_path):
 
 
 def test_a_named_folder_must_be_new_or_empty(tmp_path):
-    assert claim_run_folder(tmp_path / "a" / "b").is_dir()
-    claim_run_folder(tmp_path / "a" / "b")
-    with pytest.raises(OutputError, match="is not empty"):
-        claim_run_folder(tmp_path / "a")
+    for _ in range(2):
+        with claim_run_folder(tmp_path / "a" / "b") as run:
+            assert run == tmp_path / "a" / "b"
+            assert os.listdir(run) == [LOCK_NAME]
+        assert not run.exists()  # nothing came of it
+    (tmp_path / "a" / "b").mkdir()
+    with claim_run_folder(tmp_path / "a" / "b"):
+        pass
+    assert os.listdir(tmp_path / "a" / "b") == []  # the user's own empty folder stays
+    refuse(tmp_path / "a", "is not empty")
     write_manifest(tmp_path / "a", make_manifest())
-    with pytest.raises(OutputError, match="holds a run already; go on with it with --resume"):
-        claim_run_folder(tmp_path / "a")
+    refuse(tmp_path / "a", "holds a run already; go on with it with --resume")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="a file stands where a folder is needed"):
-        claim_run_folder(tmp_path / "file")
+    refuse(tmp_path / "file", "a file stands where a folder is needed")
+    refuse(tmp_path / "file" / "run", "a file stands where a folder is needed")
+
+
+def refuse(folder, reason):
+    with pytest.raises(OutputError, match=reason), claim_run_folder(folder):
+        pass
+
+
+def test_a_name_that_another_process_took_meanwhile_gives_way_to_the_next(tmp_path):
+    planned = free_run_folder(tmp_path, "demo")
+    with claim_run_folder(planned, name="demo") as first, claim_run_folder(planned, name="demo") as second:
+        assert (first, second) == (tmp_path / "demo", tmp_path / "demo-2")
+        write_manifest(second, make_manifest())
+        told = f"demo is being written by another sr-deploy .process {os.getpid()} on"
+        with pytest.raises(LockedError, match=told), claim_run_folder(planned):
+            pass
+    assert sorted(os.listdir(tmp_path)) == ["demo-2"]
+    assert os.listdir(second) == ["run.json"]
 
 
 def test_newest_run_is_the_one_written_last_whatever_the_file_times(tmp_path):

@@ -232,7 +232,12 @@ def test_records_of_other_versions_are_not_touched(tmp_path: Path, upscaler: Ups
 
 @pytest.mark.skipif(os.name != "posix", reason="no such locks elsewhere")
 def test_two_jobs_into_one_folder_are_refused(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
-    with open_record(tmp_path / "out"), pytest.raises(InputError, match="another sr-deploy upscale is writing into"):
+    with (
+        open_record(tmp_path / "out"),
+        pytest.raises(
+            InputError, match=r"out is being written by another sr-deploy \(process \d+ on .*, since 20.*; wait for it"
+        ),
+    ):
         upscale_folder(upscaler, source, tmp_path / "out")
 
 
