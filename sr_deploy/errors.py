@@ -34,6 +34,10 @@ class UnsafePathError(InputError):
     """A name of a file that was read from a file, or a link, leads out of the folder that it has to stay in."""
 
 
+class NothingFoundError(InputError):
+    """There is nothing at all of what was looked for; nothing has failed."""
+
+
 class CheckpointError(InputError):
     """A file of weights is unsafe, damaged, of an unknown layout, or contradicts itself."""
 

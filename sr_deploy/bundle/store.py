@@ -17,6 +17,7 @@ from sr_deploy.backends import Precision
 from sr_deploy.bundle.certificate import Certificate
 from sr_deploy.bundle.crosscheck import list_contradictions
 from sr_deploy.bundle.records import ENGINES_FOLDER, EngineRecord, FileRecord, Manifest
+from sr_deploy.candidates import read_each, require_any
 from sr_deploy.errors import BundleError, DamagedBundleError
 from sr_deploy.files import output_error, replacing_file, replacing_folder, sha256_of, write_text
 from sr_deploy.graph.external import keeps_weights_outside
@@ -60,7 +61,8 @@ class EngineFolder:
 
     def _list_records(self) -> list[str]:
         folder = find_inside(self.path, ENGINES_FOLDER, DamagedBundleError)
-        return [f"{ENGINES_FOLDER}/{path.name}" for path in sorted(folder.glob("*.json"))]
+        names = (path.name for path in sorted(folder.glob("*.json")))
+        return [f"{ENGINES_FOLDER}/{name}" for name in names if not name.startswith(".")]  # one is half-written
 
     def _read_engine(self, name: str) -> EngineRecord:
         path = find_inside(self.path, name, DamagedBundleError)
@@ -265,21 +267,18 @@ def creating_bundle(path: Path) -> Iterator[Path]:
 
 
 def find_newest_bundle(folder: Path) -> Path:
-    """The bundle in `folder` whose manifest was made last.
+    """The bundle in `folder` whose manifest was made last; those whose manifest cannot be read are named and left out.
 
     Raises:
-        BundleError: there is none.
+        NothingFoundError: there is none.
+        InputError: there are some, and none has a manifest that can be read.
     """
-    found: list[tuple[str, Path]] = []
-    for manifest in folder.glob(f"*/{MANIFEST_NAME}"):
-        try:
-            place = find_inside(manifest.parent, MANIFEST_NAME, DamagedBundleError)
-            found.append((read_record(place, Manifest).created_at, manifest.parent))
-        except BundleError:
-            continue  # a damaged one is reported when it is opened by name, and is never the newest
-    if not found:
-        raise BundleError(f"no bundle in {folder}; make one with: sr-deploy export")
-    return max(found)[1]
+
+    def read_date(bundle: Path) -> str:
+        return read_record(find_inside(bundle, MANIFEST_NAME, DamagedBundleError), Manifest).created_at
+
+    found, faults = read_each(folder, MANIFEST_NAME, read_date)
+    return max(require_any(found, faults, f"no bundle in {folder}; make one with: sr-deploy export"))[1]
 
 
 def record_file(folder: Path, name: str) -> FileRecord:

@@ -7,26 +7,32 @@ from pathlib import Path
 
 
 def find_default_model(instead: str) -> Path:
-    """The newest bundle here, or else the newest run.
+    """The newest bundle here, or else the newest run. Of either, those that cannot be read are named and left out.
 
     Args:
         instead: how this command is told of a model, as in `--model MODEL`.
 
     Raises:
-        InputError: neither is there.
+        NothingFoundError: neither is there.
+        InputError: there are some, and none can be read.
     """
     from sr_deploy.bundle import find_newest_bundle
-    from sr_deploy.errors import BundleError, InputError
+    from sr_deploy.errors import InputError, NothingFoundError
     from sr_deploy.train.run import find_newest_run
 
+    failed: InputError | None = None
     try:
         return find_newest_bundle(Path("deployments"))
-    except BundleError:
+    except NothingFoundError:
         pass  # no bundle yet: a trained network will do
+    except InputError as error:
+        failed = error
     try:
         return find_newest_run(Path("runs"))
-    except InputError as error:
-        raise InputError(f"no bundle in deployments, and {error}; or give {instead}") from error
+    except NothingFoundError as error:
+        if failed is not None:
+            raise failed from error
+        raise NothingFoundError(f"no bundle in deployments, and {error}; or give {instead}") from error
 
 
 def find_upscaling_model(tell: Callable[[str], None]) -> Path:
@@ -36,15 +42,16 @@ def find_upscaling_model(tell: Callable[[str], None]) -> Path:
         tell: told in one line if it is the last.
 
     Raises:
+        InputError: there are bundles or runs, and none can be read: no other network is taken for them.
         BundleError: the installed package is incomplete or was changed.
     """
     from sr_deploy.bundle import open_bundle
-    from sr_deploy.errors import InputError
+    from sr_deploy.errors import NothingFoundError
     from sr_deploy.shipped import DEFAULT_MODEL
 
     try:
         return find_default_model("--model MODEL")
-    except InputError:
+    except NothingFoundError:
         pass  # nothing of the user's own: upscaling works out of the box
     name, network = DEFAULT_MODEL.name, open_bundle(DEFAULT_MODEL).manifest.arch.title()
     tell(f"no bundle in deployments and no run in runs: taking {name}, which ships with sr-deploy ({network})")

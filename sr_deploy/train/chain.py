@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+from sr_deploy.candidates import read_each
 from sr_deploy.config import find_config, read_toml
 from sr_deploy.errors import RecipeError
 from sr_deploy.files import require_file
@@ -132,9 +133,9 @@ def _split_override(override: str) -> tuple[str | None, str]:
 
 
 def _find_stage(recipe: Recipe, runs: Path) -> Stage:
-    found = [(manifest.updated_at, run, manifest) for run, manifest in _runs_of(recipe.name, runs)]
-    for _, run, manifest in sorted(found, key=lambda one: one[0], reverse=True):
-        stored = read_run_recipe(run / RECIPE_NAME)
+    found, _ = read_each(runs, MANIFEST_NAME, lambda run: _read_run(run, recipe.name))
+    ours = [(manifest, stored, run) for (manifest, stored), run in found if stored is not None]
+    for manifest, stored, run in sorted(ours, key=lambda one: one[0].updated_at, reverse=True):
         differences = find_differences(stored, recipe)
         if manifest.status == "finished" and stored.arch_spec() == recipe.arch_spec():
             other = f"; trained with {'; '.join(differences)}: move it away to train anew" if differences else ""
@@ -144,11 +145,11 @@ def _find_stage(recipe: Recipe, runs: Path) -> Stage:
     return _new_stage(recipe, runs)
 
 
+def _read_run(run: Path, name: str) -> tuple[RunManifest, Recipe | None]:
+    """A run's manifest, and its recipe if it is the one of that name."""
+    manifest = read_manifest(run)
+    return manifest, read_run_recipe(run / RECIPE_NAME) if manifest.recipe == name else None
+
+
 def _new_stage(recipe: Recipe, runs: Path) -> Stage:
     return Stage(recipe, free_run_folder(runs, recipe.name), "train", numbered=True)
-
-
-def _runs_of(name: str, runs: Path) -> list[tuple[Path, RunManifest]]:
-    folders = [path.parent for path in runs.glob(f"*/{MANIFEST_NAME}")] if runs.is_dir() else []
-    manifests = [(folder, read_manifest(folder)) for folder in sorted(folders) if not folder.name.startswith(".")]
-    return [(folder, manifest) for folder, manifest in manifests if manifest.recipe == name]

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from sr_deploy.candidates import read_each, require_any
 from sr_deploy.errors import InputError, OutputError, TrainingError
 from sr_deploy.files import make_folder, output_error, write_text
 from sr_deploy.locks import LOCK_NAME, hold_lock
@@ -108,9 +109,9 @@ class RunManifest(_Record):
     """Of the run's folder when it was made."""
     recipe: str
     """Name of the recipe."""
-    created_at: datetime
+    created_at: AwareDatetime
     """UTC."""
-    updated_at: datetime
+    updated_at: AwareDatetime
     """UTC."""
     status: Literal["running", "stopped", "failed", "finished"]
     """running is also what a killed run says: nobody was left to change it."""
@@ -178,7 +179,7 @@ def write_manifest(run: Path, manifest: RunManifest) -> RunManifest:
 def free_run_folder(parent: Path, name: str) -> Path:
     """`parent/name`, or `parent/name-2`, `-3`... if taken: a run is never overwritten. Nothing is made yet."""
     candidates = (parent / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
-    return next(path for path in candidates if not path.exists())
+    return next(path for path in candidates if not os.path.lexists(path))
 
 
 @contextmanager
@@ -240,26 +241,24 @@ def _require_empty(folder: Path) -> None:
 
 
 def find_newest_run(folder: Path, *, with_checkpoint: bool = True) -> Path:
-    """The run in `folder` whose manifest was written last.
+    """The run in `folder` whose manifest was written last; those whose manifest cannot be read are named and left out.
 
     Args:
         folder: where runs lie side by side, as `runs`.
         with_checkpoint: pass over runs that have no checkpoint yet.
 
     Raises:
-        InputError: none there.
+        NothingFoundError: none there.
+        InputError: there are some, and none has a manifest that can be read.
     """
-    found: list[tuple[datetime, Path]] = []
-    for path in folder.glob(f"*/{MANIFEST_NAME}") if folder.is_dir() else ():
-        if path.parent.name.startswith("."):
-            continue
-        if with_checkpoint and find_last_checkpoint(path.parent) is None:
-            continue
-        found.append((read_manifest(path.parent).updated_at, path.parent))
-    if not found:
-        what = "run with a checkpoint" if with_checkpoint else "run"
-        raise InputError(f"no {what} in {folder}; train one with: sr-deploy train")
-    return max(found)[1]
+
+    def read_date(run: Path) -> tuple[datetime, bool]:
+        return read_manifest(run).updated_at, not with_checkpoint or find_last_checkpoint(run) is not None
+
+    read, faults = read_each(folder, MANIFEST_NAME, read_date)
+    found = [(date, run) for (date, fits), run in read if fits]
+    what = "run with a checkpoint" if with_checkpoint else "run"
+    return max(require_any(found, faults, f"no {what} in {folder}; train one with: sr-deploy train"))[1]
 
 
 def list_checkpoints(run: Path) -> list[tuple[int, Path]]:

@@ -20,7 +20,7 @@ from sr_deploy.bundle import (
     parse_profile,
     record_file,
 )
-from sr_deploy.errors import BundleError
+from sr_deploy.errors import BundleError, NothingFoundError
 
 PROFILE = parse_profile("tile=1x8x8,1x16x16,1x32x32")
 
@@ -136,7 +136,7 @@ def test_newest_goes_by_the_manifest_not_by_file_times(tmp_path):
     older = make_bundle(tmp_path / "b", created_at="2026-02-01T00:00:00")
     os.utime(older.path / "bundle.json", (4e9, 4e9))
     assert find_newest_bundle(tmp_path) == newer.path
-    with pytest.raises(BundleError, match="no bundle in"):
+    with pytest.raises(NothingFoundError, match="no bundle in"):
         find_newest_bundle(tmp_path / "a")
 
 
