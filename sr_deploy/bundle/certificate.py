@@ -10,6 +10,8 @@ from pydantic import Field
 from sr_deploy.backends import Precision
 from sr_deploy.bundle.records import SCHEMA_VERSION, FileName, FileRecord, Record, Sha256, Share
 
+Place = tuple[str, tuple[str, ...]]
+"""Name of a processor and its instruction sets, or of a GPU and none."""
 # Of NaN pydantic's bounds refuse all, so no figure is one; an error may be infinite.
 Error = Annotated[float, Field(ge=0)]
 Decibels = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -97,6 +99,16 @@ class CertificateEntry(Record):
     def judged_measurements(self) -> tuple[Measurement, ...]:
         """Those that the thresholds were held to: of the judged contents, or all where none of these was shown."""
         return tuple(one for one in self.measurements if one.content in self.judged) or self.measurements
+
+    @property
+    def place(self) -> Place:
+        """Which machine, as far as its name and instruction sets tell: virtual processors of one name differ."""
+        return self.machine, self.cpu_features
+
+    @property
+    def place_title(self) -> str:
+        """As in `AMD EPYC with avx2, avx512f`."""
+        return self.machine + (f" with {', '.join(self.cpu_features)}" if self.cpu_features else "")
 
     @property
     def identity(self) -> tuple[str, str, str, tuple[str, ...]]:

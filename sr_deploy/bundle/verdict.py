@@ -8,7 +8,7 @@ from typing import Literal
 
 from sr_deploy.backends import Precision
 from sr_deploy.bundle.acceptance import counts_here
-from sr_deploy.bundle.certificate import Acceptance, Certificate, CertificateEntry, Check, NotRun
+from sr_deploy.bundle.certificate import Acceptance, Certificate, CertificateEntry, Check, NotRun, Place
 from sr_deploy.bundle.crosscheck import meets_thresholds
 from sr_deploy.bundle.records import EngineRecord, FileRecord, GraphRecord
 from sr_deploy.bundle.thresholds import Looser
@@ -110,7 +110,7 @@ def judge(
     engines: Sequence[EngineRecord] = (),
     entries: Iterable[CertificateEntry] | None = None,
     asked: Collection[Precision] | None = None,
-    here: Collection[str] = (),
+    here: Collection[Place] = (),
     not_run: Sequence[NotRun] = (),
     looser: Sequence[Looser] = (),
 ) -> Judgement:
@@ -122,7 +122,7 @@ def judge(
         engines: likewise.
         entries: what counts as having run; None: all of the certificate.
         asked: precisions that had to be run; None: all.
-        here: names of this machine's processor and GPUs; of entries of others the verdict says whose they are.
+        here: this machine's processor and GPUs; of entries of others the verdict says whose they are.
         not_run: what could not be run.
         looser: thresholds that ask for less than the defaults.
     """
@@ -165,10 +165,10 @@ def _is_torch(entry: CertificateEntry) -> bool:
     return entry.backend.startswith("torch:")
 
 
-def name_entry(entry: CertificateEntry, here: Collection[str]) -> str:
+def name_entry(entry: CertificateEntry, here: Collection[Place]) -> str:
     """As in `model.fp16.onnx on onnxruntime:fp16`; with its machine behind it where that is another one."""
     name = f"{entry.artefact.file} on {entry.backend}"
-    return name if entry.machine in here else f"{name} ({entry.machine})"
+    return name if entry.place in here else f"{name} ({entry.place_title})"
 
 
 def name_check(check: Check) -> str:
@@ -186,7 +186,7 @@ def describe_shortfall(entry: CertificateEntry) -> str:
     return f"{said}; needs {', '.join(needs) or 'finite values'}"
 
 
-def _list_failures(certificate: Certificate, here: Collection[str]) -> list[Failure]:
+def _list_failures(certificate: Certificate, here: Collection[Place]) -> list[Failure]:
     failed = [entry for entry in certificate.entries if not (entry.passed and meets_thresholds(entry))]
     found = {
         name_entry(entry, here): Failure(

@@ -55,7 +55,7 @@ def _describe_standing(verification: Verification) -> Iterator[str]:
         yield f"not checked: {check.file} ({check.kind}): {check.not_checked}"
     for entry in verification.elsewhere:
         grade = describe_agreement(entry).grade
-        yield f"measured before: {entry.artefact.file} on {entry.backend} ({entry.machine}): {grade}"
+        yield f"measured before: {entry.artefact.file} on {entry.backend} ({entry.place_title}): {grade}"
     for looser in judgement.looser:
         yield f"looser than the default: {looser}"
     for one in verification.not_run:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from sr_deploy.bundle import EngineRecord, GraphRecord
 from sr_deploy.bundle.verdict import Failure
 
-# What a file holds explains how it runs; the order is that of explaining.
-_ORDER = ("certificate", "source", "precision", "weights", "engine", "run", "drop")
+# What a file holds explains how it runs, and what is said of it; the order is that of explaining.
+_ORDER = ("source", "precision", "weights", "engine", "certificate", "run", "drop")
 
 
 def group_failures(
@@ -25,8 +25,9 @@ def group_failures(
         engines: of the bundle.
     """
     made_from = {graph.file: graphs[0].file for graph in graphs[1:] if graphs[0].precision == "fp32"}
-    by_hash = {graph.sha256: graph.file for graph in graphs}
-    made_from |= {one.engine.file: by_hash[one.graph_sha256] for one in engines if one.graph_sha256 in by_hash}
+    # By precision, not by hash: an engine of the graph that stood there before is of no graph that is there.
+    by_precision = {graph.precision: graph.file for graph in graphs}
+    made_from |= {one.engine.file: by_precision[one.precision] for one in engines if one.precision in by_precision}
 
     def rank(failure: Failure) -> tuple[int, int]:
         return len(_list_origins(failure.file, made_from)), _ORDER.index(failure.kind)

@@ -19,6 +19,7 @@ from sr_deploy.bundle import (
     utc_now,
 )
 from sr_deploy.bundle.acceptance import accept_finding
+from sr_deploy.bundle.certificate import Place
 from sr_deploy.bundle.store import CERTIFICATE_NAME
 from sr_deploy.bundle.verdict import Judgement, judge
 from sr_deploy.errors import BundleError, InputError
@@ -54,9 +55,10 @@ class Found:
         return certificate
 
 
-def name_this_machine() -> tuple[str, ...]:
-    """Names of the processor and the GPUs, as entries have them."""
-    return describe_machine().cpu, *(gpu.name for gpu in visible_gpus())
+def list_places() -> tuple[Place, ...]:
+    """This machine's processor and its GPUs, as entries have them."""
+    machine = describe_machine()
+    return (machine.cpu, machine.features), *((gpu.name, ()) for gpu in visible_gpus())
 
 
 def judge_found(
@@ -77,7 +79,7 @@ def judge_found(
         engines=folder.engines() if folder is not None else (),
         entries=found.entries,
         asked=asked,
-        here=name_this_machine(),
+        here=list_places(),
         not_run=found.not_run,
         looser=model.bundle.manifest.list_looser() if model.bundle is not None else (),
     )
@@ -100,7 +102,7 @@ def judge_stored(bundle: Bundle, certificate: Certificate) -> Judgement:
         graphs=graphs,
         engines=engines,
         entries=counted,
-        here=name_this_machine(),
+        here=list_places(),
         not_run=not_run,
         looser=bundle.manifest.list_looser(),
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sr_deploy.bundle import Bundle, Check, utc_now
-from sr_deploy.errors import BundleError
+from sr_deploy.errors import CheckpointError
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.read import METADATA_PREFIX, read_graph
 from sr_deploy.model import CHECKPOINTS_FOLDER, GENERATOR_NAMES, STEP_PREFIX, Model, open_model
@@ -28,7 +28,9 @@ def check_source(model: Model, source: Path | str) -> Check:
     bundle = model.bundle
     assert bundle is not None
     opened = open_model(_choose_checkpoint(Path(source), bundle.manifest.source.sha256))
-    findings = [*_compare_hashes(bundle, opened), *_compare_weights(model, opened)]
+    differences = [*_compare_weights(model, opened)]
+    findings = [*_compare_hashes(bundle, opened, same="" if differences else "; the weights are the same")]
+    findings += differences
     recorded = bundle.manifest.reference
     return Check(
         kind="source",
@@ -49,14 +51,14 @@ def _choose_checkpoint(path: Path, sha256: str) -> Path:
     return path
 
 
-def _compare_hashes(bundle: Bundle, opened: Model) -> Iterator[str]:
+def _compare_hashes(bundle: Bundle, opened: Model, same: str) -> Iterator[str]:
     recorded = bundle.manifest.source
     weights = opened.weights_path or opened.path
     seen = sha256_of(weights)
     if seen != recorded.sha256:
         yield (
             f"bundle.json says that it came from {recorded.file} with sha256 {recorded.sha256[:12]}..., and {weights} "
-            f"has {seen[:12]}..."
+            f"has {seen[:12]}...{same}"
         )
     for graph in bundle.manifest.graphs:
         stated = read_graph(bundle.path / graph.file).metadata.get(_SOURCE_KEY)
@@ -66,7 +68,7 @@ def _compare_hashes(bundle: Bundle, opened: Model) -> Iterator[str]:
 
 def _compare_weights(model: Model, opened: Model) -> Iterator[str]:
     if opened.arch is None or model.arch is None or opened.weights_path is None:
-        raise BundleError(f"{opened.path} holds no weights to hold the bundle against; give a checkpoint or a run")
+        raise CheckpointError(f"{opened.path} holds no weights to hold the bundle against; give a checkpoint or a run")
     if opened.arch != model.arch:
         yield f"is {model.arch.title()}, and {opened.path} holds {opened.arch.title()}"
         return

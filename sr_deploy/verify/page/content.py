@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sr_deploy.bundle import Certificate, CertificateEntry, EngineRecord, FileRecord, GraphRecord, Manifest, utc_now
+from sr_deploy.bundle.certificate import Place
 from sr_deploy.bundle.verdict import Judgement
 from sr_deploy.model import Model
 from sr_deploy.verify.integrity import find_engines
-from sr_deploy.verify.judging import list_graphs, name_this_machine
+from sr_deploy.verify.judging import list_graphs, list_places
 from sr_deploy.verify.worst import Crop
 
 
@@ -35,8 +36,8 @@ class PageContent:
     """Entries of the verification that wrote the page; none where `build` did."""
     crops: Sequence[Crop] = ()
     """The worst places."""
-    here: Sequence[str] = ()
-    """Names of this machine's processor and GPUs."""
+    here: Sequence[Place] = ()
+    """This machine's processor and GPUs."""
     written_at: str = ""
     """UTC, ISO 8601."""
 
@@ -89,6 +90,6 @@ def describe_page(
         manifest=model.bundle.manifest if model.bundle is not None else None,
         ran_now=entries,
         crops=crops,
-        here=name_this_machine(),
+        here=list_places(),
         written_at=utc_now(),
     )

@@ -23,10 +23,11 @@ def show_header(content: PageContent) -> str:
         said = "NOT verified"
     chips = "".join(f'<span class="limit warn">{escape(limit)}</span>' for limit in limits)
     version = tool_versions().get("sr-deploy", "")
+    places = " and ".join(name for name, _ in content.here)
     return (
         f'<header><h1>{escape(content.title)}</h1><span class="verdict {colour}">{escape(said)}</span>{chips}'
         f'<span class="soft">{escape(content.network)}</span></header>{_show_causes(content)}'
-        f'<p class="soft">Written by sr-deploy {escape(version)} on {escape(" and ".join(content.here))}, '
+        f'<p class="soft">Written by sr-deploy {escape(version)} on {escape(places)}, '
         f"{escape(_show_time(content.written_at))} UTC.</p>"
     )
 
@@ -75,11 +76,8 @@ def _list_covered(content: PageContent) -> Iterator[str]:
         counted = [one for one in counted if (one.artefact.file, one.artefact.sha256) in ran]
         inputs = max(len(one.measurements) for one in counted)
         backends = ", ".join(dict.fromkeys(one.backend for one in counted))
-        yield (
-            f"{file}: {inputs} inputs against PyTorch's FP32, on {backends}"
-            if content.manifest
-            else (f"{file}: {inputs} inputs against {counted[0].reference}, on {backends}")
-        )
+        count = f"{inputs} input{'' if inputs == 1 else 's'}"
+        yield f"{file}: {count} against {counted[0].reference}, on {backends}"
     done = [check for check in content.certificate.checks if not check.not_checked]
     if done:
         yield f"what is in the files: {len(done)} checks, listed below"
@@ -146,8 +144,8 @@ def _list_rows(content: PageContent, record: FileRecord, what: str) -> Iterator[
 
 
 def _show_place(content: PageContent, entry: CertificateEntry) -> str:
-    elsewhere = entry.machine not in content.here
-    where = f"{entry.machine}, {entry.measured_at[:10]}" if elsewhere or entry not in content.ran_now else entry.machine
+    where = entry.machine if entry.place in content.here else entry.place_title
+    where += "" if entry in content.ran_now else f", {entry.measured_at[:10]}"
     return f'{escape(entry.backend)}<br><span class="soft">{escape(where)}</span>'
 
 

@@ -45,7 +45,7 @@ def show_entries(content: PageContent) -> str:
                 ),
             ]
         )
-    header = ["", "artefact", "runs on", "machine", "PSNR", "max abs", "margin", "SSIM", "off in 8 bit", "worst place"]
+    header = ["", "artefact", "ran on", "PSNR", "max abs", "margin", "SSIM", "off in 8 bit", "worst place"]
     margins = [(f"{one.artefact.file} {one.backend}", measure_margin(one)) for one in entries]
     plot = bars(
         [
@@ -59,7 +59,7 @@ def show_entries(content: PageContent) -> str:
         "<h2>What was run</h2><p>On every machine; the worst of all inputs counts. Max abs is of outputs that are not "
         "clamped, where black is 0 and white is 1; the margin is the distance to the nearest threshold. Off "
         "in 8 bit is the share of samples that are another number after rounding, and by more than one.</p>"
-        f"{table(header, rows, numbers=range(4, 9))}<h3>Margin to the nearest threshold</h3>{plot}"
+        f"{table(header, rows, numbers=range(3, 8))}<h3>Margin to the nearest threshold</h3>{plot}"
     )
 
 
@@ -73,6 +73,13 @@ def describe_place(place: WorstPlace) -> str:
     """As in `row 110, column 127 of image 1`; images count from 0, and the first is not named."""
     of_image = f" of image {place.image}" if place.image else ""
     return f"row {place.y}, column {place.x}{of_image}"
+
+
+def _show_place(content: PageContent, entry: CertificateEntry) -> str:
+    where = entry.machine if entry.place in content.here else entry.place_title
+    when = "now" if entry in content.ran_now else entry.measured_at[:10]
+    said = f"{entry.backend_version}, {where}, {when}"
+    return f'<span class="line">{escape(entry.backend)}</span><br><span class="soft">{escape(said)}</span>'
 
 
 def _two_lines(first: str, second: str) -> str:

@@ -87,14 +87,14 @@ def make_manifest(thresholds=None, **source):
     )  # fmt: skip
 
 
-def make_page(*, entries=None, checks=(), here=("cpu",), manifest=None, crops=(), graphs=(GRAPH,)):
+def make_page(*, entries=None, checks=(), here=(("cpu", ()),), manifest=None, crops=(), graphs=(GRAPH,)):
     entries = (make_entry(),) if entries is None else entries
     certificate = Certificate(entries=entries, checks=checks, ledgers=(make_ledger(),))
     looser = () if manifest is None else manifest.list_looser()
     judgement = judge(certificate, graphs=graphs, here=here, looser=looser)
     content = PageContent(
         title="demo & co", network="compact", judgement=judgement, certificate=certificate, graphs=graphs,
-        manifest=manifest, ran_now=[entry for entry in entries if entry.machine in here], crops=crops, here=here,
+        manifest=manifest, ran_now=[entry for entry in entries if entry.place in here], crops=crops, here=here,
         written_at="2026-03-04T05:06:07",
     )  # fmt: skip
     return render_page(content)
@@ -122,7 +122,7 @@ def test_the_page_says_what_was_found():
     assert "1.0e-02 up to 5.0e-02 +14.0 dB 0.75000 60.000%" in text
     assert "noise 1x25x30 row 3, column 4" in text
     assert "ONNX FP16 loses most, 0.0321 dB" in text
-    assert "m<x>.onnx: 1 inputs against PyTorch's FP32, on onnxruntime:fp16" in text
+    assert "m<x>.onnx: 1 input against torch:fp32, on onnxruntime:fp16" in text
     assert "on onnxruntime:fp16: 2x512x512: too large" in text
     assert "b" * 64 in text
 
