@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sr_deploy.backends import PRECISIONS, Precision
 from sr_deploy.errors import GraphError
 from sr_deploy.graph.ends import PROBE_NAME
+from sr_deploy.graph.tensors import BITS
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
@@ -42,8 +43,6 @@ _TRAINED_INPUTS = {
 }
 # They give the same bytes another shape, or none at all: nothing is moved.
 _VIEWS = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
-_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}
-_BITS |= {kind: 8 for kind in range(17, 21)} | {21: 4, 22: 4, 23: 4}  # FP8; whole numbers and floats of 4 bit
 _TRANSPARENT = frozenset(
     {"Cast", "DequantizeLinear", "Identity", "QuantizeLinear", "Reshape", "Transpose", "Unsqueeze"}
 )
@@ -136,7 +135,7 @@ def cost_layers(graph: GraphProto, input_name: str, shapes: InferredShapes) -> t
     """
     producers = {name: node for node in graph.node for name in node.output}
     stored = _Stored(graph, producers)
-    work = {id(node): 2 * _multiply_adds(node, shapes) if node.op_type in _OPERANDS else 0 for node in graph.node}
+    work = {id(node): 2 * count_node_multiply_adds(node, shapes) for node in graph.node}
     total = sum(work.values()) or 1
     seen = {input_name}
     layers = []
@@ -172,7 +171,7 @@ class _Stored:
         for node in graph.node:
             if node.op_type == "Constant" and node.attribute[0].HasField("t"):
                 tensors[node.output[0]] = node.attribute[0].t
-        self._bytes = {name: math.prod(one.dims) * _BITS.get(one.data_type, 0) // 8 for name, one in tensors.items()}
+        self._bytes = {name: math.prod(one.dims) * BITS.get(one.data_type, 0) // 8 for name, one in tensors.items()}
         self._producers = producers
 
     def count_bytes(self, names: Iterable[str]) -> int:
@@ -190,9 +189,9 @@ class _Stored:
 
 def _size_in_bytes(name: str, shapes: InferredShapes) -> int:
     facts = shapes.tensors.get(name)
-    if facts is None or facts.shape is None or facts.dtype not in _BITS:
+    if facts is None or facts.shape is None or facts.dtype not in BITS:
         raise GraphError(f"the shape or type of tensor {name!r} cannot be inferred, so the bytes it takes are unknown")
-    return -(-math.prod(facts.shape) * _BITS[facts.dtype] // 8)
+    return -(-math.prod(facts.shape) * BITS[facts.dtype] // 8)
 
 
 def _find_declared(node: NodeProto, producers: dict[str, NodeProto], shapes: InferredShapes) -> Precision | None:
@@ -215,7 +214,7 @@ def count_multiply_adds(graph: GraphProto, shapes: InferredShapes) -> dict[Preci
     counted: dict[Precision, Fraction] = {}
     for node in graph.node:
         if node.op_type in _OPERANDS:
-            amount = Fraction(_multiply_adds(node, shapes), pixels)
+            amount = Fraction(count_node_multiply_adds(node, shapes), pixels)
             precision = _find_precision(node, producers, shapes)
             counted[precision] = counted.get(precision, Fraction(0)) + amount
     return {precision: counted[precision] for precision in PRECISIONS if counted.get(precision)}
@@ -248,7 +247,10 @@ def _find_source(name: str, producers: dict[str, NodeProto]) -> str:
     return name
 
 
-def _multiply_adds(node: NodeProto, shapes: InferredShapes) -> int:
+def count_node_multiply_adds(node: NodeProto, shapes: InferredShapes) -> int:
+    """Multiply-adds of one node; 0 where a shape is unknown, and for operators that have none."""
+    if node.op_type not in _OPERANDS:
+        return 0
     data, weight = (node.input[position] for position in _OPERANDS[node.op_type])
     weight_shape = shapes.shape(weight)
     counted_at = data if node.op_type == "ConvTranspose" else node.output[0]

@@ -2,42 +2,89 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sr_deploy.errors import GraphError
+from sr_deploy.errors import GraphError, SrDeployError
 from sr_deploy.files import require_file
+from sr_deploy.graph.check import check_model
 from sr_deploy.graph.external import check_external
+from sr_deploy.graph.wire import check_wire
+from sr_deploy.legible import shorten
+from sr_deploy.untrusted import open_regular
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
 _SMALL_TENSOR = 1024
 """Elements up to which a constant keeps its values: shapes, scales and pads are small, weights are not."""
+_MAX_BYTES = 2**31 - 1  # of a protobuf message
+_MAX_SHOWN = 200
 _VALUE_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "uint64_data", "double_data", "external_data")
 
 
 def load_model(path: Path) -> ModelProto:
-    """Read an ONNX file; weights in files beside it are not read, but it is seen to that they would lie there.
+    """Read an ONNX file and see to it that it is whole (`check_model`); weights in files beside it are not read.
 
     Raises:
         InputError: no such file.
-        GraphError: no ONNX file, or a damaged one.
+        GraphError: no ONNX file, a damaged one, or one that is not what it says.
         UnsafePathError: it would read weights from outside its folder.
     """
+    require_file(path, "an ONNX file")
+    with holding_errors(path):
+        content = _read_content(path)
+        try:
+            check_wire(content)
+            model = _parse(content)
+            check_model(model)
+        except ValueError as error:
+            raise GraphError(
+                f"{path} is no ONNX file, or a damaged one ({error}); export or download it again"
+            ) from error
+        check_external(path, model)
+    return model
+
+
+def _read_content(path: Path) -> bytes:
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > _MAX_BYTES:
+            raise GraphError(
+                f"{path} has {size} bytes, and no ONNX file has more than 2 GiB: large weights lie beside it"
+            )
+        return stream.read(size)
+
+
+def _parse(content: bytes) -> ModelProto:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    require_file(path, "an ONNX file")
     try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError, ValueError) as error:
-        raise GraphError(f"{path} is no ONNX file, or a damaged one ({error}); export or download it again") from error
-    if not model.graph.node or not model.opset_import:
-        raise GraphError(f"{path} is no ONNX file, or a damaged one (it has no nodes); export or download it again")
-    check_external(path, model)
+        model: ModelProto = onnx.ModelProto.FromString(content)
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
     return model
+
+
+@contextlib.contextmanager
+def holding_errors(path: Path | str) -> Iterator[None]:
+    """Turn what libraries raise while they work on a graph into an error of one line that names the file.
+
+    Raises:
+        GraphError: something was raised that is no error of ours.
+    """
+    try:
+        yield
+    except (SrDeployError, MemoryError):
+        raise
+    except Exception as error:  # whatever a hostile file makes of them
+        what = shorten(" ".join(f"{type(error).__name__}: {error}".split()), _MAX_SHOWN)
+        raise GraphError(f"{path} cannot be read as a graph ({what}); export or download it again") from error
 
 
 def load_whole_model(path: Path) -> ModelProto:

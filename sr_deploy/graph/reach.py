@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sr_deploy.graph import moves, windows
-from sr_deploy.graph.spans import Span, Spans, Step, UnknownReachError
+from sr_deploy.graph.spans import Budget, Span, Spans, Step, UnknownReachError
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -56,13 +56,15 @@ def follow_spans(graph: GraphProto, input_name: str, output_name: str, shapes: I
     known: dict[str, Spans] = {
         input_name: (None, None, *(Span(side, np.arange(shape[side]), np.arange(shape[side])) for side in (2, 3)))
     }
+    budget = Budget()
     for node in graph.node:
         if node.op_type in ("Shape", "Size") or not any(name in known for name in node.input):
             continue  # not of the image's pixels
         rule = _RULES.get(node.op_type)
         if rule is None:
             raise UnknownReachError(f"{node.op_type} is not followed")
-        spans = rule(Step(node, known, shapes))
+        budget.spend(sum(shapes.shape(node.output[0]) or ()))
+        spans = rule(Step(node, known, shapes, budget))
         for name in node.output:
             known[name] = spans
     if output_name not in known:
@@ -98,3 +100,5 @@ _RULES: dict[str, Callable[[Step], Spans]] = {
     "Pad": moves.follow_pad,
     "Split": moves.follow_split,
 }
+FOLLOWED = frozenset(_RULES)
+"""Operators that are followed."""

@@ -9,25 +9,28 @@ from typing import TYPE_CHECKING, Literal
 
 from sr_deploy.backends import PRECISIONS, Precision
 from sr_deploy.errors import GraphError, ShapeError
+from sr_deploy.graph.bounds import check_bounds, find_unpredictable
 from sr_deploy.graph.cost import GraphCost, LayerCost, cost_layers, count_multiply_adds, count_parameters, sum_layers
 from sr_deploy.graph.ends import ENDS_OF_DTYPE, PROBE_NAME, Dtype, expose_nchw, layout_of, read_dtypes
-from sr_deploy.graph.load import find_ends, load_model, opset_of, strip_weights
+from sr_deploy.graph.load import find_ends, holding_errors, load_model, opset_of, strip_weights
 from sr_deploy.graph.reach import measure_radius
+from sr_deploy.graph.scale import LARGE_SIDE, ODD_SIDES, Scale, measure_scale
 from sr_deploy.graph.shapes import InferredShapes, infer_shapes
 from sr_deploy.graph.spans import UnknownReachError
+from sr_deploy.graph.trial import Trial, try_graph
+from sr_deploy.legible import show_value
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
 METADATA_PREFIX = "sr_deploy."
-_MIN_OPSET = 11
-_LARGE_SIDE = 384
-# Input multiples that are looked for; each divides the side above.
-_MULTIPLES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
-# Sides that share no factor with each other or with the multiples tried, so that only the multiple decides.
-_ODD_SIDES = (7, 11)
+_MIN_OPSET = 7  # ONNX Runtime promises no older ones
 # Sides of the picture that the receptive field is looked for in, each large enough for networks of another depth.
-_RADIUS_SIDES = (_LARGE_SIDE, 4 * _LARGE_SIDE, 16 * _LARGE_SIDE)
+_RADIUS_SIDES = (LARGE_SIDE, 4 * LARGE_SIDE, 16 * LARGE_SIDE)
+# Operators that small pictures may be too small for.
+_LIMITED = frozenset(("AveragePool", "LpPool", "MaxPool", "Pad"))
+MAX_SIDE = 65536
+"""Longest side of an input."""
 _PRECISION_OF_TYPE: dict[int, Precision] = {1: "fp32", 10: "fp16", 16: "bf16"}
 
 
@@ -51,6 +54,8 @@ class GraphInfo:
     """1 or 3, in and out."""
     input_multiple: int
     """Height and width must be multiples of this."""
+    smallest_side: int
+    """And at least this."""
     opset: int
     """Version of ONNX's operator set."""
     dynamic: tuple[str, ...]
@@ -81,7 +86,9 @@ def read_graph(path: Path) -> GraphInfo:
         InputError: no such file.
         GraphError: no ONNX file, a damaged one, or not one image in and one image out.
     """
-    return read_model(path, load_model(path))
+    model = load_model(path)
+    with holding_errors(path):
+        return read_model(path, model)
 
 
 def describe_graph_cost(path: Path) -> GraphCost:
@@ -92,6 +99,11 @@ def describe_graph_cost(path: Path) -> GraphCost:
         GraphError: as `read_graph`.
     """
     model = load_model(path)
+    with holding_errors(path):
+        return _describe_cost(path, model)
+
+
+def _describe_cost(path: Path, model: ModelProto) -> GraphCost:
     info = read_model(path, model)
     shapes, radius = _measure_radius(model, info)
     counted = count_multiply_adds(model.graph, shapes)
@@ -122,6 +134,11 @@ def describe_layers(model: Path | ModelProto, shape: tuple[int, int, int]) -> tu
         path, probe = model, load_model(model)
     else:
         path, probe = Path("the graph"), type(model).FromString(model.SerializeToString())
+    with holding_errors(path):
+        return _describe_layers(path, probe, shape)
+
+
+def _describe_layers(path: Path, probe: ModelProto, shape: tuple[int, int, int]) -> tuple[LayerCost, ...]:
     info = read_model(path, probe)
     n, h, w = shape
     declared = (info.input_shape[0], *info.input_shape[2:])
@@ -131,10 +148,7 @@ def describe_layers(model: Path | ModelProto, shape: tuple[int, int, int]) -> tu
         raise ShapeError(
             f"{path} takes inputs of {sides} with sides that are multiples of {info.input_multiple}, not {n}x{h}x{w}"
         )
-    shapes = infer_shapes(probe, info.input_name, (n, info.channels, h, w))
-    if shapes is None:
-        raise GraphError(f"{path}: the shapes inside the graph cannot be inferred, so its layers' cost is unknown")
-    return cost_layers(probe.graph, info.input_name, shapes)
+    return cost_layers(probe.graph, info.input_name, infer_shapes(probe, info.input_name, (n, info.channels, h, w)))
 
 
 def _count_bytes_per_pixel(model: ModelProto, info: GraphInfo, shapes: InferredShapes) -> float | None:
@@ -161,8 +175,8 @@ def read_model(path: Path, model: ModelProto) -> GraphInfo:
     input_shape = _read_input_shape(path, model, source)
     channels = input_shape[1]
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    scale, multiple = _measure_scale(path, model, source.name, target.name, input_shape)
-    measured = {"scale": scale, "input_multiple": multiple, "ends": ENDS_OF_DTYPE[input_dtype]}
+    found = _find_scale(Trial(path=str(path), dtype=input_dtype, declared=input_shape), model, source.name, target.name)
+    measured = {"scale": found.scale, "input_multiple": found.multiple, "ends": ENDS_OF_DTYPE[input_dtype]}
     _check_against_metadata(path, metadata, measured)
     return GraphInfo(
         path=path,
@@ -170,9 +184,10 @@ def read_model(path: Path, model: ModelProto) -> GraphInfo:
         output_name=target.name,
         input_dtype=input_dtype,
         output_dtype=output_dtype,
-        scale=scale,
+        scale=found.scale,
         channels=channels,
-        input_multiple=multiple,
+        input_multiple=found.multiple,
+        smallest_side=found.smallest,
         opset=opset,
         dynamic=tuple(axis for axis, side in zip("NCHW", input_shape, strict=True) if side is None),
         input_shape=input_shape,
@@ -186,13 +201,13 @@ def _measure_radius(model: ModelProto, info: GraphInfo) -> tuple[InferredShapes,
     n, channels, declared_h, declared_w = info.input_shape
     shapes: InferredShapes | None = None
     # A graph of fixed size is tried with other sizes too: nothing but a constant shape inside speaks against them.
-    candidates = [(side, side + _LARGE_SIDE) for side in _RADIUS_SIDES]
+    candidates = [(side, side + LARGE_SIDE) for side in _RADIUS_SIDES]
     if declared_h and declared_w:
         candidates.append((declared_h, declared_w))
     for h, w in candidates:
         tried = infer_shapes(model, info.input_name, (n or 1, channels, h, w))
-        output = tried.shape(info.output_name) if tried else None
-        if tried is None or output is None or output[2:] != (h * info.scale, w * info.scale):
+        output = tried.shape(info.output_name)
+        if output is None or output[2:] != (h * info.scale, w * info.scale):
             continue
         shapes = shapes or tried
         try:
@@ -210,7 +225,8 @@ def _find_opset(path: Path, model: ModelProto) -> int:
     opset = opset_of(model)
     if opset < _MIN_OPSET:
         raise GraphError(
-            f"{path} uses opset {opset}; {_MIN_OPSET} or newer is needed; export it again or use onnx.version_converter"
+            f"{path} uses opset {opset}, and ONNX Runtime runs {_MIN_OPSET} and newer; export it again, or convert it "
+            "with onnx.version_converter.convert_version"
         )
     return opset
 
@@ -223,6 +239,8 @@ def _read_input_shape(
     shown = " x ".join(str(side or dim.dim_param or "?") for side, dim in zip(sides, dims, strict=True)) or "no axes"
     if len(sides) != 4:
         raise GraphError(f"{path}: input {source.name!r} has shape {shown}; an image is N x C x H x W")
+    if any(side is not None and side > MAX_SIDE for side in sides):
+        raise GraphError(f"{path}: input {source.name!r} has shape {shown}; sides up to {MAX_SIDE} are taken")
     n, channels, h, w = sides
     if channels is None:
         channels = _channels_of_first_convolution(model, source.name)
@@ -240,38 +258,37 @@ def _channels_of_first_convolution(model: ModelProto, input_name: str) -> int | 
     return None
 
 
-def _measure_scale(
-    path: Path, model: ModelProto, input_name: str, output_name: str, declared: tuple[int | None, ...]
-) -> tuple[int, int]:
-    """Scale and input multiple, by inferring the output's shape for inputs of several sizes."""
-    channels = declared[1]
+def _find_scale(trial: Trial, model: ModelProto, input_name: str, output_name: str) -> Scale:
+    """By inferring shapes, or by running the file where that leaves something open."""
+    path, (n, channels, fixed_h, fixed_w) = Path(trial.path), trial.declared
+    known: dict[tuple[int, int], InferredShapes] = {}
 
     def infer(h: int, w: int) -> tuple[int, ...] | None:
-        sides = (declared[0] or 1, channels or 3, declared[2] or h, declared[3] or w)
-        shapes = infer_shapes(model, input_name, sides)
-        return shapes.shape(output_name) if shapes else None
+        if (h, w) not in known:
+            known[h, w] = infer_shapes(model, input_name, (n or 1, channels, h, w))
+            _check_bounds(path, model, input_name, known[h, w])
+        return known[h, w].shape(output_name) if known[h, w].division is None else None
 
-    large_h, large_w = (declared[2] or _LARGE_SIDE), (declared[3] or 2 * _LARGE_SIDE)
-    output = infer(large_h, large_w)
-    if output is None:
-        raise GraphError(f"{path}: the shape of output {output_name!r} cannot be inferred, so its scale is unknown")
-    shown = " x ".join(map(str, output))
-    if len(output) != 4 or output[1] != channels:
-        raise GraphError(f"{path}: output {output_name!r} has shape {shown}; an image of {channels} channels is needed")
-    scale, rest = divmod(output[2], large_h)
-    if rest or not scale or output[3] != large_w * scale:
+    large = fixed_h or LARGE_SIDE, fixed_w or 2 * LARGE_SIDE
+    infer(fixed_h or ODD_SIDES[0], fixed_w or ODD_SIDES[1])  # what is out of proportion shows with small pictures
+    infer(*large)
+    divided = known[large].division
+    if divided is not None:
         raise GraphError(
-            f"{path}: an input of {large_h} x {large_w} gives an output of {output[2]} x {output[3]}; both sides must "
-            "grow by the same whole number"
+            f"{path}: {show_value(divided)} is a whole number divided by zero; it is not run; export it again"
         )
-    if declared[2] and declared[3]:
-        return scale, 1
-    for multiple in _MULTIPLES:
-        h, w = (declared[2] or multiple * _ODD_SIDES[0]), (declared[3] or multiple * _ODD_SIDES[1])
-        smaller = infer(h, w)
-        if smaller is not None and smaller[2:] == (h * scale, w * scale):
-            return scale, multiple
-    raise GraphError(f"{path}: no input side up to {_MULTIPLES[-1]} gives an output of {scale} times its size")
+    reason = find_unpredictable(model.graph, known[large])
+    if reason is not None and path.is_file():
+        return try_graph(trial, reason)
+    limited = any(node.op_type in _LIMITED for node in model.graph.node)
+    return measure_scale(path, infer, trial.declared, limited=limited)
+
+
+def _check_bounds(path: Path, model: ModelProto, input_name: str, shapes: InferredShapes) -> None:
+    try:
+        check_bounds(model.graph, input_name, shapes)
+    except ValueError as error:
+        raise GraphError(f"{path}: {error}; no network needs that, so it is not run") from error
 
 
 def _check_against_metadata(path: Path, metadata: dict[str, str], measured: Mapping[str, object]) -> None:

@@ -1,29 +1,29 @@
-"""The shapes that a graph's tensors take for a given input, by ONNX's own shape inference."""
+"""The shapes that a graph's tensors take for a given input, node by node, by ONNX's own rules for each operator.
+
+One pass in the order of the nodes: what exporters compute shapes with is evaluated on the way, and nothing is made that
+is larger than a shape. ONNX's inference of whole models does neither: it gives up on much of that arithmetic, and fills
+the memory with values of tensors that a file of 300 bytes asks for.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sr_deploy.graph.arithmetic import SMALL_RESULT, divides_by_zero, evaluate_node
+from sr_deploy.graph.check import OWN_DOMAINS
 from sr_deploy.graph.load import opset_of
+from sr_deploy.graph.order import names_read_inside
+from sr_deploy.graph.tensors import count_elements, is_outside
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
-
-_MAX_ROUNDS = 32
-_SMALL_RESULT = 1024
-# What exporters compute shapes with. Shape inference follows some of it; the rest is evaluated here.
-# fmt: off
-_SHAPE_ARITHMETIC = frozenset((
-    "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand",
-    "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mod",
-    "Mul", "Neg", "Not", "Or", "Range", "ReduceProd", "Reshape", "Round", "Shape", "Size", "Slice", "Sqrt",
-    "Squeeze", "Sub", "Unsqueeze", "Where",
-))
-# fmt: on
+    from onnx import ModelProto, NodeProto, TensorProto, TypeProto
+    from onnx.defs import OpSchema
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,11 @@ class InferredShapes:
     input_shape: tuple[int, ...]
     """N x C x H x W."""
     tensors: dict[str, TensorFacts]
-    """By name."""
+    """By name; those of which nothing is known are left out."""
     constants: dict[str, NDArray[np.generic]]
     """Values of the small tensors that do not depend on the image, shapes among them."""
+    division: str | None = None
+    """Name of the first result of a division of whole numbers by zero, which ends the process of some backends."""
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a tensor, or None where it is unknown."""
@@ -53,159 +55,140 @@ class InferredShapes:
         return facts.shape if facts else None
 
 
-def infer_shapes(model: ModelProto, input_name: str, input_shape: tuple[int, ...]) -> InferredShapes | None:
-    """Shapes of all tensors when the input has `input_shape`; None where ONNX finds a contradiction.
+def infer_shapes(model: ModelProto, input_name: str, input_shape: tuple[int, ...]) -> InferredShapes:
+    """Shapes of all tensors when the input has `input_shape`.
+
+    What follows a node whose inputs do not fit each other is unknown. Recorded shapes count for nothing: they hold
+    names of axes, or the sizes of the export.
 
     Args:
-        model: as `strip_weights` leaves it; not changed.
+        model: with or without the values of its weights (`strip_weights`); not changed.
         input_name: its image input.
         input_shape: N x C x H x W.
     """
-    probe = _prepare_probe(model, input_name, input_shape)
-    constants = _read_constants(probe)
-    output_names = [value.name for value in probe.graph.output]
-    for _ in range(_MAX_ROUNDS):
-        tensors = _infer_once(probe)
-        if tensors is None:
-            return None
-        inferred = InferredShapes(input_shape, tensors, constants)
-        if all(inferred.shape(name) is not None for name in output_names):
-            return inferred
-        if not _evaluate_arithmetic(probe, inferred):
-            break
-    return inferred
+    inference = _Inference(model)
+    inference.enter_ends(input_name, input_shape)
+    for node in model.graph.node:
+        inference.add(node)
+    declared = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
+    unknown = {name: TensorFacts(dtype, None) for name, dtype in declared.items()}
+    tensors = unknown | {name: _facts_of(kind) for name, kind in inference.types.items()}
+    return InferredShapes(input_shape, tensors, inference.constants, inference.division)
 
 
-def _prepare_probe(model: ModelProto, input_name: str, input_shape: tuple[int, ...]) -> ModelProto:
-    import onnx
-
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    # Recorded shapes hold names of axes, or the sizes of the export: both would contradict the probe.
-    del probe.graph.value_info[:]
-    for value in probe.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    for value in probe.graph.input:
-        if value.name == input_name:
-            value.type.tensor_type.ClearField("shape")
-            for side in input_shape:
-                value.type.tensor_type.shape.dim.add().dim_value = side
-    return probe
-
-
-def _infer_once(probe: ModelProto) -> dict[str, TensorFacts] | None:
-    from onnx import shape_inference
-
-    try:
-        graph = shape_inference.infer_shapes(probe, data_prop=True, strict_mode=False).graph
-    except (shape_inference.InferenceError, RuntimeError, ValueError):
-        return None
-    tensors = {value.name: _facts_of(value) for value in (*graph.input, *graph.value_info, *graph.output)}
-    tensors |= {tensor.name: TensorFacts(tensor.data_type, tuple(tensor.dims)) for tensor in graph.initializer}
-    return tensors
-
-
-def _facts_of(value: ValueInfoProto) -> TensorFacts:
-    kind = value.type.tensor_type
-    if not kind.HasField("shape"):
-        return TensorFacts(kind.elem_type, None)
-    sides = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+def _facts_of(kind: TypeProto) -> TensorFacts:
+    tensor = kind.tensor_type
+    if not tensor.HasField("shape"):
+        return TensorFacts(tensor.elem_type, None)
+    sides = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim]
     known = tuple(side for side in sides if side is not None)
-    return TensorFacts(kind.elem_type, known if len(known) == len(sides) else None)
+    return TensorFacts(tensor.elem_type, known if len(known) == len(sides) else None)
 
 
-def _read_constants(probe: ModelProto) -> dict[str, NDArray[np.generic]]:
-    """Values of small constants, both kinds: initializers and Constant nodes."""
-    constants: dict[str, NDArray[np.generic]] = {}
-    for tensor in probe.graph.initializer:
-        _keep_value(constants, tensor.name, tensor)
-    for node in probe.graph.node:
-        if node.op_type != "Constant":
-            continue
-        for attribute in node.attribute:
-            if attribute.name == "value":
-                _keep_value(constants, node.output[0], attribute.t)
-            elif attribute.name in ("value_int", "value_ints"):
-                whole = attribute.i if attribute.name == "value_int" else list(attribute.ints)
-                constants[node.output[0]] = np.array(whole, dtype=np.int64)
-            elif attribute.name in ("value_float", "value_floats"):
-                real = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-                constants[node.output[0]] = np.array(real, dtype=np.float32)
-    return constants
+class _Inference:
+    """Types, shapes and small values, as far as the nodes have been gone through."""
 
+    def __init__(self, model: ModelProto) -> None:
+        from onnx import helper
 
-def _keep_value(constants: dict[str, NDArray[np.generic]], name: str, tensor: TensorProto) -> None:
-    from onnx import TensorProto, numpy_helper
+        self._model = model
+        self._opset = opset_of(model)
+        self._imports = [helper.make_opsetid("", self._opset)]
+        self.types: dict[str, TypeProto] = {}
+        self.constants: dict[str, NDArray[np.generic]] = {}
+        self.division: str | None = None
+        self._tensors: dict[str, TensorProto] = {}  # the same values, for rules that read them
 
-    if np.prod(tensor.dims) <= _SMALL_RESULT and tensor.data_location != TensorProto.EXTERNAL:
-        constants[name] = numpy_helper.to_array(tensor)
+    def enter_ends(self, input_name: str, input_shape: tuple[int, ...]) -> None:
+        from onnx import helper
 
+        for value in self._model.graph.input:
+            self.types[value.name] = value.type
+        for value in self._model.graph.input:
+            if value.name == input_name:
+                self.types[input_name] = helper.make_tensor_type_proto(value.type.tensor_type.elem_type, input_shape)
+        for tensor in self._model.graph.initializer:
+            self._enter_tensor(tensor.name, tensor)
 
-def _evaluate_arithmetic(probe: ModelProto, inferred: InferredShapes) -> bool:
-    """Replace nodes whose result follows from known shapes by constants; whether there were any."""
-    from onnx import numpy_helper
-
-    kept: list[NodeProto] = []
-    found = False
-    opset = opset_of(probe)
-    for node in probe.graph.node:
-        values = _evaluate_node(node, inferred, opset)
+    def add(self, node: NodeProto) -> None:
+        """Find out about the results of the next node."""
+        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].HasField("t"):
+            self._enter_tensor(node.output[0], node.attribute[0].t)
+            return
+        if node.op_type == "If" and node.domain in OWN_DOMAINS:
+            self._add_branches(node)
+            return
+        if self.division is None and divides_by_zero(node, self.constants):
+            self.division = node.output[0]
+        values = evaluate_node(node, self._opset, self.constants, self._known_shape)
         if values is None:
-            kept.append(node)
-            continue
-        found = True
-        for name, value in zip(node.output, values, strict=True):
-            inferred.constants[name] = value
-            probe.graph.initializer.append(numpy_helper.from_array(value, name))
-    if found:
-        nodes = [_copy_node(node) for node in kept]
-        del probe.graph.node[:]
-        probe.graph.node.extend(nodes)
-    return found
+            self.types.update(self._infer(node))
+            return
+        for name, value in zip(node.output, values, strict=False):
+            if name:
+                self._enter_value(name, value)
+
+    def _add_branches(self, node: NodeProto) -> None:
+        """Go through both branches; the results are those of the one that is taken, or of both where they agree."""
+        branches = {one.name: one.g for one in node.attribute if one.HasField("g")}
+        for branch in branches.values():
+            for tensor in branch.initializer:
+                self._enter_tensor(tensor.name, tensor)
+            for inner in branch.node:
+                self.add(inner)
+        taken = self.constants.get(node.input[0])
+        if taken is not None and taken.size == 1:
+            branches = {"taken": branches["then_branch" if taken.item() else "else_branch"]}
+        ends = [[value.name for value in branch.output] for branch in branches.values()]
+        for name, sources in zip(node.output, zip(*ends, strict=False), strict=False):
+            kinds = [self.types.get(source) for source in sources]
+            if kinds[0] is not None and all(kind == kinds[0] for kind in kinds):
+                self.types[name] = kinds[0]
+
+    def _known_shape(self, name: str) -> tuple[int, ...] | None:
+        kind = self.types.get(name)
+        return None if kind is None else _facts_of(kind).shape
+
+    def _enter_tensor(self, name: str, tensor: TensorProto) -> None:
+        from onnx import helper, numpy_helper
+
+        self.types[name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+        if count_elements(tensor) <= SMALL_RESULT and not is_outside(tensor):
+            self.constants[name] = numpy_helper.to_array(tensor)
+            self._tensors[name] = tensor
+
+    def _enter_value(self, name: str, value: NDArray[np.generic]) -> None:
+        from onnx import helper, numpy_helper
+
+        self.constants[name] = value
+        self._tensors[name] = numpy_helper.from_array(value, name)
+        self.types[name] = helper.make_tensor_type_proto(self._tensors[name].data_type, value.shape)
+
+    def _infer(self, node: NodeProto) -> dict[str, TypeProto]:
+        from onnx import shape_inference
+
+        schema = _read_schema(node.op_type, self._opset) if node.domain in OWN_DOMAINS else None
+        if schema is None or any(name and name not in self.types for name in node.input):
+            return {}
+        read = [name for name in (*node.input, *_read_inside(node)) if name]
+        try:
+            return shape_inference.infer_node_outputs(
+                schema,
+                node,
+                {name: self.types[name] for name in read if name in self.types},
+                {name: self._tensors[name] for name in read if name in self._tensors},
+                opset_imports=self._imports,
+            )
+        except (shape_inference.InferenceError, RuntimeError, ValueError):
+            return {}  # its inputs do not fit each other
 
 
-def _copy_node(node: NodeProto) -> NodeProto:
-    from onnx import NodeProto
+@functools.cache
+def _read_schema(op_type: str, opset: int) -> OpSchema | None:
+    from onnx import defs
 
-    copied = NodeProto()
-    copied.CopyFrom(node)
-    return copied
-
-
-def _evaluate_node(node: NodeProto, inferred: InferredShapes, opset: int) -> list[NDArray[np.generic]] | None:
-    """The node's results, if it is shape arithmetic and its inputs are known."""
-    if node.op_type not in _SHAPE_ARITHMETIC or node.domain not in ("", "ai.onnx"):
-        return None
-    inputs = [name for name in node.input if name]
-    if node.op_type in ("Shape", "Size"):
-        shape = inferred.shape(inputs[0])
-        # A picture of zeros without memory behind it stands for the tensor: only its shape is asked.
-        if shape is None:
-            return None
-        feed: dict[str, NDArray[np.generic]] = {inputs[0]: np.broadcast_to(np.float32(0), shape)}
-    else:
-        if not inputs or any(name not in inferred.constants for name in inputs):
-            return None
-        feed = {name: inferred.constants[name] for name in inputs}
-    return _run_node(node, feed, opset)
+    return defs.get_schema(op_type, opset, "") if defs.has(op_type, opset, "") else None
 
 
-def _run_node(node: NodeProto, feed: dict[str, NDArray[np.generic]], opset: int) -> list[NDArray[np.generic]] | None:
-    from onnx import helper
-    from onnx.reference import ReferenceEvaluator
-
-    graph = helper.make_graph(
-        [node],
-        "one",
-        [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-            for name, value in feed.items()
-        ],
-        [helper.make_empty_tensor_value_info(name) for name in node.output],
-    )
-    one = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    try:
-        results = [np.asarray(value) for value in ReferenceEvaluator(one).run(None, feed)]
-    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, ZeroDivisionError):
-        return None  # such a node stays, and what depends on it stays unknown
-    return results if all(value.size <= _SMALL_RESULT for value in results) else None
+def _read_inside(node: NodeProto) -> Iterable[str]:
+    return names_read_inside(node) if any(one.HasField("g") or one.graphs for one in node.attribute) else ()

@@ -17,8 +17,29 @@ if TYPE_CHECKING:
 _NOTHING_LOW, _NOTHING_HIGH = 1 << 40, -(1 << 40)
 
 
+_MOST_WORK = 2**28
+"""Indices that are looked at for one graph: fifteen times those of RRDBNet with 23 blocks on its largest picture."""
+
+
 class UnknownReachError(Exception):
     """A node mixes pixels in a way that is not followed: attention, statistics over the image, unknown operators."""
+
+
+class Budget:
+    """What following a graph may cost: windows of a million taps are written in a few bytes."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_WORK
+
+    def spend(self, indices: int) -> None:
+        """Before so many indices are looked at.
+
+        Raises:
+            UnknownReachError: there were too many.
+        """
+        self._left -= indices
+        if self._left < 0:
+            raise UnknownReachError("there is too much to follow")
 
 
 @dataclass(frozen=True)
@@ -44,6 +65,7 @@ class Step:
     node: NodeProto
     known: dict[str, Spans]
     shapes: InferredShapes
+    budget: Budget
 
     def spans(self, index: int = 0) -> Spans:
         """Spans of an input that depends on the image."""

@@ -40,6 +40,7 @@ def follow_window(step: Step) -> Spans:
     mode = read_text(node, "auto_pad", "NOTSET")
     followed: list[Span | None] = [None, None]
     for axis, span in enumerate(spans[2:]):
+        step.budget.spend(kernel[axis] * after[axis])
         reach = dilations[axis] * (kernel[axis] - 1) + 1
         pad = pads[axis]
         if mode.startswith("SAME"):
@@ -67,6 +68,7 @@ def follow_transposed(step: Step) -> Spans:
     fixed = mode.startswith("SAME") or bool(read_integers(node, "output_shape", ()))
     followed: list[Span | None] = [None, None]
     for axis, span in enumerate(spans[2:]):
+        step.budget.spend(kernel[axis] * after[axis])
         stride, pad = strides[axis], pads[axis]
         if fixed:
             reach = dilations[axis] * (kernel[axis] - 1) + 1
@@ -141,6 +143,7 @@ def follow_space_to_depth(step: Step) -> Spans:
     """A pixel-unshuffle: each index sees a whole block."""
     block = read_integer(step.node, "blocksize", 1)
     sizes = step.shape(step.node.output[0])
+    step.budget.spend(block * sum(sizes[2:]))
     moved = [
         span if span is None else pick(span, [np.arange(sizes[axis]) * block + tap for tap in range(block)])
         for axis, span in enumerate(step.spans()[2:], 2)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sr_deploy.errors import BackendError, GraphError
-from sr_deploy.graph.load import load_model
+from sr_deploy.graph.load import holding_errors, load_model
+from sr_deploy.graph.tensors import find_outside, is_outside
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -68,26 +69,26 @@ def rewrite_graph(path: Path, options: RewriteOptions) -> RewrittenGraph | None:
 
     try:
         model = load_model(path)
-        if not _load_weights_beside(model, path):
-            return None
-        applied = apply_rewrites(model, options)
+        with holding_errors(path):
+            if not _load_weights_beside(model, path):
+                return None
+            applied = apply_rewrites(model, options)
+            return RewrittenGraph(model.SerializeToString(), applied) if applied else None
     except GraphError:
         return None
-    return RewrittenGraph(model.SerializeToString(), applied) if applied else None
 
 
 def _load_weights_beside(model: ModelProto, path: Path) -> bool:
     """Read weights that lie in files beside the graph, which bytes alone do not lead to; False where that fails."""
     from onnx.checker import ValidationError
-    from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+    from onnx.external_data_helper import load_external_data_for_model
 
-    folder = path.parent
-    files = {ExternalDataInfo(one).location for one in model.graph.initializer if uses_external_data(one)}
+    outside = [find_outside(tensor) for tensor in model.graph.initializer if is_outside(tensor)]
     try:
-        if path.stat().st_size + sum((folder / name).stat().st_size for name in files) > _MAX_BYTES:
+        if path.stat().st_size + sum(one.end - one.start for one in outside) > _MAX_BYTES:
             return False
-        if files:
-            load_external_data_for_model(model, str(folder))
+        if outside:
+            load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, ValidationError):
         return False
     return True

@@ -6,11 +6,9 @@ from pathlib import Path
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle.profile import Profile, Shape
-from sr_deploy.graph.read import GraphInfo, read_graph
+from sr_deploy.graph.read import MAX_SIDE, GraphInfo, read_graph
 from sr_deploy.model import Model
 from sr_deploy.runners.protocol import RunnerSpec
-
-MAX_SIDE = 65536
 
 
 def graph_runner_spec(
@@ -36,8 +34,9 @@ def graph_runner_spec(
 def fixed_profiles(graph: GraphInfo) -> tuple[Profile, ...]:
     """What a graph with fixed axes takes, as a profile; none for one whose N, H and W all take any size."""
     n, _, h, w = graph.input_shape
-    if n is None and h is None and w is None:
+    least = graph.smallest_side
+    if n is None and h is None and w is None and least == graph.input_multiple:
         return ()
-    lowest = Shape(n or 1, h or 1, w or 1)
+    lowest = Shape(n or 1, h or least, w or least)
     highest = Shape(n or MAX_SIDE, h or MAX_SIDE, w or MAX_SIDE)
     return (Profile(name="fixed", min=lowest, opt=lowest, max=highest),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from sr_deploy.errors import GraphError
 from sr_deploy.model import Model
 
 MOST_OVERHEAD = 1.15
@@ -53,18 +54,29 @@ def estimate_bytes_per_pixel(model: Model) -> float | None:
     An estimate for the first try: a tile that is too large all the same is halved.
     """
     widest: float | None = None
-    if model.precisions and (model.graph_info is None or model.graph_info.fixed_shape is None):
-        from sr_deploy.graph.read import describe_layers
-
-        side = 16 * model.input_multiple
-        layers = describe_layers(model.graph_path(model.precisions[0]), (1, side, side))
-        widest = max(layer.bytes_read + layer.bytes_written for layer in layers) / side**2
+    if model.precisions:
+        widest = _find_widest(model)
     elif model.arch is not None:
         from sr_deploy.arch.registry import get_architecture
 
         convolutions = get_architecture(model.arch.architecture).convolutions(model.arch)
         widest = max(float((one.in_channels + one.out_channels) * one.resolution**2) * 4 for one in convolutions)
     return None if widest is None else widest * WORKSPACE
+
+
+def _find_widest(model: Model) -> float | None:
+    """What the widest layer of a graph reads and writes, for each pixel of an input that it takes."""
+    from sr_deploy.graph.read import describe_layers, read_graph
+
+    path = model.graph_path(model.precisions[0])
+    n, _, fixed_h, fixed_w = (model.graph_info or read_graph(path)).input_shape
+    side = 16 * model.input_multiple
+    shape = n or 1, fixed_h or side, fixed_w or side
+    try:
+        layers = describe_layers(path, shape)
+    except GraphError:  # shapes inside it are unknown
+        return None
+    return max((layer.bytes_read + layer.bytes_written for layer in layers), default=0) / math.prod(shape)
 
 
 def free_memory(device: str) -> int | None:

@@ -163,8 +163,6 @@ def measure_graph(model: onnx.ModelProto) -> GraphSize:
             return GraphSize(nodes, None, None)
         shape = (sides[0] or 1, sides[1], sides[2] or _PROBE_SIDE, sides[3] or _PROBE_SIDE)
         shapes = infer_shapes(skeleton, source.name, shape)
-        if shapes is None:
-            return GraphSize(nodes, None, None)
         pixels = shape[0] * shape[2] * shape[3]
         moved = sum_layers(cost_layers(skeleton.graph, source.name, shapes))
         products = sum(count_multiply_adds(skeleton.graph, shapes).values())

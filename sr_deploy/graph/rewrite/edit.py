@@ -10,9 +10,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from sr_deploy.graph.check import OWN_DOMAINS
+from sr_deploy.graph.order import inner_graphs, names_read_inside, sort_nodes
+
 Array = NDArray[np.generic]
 
-_OWN_DOMAINS = ("", "ai.onnx")
 _CONSTANT_FIELDS = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
 
 
@@ -49,7 +51,7 @@ class EditableGraph:
         for name in node.input:
             if name:
                 self._users[name].append(node)
-        self._elsewhere.update(_names_read_inside(node))
+        self._elsewhere.update(names_read_inside(node))
 
     def _leave(self, node: onnx.NodeProto) -> None:
         """What a subgraph in it reads stays marked as read: that forbids rewrites and allows none."""
@@ -159,7 +161,7 @@ class EditableGraph:
     def tidy(self) -> None:
         """Drop the nodes that nobody needs, and put the others in an order that runs."""
         self._drop_unused()
-        self.nodes = _sort_nodes(self.nodes)
+        self.nodes = sort_nodes(self.nodes)
 
     def commit(self) -> None:
         """Write the nodes to the model, as `tidy` leaves them, and the constants that they need. It is done with then.
@@ -171,7 +173,7 @@ class EditableGraph:
         ordered = self.nodes
         del graph.node[:]
         graph.node.extend(ordered)
-        used = {name for node in ordered for name in (*node.input, *_names_read_inside(node))} | self._outputs
+        used = {name for node in ordered for name in (*node.input, *names_read_inside(node))} | self._outputs
         unused = {tensor.name for tensor in graph.initializer} - used
         # In place: to take all out and put them back would copy every weight.
         for place in reversed(range(len(graph.initializer))):
@@ -206,7 +208,7 @@ class EditableGraph:
 
 def is_operator(node: onnx.NodeProto, *op_types: str) -> bool:
     """Whether the node is one of ONNX's own operators of these types; any of them where none is named."""
-    return node.domain in _OWN_DOMAINS and (not op_types or node.op_type in op_types)
+    return node.domain in OWN_DOMAINS and (not op_types or node.op_type in op_types)
 
 
 def _to_array(tensor: onnx.TensorProto) -> Array | None:
@@ -216,47 +218,12 @@ def _to_array(tensor: onnx.TensorProto) -> Array | None:
     return value
 
 
-def _sort_nodes(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """The order that they have, but each node after those that make what it takes."""
-    producers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
-    done: set[int] = set()
-    ordered: list[onnx.NodeProto] = []
-    for start in range(len(nodes)):
-        waiting = [start]
-        while waiting:
-            place = waiting[-1]
-            node = nodes[place]
-            needs = {producers[name] for name in (*node.input, *_names_read_inside(node)) if name in producers} - done
-            if place in done:
-                waiting.pop()
-            elif needs:
-                waiting += sorted(needs, reverse=True)
-            else:
-                done.add(place)
-                ordered.append(node)
-                waiting.pop()
-    return ordered
-
-
-def _names_read_inside(node: onnx.NodeProto) -> set[str]:
-    """Names that the subgraphs of a node read, their own among them."""
-    found: set[str] = set()
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
-            found.update(value.name for value in graph.output)
-            for inner in graph.node:
-                found.update(inner.input)
-                found |= _names_read_inside(inner)
-    return found
-
-
 def _all_names(graph: onnx.GraphProto) -> set[str]:
     names = {item.name for item in (*graph.input, *graph.output, *graph.initializer, *graph.node)}
     for node in graph.node:
         names.update((*node.input, *node.output))
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
-                names |= _all_names(inner)
+        for inner in inner_graphs(node):
+            names |= _all_names(inner)
     return names
 
 

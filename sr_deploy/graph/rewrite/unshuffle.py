@@ -127,11 +127,5 @@ def _probe_shapes(model: onnx.ModelProto) -> list[InferredShapes]:
     sides = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
     if len(sides) != 4 or not sides[1]:
         return []
-    found = []
-    for tall, wide in _PROBE_SIDES:
-        shape = (sides[0] or 2, sides[1], sides[2] or tall, sides[3] or wide)
-        inferred = infer_shapes(model, source.name, shape)
-        if inferred is None:
-            return []
-        found.append(inferred)
-    return found
+    shapes = [(sides[0] or 2, sides[1], sides[2] or tall, sides[3] or wide) for tall, wide in _PROBE_SIDES]
+    return [infer_shapes(model, source.name, shape) for shape in shapes]

@@ -1,0 +1,169 @@
+"""A graph that cannot be judged by looking at it, run once on small pictures, in a process that may die of it.
+
+`python -P -m sr_deploy.graph.trial` is the process: a request on its stdin, an answer on its stdout, one line of JSON
+each. ONNX Runtime computes. What was learnt is kept for the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sr_deploy.cache import keep, key_of, read_kept
+from sr_deploy.deps import installed_version, require
+from sr_deploy.errors import GraphError
+from sr_deploy.files import sha256_of
+from sr_deploy.graph.scale import Scale, measure_scale
+
+KIND = "trial"
+"""Under which answers are kept."""
+_MOST_SECONDS = 60  # on a machine that has other things to do
+_MEMORY = 3 * 2**28
+"""Bytes beyond what the process has before it loads the graph, and beyond four times the file."""
+_LARGE = (64, 48)
+
+_learnt: dict[str, Scale] = {}
+
+
+class Trial(BaseModel):
+    """What is asked of the process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    """The ONNX file."""
+    dtype: Literal["float32", "float16", "uint8", "uint16"]
+    """Of its input; whole numbers come as N x H x W x C."""
+    declared: tuple[int | None, int, int | None, int | None]
+    """N, C, H and W of its input; None where any is taken."""
+    seconds: int = 6
+    """Of processor time that it may take; a small picture takes the largest networks one."""
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: int
+    multiple: int
+    smallest: int
+
+
+def try_graph(trial: Trial, reason: str) -> Scale:
+    """Run a graph on small pictures and see how large its outputs are.
+
+    Args:
+        trial: which one.
+        reason: why that is needed, for messages.
+
+    Raises:
+        GraphError: it does not run, takes more than 6 s or 768 MiB, or gives no enlarged image.
+    """
+    path = Path(trial.path)
+    versions = [installed_version("onnxruntime"), metadata.version("sr-deploy")]
+    key = key_of([sha256_of(path), *versions])
+    if key not in _learnt:
+        kept, _ = read_kept(KIND, key, _Answer)
+        if kept is None:
+            kept = _Answer.model_validate(_ask_process(trial, reason))
+            keep(KIND, key, kept)
+        _learnt[key] = Scale(kept.scale, kept.multiple, kept.smallest)
+    return _learnt[key]
+
+
+def _ask_process(trial: Trial, reason: str) -> object:
+    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-m", "sr_deploy.graph.trial"]
+    said = f"{trial.path}: {reason}, so it was tried on small pictures"
+    try:
+        done = subprocess.run(
+            command,
+            input=trial.model_dump_json(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_MOST_SECONDS,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise GraphError(f"{said}, and did not end within {_MOST_SECONDS} s; it is not run here") from error
+    if done.returncode:
+        raise GraphError(f"{said}, and {_explain_end(trial, done.returncode, done.stderr)}; it is not run here")
+    answer: dict[str, object] = json.loads(done.stdout)
+    if "error" in answer:
+        raise GraphError(f"{said}: {answer['error']}")
+    return answer
+
+
+def _explain_end(trial: Trial, code: int, log: str) -> str:
+    import signal
+
+    if code == -getattr(signal, "SIGXCPU", 0):
+        return f"took more than {trial.seconds} s of processor time"
+    if "bad_alloc" in log or "MemoryError" in log:
+        return f"took more than {_MEMORY >> 20} MiB of memory"
+    return f"ended the process with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+
+
+def _limit_process(trial: Trial) -> None:
+    """Bound memory and processor time; systems without such limits have the clock of the parent alone."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        most = pages * resource.getpagesize() + _MEMORY + 4 * Path(trial.path).stat().st_size
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        resource.setrlimit(resource.RLIMIT_CPU, (trial.seconds, trial.seconds + 1))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _open_runs(trial: Trial) -> Callable[[int, int], tuple[int, ...] | None]:
+    """Opens the graph; the function runs a picture of that height and width."""
+    import numpy as np
+
+    ort = require("onnxruntime", "trying a graph")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    _limit_process(trial)
+    session = ort.InferenceSession(trial.path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    n, channels, _, _ = trial.declared
+    whole = trial.dtype in ("uint8", "uint16")
+
+    def run(h: int, w: int) -> tuple[int, ...] | None:
+        pixels = np.random.default_rng(0).random((n or 1, channels, h, w))
+        lr = (pixels * 255).transpose(0, 2, 3, 1).astype(trial.dtype) if whole else pixels.astype(trial.dtype)
+        try:
+            shape = session.run(None, {name: np.ascontiguousarray(lr)})[0].shape
+        except Exception:  # noqa: BLE001 - its exceptions share no base class, and a size that does not fit is an answer
+            return None
+        return tuple(shape[place] for place in (0, 3, 1, 2)) if whole and len(shape) == 4 else tuple(shape)
+
+    return run
+
+
+def _answer(request: str) -> dict[str, Any]:
+    trial = Trial.model_validate_json(request)
+    try:
+        found = measure_scale("it", _open_runs(trial), trial.declared, large=_LARGE, limited=True)
+    except GraphError as error:
+        return {"error": str(error)}
+    except Exception as error:  # noqa: BLE001 - those of ONNX Runtime
+        return {"error": " ".join(str(error).split())[:200]}
+    return {"scale": found.scale, "multiple": found.multiple, "smallest": found.smallest}
+
+
+if __name__ == "__main__":
+    answer = json.dumps(_answer(sys.stdin.read()))
+    os.write(1, answer.encode())
+    os._exit(0)
