@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from pathlib import Path
 from sr_deploy.errors import InputError, OutputError
 from sr_deploy.untrusted import is_regular, open_regular
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_LARGEST_POINTER = 1024  # of their specification
 _TEMPORARY_PREFIX = ".partial-"
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -52,7 +55,8 @@ def require_file(path: Path, what: str) -> Path:
     """Return `path` if it is a file that can be read, with `what` naming its role in the error.
 
     Raises:
-        InputError: there is nothing, or a folder, a device or a pipe, or the file cannot be read.
+        InputError: there is nothing, or a folder, a device or a pipe; the file cannot be read, or only stands for one
+            that Git LFS keeps.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder, but {what} must be a file")
@@ -62,6 +66,9 @@ def require_file(path: Path, what: str) -> Path:
         raise InputError(f"{path} is a device, a pipe or a socket, but {what} must be a file")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read (permission denied); give {what} that you may read")
+    if path.stat().st_size <= _LARGEST_POINTER and path.read_bytes().startswith(_POINTER):
+        command = f"git -C {shlex.quote(str(path.parent))} lfs pull --include {shlex.quote(path.name)}"
+        raise InputError(f"{path} is a Git LFS pointer, which stands for {what}, not the file itself; run: {command}")
     return path
 
 

@@ -9,8 +9,10 @@ from sr_deploy.backends import TENSORRT_BACKENDS
 from sr_deploy.bench.choices import ContenderChoice
 from sr_deploy.bundle import Profile, Shape
 from sr_deploy.files import sha256_of
+from sr_deploy.graph.load import load_whole_model
 from sr_deploy.model import Model
 from sr_deploy.runners import open_runner
+from sr_deploy.runners.choose import find_graph_precision
 from sr_deploy.runners.engines import find_engine_folder
 
 if TYPE_CHECKING:
@@ -52,9 +54,8 @@ def write_fixed_graph(model: Model, choice: ContenderChoice, shape: Shape, folde
     """
     import onnx
 
-    precision = choice.backend.precision
-    source = model.graph_path("fp32" if precision == "bf16" and choice.backend.backend == "openvino" else precision)
-    proto = onnx.load(str(source))
+    source = model.graph_path(find_graph_precision(model, choice.backend))
+    proto = load_whole_model(source)
     fix_shape(proto, shape, model.end_dtype in ("uint8", "uint16"))
     path = folder / f"{sha256_of(source)[:12]}-{shape}.onnx"
     onnx.save(proto, str(path))

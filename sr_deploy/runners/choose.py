@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sr_deploy.backends import BACKENDS, PRECISIONS, TENSORRT_BACKENDS, Backend, BackendChoice, parse_backend
+from sr_deploy.backends import BACKENDS, PRECISIONS, TENSORRT_BACKENDS, Backend, BackendChoice, Precision, parse_backend
 from sr_deploy.bundle import EngineRecord
 from sr_deploy.deps import install_command, is_installed
 from sr_deploy.errors import BackendError
@@ -112,10 +112,20 @@ def _why_not_torch(model: Model, choice: BackendChoice) -> str | None:
     return None
 
 
+def find_graph_precision(model: Model, choice: BackendChoice) -> Precision:
+    """Precision of the ONNX graph that a choice runs.
+
+    OpenVINO computes in FP32 and BF16 what is stored in FP32, or in FP16 where there is nothing else.
+    """
+    if choice.backend != "openvino" or choice.precision not in ("fp32", "bf16"):
+        return choice.precision
+    return "fp16" if "fp16" in model.precisions and "fp32" not in model.precisions else "fp32"
+
+
 def _why_not_openvino(model: Model, choice: BackendChoice) -> str | None:
     from sr_deploy.runners.openvino_runner import why_not_computed
 
-    missing = _why_no_graph(model, choice, "fp32" if choice.precision == "bf16" else choice.precision)
+    missing = _why_no_graph(model, choice, find_graph_precision(model, choice))
     if choice.precision == "fp16":  # no graph would help
         return why_not_computed("fp16")
     return missing or why_not_computed(choice.precision)

@@ -25,11 +25,13 @@ _REDUCED = (
 def list_faithful(model: Model) -> list[BackendChoice]:
     """The faithful choices of a model that this machine's CPU can run.
 
-    A graph that is no bundle's and has no FP32 is its own precision: who gives such a file asks for it.
+    A graph that is no bundle's and has no FP32 is its own precision: who gives such a file asks for it, or for its
+    numbers computed in FP32.
     """
     wanted: tuple[BackendChoice, ...] = _FULL
     if model.bundle is None and model.precisions and "fp32" not in model.precisions:
-        wanted = tuple(BackendChoice(choice.backend, model.precisions[0]) for choice in _FULL)
+        own = tuple(BackendChoice(choice.backend, model.precisions[0]) for choice in _FULL)
+        wanted = (*_FULL, *own)
     # What is vouched for has run here: whether it can need not be asked, which would import its library.
     vouched = [choice for choice, reason in _judge_reduced(model).items() if reason is None]
     return [*(choice for choice in wanted if why_not_runnable(model, choice) is None), *vouched]

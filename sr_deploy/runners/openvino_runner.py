@@ -14,6 +14,7 @@ from sr_deploy.deps import openvino_core, require
 from sr_deploy.errors import BackendError, OutOfMemoryError
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, first_line, inference_error, require_cpu
+from sr_deploy.runners.choose import find_graph_precision
 from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.rewritten import open_rewritten
 from sr_deploy.runners.shapes import graph_runner_spec
@@ -30,7 +31,7 @@ _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class OpenVinoRunner(BaseRunner):
-    """A graph in OpenVINO's CPU plugin: fp32 and bf16 from the FP32 graph, int8 from the INT8 one."""
+    """A graph in OpenVINO's CPU plugin: fp32 and bf16 from the FP32 graph (a lone FP16 one), int8 from the INT8 one."""
 
     def __init__(
         self, model: Model, choice: BackendChoice, device: str | None, threads: int | None, *, rewrite: bool = True
@@ -45,7 +46,7 @@ class OpenVinoRunner(BaseRunner):
         reason = why_not_computed(choice.precision)
         if reason is not None:
             raise BackendError(reason)
-        path = model.graph_path("fp32" if choice.precision == "bf16" else choice.precision)
+        path = model.graph_path(find_graph_precision(model, choice))
         self._open = functools.partial(
             open_rewritten,
             path,

@@ -16,6 +16,7 @@ from sr_deploy.graph.ends import Dtype
 from sr_deploy.measure.compare import Comparison, measure_ssim
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
+from sr_deploy.runners.choose import find_graph_precision
 from sr_deploy.runners.ends import compare_at_ends, rounding_of, snap_input
 from sr_deploy.runners.parity import Reference, describe_reference, open_reference
 from sr_deploy.runners.protocol import Runner, RunnerSpec
@@ -93,7 +94,8 @@ def verify_backends(
         outputs = _ReferenceOutputs(oracle, reference, model.end_dtype)
         for choice in choices:
             tell(f"verify {choice}")
-            limits = (thresholds or {}).get(choice.precision) or model.thresholds_for(choice.precision)
+            asked = _find_asked_precision(model, choice)
+            limits = (thresholds or {}).get(asked) or model.thresholds_for(asked)
             entry, worst = _verify_choice(model, choice, limits, outputs, cost=per_pixel, tell=tell)
             entries.append(entry)
             crops += worst
@@ -176,15 +178,22 @@ def _candidates(model: Model) -> list[BackendChoice]:
             found += [BackendChoice("torch", "bf16")] if model.has_weights else []
             found += [BackendChoice("openvino", "bf16")] if "fp32" in precisions else []
             continue
-        # OpenVINO's CPU plugin computes FP16 graphs in FP32: it would say nothing about them.
+        # OpenVINO's CPU plugin computes FP16 graphs in FP32: it would say nothing about them as FP16.
         backends = ("onnxruntime",) if precision == "fp16" else _GRAPH_BACKENDS
         found += [BackendChoice(backend, precision) for backend in backends]
         if precision == "fp16":
             found.append(TRUE_HALF)
+            found += [] if "fp32" in precisions else [BackendChoice("openvino", "fp32")]
     folder = find_engines(model)
     engines = folder.engines() if folder is not None else ()
     found += [BackendChoice(record.backend, record.precision) for record in engines]
     return list(dict.fromkeys(found))
+
+
+def _find_asked_precision(model: Model, choice: BackendChoice) -> Precision:
+    """Whose thresholds it has to meet: FP16's where an FP16 graph is computed in FP32, which rounds at its casts."""
+    stored = find_graph_precision(model, choice)
+    return stored if stored == "fp16" and choice.precision == "fp32" else choice.precision
 
 
 def _verify_choice(

@@ -129,3 +129,18 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
     assert left.exists()
     remove_partial_files(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]
+
+
+def test_a_git_lfs_pointer_is_called_one(tmp_path):
+    folder = tmp_path / "my models"
+    folder.mkdir()
+    path = folder / "x4 net.pth"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 67040989\n")
+    with pytest.raises(InputError) as caught:
+        require_file(path, "a checkpoint")
+    command = f"git -C '{folder}' lfs pull --include 'x4 net.pth'"
+    assert str(caught.value) == (
+        f"{path} is a Git LFS pointer, which stands for a checkpoint, not the file itself; run: {command}"
+    )
+    path.write_text("version https://git-lfs.github.com/spec/v1\n" + "x" * 2000)  # no pointer is that long
+    assert require_file(path, "a checkpoint") == path

@@ -81,7 +81,9 @@ def test_every_kind_is_verified_against_fp32(foreign):
     half = made.get("half", False)
     backends = [entry.backend for entry in verification.entries]
     assert backends == (
-        ["onnxruntime:fp16", "onnxruntime:fp16 rounded"] if half else ["onnxruntime:fp32", "openvino:fp32"]
+        ["onnxruntime:fp16", "onnxruntime:fp16 rounded", "openvino:fp32"]
+        if half
+        else ["onnxruntime:fp32", "openvino:fp32"]
     )
     for entry in verification.entries:
         said = "onnxruntime:fp32, graph widened from fp16" if half else "onnxruntime:fp32, graph as written"
