@@ -5,14 +5,13 @@ Layout: 8 bytes with the header's length, the header (JSON), and the numbers, te
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
 from typing import BinaryIO
 
 from sr_deploy.arch.stored import MAX_AXES, MAX_TENSORS, Storage, StoredTensor, is_count, make_stored_tensor
 from sr_deploy.errors import CheckpointError
 from sr_deploy.legible import show_value
+from sr_deploy.untrusted import parse_json
 
 MAX_HEADER_BYTES = 1 << 23
 """Longest header that is read; that of a network with a thousand tensors has a hundredth of it."""
@@ -60,21 +59,12 @@ def read_safetensors(stream: BinaryIO) -> tuple[dict[str, StoredTensor], dict[st
 
 def _parse_header(content: bytes) -> dict[str, object]:
     try:
-        header = json.loads(content.decode(), object_pairs_hook=_refuse_repetition)
-    except RecursionError as error:
-        raise _damaged("its header is nested too deep") from error
+        header = parse_json(content, any_text=True)
     except ValueError as error:
-        raise _damaged(f"its header is no JSON: {error}") from error
+        raise _damaged(f"its header: {error}") from error
     if not isinstance(header, dict):
         raise _damaged("its header is no JSON object")
     return header
-
-
-def _refuse_repetition(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return found
 
 
 def _read_place(item: tuple[str, object]) -> tuple[str, int, int, dict[str, object]]:

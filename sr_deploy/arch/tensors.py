@@ -20,6 +20,7 @@ from sr_deploy.arch.torch_files import read_torch_file
 from sr_deploy.errors import CheckpointError
 from sr_deploy.files import replacing_file, require_file
 from sr_deploy.legible import shorten, show_value
+from sr_deploy.untrusted import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +116,7 @@ def open_tensors(path: Path, what: str) -> Iterator[TensorFile]:
         CheckpointError: unsafe, damaged, or without tensors.
     """
     require_file(path, what)
-    with naming_file(path), path.open("rb") as stream:
+    with naming_file(path), open_regular(path) as stream:
         yield _read_tensor_file(stream, what)
 
 

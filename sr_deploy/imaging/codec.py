@@ -11,7 +11,8 @@ from sr_deploy.deps import is_installed, require
 from sr_deploy.errors import ImageError, InputError, MissingDependencyError
 from sr_deploy.imaging import pillow
 from sr_deploy.imaging.formats import require_output_suffix
-from sr_deploy.imaging.opening import decode_upright, open_picture, refuse_colours, require_picture
+from sr_deploy.imaging.limits import require_picture
+from sr_deploy.imaging.opening import decode_upright, open_picture, refuse_colours
 from sr_deploy.imaging.picture import Picture, write_picture
 
 _TRAINING_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic"})

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 _PREFIX = b"Exif\x00\x00"
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 0x0112, 0x011A, 0x011B, 0x0128
 _SHORT, _RATIONAL = 3, 5
+_POINTERS = (0x8769, 0x8825, 0xA005)
+"""Tags that say where another directory is: of EXIF, GPS and interoperability."""
+_MOST_DIRECTORIES = 16
+_MOST_ENTRIES = 4096
 _INCHES_PER_UNIT = {2: 1.0, 3: 2.54}
 """Units per inch: 2 are inches, 3 centimetres; 1 is no unit."""
 
@@ -64,6 +68,32 @@ def read_dpi(exif: bytes) -> tuple[float, float] | None:
     return (across * unit, down * unit) if unit and across > 0 and down > 0 else None
 
 
+def is_tangled(exif: bytes) -> bool:
+    """Whether directories lead to one another in a ring or more than once, so that following them may not end.
+
+    Four kilobytes of such pointers occupy libexif, through which libvips reads, for ten seconds; ten for hours. What
+    cannot be read as EXIF is not tangled.
+    """
+    start, order = _find_header(exif)
+    if not order:
+        return False
+    seen: set[int] = set()
+    waiting = [struct.unpack_from(order + "I", exif, start + 4)[0]]
+    while waiting:
+        place = waiting.pop()
+        if start + place + 2 > len(exif):
+            continue
+        entries = list(_entries_at(exif, start + place, order))
+        if place in seen or len(seen) == _MOST_DIRECTORIES or len(entries) > _MOST_ENTRIES:
+            return True
+        waiting += [struct.unpack_from(order + "I", exif, one.value_at)[0] for one in entries if one.tag in _POINTERS]
+        next_at = _after_entries(exif, start, order) if not seen else None
+        if next_at is not None and (following := struct.unpack_from(order + "I", exif, next_at)[0]):
+            waiting.append(following)
+        seen.add(place)
+    return False
+
+
 def _find_header(exif: bytes) -> tuple[int, str]:
     """Where the TIFF header begins and its byte order for `struct`; an empty order: no such header."""
     start = len(_PREFIX) if exif.startswith(_PREFIX) else 0
@@ -72,7 +102,10 @@ def _find_header(exif: bytes) -> tuple[int, str]:
 
 
 def _entries(exif: bytes, start: int, order: str) -> Iterator[_Entry]:
-    at = start + struct.unpack_from(order + "I", exif, start + 4)[0]
+    return _entries_at(exif, start + struct.unpack_from(order + "I", exif, start + 4)[0], order)
+
+
+def _entries_at(exif: bytes, at: int, order: str) -> Iterator[_Entry]:
     if at + 2 > len(exif):
         return
     count = struct.unpack_from(order + "H", exif, at)[0]

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.deps import require
-from sr_deploy.errors import ImageError, InputError
-from sr_deploy.files import require_file
+from sr_deploy.errors import ImageError
 from sr_deploy.imaging import pillow
+from sr_deploy.imaging.exif_blocks import refuse_tangled_exif
+from sr_deploy.imaging.limits import MAX_PIXELS, read_bytes, refuse_growth, refuse_scans, refuse_size
 
 if TYPE_CHECKING:
     import pyvips
@@ -33,20 +34,8 @@ _INTERPRETATIONS = {("uint8", True): "b-w", ("uint8", False): "srgb", ("uint16",
 _NOT_TELLING = re.compile("^$|^unable to|load error$|: no property named `")
 
 
-def require_picture(path: Path) -> Path:
-    """Check that there is a file, before anything is loaded for it.
-
-    Raises:
-        ImageError: there is nothing, or a folder, or the file cannot be read.
-    """
-    try:
-        return require_file(path, "a picture")
-    except InputError as error:
-        raise ImageError(str(error)) from error
-
-
-def open_picture(path: Path, *, max_pixels: int | None = None) -> tuple[pyvips.Image, str]:
-    """Read the header of a picture file.
+def open_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[pyvips.Image, str]:
+    """Read the header of a picture file, whose samples can then be read once, from top to bottom (`decode` keeps them).
 
     Args:
         path: JPEG, PNG, WebP, TIFF, BMP, AVIF, or a GIF with one frame; recognised by content, not by suffix.
@@ -58,18 +47,22 @@ def open_picture(path: Path, *, max_pixels: int | None = None) -> tuple[pyvips.I
     Raises:
         ImageError: no such file, a folder, damaged, not one of these formats, animated, several pages, or too large.
     """
-    content = _read_bytes(path)
+    content = read_bytes(path, max_pixels)
     pyvips = require("pyvips", "reading pictures")
     if content.startswith(b"BM"):
-        refuse_size(path, *pillow.read_bmp_size(content), max_pixels)
+        refuse_size(path, *pillow.read_bmp_size(path, content), max_pixels)
         return wrap_pixels(pillow.read_bmp(path, content)), "BMP"
     form = name_format(path, pyvips.vips_lib.vips_foreign_find_load_buffer(content, len(content)), content)
+    refuse_tangled_exif(path, form, content)
     try:
-        image = pyvips.Image.new_from_buffer(content, "", fail_on=strictness_for(form))
+        image = pyvips.Image.new_from_buffer(content, "", access="sequential", fail_on=strictness_for(form))
     except pyvips.Error as error:
         raise damaged(path, form, error) from error
     require_one_page(path, image)
     refuse_size(path, image.width, image.height, max_pixels)
+    refuse_growth(path, image.width, image.height, image.bands * (2 if image.format == "ushort" else 1), len(content))
+    if form == "JPEG":
+        refuse_scans(path, image.width, image.height, content)
     return image, form
 
 
@@ -150,7 +143,13 @@ def decode_upright(path: Path, image: pyvips.Image, form: str) -> Pixels:
     Raises:
         ImageError: damaged or cut short.
     """
-    pixels = np.asarray(decode(path, image, form).autorot().numpy())
+    import pyvips
+
+    turned = image.get_typeof("orientation") and image.get("orientation") != 1
+    try:
+        pixels = np.asarray(decode(path, image, form).autorot().numpy() if turned else image.numpy())
+    except pyvips.Error as error:
+        raise damaged(path, form, error) from error
     return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])
 
 
@@ -176,24 +175,3 @@ def describe_failure(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     telling = [line for line in lines if not _NOT_TELLING.search(line)]
     return telling[0] if telling else "it gave no reason"
-
-
-def refuse_size(path: Path, width: int, height: int, max_pixels: int | None) -> None:
-    """Refuse, before it is decoded, a picture that is too large.
-
-    Raises:
-        ImageError: more than `max_pixels`; None: any size is taken.
-    """
-    if max_pixels is not None and width * height > max_pixels:
-        raise ImageError(
-            f"{path} is {width}x{height}, {width * height / 1e6:.1f} megapixels; at most {max_pixels / 1e6:g} are "
-            "taken, against decompression bombs: allow more with --max-megapixels (max_pixels in Python)"
-        )
-
-
-def _read_bytes(path: Path) -> bytes:
-    require_picture(path)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror or error}") from error

@@ -14,6 +14,7 @@ from sr_deploy.files import replacing_file
 from sr_deploy.imaging.encoding import prepare_encoding, round_to_8bit
 from sr_deploy.imaging.formats import Format, find_format, require_output_size, require_quality
 from sr_deploy.imaging.header import Header, convert_cmyk, find_losses, read_header
+from sr_deploy.imaging.limits import MAX_PIXELS
 from sr_deploy.imaging.opening import (
     Pixels,
     decode,
@@ -23,9 +24,6 @@ from sr_deploy.imaging.opening import (
     refuse_colours,
     wrap_pixels,
 )
-
-MAX_PIXELS = 200_000_000
-"""Largest picture that is decoded where nobody allows more."""
 
 
 @dataclass(frozen=True)

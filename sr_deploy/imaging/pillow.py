@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import ImageError
+from sr_deploy.imaging.limits import MAX_PIXELS, read_bytes, refuse_growth, refuse_scans, refuse_size
 
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+"""Pillow knows many more, one of which starts Ghostscript."""
+# What its decoders were seen to raise for damaged files.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    struct.error,
+)
 _TAKEN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I;16L")
 
 
@@ -25,8 +46,13 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
-            if getattr(picture, "n_frames", 1) > 1:
+        content = read_bytes(path, MAX_PIXELS)
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+            refuse_size(path, *picture.size, MAX_PIXELS)
+            refuse_growth(path, *picture.size, len(picture.getbands()), len(content))
+            if picture.format == "JPEG":
+                refuse_scans(path, *picture.size, content)
+            if _has_more(picture):
                 raise ImageError(f"{path} is animated or has several pages; give a file with one picture")
             if picture.mode not in _TAKEN_MODES:
                 raise ImageError(f"{path} is a picture of mode {picture.mode}; convert it to 8-bit RGB first")
@@ -37,20 +63,49 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
             return np.ascontiguousarray(np.asarray(upright.convert("RGB")))
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is no picture that can be read; give a JPEG, PNG, WebP or TIFF file") from error
-    except (OSError, EOFError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
-        # Its decoders raise each of these for damaged files.
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, error) from error
+    except MemoryError as error:
+        raise ImageError(f"{path} takes more memory than there is; save it anew as PNG") from error
+    except _DAMAGE as error:
         raise ImageError(f"{path} is a damaged or incomplete picture ({error}); get it anew") from error
 
 
-def read_bmp_size(content: bytes) -> tuple[int, int]:
-    """Width and height that the header of a BMP file names; zeros where it is cut short."""
-    header = content[18:26].ljust(8, b"\0")
-    if content[14:18] == b"\x0c\0\0\0":  # OS/2's header of 12 bytes has sides of two
-        return int.from_bytes(header[:2], "little"), int.from_bytes(header[2:4], "little")
-    return (
-        abs(int.from_bytes(header[:4], "little", signed=True)),
-        abs(int.from_bytes(header[4:], "little", signed=True)),  # negative: rows from the top
-    )
+def _has_more(picture: ImageFile) -> bool:
+    """Whether there is a second page; Pillow's own count of them would read each, of thousands."""
+    try:
+        picture.seek(1)
+    except EOFError:
+        picture.seek(0)
+        return False
+    return True
+
+
+def _too_large(path: Path, error: Exception) -> ImageError:
+    return ImageError(f"{path} is larger than Pillow decodes ({error}); save it as PNG or TIFF")
+
+
+def read_bmp_size(path: Path, content: bytes) -> tuple[int, int]:
+    """Width and height that the header of a BMP file names.
+
+    Raises:
+        ImageError: cut short, a width or height that is none, or fewer bytes than the samples take.
+    """
+    old = content[14:18] == b"\x0c\0\0\0"  # OS/2's header of 12 bytes has sides of two
+    form, at = ("<HHHH", 18) if old else ("<iiHHI", 18)
+    if len(content) < at + struct.calcsize(form):
+        raise ImageError(f"{path} is a damaged or incomplete BMP picture (its header is cut short); get it anew")
+    width, height, _, bits, *packing = struct.unpack_from(form, content, at)
+    height = abs(height)  # negative: rows from the top
+    if width < 1 or height < 1:
+        raise ImageError(f"{path} is a damaged BMP picture (it says to be {width}x{height} pixels); get it anew")
+    packed = packing[:1] in ([1], [2])
+    if not packed and (width * bits + 31) // 32 * 4 * height > len(content):
+        raise ImageError(
+            f"{path} is a damaged or incomplete BMP picture ({width}x{height} pixels of {bits} bits take more than its "
+            f"{len(content)} bytes); get it anew"
+        )
+    return width, height
 
 
 def read_bmp(path: Path, content: bytes) -> NDArray[np.uint8]:
@@ -68,6 +123,8 @@ def read_bmp(path: Path, content: bytes) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(content), formats=["BMP"]) as picture:
             mode = {"1": "L", "P": "RGB"}.get(picture.mode, picture.mode)
             pixels = np.asarray(picture.convert(mode))
-    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, error) from error
+    except _DAMAGE as error:
         raise ImageError(f"{path} is a damaged or incomplete BMP picture ({error}); get it anew") from error
     return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])

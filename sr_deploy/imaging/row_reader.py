@@ -5,6 +5,7 @@ What this needs of a file: rows that lie in it one after the other, in the order
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,19 +15,19 @@ import numpy as np
 
 from sr_deploy.deps import require
 from sr_deploy.errors import ImageError
+from sr_deploy.imaging.exif_blocks import refuse_tangled_exif
 from sr_deploy.imaging.formats import FORMATS
 from sr_deploy.imaging.header import convert_cmyk, read_header
+from sr_deploy.imaging.limits import MAX_PIXELS, refuse_size, require_picture
 from sr_deploy.imaging.opening import (
     Pixels,
     damaged,
     name_format,
     refuse_colours,
-    refuse_size,
     require_one_page,
-    require_picture,
     strictness_for,
 )
-from sr_deploy.imaging.picture import MAX_PIXELS
+from sr_deploy.untrusted import open_regular
 
 if TYPE_CHECKING:
     import pyvips
@@ -52,7 +53,7 @@ class RowReader:
                 another format, interlaced or progressive, turned by its EXIF.
         """
         self._path = path
-        self._stream = require_picture(path).open("rb")
+        self._stream = open_regular(require_picture(path))
         try:
             self._open(max_pixels)
         except BaseException:
@@ -73,6 +74,8 @@ class RowReader:
         able = [form.name for form in FORMATS if form.by_rows]
         if self._form not in able:
             raise _not_by_rows(path, f"a {self._form} file, and only {', '.join(able)} are read row by row")
+        with mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            refuse_tangled_exif(path, self._form, content)
         try:
             image = pyvips.Image.new_from_source(
                 self._source, "", access="sequential", fail_on=strictness_for(self._form)

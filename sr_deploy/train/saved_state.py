@@ -15,6 +15,7 @@ from sr_deploy.errors import CheckpointError
 from sr_deploy.files import require_file
 from sr_deploy.legible import show_value
 from sr_deploy.train.run import ValidationResult
+from sr_deploy.untrusted import open_regular
 
 STATE_SCHEMA: Literal[2] = 2
 """Raised when the content changes."""
@@ -63,7 +64,7 @@ def read_saved_state(path: Path) -> SavedState:
         CheckpointError: damaged, or not what `write_checkpoint` writes.
     """
     require_file(path, "the state of a training")
-    with naming_file(path), path.open("rb") as stream:
+    with naming_file(path), open_regular(path) as stream:
         document = load_torch_file(stream)
         if isinstance(document, dict) and isinstance(best := document.get("best_validation"), dict):
             document["best_validation"] = _validate(ValidationResult, best)

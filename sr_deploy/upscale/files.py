@@ -16,8 +16,9 @@ from sr_deploy.errors import ImageError, InputError, ShapeError
 from sr_deploy.files import output_error
 from sr_deploy.imaging.formats import require_output_size, require_output_suffix, require_quality
 from sr_deploy.imaging.header import Header, find_losses
-from sr_deploy.imaging.opening import Pixels, require_picture
-from sr_deploy.imaging.picture import MAX_PIXELS, Picture, read_picture, write_picture
+from sr_deploy.imaging.limits import MAX_PIXELS, require_picture
+from sr_deploy.imaging.opening import Pixels
+from sr_deploy.imaging.picture import Picture, read_picture, write_picture
 from sr_deploy.imaging.resample import resample
 from sr_deploy.imaging.transparency import bleed_colour
 from sr_deploy.upscale.image import Upscaler

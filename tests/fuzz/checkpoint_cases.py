@@ -306,14 +306,14 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: struct.pack("<Q", 2**31) + b"{" + bytes(4000),
         "its header would have 2147483648 bytes",
     ),
-    "a header nested": (lambda: safetensors(b'{"a":' + b"[" * 200_000), "nested too deep"),
-    "a header with long numbers": (lambda: safetensors(b'{"a": ' + b"9" * 5000 + b"}"), "no JSON"),
+    "a header nested": (lambda: safetensors(b'{"a":' + b"[" * 200_000), "nested deeper than"),
+    "a header with long numbers": (lambda: safetensors(b'{"a": ' + b"9" * 5000 + b"}"), "its header"),
     "one key twice": (
         lambda: safetensors(
             b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
             1,
         ),
-        "a key stands twice",
+        "the key 'a' stands twice",
     ),
     "tensors on one another": (
         lambda: safetensors({n: entry("F32", [4], 0, 16) for n in "ab"}, 16),
