@@ -155,6 +155,8 @@ def verify_model(
     bundle = model.bundle if model.kind == "bundle" else None
     if bundle is None and (source is not None or accept):
         raise InputError(f"--source and --accept are of bundles, and {model.path} is a {model.kind}; give a bundle")
+    if bundle is not None and accept and (is_shipped(bundle.path) or thresholds):
+        raise InputError(f"nothing of {model.path} is written down here, so nothing can be accepted; copy it first")
     standing, checks = Certificate(), list[Check]()
     if bundle is not None:
         standing, stands = read_standing(bundle)
@@ -171,10 +173,10 @@ def verify_model(
     found = Found(verified.entries, tuple(checks), ledgers, tuple(list_not_run(model, choices)))
     certificate = found.added_to(standing)
     asked = None if choices is None else {choice.precision for choice in choices if choice.backend != "torch"}
-    judgement = judge_found(model, certificate, found, asked)
+    judgement = judge_found(model, certificate, found, asked=asked, thresholds=thresholds)
     if accept:
         certificate = accept_findings(certificate, judgement, accept)
-        judgement = judge_found(model, certificate, found, asked)
+        judgement = judge_found(model, certificate, found, asked=asked, thresholds=thresholds)
     verification = Verification(model, found, certificate, judgement, verified.crops)
     if bundle is None or is_shipped(bundle.path) or thresholds:
         return verification
@@ -244,8 +246,8 @@ def record_engines(bundle: Bundle) -> Judgement:
         BundleError: an engine is damaged.
         OutputError: the bundle cannot be written.
     """
-    certificate, judgement = judge_bundle(bundle)
-    if not is_shipped(bundle.path) and not any(failure.kind == "certificate" for failure in judgement.failures):
+    certificate, judgement, problem = judge_bundle(bundle)
+    if not problem and not is_shipped(bundle.path):
         bundle.write_certificate(record_verdict(certificate, judgement))
         model = open_model(bundle.path)
         write_page(describe_page(model, judgement, certificate), bundle.path / PAGE_NAME)
@@ -278,5 +280,6 @@ def build_and_record(
     )
     if not isinstance(bundle, Bundle) and Path(bundle).suffix == ".onnx":
         return result
-    path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
-    return replace(result, judgement=record_engines(open_bundle(path)))
+    opened = open_bundle(bundle.path if isinstance(bundle, Bundle) else Path(bundle))
+    changed = result.built or result.removed
+    return replace(result, judgement=record_engines(opened) if changed else judge_bundle(opened)[1])

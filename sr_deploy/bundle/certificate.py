@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from sr_deploy.backends import Precision
 from sr_deploy.bundle.records import SCHEMA_VERSION, FileName, FileRecord, Record, Sha256, Share
@@ -160,13 +160,13 @@ class LedgerStage(Record):
     """What was run: backend, or what was done to the output."""
     file: FileName | None = None
     """The file that was run, relative to the bundle."""
-    psnr_db: float | None
+    psnr_db: FiniteFloat | None
     """Against PyTorch in FP32, outputs clamped to [0, 1], peak 1.0, in dB; None if equal."""
-    step_psnr_db: float | None
+    step_psnr_db: FiniteFloat | None
     """Against the stage before; None if equal."""
-    truth_psnr_db: float | None
+    truth_psnr_db: FiniteFloat | None
     """Against the photographs that the inputs were made of, in dB; None if equal."""
-    lost_db: float
+    lost_db: FiniteFloat
     """How much of `truth_psnr_db` this stage lost against the one before; negative: gained by chance."""
 
 
@@ -226,7 +226,7 @@ class NotRun(Record):
 
 
 class LastVerification(Record):
-    """What the last `export`, `build` or `verify` came to. Readers take the worse of this and of what stands below."""
+    """What the last `export`, `build` or `verify` came to; readers make the verdict anew of what stands here."""
 
     verdict: Literal["verified", "incomplete", "failed"]
     """As docs/certificate.md explains them."""

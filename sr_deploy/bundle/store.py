@@ -164,7 +164,8 @@ class Bundle(EngineFolder):
         """`certificate.json` as it is written, held against nothing; empty if there is none.
 
         Raises:
-            BundleError: the file is damaged.
+            DamagedBundleError: the file is damaged.
+            BundleError: a newer sr-deploy wrote it.
         """
         path = find_inside(self.path, CERTIFICATE_NAME, DamagedBundleError)
         return read_record(path, Certificate) if os.path.lexists(path) else Certificate()
@@ -173,8 +174,9 @@ class Bundle(EngineFolder):
         """What was measured of this bundle so far; empty if nothing. Engines that are gone are not spoken of.
 
         Raises:
-            BundleError: the file is damaged, speaks of a file that the bundle does not hold or that changed since, or
-                contradicts itself or the bundle.
+            DamagedBundleError: the file is damaged, speaks of a file that the bundle does not hold or that changed
+                since, or contradicts itself or the bundle.
+            BundleError: a newer sr-deploy wrote it.
         """
         path = self.path / CERTIFICATE_NAME
         certificate = self.stated_certificate()
@@ -189,13 +191,13 @@ class Bundle(EngineFolder):
         for record in dict.fromkeys(spoken_of):
             _check_file(self.path, record)
         if any(entry.reference_sha256 != self.manifest.reference.sha256 for entry in certificate.entries):
-            raise BundleError(
+            raise DamagedBundleError(
                 f"{path} was measured against other weights than this bundle's; run: sr-deploy verify {self.path}"
             )
         lines = [*list_contradictions(certificate, self.manifest, self.intact_engines())]
         if lines:
             more = f"; and {len(lines) - 1} more" if len(lines) > 1 else ""
-            raise BundleError(f"{path} contradicts itself: {lines[0]}{more}")
+            raise DamagedBundleError(f"{path} contradicts itself: {lines[0]}{more}")
         return certificate
 
     def write_certificate(self, certificate: Certificate) -> Path:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sr_deploy.cli.certificate_facts import CertificateFacts, describe_certificate
+
 if TYPE_CHECKING:
-    from sr_deploy.bundle import Bundle, EngineRecord
+    from sr_deploy.bundle import EngineRecord
     from sr_deploy.model import Model
 
 
@@ -80,20 +82,6 @@ class EngineFacts:
     """What the built engine says, or why it was not asked."""
     built_at: str
     """UTC."""
-
-
-@dataclass(frozen=True)
-class CertificateFacts:
-    """What was measured of a bundle."""
-
-    verdict: str
-    """`verified`, `incomplete` or `failed`, as `verify` has it, of what is written down."""
-    verdict_text: str
-    """The same in one line, with what it does not cover."""
-    state: str
-    """passed, failed, empty or invalid, and what that rests on."""
-    entries: tuple[str, ...]
-    """One line for each artefact, backend and machine."""
 
 
 @dataclass(frozen=True)
@@ -236,38 +224,6 @@ def describe_graph(path: Path) -> GraphFacts:
         ),
         metadata=graph.metadata,
     )
-
-
-def describe_certificate(bundle: Bundle) -> CertificateFacts:
-    """Whether the bundle was verified, on what, and whether that still holds."""
-    from sr_deploy.errors import BundleError
-    from sr_deploy.verify.agreement import describe_agreement
-    from sr_deploy.verify.judging import judge_bundle
-
-    certificate, judgement = judge_bundle(bundle)
-    said = judgement.verdict, judgement.describe()
-    try:
-        entries = bundle.certificate().entries
-    except BundleError as error:
-        return CertificateFacts(*said, f"invalid: {error}", ())
-    if not entries:
-        return CertificateFacts(*said, f"empty: nothing was measured yet; run: sr-deploy verify {bundle.path}", ())
-    grades = {number: describe_agreement(entry).grade for number, entry in enumerate(entries)}
-    failed = [grade for grade in grades.values() if grade == "FAILED"]
-    lines = [
-        f"{entry.artefact.file} by {entry.backend} {entry.backend_version}: "
-        f"{'FAILED' if grades[number] == 'FAILED' else 'passed'}, "
-        f"{_decibels(entry.worst_psnr_db)}, max abs {entry.worst_max_abs:.2g}, on {entry.machine}"
-        + (f", rewritten when opened: {', '.join(entry.rewrites)}" if entry.rewrites else "")
-        for number, entry in enumerate(entries)
-    ]
-    lines += [f"WRONG: {check.file} ({check.kind}): {line}" for check in certificate.checks for line in check.findings]
-    state = f"failed: {len(failed)} of {len(entries)} entries" if failed else f"passed: all {len(entries)} entries"
-    return CertificateFacts(*said, state, tuple(lines))
-
-
-def _decibels(value: float | None) -> str:
-    return "equal outputs" if value is None else f"{value:.1f} dB"
 
 
 def _describe_network_cost(model: Model) -> CostFacts | None:

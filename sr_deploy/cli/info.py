@@ -131,8 +131,9 @@ def list_facts(description: Description) -> list[tuple[str, str]]:
     if description.tools:
         rows.append(("tools", ", ".join(f"{name} {version}" for name, version in description.tools.items())))
     if description.certificate:
+        verified = description.certificate.verified
         rows += [
-            ("verdict", description.certificate.verdict_text),
+            ("verdict", description.certificate.verdict_text + (f" ({verified})" if verified else "")),
             ("certificate", description.certificate.state),
             *(("", line) for line in description.certificate.entries),
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sr_deploy.backends import Precision
@@ -16,11 +16,12 @@ from sr_deploy.bundle import (
     LastVerification,
     Ledger,
     NotRun,
+    Thresholds,
     utc_now,
 )
 from sr_deploy.bundle.acceptance import accept_finding
 from sr_deploy.bundle.certificate import Place
-from sr_deploy.bundle.store import CERTIFICATE_NAME
+from sr_deploy.bundle.thresholds import Looser, list_looser
 from sr_deploy.bundle.verdict import Judgement, judge
 from sr_deploy.errors import BundleError, InputError
 from sr_deploy.files import sha256_of
@@ -28,6 +29,7 @@ from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
 from sr_deploy.trt import visible_gpus
 from sr_deploy.verify.integrity import find_engines
+from sr_deploy.verify.standing import check_certificate
 
 _YET = "nothing has run it yet; on a machine with its GPU, run: sr-deploy verify"
 
@@ -62,7 +64,12 @@ def list_places() -> tuple[Place, ...]:
 
 
 def judge_found(
-    model: Model, certificate: Certificate, found: Found, asked: Collection[Precision] | None = None
+    model: Model,
+    certificate: Certificate,
+    found: Found,
+    *,
+    asked: Collection[Precision] | None = None,
+    thresholds: Mapping[Precision, Thresholds] | None = None,
 ) -> Judgement:
     """The verdict of a verification.
 
@@ -71,6 +78,7 @@ def judge_found(
         certificate: every finding that stands, with what was found now.
         found: what was found now; nothing else counts as having run.
         asked: precisions that had to be run; None: all.
+        thresholds: by precision, what the caller asked in place of the model's.
     """
     folder = find_engines(model)
     return judge(
@@ -81,7 +89,7 @@ def judge_found(
         asked=asked,
         here=list_places(),
         not_run=found.not_run,
-        looser=model.bundle.manifest.list_looser() if model.bundle is not None else (),
+        looser=_list_looser(model, thresholds or {}),
     )
 
 
@@ -108,21 +116,19 @@ def judge_stored(bundle: Bundle, certificate: Certificate) -> Judgement:
     )
 
 
-def judge_bundle(bundle: Bundle) -> tuple[Certificate, Judgement]:
-    """A bundle's certificate and what it comes to; one that does not hold says nothing but that."""
+def judge_bundle(bundle: Bundle) -> tuple[Certificate, Judgement, str]:
+    """A bundle's certificate, what it comes to, and why it does not hold; it says nothing but that then.
+
+    Returns:
+        The third is empty where it holds.
+    """
+    problem = ""
     try:
         certificate = bundle.certificate()
     except BundleError as error:
-        check = Check(
-            kind="certificate",
-            file=CERTIFICATE_NAME,
-            sha256=None,
-            what="the certificate is of these files and these weights, and does not contradict itself",
-            findings=(str(error),),
-            checked_at=utc_now(),
-        )
-        certificate = Certificate(checks=(check,))
-    return certificate, judge_stored(bundle, certificate)
+        problem = str(error)
+        certificate = Certificate(checks=(check_certificate((problem,)),))
+    return certificate, judge_stored(bundle, certificate), problem
 
 
 def accept_findings(certificate: Certificate, judgement: Judgement, names: Sequence[str]) -> Certificate:
@@ -157,6 +163,13 @@ def record_verdict(certificate: Certificate, judgement: Judgement) -> Certificat
         not_run=judgement.not_run,
     )
     return certificate.model_copy(update={"last": last})
+
+
+def _list_looser(model: Model, thresholds: Mapping[Precision, Thresholds]) -> Sequence[Looser]:
+    if model.bundle is None or thresholds:
+        stated = model.bundle.manifest.thresholds if model.bundle is not None else {}
+        return (*list_looser({**stated, **thresholds}, model.precisions),)
+    return model.bundle.manifest.list_looser()
 
 
 def list_graphs(model: Model) -> Sequence[GraphRecord]:

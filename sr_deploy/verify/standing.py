@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sr_deploy.bundle import Bundle, Certificate, CertificateEntry, Check, utc_now
 from sr_deploy.bundle.crosscheck import meets_thresholds
 from sr_deploy.bundle.store import CERTIFICATE_NAME
-from sr_deploy.errors import BundleError
+from sr_deploy.errors import DamagedBundleError
 from sr_deploy.graph.read import read_graph
 from sr_deploy.runners.ends import rounding_of
 
@@ -20,27 +20,35 @@ def read_standing(bundle: Bundle) -> tuple[Certificate, Check]:
     One that does not hold is left out but for what it says against the bundle: failed entries and findings stay, and so
     does the finding that it did not hold, whatever takes its place. That one goes when somebody accepts it, or when the
     bundle is made anew.
+
+    Raises:
+        BundleError: a newer sr-deploy wrote it, and this one would lose what it says.
     """
     findings: list[str] = []
     try:
         certificate = bundle.certificate()
         findings += _list_wide_roundings(bundle, certificate)
-    except BundleError as error:
+    except DamagedBundleError as error:
         findings.append(str(error))
     try:
         stated = bundle.stated_certificate()
-    except BundleError:
+    except DamagedBundleError:
         stated = Certificate()
     before = [line for check in stated.checks if check.kind == _KIND for line in check.findings]
-    check = Check(
+    check = check_certificate((*dict.fromkeys((*before, *findings)),))
+    return (_keep_failures(bundle, stated) if findings else certificate), check
+
+
+def check_certificate(findings: tuple[str, ...]) -> Check:
+    """The check of the certificate that was there, with what was found wrong."""
+    return Check(
         kind=_KIND,
         file=CERTIFICATE_NAME,
         sha256=None,
         what="the certificate that was there is of these files and these weights, and does not contradict itself",
-        findings=tuple(dict.fromkeys((*before, *findings))),
+        findings=findings,
         checked_at=utc_now(),
     )
-    return (_keep_failures(bundle, stated) if findings else certificate), check
 
 
 def _list_wide_roundings(bundle: Bundle, certificate: Certificate) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
@@ -11,9 +12,12 @@ import sys
 import pytest
 
 from sr_deploy import trt
-from sr_deploy.bundle import open_bundle
+from sr_deploy.bundle import EngineRecord, FileRecord, Thresholds, open_bundle
 from sr_deploy.certification import verify_model
 from sr_deploy.cli import main
+from sr_deploy.errors import InputError
+from sr_deploy.shipped import shipped_models
+from sr_deploy.verify.judging import judge_bundle
 
 needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 no_gpu = pytest.mark.skipif(bool(trt.visible_gpus()), reason="this machine has an NVIDIA GPU")
@@ -151,6 +155,29 @@ def test_engines_are_named_at_once_and_never_covered_by_a_bare_word(bundle, caps
     assert read_info(bundle, capsys)["verdict_text"] == "verified: graphs; not run: 2 engines"
     verify(bundle, code=0)
     assert capsys.readouterr().out.splitlines()[-1] == "verified: graphs; not run: 2 engines"
+    page = (bundle.path / "certificate.html").read_bytes()
+    assert main(words) == 0  # both still hold: there is nothing new to name
+    assert capsys.readouterr().out.splitlines()[-1] == "verified: graphs; not run: 2 engines"
+    assert (bundle.path / "certificate.html").read_bytes() == page
+
+
+def test_what_was_said_of_an_engine_goes_when_another_takes_its_place(bundle):
+    """As when a damaged one is built anew, under the same key."""
+    record = EngineRecord(
+        key="0123456789abcdef", graph_sha256=bundle.manifest.graphs[0].sha256, precision="fp32", backend="tensorrt-rtx",
+        backend_version="1.7", target="sm89", profiles=bundle.manifest.profiles, flags={}, layer_precisions={},
+        engine=FileRecord(file="engines/0123456789abcdef.engine", sha256=hashlib.sha256(b"old").hexdigest()),
+        inspected="", build_seconds=1.0, built_at="2026-01-01T00:00:00",
+    )  # fmt: skip
+    bundle.add_engine(record, b"old")
+    failed = next(one for one in bundle.certificate().entries if one.backend == "onnxruntime:fp32").model_copy(
+        update={"artefact": record.engine, "backend": "tensorrt-rtx:fp32", "machine": FOREIGN, "passed": False}
+    )
+    bundle.write_certificate(bundle.certificate().with_entry(failed))
+    assert judge_bundle(bundle)[1].verdict == "failed"
+    fresh = FileRecord(file=record.engine.file, sha256=hashlib.sha256(b"new").hexdigest())
+    bundle.add_engine(record.model_copy(update={"engine": fresh}), b"new")
+    assert judge_bundle(bundle)[1].describe() == "verified: graphs; not run: 1 engine"
 
 
 # --- whose findings stand ---
@@ -240,6 +267,23 @@ def test_thresholds_looser_than_the_defaults_are_said_everywhere(bundle, capsys)
     assert json.loads(capsys.readouterr().out)["thresholds_looser_than_default"] == lines
     assert lines[1] in read_page(bundle)
     assert lines[1] in read_info(bundle, capsys)["verdict_text"]
+
+
+def test_thresholds_of_the_caller_are_said_and_leave_the_certificate_alone(bundle):
+    before = (bundle.path / "certificate.json").read_bytes()
+    loose = verify_model(bundle.path, thresholds={"fp16": Thresholds(psnr_db=10.0, max_abs=0.05)})
+    assert loose.judgement.describe() == (
+        "verified: graphs; looser than the defaults: fp16 needs 10 dB, the default is 55 dB"
+    )
+    assert loose.written == ()
+    assert (bundle.path / "certificate.json").read_bytes() == before
+
+
+def test_nothing_is_accepted_where_nothing_is_written(bundle):
+    with pytest.raises(InputError, match="nothing can be accepted; copy it first"):
+        verify_model(shipped_models()["small-x2"], accept=["certificate.json"])
+    with pytest.raises(InputError, match="are of bundles"):
+        verify_model(bundle.graph("fp32"), accept=["certificate.json"])
 
 
 def test_certificates_of_before_are_still_judged(bundle, capsys):

@@ -12,7 +12,7 @@ from sr_deploy.bundle import open_bundle
 from sr_deploy.bundle.crosscheck import meets_thresholds
 from sr_deploy.certification import verify_model
 from sr_deploy.cli import main
-from sr_deploy.cli.description import describe_certificate
+from sr_deploy.cli.certificate_facts import describe_certificate
 from sr_deploy.verify.standing import read_standing
 
 ELSEWHERE = {"machine": "NVIDIA GeForce RTX 4090", "cpu_features": []}
@@ -161,6 +161,10 @@ def an_engine_entry_of_a_graph(document):
     document["entries"].append(entry | ELSEWHERE | {"backend": "tensorrt-rtx:fp32"})
 
 
+def a_ledger_without_losses(document):
+    document["ledgers"][1]["stages"][1]["lost_db"] = "NaN"
+
+
 FORGERIES = {
     bad_figures_passed: "says that it passed, and its figures miss its thresholds",
     one_bad_figure_hidden: "says that it passed, and its figures miss its thresholds",
@@ -184,6 +188,7 @@ FORGERIES = {
     a_small_difference_with_a_low_psnr: "with a greatest difference of 1e-06, which makes 120.0 at least",
     a_file_that_nothing_runs: "is of a file that its backend does not run",
     a_check_of_another_file: "was changed after it was recorded",
+    a_ledger_without_losses: r"is damaged: ledgers\.1\.stages\.1\.lost_db",
     an_engine_entry_of_a_graph: "is of precision fp16, and what tensorrt-rtx:fp32 runs there|its backend does not run",
 }
 
@@ -237,3 +242,12 @@ def test_a_failure_survives_a_certificate_that_does_not_hold(bundle, capsys):
     assert json.loads(capsys.readouterr().out)["failures"] == [
         "model.fp16.onnx on onnxruntime:fp16 (NVIDIA GeForce RTX 4090)"
     ]
+
+
+def test_a_certificate_of_a_newer_version_is_left_alone(bundle, capsys):
+    """This one would lose what it does not know."""
+    edit(bundle, lambda document: document.update(schema_version=2))
+    before = (bundle.path / "certificate.json").read_bytes()
+    assert main(["verify", str(bundle.path), "--backend", "onnxruntime:fp16"]) == 1
+    assert "certificate.json has schema version 2; this sr-deploy reads version 1" in capsys.readouterr().err
+    assert (bundle.path / "certificate.json").read_bytes() == before
