@@ -16,7 +16,7 @@ import numpy as np
 
 from sr_deploy.graph.arithmetic import SMALL_RESULT, divides_by_zero, evaluate_node
 from sr_deploy.graph.check import OWN_DOMAINS
-from sr_deploy.graph.load import opset_of
+from sr_deploy.graph.load import opset_of, read_integers, read_text
 from sr_deploy.graph.order import names_read_inside
 from sr_deploy.graph.tensors import count_elements, is_outside
 
@@ -170,6 +170,8 @@ class _Inference:
         schema = _read_schema(node.op_type, self._opset) if node.domain in OWN_DOMAINS else None
         if schema is None or any(name and name not in self.types for name in node.input):
             return {}
+        if node.op_type == "Pad" and self._mirrors_too_far(node):
+            return {}
         read = [name for name in (*node.input, *_read_inside(node)) if name]
         try:
             return shape_inference.infer_node_outputs(
@@ -181,6 +183,18 @@ class _Inference:
             )
         except (shape_inference.InferenceError, RuntimeError, ValueError):
             return {}  # its inputs do not fit each other
+
+    def _mirrors_too_far(self, node: NodeProto) -> bool:
+        """Whether it mirrors more than there is, which ONNX's rule for shapes lets pass and backends refuse."""
+        sides = self._known_shape(node.input[0])
+        pads, axes = (self.constants.get(name) for name in (*node.input, "", "", "")[1:4:2])
+        if sides is None or read_text(node, "mode", "constant") != "reflect":
+            return False
+        widths = read_integers(node, "pads", ()) if pads is None else tuple(int(one) for one in pads.ravel())
+        chosen = range(len(sides)) if axes is None else [int(axis) for axis in axes.ravel()]
+        if len(widths) != 2 * len(chosen):
+            return False
+        return any(max(widths[at], widths[at + len(chosen)]) >= sides[axis] for at, axis in enumerate(chosen))
 
 
 @functools.cache

@@ -249,3 +249,21 @@ def test_shape_arithmetic_by_hand(make_graph):
     assert int(shapes.constants["fifth"]) == 8
     assert shapes.shape("y") is None
     assert len(model.graph.node) == 4
+
+
+def test_the_smallest_side_of_a_graph_that_mirrors(make_graph):
+    """By three pixels, and cropped again: sides of one to three cannot be mirrored so far."""
+    nodes = [
+        helper.make_node("Pad", ["x", "pads"], ["wide"], mode="reflect"),
+        helper.make_node("Slice", ["wide", "from", "to", "axes"], ["y"]),
+    ]
+    constants = {
+        "pads": np.array([0, 0, 3, 3, 0, 0, 3, 3]),
+        "from": np.array([3, 3]),
+        "to": np.array([-3, -3]),
+        "axes": np.array([2, 3]),
+    }
+    graph = read_graph(make_graph(nodes, constants))
+    assert (graph.scale, graph.input_multiple, graph.smallest_side) == (1, 1, 4)
+    zeros = [helper.make_node("Pad", ["x", "pads"], ["wide"]), nodes[1]]
+    assert read_graph(make_graph(zeros, constants)).smallest_side == 1
