@@ -28,10 +28,7 @@ def show_entries(content: PageContent) -> str:
             [
                 show_state(describe_agreement(entry).grade),
                 f"<code>{escape(entry.artefact.file)}</code>",
-                _two_lines(escape(entry.backend), escape(entry.backend_version)),
-                _two_lines(
-                    escape(entry.machine), "now" if entry in content.ran_now else escape(entry.measured_at[:10])
-                ),
+                _show_place(content, entry),
                 _two_lines(
                     "equal" if entry.worst_psnr_db is None else f"{entry.worst_psnr_db:.1f} dB",
                     "" if floor is None else f"needs {floor:.1f} dB",
@@ -40,9 +37,7 @@ def show_entries(content: PageContent) -> str:
                 show_margin(measure_margin(entry)),
                 "" if not ssims else f"{min(ssims):.5f}",
                 _two_lines(f"{off:.3%}", f"{more:.3%} by more"),
-                _two_lines(
-                    escape(f"{worst.content} {worst.shape}"), "" if worst.worst is None else describe_place(worst.worst)
-                ),
+                _show_worst(worst),
             ]
         )
     header = ["", "artefact", "ran on", "PSNR", "max abs", "margin", "SSIM", "off in 8 bit", "worst place"]
@@ -80,6 +75,11 @@ def _show_place(content: PageContent, entry: CertificateEntry) -> str:
     when = "now" if entry in content.ran_now else entry.measured_at[:10]
     said = f"{entry.backend_version}, {where}, {when}"
     return f'<span class="line">{escape(entry.backend)}</span><br><span class="soft">{escape(said)}</span>'
+
+
+def _show_worst(worst: Measurement) -> str:
+    place = "" if worst.worst is None else f'<br><span class="soft">{escape(describe_place(worst.worst))}</span>'
+    return escape(f"{worst.content} {worst.shape}") + place
 
 
 def _two_lines(first: str, second: str) -> str:

@@ -127,6 +127,15 @@ def test_the_page_says_what_was_found():
     assert "b" * 64 in text
 
 
+def test_every_row_has_the_columns_of_its_table():
+    page = make_page(manifest=make_manifest(), checks=[make_check()])
+    tables = re.findall(r"<thead><tr>(.*?)</tr></thead><tbody>(.*?)</tbody>", page)
+    assert len(tables) == 5  # deployed, run, the ledger, checks, files
+    for head, body in tables:
+        assert {row.count("<td") for row in body.split("<tr>")[1:]} == {head.count("<th")}
+    assert "onnxruntime:fp16 1, cpu, now 70.0 dB" in read_text(page)
+
+
 def test_the_page_says_where_the_weights_came_from_and_what_was_asked():
     text = read_text(make_page(manifest=make_manifest()))
     assert f"checkpoint net.pth , recognized as compact its sha256 {'e' * 64} its license not recorded" in text
