@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# For `make fuzz`.
+MINUTES ?= 10
 # Tests run side by side, one process a core: more threads than cores only make each other wait.
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow fuzz check format clean
 
 demo: $(VENV)/.installed  ## train, export, build, verify and benchmark the demo network
 	$(BIN)/sr-deploy train
@@ -17,6 +19,9 @@ test: $(VENV)/.installed check  ## everything that a change can break
 
 test-slow: $(VENV)/.installed  ## kills and whole runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slow
+
+fuzz: $(VENV)/.installed  ## hostile and damaged inputs until time is up; what is found goes to fuzz-faults/
+	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES)
 
 check: $(VENV)/.installed  ## style, types, layers
 	$(BIN)/ruff check .

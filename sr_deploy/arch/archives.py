@@ -165,8 +165,11 @@ def _widen(extra: bytes, numbers: list[int]) -> list[int]:
 
 
 def _read(stream: BinaryIO, at: int, count: int) -> bytes:
-    stream.seek(at)
-    content = stream.read(count)
+    try:
+        stream.seek(at)
+        content = stream.read(count)
+    except (OverflowError, ValueError):  # a place that no file has
+        content = b""
     if len(content) != count:
         raise ValueError("it breaks off")
     return content

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sr_deploy.errors import InputError
+from sr_deploy.errors import InputError, VideoError
 from sr_deploy.files import replacing_file, require_file
 from sr_deploy.upscale.files import find_target_size, require_writable_place
 from sr_deploy.upscale.image import Upscaler
@@ -218,6 +218,9 @@ def _make_segments(
 
 def _finish(info: VideoInfo, copied: Copied, store: SegmentStore, target: Path) -> None:
     """Join beside the segments, check, and only then give it its name."""
+    if not store.frames:
+        empty_work_folder(store.folder)
+        raise VideoError(f"{info.path} is damaged: none of its frames can be decoded, so nothing can be recovered")
     joined = store.folder / f"joined{target.suffix}"
     join_segments(info, store.plan, store.segments, copied, joined)
     check_result(info, store.plan, copied, store.times, joined)
