@@ -234,6 +234,8 @@ class LastVerification(Record):
     """UTC, ISO 8601."""
     machine: str
     """Processor of the machine."""
+    asked: tuple[Precision, ...] | None = None
+    """Precisions whose graphs it was about, as `--backend` narrows it; None: all."""
     ran: tuple[FileRecord, ...] = ()
     """Graphs and engines that a backend ran."""
     not_run: tuple[NotRun, ...] = ()

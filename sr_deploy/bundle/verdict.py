@@ -61,6 +61,8 @@ class Judgement:
     """Checks that could not be done."""
     looser: tuple[Looser, ...]
     """Thresholds that ask for less than the defaults."""
+    asked: tuple[Precision, ...] | None = None
+    """Precisions that had to be run; None: all."""
 
     @property
     def verdict(self) -> Verdict:
@@ -144,6 +146,7 @@ def judge(
         not_run=tuple(not_run),
         unchecked=tuple(check for check in certificate.checks if check.not_checked and check.passed),
         looser=tuple(looser),
+        asked=None if asked is None else tuple(sorted(asked)),
     )
 
 

@@ -110,6 +110,7 @@ def judge_stored(bundle: Bundle, certificate: Certificate) -> Judgement:
         graphs=graphs,
         engines=engines,
         entries=counted,
+        asked=None if last is None else last.asked,
         here=list_places(),
         not_run=not_run,
         looser=bundle.manifest.list_looser(),
@@ -159,6 +160,7 @@ def record_verdict(certificate: Certificate, judgement: Judgement) -> Certificat
         verdict=judgement.verdict,
         at=utc_now(),
         machine=describe_machine().cpu,
+        asked=judgement.asked,
         ran=judgement.ran,
         not_run=judgement.not_run,
     )

@@ -122,25 +122,37 @@ def show_holdings(content: PageContent) -> str:
         rows += _list_rows(content, record.engine, what)
     if not rows:
         return ""
-    header = ["", "file", "ran on", "PSNR", "8-bit pictures"]
-    return f"<h2>What is deployed</h2>{table(header, rows, numbers=(3,), stacks=True)}"
+    header = ["", "file", "checks", "ran on", "PSNR", "8-bit pictures"]
+    return f"<h2>What is deployed</h2>{table(header, rows, numbers=(4,), stacks=True)}"
 
 
 def _list_rows(content: PageContent, record: FileRecord, what: str) -> Iterator[list[str]]:
-    file = f'<code>{escape(record.file)}</code><br><span class="soft">{escape(what)}</span>'
+    head = [f'<code>{escape(record.file)}</code><br><span class="soft">{escape(what)}</span>']
+    head.append(_show_checks_of(content, record.file))
     of_file = [one for one in content.entries if one.artefact.file == record.file]
     now = {(one.file, one.sha256) for one in content.judgement.ran}
     if (record.file, record.sha256) not in now:
         reason = next((one.reason for one in content.judgement.not_run if one.file == record.file), "")
-        yield [show_state("not run"), file, f'<span class="soft">{escape(reason)}</span>', "", ""]
-        file = ""
+        yield [show_state("not run"), *head, f'<span class="soft">{escape(reason)}</span>', "", ""]
+        head = ["", ""]
     for entry in of_file:
         agreement = describe_agreement(entry)
         words = _show_words(content, entry, agreement)
         counts = (record.file, record.sha256) in now and (entry in content.ran_now or not content.ran_now)
         state = agreement.grade if counts or agreement.grade == "FAILED" else f"{agreement.grade}, earlier"
-        yield [show_state(state), file, _show_place(content, entry), _show_psnr(entry), words]
-        file = ""
+        yield [show_state(state), *head, _show_place(content, entry), _show_psnr(entry), words]
+        head = ["", ""]
+
+
+def _show_checks_of(content: PageContent, file: str) -> str:
+    """What was found in a file without running it, a line for each kind of check."""
+    states: dict[str, str] = {}
+    for check in content.certificate.checks:
+        if check.file == file and states.get(check.kind) != "FAILED":
+            states[check.kind] = "FAILED" if check.findings else "not checked" if check.not_checked else "ok"
+    return "<br>".join(
+        f'<span class="line">{escape(kind)} {show_state(state)}</span>' for kind, state in states.items()
+    )
 
 
 def _show_place(content: PageContent, entry: CertificateEntry) -> str:

@@ -121,7 +121,9 @@ def test_one_backend_is_enough_and_the_absent_one_is_named(bundle, monkeypatch, 
 
 def test_a_choice_narrows_the_verdict_and_says_so(bundle, capsys):
     verify(bundle, "--backend", "openvino", code=0)
-    assert capsys.readouterr().out.splitlines()[-1] == "verified: model.fp32.onnx; not run: model.fp16.onnx"
+    said = "verified: model.fp32.onnx; not run: model.fp16.onnx"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+    assert read_info(bundle, capsys)["verdict_text"] == said
     verify(bundle, "--backend", "torch:fp16", code=4)
     said = capsys.readouterr().out.splitlines()[-1]
     assert said == "incomplete: no backend ran model.fp32.onnx, model.fp16.onnx"

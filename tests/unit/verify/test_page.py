@@ -158,6 +158,18 @@ def test_a_graph_that_nothing_ran_is_incomplete_and_one_that_ran_is_named():
     assert "incomplete: no backend ran m<x>.onnx" in read_text(make_page(entries=(torch_alone,)))
 
 
+def test_the_first_table_says_what_the_checks_of_each_file_came_to():
+    checks = [
+        make_check(),
+        make_check(kind="precision", findings=("computes in fp32",)),
+        make_check(kind="engine", not_checked="no builder"),
+        make_check(kind="drop", file="another"),
+    ]
+    text = read_text(make_page(checks=checks))
+    assert "ONNX graph, fp16 weights ok precision FAILED engine not checked onnxruntime:fp16" in text
+    assert "m<x>.onnx (engine) was not checked: no builder" in text
+
+
 def test_entries_of_other_machines_are_shown_and_their_failures_are_theirs():
     text = read_text(make_page(entries=(make_entry(), make_entry(passed=False, psnr_db=40.0, machine="RTX 4090"))))
     assert "demo & co NOT verified" in text
