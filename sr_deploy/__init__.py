@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sr_deploy.bench.run import bench_model as bench
+    from sr_deploy.bundle.trust import EngineTrust
     from sr_deploy.certification import build_and_record as build
     from sr_deploy.certification import verify_model as verify
     from sr_deploy.deploy import export_bundle as export
@@ -32,7 +33,7 @@ _REPORTS_OFF = {"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 for _name, _value in _REPORTS_OFF.items():
     os.environ.setdefault(_name, _value)
 
-__all__ = ["Upscaler", "bench", "build", "evaluate", "export", "interpolate", "load", "verify"]
+__all__ = ["EngineTrust", "Upscaler", "bench", "build", "evaluate", "export", "interpolate", "load", "verify"]
 
 
 class _LazyName:
@@ -61,6 +62,7 @@ class _Package(ModuleType):
     interpolate = _LazyName("sr_deploy.train.interpolate", "interpolate_models")
     load = _LazyName("sr_deploy.model", "open_model")
     verify = _LazyName("sr_deploy.certification", "verify_model")
+    EngineTrust = _LazyName("sr_deploy.bundle.trust", "EngineTrust")
     Upscaler = _LazyName("sr_deploy.upscale.image", "Upscaler")
 
 

@@ -41,7 +41,7 @@ def read_kept(kind: str, key: str, model: type[Kept]) -> tuple[Kept | None, str]
         key: of `key_of`.
         model: what it was before it was written.
     """
-    path = _path_of(kind, key)
+    path = kept_path(kind, key)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def read_kept(kind: str, key: str, model: type[Kept]) -> tuple[Kept | None, str]
 def keep(kind: str, key: str, document: BaseModel) -> str:
     """Keep it; returns a note for people: empty, or why it could not be kept."""
     try:
-        write_text(_path_of(kind, key), document.model_dump_json() + "\n")
+        write_text(kept_path(kind, key), document.model_dump_json() + "\n")
     except OutputError as error:
         return f"the {kind} is not kept for the next time: {error}"
     return ""
@@ -68,5 +68,6 @@ def count_kept(kind: str) -> int:
     return sum(1 for _ in (cache_folder() / kind).glob("*.json"))
 
 
-def _path_of(kind: str, key: str) -> Path:
+def kept_path(kind: str, key: str) -> Path:
+    """Where it lies, or would."""
     return cache_folder() / kind / f"{key}.json"

@@ -25,6 +25,7 @@ from sr_deploy.bundle import (
     utc_now,
 )
 from sr_deploy.bundle.store import PAGE_NAME
+from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.bundle.verdict import Judgement, Verdict
 from sr_deploy.drift import Tell, measure_ledgers
 from sr_deploy.engine.build import OnProgress
@@ -261,6 +262,7 @@ def build_and_record(
     profiles: Sequence[Profile] = (),
     compute_capabilities: Sequence[str] = (),
     options: EngineOptions | None = None,
+    trust: EngineTrust = BUILT_HERE,
     on_stage: Tell | None = None,
     on_progress: OnProgress | None = None,
 ) -> BuildResult:
@@ -275,6 +277,7 @@ def build_and_record(
         profiles=profiles,
         compute_capabilities=compute_capabilities,
         options=options,
+        trust=trust,
         on_stage=on_stage,
         on_progress=on_progress,
     )

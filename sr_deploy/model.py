@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +13,7 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import DEFAULT_THRESHOLDS, Bundle, EngineRecord, Thresholds, open_bundle
 from sr_deploy.bundle.store import MANIFEST_NAME, read_record
+from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.errors import BackendError, BundleError, CheckpointError, DamagedBundleError, GraphError, InputError
 from sr_deploy.files import require_file, sha256_of
 from sr_deploy.graph.ends import Dtype
@@ -57,6 +58,8 @@ class Model:
     """The file with PyTorch weights, for kinds checkpoint and bundle."""
     license: str | None = None
     """Under which the weights may be used, where the checkpoint or the bundle says so."""
+    trust: EngineTrust = BUILT_HERE
+    """Which engines of it may be opened."""
 
     @property
     def has_weights(self) -> bool:
@@ -137,18 +140,22 @@ class Model:
         return network.eval().requires_grad_(False)
 
 
-def open_model(path: Path | str) -> Model:
+def open_model(path: Path | str, trust: EngineTrust = BUILT_HERE) -> Model:
     """Open a checkpoint, an ONNX file, a bundle, an engine in its bundle, or a training run.
 
     Args:
         path: a file, a bundle's folder, a run's folder (its newest checkpoint is taken) or one of its step folders;
             or, where there is no such file or folder, the name of a network that ships with sr-deploy: `small-x2`.
+        trust: which engines of it may be opened beyond those that were built here.
 
     Raises:
         InputError: nothing there, or a folder that is none of these.
         CheckpointError, GraphError, BundleError: found, and not usable; the message says why.
     """
-    path = Path(path)
+    return replace(_open(Path(path)), trust=trust)
+
+
+def _open(path: Path) -> Model:
     if not path.exists():
         path = shipped_models().get(str(path), path)
     if not path.exists():

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +144,7 @@ class ShapeBench:
             output=str(folder / f"{choice or 'reference'}.npy"),
             files=str(folder / "files"),
             warm_up_seconds=_WARM_UP_SECONDS if choice else 0,
+            trust=asdict(self._model.trust),
         )
 
     def _measure_parities(self, running: Sequence[tuple[ContenderChoice, Contender]], folder: Path) -> list[Parity]:

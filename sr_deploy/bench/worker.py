@@ -45,6 +45,7 @@ class OpenRequest(TypedDict):
     output: str
     files: str  # folder of the same input as pictures
     warm_up_seconds: float
+    trust: dict[str, bool]  # fields of `EngineTrust`
 
 
 class OpenAnswer(TypedDict):
@@ -194,9 +195,10 @@ def _device_used() -> float | None:
 
 
 def _open_model(request: OpenRequest) -> Model:
+    from sr_deploy.bundle.trust import EngineTrust
     from sr_deploy.model import open_model
 
-    return open_model(Path(request["model"]))
+    return open_model(Path(request["model"]), EngineTrust(**request["trust"]))
 
 
 def _open(model: Model, request: OpenRequest) -> Runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,6 +11,8 @@ from sr_deploy.errors import InputError
 
 EngineBackend = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
 """Which SDK builds engines: each that is here, one by name, or none."""
+
+_ALWAYS = "strongly_typed"
 
 
 class EngineOptions(BaseModel):
@@ -34,7 +37,7 @@ class EngineOptions(BaseModel):
 
     def as_flags(self) -> dict[str, str]:
         """Every setting as text, for an engine's record and its key; `strongly_typed` is one, and always on."""
-        flags = {"strongly_typed": "on"}
+        flags = {_ALWAYS: "on"}
         for name in EngineOptions.model_fields:
             value = getattr(self, name)
             if isinstance(value, bool):
@@ -42,6 +45,24 @@ class EngineOptions(BaseModel):
             else:
                 flags[name] = "default" if value is None else str(value)
         return flags
+
+    @staticmethod
+    def from_flags(flags: Mapping[str, str]) -> EngineOptions:
+        """The settings that `as_flags` gives back as `flags`.
+
+        Raises:
+            InputError: there are none; the message names the flag.
+        """
+        words = {"on": True, "off": False, "default": None}
+        values = {name: words.get(text, text) for name, text in flags.items() if name != _ALWAYS}
+        try:
+            options = EngineOptions.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise InputError(f"no builder has the setting {first['loc'][0]}={first['input']!r}") from error
+        for name, text in sorted({*flags.items()} ^ {*options.as_flags().items()}):
+            raise InputError(f"the setting {name}={text!r} of a builder is left out, or is written in another way")
+        return options
 
     def options(self) -> EngineOptions:
         """These settings alone, whatever a subclass adds."""

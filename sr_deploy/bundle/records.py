@@ -213,6 +213,9 @@ class EngineRecord(Record):
     """What the built engine says of its layers' precision, or why it was not asked."""
     build_seconds: Annotated[FiniteFloat, Field(ge=0)]
     """Time the builder took."""
+    built_on: str = ""
+    """System, processor and GPU of the machine, as in `Linux x86_64 without a GPU`. Empty in records that an older
+    sr-deploy wrote."""
     built_at: Timestamp
     """UTC, ISO 8601."""
 

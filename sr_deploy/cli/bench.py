@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sr_deploy.cli.bench_tables import make_comparison_table, make_tables
+from sr_deploy.cli.options import HostCodeOption, TrustEngineOption, read_trust
 from sr_deploy.cli.output import JsonOption, Output
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def bench(
             "--max-slowdown", metavar="PERCENT", min=0, help="With --compare: how much slower is accepted [10]."
         ),
     ] = None,
+    trust_engine: TrustEngineOption = False,
+    engine_host_code: HostCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Side by side with PyTorch: latency, throughput, memory and parity of every backend on the same photographs."""
@@ -90,7 +93,8 @@ def bench(
         make_folder(path.parent)  # now, and not when everything is measured
     shapes = [parse_shape(text) for text in shape] if shape else DEFAULT_SHAPES
     choices = [parse_contender(text) for text in backend] if backend else None
-    opened = open_model(model or find_newest_bundle(Path("deployments")))
+    trust = read_trust(trust_engine, engine_host_code)
+    opened = open_model(model or find_newest_bundle(Path("deployments")), trust)
     words = [str(model)] if model else []
     words += [word for text in shape or [] for word in ("--shape", text)]
     words += [word for text in backend or [] for word in ("--backend", text)]

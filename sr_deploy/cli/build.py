@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sr_deploy.cli.certificate import describe_judgement
+from sr_deploy.cli.options import TrustEngineOption, read_trust
 from sr_deploy.cli.output import JsonOption, Output
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def build(
     refittable: Annotated[
         bool, typer.Option("--refittable", help="Let weights be exchanged in the built engine.")
     ] = False,
+    trust_engine: TrustEngineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build engines of a bundle or an ONNX file, on the machine that will run them; those that still hold are kept."""
@@ -91,6 +93,7 @@ def build(
             profiles=shapes,
             compute_capabilities=tuple(compute_capability or ()),
             options=options,
+            trust=read_trust(trust_engine),
             on_stage=output.log,
             on_progress=lambda progress: tell(str(progress), progress.seconds),
         )

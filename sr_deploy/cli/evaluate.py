@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sr_deploy.cli.default_model import find_default_model
-from sr_deploy.cli.options import BackendOption, TileOption
+from sr_deploy.cli.options import BackendOption, HostCodeOption, TileOption, TrustEngineOption, read_trust
 from sr_deploy.cli.output import JsonOption, Output
 
 if TYPE_CHECKING:
@@ -54,16 +54,19 @@ def evaluate(
             metavar="DIR", help="Folder for evaluation.json and worst-crops.png. Left out: neither is written."
         ),
     ] = None,
+    trust_engine: TrustEngineOption = False,
+    engine_host_code: HostCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """PSNR, SSIM and NIQE on a test set by the papers' protocol, for each picture and in all, beside bicubic's."""
     from sr_deploy.evaluation import CROPS_NAME, EVALUATION_NAME, evaluate_model
+    from sr_deploy.model import open_model
 
     output = Output(as_json)
-    path = model or find_default_model("MODEL")
+    opened = open_model(model or find_default_model("MODEL"), read_trust(trust_engine, engine_host_code))
     with output.progress("evaluating", 1) as advance:
         evaluated = evaluate_model(
-            path,
+            opened,
             hr,
             lr,
             backend=backend,

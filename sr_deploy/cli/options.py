@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sr_deploy.bundle.trust import EngineTrust
 
 BackendOption = Annotated[
     str, typer.Option(help="auto, or NAME[:PRECISION] as in openvino:fp32; NAME alone means fp32.")
@@ -18,6 +21,17 @@ BatchOption = Annotated[
         "finds on a GPU, 1 on a CPU.",
     ),
 ]
+TrustEngineOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-engine",
+        help="Open engines that were not built here, too: they are code, and this runs the code of who built them.",
+    ),
+]
+HostCodeOption = Annotated[
+    bool,
+    typer.Option("--engine-host-code", help="Let version-compatible engines run the code for the CPU that they carry."),
+]
 TileOption = Annotated[
     int | None,
     typer.Option(
@@ -26,3 +40,10 @@ TileOption = Annotated[
         "picture if it is small, else what the overlap and the free memory suggest.",
     ),
 ]
+
+
+def read_trust(trust_engine: bool, host_code: bool = False) -> EngineTrust:
+    """What the two options allow."""
+    from sr_deploy.bundle.trust import EngineTrust
+
+    return EngineTrust(elsewhere=trust_engine, host_code=host_code)

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sr_deploy.cli.default_model import find_upscaling_model
-from sr_deploy.cli.options import BackendOption, BatchOption, TileOption
+from sr_deploy.cli.options import (
+    BackendOption,
+    BatchOption,
+    HostCodeOption,
+    TileOption,
+    TrustEngineOption,
+    read_trust,
+)
 from sr_deploy.cli.output import JsonOption, Output
 from sr_deploy.cli.upscale_report import (
     OpenedNetwork,
@@ -40,6 +47,7 @@ from sr_deploy.cli.video import (
 )
 
 if TYPE_CHECKING:
+    from sr_deploy.bundle.trust import EngineTrust
     from sr_deploy.upscale.files import FileSettings
     from sr_deploy.upscale.folder import FolderResult
     from sr_deploy.upscale.image import Upscaler
@@ -120,6 +128,8 @@ def upscale(
     encoder_option: EncoderOption = None,
     segment: SegmentOption = 120,
     size: SizeOption = None,
+    trust_engine: TrustEngineOption = False,
+    engine_host_code: HostCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Upscale a picture, a folder of pictures or a video, whole or in overlapping tiles.
@@ -133,7 +143,8 @@ def upscale(
 
     output = Output(as_json)
     settings = FileSettings(scale, alpha, quality, round(max_megapixels * 1e6))
-    network = _Network(model, backend, tile, _split_devices(device), batch)
+    trust = read_trust(trust_engine, engine_host_code)
+    network = _Network(model, backend, tile, _split_devices(device), batch, trust)
     if ray is not None and not source.is_dir():
         raise InputError(f"--ray is for folders, and {source} is none; leave it out")
     if stream and (source.is_dir() or is_stream(source, target, as_json=as_json) or is_video(source, target)):
@@ -169,6 +180,7 @@ class _Network:
     tile: int | None
     devices: list[str]
     batch: int | None
+    trust: EngineTrust
 
     def find(self, output: Output) -> Path:
         """Which one it is."""
@@ -177,10 +189,12 @@ class _Network:
     @contextmanager
     def open(self, output: Output) -> Iterator[tuple[OpenedNetwork, list[Upscaler]]]:
         """Load it on each device."""
+        from sr_deploy.model import open_model
         from sr_deploy.upscale.devices import open_upscalers
 
         path = self.find(output)
-        opening = open_upscalers(path, self.devices, backend=self.backend, tile=self.tile, batch=self.batch)
+        model = open_model(path, self.trust)
+        opening = open_upscalers(model, self.devices, backend=self.backend, tile=self.tile, batch=self.batch)
         with opening as upscalers:
             first, devices = upscalers[0], [upscaler.spec.device for upscaler in upscalers]
             yield OpenedNetwork(path, first.spec, first.receptive_radius, devices), upscalers
@@ -198,7 +212,7 @@ class _Network:
         from sr_deploy.upscale.worker import Order
 
         path = self.find(output)
-        order = Order(path, self.backend, self.tile, ",".join(self.devices) or None, self.batch)
+        order = Order(path, self.backend, self.tile, ",".join(self.devices) or None, self.batch, self.trust)
         with open_fleet(ray, order) as fleet:
             devices = [fleet.spec.device] * fleet.workers
             yield (

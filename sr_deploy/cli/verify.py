@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sr_deploy.cli.certificate import EXIT_CODES, describe_judgement, show_bisection, show_verification
+from sr_deploy.cli.options import HostCodeOption, TrustEngineOption, read_trust
 from sr_deploy.cli.output import JsonOption, Output
+
+if TYPE_CHECKING:
+    from sr_deploy.bundle.trust import EngineTrust
 
 
 def verify(
@@ -57,6 +61,8 @@ def verify(
     strict: Annotated[
         bool, typer.Option("--strict", help="End with code 3 in place of 4 where a graph was run by no backend.")
     ] = False,
+    trust_engine: TrustEngineOption = False,
+    engine_host_code: HostCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare what runs with what was trained: every graph and engine against FP32 PyTorch, on many inputs.
@@ -66,7 +72,8 @@ def verify(
     """
     from sr_deploy.errors import DamagedBundleError, VerificationError
 
-    request = _Request(deep=deep, bisect=bisect, source=source, accept=tuple(accept or ()), strict=strict)
+    trust = read_trust(trust_engine, engine_host_code)
+    request = _Request(deep=deep, bisect=bisect, source=source, accept=tuple(accept or ()), strict=strict, trust=trust)
     try:
         _verify(model, backend, html, request, Output(as_json))
     except DamagedBundleError as error:  # for other commands wrong input, here the very finding
@@ -82,6 +89,7 @@ class _Request:
     source: Path | None
     accept: tuple[str, ...]
     strict: bool
+    trust: EngineTrust
 
 
 def _verify(
@@ -94,7 +102,7 @@ def _verify(
     from sr_deploy.verify.bisect import bisect_model
 
     choices = [parse_backend(text) for text in backend] if backend else None
-    opened = open_model(model or find_newest_bundle(Path("deployments")))
+    opened = open_model(model or find_newest_bundle(Path("deployments")), request.trust)
     verification = verify_model(
         opened,
         choices=choices,

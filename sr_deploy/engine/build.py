@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import queue
 import subprocess
 import sys
@@ -194,5 +195,12 @@ def _record(request: EngineRequest, report: BuildReport, engine: bytes) -> Engin
         unplanned_layers=tuple(judge_layers(report.declared, request.precision, request.planned_fp32)),
         inspected=report.inspected,
         build_seconds=report.build_seconds,
+        built_on=describe_builder(),
         built_at=utc_now(),
     )
+
+
+def describe_builder() -> str:
+    """System, processor and GPU of this machine, as records of engines say it."""
+    gpus = trt.visible_gpus()
+    return f"{platform.system()} {platform.machine()} {f'with {gpus[0].name}' if gpus else 'without a GPU'}"

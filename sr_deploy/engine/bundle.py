@@ -12,6 +12,14 @@ from sr_deploy import trt
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend
 from sr_deploy.bundle import Bundle, EngineBackend, EngineOptions, EnginePlan, EngineRecord, Profile
 from sr_deploy.bundle.store import EngineFolder
+from sr_deploy.bundle.trust import (
+    BUILT_HERE,
+    EngineTrust,
+    register_bytes,
+    register_engine,
+    was_built_here,
+    were_made_here,
+)
 from sr_deploy.bundle.verdict import Judgement
 from sr_deploy.engine.build import OnProgress, build_engine
 from sr_deploy.engine.options import check_options, option_of
@@ -60,10 +68,12 @@ def build_engines(
     on_stage: Callable[[str], None] | None = None,
     on_progress: OnProgress | None = None,
     tolerant: bool = False,
+    trust: EngineTrust = BUILT_HERE,
 ) -> BuildResult:
     """Build an engine for each graph of a bundle, or for an ONNX file of anybody's.
 
-    One that is there and still holds is kept, a stale one replaced.
+    One that is there, still holds and was built here is kept, another one replaced. Each that is built is entered in
+    this user's registry, so that runners open it.
 
     Args:
         bundle: the deployment, its folder, or an ONNX file, whose engines go to `FILE.engines/` beside it.
@@ -74,6 +84,7 @@ def build_engines(
         on_stage: told what is being done, one line each.
         on_progress: told where the build of each engine stands, at least once a second.
         tolerant: list in `not_built` what fails, instead of raising.
+        trust: with `elsewhere`, engines that others built and that still hold are kept, and entered as if built here.
 
     Raises:
         BackendError: nothing can be built here, or the builder failed.
@@ -87,6 +98,7 @@ def build_engines(
         options=(options or place.plan).options(),
         tell=on_stage or (lambda _: None),
         on_progress=on_progress,
+        trust=trust,
     )
     by_name = backend != "auto"
     if compute_capabilities and backend == "auto":
@@ -141,6 +153,7 @@ class _Plan:
     options: EngineOptions
     tell: Callable[[str], None]
     on_progress: OnProgress | None
+    trust: EngineTrust
 
 
 def _build_with(place: EnginePlace, backend: Backend, plan: _Plan) -> BuildResult:
@@ -164,11 +177,11 @@ def _build_with(place: EnginePlace, backend: Backend, plan: _Plan) -> BuildResul
         )
         present = place.folder.intact_engines()
         holding = [record for record in present if record.key == request.key()]
-        if holding:
+        if holding and _may_keep(holding, plan):
             kept += holding
             continue
         plan.tell(f"build the {backend}:{graph.precision} engine for {request.target()}")
-        built.append(_build_one(place.folder, request, plan.on_progress))
+        built.append(_build_one(place.folder, request, plan))
         for record in present:
             if request.replaces(record):
                 place.folder.remove_engine(record)
@@ -176,15 +189,35 @@ def _build_with(place: EnginePlace, backend: Backend, plan: _Plan) -> BuildResul
     return BuildResult(tuple(built), tuple(kept), tuple(removed))
 
 
-def _build_one(folder: EngineFolder, request: EngineRequest, on_progress: OnProgress | None) -> EngineRecord:
+def _may_keep(records: Sequence[EngineRecord], plan: _Plan) -> bool:
+    """Whether all were built here, or the user trusts who built them: then they are entered too."""
+    if all(map(was_built_here, records)):
+        return True
+    if plan.trust.elsewhere:
+        _enter(records, plan)
+    return plan.trust.elsewhere
+
+
+def _build_one(folder: EngineFolder, request: EngineRequest, plan: _Plan) -> EngineRecord:
     """Build, and then add to the folder: a build that fails has touched nothing there."""
     cache = request.timing_cache_name()
     known = None if cache is None else folder.read_cache(cache)
-    engine = build_engine(request, timing_cache=known, on_progress=on_progress)
+    if known and not (plan.trust.elsewhere or were_made_here(known)):
+        known = b""
+    engine = build_engine(request, timing_cache=known, on_progress=plan.on_progress)
     folder.add_engine(engine.record, engine.engine)
+    _enter([engine.record], plan)
     if cache is not None and engine.timing_cache is not None:
         folder.write_cache(cache, engine.timing_cache)
+        register_bytes(engine.timing_cache)
     return engine.record
+
+
+def _enter(records: Sequence[EngineRecord], plan: _Plan) -> None:
+    for record in records:
+        note = register_engine(record)
+        if note:
+            plan.tell(f"{record.engine.file}: {note}")
 
 
 def _why_not_with(backend: Backend, options: EngineOptions) -> str | None:

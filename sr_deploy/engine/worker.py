@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from sr_deploy import trt
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import Profile, Shape
+from sr_deploy.bundle.trust import EngineTrust, open_engine
 from sr_deploy.engine.explain import FAILURE_MARK, describe_parse_errors
 from sr_deploy.engine.network import count_types, list_precisions
 from sr_deploy.engine.precision import judge_layers
@@ -195,8 +196,7 @@ def inspect_engine(sdk: ModuleType, engine: bytes) -> str:
         return "not inspected: an engine opens on a GPU only, and there is none here"
     import json
 
-    runtime = sdk.Runtime(sdk.Logger(sdk.Logger.ERROR))
-    opened = runtime.deserialize_cuda_engine(engine)
+    opened = open_engine(sdk, engine, EngineTrust(elsewhere=True))  # this very process has built it
     if opened is None:
         return "not inspected: the engine does not open on this GPU"
     text = opened.create_engine_inspector().get_engine_information(sdk.LayerInformationFormat.JSON)

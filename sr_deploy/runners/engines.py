@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import EngineRecord
 from sr_deploy.bundle.store import EngineFolder, engines_of_graph
+from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust, why_not_trusted
 from sr_deploy.errors import BackendError
 from sr_deploy.files import sha256_of
 from sr_deploy.model import Model
@@ -31,6 +32,8 @@ class EngineSearch:
     """What it is to run on."""
     rebuild: str
     """Command that builds the missing engine."""
+    trust: EngineTrust = BUILT_HERE
+    """Which engines may be opened."""
 
 
 def find_engine(records: Sequence[EngineRecord], search: EngineSearch) -> EngineRecord:
@@ -43,11 +46,16 @@ def find_engine(records: Sequence[EngineRecord], search: EngineSearch) -> Engine
     candidates = [one for one in records if one.backend == wanted.backend and one.precision == wanted.precision]
     if not candidates:
         raise BackendError(f"there is no {wanted} engine; on this machine run: {search.rebuild}")
-    fitting = [record for record in candidates if why_stale(record, search) is None]
+    fitting = [record for record in candidates if why_not_usable(record, search) is None]
     if not fitting:
-        reasons = "; ".join(f"{record.engine.file} {why_stale(record, search)}" for record in candidates)
+        reasons = "; ".join(f"{record.engine.file} {why_not_usable(record, search)}" for record in candidates)
         raise BackendError(f"no {wanted} engine fits: {reasons}; on this machine run: {search.rebuild}")
     return max(fitting, key=lambda record: record.built_at)
+
+
+def why_not_usable(record: EngineRecord, search: EngineSearch) -> str | None:
+    """What keeps an engine from being opened as `search` wants, or None: stale, or not to be trusted."""
+    return why_stale(record, search) or why_not_trusted(record, search.trust)
 
 
 def why_stale(record: EngineRecord, search: EngineSearch) -> str | None:
@@ -93,6 +101,15 @@ def find_engine_folder(model: Model, choice: BackendChoice) -> EngineFolder:
     )
 
 
+def list_untrusted(model: Model) -> list[str]:
+    """Engines of a model that the user has not said he trusts, one line each; empty where it has none."""
+    if model.bundle is None and model.kind != "graph":
+        return []
+    records = (model.bundle or engines_of_graph(model.path)).engines()
+    reasons = ((record.engine.file, why_not_trusted(record, model.trust)) for record in records)
+    return [f"{file} {reason}" for file, reason in reasons if reason is not None]
+
+
 def make_search(model: Model, choice: BackendChoice, version: str, gpu: Gpu) -> EngineSearch:
     """What an engine of `model` has to fit.
 
@@ -111,4 +128,4 @@ def make_search(model: Model, choice: BackendChoice, version: str, gpu: Gpu) -> 
         raise BackendError(
             f"{source} has no {choice.precision} graph to run with {choice.backend}, only {', '.join(held)}"
         )
-    return EngineSearch(choice, version, sha256, gpu, rebuild)
+    return EngineSearch(choice, version, sha256, gpu, rebuild, model.trust)

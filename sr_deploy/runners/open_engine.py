@@ -6,14 +6,15 @@ Thin, because only a GPU can run it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sr_deploy.bundle import EngineRecord
 from sr_deploy.bundle.store import EngineFolder, runtime_cache_name
+from sr_deploy.bundle.trust import EngineTrust, open_engine, register_bytes, were_made_here
 from sr_deploy.errors import BackendError, OutputError
+from sr_deploy.untrusted import open_regular
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
@@ -25,9 +26,10 @@ _LOG = logging.getLogger(__name__)
 class KernelCache:
     """Kernels that TensorRT-RTX compiles for a GPU when an engine first runs there, kept with the bundle."""
 
-    def __init__(self, folder: EngineFolder, record: EngineRecord) -> None:
-        """Where they are kept; nothing is read yet."""
+    def __init__(self, folder: EngineFolder, record: EngineRecord, trust: EngineTrust) -> None:
+        """Where they are kept; nothing is read yet. Those of others are code as their engines are (`bundle.trust`)."""
         self._folder = folder
+        self._trust = trust
         self._name = runtime_cache_name(record)
         self._cache: trt.IRuntimeCache | None = None
         self._saved = b""
@@ -36,6 +38,9 @@ class KernelCache:
         """Give a runtime configuration what was kept; what another GPU or driver made is refused by the SDK itself."""
         self._cache = config.create_runtime_cache()
         self._saved = self._folder.read_cache(self._name)
+        if self._saved and not (self._trust.elsewhere or were_made_here(self._saved)):
+            _LOG.info("%s was not written here; kernels are compiled anew", self._folder.cache(self._name))
+            self._saved = b""
         if self._saved and not self._cache.deserialize(self._saved):
             _LOG.info("%s does not suit this machine; kernels are compiled anew", self._folder.cache(self._name))
             self._saved = b""
@@ -50,26 +55,29 @@ class KernelCache:
         if content and content != self._saved:
             try:
                 self._folder.write_cache(self._name, content)
+                register_bytes(content)  # if that fails they are compiled anew the next time
             except OutputError as error:
                 _LOG.warning("compiled kernels are not kept: %s", error)
         self._cache = None
 
 
-def load_engine(sdk: ModuleType, path: Path, flags: Mapping[str, str]) -> trt.ICudaEngine:
+def load_engine(sdk: ModuleType, path: Path, trust: EngineTrust) -> trt.ICudaEngine:
     """Deserialise an engine file.
 
     Args:
         sdk: whose engine.
         path: the file, from a bundle whose hashes were checked.
-        flags: those of its record.
+        trust: which engines the user lets run.
 
     Raises:
-        BackendError: the SDK does not take it.
+        BackendError: the SDK does not take it, or it was not built here and nobody said that it may run.
     """
-    runtime = sdk.Runtime(sdk.Logger(sdk.Logger.WARNING))
-    if flags.get("version_compatible") == "on":
-        runtime.engine_host_code_allowed = True  # such an engine carries the part of the runtime that it needs
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    with open_regular(path) as stream:
+        content = stream.read()
+    try:
+        engine = open_engine(sdk, content, trust)
+    except BackendError as error:
+        raise BackendError(f"{path}: {error}") from error
     if engine is None:
         raise BackendError(f"{sdk.__name__} {sdk.__version__} cannot load {path}; build it again with: sr-deploy build")
     return engine

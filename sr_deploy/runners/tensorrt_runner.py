@@ -51,7 +51,7 @@ class TensorRtRunner(BaseRunner):
             cuda_graphs: replay what is launched for a shape; False: launch each kernel by itself.
 
         Raises:
-            BackendError: no such engine, one that is stale, or one that does not load.
+            BackendError: no such engine, one that is stale or not to be trusted, or one that does not load.
             MissingDependencyError: the SDK is not installed.
         """
         self._device = torch.device(device or "cuda:0")
@@ -63,10 +63,10 @@ class TensorRtRunner(BaseRunner):
         check_gpu(choice.backend, gpu)
         search = make_search(model, choice, str(sdk.__version__), gpu)
         record = find_engine(folder.engines(), search)
-        self._kernels = KernelCache(folder, record)
+        self._kernels = KernelCache(folder, record, model.trust)
         with torch.cuda.device(self._device):  # TensorRT takes the thread's GPU
             path = folder.path / record.engine.file
-            engine = load_engine(sdk, path, record.flags)
+            engine = load_engine(sdk, path, model.trust)
             if record.flags.get("strip_weights") == "on":
                 restore_weights(sdk, engine, model.graph_path(choice.precision))
             names = name_ends(sdk, engine)

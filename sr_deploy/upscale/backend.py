@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice, parse_backend
 from sr_deploy.errors import BackendError
 from sr_deploy.model import Model
 from sr_deploy.runners import runnable_choices
+from sr_deploy.runners.engines import list_untrusted
 from sr_deploy.runners.faithful import explain_left_out, explain_unrunnable, list_faithful
 from sr_deploy.runners.fastest import find_fastest
 from sr_deploy.trt import visible_gpus
+
+_LOG = logging.getLogger(__name__)
 
 
 def choose_backend(
@@ -44,6 +49,8 @@ def _choose_on_gpu(model: Model) -> BackendChoice | None:
     engines = [choice for choice in runnable if choice.backend in TENSORRT_BACKENDS]
     if engines:
         return engines[0]
+    for line in list_untrusted(model):
+        _LOG.info("--backend auto leaves out %s", line)
     in_torch = BackendChoice("torch")
     return in_torch if in_torch in runnable and _torch_sees_gpu() else None
 

@@ -14,7 +14,7 @@ from typing import Generic, Self, TypeVar
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.errors import BackendError
-from sr_deploy.model import open_model
+from sr_deploy.model import Model, open_model
 from sr_deploy.runners.threads import default_threads
 from sr_deploy.upscale.image import Upscaler
 
@@ -114,7 +114,7 @@ def _wait_for_first(begun: deque[tuple[Job, Future[Result]]]) -> tuple[Job, Futu
 
 @contextmanager
 def open_upscalers(
-    model: Path,
+    model: Model | Path,
     devices: Sequence[str],
     *,
     backend: str = "auto",
@@ -124,7 +124,7 @@ def open_upscalers(
     """A network on each of several devices; the processors of the machine are shared out among those on the CPU.
 
     Args:
-        model: a checkpoint, graph, bundle or engine.
+        model: a checkpoint, graph, bundle or engine, or its path.
         devices: as in `cuda:0`, `cuda:1`; `cpu` twice is two networks on the CPU; empty: one, where it runs best.
         backend: as `Upscaler` has it; the first device's holds for all.
         tile: as `Upscaler` has it.
@@ -134,7 +134,7 @@ def open_upscalers(
         InputError: no such model.
         BackendError: the backend does not run on one of them.
     """
-    opened = open_model(model)
+    opened = model if isinstance(model, Model) else open_model(model)
     on_cpu = devices.count("cpu")
     threads = max(1, default_threads() // on_cpu) if on_cpu > 1 else None
     with ExitStack() as stack:

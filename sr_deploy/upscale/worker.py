@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.errors import BackendError
+from sr_deploy.model import open_model
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.files import FileSettings, UpscaledFile, enlarge_picture
 from sr_deploy.upscale.image import Upscaler
@@ -31,11 +33,13 @@ class Order:
     """`cpu`: one worker for each processor that Ray counts. None: one for each GPU, if Ray has any."""
     batch: int | None = None
     """As `Upscaler` has it."""
+    trust: EngineTrust = BUILT_HERE
+    """Which engines may be opened: each machine has a registry of what was built there."""
 
     def open(self, threads: int | None) -> Upscaler:
         """Load the network on the device that this worker has."""
         return Upscaler(
-            self.model,
+            open_model(self.model, self.trust),
             backend=self.backend,
             tile=self.tile,
             device=self.device,

@@ -151,6 +151,7 @@ def test_the_worker_answers_line_by_line(bundle, tmp_path):
         "output": str(tmp_path / "sr.npy"),
         "files": str(tmp_path),
         "warm_up_seconds": 0.1,
+        "trust": {},
     }
     turn = {"calls": 3, "primed": True, "files": False}
     answers = io.StringIO()

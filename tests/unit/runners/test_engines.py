@@ -4,6 +4,7 @@ import pytest
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import EngineRecord, FileRecord, Shape, parse_profile
+from sr_deploy.bundle.trust import EngineTrust
 from sr_deploy.errors import BackendError, ShapeError
 from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
@@ -16,6 +17,7 @@ SEARCH = EngineSearch(
     graph_sha256="a" * 64,
     gpu=Gpu("NVIDIA GeForce RTX 4090", "sm89"),
     rebuild="sr-deploy build deployments/x --backend tensorrt-rtx",
+    trust=EngineTrust(elsewhere=True),
 )
 
 
@@ -192,4 +194,4 @@ def test_an_engine_that_does_not_load_is_an_error_with_the_way_out(tmp_path):
     path = tmp_path / "broken.engine"
     path.write_bytes(b"no engine" * 100)
     with pytest.raises(BackendError, match=r"cannot load .*broken.engine; build it again with: sr-deploy build"):
-        load_engine(sdk, path, {})
+        load_engine(sdk, path, EngineTrust(elsewhere=True))
