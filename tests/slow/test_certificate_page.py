@@ -50,7 +50,7 @@ def test_the_page_opens_without_network_or_errors(opened_alone, page):
     assert browser.title == "Certificate: bundle"
     # Without BF16 instructions OpenVINO leaves that one out, and the verdict says so.
     assert browser.find_element("css selector", ".verdict").text in ("verified", "verified: graphs")
-    assert browser.find_element("css selector", "table").text.startswith("file ran on PSNR 8-bit pictures\nok")
+    assert browser.find_element("css selector", "table").text.startswith("file checks ran on PSNR 8-bit pictures\nok")
     pictures = "return [...document.images].every(one => one.complete && one.naturalWidth > 0)"
     assert browser.execute_script(pictures)
 
