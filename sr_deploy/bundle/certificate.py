@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -99,6 +100,22 @@ class CertificateEntry(Record):
     def judged_measurements(self) -> tuple[Measurement, ...]:
         """Those that the thresholds were held to: of the judged contents, or all where none of these was shown."""
         return tuple(one for one in self.measurements if one.content in self.judged) or self.measurements
+
+    @property
+    def shortfalls(self) -> tuple[Measurement, ...]:
+        """Measurements that miss the thresholds: of those that were judged, and infinite or NaN outputs of any."""
+        limit, floor = self.thresholds.get("max_abs", math.inf), self.thresholds.get("psnr_db", 0.0)
+
+        def misses(one: Measurement) -> bool:
+            return one.max_abs > limit or (one.psnr_db is not None and one.psnr_db < floor)
+
+        judged = set(map(id, self.judged_measurements))
+        return tuple(one for one in self.measurements if math.isinf(one.max_abs) or (id(one) in judged and misses(one)))
+
+    @property
+    def sound(self) -> bool:
+        """Whether it says that it passed, and its figures say so too. One without figures is not."""
+        return self.passed and bool(self.measurements) and not self.shortfalls
 
     @property
     def place(self) -> Place:
@@ -259,7 +276,16 @@ class Certificate(Record):
     """The last verdict; None in certificates that an older sr-deploy wrote."""
 
     def with_entry(self, entry: CertificateEntry) -> Certificate:
-        """A copy in which `entry` replaces what was measured of the same file by the same backend and machine."""
+        """A copy in which `entry` replaces what was measured of the same file by the same backend and machine.
+
+        One that failed stays where the new one was not shown the inputs that it failed on: they were left out, not
+        found to be right.
+        """
+        before = next((other for other in self.entries if other.identity == entry.identity), None)
+        if before is not None and before.artefact == entry.artefact and entry.sound:
+            shown = {(one.shape, one.content) for one in entry.measurements}
+            if any((one.shape, one.content) not in shown for one in before.shortfalls):
+                return self
         kept = tuple(other for other in self.entries if other.identity != entry.identity)
         return self.model_copy(update={"entries": (*kept, entry)})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from sr_deploy.bundle.certificate import Certificate, CertificateEntry, Measurement
 from sr_deploy.bundle.records import EngineRecord, Manifest
@@ -40,29 +40,13 @@ def list_contradictions(
             yield f"the entry of {entry.artefact.file} on {entry.backend} ({entry.machine}) {line}"
 
 
-def meets_thresholds(entry: CertificateEntry, thresholds: Mapping[str, float] | None = None) -> bool:
-    """Whether an entry's figures meet thresholds, whatever it says of itself; None: those that it names.
-
-    Every judged input counts, and no output of any may be infinite or NaN. An entry without figures meets nothing.
-    """
-    asked = entry.thresholds if thresholds is None else thresholds
-    limit, floor = asked.get("max_abs", math.inf), asked.get("psnr_db", 0.0)
-    judged = entry.judged_measurements
-    return (
-        bool(judged)
-        and all(math.isfinite(one.max_abs) for one in entry.measurements)
-        and all(one.max_abs <= limit for one in judged)
-        and all(one.psnr_db is None or one.psnr_db >= floor for one in judged)
-    )
-
-
 def list_flaws(entry: CertificateEntry) -> Iterator[str]:
     """What an entry says of itself that its own figures deny."""
     judged = entry.judged_measurements
     if not judged:
         yield "measured nothing"
         return
-    if entry.passed and not meets_thresholds(entry):
+    if entry.passed and entry.shortfalls:
         yield "says that it passed, and its figures miss its thresholds"
     psnrs = [one.psnr_db for one in judged if one.psnr_db is not None]
     for name, said, seen in (

@@ -9,7 +9,6 @@ from typing import Literal
 from sr_deploy.backends import Precision
 from sr_deploy.bundle.acceptance import counts_here
 from sr_deploy.bundle.certificate import Acceptance, Certificate, CertificateEntry, Check, NotRun, Place
-from sr_deploy.bundle.crosscheck import meets_thresholds
 from sr_deploy.bundle.records import EngineRecord, FileRecord, GraphRecord
 from sr_deploy.bundle.thresholds import Looser
 
@@ -190,7 +189,7 @@ def describe_shortfall(entry: CertificateEntry) -> str:
 
 
 def _list_failures(certificate: Certificate, here: Collection[Place]) -> list[Failure]:
-    failed = [entry for entry in certificate.entries if not (entry.passed and meets_thresholds(entry))]
+    failed = [entry for entry in certificate.entries if not entry.sound]
     found = {
         name_entry(entry, here): Failure(
             name=name_entry(entry, here),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sr_deploy.bundle import CertificateEntry
-from sr_deploy.bundle.crosscheck import meets_thresholds
 
 Grade = Literal["ok", "passes", "FAILED"]
 
@@ -28,7 +27,7 @@ class Agreement:
 
 def describe_agreement(entry: CertificateEntry) -> Agreement:
     """Judge an entry by its own figures; what it says of itself does not count."""
-    if not (entry.passed and meets_thresholds(entry)):
+    if not entry.sound:
         return Agreement("FAILED", _describe_distance(entry))
     return Agreement("passes" if _share_far(entry) >= _FEW else "ok", _describe_distance(entry))
 

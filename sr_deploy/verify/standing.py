@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sr_deploy.bundle import Bundle, Certificate, CertificateEntry, Check, utc_now
-from sr_deploy.bundle.crosscheck import meets_thresholds
 from sr_deploy.bundle.store import CERTIFICATE_NAME
 from sr_deploy.errors import DamagedBundleError
 from sr_deploy.graph.read import read_graph
@@ -75,7 +74,7 @@ def _keep_failures(bundle: Bundle, stated: Certificate) -> Certificate:
 
     def speaks_against(entry: CertificateEntry) -> bool:
         of_these = (entry.artefact.file, entry.artefact.sha256) in present
-        return bool(entry.measurements) and of_these and not (entry.passed and meets_thresholds(entry))
+        return bool(entry.measurements) and of_these and not entry.sound
 
     entries = {entry.identity: entry for entry in stated.entries if speaks_against(entry)}
     return Certificate(

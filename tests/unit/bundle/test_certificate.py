@@ -1,4 +1,6 @@
-from sr_deploy.bundle import Certificate, Check
+import pytest
+
+from sr_deploy.bundle import Certificate, CertificateEntry, Check, FileRecord, Measurement
 
 
 def make_check(findings=(), sha256="a" * 64, **changes):
@@ -30,3 +32,46 @@ def test_what_a_deep_check_found_is_not_cleared_by_a_shallow_one_nor_by_none():
     cleared = skipped.with_checks([make_check(depth=1)])
     assert wrong_lines(cleared) == []
     assert len(cleared.checks) == 1
+
+
+def make_entry(psnrs, sha256="a" * 64, **changes):
+    """One measurement for each shape."""
+    measurements = tuple(
+        Measurement(shape=shape, content="noise", max_abs=0.1, psnr_db=psnr_db, changed_8bit=0.5)
+        for shape, psnr_db in psnrs.items()
+    )
+    fields = {
+        "artefact": FileRecord(file="m.onnx", sha256=sha256), "precision": "fp16", "backend": "onnxruntime:fp16",
+        "backend_version": "1", "machine": "cpu", "reference": "torch:fp32", "reference_sha256": "b" * 64,
+        "measured_at": "2026-01-01", "thresholds": {"psnr_db": 55.0}, "measurements": measurements,
+        "worst_max_abs": 0.1, "worst_psnr_db": min(psnrs.values()), "passed": min(psnrs.values()) >= 55,
+    }  # fmt: skip
+    return CertificateEntry(**(fields | changes))
+
+
+FAILED = make_entry({"1x64x64": 70.0, "1x512x512": 21.0})
+
+
+@pytest.mark.parametrize(
+    ("newer", "stays"),
+    [
+        (make_entry({"1x64x64": 70.0}), True),  # the input that it failed on was left out
+        (make_entry({"1x64x64": 70.0, "1x512x512": 70.0}), False),
+        (make_entry({"1x64x64": 70.0}, sha256="c" * 64), False),  # another file
+        (make_entry({"1x64x64": 40.0}), False),  # which is as bad
+    ],
+)
+def test_a_failure_is_replaced_by_what_was_shown_the_same_inputs(newer, stays):
+    certificate = Certificate().with_entry(FAILED).with_entry(newer)
+    assert certificate.entries == ((FAILED,) if stays else (newer,))
+
+
+def test_shortfalls_are_what_was_judged_and_what_is_infinite():
+    assert [one.shape for one in FAILED.shortfalls] == ["1x512x512"]
+    assert make_entry({"1x64x64": 70.0}).sound
+    assert not make_entry({"1x64x64": 70.0}, passed=False).sound
+    assert not make_entry({"1x64x64": 70.0}, measurements=()).sound
+    wild = Measurement(shape="1x8x8", content="flat", max_abs=float("inf"), psnr_db=0.0, changed_8bit=1.0)
+    entry = make_entry({"1x64x64": 70.0}, judged=("noise",))
+    assert entry.sound
+    assert entry.model_copy(update={"measurements": (*entry.measurements, wild)}).shortfalls == (wild,)
