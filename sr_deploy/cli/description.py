@@ -32,8 +32,8 @@ class CostFacts:
 
     parameters: int
     """Trained numbers."""
-    flops_per_input_pixel: float
-    """Two for each multiply-add."""
+    flops_per_input_pixel: float | None
+    """Two for each multiply-add; None: not known, because shapes inside a graph are not."""
     receptive_radius: int | None
     """In input pixels; None: not bounded, or not known."""
     precision_share: Mapping[str, float]

@@ -140,10 +140,16 @@ def list_facts(description: Description) -> list[tuple[str, str]]:
     return rows
 
 
+def _describe_flops(cost: CostFacts) -> str:
+    if cost.flops_per_input_pixel is None:
+        return "not known: shapes inside the graph do not follow from its nodes"
+    return f"{format_flops(cost.flops_per_input_pixel)} per input pixel, {format_share(cost.precision_share)}"
+
+
 def _list_cost(cost: CostFacts) -> list[tuple[str, str]]:
     rows = [
         ("parameters", f"{cost.parameters:,}"),
-        ("cost", f"{format_flops(cost.flops_per_input_pixel)} per input pixel, {format_share(cost.precision_share)}"),
+        ("cost", _describe_flops(cost)),
         ("receptive radius", format_radius(cost.receptive_radius)),
     ]
     if cost.bytes_per_input_pixel is not None:
@@ -186,7 +192,7 @@ def _graphs_table(description: Description) -> Table:
             Path(graph.file.file).name,
             str(graph.nodes),
             f"{cost.parameters:,}",
-            format_flops(cost.flops_per_input_pixel),
+            "not known" if cost.flops_per_input_pixel is None else format_flops(cost.flops_per_input_pixel),
             "not known" if cost.bytes_per_input_pixel is None else format_size(round(cost.bytes_per_input_pixel)),
             format_share(cost.precision_share),
             format_radius(cost.receptive_radius),

@@ -6,6 +6,7 @@ file of 300 bytes can ask for a terabyte.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from sr_deploy.graph.arithmetic import EVALUATED
@@ -40,6 +41,15 @@ _WORK_FIXED, _WORK_EACH = 10**10, 10**9
 _STORED = 16
 """Times the bytes of the stored tensors that what is computed from them alone may take: INT8 weights become FP32, and
 may be transposed and padded on the way."""
+
+
+def find_largest(shapes: InferredShapes) -> int:
+    """Bytes of the largest tensor whose shape is known."""
+    return max((_count_bytes(facts.shape, facts.dtype) for facts in shapes.tensors.values() if facts.shape), default=0)
+
+
+def _count_bytes(shape: tuple[int, ...], dtype: int) -> int:
+    return math.prod(shape) * max(BITS.get(dtype, 64) // 8, 1)
 
 
 def find_unpredictable(graph: GraphProto, shapes: InferredShapes) -> str | None:
@@ -78,7 +88,7 @@ def check_bounds(graph: GraphProto, input_name: str, shapes: InferredShapes) -> 
         for name in node.output:
             facts = shapes.tensors.get(name)
             if facts is not None and facts.shape is not None:
-                account.add(name, facts.shape, BITS.get(facts.dtype, 64))
+                account.add(name, facts.shape, _count_bytes(facts.shape, facts.dtype))
         account.check(node)
 
 
@@ -92,10 +102,7 @@ class _Account:
         self._bytes = 0
         self.work = 0
 
-    def add(self, name: str, shape: tuple[int, ...], bits: int) -> None:
-        size = bits // 8 or 1
-        for side in shape:
-            size *= side
+    def add(self, name: str, shape: tuple[int, ...], size: int) -> None:
         self._bytes += size
         if size > self._each or self._bytes > self._all:
             raise ValueError(

@@ -170,10 +170,13 @@ def _read_schema(op_type: str, opset: int) -> _Schema | None:
     if not onnx.defs.has(op_type, opset, ""):
         return None
     schema = onnx.defs.get_schema(op_type, opset, "")
-    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+    variadic = onnx.defs.OpSchema.FormalParameterOption.Variadic
     return _Schema(
         needed=tuple(
-            place for place, one in enumerate(schema.inputs) if one.option == single or place < schema.min_input
+            place
+            for place, one in enumerate(schema.inputs)
+            if one.option != optional and (one.option != variadic or place < schema.min_input)
         ),
         most_inputs=schema.max_input,
         outputs=range(schema.min_output, schema.max_output + 1),

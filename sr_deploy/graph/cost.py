@@ -54,8 +54,9 @@ class GraphCost:
 
     parameters: int
     """Trained numbers that reach convolutions, normalisations and activations."""
-    flops_per_input_pixel: float
-    """Floating-point operations of convolutions and matrix products, two for each multiply-add."""
+    flops_per_input_pixel: float | None
+    """Floating-point operations of convolutions and matrix products, two for each multiply-add; None where shapes
+    inside the graph are unknown."""
     receptive_radius: int | None
     """Input pixels on each side of an output pixel's own that can change it. None where there is no such bound
     (attention, statistics over the image) or an operator is not followed."""

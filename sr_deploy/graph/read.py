@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sr_deploy.backends import PRECISIONS, Precision
 from sr_deploy.errors import GraphError, ShapeError
-from sr_deploy.graph.bounds import check_bounds, find_unpredictable
+from sr_deploy.graph.bounds import check_bounds, find_largest, find_unpredictable
 from sr_deploy.graph.cost import GraphCost, LayerCost, cost_layers, count_multiply_adds, count_parameters, sum_layers
 from sr_deploy.graph.ends import ENDS_OF_DTYPE, PROBE_NAME, Dtype, expose_nchw, layout_of, read_dtypes
 from sr_deploy.graph.load import find_ends, holding_errors, load_model, opset_of, strip_weights
@@ -56,6 +56,8 @@ class GraphInfo:
     """Height and width must be multiples of this."""
     smallest_side: int
     """And at least this."""
+    least_bytes: int
+    """Of the largest tensor inside it, for the smallest input that it takes; 0 if unknown."""
     opset: int
     """Version of ONNX's operator set."""
     dynamic: tuple[str, ...]
@@ -106,15 +108,15 @@ def describe_graph_cost(path: Path) -> GraphCost:
 def _describe_cost(path: Path, model: ModelProto) -> GraphCost:
     info = read_model(path, model)
     shapes, radius = _measure_radius(model, info)
-    counted = count_multiply_adds(model.graph, shapes)
+    counted = {} if shapes is None else count_multiply_adds(model.graph, shapes)
     total = sum(counted.values())
     return GraphCost(
         parameters=count_parameters(model.graph),
-        flops_per_input_pixel=float(2 * total),
+        flops_per_input_pixel=None if shapes is None else float(2 * total),
         receptive_radius=radius,
         precision_share={precision: float(amount / total) for precision, amount in counted.items()},
         nodes=sum(node.name != PROBE_NAME for node in model.graph.node),
-        bytes_per_input_pixel=_count_bytes_per_pixel(model, info, shapes),
+        bytes_per_input_pixel=None if shapes is None else _count_bytes_per_pixel(model, info, shapes),
     )
 
 
@@ -175,7 +177,9 @@ def read_model(path: Path, model: ModelProto) -> GraphInfo:
     input_shape = _read_input_shape(path, model, source)
     channels = input_shape[1]
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    found = _find_scale(Trial(path=str(path), dtype=input_dtype, declared=input_shape), model, source.name, target.name)
+    found, least_bytes = _find_scale(
+        Trial(path=str(path), dtype=input_dtype, declared=input_shape), model, source.name, target.name
+    )
     measured = {"scale": found.scale, "input_multiple": found.multiple, "ends": ENDS_OF_DTYPE[input_dtype]}
     _check_against_metadata(path, metadata, measured)
     return GraphInfo(
@@ -188,6 +192,7 @@ def read_model(path: Path, model: ModelProto) -> GraphInfo:
         channels=channels,
         input_multiple=found.multiple,
         smallest_side=found.smallest,
+        least_bytes=least_bytes,
         opset=opset,
         dynamic=tuple(axis for axis, side in zip("NCHW", input_shape, strict=True) if side is None),
         input_shape=input_shape,
@@ -196,8 +201,8 @@ def read_model(path: Path, model: ModelProto) -> GraphInfo:
     )
 
 
-def _measure_radius(model: ModelProto, info: GraphInfo) -> tuple[InferredShapes, int | None]:
-    """Shapes for some input, and the receptive radius, from the smallest picture that holds it."""
+def _measure_radius(model: ModelProto, info: GraphInfo) -> tuple[InferredShapes | None, int | None]:
+    """Shapes for some input, and the receptive radius, from the smallest picture that holds it; None if unknown."""
     n, channels, declared_h, declared_w = info.input_shape
     shapes: InferredShapes | None = None
     # A graph of fixed size is tried with other sizes too: nothing but a constant shape inside speaks against them.
@@ -216,8 +221,6 @@ def _measure_radius(model: ModelProto, info: GraphInfo) -> tuple[InferredShapes,
             return shapes, None
         if radius is not None:
             return shapes, radius
-    if shapes is None:
-        raise GraphError(f"{info.path}: the shapes inside the graph cannot be inferred, so its cost is unknown")
     return shapes, None
 
 
@@ -258,8 +261,8 @@ def _channels_of_first_convolution(model: ModelProto, input_name: str) -> int | 
     return None
 
 
-def _find_scale(trial: Trial, model: ModelProto, input_name: str, output_name: str) -> Scale:
-    """By inferring shapes, or by running the file where that leaves something open."""
+def _find_scale(trial: Trial, model: ModelProto, input_name: str, output_name: str) -> tuple[Scale, int]:
+    """By inferring shapes, or by running the file where that leaves something open; and `GraphInfo.least_bytes`."""
     path, (n, channels, fixed_h, fixed_w) = Path(trial.path), trial.declared
     known: dict[tuple[int, int], InferredShapes] = {}
 
@@ -279,9 +282,10 @@ def _find_scale(trial: Trial, model: ModelProto, input_name: str, output_name: s
         )
     reason = find_unpredictable(model.graph, known[large])
     if reason is not None and path.is_file():
-        return try_graph(trial, reason)
+        return try_graph(trial, reason), 0
     limited = any(node.op_type in _LIMITED for node in model.graph.node)
-    return measure_scale(path, infer, trial.declared, limited=limited)
+    found = measure_scale(path, infer, trial.declared, limited=limited)
+    return found, min(map(find_largest, known.values()))
 
 
 def _check_bounds(path: Path, model: ModelProto, input_name: str, shapes: InferredShapes) -> None:

@@ -157,7 +157,7 @@ class _Race:
 def _draw_tile(model: Model, spec: RunnerSpec) -> NDArray[np.float32]:
     """Noise of the size of a tile that takes a moment; times do not depend on what is shown."""
     flops = describe_graph_cost(model.graph_path(model.precisions[0])).flops_per_input_pixel
-    side = float(np.clip(math.sqrt(_TILE_FLOPS / max(flops, 1.0)), *_SIDES))
+    side = float(np.clip(math.sqrt(_TILE_FLOPS / max(flops or _TILE_FLOPS, 1.0)), *_SIDES))
     step = math.lcm(16, spec.input_multiple)
     rounded = math.ceil(side / step) * step
     shape = Shape(1, rounded, rounded)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from sr_deploy.errors import GraphError
+from sr_deploy.measure.memory import find_available_memory
 from sr_deploy.model import Model
 
 MOST_OVERHEAD = 1.15
@@ -19,12 +19,6 @@ SHARE = 0.5
 WORKSPACE = 3.0
 """Memory that a runner takes, in units of what its widest layer reads and writes: tensors that are kept for later
 layers, scratch space of convolutions, and blocks that an allocator does not give back. Measured: 1.5 to 2.7."""
-
-_MEMINFO = Path("/proc/meminfo")
-_CGROUPS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
-)
 
 
 def choose_tile(halo: int, bytes_per_pixel: float | None, free: int | None) -> int:
@@ -86,21 +80,4 @@ def free_memory(device: str) -> int | None:
 
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    known = [size for size in (_read_available(), *(_read_cgroup(*files) for files in _CGROUPS)) if size is not None]
-    return min(known, default=None)
-
-
-def _read_available() -> int | None:
-    try:
-        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _read_cgroup(most: Path, now: Path) -> int | None:
-    """What a container leaves of its limit."""
-    try:
-        return max(int(most.read_text(encoding="ascii")) - int(now.read_text(encoding="ascii")), 0)
-    except (OSError, ValueError):  # no such group, or no limit ("max")
-        return None
+    return find_available_memory()

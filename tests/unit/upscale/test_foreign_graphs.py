@@ -10,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from sr_deploy.errors import OutOfMemoryError
 from sr_deploy.evaluation import evaluate_model
+from sr_deploy.graph.read import describe_graph_cost
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.model import open_model
 from sr_deploy.upscale.guards import FINITE_ONLY
@@ -117,3 +119,30 @@ def test_a_file_in_fp16_alone_is_computed_in_fp32(tmp_path: Path) -> None:
         image = draw(20, 30)
         assert np.abs(upscaler(image).astype(int) - doubled(image)).max() <= 1
         assert upscaler.spec.dtype == "float16"
+
+
+def test_one_size_that_no_memory_holds(tmp_path: Path) -> None:
+    """65536 x 65536: the picture would be padded to 48 GiB."""
+    path = write_doubling(tmp_path / "vast.onnx", (1, 3, 65536, 65536))
+    with pytest.raises(OutOfMemoryError, match=r"takes inputs of one size, and a tensor of 192\.0 GiB for that alone"):
+        Upscaler(path, backend="onnxruntime")
+
+
+def test_what_only_a_run_tells(tmp_path: Path) -> None:
+    """A loop: a run tells its shapes, radius and cost stay unknown, and pictures are upscaled all the same."""
+    flag = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "on")]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("v", "w")]
+    count = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+    inside = [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["v"], ["w"])]
+    body = helper.make_graph(inside, "body", [count, flag[0], value[0]], [flag[1], value[1]])
+    path = write_doubling(tmp_path / "loop.onnx", ("n", 3, "h", "w"))
+    model = onnx.load(path)
+    model.graph.node.insert(0, helper.make_node("Loop", ["trips", "", "x"], ["same"], body=body))
+    model.graph.node[1].input[0] = "same"
+    model.graph.initializer.append(numpy_helper.from_array(np.int64(3), "trips"))
+    onnx.save(model, path)
+    cost = describe_graph_cost(path)
+    assert (cost.flops_per_input_pixel, cost.receptive_radius, cost.bytes_per_input_pixel) == (None, None, None)
+    with Upscaler(path, backend="onnxruntime", guards=FINITE_ONLY) as upscaler:
+        assert upscaler.receptive_radius is None
+        np.testing.assert_array_equal(upscaler(draw(20, 30)), doubled(draw(20, 30)))

@@ -9,7 +9,7 @@ import pytest
 
 from sr_deploy.model import open_model
 from sr_deploy.upscale import memory
-from sr_deploy.upscale.memory import choose_tile, estimate_bytes_per_pixel, free_memory
+from sr_deploy.upscale.memory import choose_tile, estimate_bytes_per_pixel
 
 GIB = 2**30
 
@@ -43,19 +43,6 @@ def test_the_estimate_follows_the_widest_layer(make_bundle: Any, tmp_path: Path)
     assert by_spec == (8 + 48) * 4 * memory.WORKSPACE
     assert by_graph is not None
     assert by_spec <= by_graph <= 3 * by_spec
-
-
-def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal:       9000000 kB\nMemAvailable:   2000000 kB\n")
-    (tmp_path / "max").write_text("1000000000\n")
-    (tmp_path / "current").write_text("400000000\n")
-    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_CGROUPS", ((tmp_path / "max", tmp_path / "current"),))
-    assert free_memory("cpu") == 600_000_000
-    (tmp_path / "max").write_text("max\n")
-    assert free_memory("cpu") == 2_000_000 * 1024
-    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
-    assert free_memory("cpu") is None
 
 
 def test_memory_beyond_the_pictures_does_not_grow_with_them(make_bundle: Any, tmp_path: Path) -> None:
