@@ -98,19 +98,25 @@ def _verify(
     from sr_deploy.backends import parse_backend
     from sr_deploy.bundle import find_newest_bundle
     from sr_deploy.certification import verify_model
+    from sr_deploy.errors import DamagedBundleError, GraphError
     from sr_deploy.model import open_model
     from sr_deploy.verify.bisect import bisect_model
 
     choices = [parse_backend(text) for text in backend] if backend else None
     opened = open_model(model or find_newest_bundle(Path("deployments")), request.trust)
-    verification = verify_model(
-        opened,
-        choices=choices,
-        deep=request.deep,
-        source=request.source,
-        accept=request.accept,
-        on_stage=output.log,
-    )
+    try:
+        verification = verify_model(
+            opened,
+            choices=choices,
+            deep=request.deep,
+            source=request.source,
+            accept=request.accept,
+            on_stage=output.log,
+        )
+    except GraphError as error:
+        if opened.kind == "bundle":  # one of its own graphs: the very finding
+            raise DamagedBundleError(str(error)) from error
+        raise
     if html is not None:
         verification.write_html(html)
     bisections = bisect_model(opened, on_stage=output.log) if request.bisect else []

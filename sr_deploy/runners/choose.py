@@ -7,8 +7,7 @@ from pathlib import Path
 from sr_deploy.backends import BACKENDS, PRECISIONS, TENSORRT_BACKENDS, Backend, BackendChoice, Precision, parse_backend
 from sr_deploy.bundle import EngineRecord
 from sr_deploy.deps import install_command, is_installed
-from sr_deploy.errors import BackendError, OutOfMemoryError
-from sr_deploy.measure.memory import find_available_memory
+from sr_deploy.errors import BackendError
 from sr_deploy.model import Model, open_model
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
 from sr_deploy.runners.protocol import Runner
@@ -57,8 +56,6 @@ def open_runner(
     reason = why_not_runnable(model, choice)
     if reason is not None:
         raise BackendError(reason)
-    if device is None or device == "cpu":
-        _require_memory(model)
     if choice.backend == "torch":
         from sr_deploy.runners.torch_runner import TorchRunner
 
@@ -80,16 +77,6 @@ def open_runner(
     from sr_deploy.runners.tensorrt_runner import TensorRtRunner
 
     return TensorRtRunner(model, choice, device)
-
-
-def _require_memory(model: Model) -> None:
-    """Refuse a graph of fixed sides that cannot fit: systems end processes that ask for more than there is."""
-    least, available = model.graph_info.least_bytes if model.graph_info else 0, find_available_memory()
-    if available is not None and 2 * least > available:
-        raise OutOfMemoryError(
-            f"{model.path} takes inputs of one size, and a tensor of {least / 2**30:.1f} GiB for that alone; "
-            f"{available / 2**30:.1f} GiB are free; export it with dynamic height and width"
-        )
 
 
 def runnable_choices(model: Model) -> list[BackendChoice]:

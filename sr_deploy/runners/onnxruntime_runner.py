@@ -16,7 +16,7 @@ from sr_deploy.runners.base import BaseRunner, first_line, inference_error
 from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.runners.rewritten import open_rewritten
-from sr_deploy.runners.shapes import graph_runner_spec
+from sr_deploy.runners.shapes import examine_graph, graph_runner_spec
 from sr_deploy.runners.threads import default_threads
 from sr_deploy.trt import visible_gpus
 
@@ -85,12 +85,13 @@ class OnnxRuntimeRunner(SessionRunner):
         path = model.graph_path(choice.precision)
         device = device or ("cuda:0" if why_no_cuda_provider() is None else "cpu")
         threads = threads or default_threads()
+        graph = examine_graph(model, path, device)
         session, rewrites = open_rewritten(
             path,
             FOR_ONNXRUNTIME if rewrite and optimise and device == "cpu" and choice.precision == "fp32" else None,
             lambda content: open_session(path, content, device, threads, optimise),
         )
-        spec = graph_runner_spec(model, choice, str(ort.__version__), device, path, rewrites=rewrites)
+        spec = graph_runner_spec(model, choice, str(ort.__version__), device, path, graph=graph, rewrites=rewrites)
         super().__init__(session, spec)
 
 

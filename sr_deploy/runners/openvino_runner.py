@@ -17,7 +17,7 @@ from sr_deploy.runners.base import BaseRunner, first_line, inference_error, requ
 from sr_deploy.runners.choose import find_graph_precision
 from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.rewritten import open_rewritten
-from sr_deploy.runners.shapes import graph_runner_spec
+from sr_deploy.runners.shapes import examine_graph, graph_runner_spec
 from sr_deploy.runners.threads import default_threads
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class OpenVinoRunner(BaseRunner):
         if reason is not None:
             raise BackendError(reason)
         path = model.graph_path(find_graph_precision(model, choice))
+        graph = examine_graph(model, path, "cpu")
         self._open = functools.partial(
             open_rewritten,
             path,
@@ -56,7 +57,7 @@ class OpenVinoRunner(BaseRunner):
         compiled, rewrites = self._open()
         self._request: openvino.InferRequest | None = compiled.create_infer_request()
         version = str(sdk.__version__).split("-", 1)[0]
-        super().__init__(graph_runner_spec(model, choice, version, "cpu", path, rewrites=rewrites))
+        super().__init__(graph_runner_spec(model, choice, version, "cpu", path, graph=graph, rewrites=rewrites))
 
     def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._request is None:  # memory ran out the last time

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.deps import require
-from sr_deploy.graph.load import load_whole_model
+from sr_deploy.graph.load import holding_errors, load_whole_model
 from sr_deploy.graph.rounded import ROUNDED, spell_rounding
 from sr_deploy.model import Model
 from sr_deploy.runners.onnxruntime_runner import SessionRunner, open_session
-from sr_deploy.runners.shapes import graph_runner_spec
+from sr_deploy.runners.shapes import examine_graph, graph_runner_spec
 from sr_deploy.runners.threads import default_threads
 
 
@@ -28,9 +28,12 @@ class RoundedRunner(SessionRunner):
         """
         ort = require("onnxruntime", "the onnxruntime backend")
         path = model.graph_path(precision)
+        info = examine_graph(model, path, "cpu")
         graph = load_whole_model(path)
-        spell_rounding(graph)
-        session = open_session(path, graph.SerializeToString(), "cpu", threads or default_threads(), optimise=True)
+        with holding_errors(path):
+            spell_rounding(graph)
+            content = graph.SerializeToString()
+        session = open_session(path, content, "cpu", threads or default_threads(), optimise=True)
         choice = BackendChoice("onnxruntime", precision)
-        spec = graph_runner_spec(model, choice, str(ort.__version__), "cpu", path, rewrites=(ROUNDED,))
+        spec = graph_runner_spec(model, choice, str(ort.__version__), "cpu", path, graph=info, rewrites=(ROUNDED,))
         super().__init__(session, spec)
