@@ -24,12 +24,13 @@ from sr_deploy.bundle import (
     open_bundle,
     utc_now,
 )
-from sr_deploy.bundle.store import PAGE_NAME
+from sr_deploy.bundle.store import PAGE_NAME, blaming_bundle
 from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.bundle.verdict import Judgement, Verdict
 from sr_deploy.drift import Tell, measure_ledgers
 from sr_deploy.engine.build import OnProgress
 from sr_deploy.engine.bundle import BuildResult, build_engines
+from sr_deploy.engine.profiles import check_profiles
 from sr_deploy.errors import InputError
 from sr_deploy.model import Model, open_model
 from sr_deploy.shipped import is_shipped
@@ -161,14 +162,17 @@ def verify_model(
     standing, checks = Certificate(), list[Check]()
     if bundle is not None:
         standing, stands = read_standing(bundle)
-        checks += [stands, *_check_files(model, bundle, tell, deep=deep)]
+        with blaming_bundle(bundle):
+            check_profiles(bundle.manifest.profiles, bundle.manifest.arch)
+            checks += [stands, *_check_files(model, bundle, tell, deep=deep)]
         checks += [] if source is None else [check_source(model, source)]
-    checks += check_engines(model)
-    verified = verify_backends(model, thresholds=thresholds, choices=choices, on_stage=tell)
     ledgers: tuple[Ledger, ...] = ()
-    if choices is None and model.precisions:
-        tell("drift ledger")
-        ledgers = tuple(measure_ledgers(model, tell))
+    with blaming_bundle(bundle):
+        checks += check_engines(model)
+        verified = verify_backends(model, thresholds=thresholds, choices=choices, on_stage=tell)
+        if choices is None and model.precisions:
+            tell("drift ledger")
+            ledgers = tuple(measure_ledgers(model, tell))
     if bundle is not None:
         checks += _check_drops(bundle, ledgers)
     found = Found(verified.entries, tuple(checks), ledgers, tuple(list_not_run(model, choices)))

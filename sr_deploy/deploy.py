@@ -27,7 +27,7 @@ from sr_deploy.bundle import (
     record_file,
     utc_now,
 )
-from sr_deploy.bundle.store import MANIFEST_NAME, REFERENCE_NAME
+from sr_deploy.bundle.store import MANIFEST_NAME, REFERENCE_NAME, is_bundle
 from sr_deploy.engine.build import OnProgress
 from sr_deploy.engine.bundle import NotBuilt, build_engines, check_plan
 from sr_deploy.engine.profiles import check_profiles
@@ -190,7 +190,7 @@ def _check_place(path: Path) -> None:
         check_component(_name_of(path))
     except ValueError as error:
         raise OutputError(f"cannot make a bundle at {path}: {error}; choose another folder with --out") from error
-    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST_NAME).is_file():
+    if path.is_dir() and any(path.iterdir()) and not is_bundle(path):
         raise OutputError(f"{path} holds files and is no bundle; choose another folder with --out, or empty it")
 
 

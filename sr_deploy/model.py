@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import DEFAULT_THRESHOLDS, Bundle, EngineRecord, Thresholds, open_bundle
-from sr_deploy.bundle.store import MANIFEST_NAME, read_record
+from sr_deploy.bundle.store import MANIFEST_NAME, is_bundle, read_record
 from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.errors import BackendError, BundleError, CheckpointError, DamagedBundleError, GraphError, InputError
 from sr_deploy.files import require_file, sha256_of
@@ -174,7 +174,7 @@ def _open(path: Path) -> Model:
 
 
 def _open_folder(path: Path) -> Model:
-    if (path / MANIFEST_NAME).is_file():
+    if is_bundle(path):
         return _open_bundle(path)
     weights = find_weights(path)
     if weights is None:
@@ -268,7 +268,7 @@ def _open_bundle(path: Path) -> Model:
 def _open_engine(path: Path) -> Model:
     record_path = path.with_suffix(".json")
     folder = path.absolute().parent.parent
-    if not os.path.lexists(record_path) or not (folder / MANIFEST_NAME).is_file():
+    if not os.path.lexists(record_path) or not is_bundle(folder):
         raise BundleError(
             f"{path} stands alone: an engine is used inside its bundle, with its record {record_path.name} beside it, "
             "because it does not say what it was built from; give the bundle's engine, or run: sr-deploy build BUNDLE"

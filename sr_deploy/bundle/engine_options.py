@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -87,5 +87,7 @@ class EnginePlan(EngineOptions):
 
     backend: EngineBackend = "auto"
     """Which SDK builds: `auto` (each that can on the machine at hand), `tensorrt`, `tensorrt-rtx`, or `none`."""
-    compute_capabilities: tuple[str, ...] = ()
+    compute_capabilities: tuple[Annotated[str, Field(pattern=r"^[A-Za-z]{0,2}_?[0-9]{1,3}(\.[0-9])?$")], ...] = Field(
+        default=(), max_length=32
+    )
     """GPUs that TensorRT-RTX builds for, as in `["sm86", "sm89"]`; empty: all that it knows."""

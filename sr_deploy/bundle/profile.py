@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sr_deploy.errors import ShapeError
 
 _MAX_SIDE = 65536
+_NAME = "[A-Za-z0-9_-]{1,100}"
 
 
 class Shape(NamedTuple):
@@ -41,7 +42,7 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str = Field(pattern=rf"^{_NAME}$")
     """Short name, as in `tile`."""
     min: Shape
     """Smallest batch, height and width."""
@@ -76,7 +77,7 @@ def parse_profile(text: str) -> Profile:
     """
     name, equals, shapes = text.partition("=")
     parts = shapes.split(",")
-    if not equals or not re.fullmatch(r"[A-Za-z0-9_-]+", name) or len(parts) != 3:
+    if not equals or not re.fullmatch(_NAME, name) or len(parts) != 3:
         raise ShapeError(
             f"{text!r} is no profile; give NAME=MIN,OPT,MAX, each NxHxW, as in tile=1x64x64,1x256x256,4x512x512"
         )

@@ -186,8 +186,8 @@ class EngineRecord(Record):
     """Hash of the ONNX graph it was built from."""
     precision: Precision
     """Precision of that graph."""
-    backend: Backend
-    """`tensorrt` or `tensorrt-rtx`."""
+    backend: Literal["tensorrt", "tensorrt-rtx"]
+    """Which SDK built it, and runs it."""
     backend_version: str
     """Version of the builder; an engine runs on this version alone."""
     target: str
@@ -264,6 +264,10 @@ def _list_contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"{graph.file} is {graph.precision} and has an int8_share"
         if graph.precision == "fp32" and graph.planned_fp32:
             yield f"{graph.file} is fp32 and has planned_fp32"
+    multiple = manifest.input_multiple
+    for profile in manifest.profiles:
+        if any(side % multiple for shape in (profile.min, profile.opt, profile.max) for side in (shape.h, shape.w)):
+            yield f"profile {profile.name!r} has sides that are no multiples of input_multiple, which is {multiple}"
     names = [profile.name for profile in manifest.profiles]
     if len(set(names)) < len(names):
         yield f"profiles are named {', '.join(names)}; each needs a name of its own"

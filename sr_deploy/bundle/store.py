@@ -18,7 +18,14 @@ from sr_deploy.bundle.certificate import Certificate
 from sr_deploy.bundle.crosscheck import list_contradictions
 from sr_deploy.bundle.records import ENGINES_FOLDER, EngineRecord, FileRecord, Manifest
 from sr_deploy.candidates import read_each, require_any
-from sr_deploy.errors import BundleError, DamagedBundleError
+from sr_deploy.errors import (
+    BundleError,
+    CheckpointError,
+    DamagedBundleError,
+    GraphError,
+    ShapeError,
+    UnsafePathError,
+)
 from sr_deploy.files import output_error, replacing_file, replacing_folder, sha256_of, write_text
 from sr_deploy.graph.external import keeps_weights_outside
 from sr_deploy.untrusted import find_inside, is_regular, open_regular, read_json, refuse_link
@@ -238,6 +245,11 @@ def runtime_cache_name(record: EngineRecord) -> str:
     return f"{record.key}.runtime"
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a folder is a bundle, whole or not; links and what else is no plain file count, and are refused later."""
+    return os.path.lexists(path / MANIFEST_NAME)
+
+
 def open_bundle(path: Path) -> Bundle:
     """Read a bundle and check the hash of every immutable file.
 
@@ -245,18 +257,42 @@ def open_bundle(path: Path) -> Bundle:
         DamagedBundleError: a file is missing, damaged, changed or not a bundle's, or the manifest contradicts itself.
         BundleError: no bundle, or a newer schema.
     """
-    if not os.path.lexists(path / MANIFEST_NAME):
+    if not is_bundle(path):
         raise BundleError(f"{path} is no bundle: it has no {MANIFEST_NAME}; make one with: sr-deploy export CHECKPOINT")
     manifest = read_record(find_inside(path, MANIFEST_NAME, DamagedBundleError), Manifest)
     for record in manifest.files:
         _check_file(path, record)
+    for name in (CERTIFICATE_NAME, PAGE_NAME, ENGINES_FOLDER, CACHES_FOLDER):  # what commands write in it later
+        place = find_inside(path, name, DamagedBundleError)
+        if name in (ENGINES_FOLDER, CACHES_FOLDER) and os.path.lexists(place) and not place.is_dir():
+            raise DamagedBundleError(f"{place} has to be a folder, and is none; remove it")
     for graph in manifest.graphs:
-        if keeps_weights_outside(path / graph.file):
+        with blaming_bundle(path):
+            outside = keeps_weights_outside(path / graph.file)
+        if outside:
             raise DamagedBundleError(
                 f"{path / graph.file} keeps weights in another file, which no hash covers; a bundle's graph holds them "
                 "itself: make the bundle again with sr-deploy export"
             )
     return Bundle(path, manifest)
+
+
+@contextmanager
+def blaming_bundle(bundle: Bundle | Path | None) -> Iterator[None]:
+    """Within it, what is wrong with a file's content is what is wrong with the bundle that the file is of.
+
+    Args:
+        bundle: whose files are read; None: a file that the user gave, whose errors stay as they are.
+
+    Raises:
+        DamagedBundleError: in place of every `CheckpointError`, `GraphError`, `ShapeError` and `UnsafePathError`.
+    """
+    try:
+        yield
+    except (CheckpointError, GraphError, ShapeError, UnsafePathError) as error:
+        if bundle is None:
+            raise
+        raise DamagedBundleError(str(error)) from error
 
 
 @contextmanager
@@ -328,5 +364,6 @@ def read_record(path: Path, model: type[RecordModel]) -> RecordModel:
         return model.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DamagedBundleError(f"{path} is damaged: {where}: {first['msg']}") from error
+        where = "".join(f"{part}: " for part in (".".join(map(str, first["loc"])),) if part)
+        reason = first["msg"].removeprefix("Value error, ")
+        raise DamagedBundleError(f"{path} is damaged: {where}{reason}") from error

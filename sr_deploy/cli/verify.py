@@ -70,13 +70,16 @@ def verify(
     A bundle's result is written to its certificate.json and certificate.html. Exit code 3 when something falls short,
     or a file is not what it was when it was recorded; 4 when no backend here runs one of the graphs.
     """
-    from sr_deploy.errors import DamagedBundleError, VerificationError
+    from sr_deploy.bundle.store import is_bundle
+    from sr_deploy.errors import BundleError, DamagedBundleError, VerificationError
 
     trust = read_trust(trust_engine, engine_host_code)
     request = _Request(deep=deep, bisect=bisect, source=source, accept=tuple(accept or ()), strict=strict, trust=trust)
     try:
         _verify(model, backend, html, request, Output(as_json))
-    except DamagedBundleError as error:  # for other commands wrong input, here the very finding
+    except BundleError as error:  # for other commands wrong input, here the very finding
+        if not isinstance(error, DamagedBundleError) and not (model is not None and is_bundle(model)):
+            raise  # there is none
         raise VerificationError(f"NOT verified: {error}") from error
 
 

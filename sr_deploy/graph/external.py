@@ -53,7 +53,10 @@ def check_external(path: Path, model: ModelProto) -> None:
     for where in map(find_outside, filter(is_outside, list_tensors(model.graph))):
         ends[where.location] = max(where.end, ends.get(where.location, 0))
     for location, end in ends.items():
-        place = find_inside(path.parent, location)
+        try:
+            place = find_inside(path.parent, location)
+        except UnsafePathError as error:
+            raise UnsafePathError(f"{path} keeps weights in another file: {error}") from error
         if not place.exists():
             continue
         if not is_regular(place):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend, BackendChoice, Precision
 from sr_deploy.bundle import CertificateEntry, FileRecord, Measurement, NotRun, Thresholds, WorstPlace, utc_now
-from sr_deploy.errors import BackendError, InputError
+from sr_deploy.errors import BackendError, DamagedBundleError, InputError, OutOfMemoryError
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.measure.compare import Comparison, measure_ssim
@@ -205,7 +205,7 @@ def _verify_choice(
     cost: Cost | None,
     tell: Callable[[str], None],
 ) -> tuple[CertificateEntry, list[Crop]]:
-    with open_candidate(model, choice) as runner:
+    with _open_surely(model, choice) as runner:
         spec = runner.spec
         rounding = rounding_of(spec.dtype) + outputs.rounding
         limits = limits.widened(rounding)
@@ -241,6 +241,21 @@ def _verify_choice(
         and all(np.isfinite(one.max_abs) for one in measurements),
     )
     return entry, choose_crops(crop for crop in run.crops if crop.point.content in contents)
+
+
+def _open_surely(model: Model, choice: BackendChoice) -> Runner:
+    """A runner; a graph of a bundle that a backend refuses, though it runs here, is the bundle's fault."""
+    reason = why_not_candidate(model, choice)
+    if reason is not None:
+        raise BackendError(reason)
+    try:
+        return open_candidate(model, choice)
+    except OutOfMemoryError:
+        raise
+    except BackendError as error:
+        if model.bundle is None:
+            raise
+        raise DamagedBundleError(str(error)) from error
 
 
 @dataclass(frozen=True)
