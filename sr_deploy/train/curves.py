@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from sr_deploy.deps import require
 from sr_deploy.errors import InputError
 from sr_deploy.files import replacing_file
+from sr_deploy.train.metrics import read_metrics
 from sr_deploy.train.run import METRICS_NAME, read_manifest
 
 Points = tuple[list[int], list[float]]
@@ -36,7 +36,7 @@ def draw_curves(run: Path, target: Path) -> None:
     if target.suffix.lower() not in _SUFFIXES:
         raise InputError(f"cannot draw {target}: unknown suffix {target.suffix!r}; name one of {', '.join(_SUFFIXES)}")
     manifest = read_manifest(run)
-    lines = _read_lines(run)
+    lines = read_metrics(run)
     training = [line for line in lines if line["kind"] == "training"]
     validation = [line for line in lines if line["kind"] == "validation"]
     if not training:
@@ -86,24 +86,7 @@ def _points(lines: Sequence[dict[str, Any]], *keys: str) -> Points:
         value: Any = line
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        if value is not None:
-            steps.append(int(line["step"]))
+        if isinstance(value, int | float):
+            steps.append(line["step"])
             values.append(float(value))
     return steps, values
-
-
-def _read_lines(run: Path) -> list[dict[str, Any]]:
-    path = run / METRICS_NAME
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue  # the last line of a run that is being written, or was killed
-    return found

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sr_deploy.deps import install_command, is_installed
+from sr_deploy.errors import InputError
 from sr_deploy.files import output_error, write_text
 from sr_deploy.train.run import METRICS_NAME, ValidationResult
+from sr_deploy.untrusted import open_for_appending, open_regular
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -23,10 +27,11 @@ class MetricsLog:
         """Open the log of a run that goes on after `step` updates: later lines are dropped, they will come again.
 
         Raises:
+            InputError: what is there cannot be read.
             OutputError: it cannot be written.
         """
         self._path = run / METRICS_NAME
-        _drop_after(self._path, step)
+        _drop_after(run, step)
         self._events = _open_events(run / "tensorboard", step)
         self.advice = "" if self._events else f"TensorBoard curves need: {install_command('tensorboard')}"
 
@@ -60,7 +65,7 @@ class MetricsLog:
 
     def _append(self, line: Mapping[str, object]) -> None:
         try:
-            with self._path.open("a", encoding="utf-8") as stream:
+            with open_for_appending(self._path) as stream:
                 stream.write(json.dumps(line) + "\n")
         except OSError as error:
             raise output_error(self._path, error) from error
@@ -71,18 +76,36 @@ class MetricsLog:
                 self._events.add_scalar(f"{group}/{name}", value, step)
 
 
-def _drop_after(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            logged = json.loads(line)["step"]
-        except ValueError:
-            continue  # the last line of a killed run, cut short
-        if logged <= step:
-            kept.append(line + "\n")
-    write_text(path, "".join(kept))
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log that can be read; each has `step`, a whole number, and `kind`, text.
+
+    The last line of a run that is being written, or was killed, may be cut short.
+
+    Raises:
+        InputError: the log cannot be read, or is no plain file.
+    """
+    path = run / METRICS_NAME
+    if not os.path.lexists(path):
+        return []
+    try:
+        with open_regular(path) as stream:
+            lines = stream.read().splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            document = json.loads(line)
+            whole = isinstance(document, dict) and isinstance(document.get("kind"), str)
+            if whole and type(document.get("step")) is int:
+                found.append(document)
+    return found
+
+
+def _drop_after(run: Path, step: int) -> None:
+    if os.path.lexists(run / METRICS_NAME):
+        kept = [json.dumps(line) + "\n" for line in read_metrics(run) if line["step"] <= step]
+        write_text(run / METRICS_NAME, "".join(kept))
 
 
 def _open_events(folder: Path, step: int) -> SummaryWriter | None:

@@ -289,7 +289,10 @@ def require_run(run: Path) -> RunManifest:
     Raises:
         TrainingError: there is no run.
         InputError: its manifest cannot be read.
+        UnsafePathError: a link in it leads out of its folder: training on would write and delete there.
     """
-    if not (run / MANIFEST_NAME).is_file():
+    if not os.path.lexists(run / MANIFEST_NAME):
         raise TrainingError(f"cannot resume {run}: there is no run; start one with: sr-deploy train --out {run}")
+    for name in os.listdir(run):
+        find_inside(run, name)
     return read_manifest(run)

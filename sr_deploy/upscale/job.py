@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from sr_deploy.errors import InputError, OutputError, UnsafePathError
 from sr_deploy.files import output_error, remove_partial_files, sha256_of, write_text
 from sr_deploy.locks import hold_lock
-from sr_deploy.untrusted import check_relative, find_inside, open_for_appending, open_regular, parse_json
+from sr_deploy.untrusted import check_relative, find_inside, open_for_appending, open_regular, parse_json, refuse_link
 
 RECORD_NAME = ".sr-deploy-upscale.jsonl"
 """Name of the record in the folder of the results."""
@@ -126,9 +126,10 @@ def open_record(folder: Path) -> Iterator[JobRecord]:
     Raises:
         LockedError: another process is writing into this folder.
         InputError: the record is of a newer version.
+        UnsafePathError: a link has its name.
         OutputError: it cannot be written.
     """
-    path = folder / RECORD_NAME
+    path = refuse_link(folder / RECORD_NAME)
     with hold_lock(folder / f"{RECORD_NAME}.lock", folder):
         entries = _read_entries(path)
         _clean(folder, entries)
@@ -164,13 +165,14 @@ def _read_entries(path: Path) -> dict[str, Entry]:
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
     entries: dict[str, Entry] = {}
+    adapter = TypeAdapter(Entry)
     for line in lines:
         try:
             document = parse_json(line, any_text=True)
             if isinstance(document, dict) and "version" in document:
                 _require_version(path, document["version"])
                 continue
-            entry = TypeAdapter(Entry).validate_python(document)
+            entry = adapter.validate_python(document)
             check_relative(entry.target)
         except ValueError:
             continue  # cut short by a kill, or nobody's: that result is done again

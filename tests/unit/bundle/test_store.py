@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 
@@ -20,9 +21,11 @@ from sr_deploy.bundle import (
     parse_profile,
     record_file,
 )
-from sr_deploy.errors import BundleError, NothingFoundError
+from sr_deploy.bundle.store import engines_of_graph
+from sr_deploy.errors import BundleError, DamagedBundleError, NothingFoundError
 
 PROFILE = parse_profile("tile=1x8x8,1x16x16,1x32x32")
+ENGINE = hashlib.sha256(b"engine").hexdigest()
 
 
 def make_bundle(path, created_at="2026-01-01T00:00:00"):
@@ -201,3 +204,32 @@ def test_key_changes_with_every_ingredient():
     assert len(keys) == 7
     reordered = base | {"flags": {"tf32": "off", "optimisation_level": "3"}}
     assert engine_key(**reordered) == engine_key(**base)
+
+
+def test_engines_beside_a_graph_lie_in_a_folder_and_behind_no_link(tmp_path):
+    graph, outside = tmp_path / "net.onnx", tmp_path / "outside"
+    graph.write_bytes(b"graph")
+    assert engines_of_graph(graph).engines() == ()
+    (tmp_path / "net.engines").symlink_to(outside)
+    with pytest.raises(DamagedBundleError, match=r"net\.engines is a link; put a folder there, or nothing"):
+        engines_of_graph(graph)
+
+
+@pytest.mark.parametrize("name", ["engines", "caches"])
+def test_engines_and_caches_are_folders(tmp_path, name):
+    bundle = make_bundle(tmp_path / "demo")
+    (bundle.path / name).write_text("no folder")
+    with pytest.raises(DamagedBundleError, match=f"{name} has to be a folder, and is none; remove it"):
+        open_bundle(bundle.path)
+
+
+def test_a_record_under_another_engines_name_is_damage(tmp_path):
+    bundle = make_bundle(tmp_path / "demo")
+    record = make_record(bundle)
+    bundle.add_engine(
+        record.model_copy(update={"engine": FileRecord(file=record.engine.file, sha256=ENGINE)}), b"engine"
+    )
+    (bundle.path / "engines" / "fedcba9876543210.json").symlink_to(f"{record.key}.json")
+    with pytest.raises(DamagedBundleError, match=rf"fedcba9876543210\.json is the record of engines/{record.key}"):
+        bundle.engines()
+    assert [one.key for one in bundle.intact_engines()] == [record.key]

@@ -120,3 +120,28 @@ def test_stages_must_share_their_network_and_not_go_in_a_circle(recipes):
     (recipes / "first.toml").write_text(FIRST.replace('name = "first"', 'name = "first"\ninit_from = "second.toml"'))
     with pytest.raises(RecipeError, match="leads back to itself; stages cannot go in a circle"):
         plan(recipes)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/etc/first.toml", "'/etc/first.toml' leads out of its folder"),
+        ("../first.toml", "'../first.toml' leads out of its folder"),
+        ("deep/../first.toml", "leads out of its folder"),
+        ("link.toml", "link.toml is a link that leads out of"),
+        ("../first", r"init_from = '\.\./first' is no recipe's name and no \.toml file beside this one"),
+        ("/etc/passwd", r"init_from = '/etc/passwd' is no recipe's name"),
+        ("", "no recipe named ''"),
+    ],
+)
+def test_the_stage_before_lies_beside_the_recipe_that_names_it(recipes, tmp_path_factory, name, message):
+    outside = tmp_path_factory.mktemp("outside") / "first.toml"
+    outside.write_text(FIRST)
+    (recipes / "link.toml").symlink_to(outside)
+    (recipes / "second.toml").write_text(SECOND.replace("first.toml", name))
+    with pytest.raises(RecipeError, match=message):
+        plan(recipes)
+    (recipes / "deep").mkdir()
+    (recipes / "deep" / "first.toml").write_text(FIRST)
+    (recipes / "second.toml").write_text(SECOND.replace("first.toml", "deep/first.toml"))
+    assert [stage.recipe.name for stage in plan(recipes)] == ["first", "second"]

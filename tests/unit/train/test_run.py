@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sr_deploy.errors import InputError, LockedError, OutputError, TrainingError
+from sr_deploy.errors import InputError, LockedError, OutputError, TrainingError, UnsafePathError
 from sr_deploy.locks import LOCK_NAME
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.train.run import (
@@ -122,3 +122,25 @@ def test_last_checkpoint_is_the_highest_step_and_never_a_partial_one(tmp_path):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert find_last_checkpoint(tmp_path) == (1_000_000, tmp_path / "checkpoints" / "step-1000000")
     assert find_last_checkpoint(tmp_path / "checkpoints") is None
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "previews", "metrics.jsonl", "recipe.toml", "tensorboard", "run.json"])
+def test_a_run_with_a_link_that_leads_out_is_not_gone_on_with(tmp_path, name):
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    (outside / "step-000010").mkdir(parents=True)
+    run.mkdir()
+    write_manifest(run, make_manifest())
+    assert require_run(run).name == make_manifest().name
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(outside)
+    with pytest.raises(UnsafePathError, match=f"{name} is a link that leads out of"):
+        require_run(run)
+
+
+@pytest.mark.parametrize("name", ["/etc", "../x/step-000001", "checkpoints/../../step-000001", "checkpoints/step-1"])
+def test_checkpoints_that_are_none_of_the_runs_are_refused(tmp_path, name):
+    write_manifest(tmp_path, make_manifest())
+    document = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**document, "checkpoints": [name]}))
+    with pytest.raises(InputError, match=r"checkpoints\.0: String should match pattern"):
+        read_manifest(tmp_path)

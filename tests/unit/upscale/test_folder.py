@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sr_deploy.errors import InputError, OutputError
+from sr_deploy.errors import InputError, OutputError, UnsafePathError
 from sr_deploy.files import sha256_of
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.runners.base import BaseRunner
@@ -219,6 +219,38 @@ def test_a_record_cut_short_costs_one_file(tmp_path: Path, upscaler: Upscaler, s
     (out / "deep" / ".partial-abc.tif").write_text("another")
     assert counts(upscale_folder(upscaler, source, out)) == (1, 3, 0, 0)
     assert names(out) == ["a.png", "b.jpg", "deep/d.webp", "deep/er/c.tif"]
+
+
+def test_a_record_that_leads_out_of_its_folder_cleans_nothing_there(
+    tmp_path: Path, upscaler: Upscaler, source: Path
+) -> None:
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    upscale_folder(upscaler, source, out)
+    outside.mkdir()
+    (outside / ".partial-precious").write_text("precious")
+    (out / "link").symlink_to(outside)
+    (out / "deep" / ".partial-x.png").write_text("half a picture of ours")
+    entry = json.loads((out / RECORD_NAME).read_text().splitlines()[-1])
+    hostile = [{**entry, "target": name} for name in (f"{outside}/x", "../outside/x", "link/x", 5, None, "", "..")]
+    lines = [*map(json.dumps, [*hostile, 5, [], {**entry, "extra": 1}, {**entry, "target_stamp": 5}]), "[" * 100_000]
+    with (out / RECORD_NAME).open("a") as stream:
+        stream.write("\n".join(lines) + "\n")
+    assert counts(upscale_folder(upscaler, source, out)) == (0, 4, 0, 0)
+    assert (outside / ".partial-precious").read_text() == "precious"
+    assert not (out / "deep" / ".partial-x.png").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_no_link_is_followed_in_place_of_the_record(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("victim\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / RECORD_NAME).symlink_to(victim)
+    with pytest.raises(UnsafePathError, match=f"{RECORD_NAME} is a link"):
+        upscale_folder(upscaler, source, out)
+    assert victim.read_text() == "victim\n"
+    assert names(out) == []
 
 
 def test_records_of_other_versions_are_not_touched(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
