@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -12,9 +11,14 @@ from pydantic import BaseModel, ValidationError
 
 from sr_deploy.errors import RecipeError
 from sr_deploy.files import require_file
+from sr_deploy.legible import shorten, show_value
+from sr_deploy.untrusted import MAX_TOML_BYTES, open_regular, parse_toml
 
 ConfigModel = TypeVar("ConfigModel", bound=BaseModel)
 Companion = Literal["train", "export"]
+_PROBLEMS_SHOWN = 5
+_MOST_SECTIONS = 8
+_KEY_SHOWN = 120
 
 
 def companion_folder(kind: Companion) -> Path:
@@ -72,8 +76,11 @@ def read_toml(path: Path) -> dict[str, object]:
         RecipeError: not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        with open_regular(path) as stream:
+            return parse_toml(stream.read(MAX_TOML_BYTES + 1))
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -87,23 +94,26 @@ def validate_config(document: dict[str, object], model: type[ConfigModel], sourc
         return model.model_validate(document)
     except ValidationError as error:
         problems = [_describe(problem, model) for problem in error.errors(include_url=False)]
-        raise RecipeError(f"{source}: {'; '.join(problems)}") from error
+        more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
+        raise RecipeError(f"{source}: {'; '.join(problems[:_PROBLEMS_SHOWN])}{more}") from error
 
 
 def _apply_override(document: dict[str, object], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"--set takes section.key=value, not {override!r}")
+        raise RecipeError(f"--set takes section.key=value, not {show_value(override)}")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()
     *sections, last = key.strip().split(".")
+    if len(sections) > _MOST_SECTIONS:
+        raise RecipeError(f"--set {show_value(override)}: a key has at most {_MOST_SECTIONS} sections")
     table: dict[str, object] = document
     for section in sections:
         inner = table.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise RecipeError(f"--set {override}: {section!r} is a value, not a section")
+            raise RecipeError(f"--set {show_value(override)}: {show_value(section)} is a value, not a section")
         table = inner
     table[last] = value
 
@@ -111,15 +121,15 @@ def _apply_override(document: dict[str, object], override: str) -> None:
 def _describe(problem: object, model: type[BaseModel]) -> str:
     assert isinstance(problem, dict)
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
+    key = shorten(".".join(location), _KEY_SHOWN)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
         return f"unknown key {key!r}{_did_you_mean(location[-1], known)}; known there: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"{key!r} is missing"
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = shorten(str(problem["msg"]).removeprefix("Value error, "), 500)
     seen = problem.get("input")
-    shown = "" if isinstance(seen, dict) else f" (it is {seen!r})"
+    shown = "" if isinstance(seen, dict) else f" (it is {show_value(seen)})"
     return f"{key!r}: {message}{shown}" if key else message
 
 
@@ -137,5 +147,5 @@ def _known_keys(model: type[BaseModel], sections: Sequence[str]) -> list[str]:
 
 
 def _did_you_mean(word: str, known: Sequence[str] | dict[str, Path]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:_KEY_SHOWN], list(known), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""

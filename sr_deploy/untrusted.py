@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
+import tomllib
 import unicodedata
 from collections.abc import Sequence
 from io import BufferedReader
@@ -22,11 +24,15 @@ from sr_deploy.legible import shorten, show_value
 
 MAX_JSON_BYTES = 32 * 2**20
 """Largest JSON document that is read; the record of a network with a thousand layers has a thirtieth of it."""
+MAX_TOML_BYTES = 2**18
+"""Longest TOML document that is read; the longest recipe has a sixtieth of it."""
 _MAX_DEPTH = 32
 _MAX_TEXT = 2**16
 _MAX_ITEMS = 100_000
 _MAX_NAME = 255
 _MAX_PATH = 4096
+_KEY_PART = r"(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')"
+_MANY_PARTS = re.compile(rf"(?<![\w-]){_KEY_PART}(?:[ \t]*\.[ \t]*{_KEY_PART}){{{_MAX_DEPTH}}}")
 _TEXT_CONTROLS = frozenset("\t\n")
 
 
@@ -172,6 +178,26 @@ def parse_json(content: bytes | str, *, any_text: bool = False) -> object:
     except RecursionError as reason:
         raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels") from reason
     _check_document(document, any_text)
+    return document
+
+
+def parse_toml(content: bytes | str) -> dict[str, object]:
+    """Parse TOML that anybody may have written.
+
+    Raises:
+        ValueError: no TOML, too large, nested too deep, or with a number of thousands of digits. The message is one
+            line.
+    """
+    if len(content) > MAX_TOML_BYTES:
+        raise ValueError(f"it has more than {MAX_TOML_BYTES >> 10} KiB")
+    text = content.decode("utf-8") if isinstance(content, bytes) else content
+    if _MANY_PARTS.search(text):  # the time for such a key grows with the square of its parts
+        raise ValueError(f"a key of it has more than {_MAX_DEPTH} parts")
+    try:
+        document = tomllib.loads(text)
+    except RecursionError as reason:
+        raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels") from reason
+    _check_document(document, any_text=True)
     return document
 
 

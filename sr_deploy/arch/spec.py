@@ -6,8 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-_MOST_CHANNELS = 8192
-_MOST_BLOCKS = 1024
+MOST_CHANNELS = 8192
+"""Channels of feature maps that a network can have."""
+MOST_BLOCKS = 1024
+"""Blocks that a network can have."""
+MOST_DISCRIMINATOR_FEATURES = 1024
+"""Channels of a discriminator's first feature maps that it can have."""
 
 
 class ArchSpec(BaseModel):
@@ -15,17 +19,17 @@ class ArchSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: str
+    architecture: str = Field(max_length=64)
     """Name in the registry: srresnet, msrresnet, rrdbnet or compact."""
     scale: int = Field(ge=1, le=16)
     """Output pixels per input pixel, along each side."""
     channels: int = Field(default=3)
     """Image channels in and out: 3 (RGB) or 1 (gray)."""
-    features: int = Field(ge=1, le=_MOST_CHANNELS)
+    features: int = Field(ge=1, le=MOST_CHANNELS)
     """Channels of the feature maps in the trunk."""
-    blocks: int = Field(ge=0, le=_MOST_BLOCKS)
+    blocks: int = Field(ge=0, le=MOST_BLOCKS)
     """Residual blocks (srresnet, msrresnet, rrdbnet) or inner convolutions (compact)."""
-    growth: int | None = Field(default=None, ge=1, le=_MOST_CHANNELS)
+    growth: int | None = Field(default=None, ge=1, le=MOST_CHANNELS)
     """Channels that each convolution of a dense block adds (rrdbnet only)."""
     unshuffle: int | None = Field(default=None, ge=1, le=16)
     """Pixel-unshuffle of the input (rrdbnet only); None: 4 at x1, 2 at x2, else 1. Old files upsample x2 without it."""
@@ -49,7 +53,7 @@ class DiscriminatorSpec(BaseModel):
 
     architecture: DiscriminatorName
     """srgan (8 convolutions), vgg128 (ESRGAN's, 10), vgg256 (12), unet (Real-ESRGAN's: a verdict for each pixel)."""
-    features: int = Field(default=64, ge=1, le=1024)
+    features: int = Field(default=64, ge=1, le=MOST_DISCRIMINATOR_FEATURES)
     """Channels of its first feature maps."""
     patch_size: int | None = Field(default=None, ge=1, le=4096)
     """Side of the images that it judges; the dense layers of all but unet depend on it."""

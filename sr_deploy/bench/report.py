@@ -13,6 +13,7 @@ from sr_deploy.files import require_file
 from sr_deploy.measure.machine import Machine
 from sr_deploy.measure.peak import Peaks
 from sr_deploy.measure.watch import Conditions
+from sr_deploy.untrusted import read_json
 
 SCHEMA_VERSION: Literal[2] = 2
 
@@ -229,9 +230,9 @@ def read_report(path: Path) -> BenchReport:
     Raises:
         InputError: no such file, or no report of this schema.
     """
-    text = require_file(path, "a report of sr-deploy bench --json").read_text(encoding="utf-8", errors="replace")
+    document = read_json(require_file(path, "a report of sr-deploy bench --json"))
     try:
-        return BenchReport.model_validate_json(text)
+        return BenchReport.model_validate(document)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(map(str, problem["loc"])) or "the document"

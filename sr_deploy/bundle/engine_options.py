@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sr_deploy.errors import InputError
+from sr_deploy.legible import show_value
 
 EngineBackend = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
 """Which SDK builds engines: each that is here, one by name, or none."""
@@ -24,7 +25,7 @@ class EngineOptions(BaseModel):
     """Whether FP32 convolutions may round their inputs to TF32's 10 bits of mantissa."""
     optimisation_level: int | None = Field(default=None, ge=0, le=5)
     """How long the builder looks for faster kernels, 0 to 5; None: its own default (3 in TensorRT 10 and 11)."""
-    workspace_gib: float | None = Field(default=None, gt=0, le=1024)
+    workspace_gib: float | None = Field(default=None, gt=0, le=1024, allow_inf_nan=False)
     """Most memory that a layer may use for scratch, in GiB; None: all of the GPU's."""
     version_compatible: bool = False
     """Whether later releases of the same major version may run the engine. `tensorrt` only."""
@@ -79,7 +80,9 @@ class EngineOptions(BaseModel):
             return EngineOptions.model_validate({**self.options().model_dump(), **asked})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            raise InputError(f"{first['loc'][0]} of the builder is {first['input']!r}: {first['msg']}") from error
+            raise InputError(
+                f"{first['loc'][0]} of the builder is {show_value(first['input'])}: {first['msg']}"
+            ) from error
 
 
 class EnginePlan(EngineOptions):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sr_deploy.errors import ShapeError
+from sr_deploy.legible import show_value
 
 _MAX_SIDE = 65536
 _NAME = "[A-Za-z0-9_-]{1,100}"
@@ -30,10 +31,12 @@ def parse_shape(text: str) -> Shape:
     Raises:
         ShapeError: not three whole numbers between 1 and 65536.
     """
-    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})x([0-9]{1,9})", text.strip())
     numbers = [int(part) for part in match.groups()] if match else []
     if not numbers or not all(1 <= number <= _MAX_SIDE for number in numbers):
-        raise ShapeError(f"{text!r} is no shape; give NxHxW in whole numbers from 1 to {_MAX_SIDE}, as in 1x720x1280")
+        raise ShapeError(
+            f"{show_value(text)} is no shape; give NxHxW in whole numbers from 1 to {_MAX_SIDE}, as in 1x720x1280"
+        )
     return Shape(*numbers)
 
 
@@ -56,8 +59,8 @@ class Profile(BaseModel):
         for axis, low, middle, high in zip("NHW", self.min, self.opt, self.max, strict=True):
             if not 1 <= low <= middle <= high <= _MAX_SIDE:
                 raise ValueError(
-                    f"profile {self.name!r} needs 1 <= min <= opt <= max <= {_MAX_SIDE} on each axis; "
-                    f"{axis} is {low}, {middle}, {high}"
+                    f"profile {show_value(self.name)} needs 1 <= min <= opt <= max <= {_MAX_SIDE} on each axis; "
+                    f"{axis} is {', '.join(map(show_value, (low, middle, high)))}"
                 )
         return self
 
@@ -79,7 +82,8 @@ def parse_profile(text: str) -> Profile:
     parts = shapes.split(",")
     if not equals or not re.fullmatch(_NAME, name) or len(parts) != 3:
         raise ShapeError(
-            f"{text!r} is no profile; give NAME=MIN,OPT,MAX, each NxHxW, as in tile=1x64x64,1x256x256,4x512x512"
+            f"{show_value(text)} is no profile; give NAME=MIN,OPT,MAX, each NxHxW, as in "
+            "tile=1x64x64,1x256x256,4x512x512"
         )
     smallest, optimal, largest = (parse_shape(part) for part in parts)
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sr_deploy.cli.bench_tables import make_comparison_table, make_tables
-from sr_deploy.cli.options import HostCodeOption, TrustEngineOption, read_trust
+from sr_deploy.cli.options import HostCodeOption, TrustEngineOption, read_number, read_trust
 from sr_deploy.cli.output import JsonOption, Output
 
 if TYPE_CHECKING:
@@ -42,7 +42,12 @@ def bench(
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option("--seconds", min=0.01, help="Time for the rounds of each contender and shape, on average [2]."),
+        typer.Option(
+            "--seconds",
+            parser=read_number(0.01, 86400),
+            metavar="X",
+            help="Time for the rounds of each contender and shape, on average [2].",
+        ),
     ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page with plots, too.")
@@ -65,7 +70,10 @@ def bench(
     max_slowdown: Annotated[
         float | None,
         typer.Option(
-            "--max-slowdown", metavar="PERCENT", min=0, help="With --compare: how much slower is accepted [10]."
+            "--max-slowdown",
+            parser=read_number(0, 1e6),
+            metavar="PERCENT",
+            help="With --compare: how much slower is accepted [10].",
         ),
     ] = None,
     trust_engine: TrustEngineOption = False,

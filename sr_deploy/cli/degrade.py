@@ -21,7 +21,9 @@ def degrade(
         typer.Option(metavar="FILE", help="The picture to write. Left out: NAME-degraded.png in this folder."),
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=100, help="Samples to draw.")] = 6,
-    seed: Annotated[int | None, typer.Option(min=0, help="Where random draws begin; the recipe's if left out.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Where random draws begin; the recipe's if left out.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sr_deploy.cli.certificate import EXIT_CODES, describe_judgement, show_verification
+from sr_deploy.cli.options import read_number
 from sr_deploy.cli.output import JsonOption, Output, format_size
 from sr_deploy.errors import InputError
 
@@ -35,7 +36,11 @@ def export(
     ] = None,
     max_drop_db: Annotated[
         float | None,
-        typer.Option(min=0, help="Budget of INT8: dB that may be lost against ground truth; left out: as the spec."),
+        typer.Option(
+            parser=read_number(0, 100),
+            metavar="X",
+            help="Budget of INT8: dB that may be lost against ground truth; left out: as the spec.",
+        ),
     ] = None,
     calibration_method: Annotated[
         str | None, typer.Option(help="Ranges of INT8: max, mse or percentile; left out: as the spec.")

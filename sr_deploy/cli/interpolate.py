@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sr_deploy.cli.options import read_number
 from sr_deploy.cli.output import JsonOption, Output
 
 
@@ -14,7 +15,10 @@ def interpolate(
     a: Annotated[Path, typer.Argument(metavar="A", help="The first network: checkpoint, bundle or run.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The second one, of the same architecture.")],
     *,
-    alpha: Annotated[float, typer.Option(metavar="X", help="Share of B, from 0 (A itself) to 1 (B itself).")],
+    alpha: Annotated[
+        float,
+        typer.Option(parser=read_number(0, 1), metavar="X", help="Share of B, from 0 (A itself) to 1 (B itself)."),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(

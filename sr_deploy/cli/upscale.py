@@ -18,6 +18,7 @@ from sr_deploy.cli.options import (
     HostCodeOption,
     TileOption,
     TrustEngineOption,
+    read_number,
     read_trust,
 )
 from sr_deploy.cli.output import JsonOption, Output
@@ -97,7 +98,11 @@ def upscale(
     ] = None,
     scale: Annotated[
         float | None,
-        typer.Option(help="Output pixels per input pixel, as in 3 or 1.5: the network's result is resampled to it."),
+        typer.Option(
+            parser=read_number(0, 1e5),
+            metavar="X",
+            help="Output pixels per input pixel, as in 3 or 1.5: the network's result is resampled to it.",
+        ),
     ] = None,
     alpha: Annotated[Literal["network", "bicubic"], typer.Option(help="How transparency is enlarged.")] = "network",
     quality: Annotated[
@@ -112,7 +117,12 @@ def upscale(
         ),
     ] = None,
     max_megapixels: Annotated[
-        float, typer.Option(min=0.000001, help="Largest picture that is read, against decompression bombs.")
+        float,
+        typer.Option(
+            parser=read_number(1e-6, 1e9),
+            metavar="X",
+            help="Largest picture that is read, in megapixels, against decompression bombs.",
+        ),
     ] = 200,
     stream: Annotated[
         bool,

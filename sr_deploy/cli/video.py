@@ -40,6 +40,7 @@ CrfOption = Annotated[
     typer.Option(
         "--crf",
         min=0,
+        max=63,
         help="Constant rate factor of a video, 0 the best and largest. Left out: 17 for h264, 18 for h265, 24 for av1 "
         "and vp9, 19 for h264_nvenc and hevc_nvenc, 24 for av1_nvenc.",
     ),
@@ -56,7 +57,11 @@ EncoderOption = Annotated[
 ]
 SegmentOption = Annotated[
     int,
-    typer.Option(min=1, help="Frames of a video that are encoded together, and lost together when the job is killed."),
+    typer.Option(
+        min=1,
+        max=100_000,
+        help="Frames of a video that are encoded together, and lost together when the job is killed.",
+    ),
 ]
 SizeOption = Annotated[
     str | None, typer.Option(help="Of the frames of a stream that does not say it (rgb24), as in 640x360.")

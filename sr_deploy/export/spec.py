@@ -33,7 +33,7 @@ ProfileText = Annotated[Profile, BeforeValidator(_read_profile)]
 class ExportSpec(BaseModel):
     """What `sr-deploy export` makes of a checkpoint. TOML files of this form lie in the folder `export/`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=4096)
 
     name: str = "custom"
     """Name of the spec: the file's, unless it says another."""
@@ -44,7 +44,7 @@ class ExportSpec(BaseModel):
     ends: Ends = "fp32"
     """What all graphs take and give: `fp32` or `fp16` (N x C x H x W in [0, 1]), `uint8` or `uint16` (N x H x W x C,
     the conversions inside the graph; values that are not finite cannot be seen in them). TensorRT has no uint16."""
-    profiles: tuple[ProfileText, ...] = Field(min_length=1)
+    profiles: tuple[ProfileText, ...] = Field(min_length=1, max_length=100)
     """Shapes that engines are built for; in TOML each is `NAME=MIN,OPT,MAX`."""
     engine: EnginePlan = EnginePlan()
     """How engines are built, with which SDK and for which GPUs; in TOML the table `[engine]`."""

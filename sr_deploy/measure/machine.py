@@ -68,7 +68,7 @@ def describe_machine() -> Machine:
     return Machine(
         cpu=cpuinfo.get("model name") or platform.processor() or platform.machine() or "unknown",
         cores=usable_cores(),
-        memory_gib=round(_memory_bytes() / 2**30, 1),
+        memory_gib=round(memory_bytes() / 2**30, 1),
         features=tuple(name for name in _TELLING_FEATURES if name in present),
         gpus=_query_gpus(),
         os=_os_title(),
@@ -122,7 +122,8 @@ def _read_colon_file(path: Path) -> dict[str, str]:
     return pairs
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
+    """Main memory; 0 if the system does not tell."""
     total = _read_colon_file(_MEMINFO).get("MemTotal", "")  # "16316412 kB"
     if total:
         return int(total.split()[0]) * 1024

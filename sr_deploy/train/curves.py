@@ -86,7 +86,7 @@ def _points(lines: Sequence[dict[str, Any]], *keys: str) -> Points:
         value: Any = line
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        if isinstance(value, int | float):
+        if isinstance(value, float) or (type(value) is int and abs(value) < 2**53):
             steps.append(line["step"])
             values.append(float(value))
     return steps, values

@@ -18,6 +18,7 @@ from sr_deploy.untrusted import open_for_appending, open_regular
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+_LAST_STEP = 2**53
 
 
 class MetricsLog:
@@ -97,7 +98,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError, RecursionError):
             document = json.loads(line)
             whole = isinstance(document, dict) and isinstance(document.get("kind"), str)
-            if whole and type(document.get("step")) is int:
+            if whole and type(document.get("step")) is int and 0 <= document["step"] <= _LAST_STEP:
                 found.append(document)
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import DiscriminatorSpec
 from sr_deploy.errors import TrainingError
 from sr_deploy.files import require_file, sha256_of
+from sr_deploy.measure.machine import memory_bytes
 from sr_deploy.model import open_model
 from sr_deploy.train.ema import MovingAverage
 from sr_deploy.train.losses import build_adversarial_loss, build_perceptual_loss, build_pixel_loss, find_vgg19
@@ -28,13 +31,15 @@ def build_generator(recipe: Recipe, start_from: Path | None, *, resume: bool) ->
     """The recipe's generator from its seed, or with the weights of `start_from`.
 
     Raises:
-        TrainingError: it needs weights to start from, or those given are of another network.
+        TrainingError: it needs weights to start from, those given are of another network, or it is larger than the
+            memory.
     """
     if start_from is None and recipe.init_from is not None and not resume:
         raise TrainingError(
             f"recipe {recipe.name} starts from a generator of recipe {recipe.init_from}; "
             "train that first and give its run with --from"
         )
+    require_room(partial(build_network, recipe.arch_spec()), recipe.arch_spec().title())
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(recipe.seed)
         network = build_network(recipe.arch_spec())
@@ -50,6 +55,30 @@ def build_generator(recipe: Recipe, start_from: Path | None, *, resume: bool) ->
     network.load_state_dict(model.load_network().state_dict())
     weights = model.weights_path or model.path
     return network, StartingPoint(path=str(start_from), sha256=sha256_of(weights))
+
+
+def require_room(build: Callable[[], nn.Module], title: str) -> None:
+    """Refuse a network whose weights and their average alone are larger than the machine's memory.
+
+    Args:
+        build: makes it; called where it takes no memory.
+        title: what it is, for the message.
+
+    Raises:
+        TrainingError: it is.
+    """
+    with torch.device("meta"):
+        try:
+            needed = 2 * sum(weights.numel() * weights.element_size() for weights in build().parameters())
+        except RuntimeError as error:  # a size that no 64 bits hold
+            raise TrainingError(
+                f"{title} is larger than any memory ({error}); take fewer features or blocks"
+            ) from error
+    if 0 < memory_bytes() < needed:
+        raise TrainingError(
+            f"{title} takes {needed / 2**30:.0f} GiB for its weights and their average, and this machine has "
+            f"{memory_bytes() / 2**30:.0f} GiB of memory; take fewer features or blocks"
+        )
 
 
 def check_inputs(recipe: Recipe) -> None:
@@ -96,6 +125,8 @@ def build_opponent(recipe: Recipe, device: torch.device, *, resume: bool) -> Opp
     if settings is None:
         return None
     spec = _discriminator_spec(recipe, settings)
+    # Spectral norm adds next to nothing, and takes seconds to make without numbers.
+    require_room(partial(build_discriminator, spec.model_copy(update={"spectral_norm": False})), spec.title())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)  # not the numbers of the generator's weights
         network = build_discriminator(spec)

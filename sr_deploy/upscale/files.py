@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from sr_deploy.errors import ImageError, InputError, ShapeError
 from sr_deploy.files import output_error
 from sr_deploy.imaging.formats import require_output_size, require_output_suffix, require_quality
@@ -28,6 +26,7 @@ OnShare = Callable[[float], None]
 """Called with the share of a picture's work that is done, 0 to 1."""
 AlphaMethod = Literal["network", "bicubic"]
 """How transparency is enlarged."""
+_MOST_SCALE = 100_000
 _OUTPUT_PER_INPUT = 16
 """Most output pixels for each of the `max_pixels` that may be read: a scale of 4."""
 
@@ -215,11 +214,21 @@ def check_settings(target: Path, settings: FileSettings) -> None:
     Raises:
         InputError: a scale that is not above 0, a limit below 1, or a quality that means nothing for the target.
     """
-    if settings.scale is not None and not (np.isfinite(settings.scale) and settings.scale > 0):
-        raise InputError(f"a scale is a number above 0, as in 2 or 1.5, not {settings.scale}")
+    if settings.scale is not None:
+        require_scale(settings.scale)
     if settings.max_pixels < 1:
         raise InputError(f"the largest picture to read has at least one pixel, not {settings.max_pixels}")
     require_quality(target, settings.quality)
+
+
+def require_scale(scale: float) -> None:
+    """Refuse a scale that no result can have.
+
+    Raises:
+        InputError: not above 0, above 100000, or NaN.
+    """
+    if not 0 < scale <= _MOST_SCALE:
+        raise InputError(f"a scale is a number above 0, as in 2 or 1.5, and at most {_MOST_SCALE}, not {scale}")
 
 
 def check_picture(header: Header, upscaler: Upscaler, source: Path, target: Path, settings: FileSettings) -> None:

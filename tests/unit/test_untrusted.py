@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -8,6 +10,7 @@ from sr_deploy.errors import BundleError, InputError, UnsafePathError
 from sr_deploy.files import require_file, sha256_of
 from sr_deploy.untrusted import (
     MAX_JSON_BYTES,
+    MAX_TOML_BYTES,
     check_component,
     check_relative,
     find_inside,
@@ -15,6 +18,7 @@ from sr_deploy.untrusted import (
     open_for_appending,
     open_regular,
     parse_json,
+    parse_toml,
     read_json,
 )
 
@@ -191,3 +195,55 @@ def test_json_that_is_taken():
     assert parse_json(json.dumps(document)) == document
     assert parse_json(json.dumps(document).encode()) == document
     assert parse_json('["\\udcff\\u0007"]', any_text=True) == ["\udcff\x07"]  # as a file's name can have it
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a = " + "9" * 5000, "5000 digits"),
+        ("a = " + "[" * 100_000 + "]" * 100_000, "nested deeper than 32"),
+        ("a = " + "[" * 40 + "]" * 40, "nested deeper than 32"),
+        ("a = " + "{a=" * 50_000, "nested deeper than 32"),
+        ("a." * 60_000 + "a = 1", "more than 32 parts"),
+        ("'a'." * 40_000 + "a = 1", "more than 32 parts"),
+        ("[" + "a . " * 50_000 + "a]", "more than 32 parts"),
+        ("#" * (MAX_TOML_BYTES + 1), "more than 256 KiB"),
+        ("a = '" + "x" * 100_000 + "'", "100000 characters"),
+        ("a = [" + "1," * 110_000 + "]", "110000 items"),
+        ("a = = 1", "Invalid value"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_toml_is_bounded(text, reason):
+    with pytest.raises(ValueError, match=reason) as caught:
+        parse_toml(text)
+    assert len(str(caught.value)) < 500
+
+
+LONG_TOML = """
+import resource
+resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
+from sr_deploy.untrusted import MAX_TOML_BYTES, parse_toml
+many = MAX_TOML_BYTES
+for text in ("a" * many, '"' * many, "a-" * (many // 2), "a = '" + "x" * (many - 6), "[[a.b.c]]\\n" * 25_000,
+             "a." * 30 + "a\\n", "[" + ".".join("a" * 30) + "]\\n" + "".join(f"k{n}=1\\n" for n in range(25_000))):
+    try:
+        parse_toml(text)
+    except ValueError:
+        pass
+print("read")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of time are Unix's")
+def test_toml_that_is_long_ends_soon():
+    """Each took a time that grows with the square of its length, in tomllib or in the check before it."""
+    ended = subprocess.run([sys.executable, "-c", LONG_TOML], capture_output=True, text=True, check=False)
+    assert ended.stdout == "read\n", ended.stderr[-500:]
+
+
+def test_toml_that_people_write_is_read():
+    assert parse_toml("a.b = 1\n[c.d]\ne = ['x.y.z', 1.5]\n# 1.2.3.4\n") == {
+        "a": {"b": 1},
+        "c": {"d": {"e": ["x.y.z", 1.5]}},
+    }

@@ -19,11 +19,11 @@ Rest = Literal["fp16", "fp32"]
 class Int8Options(BaseModel):
     """The table `[int8]` of a deployment spec."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    max_drop_db: float = Field(default=DEFAULT_MAX_DROP_DB, ge=0)
+    max_drop_db: float = Field(default=DEFAULT_MAX_DROP_DB, ge=0, le=100)
     """The budget: PSNR on luma against ground truth that may be lost, in dB, mean over held-out crops."""
-    max_pixel_error: float = Field(default=DEFAULT_MAX_PIXEL_ERROR, gt=0)
+    max_pixel_error: float = Field(default=DEFAULT_MAX_PIXEL_ERROR, gt=0, le=100)
     """Greatest difference from FP32 of any sample of these crops, outputs clamped to [0, 1]. A range that clips can
     raise the mean at the cost of single pixels; this catches it."""
     min_share: float = Field(default=0.05, gt=0, le=1)
@@ -41,17 +41,17 @@ class Int8Options(BaseModel):
     bias_correction: Correction = "auto"
     """Whether the shift of each output channel's mean that quantising causes is taken out of the bias: `on`, `off`, or
     `auto`, which takes what loses less against ground truth on the calibration photographs."""
-    crops: int = Field(default=64, ge=1)
+    crops: int = Field(default=64, ge=1, le=10_000)
     """Crops that ranges and biases are measured on."""
-    crop_size: int = Field(default=64, ge=16)
+    crop_size: int = Field(default=64, ge=16, le=4096)
     """Their side in low-resolution pixels."""
-    search_crops: int = Field(default=12, ge=1)
+    search_crops: int = Field(default=12, ge=1, le=10_000)
     """Crops that layers are ranked on and that the error against FP32 is measured on."""
-    gate_crops: int = Field(default=24, ge=1)
+    gate_crops: int = Field(default=24, ge=1, le=10_000)
     """Crops of held-out photographs that the budget is checked on."""
-    curve_points: int = Field(default=13, ge=2)
+    curve_points: int = Field(default=13, ge=2, le=1000)
     """Points of the curve of loss over INT8 share that are measured before the search closes in."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides where crops lie."""
     rest: Rest = "fp16"
     """What computes between the quantised convolutions: `fp16` for GPUs (CPUs run it too), or `fp32`."""

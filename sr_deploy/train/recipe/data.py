@@ -14,17 +14,17 @@ _STEREO_PAIR = {"motorcycle_left", "motorcycle_right"}
 class DataRecipe(Section):
     """What the network sees, and what it is measured on."""
 
-    training: tuple[str, ...] = ()
+    training: tuple[str, ...] = Field(default=(), max_length=1000)
     """Bundled photographs to train on, by name; not used when `folder` is set."""
-    held_out: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = Field(default=(), max_length=1000)
     """Bundled photographs to validate on, by name; not used when `validation_folder` is set."""
     folder: str | None = None
     """Folder of images to train on, searched recursively; images of any size."""
     validation_folder: str | None = None
     """Folder of images to validate on."""
-    patch_size: int = Field(ge=8)
+    patch_size: int = Field(ge=8, le=4096)
     """Side of a high-resolution training patch, in pixels; a multiple of the scale."""
-    batch: int = Field(ge=1)
+    batch: int = Field(ge=1, le=65536)
     """Patches per step."""
     flips: bool = True
     """Mirror half of the patches, left to right."""
@@ -32,7 +32,7 @@ class DataRecipe(Section):
     """Turn each patch by a random multiple of 90 degrees."""
     workers: int = Field(default=1, ge=0, le=64)
     """Threads that prepare batches ahead of the network; 0 prepares them in the loop. The stream is the same."""
-    cache_gib: float = Field(default=4.0, gt=0)
+    cache_gib: float = Field(default=4.0, gt=0, le=65536)
     """Memory for decoded images, in GiB; what does not fit is decoded again when it is drawn."""
 
     @model_validator(mode="after")

@@ -8,16 +8,33 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sr_deploy.train.recipe.section import Section
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Range = tuple[float, float]
+Width = Annotated[float, Field(ge=0, le=1000)]
+Angle = Annotated[float, Field(ge=-1000, le=1000)]
+Range = tuple[Width, Width]
 """Lowest and highest value of a uniform draw."""
+AngleRange = tuple[Angle, Angle]
+"""The same, of angles in radians."""
+
+
+def _check_sizes(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if any(size % 2 == 0 for size in sizes):
+        raise ValueError(f"sizes of kernels are odd, not {list(sizes)}")
+    return sizes
+
+
+Sizes = Annotated[
+    tuple[Annotated[int, Field(ge=3, le=255)], ...], Field(min_length=1, max_length=100), AfterValidator(_check_sizes)
+]
+"""Sides of kernels, odd, equally likely; smaller ones are padded with zeros to the greatest."""
 
 ResizeMode = Literal["area", "bilinear", "bicubic"]
 
+_LEAST_FACTOR, _GREATEST_FACTOR = 0.01, 16
 KERNEL_SIZES = (7, 9, 11, 13, 15, 17, 19, 21)
 
 
@@ -38,8 +55,8 @@ class KernelRecipe(_Ranges):
 
     probability: Probability
     """Share of samples that are blurred at all; the others get the identity."""
-    sizes: tuple[int, ...] = KERNEL_SIZES
-    """Sides of kernels, odd, equally likely; smaller ones are padded with zeros to the greatest."""
+    sizes: Sizes = KERNEL_SIZES
+    """Sides of kernels."""
     sinc: Probability = 0.1
     """Share of kernels that are sinc filters (ringing)."""
     isotropic: Probability = 0.45
@@ -56,7 +73,7 @@ class KernelRecipe(_Ranges):
     """Share of elongated plateaus."""
     sigma: Range
     """Widths in pixels; both axes of elongated kernels."""
-    rotation: Range = (-math.pi, math.pi)
+    rotation: AngleRange = (-math.pi, math.pi)
     """Angles in radians."""
     generalised_beta: Range = (0.5, 4.0)
     """Exponents of generalised Gaussians; half of the draws lie below 1, half above."""
@@ -66,7 +83,7 @@ class KernelRecipe(_Ranges):
     """Cutoffs of sinc filters, in radians per pixel."""
     sinc_cutoff_small: Range = (math.pi / 3, math.pi)
     """The same, for kernels smaller than `sinc_small_below`."""
-    sinc_small_below: int = Field(default=13, ge=3)
+    sinc_small_below: int = Field(default=13, ge=3, le=1000)
     """Side of kernels, in pixels."""
 
     @model_validator(mode="after")
@@ -74,8 +91,8 @@ class KernelRecipe(_Ranges):
         shares = self.shares()
         if not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
             raise ValueError(f"the shares of the six kinds of kernel add up to {sum(shares):g}; they must to 1")
-        if not self.sizes or any(size < 3 or size % 2 == 0 for size in self.sizes):
-            raise ValueError(f"sizes are odd numbers from 3 on, not {list(self.sizes)}")
+        if min(self.sinc_cutoff[0], self.sinc_cutoff_small[0]) <= 0:
+            raise ValueError("sinc_cutoff and sinc_cutoff_small must be above 0")
         if self.sigma[0] <= 0 or self.generalised_beta[0] <= 0 or self.plateau_beta[0] <= 0:
             raise ValueError("sigma, generalised_beta and plateau_beta must be above 0")
         return self
@@ -97,15 +114,18 @@ class ResizeRecipe(_Ranges):
     """Share of batches that are shrunk; the rest keep their size."""
     factors: Range
     """Smallest and greatest factor; enlarging draws from [1, greatest], shrinking from [smallest, 1]."""
-    modes: tuple[ResizeMode, ...] = ("area", "bilinear", "bicubic")
+    modes: tuple[ResizeMode, ...] = Field(default=("area", "bilinear", "bicubic"), max_length=100)
     """Ways to resample, equally likely."""
 
     @model_validator(mode="after")
     def _check_factors(self) -> Self:
         if self.up + self.down > 1 + 1e-9:
             raise ValueError(f"up + down = {self.up + self.down:g} is above 1")
-        if not 0 < self.factors[0] <= 1 <= self.factors[1]:
-            raise ValueError(f"factors = {list(self.factors)}: the first lies in (0, 1], the second is at least 1")
+        if not _LEAST_FACTOR <= self.factors[0] <= 1 <= self.factors[1] <= _GREATEST_FACTOR:
+            raise ValueError(
+                f"factors = {list(self.factors)}: the first lies in [{_LEAST_FACTOR}, 1], the second in [1, "
+                f"{_GREATEST_FACTOR}]"
+            )
         if not self.modes:
             raise ValueError("modes: name at least one")
         return self
@@ -143,19 +163,25 @@ class StageRecipe(_Ranges):
         return self
 
 
-class FinalRecipe(Section):
+class FinalRecipe(_Ranges):
     """What ends the degradation: the target size, a last sinc filter, and its order with the last JPEG."""
 
     sinc: Probability = 0.8
     """Share of samples with a last sinc filter."""
-    sizes: tuple[int, ...] = KERNEL_SIZES
+    sizes: Sizes = KERNEL_SIZES
     """Sides of its kernels."""
     sinc_cutoff: Range = (math.pi / 3, math.pi)
     """Cutoffs of sinc filters, in radians per pixel."""
-    modes: tuple[ResizeMode, ...] = ("area", "bilinear", "bicubic")
+    modes: tuple[ResizeMode, ...] = Field(default=("area", "bilinear", "bicubic"), min_length=1, max_length=100)
     """Ways to resample to the target size, equally likely."""
     jpeg_last: Probability = 0.5
     """Share of batches in which the JPEG comes after the resize and the sinc filter, not before."""
+
+    @model_validator(mode="after")
+    def _check_cutoff(self) -> Self:
+        if self.sinc_cutoff[0] <= 0:
+            raise ValueError("sinc_cutoff must be above 0")
+        return self
 
 
 class SharpenRecipe(Section):
@@ -164,11 +190,11 @@ class SharpenRecipe(Section):
     enabled: bool = False
     """Whether to: low resolution is then made from sharpened originals, and pixel and perceptual loss compare with
     them."""
-    weight: float = Field(default=0.5, ge=0)
+    weight: float = Field(default=0.5, ge=0, le=100)
     """Strength."""
-    radius: int = Field(default=50, ge=1)
+    radius: int = Field(default=50, ge=1, le=500)
     """Of the Gaussian, in pixels; even ones count one more (a kernel of 51)."""
-    threshold: float = Field(default=10.0, ge=0)
+    threshold: float = Field(default=10.0, ge=0, le=255)
     """Differences up to this many levels of 255 are left."""
 
 
@@ -179,10 +205,10 @@ class DegradationRecipe(Section):
     """How many times an image is blurred, resized, made noisy and compressed (1: an ablation of the paper)."""
     sinc: bool = True
     """Whether there are sinc filters at all (false: an ablation of the paper)."""
-    canvas: int = Field(default=400, ge=16)
+    canvas: int = Field(default=400, ge=16, le=8192)
     """Side of what is cut from a photograph and degraded, in pixels; smaller photographs are reflected. The patch is
     cut from the result."""
-    pool: int = Field(default=180, ge=0)
+    pool: int = Field(default=180, ge=0, le=10**6)
     """Pairs kept and exchanged at random, so that a batch mixes what is drawn once for a batch; 0: none."""
     first: StageRecipe
     """First order."""

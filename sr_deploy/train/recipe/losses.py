@@ -6,8 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from sr_deploy.arch.spec import DiscriminatorName
-from sr_deploy.train.recipe.section import Section
+from sr_deploy.arch.spec import MOST_DISCRIMINATOR_FEATURES, DiscriminatorName
+from sr_deploy.train.recipe.section import Factor, LearningRate, Section
 
 VggLayer = Literal["conv1_2", "conv2_2", "conv3_4", "conv4_4", "conv5_4"]
 
@@ -15,9 +15,9 @@ VggLayer = Literal["conv1_2", "conv2_2", "conv3_4", "conv4_4", "conv5_4"]
 class PerceptualRecipe(Section):
     """Distance between VGG19's features of two pictures."""
 
-    weight: float = Field(ge=0)
+    weight: Factor
     """Factor of the term; 0 trains without it, and then no VGG19 file is needed."""
-    layers: dict[VggLayer, float]
+    layers: dict[VggLayer, Factor]
     """Factor of each layer's distance (Real-ESRGAN: 0.1, 0.1, 1, 1, 1; SRGAN and ESRGAN: conv5_4 alone)."""
     activation: Literal["before", "after"] = "before"
     """Features before the ReLU that follows the layer (ESRGAN, Real-ESRGAN), or after it (SRGAN)."""
@@ -38,7 +38,7 @@ class AdversarialRecipe(Section):
 
     kind: Literal["vanilla", "least_squares", "hinge", "relativistic_average"]
     """vanilla (SRGAN, Real-ESRGAN), least_squares (LSGAN), hinge, relativistic_average (ESRGAN)."""
-    weight: float = Field(gt=0)
+    weight: float = Field(gt=0, le=10**6)
     """Factor of the generator's term."""
 
 
@@ -47,9 +47,9 @@ class LossRecipe(Section):
 
     pixel: Literal["l1", "mse", "charbonnier"] = "l1"
     """Mean absolute error, mean squared error, or the smooth L1 of Charbonnier."""
-    weight: float = Field(default=1.0, ge=0)
+    weight: Factor = 1.0
     """Factor of the pixel loss; 0 leaves it out."""
-    charbonnier_epsilon: float = Field(default=1e-3, gt=0)
+    charbonnier_epsilon: float = Field(default=1e-3, gt=0, le=1)
     """Epsilon of sqrt(d^2 + epsilon^2), in image units of [0, 1] (1e-3 in LapSRN)."""
     perceptual: PerceptualRecipe | None = None
     """The perceptual term; left out: none."""
@@ -72,11 +72,11 @@ class DiscriminatorRecipe(Section):
 
     architecture: DiscriminatorName
     """srgan (8 convolutions), vgg128 (ESRGAN's, 10), vgg256 (12), unet (Real-ESRGAN's: a verdict for each pixel)."""
-    features: int = Field(default=64, ge=1)
+    features: int = Field(default=64, ge=1, le=MOST_DISCRIMINATOR_FEATURES)
     """Channels of its first feature maps."""
     spectral_norm: bool = True
     """unet: divide each weight by its largest singular value (Miyato et al. 2018); the others have none."""
     weights: str | None = None
     """File of a discriminator to start from, ours or a published one."""
-    learning_rate: float | None = Field(default=None, gt=0)
+    learning_rate: LearningRate | None = None
     """Step size before the schedule, which is the generator's; left out: the generator's rate."""

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from sr_deploy.train.recipe.section import Section
+from sr_deploy.train.recipe.section import LearningRate, Section, Steps
 
 
 class ScheduleRecipe(Section):
@@ -15,15 +15,15 @@ class ScheduleRecipe(Section):
     kind: Literal["constant", "multistep", "cosine", "cosine_restarts"] = "constant"
     """constant; multistep (times `gamma` at each milestone); cosine (to `minimum` at the last step);
     cosine_restarts (a cosine for each of `periods`)."""
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[Steps, ...] = Field(default=(), max_length=1000)
     """multistep: steps at which the rate is multiplied by gamma, ascending."""
     gamma: float = Field(default=0.5, gt=0, le=1)
     """multistep: the factor."""
-    periods: tuple[int, ...] = ()
+    periods: tuple[Steps, ...] = Field(default=(), max_length=1000)
     """cosine_restarts: lengths of the cosines in steps, one after another."""
-    minimum: float = Field(default=1e-7, ge=0)
+    minimum: float = Field(default=1e-7, ge=0, le=100)
     """cosine and cosine_restarts: the rate at the end of a cosine."""
-    warm_up: int = Field(default=0, ge=0)
+    warm_up: int = Field(default=0, ge=0, le=10**9)
     """Steps in which the rate first grows linearly to its value; 0 for none."""
 
     @model_validator(mode="after")
@@ -38,13 +38,13 @@ class ScheduleRecipe(Section):
 class OptimiserRecipe(Section):
     """Adam."""
 
-    learning_rate: float = Field(gt=0)
+    learning_rate: LearningRate
     """Step size before the schedule."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of Adam's two moments (0.9 and 0.99 in BasicSR and Real-ESRGAN)."""
-    accumulate: int = Field(default=1, ge=1)
+    accumulate: int = Field(default=1, ge=1, le=65536)
     """Parts in which a batch passes through the networks, one after another, to save memory; gradients are averaged."""
-    clip_norm: float | None = Field(default=None, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0, le=10**9)
     """Greatest norm of the generator's gradient; longer ones are shortened to it. Left out: as they come."""
     schedule: ScheduleRecipe = ScheduleRecipe()
     """How the learning rate changes."""

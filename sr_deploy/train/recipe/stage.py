@@ -6,50 +6,50 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.spec import MOST_BLOCKS, MOST_CHANNELS, ArchSpec
 from sr_deploy.train.recipe.data import DataRecipe
 from sr_deploy.train.recipe.degradation import DegradationRecipe
 from sr_deploy.train.recipe.losses import DiscriminatorRecipe, LossRecipe
 from sr_deploy.train.recipe.optimiser import EmaRecipe, OptimiserRecipe, PrecisionRecipe
-from sr_deploy.train.recipe.section import Section
+from sr_deploy.train.recipe.section import Section, Steps
 
 
 class NetworkRecipe(Section):
     """The generator, apart from its scale (stated once, at the top of the recipe)."""
 
-    architecture: str
+    architecture: str = Field(max_length=64)
     """Name in the registry: srresnet, msrresnet, rrdbnet or compact."""
-    features: int = Field(ge=1)
+    features: int = Field(ge=1, le=MOST_CHANNELS)
     """Channels of the feature maps in the trunk."""
-    blocks: int = Field(ge=0)
+    blocks: int = Field(ge=0, le=MOST_BLOCKS)
     """Residual blocks, or inner convolutions for compact."""
-    growth: int | None = Field(default=None, ge=1)
+    growth: int | None = Field(default=None, ge=1, le=MOST_CHANNELS)
     """Channels that each convolution of a dense block adds (rrdbnet only)."""
 
 
 class RunRecipe(Section):
     """How long, and what is written when."""
 
-    steps: int = Field(ge=1)
+    steps: Steps
     """Updates of the weights."""
-    log_every: int = Field(default=20, ge=1)
+    log_every: Steps = 20
     """Steps between two lines of metrics."""
-    validate_every: int = Field(default=1000, ge=1)
+    validate_every: Steps = 1000
     """Steps between two validations; the last step is always validated."""
-    checkpoint_every: int = Field(default=1000, ge=1)
+    checkpoint_every: Steps = 1000
     """Steps between two checkpoints; the last step always has one."""
-    keep_checkpoints: int = Field(default=3, ge=1)
+    keep_checkpoints: int = Field(default=3, ge=1, le=10**6)
     """Checkpoints kept, the newest ones."""
-    bad_steps: int = Field(default=20, ge=0)
+    bad_steps: int = Field(default=20, ge=0, le=10**9)
     """Steps in a row whose loss or gradient is no number, and which are left out, before the training gives up."""
-    preview_every: int = Field(default=1000, ge=1)
+    preview_every: Steps = 1000
     """Steps between two preview pictures; the last step always has one."""
 
 
 class Recipe(Section):
     """One stage of training, complete: with the data and the machine it decides every bit of the result."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     """Name of the recipe and, with a number behind if taken, of the run's folder."""
     description: str = ""
     """What it is for, in a sentence."""

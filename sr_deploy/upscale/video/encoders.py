@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, get_args
 
 from sr_deploy.deps import require
 from sr_deploy.errors import InputError, VideoError
+from sr_deploy.legible import show_value
+from sr_deploy.upscale.files import require_scale
 from sr_deploy.upscale.video.codecs import CODECS, Codec, CodecName
 from sr_deploy.upscale.video.colours import RGB, Colours, MasteringLight, guess_matrix
 from sr_deploy.upscale.video.kind import FrameKind
@@ -166,10 +168,10 @@ def check_settings(target: Path, settings: VideoSettings) -> None:
         raise InputError(f"{target} must end in {', '.join(VIDEO_SUFFIXES)} to hold a video")
     if settings.codec is not None and settings.codec not in CODECS:
         raise InputError(f"unknown codec {settings.codec!r}; known: {', '.join(get_args(CodecName))}")
-    if settings.scale is not None and not 0 < settings.scale < float("inf"):
-        raise InputError(f"a scale is a number above 0, as in 2 or 1.5, not {settings.scale}")
+    if settings.scale is not None:
+        require_scale(settings.scale)
     if settings.segment_frames < 1:
-        raise InputError(f"a segment has at least 1 frame, not {settings.segment_frames}")
+        raise InputError(f"a segment has at least 1 frame, not {show_value(settings.segment_frames)}")
 
 
 def _require_aspect(info: VideoInfo, name: CodecName, target: Path) -> None:

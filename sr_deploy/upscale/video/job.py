@@ -33,6 +33,7 @@ from sr_deploy.upscale.video.source import VideoInfo, read_video_info
 
 OnProgress = Callable[[int, int, float, str], None]
 """Called after each frame: number done, number of all, frames per second, the slowest stage."""
+_LONGEST_SIDE = 65_535
 
 
 @dataclass(frozen=True)
@@ -162,11 +163,21 @@ def partial_path(target: Path) -> Path:
 
 
 def _find_size(info: VideoInfo, network_scale: int, scale: float | None) -> tuple[int, int]:
-    """Height and width of the result; even numbers where it is resampled."""
+    """Height and width of the result; even numbers where it is resampled.
+
+    Raises:
+        VideoError: frames are larger than any picture that is read or written.
+    """
     if scale is None:
-        return info.kind.height * network_scale, info.kind.width * network_scale
-    width, height = find_target_size(info.kind.width, info.kind.height, scale / 2)
-    return 2 * height, 2 * width
+        height, width = info.kind.height * network_scale, info.kind.width * network_scale
+    else:
+        width, height = (2 * side for side in find_target_size(info.kind.width, info.kind.height, scale / 2))
+    if max(height, width) > _LONGEST_SIDE:
+        raise VideoError(
+            f"{info.path} of {info.kind.width}x{info.kind.height} would become {width}x{height}; sides of videos have "
+            f"at most {_LONGEST_SIDE} pixels: take a smaller --scale"
+        )
+    return height, width
 
 
 def _make_segments(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from sr_deploy.deps import require
 from sr_deploy.errors import InputError, OutputError, VideoError
+from sr_deploy.imaging.limits import MAX_PIXELS
+from sr_deploy.legible import shorten, show_value
 from sr_deploy.upscale.video.colours import RGB, UNSPECIFIED, Colours, guess_matrix
 from sr_deploy.upscale.video.kind import FrameKind
 from sr_deploy.upscale.video.pixel_formats import view_planes
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 _MAGIC = b"YUV4MPEG2"
 _LONGEST_LINE = 4096
+_SIZES = f"sides of up to five digits, {MAX_PIXELS / 1e6:g} megapixels at most"
 _DEEP = (10, 12, 14, 16)
 _PIXEL_FORMATS = {
     "420": ("yuv420p", "center"),
@@ -131,10 +135,13 @@ def _read_y4m_head(stream: BinaryIO) -> RawFormat:
             f"the stream is interlaced (I{said['I']}), and networks know whole pictures; deinterlace it first"
         )
     pixel_format, location = _PIXEL_FORMATS[chroma]
-    try:
-        width, height = int(said["W"]), int(said["H"])
-    except (KeyError, ValueError) as error:
-        raise VideoError(f"the stream does not say its size: {line.decode('ascii', 'replace').strip()}") from error
+    size = _read_size(said.get("W", ""), said.get("H", ""))
+    if size is None:
+        raise VideoError(
+            f"the stream does not say its size, or one that is not taken ({_SIZES}): "
+            f"{shorten(line.decode('ascii', 'replace').strip(), 200)}"
+        )
+    width, height = size
     colours = Colours(guess_matrix(width, height), "XCOLORRANGE=FULL" in words, UNSPECIFIED, UNSPECIFIED)
     kept = tuple(word for word in words if word[0] not in "WH")
     return RawFormat(FrameKind(width, height, pixel_format, colours, location), kept)
@@ -142,10 +149,21 @@ def _read_y4m_head(stream: BinaryIO) -> RawFormat:
 
 def _describe_rgb24(size: str | None) -> RawFormat:
     sides = (size or "").lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise InputError(f"rgb24 streams do not say their size: give it with --size, as in 640x360, not {size}")
-    colours = Colours(RGB, True, UNSPECIFIED, UNSPECIFIED)
-    return RawFormat(FrameKind(int(sides[0]), int(sides[1]), "rgb24", colours))
+    found = _read_size(*sides) if len(sides) == 2 else None
+    if found is None:
+        raise InputError(
+            f"rgb24 streams do not say their size: give it with --size, as in 640x360 ({_SIZES}), not "
+            f"{show_value(size)}"
+        )
+    return RawFormat(FrameKind(*found, "rgb24", Colours(RGB, True, UNSPECIFIED, UNSPECIFIED)))
+
+
+def _read_size(width: str, height: str) -> tuple[int, int] | None:
+    """None: no whole numbers, or a frame that is larger than any picture that is read."""
+    if not all(re.fullmatch("[0-9]{1,5}", side) for side in (width, height)):
+        return None
+    size = int(width), int(height)
+    return size if 0 < size[0] * size[1] <= MAX_PIXELS else None
 
 
 def write_head(stream: BinaryIO, form: RawFormat) -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import re
 import tomllib
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from sr_deploy.config import companion_folder, named_files
 from sr_deploy.errors import InputError, RecipeError
@@ -106,3 +108,69 @@ def test_differences_name_keys_and_values(make_recipe):
         "optimiser.learning_rate: 0.001 -> 0.5",
         "precision.autocast: 'off' -> 'bf16'",
     ]
+
+
+def list_fields(model, prefix=""):
+    """Every field of a recipe by its dotted key."""
+    for name, field in model.model_fields.items():
+        inner = [one for one in (field.annotation, *get_args(field.annotation)) if isinstance(one, type)]
+        sections = [one for one in inner if issubclass(one, BaseModel)]
+        if sections:
+            yield from list_fields(sections[0], f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+HOSTILE = [
+    "nan",
+    "inf",
+    "-inf",
+    "1e308",
+    "-1e308",
+    str(10**26),
+    "9" * 5000,
+    "[nan, nan]",
+    "[1e308, 1e308]",
+    "[-1e9, 1e9]",
+]
+
+
+@pytest.mark.parametrize("key", list(list_fields(Recipe)))
+def test_every_number_has_bounds(key):
+    """No value is taken that is NaN, infinite or absurd; what a word of a field may be is its own."""
+    texts = ("name", "description", "init_from", "network.architecture", "vgg19", "weights", "folder")
+    for value in HOSTILE:
+        if key.endswith(texts):
+            continue
+        with pytest.raises(RecipeError) as caught:
+            load_recipe("realesrgan", [f"{key}={value}"])
+        assert len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.cache_gib=inf", "'data.cache_gib': Input should be a finite number"),
+        ("network.blocks=1000000000", "'network.blocks': Input should be less than or equal to 1024"),
+        ("network.features=1000000000", "'network.features': Input should be less than or equal to 8192"),
+        ("degradation.final.sizes=[4]", "sizes of kernels are odd, not [4]"),
+        ("degradation.final.sizes=[-3]", "greater than or equal to 3"),
+        ("degradation.final.sinc_cutoff=[3, 1]", "sinc_cutoff = [3.0, 1.0] does not ascend"),
+        ("degradation.first.resize.factors=[0.001, 1]", "the first lies in [0.01, 1]"),
+        ("a.b.c.d.e.f.g.h.i.j=1", "a key has at most 8 sections"),
+        ("k" * 100_000 + "=1", "unknown key 'kkk"),
+        ("x" * 100_000, "--set takes section.key=value"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_bounds_are_told(override, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("realesrgan", [override])
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 1500
+
+
+def test_many_mistakes_are_told_in_part(tmp_path):
+    (tmp_path / "x.toml").write_text("".join(f"k{number} = 1\n" for number in range(500)))
+    with pytest.raises(RecipeError, match=r"and 501 more$"):
+        load_recipe(str(tmp_path / "x.toml"))
