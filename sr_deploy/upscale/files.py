@@ -228,7 +228,7 @@ def require_scale(scale: float) -> None:
         InputError: not above 0, above 100000, or NaN.
     """
     if not 0 < scale <= _MOST_SCALE:
-        raise InputError(f"a scale is a number above 0, as in 2 or 1.5, and at most {_MOST_SCALE}, not {scale}")
+        raise InputError(f"a scale is a number above 0, as in 2 or 1.5, not {scale}; at most {_MOST_SCALE} is taken")
 
 
 def check_picture(header: Header, upscaler: Upscaler, source: Path, target: Path, settings: FileSettings) -> None:
