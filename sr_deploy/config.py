@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from sr_deploy.errors import RecipeError
 from sr_deploy.files import require_file
-from sr_deploy.legible import shorten, show_value
+from sr_deploy.legible import name_storably, shorten, show_value
 from sr_deploy.untrusted import MAX_TOML_BYTES, open_regular, parse_toml
 
 ConfigModel = TypeVar("ConfigModel", bound=BaseModel)
@@ -19,6 +19,29 @@ Companion = Literal["train", "export"]
 _PROBLEMS_SHOWN = 5
 _MOST_SECTIONS = 8
 _KEY_SHOWN = 120
+
+
+class Document(BaseModel):
+    """What is stored or printed as JSON: it does not change, and fields that are not known are refused.
+
+    Names of files get into it, and their bytes need not be UTF-8: text is stored as `legible.name_storably` has it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _make_storable(cls, value: object) -> object:
+        return make_storable(value)
+
+
+def make_storable(value: object) -> object:
+    """Text, alone or in lists, so that it can be stored as UTF-8; all else as it is."""
+    if isinstance(value, str):
+        return value if value.isascii() else name_storably(value)
+    if isinstance(value, list | tuple):
+        return type(value)(make_storable(one) for one in value)
+    return value
 
 
 def companion_folder(kind: Companion) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from sr_deploy.config import Document
 from sr_deploy.errors import InputError, ShapeError
 from sr_deploy.files import make_folder, sha256_of, write_text
 from sr_deploy.imaging.codec import write_image
@@ -36,10 +36,8 @@ OnPicture = Callable[[int, int, str], None]
 """Called after each picture with the number done, the number of all, and its name."""
 
 
-class Evaluation(BaseModel):
+class Evaluation(Document):
     """What `evaluate_model` found; `evaluation.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = 1
     """Of this document."""

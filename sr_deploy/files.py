@@ -10,13 +10,14 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import shlex
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from sr_deploy.disk import flush_file, flush_folder, remove_file, remove_folder, rename, rename_over
 from sr_deploy.errors import InputError, OutputError
+from sr_deploy.names import keep_suffix, lengthen, why_not_writable
 from sr_deploy.untrusted import is_regular, open_regular
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -28,6 +29,7 @@ _REASONS = {
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "not permitted; choose a folder that you may write to",
     errno.ENOENT: "there is no such folder and none can be made there; choose another one",
+    errno.EBUSY: "permission denied, or another program has it open; close it there, or choose another name",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another path",
     errno.EISDIR: "a folder stands where a file is needed; choose another path",
@@ -78,8 +80,9 @@ def make_folder(path: Path) -> Path:
     Raises:
         OutputError: it cannot be created, or a file has its name.
     """
+    _require_writable_name(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        lengthen(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(path, error) from error
     return path
@@ -92,25 +95,25 @@ def replacing_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder or the file cannot be written; nothing is left behind.
     """
+    place = lengthen(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
+        _require_writable_name(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        # The suffix is kept: encoders choose the format by it.
-        handle, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
+        temporary = _name_beside(place, keep_suffix(place))
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise output_error(path, error) from error
-    temporary = Path(name)
     try:
         yield temporary
-        _flush_to_disk(temporary)
-        os.chmod(temporary, 0o666 & ~_current_umask())  # mkstemp's 0600 would hide the file from a group
-        os.replace(temporary, path)
+        flush_file(temporary)
+        rename_over(temporary, place)
+        flush_folder(place.parent)
     except OSError as error:
         raise output_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        remove_file(temporary)
 
 
 @contextlib.contextmanager
@@ -120,11 +123,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be written, or a file has its name; nothing is left behind.
     """
+    place = lengthen(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_dir():
+        _require_writable_name(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists() and not place.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=path.parent))
+        temporary = _name_beside(place)
+        temporary.mkdir()
     except OSError as error:
         raise output_error(path, error) from error
     try:
@@ -132,15 +138,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             yield temporary
         except OutputError as error:  # name the place that the user knows
             raise OutputError(str(error).replace(str(temporary), str(path))) from error
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _flush_to_disk(file)
-        os.chmod(temporary, 0o777 & ~_current_umask())
-        _swap_folder(temporary, path)
+        for inner in (*temporary.rglob("*"), temporary):
+            (flush_folder if inner.is_dir() else flush_file)(inner)
+        _swap_folder(temporary, place)
+        flush_folder(place.parent)
     except OSError as error:
         raise output_error(path, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_folder(temporary)
 
 
 def remove_partial_files(folder: Path) -> None:
@@ -169,27 +174,25 @@ def write_text(path: Path, text: str) -> None:
 
 def _swap_folder(new: Path, path: Path) -> None:
     if not path.exists():
-        os.rename(new, path)
+        rename(new, path)
         return
     # A folder with content cannot be replaced in one call: the old one steps aside and returns if the new one fails.
-    aside = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=path.parent))
+    aside = _name_beside(path)
+    rename(path, aside)
     try:
-        os.rename(path, aside / "old")
-        try:
-            os.rename(new, path)
-        except OSError:
-            os.rename(aside / "old", path)
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        rename(new, path)
+    except OSError:
+        rename(aside, path)
+        raise
+    remove_folder(aside)
 
 
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+def _require_writable_name(path: Path) -> None:
+    reason = why_not_writable(path)
+    if reason is not None:
+        raise OutputError(f"cannot write {path}: {reason}")
 
 
-def _current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _name_beside(path: Path, suffix: str = "") -> Path:
+    """A hidden name that nobody has, in the same folder: made without a mode of its own, it gets the user's umask."""
+    return path.parent / f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}{suffix}"

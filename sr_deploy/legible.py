@@ -7,6 +7,7 @@ surrogate pair, megabytes.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import PurePath
 
@@ -15,6 +16,7 @@ MOST_CHARACTERS = 2000
 _KEPT_AT_END = 400
 _ACTING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of what is no visible character: controls, format characters, surrogates, line breaks."""
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")
 _JOINERS = "\u200c\u200d"
 """Format characters that only join what stands beside them: words of several scripts and some emoji need them."""
 
@@ -50,9 +52,9 @@ def show_value(value: object, most: int = 120) -> str:
     return shorten(repr(value), most)
 
 
-def name_legibly(path: PurePath | str) -> str:
-    r"""A file's name or path as text that can be stored as UTF-8; bytes that are no UTF-8 become `\xff`."""
-    return "".join(_escape(one) if "\ud800" <= one <= "\udfff" else one for one in str(path))
+def name_storably(name: PurePath | str) -> str:
+    """A file's name or path as text that can be stored as UTF-8: what is none of it becomes `\ufffd`."""
+    return _NO_CHARACTER.sub("\ufffd", str(name))
 
 
 def _is_nested(value: object) -> bool:

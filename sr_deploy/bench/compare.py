@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from sr_deploy.bench.report import BenchReport, BenchResult
+from sr_deploy.config import Document
 from sr_deploy.errors import InputError
 
 DEFAULT_MAX_SLOWDOWN = 10.0
@@ -19,10 +20,10 @@ BUSY_PROCESSORS = 0.2
 Verdict = Literal["faster", "slower", "same", "unverified", "gone", "new"]
 
 
-class Change(BaseModel):
+class Change(Document):
     """One contender on one shape, in both reports."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     contender: str
     """Backend, precision and variant."""
@@ -45,10 +46,10 @@ class Change(BaseModel):
     """Slower beyond the bound, no longer verified, or gone."""
 
 
-class BenchComparison(BaseModel):
+class BenchComparison(Document):
     """What `sr-deploy bench --compare` found."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     max_slowdown_percent: float
     """The bound."""

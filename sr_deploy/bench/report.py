@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from sr_deploy.backends import Precision
+from sr_deploy.config import Document
 from sr_deploy.errors import InputError
 from sr_deploy.files import require_file
 from sr_deploy.measure.machine import Machine
@@ -18,11 +19,9 @@ from sr_deploy.untrusted import read_json
 SCHEMA_VERSION: Literal[2] = 2
 
 
-class _Record(BaseModel):
+class _Record(Document):
     # A contender whose output is not finite has an infinite error, which JSON has no number for.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", ser_json_inf_nan="strings", use_attribute_docstrings=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(ser_json_inf_nan="strings", use_attribute_docstrings=True, protected_namespaces=())
 
 
 class Parity(_Record):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
 
 from sr_deploy.arch.registry import architecture_names
 from sr_deploy.arch.spec import ArchSpec
@@ -24,6 +24,7 @@ from sr_deploy.bundle.thresholds import (
     Thresholds,
     list_looser,
 )
+from sr_deploy.config import Document
 from sr_deploy.untrusted import check_component, check_relative
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -47,11 +48,11 @@ Share = Annotated[float, Field(ge=0, le=1 + 1e-9, allow_inf_nan=False)]
 """0 to 1, and what the sum of many shares may be above it."""
 
 
-class Record(BaseModel):
+class Record(Document):
     """A part of a document; nothing in it changes, and what is not known is refused."""
 
     # An output that is not finite has an infinite error, which JSON has no number for: it is written "Infinity".
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
 
 class FileRecord(Record):
@@ -137,7 +138,7 @@ class Manifest(Record):
     """What engines are built for."""
     engine: EnginePlan = EnginePlan()
     """How engines are built."""
-    thresholds: dict[Precision, Thresholds] = {}
+    thresholds: dict[Precision, Thresholds] = Field(default_factory=dict)
     """What verification asks of each precision; one that is left out has the default's."""
     int8: Int8Record | None = None
     """The search for INT8; None where there is no INT8 graph."""
@@ -200,12 +201,12 @@ class EngineRecord(Record):
     """The engine file, relative to the bundle."""
     layer_precisions: dict[str, NonNegativeInt]
     """Declared: layers of the parsed strongly typed network by output type, as in `{"HALF": 40, "FLOAT": 2}`."""
-    convolution_precisions: dict[str, NonNegativeInt] = {}
+    convolution_precisions: dict[str, NonNegativeInt] = Field(default_factory=dict)
     """Declared: the convolutions among them, where nearly all the work is."""
-    declared: dict[str, Precision] = {}
+    declared: dict[str, Precision] = Field(default_factory=dict)
     """Declared: precision of every layer that multiplies and adds, by the name of its ONNX node. Empty in records that
     an older sr-deploy wrote."""
-    multiply_add_shares: dict[str, Share] = {}
+    multiply_add_shares: dict[str, Share] = Field(default_factory=dict)
     """Declared: share of the multiply-adds in each precision, 0 to 1, as in `{"int8": 0.93, "fp16": 0.07}`."""
     unplanned_layers: tuple[str, ...] = ()
     """Layers of `declared` in another precision than the graph's that nobody planned; no engine with any is kept."""

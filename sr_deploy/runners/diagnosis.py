@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from sr_deploy import trt
 from sr_deploy.backends import BACKENDS, TENSORRT_BACKENDS, Backend
 from sr_deploy.cache import cache_folder, count_kept
+from sr_deploy.config import Document
 from sr_deploy.deps import install_command, installed_version, is_installed
 from sr_deploy.errors import MissingDependencyError
 from sr_deploy.measure.machine import Machine, describe_machine
@@ -30,11 +29,7 @@ _PACKAGES = {
 }
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BackendDiagnosis(_Record):
+class BackendDiagnosis(Document):
     """One backend on this machine."""
 
     name: Backend
@@ -51,7 +46,7 @@ class BackendDiagnosis(_Record):
     """Why not, and what mends it."""
 
 
-class PackageDiagnosis(_Record):
+class PackageDiagnosis(Document):
     """One package."""
 
     name: str
@@ -64,7 +59,7 @@ class PackageDiagnosis(_Record):
     """The command that brings it, if it is absent."""
 
 
-class Diagnosis(_Record):
+class Diagnosis(Document):
     """What `sr-deploy doctor` finds."""
 
     machine: Machine

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import utc_now
 from sr_deploy.cache import cache_folder, keep, key_of, read_kept
+from sr_deploy.config import Document
 from sr_deploy.deps import installed_version
 from sr_deploy.files import sha256_of
 from sr_deploy.measure.machine import describe_machine
@@ -27,11 +26,7 @@ _LOG = logging.getLogger(__name__)
 _LOCK = threading.Lock()
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Question(_Record):
+class Question(Document):
     """What the fastest choice depends on."""
 
     artefacts: tuple[str, ...]
@@ -50,7 +45,7 @@ class Question(_Record):
     """Threads that each backend gets."""
 
 
-class Answer(_Record):
+class Answer(Document):
     """What was measured."""
 
     schema_version: Literal[1] = 1

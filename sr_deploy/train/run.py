@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from sr_deploy.candidates import read_each, require_any
+from sr_deploy.config import Document
 from sr_deploy.errors import InputError, OutputError, TrainingError
 from sr_deploy.files import make_folder, output_error, write_text
 from sr_deploy.locks import LOCK_NAME, hold_lock
@@ -35,11 +36,7 @@ CheckpointName = Annotated[str, Field(pattern=rf"^{CHECKPOINTS_NAME}/step-\d{{6,
 """A checkpoint's folder below the run's."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Scores(_Record):
+class Scores(Document):
     """Quality of a picture, by the papers' protocol. PSNR in dB, at most 100 (which stands for equal)."""
 
     psnr_y: float
@@ -52,7 +49,7 @@ class Scores(_Record):
     """Mean over the three channels."""
 
 
-class PhotographScores(_Record):
+class PhotographScores(Document):
     """One held-out photograph."""
 
     name: str
@@ -63,7 +60,7 @@ class PhotographScores(_Record):
     """The papers' bicubic."""
 
 
-class ValidationResult(_Record):
+class ValidationResult(Document):
     """One validation."""
 
     step: int
@@ -76,14 +73,14 @@ class ValidationResult(_Record):
     """Each of them."""
 
 
-class PrecisionRecord(_Record):
+class PrecisionRecord(Document):
     """How the passes compute, as measured at the start of the run."""
 
     autocast: Literal["off", "bf16", "fp16"]
     """Number format of convolutions in the forward and backward pass; off is FP32."""
     channels_last: bool
     """Memory layout NHWC."""
-    step_milliseconds: dict[str, float] = {}
+    step_milliseconds: dict[str, float] = Field(default_factory=dict)
     """Forward and backward pass of each candidate that was measured; empty if the recipe left no choice."""
 
     def title(self) -> str:
@@ -91,7 +88,7 @@ class PrecisionRecord(_Record):
         return f"{'fp32' if self.autocast == 'off' else self.autocast}{', channels last' if self.channels_last else ''}"
 
 
-class StartingPoint(_Record):
+class StartingPoint(Document):
     """Where the generator's first weights came from."""
 
     path: str
@@ -100,7 +97,7 @@ class StartingPoint(_Record):
     """Of the file of weights."""
 
 
-class RunManifest(_Record):
+class RunManifest(Document):
     """`run.json`: what a run is and how far it is."""
 
     schema_version: Literal[1] = 1

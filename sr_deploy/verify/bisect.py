@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import Bundle, Shape
+from sr_deploy.config import Document
 from sr_deploy.deps import require
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.graph.load import load_whole_model
@@ -35,10 +36,10 @@ Pairs = Sequence[tuple["NodeProto", str, str]]
 """Node of the candidate, the name of its output there, and in the reference."""
 
 
-class NodeError(BaseModel):
+class NodeError(Document):
     """One node of the graph that was looked at."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     node: str
     """Operator and name, as in `Conv 'node_conv2d_3'`."""
@@ -48,10 +49,10 @@ class NodeError(BaseModel):
     """Error of what it gives; infinite if that is not finite."""
 
 
-class Bisection(BaseModel):
+class Bisection(Document):
     """What `--bisect` found in one graph."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     file: str
     """The graph."""

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from sr_deploy.config import Document
 from sr_deploy.errors import ShapeError
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
@@ -31,11 +31,7 @@ Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 """Of two pictures of one shape, H x W x C, 8 bit."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PictureScores(_Record):
+class PictureScores(Document):
     """Quality of one enlarged picture, or the mean of many. `scale` pixels are left out at each border throughout."""
 
     psnr_y: float
@@ -52,7 +48,7 @@ class PictureScores(_Record):
     """Lower is better; None: not asked for."""
 
 
-class PictureEvaluation(_Record):
+class PictureEvaluation(Document):
     """One picture of a test set."""
 
     name: str

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt
+from pydantic import ConfigDict, FiniteFloat, NonNegativeInt
 
 from sr_deploy.bundle.records import Share
+from sr_deploy.config import Document
 from sr_deploy.deps import is_installed, require
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.files import replacing_file
@@ -19,8 +20,8 @@ REPORT_NAME = "int8.json"
 PICTURE_NAME = "int8-search.png"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+class _Record(Document):
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
 
 class CurvePoint(_Record):
