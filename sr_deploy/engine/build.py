@@ -27,6 +27,7 @@ from sr_deploy.engine.worker import BuildJob, BuildReport
 from sr_deploy.errors import BackendError, GraphError
 from sr_deploy.files import output_error, require_file
 from sr_deploy.graph.load import find_ends, load_model
+from sr_deploy.names import lend_path
 
 _LOG = logging.getLogger(__name__)
 _UINT16 = 4  # ONNX's number of the type
@@ -73,9 +74,9 @@ def build_engine(
         trt.resolve_compute_capabilities(request.backend, request.compute_capabilities)
     require_file(request.graph, "an ONNX graph")
     _check_ends(request)
-    absolute = request.model_copy(update={"graph": request.graph.resolve()})
     try:
-        with tempfile.TemporaryDirectory(prefix="sr-deploy-engine-") as name:
+        with tempfile.TemporaryDirectory(prefix="sr-deploy-engine-") as name, lend_path(request.graph) as graph:
+            absolute = request.model_copy(update={"graph": graph.absolute()})
             folder = Path(name)
             cache = None if timing_cache is None else folder / "timing"
             if cache is not None and timing_cache:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sr_deploy.errors import BackendError, GraphError
 from sr_deploy.graph.load import holding_errors, load_model
 from sr_deploy.graph.tensors import find_outside, is_outside
+from sr_deploy.names import lend_path
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -57,7 +58,8 @@ def open_rewritten(
     if graph is not None:
         with contextlib.suppress(BackendError):  # then without: the caller sees by the names what was opened
             return opener(graph.content), graph.rewrites
-    return opener(path), ()
+    with lend_path(path) as lent:
+        return opener(lent), ()
 
 
 def rewrite_graph(path: Path, options: RewriteOptions) -> RewrittenGraph | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from sr_deploy.deps import require
 from sr_deploy.errors import VideoError
 from sr_deploy.files import require_file
+from sr_deploy.upscale.video.address import lend_address
 from sr_deploy.upscale.video.colours import MasteringLight, read_colours, read_mastering_light
 from sr_deploy.upscale.video.entries import Entry, EntryFinder
 from sr_deploy.upscale.video.kind import FrameKind
@@ -112,7 +113,8 @@ def open_video(path: Path) -> Iterator[InputContainer]:
     require_file(path, "a video")
     av = require("av", "upscaling videos")
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        with lend_address(path) as address:
+            container = av.open(address, metadata_errors="replace")
     except av.FFmpegError as error:
         raise VideoError(
             f"{path} is no video that can be read, or damaged at its head, and nothing of it can be recovered "
