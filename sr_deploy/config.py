@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from sr_deploy.errors import RecipeError
 from sr_deploy.files import require_file
-from sr_deploy.legible import name_storably, shorten, show_value
-from sr_deploy.untrusted import MAX_TOML_BYTES, open_regular, parse_toml
+from sr_deploy.legible import shorten, show_value
+from sr_deploy.untrusted import MAX_TOML_BYTES, make_text, open_regular, parse_toml
 
 ConfigModel = TypeVar("ConfigModel", bound=BaseModel)
 Companion = Literal["train", "export"]
@@ -24,7 +24,8 @@ _KEY_SHOWN = 120
 class Document(BaseModel):
     """What is stored or printed as JSON: it does not change, and fields that are not known are refused.
 
-    Names of files get into it, and their bytes need not be UTF-8: text is stored as `legible.name_storably` has it.
+    Names of files get into it, which may hold anything, and bytes that are no UTF-8: text is stored so that it can be
+    read again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,9 +37,9 @@ class Document(BaseModel):
 
 
 def make_storable(value: object) -> object:
-    """Text, alone or in lists, so that it can be stored as UTF-8; all else as it is."""
+    """Text, alone or in lists, so that it can be stored and read again; all else as it is."""
     if isinstance(value, str):
-        return value if value.isascii() else name_storably(value)
+        return make_text(value)
     if isinstance(value, list | tuple):
         return type(value)(make_storable(one) for one in value)
     return value

@@ -38,7 +38,7 @@ from sr_deploy.export.spec import ExportSpec, load_spec
 from sr_deploy.export.triton import TritonModel, write_triton_models
 from sr_deploy.files import sha256_of, write_text
 from sr_deploy.model import Model, open_model
-from sr_deploy.untrusted import check_component
+from sr_deploy.untrusted import make_component
 
 if TYPE_CHECKING:
     from sr_deploy.bench.pair import PairTiming
@@ -153,7 +153,7 @@ def export_bundle(
     model = open_model(Path(checkpoint))
     if license is not None:
         model = replace(model, license=tidy_license(license))
-    path = out or DEPLOYMENTS / default_name(model)
+    path = out or DEPLOYMENTS / make_component(default_name(model))
     _check_place(path)
     if calibration is not None and calibration.folder is not None:
         list_photographs(calibration.folder)  # says what is wrong with it before anything takes long
@@ -185,17 +185,9 @@ def default_name(model: Model) -> str:
 
 
 def _check_place(path: Path) -> None:
-    """Refuse to replace a folder that holds something else, and one whose name no manifest can hold."""
-    try:
-        check_component(_name_of(path))
-    except ValueError as error:
-        raise OutputError(f"cannot make a bundle at {path}: {error}; choose another folder with --out") from error
+    """Refuse to replace a folder that holds something else."""
     if path.is_dir() and any(path.iterdir()) and not is_bundle(path):
         raise OutputError(f"{path} holds files and is no bundle; choose another folder with --out, or empty it")
-
-
-def _name_of(path: Path) -> str:
-    return Path(os.path.abspath(path)).name
 
 
 def _write_bundle(
@@ -219,7 +211,7 @@ def _write_bundle(
         save_generator(folder / REFERENCE_NAME, network.state_dict(), arch, {"source_sha256": source.sha256} | stated)
         graphs = _write_graphs(model, spec, folder, tell=tell, source_sha256=source.sha256, calibration=calibration)
         manifest = Manifest(
-            name=_name_of(path),
+            name=make_component(Path(os.path.abspath(path)).name),
             created_at=utc_now(),
             arch=arch,
             input_multiple=input_multiple(arch),

@@ -7,16 +7,13 @@ surrogate pair, megabytes.
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from pathlib import PurePath
 
 MOST_CHARACTERS = 2000
 """Of a line that is shown."""
 _KEPT_AT_END = 400
 _ACTING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of what is no visible character: controls, format characters, surrogates, line breaks."""
-_NO_CHARACTER = re.compile("[\ud800-\udfff]")
 _JOINERS = "\u200c\u200d"
 """Format characters that only join what stands beside them: words of several scripts and some emoji need them."""
 
@@ -50,11 +47,6 @@ def show_value(value: object, most: int = 120) -> str:
         if len(value) > most or any(map(_is_nested, parts)):
             return f"a {type(value).__name__} of {len(value)}"
     return shorten(repr(value), most)
-
-
-def name_storably(name: PurePath | str) -> str:
-    """A file's name or path as text that can be stored as UTF-8: what is none of it becomes `\ufffd`."""
-    return _NO_CHARACTER.sub("\ufffd", str(name))
 
 
 def _is_nested(value: object) -> bool:

@@ -66,6 +66,21 @@ def check_component(name: str) -> str:
     return name
 
 
+def make_component(name: str) -> str:
+    """The nearest to a name that `check_component` takes: `_` for what it does not, cut after 255 bytes of UTF-8."""
+    kept = "".join("_" if one in "/\\" or _is_control(one) else one for one in name)
+    short = kept.encode()[:_MAX_NAME].decode(errors="ignore")
+    return short if short not in ("", ".", "..") else f"_{short}"
+
+
+def make_text(text: str) -> str:
+    """The nearest to a text that `parse_json` takes: `\ufffd` for what does not show and what is no character."""
+    if text.isprintable() and len(text) <= _MAX_TEXT:
+        return text
+    kept = ("\ufffd" if _is_control(one) and one not in _TEXT_CONTROLS else one for one in shorten(text, _MAX_TEXT))
+    return "".join(kept)
+
+
 def find_inside(folder: Path, name: str, error: type[InputError] = UnsafePathError) -> Path:
     """The place that a name read from a file means: `folder / name`, if it lies in the folder once links are followed.
 

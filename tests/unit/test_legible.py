@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from sr_deploy.legible import make_legible, name_storably, shorten, show_value
+from sr_deploy.legible import make_legible, shorten, show_value
 
 
 @pytest.mark.parametrize(
@@ -52,26 +52,6 @@ def test_a_long_text_keeps_its_ends():
     assert shorten("x" * 2000) == "x" * 2000
 
 
-def test_a_name_can_be_stored_whatever_its_bytes():
-    assert name_storably(os.fsdecode(b"caf\xe9\n")) == "caf\ufffd\n"
-    assert name_storably("写真") == "写真"
-    name_storably("\ud83d").encode()
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (7, "7"),
-        ("a'b", '"a\'b"'),
-        pytest.param(10**5000, "a number of 16610 bits", id="long"),
-        pytest.param(-(10**5000), "a number of 16610 bits", id="negative"),
-        ((1, 2), "(1, 2)"),
-        ([0] * 500, "a list of 500"),
-        ({"a": {}}, "a dict of 1"),
-        ((10**5000,), "a tuple of 1"),
-        (None, "None"),
-    ],
-)
 def test_values_of_files_are_shown_within_bounds(value, shown):
     assert show_value(value) == shown
 
