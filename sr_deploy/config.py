@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -106,6 +107,29 @@ def read_toml(path: Path) -> dict[str, object]:
         raise RecipeError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
+
+
+def format_toml_value(value: object) -> str:
+    """A text, number, truth value or list as TOML has it.
+
+    Raises:
+        RecipeError: a text with a character that UTF-8 does not hold, as of a file name whose bytes are no UTF-8.
+    """
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= one <= "\udfff" for one in value):
+            raise RecipeError(
+                f"{value} has bytes that are no UTF-8, and TOML files hold nothing else; rename it, or give a link to "
+                "it, as from: ln -s"
+            )
+        # JSON's escapes are TOML's too, but TOML has no surrogate pairs and wants DEL escaped as well.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(format_toml_value(item) for item in value)}]"
+    raise TypeError(f"no TOML form for {type(value).__name__}")
 
 
 def validate_config(document: dict[str, object], model: type[ConfigModel], source: str) -> ConfigModel:

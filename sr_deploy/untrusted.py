@@ -21,6 +21,7 @@ from typing import NoReturn, TextIO
 
 from sr_deploy.errors import InputError, UnsafePathError
 from sr_deploy.legible import shorten, show_value
+from sr_deploy.names import why_not_writable
 
 MAX_JSON_BYTES = 32 * 2**20
 """Largest JSON document that is read; the record of a network with a thousand layers has a thirtieth of it."""
@@ -47,8 +48,11 @@ def check_relative(name: str) -> str:
         raise ValueError(f"a file's name has 1 to {_MAX_PATH} characters, not {len(name)}")
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{show_value(name)} leads out of its folder; a name of a file is relative, without '..'")
-    if "\0" in name or "\\" in name or str(path) != name or name == ".":
+    if "\0" in name or (os.sep == "\\" and os.sep in name) or str(path) != name or name == ".":
         raise ValueError(f"{show_value(name)} is no plain name of a file, as in engines/0123456789abcdef.engine")
+    reason = why_not_writable(path)
+    if reason is not None:
+        raise ValueError(reason)
     return name
 
 

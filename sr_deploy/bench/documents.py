@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from sr_deploy.bench.compare import BUSY_PROCESSORS
 from sr_deploy.bench.report import BenchReport, BenchResult, ShapeRun
+from sr_deploy.legible import make_legible
 
 
 def show_figure(value: float) -> str:
@@ -125,10 +126,15 @@ def describe_fixed_shapes(report: BenchReport) -> list[str]:
 
 def make_markdown(report: BenchReport) -> str:
     """Tables, one for each shape, and what a reader has to know to judge them."""
-    parts = [f"# {report.model} x{report.scale}", ""]
+    parts = [_to_markdown(f"# {report.model} x{report.scale}"), ""]
     for run in report.runs:
         parts += [f"## Input {run.shape}", "", *make_markdown_table(report, run.shape), ""]
-    return "\n".join([*parts, *(f"- {line}" for line in describe_report(report)), ""])
+    return "\n".join([*parts, *(_to_markdown(f"- {line}") for line in describe_report(report)), ""])
+
+
+def _to_markdown(line: str) -> str:
+    """A line that may hold names of files: it stays one, and nothing in it is HTML."""
+    return make_legible(line).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def make_markdown_table(report: BenchReport, shape: str) -> list[str]:

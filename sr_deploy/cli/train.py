@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from pathlib import Path
@@ -62,6 +61,7 @@ def train(
     Recipes that start from the weights of another one train that first, unless its finished run is in runs/ already or
     --from gives the weights. Under torchrun, processes share each batch.
     """
+    from sr_deploy.config import format_toml_value
     from sr_deploy.errors import InputError
     from sr_deploy.stopping import stop_on_signals
     from sr_deploy.train.processes import join_processes
@@ -71,7 +71,7 @@ def train(
         raise InputError("--resume goes on with a run's own weights and --from starts a new run: give one of them")
     changes = list(overrides or ())
     if data is not None:
-        changes.append(f"data.folder={json.dumps(str(data.resolve()))}")
+        changes.append(f"data.folder={format_toml_value(str(data.resolve()))}")
 
     from sr_deploy.train.chain import Stage
     from sr_deploy.train.networks import check_inputs

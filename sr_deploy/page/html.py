@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.imaging.codec import write_image
+from sr_deploy.legible import make_legible
 
 _BAR_WIDTH = 260
 _ROW = 24
@@ -41,8 +42,8 @@ def make_page(title: str, sections: Iterable[str], script: str = "") -> str:
 
 
 def escape(value: object) -> str:
-    """Text for HTML, quotes included."""
-    return html.escape(str(value))
+    """Text for HTML, quotes included, made legible line by line: names of files may hold what turns a page's text."""
+    return html.escape("\n".join(make_legible(line) for line in str(value).split("\n")))
 
 
 def table(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sr_deploy.deps import install_command, is_installed
 from sr_deploy.errors import InputError
 from sr_deploy.files import output_error, write_text
+from sr_deploy.names import lend_path
 from sr_deploy.train.run import METRICS_NAME, ValidationResult
 from sr_deploy.untrusted import open_for_appending, open_regular
 
@@ -33,7 +34,8 @@ class MetricsLog:
         """
         self._path = run / METRICS_NAME
         _drop_after(run, step)
-        self._events = _open_events(run / "tensorboard", step)
+        self._open = contextlib.ExitStack()
+        self._events = _open_events(self._open.enter_context(lend_path(run / "tensorboard")), step)
         self.advice = "" if self._events else f"TensorBoard curves need: {install_command('tensorboard')}"
 
     def __enter__(self) -> Self:
@@ -42,8 +44,9 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._events:
-            self._events.close()
+        with self._open:
+            if self._events:
+                self._events.close()
 
     def log_training(self, step: int, figures: Mapping[str, float]) -> None:
         """Write figures of the steps since the last line: means of `loss` and of its terms, `learning_rate`, the pace.

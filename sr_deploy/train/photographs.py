@@ -108,7 +108,7 @@ class Photographs:
     def fingerprint(self) -> str:
         """SHA-256 over names and sizes of the files: whether a resumed run sees what the first part saw."""
         lines = [f"{path.name}\t{path.stat().st_size}" for path in self.paths]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _make_pair(self, index: int) -> ImagePair:
         path = self.paths[index]

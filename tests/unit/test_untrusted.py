@@ -15,6 +15,8 @@ from sr_deploy.untrusted import (
     check_relative,
     find_inside,
     is_regular,
+    make_component,
+    make_text,
     open_for_appending,
     open_regular,
     parse_json,
@@ -44,8 +46,6 @@ def test_names_inside_are_taken(tmp_path, name):
         "a//b",
         "a/",
         "a/./b",
-        "a\\..\\x",
-        "C:\\x",
         "x\0.onnx",
         "x" * 5000,
     ],
@@ -62,6 +62,32 @@ def test_names_that_lead_out_or_are_written_in_more_than_one_way_are_refused(tmp
 def test_what_is_no_folders_name_is_refused(name):
     with pytest.raises(ValueError, match="no name of a folder"):
         check_component(name)
+
+
+def test_a_backslash_is_a_letter_where_it_parts_no_folders(tmp_path, monkeypatch):
+    assert find_inside(tmp_path, "a\\..\\x") == tmp_path / "a\\..\\x"
+    monkeypatch.setattr("sr_deploy.untrusted.os.sep", "\\")
+    for name in ("a\\..\\x", "C:\\x"):
+        with pytest.raises(ValueError, match="is no plain name"):
+            check_relative(name)
+
+
+@pytest.mark.parametrize("name", ["C:x", "CON", "engines/NUL.engine", "a/x:stream"])
+def test_what_windows_does_not_take_for_a_file_is_refused_there(name, monkeypatch):
+    assert check_relative(name) == name
+    monkeypatch.setattr("sr_deploy.names._ON_WINDOWS", True)
+    with pytest.raises(ValueError, match="Windows takes"):
+        check_relative(name)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names here are no bytes")
+@pytest.mark.parametrize(
+    "name", ["demo", "a/b", "..", "", "n\nl\x1b[2J", "\udce9", "\u202ex", "ü" * 200, "x" * 300, "."]
+)
+def test_every_name_has_a_nearest_that_can_be_stored(name):
+    near = check_component(make_component(name))
+    assert (near == name) == (name == "demo")
+    assert parse_json(json.dumps(make_text(name))) == make_text(name)
 
 
 @pytest.mark.parametrize("name", ["demo", "small-x2", "ein Netz", "网络", ".x", "a..b"])

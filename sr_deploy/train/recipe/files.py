@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sr_deploy.config import find_config, load_config
+from sr_deploy.config import find_config, format_toml_value, load_config
 from sr_deploy.files import require_file, write_text
 from sr_deploy.train.recipe.stage import Recipe
 
@@ -71,24 +70,11 @@ def find_differences(stored: Recipe, wanted: Recipe) -> list[str]:
 def _table_lines(table: Mapping[str, object], prefix: tuple[str, ...]) -> list[str]:
     inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
     plain = {key: value for key, value in table.items() if key not in inner and value is not None}
-    lines = [f"{key} = {_format_value(value)}" for key, value in plain.items()]
+    lines = [f"{key} = {format_toml_value(value)}" for key, value in plain.items()]
     for key, value in inner.items():
         path = (*prefix, key)
         lines += ["", f"[{'.'.join(path)}]", *_table_lines(value, path)]
     return lines
-
-
-def _format_value(value: object) -> str:
-    if isinstance(value, str):
-        # JSON's escapes are TOML's too, but TOML wants DEL escaped as well.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_format_value(item) for item in value)}]"
-    raise TypeError(f"no TOML form for {type(value).__name__}")
 
 
 def _flatten(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:
