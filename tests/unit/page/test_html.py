@@ -1,6 +1,6 @@
 import re
 
-from sr_deploy.page.html import bars, colour_of
+from sr_deploy.page.html import bars, colour_of, escape
 
 
 def test_bars_and_colours_follow_the_figures():
@@ -10,3 +10,8 @@ def test_bars_and_colours_follow_the_figures():
     assert drawn.count("var(--bad)") == 1
     assert colour_of(-1) == colour_of(0) == "#d64541"
     assert colour_of(1) == colour_of(7) == "#7ac484"
+
+
+def test_text_of_files_is_neither_markup_nor_a_turn_of_the_reading():
+    assert escape("<b>\"'&\u202e\x1b[2J\udce9") == "&lt;b&gt;&quot;&#x27;&amp;\\u202e\\x1b[2J\\xe9"
+    assert escape("one\ntwo") == "one\ntwo"
