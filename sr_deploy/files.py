@@ -33,6 +33,7 @@ _REASONS = {
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another path",
     errno.EISDIR: "a folder stands where a file is needed; choose another path",
+    errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
     errno.EEXIST: "a file stands where a folder is needed; choose another path",
 }
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sr_deploy.errors import InputError
 from sr_deploy.imaging.codec import UPSCALE_SUFFIXES, list_images
 from sr_deploy.imaging.formats import output_suffixes
+from sr_deploy.names import fold_name, tells_capitals_apart
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,31 @@ def plan_folder(source: Path, target: Path, suffix: str | None) -> list[Item]:
         raise InputError(f"{source} holds no pictures; known endings: {', '.join(sorted(UPSCALE_SUFFIXES))}")
     names = [path.relative_to(source) for path in found]
     wanted = [_with_suffix(name, suffix) for name in names]
-    counts: dict[Path, int] = {}
-    for name in wanted:
-        counts[name] = counts.get(name, 0) + 1
+    counts = Counter(map(fold_name, wanted))  # results may be copied to where `a.png` and `A.png` are one file
     items = []
     for path, name, result in zip(found, names, wanted, strict=True):
-        apart = counts[result] > 1 and name != result
+        apart = counts[fold_name(result)] > 1 and name != result
         final = name.with_name(name.name + result.suffix) if apart else result
         items.append(Item(path, name.as_posix(), target / final))
     return items
+
+
+def list_places(items: Sequence[Item], folder: Path) -> list[str]:
+    """One text for each item's result, equal where they would be one file.
+
+    Args:
+        items: as planned.
+        folder: of the results; it is there.
+    """
+    places = [item.target.resolve() for item in items]
+    folded = [fold_name(place) for place in places]
+    plain = [str(place) for place in places]
+    if len(set(folded)) == len(set(plain)):
+        return plain
+    try:
+        return plain if tells_capitals_apart(folder) else folded
+    except OSError:
+        return folded  # nothing can be written there: whoever tries says why
 
 
 def _with_suffix(name: Path, suffix: str | None) -> Path:

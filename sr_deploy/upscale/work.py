@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sr_deploy.errors import ImageError, OutputError, SrDeployError, describe_surprise
-from sr_deploy.files import sha256_of
+from sr_deploy.files import output_error, sha256_of
 from sr_deploy.imaging.formats import find_format
 from sr_deploy.imaging.picture import Picture, read_picture
 from sr_deploy.runners.protocol import RunnerSpec
@@ -29,7 +29,7 @@ from sr_deploy.upscale.files import (
 )
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.job import JobRecord, Stamp, open_record, stamp_of
-from sr_deploy.upscale.places import Item, plan_folder
+from sr_deploy.upscale.places import Item, list_places, plan_folder
 
 OnProgress = Callable[[float, str], None]
 """Called with the share of the job that is done, 0 to 1, and a note for people."""
@@ -104,8 +104,10 @@ class LoadedItem:
 class FolderJob:
     """One run over a folder. Threads may share it."""
 
-    def __init__(self, items: Sequence[Item], settings: FileSettings, record: JobRecord, made_by: str) -> None:
-        """Choose what of `items` is to be done; the others go into the result."""
+    def __init__(
+        self, items: Sequence[Item], settings: FileSettings, record: JobRecord, made_by: str, folder: Path
+    ) -> None:
+        """Choose what of `items` is to be done in `folder`; the others go into the result."""
         self.settings = settings
         self.made_by = made_by
         """Hash of what decides on a result's pixels, the source and the format apart."""
@@ -113,7 +115,7 @@ class FolderJob:
         self.full: str | None = None
         """Why nothing more can be written, once that is so."""
         self._record = record
-        self.items = self._choose(items)
+        self.items = self._choose(items, list_places(items, folder))
         """To be done."""
 
     def begin(self, item: Item) -> None:
@@ -135,22 +137,24 @@ class FolderJob:
         """Note that it is left for another run."""
         self.result.left.append(item.source)
 
-    def _choose(self, items: Sequence[Item]) -> list[Item]:
-        sources = {item.source.resolve() for item in items}
-        taken: set[Path] = set()
+    def _choose(self, items: Sequence[Item], places: Sequence[str]) -> list[Item]:
+        sources = {str(item.source.resolve()) for item in items}
+        taken: set[str] = set()
         chosen = []
-        for item in items:
-            place = item.target.resolve()
-            if place in taken:
-                self.fail(item, f"another picture becomes {item.target} too; rename one of them")
-            elif place in sources:
-                self.fail(item, f"its result {item.target} would replace a picture to read; choose another folder")
-            elif self._record.is_finished(item.source, item.target, self.made_by):
-                self.result.skipped.append(item.target)
-            elif self._record.is_foreign(item.target):
-                self.fail(item, f"{item.target} exists and was not written by this command; remove it or rename it")
-            else:
-                chosen.append(item)
+        for item, place in zip(items, places, strict=True):
+            try:
+                if place in taken:
+                    self.fail(item, f"another picture becomes {item.target} too; rename one of them")
+                elif place in sources:
+                    self.fail(item, f"its result {item.target} would replace a picture to read; choose another folder")
+                elif self._record.is_finished(item.source, item.target, self.made_by):
+                    self.result.skipped.append(item.target)
+                elif self._record.is_foreign(item.target):
+                    self.fail(item, f"{item.target} exists and was not written by this command; remove it or rename it")
+                else:
+                    chosen.append(item)
+            except OSError as error:  # a name that is too long, were it by the ending that it gets
+                self.fail(item, str(output_error(item.target, error)))
             taken.add(place)
         return chosen
 
@@ -169,7 +173,7 @@ def open_folder_job(
     check_settings(_pick_judge(items, settings), settings)
     require_writable_place(target / "x")
     with open_record(target) as record:
-        job = FolderJob(items, settings, record, made_by)
+        job = FolderJob(items, settings, record, made_by, target)
         yield job
     places = {item.source: number for number, item in enumerate(items)}
     job.result.done.sort(key=lambda done: places[done.source])

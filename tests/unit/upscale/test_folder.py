@@ -293,6 +293,37 @@ def test_bad_files_are_reported_and_the_others_done(
     assert counts(upscale_folder(upscaler, source, tmp_path / "out")) == (1, 4, 2, 0)
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_results_that_differ_in_capitals_never_become_one_file(
+    tmp_path: Path, upscaler: Upscaler, photograph: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    for name in ("IMG.png", "img.png", "other.jpg", "OTHER.tif", "e\u0301.png", "\u00e9.png"):
+        write_image(tmp_path / "in" / name, photograph)
+    if len(list((tmp_path / "in").iterdir())) < 6:
+        pytest.skip("this file system does not tell these names apart")
+    monkeypatch.setattr("sr_deploy.upscale.places.tells_capitals_apart", lambda _folder: apart)
+    result = upscale_folder(upscaler, tmp_path / "in", tmp_path / "out", suffix=".png")
+    # A name whose ending changes gets the whole old one, so that the results can be copied to where it would matter.
+    written = {"IMG.png", "img.png", "other.jpg.png", "OTHER.tif.png", "e\u0301.png", "\u00e9.png"}
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == written - (
+        set() if apart else {"img.png", "\u00e9.png"}
+    )
+    assert {failure.source.name for failure in result.failures} == (set() if apart else {"img.png", "\u00e9.png"})
+    assert all("another picture becomes" in failure.reason for failure in result.failures)
+
+
+def test_a_name_that_is_too_long_with_its_new_ending_costs_no_other_picture(
+    tmp_path: Path, upscaler: Upscaler, photograph: NDArray[np.uint8]
+) -> None:
+    longest = "n" * 251 + ".png"
+    for name in ("a.png", longest, "z.png"):
+        write_image(tmp_path / "in" / name, photograph)
+    result = upscale_folder(upscaler, tmp_path / "in", tmp_path / "out", suffix=".webp")
+    assert counts(result) == (2, 0, 1, 0)
+    assert "the name is too long for the file system" in result.failures[0].reason
+    assert counts(upscale_folder(upscaler, tmp_path / "in", tmp_path / "out2")) == (3, 0, 0, 0)
+
+
 def test_a_source_that_changes_while_it_is_read_is_not_recorded(
     tmp_path: Path, upscaler: Upscaler, source: Path, photograph: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
