@@ -10,11 +10,12 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sr_deploy.errors import MissingDependencyError
 
 if TYPE_CHECKING:
+    import onnxruntime
     import openvino
 
 # module -> (distribution, what installs it)
@@ -39,6 +40,9 @@ _INSTALL = {
     "tensorboard": ("tensorboard", "pip install 'sr-deploy[train]'"),
     "matplotlib": ("matplotlib", "pip install 'sr-deploy[plots]'"),
 }
+
+_FATAL = 4
+"""ONNX Runtime's level of what ends the process."""
 
 # Imported along with a library, these tell its maker over the network that it is used, without asking. It runs without.
 _REPORTERS = {"openvino": "openvino_telemetry"}
@@ -95,6 +99,21 @@ def openvino_core(purpose: str) -> openvino.Core:
     """
     require("openvino", purpose)
     return _make_core()
+
+
+def silent_session_options(purpose: str) -> onnxruntime.SessionOptions:
+    """ONNX Runtime's options for a session that writes nothing to stderr: names of nodes would stand there as they are.
+
+    What it would say of an error is in its exceptions.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    ort = require("onnxruntime", purpose)
+    ort.set_default_logger_severity(_FATAL)
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL
+    return cast("onnxruntime.SessionOptions", options)
 
 
 @functools.cache

@@ -29,6 +29,8 @@ INTERRUPTED = 130
 """Exit code of a command that a signal ended."""
 USAGE = 2
 """Exit code of a command that was called wrongly."""
+_REPEATING = ("pyvips",)
+"""Loggers whose warnings say over what an error says, or what is harmless."""
 _AGAIN_SECONDS = 0.05
 _INTERRUPTION = "interrupted; what was finished before is kept"
 
@@ -171,7 +173,8 @@ class _LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         ours = record.name.startswith("sr_deploy.")
-        if ours or record.levelno >= logging.WARNING:
+        least = logging.ERROR if record.name.startswith(_REPEATING) else logging.WARNING
+        if ours or record.levelno >= least:
             with suppress(Exception):  # a library's record whose arguments do not fit its message
                 stderr().write(" ".join(record.getMessage().split()) + "\n")
 

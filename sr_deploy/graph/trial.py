@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from sr_deploy.cache import keep, key_of, read_kept
-from sr_deploy.deps import installed_version, require
+from sr_deploy.deps import installed_version, require, silent_session_options
 from sr_deploy.errors import GraphError
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.scale import Scale, measure_scale
@@ -131,8 +131,7 @@ def _open_runs(trial: Trial) -> Callable[[int, int], tuple[int, ...] | None]:
     import numpy as np
 
     ort = require("onnxruntime", "trying a graph")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = silent_session_options("trying a graph")
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     _limit_process(trial)
     session = ort.InferenceSession(trial.path, options, providers=["CPUExecutionProvider"])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice
-from sr_deploy.deps import require
+from sr_deploy.deps import require, silent_session_options
 from sr_deploy.errors import BackendError
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, first_line, inference_error
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _CUDA = "CUDAExecutionProvider"
-_ERRORS_ONLY = 3
 _PURPOSE = "the onnxruntime backend"
 
 
@@ -108,8 +107,7 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """A session of the file itself, or of bytes made of it; `path` is for messages."""
     ort = require("onnxruntime", _PURPOSE)
-    options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options = silent_session_options(_PURPOSE)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     level = ort.GraphOptimizationLevel

@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import Bundle, Shape
 from sr_deploy.config import Document
-from sr_deploy.deps import require
+from sr_deploy.deps import require, silent_session_options
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.graph.load import load_whole_model
 from sr_deploy.model import Model
@@ -176,9 +176,8 @@ def _run_marked(model: ModelProto, names: Sequence[str], lr_NCHW: NDArray[np.flo
 
     ort = require("onnxruntime", "--bisect")
     marked = modify_outputs(type(model).FromString(model.SerializeToString()), outputs=list(dict.fromkeys(names)))
-    options = ort.SessionOptions()
+    options = silent_session_options("--bisect")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
     try:
         session = ort.InferenceSession(marked.SerializeToString(), options, providers=["CPUExecutionProvider"])
         given = session.get_inputs()[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.deps import is_installed, openvino_core, require
+from sr_deploy.deps import is_installed, openvino_core, require, silent_session_options
 from sr_deploy.errors import BackendError
 from sr_deploy.measure.machine import has_multiplier, usable_cores
 
@@ -29,7 +29,6 @@ Run = Callable[[NDArray[np.float32]], Arrays]
 """From N x C x H x W in [0, 1] to every output by name."""
 
 _PURPOSE = "calibrating INT8"
-_ERRORS_ONLY = 3
 
 
 def choose_engine() -> Engine:
@@ -76,8 +75,7 @@ def _open_openvino(content: bytes, names: list[str]) -> Run:
 
 def _open_onnxruntime(content: bytes) -> Run:
     ort = require("onnxruntime", _PURPOSE)
-    options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options = silent_session_options(_PURPOSE)
     options.intra_op_num_threads = _threads()
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     (source,) = (value.name for value in session.get_inputs())
