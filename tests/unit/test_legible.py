@@ -52,6 +52,20 @@ def test_a_long_text_keeps_its_ends():
     assert shorten("x" * 2000) == "x" * 2000
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (7, "7"),
+        ("a'b", '"a\'b"'),
+        pytest.param(10**5000, "a number of 16610 bits", id="long"),
+        pytest.param(-(10**5000), "a number of 16610 bits", id="negative"),
+        ((1, 2), "(1, 2)"),
+        ([0] * 500, "a list of 500"),
+        ({"a": {}}, "a dict of 1"),
+        ((10**5000,), "a tuple of 1"),
+        (None, "None"),
+    ],
+)
 def test_values_of_files_are_shown_within_bounds(value, shown):
     assert show_value(value) == shown
 

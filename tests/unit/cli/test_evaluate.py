@@ -118,7 +118,7 @@ def test_lpips_is_marked_as_not_validated(prepared, tmp_path, capsys):
     distance = Lpips.read(*map(Path, files))(sr[2:-2, 2:-2], hr[2:-2, 2:-2])
     assert document["pictures"][0]["model"]["lpips"] == pytest.approx(distance, rel=1e-4)
     assert main([*words[:-2], *reversed(files)]) == 1
-    assert "is no AlexNet or VGG16" in capsys.readouterr().err
+    assert "no AlexNet or VGG16" in capsys.readouterr().err
 
 
 def test_bundles_and_tiles_are_taken(make_bundle, prepared, tmp_path, capsys):
