@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from sr_deploy.bundle import (
     open_bundle,
     utc_now,
 )
+from sr_deploy.bundle.engine_folder import EngineFolder, engines_of_graph
 from sr_deploy.bundle.store import PAGE_NAME, blaming_bundle
 from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.bundle.verdict import Judgement, Verdict
@@ -32,6 +34,7 @@ from sr_deploy.engine.build import OnProgress
 from sr_deploy.engine.bundle import BuildResult, build_engines
 from sr_deploy.engine.profiles import check_profiles
 from sr_deploy.errors import InputError
+from sr_deploy.files import require_file
 from sr_deploy.model import Model, open_model
 from sr_deploy.shipped import is_shipped
 from sr_deploy.verify.audit import audit_graph, load_reference
@@ -145,6 +148,7 @@ def verify_model(
         on_stage: told what is being done, one line each.
 
     Raises:
+        LockedError: another process writes into the bundle.
         BackendError: a choice does not run here, or the reference failed. A backend that fails on an input fails the
             verification, with an infinite error.
         BundleError: a file of the bundle is missing, or is not what its recorded hash says.
@@ -159,33 +163,33 @@ def verify_model(
         raise InputError(f"--source and --accept are of bundles, and {model.path} is a {model.kind}; give a bundle")
     if bundle is not None and accept and (is_shipped(bundle.path) or thresholds):
         raise InputError(f"nothing of {model.path} is written down here, so nothing can be accepted; copy it first")
-    standing, checks = Certificate(), list[Check]()
-    if bundle is not None:
-        standing, stands = read_standing(bundle)
+    writes = bundle is not None and not is_shipped(bundle.path) and not thresholds
+    with bundle.writing() if bundle is not None and writes else nullcontext():
+        standing, checks = Certificate(), list[Check]()
+        if bundle is not None:
+            standing, stands = read_standing(bundle)
+            with blaming_bundle(bundle):
+                check_profiles(bundle.manifest.profiles, bundle.manifest.arch)
+                checks += [stands, *_check_files(model, bundle, tell, deep=deep)]
+            checks += [] if source is None else [check_source(model, source)]
+        ledgers: tuple[Ledger, ...] = ()
         with blaming_bundle(bundle):
-            check_profiles(bundle.manifest.profiles, bundle.manifest.arch)
-            checks += [stands, *_check_files(model, bundle, tell, deep=deep)]
-        checks += [] if source is None else [check_source(model, source)]
-    ledgers: tuple[Ledger, ...] = ()
-    with blaming_bundle(bundle):
-        checks += check_engines(model)
-        verified = verify_backends(model, thresholds=thresholds, choices=choices, on_stage=tell)
-        if choices is None and model.precisions:
-            tell("drift ledger")
-            ledgers = tuple(measure_ledgers(model, tell))
-    if bundle is not None:
-        checks += _check_drops(bundle, ledgers)
-    found = Found(verified.entries, tuple(checks), ledgers, tuple(list_not_run(model, choices)))
-    certificate = found.added_to(standing)
-    asked = None if choices is None else {choice.precision for choice in choices if choice.backend != "torch"}
-    judgement = judge_found(model, certificate, found, asked=asked, thresholds=thresholds)
-    if accept:
-        certificate = accept_findings(certificate, judgement, accept)
+            checks += check_engines(model)
+            verified = verify_backends(model, thresholds=thresholds, choices=choices, on_stage=tell)
+            if choices is None and model.precisions:
+                tell("drift ledger")
+                ledgers = tuple(measure_ledgers(model, tell))
+        if bundle is not None:
+            checks += _check_drops(bundle, ledgers)
+        found = Found(verified.entries, tuple(checks), ledgers, tuple(list_not_run(model, choices)))
+        certificate = found.added_to(standing)
+        asked = None if choices is None else {choice.precision for choice in choices if choice.backend != "torch"}
         judgement = judge_found(model, certificate, found, asked=asked, thresholds=thresholds)
-    verification = Verification(model, found, certificate, judgement, verified.crops)
-    if bundle is None or is_shipped(bundle.path) or thresholds:
-        return verification
-    return _write(bundle, verification, certificate)
+        if accept:
+            certificate = accept_findings(certificate, judgement, accept)
+            judgement = judge_found(model, certificate, found, asked=asked, thresholds=thresholds)
+        verification = Verification(model, found, certificate, judgement, verified.crops)
+        return _write(bundle, verification, certificate) if bundle is not None and writes else verification
 
 
 def _check_files(model: Model, bundle: Bundle, tell: Tell, *, deep: bool) -> list[Check]:
@@ -273,20 +277,27 @@ def build_and_record(
     """Build engines as `engine.bundle.build_engines` does, and let a bundle's certificate and page name them.
 
     Nothing has run a new engine yet: the certificate says so until `verify` does. The arguments and what is raised are
-    those of `build_engines`.
+    those of `build_engines`, and LockedError where another process writes there.
     """
-    result = build_engines(
-        bundle,
-        backend,
-        profiles=profiles,
-        compute_capabilities=compute_capabilities,
-        options=options,
-        trust=trust,
-        on_stage=on_stage,
-        on_progress=on_progress,
-    )
-    if not isinstance(bundle, Bundle) and Path(bundle).suffix == ".onnx":
-        return result
-    opened = open_bundle(bundle.path if isinstance(bundle, Bundle) else Path(bundle))
-    changed = result.built or result.removed
-    return replace(result, judgement=record_engines(opened) if changed else judge_bundle(opened)[1])
+    path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+    is_graph = not isinstance(bundle, Bundle) and path.suffix == ".onnx"
+    if is_graph:
+        require_file(path, "an ONNX graph")
+    else:
+        open_bundle(path)  # says what is wrong with it before anything is written there
+    with (engines_of_graph(path) if is_graph else EngineFolder(path)).writing():
+        result = build_engines(
+            path,
+            backend,
+            profiles=profiles,
+            compute_capabilities=compute_capabilities,
+            options=options,
+            trust=trust,
+            on_stage=on_stage,
+            on_progress=on_progress,
+        )
+        if is_graph:
+            return result
+        opened = open_bundle(path)
+        changed = result.built or result.removed
+        return replace(result, judgement=record_engines(opened) if changed else judge_bundle(opened)[1])

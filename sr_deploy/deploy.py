@@ -23,6 +23,7 @@ from sr_deploy.bundle import (
     Manifest,
     SourceRecord,
     creating_bundle,
+    holding_bundle,
     open_bundle,
     record_file,
     utc_now,
@@ -137,6 +138,7 @@ def export_bundle(
         VerificationError: INT8 does not meet its budget; nothing is written.
         InputError: no such file, no weights in it, a profile that the network cannot run.
         OutputError: the folder cannot be written, or holds something that is no bundle.
+        LockedError: another process makes this bundle, or writes into the one that stands there.
 
     Example:
         >>> result = export_bundle("realesr-animevideov3.pth")  # doctest: +SKIP
@@ -157,9 +159,11 @@ def export_bundle(
     _check_place(path)
     if calibration is not None and calibration.folder is not None:
         list_photographs(calibration.folder)  # says what is wrong with it before anything takes long
-    bundle, graphs = _write_bundle(model, spec, path, tell, calibration or Calibration())
-    not_built = build_engines(bundle, on_stage=tell, on_progress=on_progress, tolerant=True).not_built
-    verification = verify_model(path, on_stage=tell)
+    with holding_bundle(path):
+        bundle, graphs = _write_bundle(model, spec, path, tell, calibration or Calibration())
+        with bundle.writing():
+            not_built = build_engines(bundle, on_stage=tell, on_progress=on_progress, tolerant=True).not_built
+        verification = verify_model(path, on_stage=tell)
     return ExportResult(
         bundle=bundle,
         engines=tuple(sorted(bundle.engines(), key=lambda record: bundle.precisions.index(record.precision))),

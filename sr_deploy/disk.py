@@ -9,10 +9,12 @@ still lose what it holds; another call reaches the disk itself.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_RENAME_EXCHANGE, _AT_WORKING_FOLDER = 2, -100  # of Linux's renameat2
 _ON_WINDOWS = os.name == "nt"
 _PATIENCE_SECONDS = 3.0
 """How long another program may hold a file before it counts as in the way."""
@@ -96,6 +99,17 @@ def rename(path: Path, name: Path) -> None:
     _insist(lambda: os.rename(path, name))
 
 
+def exchange_folders(first: Path, second: Path) -> bool:
+    """Give two folders each other's names in one step; false where the system, or the file system, cannot."""
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "renameat2"):  # glibc before 2.28
+        return False
+    names = os.fsencode(first), os.fsencode(second)
+    return bool(libc.renameat2(_AT_WORKING_FOLDER, names[0], _AT_WORKING_FOLDER, names[1], _RENAME_EXCHANGE) == 0)
+
+
 def remove_file(path: Path) -> None:
     """Remove a temporary file as far as that goes: what cannot be removed stays, and hides no other error."""
     with contextlib.suppress(OSError):
@@ -103,7 +117,10 @@ def remove_file(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a temporary folder with all that is in it, as far as that goes."""
+    """Remove a temporary folder with all that is in it, as far as that goes; of a link, the link alone."""
+    if path.is_symlink():
+        remove_file(path)
+        return
     shutil.rmtree(path, ignore_errors=True)
     if _ON_WINDOWS and path.exists():  # it removes no file that is marked as read-only
         for inner in path.rglob("*"):

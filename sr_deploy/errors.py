@@ -6,6 +6,7 @@ it as it is.
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 
@@ -106,6 +107,23 @@ class VerificationError(SrDeployError):
     """An artefact does not compute what the reference computes."""
 
     exit_code = 3
+
+
+# How allocators say that there is no more: torch's on the CPU, ONNX Runtime's arenas, OpenVINO's and oneDNN's, C++'s
+# own, CUDA's and TensorRT's. Their exceptions are plain RuntimeErrors.
+_OUT_OF_MEMORY = re.compile(
+    r"out ?of ?memory|not enough memory|can(no|')t allocate memory|(failed|unable|could not) (to )?allocate"
+    r"|bad_alloc|bad allocation|memoryallocation",
+    re.IGNORECASE,
+)
+
+
+def find_want_of_memory(error: BaseException) -> str | None:
+    """The line of an exception that says that there was no memory; None: it was something else."""
+    telling = next((line.strip() for line in str(error).splitlines() if _OUT_OF_MEMORY.search(line)), None)
+    if telling is None and (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
+        return "not enough memory"
+    return telling
 
 
 def describe_surprise(error: BaseException) -> str:

@@ -10,12 +10,13 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from sr_deploy.disk import flush_file, flush_folder, remove_file, remove_folder, rename, rename_over
+from sr_deploy.disk import exchange_folders, flush_file, flush_folder, remove_file, remove_folder, rename, rename_over
 from sr_deploy.errors import InputError, OutputError
 from sr_deploy.names import keep_suffix, lengthen, why_not_writable
 from sr_deploy.untrusted import is_regular, open_regular
@@ -23,6 +24,9 @@ from sr_deploy.untrusted import is_regular, open_regular
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _LARGEST_POINTER = 1024  # of their specification
 _TEMPORARY_PREFIX = ".partial-"
+_ASIDE = ".old"
+_PARTIAL_FOLDER = re.compile(rf"{re.escape(_TEMPORARY_PREFIX)}(.+)-[0-9a-f]{{8}}(?:{re.escape(_ASIDE)})?", re.DOTALL)
+_LONGEST_KEY = 200
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
@@ -130,7 +134,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.exists() and not place.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        temporary = _name_beside(place)
+        temporary = _name_folder_beside(place)
         temporary.mkdir()
     except OSError as error:
         raise output_error(path, error) from error
@@ -163,6 +167,31 @@ def remove_partial_files(folder: Path) -> None:
             raise output_error(path, error) from error
 
 
+def owner_key(name: str) -> str:
+    """What stands for the name of a folder in those of its temporary ones: itself, or a hash of one that is long."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= _LONGEST_KEY else hashlib.sha256(raw).hexdigest()[:32]
+
+
+def partial_owner(path: Path) -> str | None:
+    """The `owner_key` of the folder that a folder of `replacing_folder` was to become; None: it is none of those."""
+    matched = _PARTIAL_FOLDER.fullmatch(path.name)
+    return matched[1] if matched and path.is_dir() else None
+
+
+def clear_partial_folder(path: Path) -> None:
+    """Remove a folder that `replacing_folder` left when a process was killed; nobody may be writing it.
+
+    One that stepped aside and was not replaced goes back to its place.
+    """
+    owner = partial_owner(path)
+    if owner is not None and path.name.endswith(_ASIDE) and not os.path.lexists(path.with_name(owner)):
+        with contextlib.suppress(OSError):
+            rename(path, path.with_name(owner))
+            return
+    remove_folder(path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, UTF-8.
 
@@ -177,8 +206,10 @@ def _swap_folder(new: Path, path: Path) -> None:
     if not path.exists():
         rename(new, path)
         return
-    # A folder with content cannot be replaced in one call: the old one steps aside and returns if the new one fails.
-    aside = _name_beside(path)
+    if exchange_folders(new, path):
+        return
+    # In two steps then: the old one steps aside, and returns if the new one fails, or this process does (see below).
+    aside = _name_folder_beside(path, _ASIDE)
     rename(path, aside)
     try:
         rename(new, path)
@@ -197,3 +228,8 @@ def _require_writable_name(path: Path) -> None:
 def _name_beside(path: Path, suffix: str = "") -> Path:
     """A hidden name that nobody has, in the same folder: made without a mode of its own, it gets the user's umask."""
     return path.parent / f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}{suffix}"
+
+
+def _name_folder_beside(path: Path, suffix: str = "") -> Path:
+    """A hidden name that nobody has and that says whose it is: `partial_owner` gives that back."""
+    return path.parent / f"{_TEMPORARY_PREFIX}{owner_key(path.name)}-{secrets.token_hex(4)}{suffix}"

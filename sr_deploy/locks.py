@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sr_deploy.errors import LockedError, OutputError
-from sr_deploy.files import output_error
+from sr_deploy.files import clear_partial_folder, output_error, owner_key, partial_owner
 
 LOCK_NAME = ".lock"
 """Of the lock inside a folder that is written into."""
@@ -55,6 +55,32 @@ def hold_lock(path: Path, what: Path, *, patience: float = 0.0) -> Iterator[None
         os.close(handle)
         if os.name != "posix":  # which removes no open file, and none that another process has opened since
             _remove(path)
+
+
+@contextlib.contextmanager
+def hold_place(folder: Path) -> Iterator[None]:
+    """Hold a folder that is made aside and then given its place (`replacing_folder`), whether it is there or not.
+
+    What killed processes left beside it goes first: of this folder, and of all others that nobody is making.
+
+    Raises:
+        LockedError: another process is making it.
+        OutputError: nothing can be written there.
+    """
+    ours = owner_key(folder.name)
+    with hold_lock(_beside(folder, ours), folder):
+        for path in folder.parent.glob(".*"):
+            owner = partial_owner(path)
+            if owner == ours:
+                clear_partial_folder(path)
+            elif owner is not None:
+                with contextlib.suppress(LockedError), hold_lock(_beside(folder, owner), path):
+                    clear_partial_folder(path)
+        yield
+
+
+def _beside(folder: Path, owner: str) -> Path:
+    return folder.with_name(f".{owner}{LOCK_NAME}")
 
 
 def _take(path: Path, what: Path, patience: float) -> int:

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import DEFAULT_THRESHOLDS, Bundle, EngineRecord, Thresholds, open_bundle
-from sr_deploy.bundle.store import MANIFEST_NAME, is_bundle, read_record
+from sr_deploy.bundle.documents import read_record
+from sr_deploy.bundle.store import MANIFEST_NAME, is_bundle
 from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.errors import BackendError, BundleError, CheckpointError, DamagedBundleError, GraphError, InputError
 from sr_deploy.files import require_file, sha256_of

@@ -12,6 +12,7 @@ from sr_deploy.bundle.certificate import (
     NotRun,
     WorstPlace,
 )
+from sr_deploy.bundle.documents import record_file
 from sr_deploy.bundle.engine_options import EngineBackend, EngineOptions, EnginePlan
 from sr_deploy.bundle.profile import Profile, Shape, parse_profile, parse_shape
 from sr_deploy.bundle.records import (
@@ -23,7 +24,14 @@ from sr_deploy.bundle.records import (
     SourceRecord,
     engine_key,
 )
-from sr_deploy.bundle.store import Bundle, creating_bundle, find_newest_bundle, open_bundle, record_file, utc_now
+from sr_deploy.bundle.store import (
+    Bundle,
+    creating_bundle,
+    find_newest_bundle,
+    holding_bundle,
+    open_bundle,
+    utc_now,
+)
 from sr_deploy.bundle.thresholds import DEFAULT_THRESHOLDS, Thresholds
 
 __all__ = [
@@ -54,6 +62,7 @@ __all__ = [
     "creating_bundle",
     "engine_key",
     "find_newest_bundle",
+    "holding_bundle",
     "open_bundle",
     "parse_profile",
     "parse_shape",

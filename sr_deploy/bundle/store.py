@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel, ValidationError
 
 from sr_deploy.backends import Precision
 from sr_deploy.bundle.certificate import Certificate
 from sr_deploy.bundle.crosscheck import list_contradictions
+from sr_deploy.bundle.documents import check_file, read_record
+from sr_deploy.bundle.engine_folder import CACHES_FOLDER, EngineFolder
 from sr_deploy.bundle.records import ENGINES_FOLDER, EngineRecord, FileRecord, Manifest
 from sr_deploy.candidates import read_each, require_any
 from sr_deploy.errors import (
@@ -26,114 +25,15 @@ from sr_deploy.errors import (
     ShapeError,
     UnsafePathError,
 )
-from sr_deploy.files import output_error, replacing_file, replacing_folder, sha256_of, write_text
+from sr_deploy.files import replacing_folder, write_text
 from sr_deploy.graph.external import keeps_weights_outside
-from sr_deploy.untrusted import find_inside, is_regular, open_regular, read_json, refuse_link
+from sr_deploy.locks import hold_place
+from sr_deploy.untrusted import find_inside, is_regular
 
 MANIFEST_NAME = "bundle.json"
 CERTIFICATE_NAME = "certificate.json"
 PAGE_NAME = "certificate.html"
-CACHES_FOLDER = "caches"
 REFERENCE_NAME = "generator.safetensors"
-
-RecordModel = TypeVar("RecordModel", bound=BaseModel)
-
-
-@dataclass(frozen=True)
-class EngineFolder:
-    """A folder that engines are kept in, with what builders and runners learnt of them."""
-
-    path: Path
-    """The folder; it may not be there before the first engine is."""
-
-    def engines(self) -> tuple[EngineRecord, ...]:
-        """Records of the engines that were built, each with its engine file in place and unchanged.
-
-        Raises:
-            BundleError: a record or an engine is damaged.
-        """
-        return tuple(map(self._read_engine, self._list_records()))
-
-    def intact_engines(self) -> tuple[EngineRecord, ...]:
-        """As `engines`, without those whose record or file is damaged: building makes them anew.
-
-        Raises:
-            BundleError: the folder of engines is a link that leads elsewhere.
-        """
-        records = []
-        for name in self._list_records():
-            with contextlib.suppress(BundleError):
-                records.append(self._read_engine(name))
-        return tuple(records)
-
-    def _list_records(self) -> list[str]:
-        folder = find_inside(self.path, ENGINES_FOLDER, DamagedBundleError)
-        names = (path.name for path in sorted(folder.glob("*.json")))
-        return [f"{ENGINES_FOLDER}/{name}" for name in names if not name.startswith(".")]  # one is half-written
-
-    def _read_engine(self, name: str) -> EngineRecord:
-        path = find_inside(self.path, name, DamagedBundleError)
-        record = read_record(path, EngineRecord)
-        if path.stem != record.key:
-            raise DamagedBundleError(f"{path} is the record of {record.engine.file}; run: sr-deploy build {self.path}")
-        _check_file(self.path, record.engine)
-        return record
-
-    def add_engine(self, record: EngineRecord, engine: bytes) -> Path:
-        """Add an engine, and its record after it, so that a record never stands without its engine."""
-        path = find_inside(self.path, record.engine.file, DamagedBundleError)
-        with replacing_file(path) as temporary:
-            temporary.write_bytes(engine)
-        write_text(path.with_suffix(".json"), record.model_dump_json(indent=2) + "\n")
-        return path
-
-    def cache(self, name: str) -> Path:
-        """Where a builder or a runner keeps what it learnt, so that the next one starts faster; may not be there yet.
-
-        Caches are no part of what is hashed and certified: a lost or damaged one costs time and nothing else.
-
-        Raises:
-            BundleError: the place is a link that leads out of the folder.
-        """
-        return find_inside(self.path, f"{CACHES_FOLDER}/{name}", DamagedBundleError)
-
-    def read_cache(self, name: str) -> bytes:
-        """The bytes of a cache; empty if there is none that can be read.
-
-        Raises:
-            BundleError: as `cache`.
-        """
-        try:
-            with open_regular(self.cache(name)) as stream:
-                return stream.read()
-        except OSError:
-            return b""
-
-    def write_cache(self, name: str, content: bytes) -> None:
-        """Keep a cache, whole or not at all.
-
-        Raises:
-            OutputError: it cannot be written.
-            BundleError: as `cache`.
-        """
-        with replacing_file(self.cache(name)) as temporary:
-            temporary.write_bytes(content)
-
-    def remove_engine(self, record: EngineRecord) -> None:
-        """Remove an engine and its caches; the record goes before its engine.
-
-        Raises:
-            OutputError: one cannot be removed.
-            BundleError: a link leads out of the folder; nothing is removed.
-        """
-        path = find_inside(self.path, record.engine.file, DamagedBundleError)
-        cache = self.cache(runtime_cache_name(record))
-        try:
-            path.with_suffix(".json").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-            cache.unlink(missing_ok=True)
-        except OSError as error:
-            raise output_error(path, error) from error
 
 
 @dataclass(frozen=True)
@@ -196,7 +96,7 @@ class Bundle(EngineFolder):
         looked_at += [(ledger.file, ledger.sha256) for ledger in certificate.ledgers]
         spoken_of += [FileRecord(file=file, sha256=sha256) for file, sha256 in looked_at if sha256 is not None]
         for record in dict.fromkeys(spoken_of):
-            _check_file(self.path, record)
+            check_file(self.path, record)
         if any(entry.reference_sha256 != self.manifest.reference.sha256 for entry in certificate.entries):
             raise DamagedBundleError(
                 f"{path} was measured against other weights than this bundle's; run: sr-deploy verify {self.path}"
@@ -231,20 +131,6 @@ class Bundle(EngineFolder):
                 self.write_certificate(kept)
 
 
-def engines_of_graph(graph: Path) -> EngineFolder:
-    """Where the engines of an ONNX file go that is in no bundle: `FILE.engines/` beside `FILE.onnx`.
-
-    Raises:
-        BundleError: that place is a link.
-    """
-    return EngineFolder(refuse_link(graph.with_suffix(".engines"), DamagedBundleError))
-
-
-def runtime_cache_name(record: EngineRecord) -> str:
-    """Name of the cache of kernels that TensorRT-RTX compiled for an engine where it ran."""
-    return f"{record.key}.runtime"
-
-
 def is_bundle(path: Path) -> bool:
     """Whether a folder is a bundle, whole or not; links and what else is no plain file count, and are refused later."""
     return os.path.lexists(path / MANIFEST_NAME)
@@ -261,7 +147,7 @@ def open_bundle(path: Path) -> Bundle:
         raise BundleError(f"{path} is no bundle: it has no {MANIFEST_NAME}; make one with: sr-deploy export CHECKPOINT")
     manifest = read_record(find_inside(path, MANIFEST_NAME, DamagedBundleError), Manifest)
     for record in manifest.files:
-        _check_file(path, record)
+        check_file(path, record)
     for name in (CERTIFICATE_NAME, PAGE_NAME, ENGINES_FOLDER, CACHES_FOLDER):  # what commands write in it later
         place = find_inside(path, name, DamagedBundleError)
         if name in (ENGINES_FOLDER, CACHES_FOLDER) and os.path.lexists(place) and not place.is_dir():
@@ -296,6 +182,18 @@ def blaming_bundle(bundle: Bundle | Path | None) -> Iterator[None]:
 
 
 @contextmanager
+def holding_bundle(path: Path) -> Iterator[None]:
+    """Hold the place of a bundle that is made, and the bundle that stands there until then.
+
+    Raises:
+        LockedError: another process makes one there, or adds something to the one that stands there.
+        OutputError: nothing can be written there.
+    """
+    with hold_place(path), EngineFolder(path).writing() if is_regular(path / MANIFEST_NAME) else nullcontext():
+        yield
+
+
+@contextmanager
 def creating_bundle(path: Path) -> Iterator[Path]:
     """Yield a folder to fill; it becomes the bundle at `path` if the block succeeds, in one step."""
     with replacing_folder(path) as folder:
@@ -319,51 +217,6 @@ def find_newest_bundle(folder: Path) -> Path:
     return max(require_any(found, faults, f"no bundle in {folder}; make one with: sr-deploy export"))[1]
 
 
-def record_file(folder: Path, name: str) -> FileRecord:
-    """The record of a file that lies in `folder`."""
-    return FileRecord(file=name, sha256=sha256_of(folder / name))
-
-
 def utc_now() -> str:
     """Now, UTC, ISO 8601 with microseconds, so that the order of writing is the order of the text."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def _check_file(folder: Path, record: FileRecord) -> None:
-    path = find_inside(folder, record.file, DamagedBundleError)
-    if not is_regular(path):
-        state = "no plain file" if os.path.lexists(path) else "missing"
-        raise DamagedBundleError(
-            f"{folder} is incomplete: {record.file} is {state}; make the bundle again with sr-deploy export"
-        )
-    try:
-        seen = sha256_of(path)
-    except OSError as error:
-        raise DamagedBundleError(f"{path} cannot be read: {error.strerror or error}") from error
-    if seen != record.sha256:
-        raise DamagedBundleError(
-            f"{path} was changed after it was recorded (sha256 {seen[:12]}..., recorded {record.sha256[:12]}...); "
-            "make it again with sr-deploy export or build"
-        )
-
-
-def read_record(path: Path, model: type[RecordModel]) -> RecordModel:
-    """Read one of the JSON documents of `records`.
-
-    Raises:
-        DamagedBundleError: damaged.
-        BundleError: written by a newer sr-deploy.
-    """
-    document = read_json(path, DamagedBundleError)
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if isinstance(version, int) and version > 1:
-        raise BundleError(f"{path} has schema version {version}; this sr-deploy reads version 1")
-    if version != 1:
-        raise DamagedBundleError(f"{path} is damaged: it says no schema version; this sr-deploy reads version 1")
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = "".join(f"{part}: " for part in (".".join(map(str, first["loc"])),) if part)
-        reason = first["msg"].removeprefix("Value error, ")
-        raise DamagedBundleError(f"{path} is damaged: {where}{reason}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import queue
@@ -23,7 +24,7 @@ from sr_deploy.engine.options import check_options
 from sr_deploy.engine.precision import judge_layers, list_work, share_multiply_adds
 from sr_deploy.engine.progress import BuildProgress, read_progress
 from sr_deploy.engine.request import EngineRequest
-from sr_deploy.engine.worker import BuildJob, BuildReport
+from sr_deploy.engine.worker import ATTACHED, BuildJob, BuildReport
 from sr_deploy.errors import BackendError, GraphError
 from sr_deploy.files import output_error, require_file
 from sr_deploy.graph.load import find_ends, load_model
@@ -31,7 +32,8 @@ from sr_deploy.names import lend_path
 
 _LOG = logging.getLogger(__name__)
 _UINT16 = 4  # ONNX's number of the type
-_WORKER = (sys.executable, "-P", "-m", "sr_deploy.engine.worker")  # -P: nothing in the current folder is imported
+# -P: nothing in the current folder is imported
+_WORKER = (sys.executable, "-P", "-m", "sr_deploy.engine.worker", ATTACHED)
 _BEAT_SECONDS = 1.0  # a builder may say nothing for minutes: the time so far is told meanwhile
 
 OnProgress = Callable[[BuildProgress], None]
@@ -154,6 +156,8 @@ def _follow_worker(job: str, tell: OnProgress) -> tuple[int, str]:
         finally:
             worker.kill()  # an interrupted build leaves no builder behind; one that has ended is past caring
             reader.join()
+            with contextlib.suppress(BrokenPipeError):
+                worker.stdin.close()
 
 
 def _pass_lines(stream: IO[str], lines: queue.Queue[str | None]) -> None:
@@ -163,11 +167,10 @@ def _pass_lines(stream: IO[str], lines: queue.Queue[str | None]) -> None:
 
 
 def _give(stream: IO[str], job: str) -> None:
-    try:
-        stream.write(job)
-        stream.close()
-    except BrokenPipeError:  # it ended before it read its job; what it wrote says why
-        return
+    """One line; the stream stays open, and its end tells the worker that nobody waits for it any more."""
+    with contextlib.suppress(BrokenPipeError):  # it ended before it read its job; what it wrote says why
+        stream.write(f"{job}\n")
+        stream.flush()
 
 
 def _record(request: EngineRequest, report: BuildReport, engine: bytes) -> EngineRecord:

@@ -11,7 +11,7 @@ from pathlib import Path
 from sr_deploy import trt
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend
 from sr_deploy.bundle import Bundle, EngineBackend, EngineOptions, EnginePlan, EngineRecord, Profile
-from sr_deploy.bundle.store import EngineFolder
+from sr_deploy.bundle.engine_folder import EngineFolder
 from sr_deploy.bundle.trust import (
     BUILT_HERE,
     EngineTrust,
@@ -73,7 +73,8 @@ def build_engines(
     """Build an engine for each graph of a bundle, or for an ONNX file of anybody's.
 
     One that is there, still holds and was built here is kept, another one replaced. Each that is built is entered in
-    this user's registry, so that runners open it.
+    this user's registry, so that runners open it. The folder is held meanwhile, by who calls this
+    (`EngineFolder.writing`).
 
     Args:
         bundle: the deployment, its folder, or an ONNX file, whose engines go to `FILE.engines/` beside it.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sr_deploy.bundle import Bundle, EnginePlan, GraphRecord, Profile, Shape, open_bundle
-from sr_deploy.bundle.store import EngineFolder, engines_of_graph
+from sr_deploy.bundle.engine_folder import EngineFolder, engines_of_graph
 from sr_deploy.engine.profiles import check_names, check_profiles, check_sides
 from sr_deploy.errors import ShapeError
 from sr_deploy.files import sha256_of

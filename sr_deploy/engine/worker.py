@@ -6,7 +6,9 @@ whole life, is made anew each time.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -27,6 +29,8 @@ from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError
 
 _SHOWN = 3
+ATTACHED = "--attached"
+"""Word on the command line of a worker that is to end when its stdin does."""
 
 
 class BuildJob(BaseModel):
@@ -211,7 +215,9 @@ def inspect_engine(sdk: ModuleType, engine: bytes) -> str:
 
 def main() -> int:
     """Read a job from stdin, do it, and leave engine and report where it says."""
-    job = BuildJob.model_validate_json(sys.stdin.read())
+    job = BuildJob.model_validate_json(sys.stdin.readline())
+    if ATTACHED in sys.argv:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         report = build(job)
     except Exception as error:  # noqa: BLE001 - the process ends here, whatever it was
@@ -220,6 +226,13 @@ def main() -> int:
         return 1
     job.report.write_text(report.model_dump_json(), encoding="utf-8")
     return 0
+
+
+def _end_with_stdin() -> None:
+    """Whoever started this process holds the other end: when that was killed, nobody wants the engine any more."""
+    while os.read(sys.stdin.fileno(), 1):  # not `sys.stdin.read`, whose lock would be held when Python ends
+        pass
+    os._exit(1)
 
 
 if __name__ == "__main__":

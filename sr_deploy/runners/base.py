@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.errors import BackendError, InputError, OutOfMemoryError
+from sr_deploy.errors import BackendError, InputError, OutOfMemoryError, find_want_of_memory
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
 
 
@@ -90,21 +89,11 @@ def require_cpu(backend: str, device: str | None) -> str:
     return "cpu"
 
 
-# How allocators say that there is no more: torch's on the CPU, ONNX Runtime's arenas, OpenVINO's and oneDNN's, C++'s
-# own, CUDA's and TensorRT's. Their exceptions are plain RuntimeErrors.
-_OUT_OF_MEMORY = re.compile(
-    r"out ?of ?memory|not enough memory|can(no|')t allocate memory|(failed|unable|could not) (to )?allocate"
-    r"|bad_alloc|bad allocation|memoryallocation",
-    re.IGNORECASE,
-)
-
-
 def inference_error(spec: RunnerSpec, lr_shape: Sequence[int], error: BaseException) -> BackendError:
     """What to raise for an exception of a backend's library: `OutOfMemoryError` if more memory would have helped."""
-    telling = next((line.strip() for line in str(error).splitlines() if _OUT_OF_MEMORY.search(line)), None)
-    spent = telling is not None or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    kind = OutOfMemoryError if spent else BackendError
-    return kind(f"{spec} failed on {'x'.join(map(str, lr_shape))}: {telling or first_line(error)}")
+    said = find_want_of_memory(error)
+    kind = BackendError if said is None else OutOfMemoryError
+    return kind(f"{spec} failed on {'x'.join(map(str, lr_shape))}: {said or first_line(error)}")
 
 
 def first_line(error: BaseException) -> str:

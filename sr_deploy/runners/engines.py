@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import EngineRecord
-from sr_deploy.bundle.store import EngineFolder, engines_of_graph
+from sr_deploy.bundle.engine_folder import EngineFolder, engines_of_graph
 from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust, why_not_trusted
 from sr_deploy.errors import BackendError
 from sr_deploy.files import sha256_of

@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sr_deploy.bundle import EngineRecord
-from sr_deploy.bundle.store import EngineFolder, runtime_cache_name
+from sr_deploy.bundle.engine_folder import EngineFolder, runtime_cache_name
 from sr_deploy.bundle.trust import EngineTrust, open_engine, register_bytes, were_made_here
-from sr_deploy.errors import BackendError, OutputError
+from sr_deploy.errors import BackendError, LockedError, OutputError
 from sr_deploy.untrusted import open_regular
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class KernelCache:
             try:
                 self._folder.write_cache(self._name, content)
                 register_bytes(content)  # if that fails they are compiled anew the next time
-            except OutputError as error:
+            except (OutputError, LockedError) as error:
                 _LOG.warning("compiled kernels are not kept: %s", error)
         self._cache = None
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from sr_deploy.errors import OutputError, TrainingError
+from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory
 from sr_deploy.train.checkpoint import write_checkpoint
 from sr_deploy.train.figures import FigureLedger
 from sr_deploy.train.metrics import MetricsLog
 from sr_deploy.train.photographs import Report
 from sr_deploy.train.processes import ALONE, Processes
 from sr_deploy.train.recipe import Recipe
-from sr_deploy.train.run import RunManifest, read_manifest
+from sr_deploy.train.run import RunManifest, find_last_checkpoint, read_manifest
 from sr_deploy.train.sampling import Batch, iterate_batches
 from sr_deploy.train.schedule import learning_rate_at
 from sr_deploy.train.session import Session, check_resumable, open_session, update_manifest
@@ -66,8 +66,7 @@ def train(
         resume: go on from the last checkpoint in `out`; on the CPU the result has the bits of a run never stopped.
         device: as torch names it; cuda if available, else cpu, if None.
         start_from: anything with weights for the generator to start from.
-        numbered: for a new run: where `out` is taken, take the next free name of the recipe beside it; the manifest has
-            it.
+        numbered: for a new run: where `out` is taken, take the recipe's next free name beside it; the manifest has it.
         processes: who trains along; each calls this with the same arguments.
         stop: when set, the run writes a checkpoint after the present step and returns with status "stopped".
         on_step: told after each step.
@@ -85,22 +84,32 @@ def train(
         recipe, out, resume=resume, device=device, start_from=start_from, report=on_note, processes=processes,
         numbered=numbered,
     )  # fmt: skip
+    run = out if resume else None
     try:
         with opening as session:
+            run = session.run
             on_note(_describe_start(session))
             _run_steps(session, stop or threading.Event(), on_step, on_note)
             return session.manifest
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"the memory of the device is too small for {recipe.data.batch} patches of {recipe.data.patch_size} "
-            "pixels; lower --set data.batch or --set data.patch_size"
-        ) from error
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = " ".join(str(error).split())[:200]
         raise TrainingError(
             f"torch.compile failed ({reason}); it needs a C++ compiler on a CPU and Triton on a GPU: train without it, "
             "--set precision.compile=false"
         ) from error
+    except (RuntimeError, MemoryError) as error:  # torch's on a CPU is a plain RuntimeError
+        if find_want_of_memory(error) is None:
+            raise
+        raise TrainingError(_describe_want_of_memory(recipe, run)) from error
+
+
+def _describe_want_of_memory(recipe: Recipe, run: Path | None) -> str:
+    data, last = recipe.data, find_last_checkpoint(run) if run is not None else None
+    kept = "no checkpoint was written yet" if last is None else f"{last[1]} is the last checkpoint: --from takes it"
+    return (
+        f"the memory is too small for {data.batch} patches of {data.patch_size} pixels; lower --set data.batch or "
+        f"--set data.patch_size in a new run, or --set data.cache_gib (now {data.cache_gib:g}); {kept}"
+    )
 
 
 def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepReport], None], on_note: Report) -> None:

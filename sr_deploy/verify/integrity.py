@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from sr_deploy.bundle import Bundle, Check, EngineRecord, GraphRecord, engine_key, utc_now
+from sr_deploy.bundle.engine_folder import EngineFolder, engines_of_graph
 from sr_deploy.bundle.records import ENGINES_FOLDER
-from sr_deploy.bundle.store import EngineFolder, engines_of_graph
 from sr_deploy.engine.precision import find_unplanned, find_unplanned_nodes
 from sr_deploy.errors import GraphError
 from sr_deploy.files import sha256_of

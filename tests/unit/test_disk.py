@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from sr_deploy import disk
+from sr_deploy import disk, files
 from sr_deploy.errors import OutputError
 from sr_deploy.files import replacing_file, replacing_folder, write_text
 
@@ -104,6 +104,7 @@ def test_a_folder_that_cannot_be_replaced_stays(monkeypatch, tmp_path):
             raise PermissionError(errno.EACCES, "Permission denied")
         real(path, name)
 
+    monkeypatch.setattr(files, "exchange_folders", lambda first, second: False)
     monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(OutputError), replacing_folder(tmp_path / "bundle") as folder:
         (folder / "half").write_text("half")

@@ -1,11 +1,16 @@
 import os
+import sys
 import threading
 
 import pytest
 
+from sr_deploy import files
 from sr_deploy.errors import InputError, OutputError
 from sr_deploy.files import (
+    clear_partial_folder,
     make_folder,
+    owner_key,
+    partial_owner,
     remove_partial_files,
     replacing_file,
     replacing_folder,
@@ -53,6 +58,82 @@ def test_folder_replaces_a_folder_with_content(tmp_path):
         (folder / "engines" / "a").write_text("fresh")
     assert [str(p.relative_to(path)) for p in sorted(path.rglob("*"))] == ["engines", "engines/a"]
     assert os.listdir(tmp_path) == ["bundle"]
+
+
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_folder_is_never_missing_while_it_is_replaced(tmp_path, monkeypatch, in_one_step):
+    path = tmp_path / "bundle"
+    path.mkdir()
+    (path / "number").write_text("0")
+    if not in_one_step:
+        monkeypatch.setattr(files, "exchange_folders", lambda first, second: False)
+    stop, seen = threading.Event(), []
+
+    def look():
+        while not stop.is_set():
+            seen.append((path / "number").exists())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for number in range(1, 200):
+        with replacing_folder(path) as folder:
+            (folder / "number").write_text(str(number))
+    stop.set()
+    watcher.join()
+    assert (path / "number").read_text() == "199"
+    assert os.listdir(tmp_path) == ["bundle"]
+    if in_one_step and sys.platform == "linux":
+        assert all(seen)
+
+
+def test_a_link_to_a_folder_is_replaced_and_what_it_led_to_stays(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_text("kept")
+    (tmp_path / "bundle").symlink_to("elsewhere")
+    with replacing_folder(tmp_path / "bundle") as folder:
+        (folder / "new").write_text("new")
+    assert os.listdir(tmp_path / "bundle") == ["new"]
+    assert os.listdir(tmp_path / "elsewhere") == ["kept"]
+    assert sorted(os.listdir(tmp_path)) == ["bundle", "elsewhere"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (".partial-demo-01abcdef", "demo"),
+        (".partial-demo-01abcdef.old", "demo"),
+        (".partial-a-b-c-12345678", "a-b-c"),
+        (".partial-x", None),
+        (".partial-demo-ABCDEF01", None),
+        (".partial-demo-0123456789", None),
+        ("partial-demo-01abcdef", None),
+    ],
+)
+def test_a_half_written_folder_says_whose_it_is(tmp_path, name, expected):
+    (tmp_path / name).mkdir()
+    assert partial_owner(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize("length", [1, 200, 201, 255])
+def test_a_name_of_any_length_has_temporary_ones(tmp_path, length):
+    name = "n" * length
+    with replacing_folder(tmp_path / name) as folder:
+        assert partial_owner(folder) == owner_key(name)
+        assert len(folder.name) <= 255
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_what_stepped_aside_comes_back_when_nothing_took_its_place(tmp_path):
+    aside = tmp_path / ".partial-demo-01abcdef.old"
+    aside.mkdir()
+    (aside / "bundle.json").write_text("{}")
+    clear_partial_folder(aside)
+    assert os.listdir(tmp_path) == ["demo"]
+    assert os.listdir(tmp_path / "demo") == ["bundle.json"]
+    aside.mkdir()
+    clear_partial_folder(aside)  # now something stands there
+    assert os.listdir(tmp_path) == ["demo"]
+    assert os.listdir(tmp_path / "demo") == ["bundle.json"]
 
 
 def test_failed_folder_leaves_the_old_one(tmp_path):

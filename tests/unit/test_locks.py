@@ -11,7 +11,7 @@ import pytest
 
 from sr_deploy import locks
 from sr_deploy.errors import InputError, LockedError, OutputError
-from sr_deploy.locks import hold_lock
+from sr_deploy.locks import hold_lock, hold_place
 
 HOLD = """
 import sys, time
@@ -143,3 +143,18 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
     with hold_lock(tmp_path / ".lock", tmp_path):
         assert (tmp_path / ".lock").exists()
     assert "this file system has no locks (No locks available); start no second job there" in caplog.text
+
+
+def test_what_killed_processes_left_beside_a_folder_goes_and_what_is_being_made_stays(tmp_path):
+    for name in ("demo-abcdef01", "other-abcdef01", "busy-abcdef01"):
+        (tmp_path / f".partial-{name}" / "engines").mkdir(parents=True)
+    (tmp_path / ".partial-x").mkdir()  # nobody knows whose it is
+    (tmp_path / ".partial-demo-file0000").write_text("a file")
+    with hold_place(tmp_path / "busy"):
+        (tmp_path / ".partial-busy-12345678").mkdir()
+        with hold_place(tmp_path / "demo"):
+            names = set(os.listdir(tmp_path))
+            with pytest.raises(LockedError, match="demo is being written by"), hold_place(tmp_path / "demo"):
+                pass
+    assert names == {".busy.lock", ".demo.lock", ".partial-busy-12345678", ".partial-x", ".partial-demo-file0000"}
+    assert set(os.listdir(tmp_path)) == names - {".busy.lock", ".demo.lock"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sr_deploy.bundle import Int8Record, record_file
-from sr_deploy.bundle.store import read_record
+from sr_deploy.bundle.documents import read_record
 from sr_deploy.errors import DamagedBundleError, GraphError
 from sr_deploy.export.int8.equalise import apply_factors
 from sr_deploy.export.int8.make import make_int8_graph

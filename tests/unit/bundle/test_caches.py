@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sr_deploy.bundle import EngineRecord, FileRecord, parse_profile
-from sr_deploy.bundle.store import runtime_cache_name
+from sr_deploy.bundle.engine_folder import runtime_cache_name
 from sr_deploy.errors import OutputError
 
 

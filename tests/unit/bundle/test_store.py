@@ -17,12 +17,13 @@ from sr_deploy.bundle import (
     creating_bundle,
     engine_key,
     find_newest_bundle,
+    holding_bundle,
     open_bundle,
     parse_profile,
     record_file,
 )
-from sr_deploy.bundle.store import engines_of_graph
-from sr_deploy.errors import BundleError, DamagedBundleError, NothingFoundError
+from sr_deploy.bundle.engine_folder import engines_of_graph
+from sr_deploy.errors import BundleError, DamagedBundleError, LockedError, NothingFoundError
 
 PROFILE = parse_profile("tile=1x8x8,1x16x16,1x32x32")
 ENGINE = hashlib.sha256(b"engine").hexdigest()
@@ -132,6 +133,37 @@ def test_block_without_a_manifest_makes_no_bundle(tmp_path):
     with pytest.raises(BundleError), creating_bundle(tmp_path / "x") as folder:
         (folder / "model.onnx").write_bytes(b"")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_half_written_record_is_no_engine_and_goes_when_somebody_writes(tmp_path):
+    bundle = make_bundle(tmp_path / "demo")
+    (bundle.path / "engines").mkdir()
+    for place in (bundle.path, bundle.path / "engines"):
+        (place / ".partial-abcdefgh.json").write_text("{")
+    assert bundle.engines() == bundle.intact_engines() == ()
+    with bundle.writing():
+        assert sorted(os.listdir(bundle.path / "engines")) == []
+        with (
+            pytest.raises(LockedError, match=r"demo is being written by another sr-deploy \(process"),
+            bundle.writing(),
+        ):
+            pass
+    assert not [path for path in bundle.path.rglob("*") if path.name.startswith(".")]
+
+
+def test_a_bundle_that_somebody_writes_into_is_not_replaced(tmp_path):
+    bundle = make_bundle(tmp_path / "demo")
+    with bundle.writing(), pytest.raises(LockedError, match="demo is being written by"), holding_bundle(bundle.path):
+        pass
+    with holding_bundle(bundle.path), pytest.raises(LockedError, match="demo is being written by"), bundle.writing():
+        pass
+    with holding_bundle(tmp_path / "new"):
+        with pytest.raises(LockedError, match="new is being written by"), holding_bundle(tmp_path / "new"):
+            pass
+        made = make_bundle(tmp_path / "new")
+        with made.writing():
+            assert open_bundle(made.path) == made
+    assert sorted(os.listdir(tmp_path)) == ["demo", "new"]
 
 
 def test_newest_goes_by_the_manifest_not_by_file_times(tmp_path):

@@ -15,7 +15,7 @@ import sr_deploy
 from sr_deploy import trt
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import EngineOptions, open_bundle
-from sr_deploy.bundle.store import runtime_cache_name
+from sr_deploy.bundle.engine_folder import runtime_cache_name
 from sr_deploy.bundle.trust import (
     EngineTrust,
     open_engine,

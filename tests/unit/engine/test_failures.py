@@ -155,10 +155,10 @@ def find_worker() -> int | None:
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(status.read_text().rpartition(")")[2].split()[1])
-            command = (status.parent / "cmdline").read_text()
+            command = (status.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if parent == os.getpid() and "sr_deploy.engine.worker" in command:
+        if parent == os.getpid() and b"sr_deploy.engine.worker" in command:
             return int(status.parent.name)
     return None
 

@@ -1,0 +1,66 @@
+"""Documents and files of a bundle, read and checked against what is recorded of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sr_deploy.bundle.records import FileRecord
+from sr_deploy.errors import BundleError, DamagedBundleError
+from sr_deploy.files import sha256_of
+from sr_deploy.untrusted import find_inside, is_regular, read_json
+
+RecordModel = TypeVar("RecordModel", bound=BaseModel)
+
+
+def read_record(path: Path, model: type[RecordModel]) -> RecordModel:
+    """Read one of the JSON documents of `records`.
+
+    Raises:
+        DamagedBundleError: damaged.
+        BundleError: written by a newer sr-deploy.
+    """
+    document = read_json(path, DamagedBundleError)
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > 1:
+        raise BundleError(f"{path} has schema version {version}; this sr-deploy reads version 1")
+    if version != 1:
+        raise DamagedBundleError(f"{path} is damaged: it says no schema version; this sr-deploy reads version 1")
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"{part}: " for part in (".".join(map(str, first["loc"])),) if part)
+        reason = first["msg"].removeprefix("Value error, ")
+        raise DamagedBundleError(f"{path} is damaged: {where}{reason}") from error
+
+
+def check_file(folder: Path, record: FileRecord) -> None:
+    """Hold a file of a bundle against its record.
+
+    Raises:
+        DamagedBundleError: it is missing, no plain file, cannot be read, or has another hash.
+    """
+    path = find_inside(folder, record.file, DamagedBundleError)
+    if not is_regular(path):
+        state = "no plain file" if os.path.lexists(path) else "missing"
+        raise DamagedBundleError(
+            f"{folder} is incomplete: {record.file} is {state}; make the bundle again with sr-deploy export"
+        )
+    try:
+        seen = sha256_of(path)
+    except OSError as error:
+        raise DamagedBundleError(f"{path} cannot be read: {error.strerror or error}") from error
+    if seen != record.sha256:
+        raise DamagedBundleError(
+            f"{path} was changed after it was recorded (sha256 {seen[:12]}..., recorded {record.sha256[:12]}...); "
+            "make it again with sr-deploy export or build"
+        )
+
+
+def record_file(folder: Path, name: str) -> FileRecord:
+    """The record of a file that lies in `folder`."""
+    return FileRecord(file=name, sha256=sha256_of(folder / name))
