@@ -135,6 +135,9 @@ def _describe(error: BaseException) -> tuple[str, str, int]:
         return kind, str(format_message()), USAGE
     if isinstance(error, SystemExit):
         return kind, str(error.code), 1
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        # The system's word on a path that was given: too long, in a folder that nobody may enter, on a lost disk.
+        return "InputError", f"cannot use {error.filename}: {error.strerror}; give another path", 1
     return kind, describe_surprise(error), 1
 
 
