@@ -12,15 +12,14 @@ from pydantic import ValidationError
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import DEFAULT_THRESHOLDS, Bundle, EngineRecord, Thresholds, open_bundle
-from sr_deploy.bundle.documents import read_record
+from sr_deploy.bundle.records import ENGINES_FOLDER
 from sr_deploy.bundle.store import MANIFEST_NAME, is_bundle
 from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.errors import BackendError, BundleError, CheckpointError, DamagedBundleError, GraphError, InputError
-from sr_deploy.files import require_file, sha256_of
+from sr_deploy.files import require_file
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.graph.read import METADATA_PREFIX, GraphInfo, read_graph
 from sr_deploy.shipped import shipped_models
-from sr_deploy.untrusted import find_inside
 
 if TYPE_CHECKING:
     from torch import nn
@@ -275,18 +274,9 @@ def _open_engine(path: Path) -> Model:
             "because it does not say what it was built from; give the bundle's engine, or run: sr-deploy build BUNDLE"
         )
     bundle = open_bundle(folder)
-    name = path.absolute().relative_to(folder).with_suffix(".json").as_posix()
-    record = read_record(find_inside(folder, name, DamagedBundleError), EngineRecord)
-    if path.name != Path(record.engine.file).name:
-        raise DamagedBundleError(
-            f"{path}: the record beside it is that of {record.engine.file}; build it again with: "
-            f"sr-deploy build {folder}"
-        )
-    seen = sha256_of(path)
-    if seen != record.engine.sha256:
-        raise DamagedBundleError(
-            f"{path} was changed after it was built; build it again with: sr-deploy build {folder}"
-        )
+    record = bundle.read_engine(f"{ENGINES_FOLDER}/{record_path.name}")
+    if path.absolute().relative_to(folder).as_posix() != record.engine.file:
+        raise DamagedBundleError(f"{path} is no place of an engine; give {folder / record.engine.file}")
     if record.graph_sha256 not in {graph.sha256 for graph in bundle.manifest.graphs}:
         raise DamagedBundleError(
             f"{path} was built from a graph that is not in its bundle; build it again with: sr-deploy build {folder}"

@@ -14,6 +14,7 @@ from sr_deploy.files import sha256_of
 from sr_deploy.untrusted import find_inside, is_regular, read_json
 
 RecordModel = TypeVar("RecordModel", bound=BaseModel)
+_MAX_BYTES = 8 * 2**30
 
 
 def read_record(path: Path, model: type[RecordModel]) -> RecordModel:
@@ -51,6 +52,8 @@ def check_file(folder: Path, record: FileRecord) -> None:
             f"{folder} is incomplete: {record.file} is {state}; make the bundle again with sr-deploy export"
         )
     try:
+        if path.stat().st_size > _MAX_BYTES:  # a sparse file of a terabyte takes no space, and hours to hash
+            raise DamagedBundleError(f"{path} has {path.stat().st_size} bytes; no file of a bundle has more than 8 GiB")
         seen = sha256_of(path)
     except OSError as error:
         raise DamagedBundleError(f"{path} cannot be read: {error.strerror or error}") from error

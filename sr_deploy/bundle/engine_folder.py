@@ -15,6 +15,7 @@ from sr_deploy.locks import LOCK_NAME, hold_lock
 from sr_deploy.untrusted import find_inside, open_regular, refuse_link
 
 CACHES_FOLDER = "caches"
+_MAX_CACHE_BYTES = 2**30
 
 _PATIENCE_SECONDS = 10.0
 
@@ -53,7 +54,7 @@ class EngineFolder:
         Raises:
             BundleError: a record or an engine is damaged.
         """
-        return tuple(map(self._read_engine, self._list_records()))
+        return tuple(map(self.read_engine, self._list_records()))
 
     def intact_engines(self) -> tuple[EngineRecord, ...]:
         """As `engines`, without those whose record or file is damaged: building makes them anew.
@@ -64,7 +65,7 @@ class EngineFolder:
         records = []
         for name in self._list_records():
             with contextlib.suppress(BundleError):
-                records.append(self._read_engine(name))
+                records.append(self.read_engine(name))
         return tuple(records)
 
     def _list_records(self) -> list[str]:
@@ -72,7 +73,12 @@ class EngineFolder:
         names = (path.name for path in sorted(folder.glob("*.json")))
         return [f"{ENGINES_FOLDER}/{name}" for name in names if not name.startswith(".")]  # one is half-written
 
-    def _read_engine(self, name: str) -> EngineRecord:
+    def read_engine(self, name: str) -> EngineRecord:
+        """The record `name`, as in `engines/0123456789abcdef.json`, whose engine is in place and unchanged.
+
+        Raises:
+            BundleError: the record or the engine is damaged, or something else.
+        """
         path = find_inside(self.path, name, DamagedBundleError)
         record = read_record(path, EngineRecord)
         if path.stem != record.key:
@@ -106,7 +112,8 @@ class EngineFolder:
         """
         try:
             with open_regular(self.cache(name)) as stream:
-                return stream.read()
+                content = stream.read(_MAX_CACHE_BYTES + 1)
+                return content if len(content) <= _MAX_CACHE_BYTES else b""
         except OSError:
             return b""
 

@@ -39,6 +39,9 @@ def check_model(model: ModelProto) -> None:
     opsets = _check_opsets(model)
     if not model.graph.node:
         raise ValueError("it has no nodes")
+    constants = {tensor.name for tensor in model.graph.initializer}
+    if not model.graph.output or all(value.name in constants for value in model.graph.input):
+        raise ValueError("it has no input, or no output")
     model.ClearField("training_info")  # no backend reads it
     _write_out_functions(model)
     _check_graph(model.graph, (), opsets)

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import EngineRecord, FileRecord
 from sr_deploy.bundle.records import GraphRecord
-from sr_deploy.errors import BackendError, BundleError, CheckpointError, GraphError, InputError
+from sr_deploy.errors import BackendError, BundleError, CheckpointError, DamagedBundleError, GraphError, InputError
 from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 
@@ -179,13 +180,25 @@ def test_engine_that_cannot_be_trusted(tmp_path, make_bundle):
         open_model(add_engine(bundle, graph_sha256=other.sha256))
     engine = add_engine(bundle)
     engine.write_bytes(b"another")
-    with pytest.raises(BundleError, match="was changed after it was built"):
+    with pytest.raises(BundleError, match="was changed after it was recorded"):
         open_model(engine)
     engine.with_suffix(".json").write_text("{")
     with pytest.raises(BundleError, match=r"0123456789abcdef\.json is damaged"):
         open_model(engine)
     engine.with_suffix(".json").unlink()
     with pytest.raises(BundleError, match=r"stands alone: .* with its record 0123456789abcdef\.json beside it"):
+        open_model(engine)
+
+
+def test_an_engine_behind_a_link_or_in_another_place_is_not_opened(tmp_path, make_bundle):
+    bundle = make_bundle("compact-x4", tmp_path)
+    engine = add_engine(bundle)
+    shutil.copytree(bundle.path / "engines", bundle.path / "other")
+    with pytest.raises(DamagedBundleError, match=r"other/\w+\.engine is no place of an engine; give .*engines/"):
+        open_model(bundle.path / "other" / engine.name)
+    engine.rename(tmp_path / "outside.engine")
+    engine.symlink_to(tmp_path / "outside.engine")
+    with pytest.raises(DamagedBundleError, match=r"\.engine is a link that leads out of"):
         open_model(engine)
 
 

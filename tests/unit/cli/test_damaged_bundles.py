@@ -200,6 +200,16 @@ def test_what_is_no_plain_file_of_the_bundle_is_not_opened(bundle, capsys, name,
     assert complain(capsys, "info", bundle)[0] == 1
 
 
+@pytest.mark.parametrize("name", ["generator.safetensors", "model.fp16.onnx", "engines/0123456789abcdef.json"])
+def test_a_sparse_terabyte_is_not_hashed(bundle, capsys, name):
+    (bundle / "engines").mkdir(exist_ok=True)
+    (bundle / name).touch()
+    os.truncate(bundle / name, 2**40)
+    code, said = complain(capsys, "verify", bundle, "--backend", "onnxruntime:fp32")
+    assert (code, name in said) == (3, True), said
+    assert "no file of a bundle has more than 8 GiB" in said or "it has more than 32 MiB" in said, said
+
+
 def _change_weights(bundle: Path, edit: Callable[[dict, dict], object]) -> None:
     path = bundle / "generator.safetensors"
     with safe_open(path, "pt") as file:
@@ -287,6 +297,14 @@ CONTENTS = {
             bundle, lambda model: model.graph.input.append(onnx.helper.make_tensor_value_info("second", 1, [1]))
         ),
         "model.fp32.onnx has 2 inputs",
+    ),
+    "graph without an output": (
+        lambda bundle: _change_graph(bundle, lambda model: model.graph.ClearField("output")),
+        "model.fp32.onnx is no ONNX file, or a damaged one (it has no input, or no output)",
+    ),
+    "graph without an input": (
+        lambda bundle: _change_graph(bundle, lambda model: model.graph.initializer[0].__setattr__("name", "lr")),
+        "model.fp32.onnx is no ONNX file, or a damaged one (",
     ),
     "graph of an old opset": (
         lambda bundle: _change_graph(bundle, lambda model: setattr(model.opset_import[0], "version", 9)),
