@@ -27,6 +27,7 @@ _BROADCASTING = frozenset((
     "Pow", "Sub", "Where",
 ))
 # fmt: on
+_TOO_LARGE = 2**62  # to be counted in 64 bits
 EVALUATED = _OTHERS | _BROADCASTING
 """Operators that are evaluated."""
 
@@ -49,7 +50,7 @@ def evaluate_node(
         return None
     if node.op_type in ("Shape", "Size"):
         shape = find_shape(node.input[0])
-        return None if shape is None else [_measure_shape(node, shape)]
+        return None if shape is None or math.prod(shape) >= _TOO_LARGE else [_measure_shape(node, shape)]
     if node.op_type not in EVALUATED or any(name and name not in known for name in node.input):
         return None
     inputs = [name for name in node.input if name]

@@ -9,26 +9,23 @@ from typing import TYPE_CHECKING, Literal
 
 from sr_deploy.backends import PRECISIONS, Precision
 from sr_deploy.errors import GraphError, ShapeError
-from sr_deploy.graph.bounds import check_bounds, find_largest, find_unpredictable
 from sr_deploy.graph.cost import GraphCost, LayerCost, cost_layers, count_multiply_adds, count_parameters, sum_layers
 from sr_deploy.graph.ends import ENDS_OF_DTYPE, PROBE_NAME, Dtype, expose_nchw, layout_of, read_dtypes
 from sr_deploy.graph.load import find_ends, holding_errors, load_model, opset_of, strip_weights
+from sr_deploy.graph.probe import find_scale
 from sr_deploy.graph.reach import measure_radius
-from sr_deploy.graph.scale import LARGE_SIDE, ODD_SIDES, Scale, measure_scale
 from sr_deploy.graph.shapes import InferredShapes, infer_shapes
 from sr_deploy.graph.spans import UnknownReachError
-from sr_deploy.graph.trial import Trial, try_graph
-from sr_deploy.legible import show_value
+from sr_deploy.graph.trial import Trial
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
 METADATA_PREFIX = "sr_deploy."
+_LARGE_SIDE = 384
 _MIN_OPSET = 7  # ONNX Runtime promises no older ones
 # Sides of the picture that the receptive field is looked for in, each large enough for networks of another depth.
-_RADIUS_SIDES = (LARGE_SIDE, 4 * LARGE_SIDE, 16 * LARGE_SIDE)
-# Operators that small pictures may be too small for.
-_LIMITED = frozenset(("AveragePool", "LpPool", "MaxPool", "Pad"))
+_RADIUS_SIDES = (_LARGE_SIDE, 4 * _LARGE_SIDE, 16 * _LARGE_SIDE)
 MAX_SIDE = 65536
 """Longest side of an input."""
 _PRECISION_OF_TYPE: dict[int, Precision] = {1: "fp32", 10: "fp16", 16: "bf16"}
@@ -90,7 +87,7 @@ def read_graph(path: Path) -> GraphInfo:
     """
     model = load_model(path)
     with holding_errors(path):
-        return read_model(path, model)
+        return read_model(path, model, from_file=True)
 
 
 def describe_graph_cost(path: Path) -> GraphCost:
@@ -106,7 +103,7 @@ def describe_graph_cost(path: Path) -> GraphCost:
 
 
 def _describe_cost(path: Path, model: ModelProto) -> GraphCost:
-    info = read_model(path, model)
+    info = read_model(path, model, from_file=True)
     shapes, radius = _measure_radius(model, info)
     counted = {} if shapes is None else count_multiply_adds(model.graph, shapes)
     total = sum(counted.values())
@@ -137,11 +134,13 @@ def describe_layers(model: Path | ModelProto, shape: tuple[int, int, int]) -> tu
     else:
         path, probe = Path("the graph"), type(model).FromString(model.SerializeToString())
     with holding_errors(path):
-        return _describe_layers(path, probe, shape)
+        info = read_model(path, probe, from_file=isinstance(model, Path))
+        return _describe_layers(path, probe, info, shape)
 
 
-def _describe_layers(path: Path, probe: ModelProto, shape: tuple[int, int, int]) -> tuple[LayerCost, ...]:
-    info = read_model(path, probe)
+def _describe_layers(
+    path: Path, probe: ModelProto, info: GraphInfo, shape: tuple[int, int, int]
+) -> tuple[LayerCost, ...]:
     n, h, w = shape
     declared = (info.input_shape[0], *info.input_shape[2:])
     fits = all(have in (None, side) for have, side in zip(declared, shape, strict=True))
@@ -162,8 +161,8 @@ def _count_bytes_per_pixel(model: ModelProto, info: GraphInfo, shapes: InferredS
     return (total.bytes_read + total.bytes_written) / (n * h * w)
 
 
-def read_model(path: Path, model: ModelProto) -> GraphInfo:
-    """As `read_graph`, for a model in memory. `path` is for messages.
+def read_model(path: Path, model: ModelProto, *, from_file: bool) -> GraphInfo:
+    """As `read_graph`, for a model in memory; where it is not from the file, `path` is for messages alone.
 
     The values of its large constants are dropped; one whose channels come last gets NCHW ends (`expose_nchw`).
     """
@@ -177,8 +176,12 @@ def read_model(path: Path, model: ModelProto) -> GraphInfo:
     input_shape = _read_input_shape(path, model, source)
     channels = input_shape[1]
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    found, least_bytes = _find_scale(
-        Trial(path=str(path), dtype=input_dtype, declared=input_shape), model, source.name, target.name
+    found, least_bytes = find_scale(
+        Trial(path=str(path), dtype=input_dtype, declared=input_shape),
+        model,
+        source.name,
+        target.name,
+        from_file=from_file,
     )
     measured = {"scale": found.scale, "input_multiple": found.multiple, "ends": ENDS_OF_DTYPE[input_dtype]}
     _check_against_metadata(path, metadata, measured)
@@ -206,7 +209,7 @@ def _measure_radius(model: ModelProto, info: GraphInfo) -> tuple[InferredShapes 
     n, channels, declared_h, declared_w = info.input_shape
     shapes: InferredShapes | None = None
     # A graph of fixed size is tried with other sizes too: nothing but a constant shape inside speaks against them.
-    candidates = [(side, side + LARGE_SIDE) for side in _RADIUS_SIDES]
+    candidates = [(side, side + _LARGE_SIDE) for side in _RADIUS_SIDES]
     if declared_h and declared_w:
         candidates.append((declared_h, declared_w))
     for h, w in candidates:
@@ -259,40 +262,6 @@ def _channels_of_first_convolution(model: ModelProto, input_name: str) -> int | 
         if node.op_type == "Conv" and node.input[0] == input_name and node.input[1] in weights:
             return int(weights[node.input[1]][1])
     return None
-
-
-def _find_scale(trial: Trial, model: ModelProto, input_name: str, output_name: str) -> tuple[Scale, int]:
-    """By inferring shapes, or by running the file where that leaves something open; and `GraphInfo.least_bytes`."""
-    path, (n, channels, fixed_h, fixed_w) = Path(trial.path), trial.declared
-    known: dict[tuple[int, int], InferredShapes] = {}
-
-    def infer(h: int, w: int) -> tuple[int, ...] | None:
-        if (h, w) not in known:
-            known[h, w] = infer_shapes(model, input_name, (n or 1, channels, h, w))
-            _check_bounds(path, model, input_name, known[h, w])
-        return known[h, w].shape(output_name) if known[h, w].division is None else None
-
-    large = fixed_h or LARGE_SIDE, fixed_w or 2 * LARGE_SIDE
-    infer(fixed_h or ODD_SIDES[0], fixed_w or ODD_SIDES[1])  # what is out of proportion shows with small pictures
-    infer(*large)
-    divided = known[large].division
-    if divided is not None:
-        raise GraphError(
-            f"{path}: {show_value(divided)} is a whole number divided by zero; it is not run; export it again"
-        )
-    reason = find_unpredictable(model.graph, known[large])
-    if reason is not None and path.is_file():
-        return try_graph(trial, reason), 0
-    limited = any(node.op_type in _LIMITED for node in model.graph.node)
-    found = measure_scale(path, infer, trial.declared, limited=limited)
-    return found, min(map(find_largest, known.values()))
-
-
-def _check_bounds(path: Path, model: ModelProto, input_name: str, shapes: InferredShapes) -> None:
-    try:
-        check_bounds(model.graph, input_name, shapes)
-    except ValueError as error:
-        raise GraphError(f"{path}: {error}; no network needs that, so it is not run") from error
 
 
 def _check_against_metadata(path: Path, metadata: dict[str, str], measured: Mapping[str, object]) -> None:

@@ -165,7 +165,7 @@ class _Inference:
         self.types[name] = helper.make_tensor_type_proto(self._tensors[name].data_type, value.shape)
 
     def _infer(self, node: NodeProto) -> dict[str, TypeProto]:
-        from onnx import shape_inference
+        from onnx import checker, shape_inference
 
         schema = _read_schema(node.op_type, self._opset) if node.domain in OWN_DOMAINS else None
         if schema is None or any(name and name not in self.types for name in node.input):
@@ -181,7 +181,7 @@ class _Inference:
                 {name: self._tensors[name] for name in read if name in self._tensors},
                 opset_imports=self._imports,
             )
-        except (shape_inference.InferenceError, RuntimeError, ValueError):
+        except (shape_inference.InferenceError, checker.ValidationError, RuntimeError, ValueError):
             return {}  # its inputs do not fit each other
 
     def _mirrors_too_far(self, node: NodeProto) -> bool:

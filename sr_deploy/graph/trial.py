@@ -31,8 +31,6 @@ _MEMORY = 3 * 2**28
 """Bytes beyond what the process has before it loads the graph, and beyond four times the file."""
 _LARGE = (64, 48)
 
-_learnt: dict[str, Scale] = {}
-
 
 class Trial(BaseModel):
     """What is asked of the process."""
@@ -70,13 +68,11 @@ def try_graph(trial: Trial, reason: str) -> Scale:
     path = Path(trial.path)
     versions = [installed_version("onnxruntime"), metadata.version("sr-deploy")]
     key = key_of([sha256_of(path), *versions])
-    if key not in _learnt:
-        kept, _ = read_kept(KIND, key, _Answer)
-        if kept is None:
-            kept = _Answer.model_validate(_ask_process(trial, reason))
-            keep(KIND, key, kept)
-        _learnt[key] = Scale(kept.scale, kept.multiple, kept.smallest)
-    return _learnt[key]
+    kept, _ = read_kept(KIND, key, _Answer)
+    if kept is None:
+        kept = _Answer.model_validate(_ask_process(trial, reason))
+        keep(KIND, key, kept)
+    return Scale(kept.scale, kept.multiple, kept.smallest)
 
 
 def _ask_process(trial: Trial, reason: str) -> object:

@@ -190,7 +190,7 @@ def test_sizes_at_which_zero_is_divided_by_do_not_run(make_graph):
 
 def test_what_the_picture_itself_divides_by_is_tried(make_graph, monkeypatch):
     asked = []
-    monkeypatch.setattr("sr_deploy.graph.read.try_graph", lambda _, reason: asked.append(reason) or Scale(1, 1, 1))
+    monkeypatch.setattr("sr_deploy.graph.probe.try_graph", lambda _, reason: asked.append(reason) or Scale(1, 1, 1))
     nodes = [
         helper.make_node("Cast", ["x"], ["whole"], to=7),
         helper.make_node("Div", ["two", "whole"], ["odd"]),

@@ -80,8 +80,15 @@ CHANGES = {
     "too few inputs": (lambda m: node(m).input.pop(), "has 1 inputs, and lacks [1]"),
     "too many inputs": (lambda m: node(m).input.extend("sss"), "has 5 inputs, and takes 3"),
     "too many outputs": (lambda m: node(m).output.append("d"), "has 2 outputs; 1 to 1 are due"),
-    "no attribute": (lambda m: setattr(node(m), "op_type", "Concat"), "has no attribute 'axis', which it needs"),
+    "no attribute": (
+        lambda m: node(m).CopyFrom(helper.make_node("Concat", ["x"], ["c"])),
+        "has no attribute 'axis', which it needs",
+    ),
     "another type": (lambda m: setattr(node(m).attribute[0], "type", 1), "'pads' of another type"),
+    "an attribute too many": (
+        lambda m: node(m).attribute.append(helper.make_attribute("alpha", 1)),
+        "'alpha', which its operator does not know",
+    ),
     "stride of zero": (lambda m: node(m).attribute.append(helper.make_attribute("strides", [0, 1])), "holds 0; 1 to"),
     "huge dilation": (lambda m: node(m).attribute.append(helper.make_attribute("dilations", [2**40, 1])), "holds 1099"),
     "mode that is no text": (lambda m: setattr(node(m, 1).attribute[0], "s", b"\xff"), "'mode' is not UTF-8"),
@@ -151,7 +158,7 @@ def test_functions_are_written_out(tmp_path):
 def test_functions_that_would_fill_the_memory(tmp_path):
     doubling = [function(f"F{level}", [f"F{level + 1}"] * 2) for level in range(60)]
     said = refusal(tmp_path, with_functions(*doubling, function("F60", ["Abs"])))
-    assert "nodes, functions written out; 30000 are allowed" in said
+    assert "nodes, functions written out; 15000 are allowed" in said
     assert "calls itself" in refusal(tmp_path, with_functions(function("F0", ["F1"]), function("F1", ["F0"])))
 
 
@@ -172,6 +179,32 @@ def test_what_branches_read(tmp_path, read, taken):
         assert [one.op_type for one in load(tmp_path, model).graph.node] == ["Conv", "If", "Resize"]
     else:
         assert ("go round in a circle" if read == "y" else "reads 'z', which nothing makes") in refusal(tmp_path, model)
+
+
+@pytest.mark.parametrize(("depth", "taken"), [(4, True), (5, False)])
+def test_branches_in_branches(tmp_path, depth, taken):
+    model = sound_model()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "go"))
+    inner = branch("c")
+    for _ in range(depth - 1):
+        chosen = helper.make_node("If", ["go"], ["b"], then_branch=inner, else_branch=branch("c"))
+        inner = helper.make_graph([chosen], "branch", [], [helper.make_empty_tensor_value_info("b")])
+    model.graph.node.insert(1, helper.make_node("If", ["go"], ["d"], then_branch=inner, else_branch=branch("c")))
+    if taken:
+        assert len(load(tmp_path, model).graph.node) == 3
+    else:
+        assert "branches nested deeper than 4 times" in refusal(tmp_path, model)
+
+
+def test_hundreds_of_branches(tmp_path):
+    model = sound_model()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "go"))
+    for place in range(257):
+        chosen = helper.make_node("If", ["go"], [f"d{place}"], then_branch=branch("c"), else_branch=branch("c"))
+        model.graph.node.insert(1 + place, chosen)
+    assert "514 branches and bodies; 512 are allowed" in refusal(tmp_path, model)
+    del model.graph.node[1]
+    assert load(tmp_path, model)
 
 
 def outside(model, **entries):

@@ -6,14 +6,14 @@ from onnx import TensorProto, helper
 
 from sr_deploy.cache import cache_folder
 from sr_deploy.errors import GraphError
-from sr_deploy.graph import trial
+from sr_deploy.graph import probe, trial
 from sr_deploy.graph.read import read_graph
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SR_DEPLOY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(trial, "_learnt", {})
+    monkeypatch.setattr(probe, "_found", {})
 
 
 def enlarging(op, **attributes):
@@ -34,7 +34,7 @@ def test_scale_and_multiple_are_learnt_and_kept(make_graph):
     (kept,) = (cache_folder() / trial.KIND).glob("*.json")
     kept.write_text('{"scale": 5, "multiple": 4, "smallest": 8}')
     assert read_graph(path).scale == 2  # this process remembers
-    trial._learnt.clear()
+    probe._found.clear()
     graph = read_graph(path)
     assert (graph.scale, graph.input_multiple, graph.smallest_side) == (5, 4, 8)
 
