@@ -113,10 +113,12 @@ def _open(path: Path) -> int:
         except OSError as error:
             raise output_error(path, error) from error
         else:
-            if stat.S_ISREG(os.fstat(handle).st_mode):
+            status = os.fstat(handle)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
                 return handle
             os.close(handle)
-            raise OutputError(f"cannot lock {path}: it is no regular file; remove it, or choose another folder")
+            what = "no regular file" if not stat.S_ISREG(status.st_mode) else "another file under a second name"
+            raise OutputError(f"cannot lock {path}: it is {what}; remove it, or choose another folder")
     raise AssertionError  # the last attempt returns or raises
 
 

@@ -27,7 +27,7 @@ from sr_deploy.errors import (
 )
 from sr_deploy.files import replacing_folder, write_text
 from sr_deploy.graph.external import keeps_weights_outside
-from sr_deploy.locks import hold_place
+from sr_deploy.locks import LOCK_NAME, hold_place
 from sr_deploy.untrusted import find_inside, is_regular
 
 MANIFEST_NAME = "bundle.json"
@@ -148,10 +148,7 @@ def open_bundle(path: Path) -> Bundle:
     manifest = read_record(find_inside(path, MANIFEST_NAME, DamagedBundleError), Manifest)
     for record in manifest.files:
         check_file(path, record)
-    for name in (CERTIFICATE_NAME, PAGE_NAME, ENGINES_FOLDER, CACHES_FOLDER):  # what commands write in it later
-        place = find_inside(path, name, DamagedBundleError)
-        if name in (ENGINES_FOLDER, CACHES_FOLDER) and os.path.lexists(place) and not place.is_dir():
-            raise DamagedBundleError(f"{place} has to be a folder, and is none; remove it")
+    _check_places(path)
     for graph in manifest.graphs:
         with blaming_bundle(path):
             outside = keeps_weights_outside(path / graph.file)
@@ -161,6 +158,18 @@ def open_bundle(path: Path) -> Bundle:
                 "itself: make the bundle again with sr-deploy export"
             )
     return Bundle(path, manifest)
+
+
+def _check_places(path: Path) -> None:
+    """Look at the places in a bundle that commands write to: what stands there is what they would have put there."""
+    for name in (ENGINES_FOLDER, CACHES_FOLDER):
+        place = find_inside(path, name, DamagedBundleError)
+        if os.path.lexists(place) and not place.is_dir():
+            raise DamagedBundleError(f"{place} has to be a folder, and is none; remove it")
+    for name in (CERTIFICATE_NAME, PAGE_NAME, LOCK_NAME, f"{CACHES_FOLDER}/{LOCK_NAME}"):
+        place = find_inside(path, name, DamagedBundleError)
+        if os.path.lexists(place) and not is_regular(place):
+            raise DamagedBundleError(f"{place} has to be a plain file, and is none; remove it")
 
 
 @contextmanager

@@ -158,3 +158,14 @@ def test_what_killed_processes_left_beside_a_folder_goes_and_what_is_being_made_
                 pass
     assert names == {".busy.lock", ".demo.lock", ".partial-busy-12345678", ".partial-x", ".partial-demo-file0000"}
     assert set(os.listdir(tmp_path)) == names - {".busy.lock", ".demo.lock"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="hard links")
+def test_a_lock_that_is_another_files_second_name_is_not_written(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("victim")
+    os.link(victim, tmp_path / ".lock")
+    message = "it is another file under a second name; remove it"
+    with pytest.raises(OutputError, match=message), hold_lock(tmp_path / ".lock", tmp_path):
+        pass
+    assert victim.read_text() == "victim"

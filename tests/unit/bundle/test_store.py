@@ -265,3 +265,15 @@ def test_a_record_under_another_engines_name_is_damage(tmp_path):
     with pytest.raises(DamagedBundleError, match=rf"fedcba9876543210\.json is the record of engines/{record.key}"):
         bundle.engines()
     assert [one.key for one in bundle.intact_engines()] == [record.key]
+
+
+@pytest.mark.parametrize("name", ["certificate.json", "certificate.html", ".lock"])
+def test_what_commands_write_to_is_a_plain_file_or_nothing(tmp_path, name):
+    bundle = make_bundle(tmp_path / "demo")
+    os.mkfifo(bundle.path / name)
+    with pytest.raises(DamagedBundleError, match=f"{name} has to be a plain file, and is none; remove it"):
+        open_bundle(bundle.path)
+    (bundle.path / name).unlink()
+    (bundle.path / name).symlink_to(tmp_path / "victim")
+    with pytest.raises(DamagedBundleError, match=f"{name} is a link that leads out of"):
+        open_bundle(bundle.path)
