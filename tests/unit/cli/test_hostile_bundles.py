@@ -149,14 +149,20 @@ def certify_outside(scene: Scene) -> None:
     (scene.bundle / "certificate.json").write_text(json.dumps({"schema_version": 1, "checks": [check]}))
 
 
-def keep_weights_outside(scene: Scene) -> None:
+def move_weights(scene: Scene, location: str) -> Path:
+    """Let the graph look for its largest tensor elsewhere; that is what lies at `weights` outside."""
     graph = scene.bundle / "model.fp32.onnx"
     model = onnx.load(graph)
     tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
     (scene.victim / "weights").write_bytes(tensor.raw_data)
-    onnx.external_data_helper.set_external_data(tensor, "../victim/weights", 0, len(tensor.raw_data))
+    onnx.external_data_helper.set_external_data(tensor, location, 0, len(tensor.raw_data))
     tensor.ClearField("raw_data")
     graph.write_bytes(model.SerializeToString())
+    return graph
+
+
+def keep_weights_outside(scene: Scene) -> None:
+    graph = move_weights(scene, "../victim/weights")
     change(scene.bundle / "bundle.json", lambda m: m["graphs"][0].update(sha256=hash_of(graph)))
 
 
@@ -283,6 +289,39 @@ def test_nothing_outside_a_hostile_bundle_is_touched(scene, run_watched, picture
         assert code in ((0, 1) if name != "verify" else (0, 3)), (name, code, said)
         assert digest(scene.victim) == before, (name, said)
     assert {path.name for path in scene.victim.parent.iterdir()} == {"bundle", "out", "victim", "site", "log"}
+
+
+@pytest.mark.parametrize(
+    "location", ["../victim/weights", "{victim}/weights", "link", "device", "sub/../../victim/weights"]
+)
+def test_a_graph_of_no_bundle_reads_weights_of_its_own_folder_alone(scene, run_watched, picture, location):
+    (scene.bundle / "link").symlink_to(scene.victim / "weights")
+    (scene.bundle / "device").symlink_to("/dev/zero")
+    graph = move_weights(scene, location.format(victim=scene.victim))
+    (scene.bundle / "bundle.json").unlink()
+    before = digest(scene.victim)
+    for arguments in (
+        ["info", graph],
+        ["verify", graph],
+        ["build", graph, "--profile", "a=1x8x8,1x8x8,1x8x8"],
+        ["bench", graph, "--shape", "1x16x16"],
+        ["upscale", picture, scene.out / "o.png", "--model", graph],
+    ):
+        code, said, forbidden = run_watched(arguments)
+        assert (code, forbidden) == (1, []), (arguments, said)
+        assert "model.fp32.onnx keeps weights in another file: " in said or "is no plain file" in said, said
+        assert digest(scene.victim) == before
+
+
+@pytest.mark.skipif(not can_build(), reason="TensorRT-RTX builds no engines here")
+def test_engines_of_a_graph_are_not_written_behind_a_link(scene, run_watched):
+    graph = scene.out / "net.onnx"
+    shutil.copy(scene.bundle / "model.fp32.onnx", graph)
+    (scene.out / "net.engines").symlink_to(scene.victim)
+    before = digest(scene.victim)
+    code, said, forbidden = run_watched(["build", graph, "--profile", "a=1x8x8,1x8x8,1x8x8"])
+    assert (code, forbidden, digest(scene.victim)) == (1, [], before), said
+    assert "net.engines is a link; put a folder there, or nothing" in said
 
 
 def test_the_watch_sees_what_a_command_does(scene, run_watched, picture):
