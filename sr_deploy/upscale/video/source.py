@@ -8,12 +8,14 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from sr_deploy.deps import require
 from sr_deploy.errors import VideoError
 from sr_deploy.files import require_file
+from sr_deploy.imaging.limits import MAX_PIXELS
 from sr_deploy.upscale.video.address import lend_address
 from sr_deploy.upscale.video.colours import MasteringLight, read_colours, read_mastering_light
 from sr_deploy.upscale.video.entries import Entry, EntryFinder
@@ -31,6 +33,37 @@ _ATTACHED_PICTURE = 1 << 10
 _CENTRED_CHROMA = ("mjpeg", "mpeg1video")
 """Codecs whose chroma lies between pixels; PyAV does not tell what a file says of it."""
 _SHORT_BY = Fraction(1, 4)  # seconds that a file may end before its header says so
+
+_NOT_FILES = frozenset(
+    {
+        *(
+            "concat",
+            "dash",
+            "hls",
+            "image2",
+            "imf",
+            "rtp",
+            "rtsp",
+            "sap",
+            "sdp",
+            "smoothstreaming",
+            "webm_dash_manifest",
+        ),
+        *(
+            "alsa",
+            "avisynth",
+            "fbdev",
+            "kmsgrab",
+            "lavfi",
+            "oss",
+            "v4l2",
+            "vapoursynth",
+            "video4linux2,v4l2",
+            "x11grab",
+        ),
+    }
+)
+"""What FFmpeg reads that names other files, addresses or devices: a playlist without end keeps it busy for minutes."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +140,14 @@ def open_video(path: Path) -> Iterator[InputContainer]:
 
     Raises:
         InputError: no such file.
-        VideoError: FFmpeg cannot read it.
+        VideoError: FFmpeg cannot read it, or it is a list of other files or addresses.
         MissingDependencyError: PyAV is not installed.
     """
     require_file(path, "a video")
     av = require("av", "upscaling videos")
     try:
         with lend_address(path) as address:
-            container = av.open(address, metadata_errors="replace")
+            container = av.open(address, options=_allow_files_alone(), metadata_errors="replace")
     except av.FFmpegError as error:
         raise VideoError(
             f"{path} is no video that can be read, or damaged at its head, and nothing of it can be recovered "
@@ -122,6 +155,17 @@ def open_video(path: Path) -> Iterator[InputContainer]:
         ) from error
     with container:
         yield container
+
+
+@cache
+def _list_formats() -> str:
+    av = require("av", "upscaling videos")
+    return ",".join(sorted(av.formats_available - _NOT_FILES))
+
+
+def _allow_files_alone() -> dict[str, str]:
+    """FFmpeg's options for what it may open, and as what."""
+    return {"protocol_whitelist": "file", "format_whitelist": _list_formats()}
 
 
 def read_video_info(path: Path) -> VideoInfo:
@@ -160,11 +204,16 @@ def find_video_stream(container: InputContainer, path: Path) -> VideoStream:
     """The stream to upscale.
 
     Raises:
-        VideoError: there is none.
+        VideoError: there is none, or its frames are larger than any picture that is read.
     """
     stream = container.streams.best("video")
     if stream is None or stream.disposition & _ATTACHED_PICTURE or stream.codec_context is None:
         raise VideoError(f"{path} has no video that can be decoded; give a file with one")
+    context = cast("VideoStream", stream).codec_context
+    if context.width * context.height > MAX_PIXELS:
+        raise VideoError(
+            f"{path} has frames of {context.width}x{context.height}; {MAX_PIXELS / 1e6:g} megapixels are taken at most"
+        )
     return cast("VideoStream", stream)
 
 
