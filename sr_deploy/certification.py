@@ -39,7 +39,8 @@ from sr_deploy.model import Model, open_model
 from sr_deploy.shipped import is_shipped
 from sr_deploy.verify.audit import audit_graph, load_reference
 from sr_deploy.verify.deep import audit_fp32_graph, audit_fp32_weights
-from sr_deploy.verify.integrity import check_engines, check_graph_precision
+from sr_deploy.verify.engines import check_engines
+from sr_deploy.verify.integrity import check_graph_precision
 from sr_deploy.verify.judging import Found, accept_findings, judge_bundle, judge_found, record_verdict
 from sr_deploy.verify.model import list_not_run, verify_backends
 from sr_deploy.verify.page.content import describe_page
@@ -126,6 +127,7 @@ def verify_model(
     deep: bool = False,
     source: Path | str | None = None,
     accept: Sequence[str] = (),
+    signed: Check | None = None,
     on_stage: Tell | None = None,
 ) -> Verification:
     """Verify a model: run everything of it that this machine can run, and look into its files.
@@ -145,6 +147,7 @@ def verify_model(
         deep: export the network again and hold the FP32 graph's numbers against that; takes a while.
         source: the checkpoint or run that the bundle says it was made of, to hold it against.
         accept: names of findings, as the verdict has them, that this user accepts from now on.
+        signed: what `bundle.signature.check_signature` said of the bundle, for the certificate.
         on_stage: told what is being done, one line each.
 
     Raises:
@@ -172,9 +175,10 @@ def verify_model(
                 check_profiles(bundle.manifest.profiles, bundle.manifest.arch)
                 checks += [stands, *_check_files(model, bundle, tell, deep=deep)]
             checks += [] if source is None else [check_source(model, source)]
+            checks += [] if signed is None else [signed]
         ledgers: tuple[Ledger, ...] = ()
         with blaming_bundle(bundle):
-            checks += check_engines(model)
+            checks += check_engines(model, again=deep, tell=tell)
             verified = verify_backends(model, thresholds=thresholds, choices=choices, on_stage=tell)
             if choices is None and model.precisions:
                 tell("drift ledger")

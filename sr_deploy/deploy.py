@@ -28,6 +28,7 @@ from sr_deploy.bundle import (
     record_file,
     utc_now,
 )
+from sr_deploy.bundle.signature import read_private_key, sign_bundle
 from sr_deploy.bundle.store import MANIFEST_NAME, REFERENCE_NAME, is_bundle
 from sr_deploy.engine.build import OnProgress
 from sr_deploy.engine.bundle import NotBuilt, build_engines, check_plan
@@ -116,6 +117,7 @@ def export_bundle(
     triton: Path | None = None,
     calibration: Calibration | None = None,
     license: str | None = None,
+    sign: Path | None = None,
 ) -> ExportResult:
     """Make a deployment of a checkpoint: graphs first, then engines, then the certificate.
 
@@ -133,10 +135,11 @@ def export_bundle(
         triton: folder of models of NVIDIA's Triton Inference Server to write the graphs and engines to as well.
         calibration: photographs for INT8, and whether it is kept if it loses too much; None: the bundled photographs.
         license: under which the weights may be used, one line for the certificate; None: what the checkpoint says.
+        sign: private key that the bundle is signed with (`bundle.signature`); None: it is not.
 
     Raises:
         VerificationError: INT8 does not meet its budget; nothing is written.
-        InputError: no such file, no weights in it, a profile that the network cannot run.
+        InputError: no such file, no weights in it, a profile that the network cannot run, a key that is none.
         OutputError: the folder cannot be written, or holds something that is no bundle.
         LockedError: another process makes this bundle, or writes into the one that stands there.
 
@@ -152,6 +155,7 @@ def export_bundle(
     if backend is not None:
         spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"backend": backend})})
     check_plan(spec.engine)
+    key = None if sign is None else read_private_key(sign)
     model = open_model(Path(checkpoint))
     if license is not None:
         model = replace(model, license=tidy_license(license))
@@ -162,6 +166,8 @@ def export_bundle(
     with holding_bundle(path):
         bundle, graphs = _write_bundle(model, spec, path, tell, calibration or Calibration())
         with bundle.writing():
+            if key is not None:
+                sign_bundle(path, bundle.manifest, key)
             not_built = build_engines(bundle, on_stage=tell, on_progress=on_progress, tolerant=True).not_built
         verification = verify_model(path, on_stage=tell)
     return ExportResult(

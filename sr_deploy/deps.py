@@ -39,6 +39,7 @@ _INSTALL = {
     "ray.data": ("ray", "pip install 'sr-deploy[ray]'"),
     "tensorboard": ("tensorboard", "pip install 'sr-deploy[train]'"),
     "matplotlib": ("matplotlib", "pip install 'sr-deploy[plots]'"),
+    "cryptography": ("cryptography", "pip install 'sr-deploy[signing]'"),
 }
 
 _FATAL = 4

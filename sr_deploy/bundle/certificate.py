@@ -136,7 +136,7 @@ class CertificateEntry(Record):
 class Check(Record):
     """Something that was looked at in a file, without running it."""
 
-    kind: Literal["weights", "precision", "engine", "certificate", "drop", "source"]
+    kind: Literal["weights", "precision", "engine", "certificate", "drop", "source", "signature"]
     """What was looked at, as docs/certificate.md explains it."""
     file: FileName
     """The file that it is about, relative to the bundle."""

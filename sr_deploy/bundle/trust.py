@@ -49,12 +49,18 @@ class BuiltHere(Record):
     sha256: Sha256
     """Of the bytes that were built or learnt here."""
     record_sha256: Sha256 | None = None
-    """Of the engine's record as it was written; None for a cache."""
+    """Of the engine's record as it was written; None for a cache, and for an engine that was built elsewhere and that
+    the user trusts: it may be opened, and nothing is known of what it was built from."""
 
 
 def register_engine(record: EngineRecord) -> str:
     """Enter an engine that was built here; returns a note for people: empty, or why it could not be entered."""
     return _enter(record.engine.sha256, _hash_record(record))
+
+
+def adopt_engine(record: EngineRecord) -> str:
+    """Enter an engine that others built and that the user trusts; returns a note, as `register_engine`."""
+    return _enter(record.engine.sha256, None)
 
 
 def register_bytes(content: bytes) -> str:
@@ -68,9 +74,15 @@ def were_made_here(content: bytes) -> bool:
 
 
 def was_built_here(record: EngineRecord) -> bool:
-    """Whether an engine stands in the registry, with a record that says what this one says."""
+    """Whether an engine stands in the registry as built here, with a record that says what this one says."""
     entry = _find(record.engine.sha256)
     return entry is not None and entry.record_sha256 == _hash_record(record)
+
+
+def was_adopted(record: EngineRecord) -> bool:
+    """Whether an engine stands in the registry as one of others that the user trusts."""
+    entry = _find(record.engine.sha256)
+    return entry is not None and entry.record_sha256 is None
 
 
 def why_not_trusted(record: EngineRecord, trust: EngineTrust) -> str | None:

@@ -79,6 +79,10 @@ def export(
         str | None,
         typer.Option(help="License of the weights, for the certificate; left out: as the checkpoint says, if it does."),
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY", help="Sign the bundle with this private key (PEM); verify --verify-key checks it."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the bundle; left out: deployments/NAME.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -115,6 +119,7 @@ def export(
             triton=triton,
             calibration=Calibration(calibration, force),
             license=license,
+            sign=sign,
         )
     _show(output, result)
     output.finish(_document(result))

@@ -61,6 +61,14 @@ def verify(
     strict: Annotated[
         bool, typer.Option("--strict", help="End with code 3 in place of 4 where a graph was run by no backend.")
     ] = False,
+    verify_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify-key",
+            metavar="PUBKEY",
+            help="Ask for a signature of the owner of this public key (PEM) before anything else is looked at.",
+        ),
+    ] = None,
     trust_engine: TrustEngineOption = False,
     engine_host_code: HostCodeOption = False,
     as_json: JsonOption = False,
@@ -74,7 +82,15 @@ def verify(
     from sr_deploy.errors import BundleError, DamagedBundleError, VerificationError
 
     trust = read_trust(trust_engine, engine_host_code)
-    request = _Request(deep=deep, bisect=bisect, source=source, accept=tuple(accept or ()), strict=strict, trust=trust)
+    request = _Request(
+        deep=deep,
+        bisect=bisect,
+        source=source,
+        accept=tuple(accept or ()),
+        strict=strict,
+        verify_key=verify_key,
+        trust=trust,
+    )
     try:
         _verify(model, backend, html, request, Output(as_json))
     except BundleError as error:  # for other commands wrong input, here the very finding
@@ -92,6 +108,7 @@ class _Request:
     source: Path | None
     accept: tuple[str, ...]
     strict: bool
+    verify_key: Path | None
     trust: EngineTrust
 
 
@@ -100,13 +117,16 @@ def _verify(
 ) -> None:
     from sr_deploy.backends import parse_backend
     from sr_deploy.bundle import find_newest_bundle
+    from sr_deploy.bundle.signature import check_signature
     from sr_deploy.certification import verify_model
     from sr_deploy.errors import DamagedBundleError, GraphError
     from sr_deploy.model import open_model
     from sr_deploy.verify.bisect import bisect_model
 
     choices = [parse_backend(text) for text in backend] if backend else None
-    opened = open_model(model or find_newest_bundle(Path("deployments")), request.trust)
+    path = model or find_newest_bundle(Path("deployments"))
+    signed = None if request.verify_key is None else check_signature(path, request.verify_key)
+    opened = open_model(path, request.trust)
     try:
         verification = verify_model(
             opened,
@@ -114,6 +134,7 @@ def _verify(
             deep=request.deep,
             source=request.source,
             accept=request.accept,
+            signed=signed,
             on_stage=output.log,
         )
     except GraphError as error:

@@ -15,8 +15,10 @@ from sr_deploy.bundle.engine_folder import EngineFolder
 from sr_deploy.bundle.trust import (
     BUILT_HERE,
     EngineTrust,
+    adopt_engine,
     register_bytes,
     register_engine,
+    was_adopted,
     was_built_here,
     were_made_here,
 )
@@ -192,11 +194,10 @@ def _build_with(place: EnginePlace, backend: Backend, plan: _Plan) -> BuildResul
 
 def _may_keep(records: Sequence[EngineRecord], plan: _Plan) -> bool:
     """Whether all were built here, or the user trusts who built them: then they are entered too."""
-    if all(map(was_built_here, records)):
-        return True
-    if plan.trust.elsewhere:
-        _enter(records, plan)
-    return plan.trust.elsewhere
+    strangers = [record for record in records if not (was_built_here(record) or was_adopted(record))]
+    if strangers and plan.trust.elsewhere:
+        _enter(strangers, adopt_engine, plan)
+    return plan.trust.elsewhere or not strangers
 
 
 def _build_one(folder: EngineFolder, request: EngineRequest, plan: _Plan) -> EngineRecord:
@@ -207,16 +208,16 @@ def _build_one(folder: EngineFolder, request: EngineRequest, plan: _Plan) -> Eng
         known = b""
     engine = build_engine(request, timing_cache=known, on_progress=plan.on_progress)
     folder.add_engine(engine.record, engine.engine)
-    _enter([engine.record], plan)
+    _enter([engine.record], register_engine, plan)
     if cache is not None and engine.timing_cache is not None:
         folder.write_cache(cache, engine.timing_cache)
         register_bytes(engine.timing_cache)
     return engine.record
 
 
-def _enter(records: Sequence[EngineRecord], plan: _Plan) -> None:
+def _enter(records: Sequence[EngineRecord], enter: Callable[[EngineRecord], str], plan: _Plan) -> None:
     for record in records:
-        note = register_engine(record)
+        note = enter(record)
         if note:
             plan.tell(f"{record.engine.file}: {note}")
 

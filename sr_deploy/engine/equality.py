@@ -14,6 +14,7 @@ kernels, their launches, and the listing that says which kernel reads and writes
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ _OPERATION = b"\x02\x80\x01\x00"
 _SMALL = 127
 _MOST_APART = 4096
 """Sound builds have the same length, or lengths that differ by their padding."""
+_MOST_PLACES = 2**16
 _SHOWN = 40
 
 
@@ -48,7 +50,7 @@ class Difference:
     what: str
     """In words, for one line."""
     places: tuple[int, ...] = ()
-    """Bytes of the other engine that this one has otherwise, outside the listing, in their order; the first of them."""
+    """Bytes of the other engine that this one has otherwise, outside the listing, in their order; of many the first."""
 
 
 def find_difference(engine: bytes, due: bytes) -> Difference | None:
@@ -69,8 +71,10 @@ def find_difference(engine: bytes, due: bytes) -> Difference | None:
     if in_listing is not None:
         return Difference(in_listing)
     longer = sum(map(len, seen.listings)) - sum(map(len, wanted.listings))
-    places = tuple(_list_places(seen, wanted, {longer, len(engine) - len(due)} - {0}))
-    return Difference(f"{len(places)} bytes of its weights and kernels differ", places) if places else None
+    listed = _list_places(seen, wanted, {longer, len(engine) - len(due)} - {0})
+    places = tuple(itertools.islice(listed, _MOST_PLACES))
+    count = f"{len(places)} bytes" if len(places) < _MOST_PLACES else f"{_MOST_PLACES} bytes or more"
+    return Difference(f"{count} of its weights and kernels differ", places) if places else None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from sr_deploy.files import sha256_of
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
 from sr_deploy.trt import visible_gpus
-from sr_deploy.verify.integrity import find_engines
+from sr_deploy.verify.engines import find_engines
 from sr_deploy.verify.standing import check_certificate
 
 _YET = "nothing has run it yet; on a machine with its GPU, run: sr-deploy verify"

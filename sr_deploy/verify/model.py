@@ -23,8 +23,8 @@ from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.trt import visible_gpus
 from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH, draw_content
 from sr_deploy.verify.cost import find_cost
+from sr_deploy.verify.engines import find_engines
 from sr_deploy.verify.half import TRUE_HALF, name_backend, open_candidate, why_not_candidate
-from sr_deploy.verify.integrity import find_engines
 from sr_deploy.verify.lattice import Cost, Lattice, Point, plan_lattice
 from sr_deploy.verify.worst import Crop, choose_crops, cut_crop
 

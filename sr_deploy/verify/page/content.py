@@ -9,7 +9,7 @@ from sr_deploy.bundle import Certificate, CertificateEntry, EngineRecord, FileRe
 from sr_deploy.bundle.certificate import Place
 from sr_deploy.bundle.verdict import Judgement
 from sr_deploy.model import Model
-from sr_deploy.verify.integrity import find_engines
+from sr_deploy.verify.engines import find_engines
 from sr_deploy.verify.judging import list_graphs, list_places
 from sr_deploy.verify.worst import Crop
 

@@ -20,6 +20,7 @@ from sr_deploy.bundle.trust import (
     EngineTrust,
     open_engine,
     register_engine,
+    was_adopted,
     was_built_here,
     were_made_here,
     why_not_trusted,
@@ -158,7 +159,11 @@ def test_build_replaces_what_others_built_and_keeps_it_where_they_are_trusted(bu
     done = json.loads(capsys.readouterr().out)
     assert [one["key"] for one in done["kept"]] == [record.key]
     assert (done["built"], path.stat().st_mtime_ns) == ([], marked)
-    assert was_built_here(record)
+    assert find_engine(bundle.engines(), search_for(bundle)) == record  # from now on without being told
+    assert was_adopted(record)
+    assert not was_built_here(record)  # of that the registry knows nothing
+    assert main(command) == 0
+    assert [one["key"] for one in json.loads(capsys.readouterr().out)["kept"]] == [record.key]
     shutil.rmtree(cache_folder())
     assert main(command) == 0
     done = json.loads(capsys.readouterr().out)

@@ -6,32 +6,18 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import torch
 
-from sr_deploy import trt
-from sr_deploy.arch.registry import build_network
-from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.backends import BackendChoice
-from sr_deploy.bundle import Bundle, EngineRecord, engine_key, open_bundle
+from sr_deploy.bundle import Bundle, open_bundle
 from sr_deploy.certification import verify_model
 from sr_deploy.cli import main
-from sr_deploy.deploy import export_bundle
-from sr_deploy.engine.build import build_engine
-from sr_deploy.engine.bundle import build_engines
-from sr_deploy.engine.request import EngineRequest
 from sr_deploy.export.fp16 import convert_graph_to_fp16
-from sr_deploy.export.spec import load_spec
 from sr_deploy.files import sha256_of
-from sr_deploy.model import open_model
-from sr_deploy.verify.integrity import check_engines
 
-needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 ONE = [BackendChoice("onnxruntime")]
 
 
@@ -216,143 +202,3 @@ def test_a_graph_that_loses_more_than_its_budget_fails(bundle):
         assert ("model.fp16.onnx (drop)" in verification.failures) == (ledger.drop_db > allowed)
     assert "dB lost on 4 photographs of" in drops[1.0].what
     assert drops[1.0].passed
-
-
-# --- engines ---
-
-
-@pytest.fixture(scope="module")
-def with_engine(make_bundle, tmp_path_factory):
-    bundle = make_bundle("compact-x4", tmp_path_factory.mktemp("engines"), fp16=True)
-    build_engines(bundle, "tensorrt-rtx", compute_capabilities=["sm89"])
-    return bundle
-
-
-@pytest.fixture
-def engines(with_engine, tmp_path):
-    shutil.copytree(with_engine.path, tmp_path / "bundle", ignore=shutil.ignore_patterns("certificate.*"))
-    return open_bundle(tmp_path / "bundle")
-
-
-def record_of(bundle: Bundle, precision: str) -> EngineRecord:
-    return next(record for record in bundle.engines() if record.precision == precision)
-
-
-def forge_engine(bundle: Bundle, record: EngineRecord, **changes: object) -> EngineRecord:
-    """Write the record anew with the engine's present hash, under its old name."""
-    path = bundle.path / record.engine.file
-    document = record.model_dump(mode="json") | changes
-    document["engine"] = {"file": record.engine.file, "sha256": sha256_of(path)}
-    path.with_suffix(".json").write_text(json.dumps(document))
-    return EngineRecord.model_validate(document)
-
-
-def engine_findings(bundle: Bundle, file: str) -> str:
-    verification = verify_model(bundle.path, choices=ONE)
-    check = find_check(verification, "engine", file)
-    assert (f"{file} (engine)" in verification.failures) == bool(check.findings)
-    return "; ".join(check.findings)
-
-
-@needs_rtx
-def test_sound_engines_pass_and_their_weights_were_found_in_them(engines):
-    for record in engines.engines():
-        assert engine_findings(engines, record.engine.file) == ""
-    checks = {check.file: check.what for check in open_bundle(engines.path).certificate().checks}
-    assert (
-        "the weights of 3 convolutions of model.fp16.onnx are in it" in checks[record_of(engines, "fp16").engine.file]
-    )
-
-
-@needs_rtx
-def test_a_truncated_engine_is_found_by_hash_and_by_its_header(engines, capsys):
-    record = record_of(engines, "fp32")
-    path = engines.path / record.engine.file
-    path.write_bytes(path.read_bytes()[:-100])
-    assert main(["verify", str(engines.path)]) == 3
-    assert f"{path} was changed after it was recorded" in capsys.readouterr().err
-    forge_engine(engines, record)
-    assert "it is truncated or damaged" in engine_findings(engines, record.engine.file)
-
-
-def build_other(bundle: Bundle, record: EngineRecord, folder: Path) -> bytes:
-    """An engine of the same network with other weights, for the same profiles and GPU."""
-    path = folder / "other.onnx"
-    model = onnx.load(bundle.graph(record.precision))
-    for node in convolutions(model):
-        change_tensor(model, node.input[1], lambda weights: -weights)
-    onnx.save(model, path)
-    request = EngineRequest(
-        graph=path,
-        graph_sha256=sha256_of(path),
-        precision=record.precision,
-        backend=record.backend,
-        profiles=record.profiles,
-        compute_capabilities=("sm89",),
-    )
-    return build_engine(request).engine
-
-
-@needs_rtx
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_engine_of_another_graph_is_found_by_the_weights_in_it(engines, tmp_path, precision):
-    """The record is the bundle's own; only the engine's bytes are not."""
-    record = record_of(engines, precision)
-    (engines.path / record.engine.file).write_bytes(build_other(engines, record, tmp_path))
-    forge_engine(engines, record)
-    assert "does not hold the weights of" in engine_findings(engines, record.engine.file)
-
-
-@needs_rtx
-def test_a_record_of_another_graph_is_found(engines):
-    record = record_of(engines, "fp32")
-    forge_engine(engines, record, graph_sha256="0" * 64)
-    said = engine_findings(engines, record.engine.file)
-    assert "its fields make" in said
-    assert "was built from a graph that is not here" in said
-
-
-@needs_rtx
-def test_an_fp32_engine_labelled_fp16_is_found(engines):
-    """The record is made to agree with itself: key, name and hash."""
-    record = record_of(engines, "fp32")
-    half = engines.manifest.graph("fp16")
-    key = engine_key(
-        graph_sha256=half.sha256,
-        backend=record.backend,
-        backend_version=record.backend_version,
-        target=record.target,
-        profiles=record.profiles,
-        flags=record.flags,
-    )
-    old = record_of(engines, "fp16")
-    assert old.key == key  # what the builder made of the FP16 graph has that name
-    (engines.path / old.engine.file).write_bytes((engines.path / record.engine.file).read_bytes())
-    forge_engine(engines, old, declared=record.declared)
-    said = engine_findings(engines, old.engine.file)
-    assert "conv_0 computes in fp32, and the graph is to be fp16" in said
-    assert "does not hold the weights of" in said
-
-
-@needs_rtx
-def test_a_planned_layer_that_the_builder_rounds_to_fp16_all_the_same_is_named(tmp_path):
-    """TensorRT-RTX 1.7 does so here, although the network that it parsed declares the layer as FP32."""
-    spec = ArchSpec(architecture="compact", scale=2, features=24, blocks=4)
-    torch.manual_seed(0)
-    network = build_network(spec)
-    with torch.no_grad():
-        for weights in network.parameters():
-            weights.mul_(0.5)
-        network.body[2].weight.mul_(1e5)
-        network.body[2].bias.mul_(1e5)
-        network.body[4].weight.mul_(1e-5)  # to sizes that FP16 loses: the layer is planned
-    save_generator(tmp_path / "net.safetensors", network.state_dict(), spec)
-    export_bundle(
-        tmp_path / "net.safetensors", load_spec().with_options(fp16=True), tmp_path / "bundle", "tensorrt-rtx"
-    )
-    model = open_model(tmp_path / "bundle")
-    assert model.bundle.manifest.graphs[1].planned_fp32 == ("conv_2",)
-    findings = [finding for check in check_engines(model) for finding in check.findings]
-    assert findings == [
-        "holds the FP32 weights of conv_2 of model.fp16.onnx rounded to FP16: its builder left the plan for that layer"
-    ]
