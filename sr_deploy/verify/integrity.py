@@ -14,11 +14,9 @@ import numpy as np
 from sr_deploy.bundle import Bundle, Check, EngineRecord, GraphRecord, engine_key, utc_now
 from sr_deploy.bundle.engine_folder import EngineFolder, engines_of_graph
 from sr_deploy.bundle.records import ENGINES_FOLDER
-from sr_deploy.engine.precision import find_unplanned, find_unplanned_nodes
-from sr_deploy.errors import GraphError
+from sr_deploy.engine.precision import find_unplanned
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.load import load_whole_model
-from sr_deploy.graph.read import read_graph
 from sr_deploy.model import Model
 from sr_deploy.verify.align import GraphView
 
@@ -28,27 +26,6 @@ _KNOWN_PLANS = "1.7."
 """Versions of TensorRT-RTX whose plans were looked into: a header with the length, and convolutions' weights as they
 are in the graph, output channel by output channel, input channels last."""
 _WHOLE_VECTORS = 8
-
-
-def check_graph_precision(bundle: Bundle, graph: GraphRecord) -> Check:
-    """Whether every layer of a graph computes in what the manifest says, but for those planned otherwise."""
-    path = bundle.path / graph.file
-    try:
-        findings = find_unplanned_nodes(path, graph)
-        stated = read_graph(path).metadata.get("sr_deploy.precision")
-        if stated not in (None, graph.precision):
-            findings.append(f"its metadata say {stated}")
-    except GraphError as error:
-        findings = [str(error)]
-    planned = f", {len(graph.planned_fp32)} planned in FP32" if graph.planned_fp32 else ""
-    return Check(
-        kind="precision",
-        file=graph.file,
-        sha256=graph.sha256,
-        what=f"declared: every layer that multiplies and adds computes in {graph.precision}{planned}",
-        findings=tuple(findings),
-        checked_at=utc_now(),
-    )
 
 
 def check_engines(model: Model) -> list[Check]:

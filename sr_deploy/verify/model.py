@@ -50,6 +50,7 @@ def verify_backends(
     *,
     thresholds: Mapping[Precision, Thresholds] | None = None,
     choices: Sequence[BackendChoice] | None = None,
+    most_pixels: float | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Verified:
     """Compare every artefact with the reference on a lattice of shapes and contents.
@@ -63,6 +64,7 @@ def verify_backends(
         model: a bundle, an ONNX file or a checkpoint.
         thresholds: what to meet, by precision; what is left out is what the bundle asks, or the default.
         choices: what to run; None: everything of the model that this machine can run (`list_not_run` has the rest).
+        most_pixels: of an input, batch included, that the memory holds; None: unknown.
         on_stage: told what is being done, one line each.
 
     Returns:
@@ -96,7 +98,9 @@ def verify_backends(
             tell(f"verify {choice}")
             asked = _find_asked_precision(model, choice)
             limits = (thresholds or {}).get(asked) or model.thresholds_for(asked)
-            entry, worst = _verify_choice(model, choice, limits, outputs, cost=per_pixel, tell=tell)
+            entry, worst = _verify_choice(
+                model, choice, limits, outputs, cost=per_pixel, most_pixels=most_pixels, tell=tell
+            )
             entries.append(entry)
             crops += worst
     return Verified(tuple(entries), tuple(crops))
@@ -203,6 +207,7 @@ def _verify_choice(
     outputs: _ReferenceOutputs,
     *,
     cost: Cost | None,
+    most_pixels: float | None,
     tell: Callable[[str], None],
 ) -> tuple[CertificateEntry, list[Crop]]:
     with _open_surely(model, choice) as runner:
@@ -212,7 +217,9 @@ def _verify_choice(
         artefact = _find_artefact(model, spec)
         deployed = model.bundle.manifest.profiles if model.bundle is not None else ()
         taken = spec.profiles or outputs.profiles
-        lattice = plan_lattice(choice, spec.device, taken, spec.input_multiple, deployed=deployed, cost=cost)
+        lattice = plan_lattice(
+            choice, spec.device, taken, spec.input_multiple, deployed=deployed, cost=cost, most_pixels=most_pixels
+        )
         run = _run_lattice(runner, lattice, outputs, artefact.file, tell)
     if not run.measured:
         raise BackendError(f"the reference runs none of the inputs for {choice}: {run.left_out[0]}")
