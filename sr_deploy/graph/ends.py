@@ -138,13 +138,13 @@ def find_end_nodes(model: ModelProto) -> list[NodeProto]:
     readers = {name: node for node in reversed(model.graph.node) for name in node.input}
     makers = {name: node for node in model.graph.node for name in node.output}
     found = []
-    for name, around, operators in ((source.name, readers, _BEFORE), (target.name, makers, reversed(_BEHIND))):
+    for end, around, operators in ((source.name, readers, _BEFORE), (target.name, makers, reversed(_BEHIND))):
+        node = around.get(end)
         for operator in operators:
-            node = around.get(name)
             if node is None or node.op_type != operator:
                 break
             found.append(node)
-            name = (node.output if around is readers else node.input)[0]
+            node = around.get((node.output if around is readers else node.input)[0])
     return found
 
 

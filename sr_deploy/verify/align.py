@@ -49,7 +49,7 @@ class GraphView:
 
     def chain(self, name: str) -> list[NodeProto]:
         """The casts and quantisations that a tensor comes through, the last one first."""
-        chain = []
+        chain: list[NodeProto] = []
         node = self._producers.get(name)
         while node is not None and _is_seen_through(node) and node.input and len(chain) < len(self._producers):
             chain.append(node)

@@ -20,7 +20,7 @@ from sr_deploy.model import Model
 from sr_deploy.runners.ends import encode_input
 from sr_deploy.runners.inputs import photograph_batch
 from sr_deploy.verify.align import GraphView, align_graphs, describe_node
-from sr_deploy.verify.origin import make_again, load_reference
+from sr_deploy.verify.origin import load_reference, make_again
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -99,7 +99,8 @@ def bisect_model(model: Model, on_stage: Callable[[str], None] | None = None) ->
         tell(f"bisect {graph.file}")
         path = bundle.path / graph.file
         if graph.precision == "fp32":
-            reference, against = make_again(model, bundle, rewritten=False), "the network itself"
+            reference = make_again(model, bundle, rewritten=False, exporter=True)
+            against = "the network exported again"
         else:
             reference, against = load_reference(bundle, graph.precision), bundle.graph("fp32").name
         found.append(bisect_graph(path, reference, against, graph.precision, _draw_input(model, bundle)))

@@ -21,8 +21,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def draw_content(content: str, shape: Shape, channels: int, scale: int) -> NDArray[np.float32]:
-    """A batch of inputs, always the same for the same arguments; every image of it is another one but where
-    all are of one colour.
+    """A batch of inputs, always the same for the same arguments; every image of it is another one, if not `PURE`.
 
     Args:
         content: one of `CONTENTS`.

@@ -10,8 +10,9 @@ from sr_deploy.errors import BundleError, GraphError
 from sr_deploy.files import sha256_of
 from sr_deploy.model import Model
 from sr_deploy.verify.audit import Terms, audit_graph
+from sr_deploy.verify.calibration import check_calibration
 from sr_deploy.verify.fp32 import audit_fp32_graph
-from sr_deploy.verify.origin import make_again, load_reference, read_int8_report
+from sr_deploy.verify.origin import load_reference, make_again, read_int8_report
 from sr_deploy.verify.precision import check_graph_precision
 
 
@@ -33,6 +34,9 @@ def check_graphs(model: Model, bundle: Bundle, *, deep: bool, tell: Callable[[st
         checks.append(check_graph_precision(model, bundle, graph))
         if graph.precision != "fp32":
             checks.append(_audit_made_graph(model, bundle, graph))
+        if graph.precision == "int8":
+            tell(f"ranges and losses of {graph.file} on photographs")
+            checks += check_calibration(model, bundle, graph)
     return checks
 
 

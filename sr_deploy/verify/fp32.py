@@ -1,4 +1,4 @@
-"""The FP32 graph against the network itself: made into a graph once more, rewritten alike, compared number by number."""
+"""The FP32 graph against the network itself: made into a graph once more, rewritten alike, compared node by node."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sr_deploy.bundle import Bundle, Check, EngineRecord, GraphRecord, engine_key, utc_now
+from sr_deploy.bundle import Check, EngineRecord, GraphRecord, engine_key, utc_now
 from sr_deploy.bundle.engine_folder import EngineFolder, engines_of_graph
 from sr_deploy.bundle.records import ENGINES_FOLDER
 from sr_deploy.engine.precision import find_unplanned

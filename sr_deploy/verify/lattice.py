@@ -165,9 +165,7 @@ def _afford(shapes: Sequence[Shape], have: Sequence[Point], cost: Cost | None, *
     return more
 
 
-def _why_too_large(
-    shape: Shape, cost: Cost | None, most_pixels: float | None, *, slow: bool, best: bool
-) -> str | None:
+def _why_too_large(shape: Shape, cost: Cost | None, most_pixels: float | None, *, slow: bool, best: bool) -> str | None:
     if cost is None:
         return "what the graph costs is unknown, so it may be too large to be run here"
     if most_pixels is not None and _pixels(shape) > most_pixels:

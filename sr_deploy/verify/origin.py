@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import Bundle
-from sr_deploy.bundle.store import read_record
+from sr_deploy.bundle.documents import read_record
 from sr_deploy.errors import GraphError
 from sr_deploy.export.int8.bundle import load_quantised_source
 from sr_deploy.export.int8.report import Int8Report
@@ -91,12 +90,13 @@ def _export(model: Model, bundle: Bundle) -> ModelProto:
         graph = export_network(model.load_network(), manifest.arch, manifest.source.sha256)
         _exported.clear()
         _exported[key] = graph.SerializeToString()
-    return onnx.ModelProto.FromString(_exported[key])
+    again: ModelProto = onnx.ModelProto.FromString(_exported[key])
+    return again
 
 
 def _choose_rewrites(names: tuple[str, ...]) -> RewriteOptions:
     """Those of an export's rewrites that found something then, so that one that came later changes nothing."""
-    from sr_deploy.graph.rewrite import DEFAULT
+    from sr_deploy.graph.rewrite import DEFAULT, RewriteOptions
 
-    off = {name: False for name, value in vars(DEFAULT).items() if value is True and name not in names}
-    return replace(DEFAULT, **off)
+    on = {name: name in names for name, value in vars(DEFAULT).items() if value is True}
+    return RewriteOptions(**on)  # type: ignore[arg-type]

@@ -68,7 +68,9 @@ def _list_findings(model: Model, bundle: Bundle, graph: GraphRecord, work: Seque
         yield f"its metadata say {stated}, and the manifest {graph.precision}"
     report = read_int8_report(bundle) if graph.precision == "int8" else None
     if graph.precision in ("fp32", "bf16"):
-        yield from (f"{name} is planned in FP32, which no {graph.precision} graph asks for" for name in graph.planned_fp32)
+        yield from (
+            f"{name} is planned in FP32, which no {graph.precision} graph asks for" for name in graph.planned_fp32
+        )
     elif report is None or report.options.rest == "fp16":
         yield from _judge_plan(model, bundle, graph)
     if report is not None and bundle.manifest.int8 is not None:
@@ -81,9 +83,7 @@ def _judge_plan(model: Model, bundle: Bundle, graph: GraphRecord) -> Iterator[st
         yield from list_unneeded(again, graph.planned_fp32, model.channels, model.scale)
 
 
-def _judge_int8(
-    graph: GraphRecord, record: Int8Record, report: Int8Report, work: Sequence[LayerCost]
-) -> Iterator[str]:
+def _judge_int8(graph: GraphRecord, record: Int8Record, report: Int8Report, work: Sequence[LayerCost]) -> Iterator[str]:
     """What manifest and `int8.json` state of the search against each other and against the graph."""
     shares = {layer.name: layer.share for layer in work}
     share = sum(layer.share for layer in work if layer.precision == "int8")

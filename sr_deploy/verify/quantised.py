@@ -1,8 +1,8 @@
 """How an INT8 graph is quantised, against what `int8.json` records and the FP32 graph holds. No torch here.
 
 Quantisers are not looked through here but read: steps, zero points and types of every one, which layers have them, and
-the biases that were corrected for what they cost. What `int8.json` says is held to the graph by this, number for number;
-whether it is good is measured (`calibration`), since whoever changes the graph can change that file too.
+the biases that were corrected for what they cost. What `int8.json` says is so held to the graph, number for number.
+Whether it is good is measured (`calibration`), since whoever changes the graph can change that file too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What values are stored in between the nodes of a graph: types of results, and casts on the way. No torch here.
 
-Alignment looks through casts and quantisations, so that graphs of several precisions can be paired. Here they are what is
+Alignment looks through casts and quantisations, so that graphs of several precisions can be paired. Here they are
 looked at: every result has the type that its precision and its plan say, and on its way to a reader it goes through no
 type that cannot hold it and no quantisation that the reader does not ask for.
 """
@@ -76,9 +76,7 @@ def plan_storage(
     return Storage(float_type, frozenset(held), precision == "int8")
 
 
-def list_storage(
-    reference: GraphView, candidate: GraphView, alignment: Alignment, storage: Storage
-) -> Iterator[str]:
+def list_storage(reference: GraphView, candidate: GraphView, alignment: Alignment, storage: Storage) -> Iterator[str]:
     """Results and inputs of paired nodes that are stored otherwise than planned, one line each."""
     types, due_types = infer_types(candidate.model, stated=False), infer_types(reference.model, stated=False)
     for node, other in alignment.pairs:

@@ -1,8 +1,8 @@
 """The plain FP32 graph of a network, written down by watching the network compute one tiny picture.
 
-PyTorch's exporter takes seconds and traces; this takes a moment and looks at nothing but the functions that are called and
-the tensors that go in and come out. It knows the few operations that the networks here are made of, so that a graph can
-be held against the network itself at every verification, node by node, and by other code than what made the graph.
+PyTorch's exporter takes seconds and traces; this takes a moment and looks at nothing but the functions that are called
+and the tensors that go in and come out. It knows the few operations that the networks here are made of, so that a graph
+can be held against the network itself at every verification, node by node, and by other code than what made the graph.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 
 from sr_deploy.arch.fold import fold_for_export
@@ -75,7 +76,7 @@ class _Writer(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> object:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor) and id(result) not in self.names:
             self._note(func, result, args, kwargs or {})
@@ -107,7 +108,7 @@ class _Writer(TorchFunctionMode):
         self.nodes.append(helper.make_node(operator, read, [output], **attributes))
         self.names[id(result)] = output
 
-    def _name(self, value: Any, fresh: str) -> str:
+    def _name(self, value: torch.Tensor | NDArray[np.float32] | None, fresh: str) -> str:
         """The tensor's name; parameters and constants are stored under it when they are first read."""
         from onnx import numpy_helper
 
@@ -124,15 +125,12 @@ class _Writer(TorchFunctionMode):
 
 
 def _write_convolution(
-    data: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
-    groups: int = 1,
+    data: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *settings: Sequence[int] | int
 ) -> Call:
-    sizes = {"strides": list(stride), "pads": [*padding, *padding], "dilations": list(dilation), "group": groups}
+    """`settings`: strides, padding, dilations and groups, as a layer of PyTorch hands them over."""
+    stride, padding, dilation, groups = settings
+    assert isinstance(padding, Sequence)
+    sizes = {"strides": stride, "pads": [*padding, *padding], "dilations": dilation, "group": groups}
     inputs = [data, weight] if bias is None else [data, weight, bias]
     return "Conv", inputs, {**sizes, "kernel_shape": list(weight.shape[2:])}
 
@@ -141,20 +139,14 @@ def _write_prelu(data: torch.Tensor, slope: torch.Tensor) -> Call:
     return "PRelu", [data, slope.detach().numpy().reshape(1, -1, 1, 1)], {}
 
 
-def _write_resize(
-    data: torch.Tensor,
-    size: object = None,
-    scale_factor: float | None = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
-) -> Call:
+def _write_resize(data: torch.Tensor, **settings: object) -> Call:
     known = {"nearest": ("nearest", "asymmetric"), "bilinear": ("linear", "half_pixel")}
-    if size is not None or scale_factor is None or mode not in known or align_corners or antialias:
-        raise GraphError(f"the network calls interpolate with {mode}, which is written as no node here")
-    kind, place = known[mode]
-    scales = np.array([1, 1, scale_factor, scale_factor], np.float32)
+    asked = {name: value for name, value in settings.items() if value}
+    factor, mode = asked.pop("scale_factor", None), asked.pop("mode", "")
+    if asked or not isinstance(factor, float) or mode not in known:
+        raise GraphError(f"the network calls interpolate with {settings}, which is written as no node here")
+    kind, place = known[str(mode)]
+    scales = np.array([1, 1, factor, factor], np.float32)
     attributes = {"mode": kind, "coordinate_transformation_mode": place, "nearest_mode": "floor"}
     return "Resize", [data, None, scales], attributes
 
@@ -175,5 +167,6 @@ _OPERATIONS: Mapping[str, Callable[..., Call]] = {
     "cat": lambda tensors, dim=0: ("Concat", list(tensors), {"axis": dim}),
     "pixel_shuffle": lambda data, factor: ("DepthToSpace", [data], {"blocksize": factor, "mode": "CRD"}),
     "interpolate": _write_resize,
-    **{name: _write_pair(operator) for operator in ("Add", "Mul", "Sub", "Div") for name in (operator.lower(),)},
+    "add": _write_pair("Add"),
+    "mul": _write_pair("Mul"),
 }

@@ -117,7 +117,7 @@ def quantised_on_the_way(model, surgery):
 
 
 def operator_of_its_own(model, surgery):
-    """An Identity that is none: a function of the same name, in a domain of its own, that adds 0.001."""
+    """An Identity that is none: a function of that name, in a domain of its own, that adds 0.001."""
     node = surgery.find(model, "Conv", 1)
     surgery.insert_behind(model, node, ("Identity", {"domain": "mine"}))
     one = helper.make_node("Constant", [], ["c"], value=helper.make_tensor("c", TensorProto.FLOAT, [], [0.001]))
@@ -131,7 +131,10 @@ HIDDEN = {
     "one rewritten weight by 1 %": (rewritten_weight, "1 of .* values differ beyond rounding, most at"),
     "FP16 on the way": (rounded_on_the_way, "comes through Cast .* in FLOAT16, which does not hold FLOAT"),
     "INT8 on the way": (quantised_on_the_way, "comes through QuantizeLinear .*, and is to be read as it is"),
-    "an operator of its own": (operator_of_its_own, "is Identity .* where .* is due|brings 1 function"),
+    "an operator of its own": (
+        operator_of_its_own,
+        "node 2 is Add .* where LeakyRelu .* is due|node 3 is Add .* where PRelu .* is due",
+    ),
 }
 
 
@@ -150,12 +153,11 @@ def test_what_running_hardly_shows_is_found_in_the_file(forge, surgery, capsys, 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_what_rewriting_made_on_another_machine_may_differ_in_its_last_place(forge, surgery, capsys, network):
-    bundle = forge(network, fp16=True)
+    bundle = forge(network)
 
     def turn_last_places(model: onnx.ModelProto) -> None:
         name = surgery.find(model, "Conv", 2).input[1]
         surgery.change_tensor(model, name, lambda weights: np.nextafter(weights, np.float32(np.inf)))
 
     bundle.change_graph(FILE, turn_last_places)
-    code, found = bundle.verify(capsys, "onnxruntime:fp32")
-    assert (code, found.get(CHECK)) == (3, None)  # the FP16 graph is of other numbers now, and says so
+    assert bundle.verify(capsys, "onnxruntime:fp32") == (0, {})

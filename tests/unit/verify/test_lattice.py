@@ -2,7 +2,7 @@ from collections import Counter
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Shape, parse_profile
-from sr_deploy.verify.contents import CONTENTS, PURE, VARIED
+from sr_deploy.verify.contents import CONTENTS, VARIED
 from sr_deploy.verify.lattice import EXTRA, LATTICE, PURE_SHAPE, SMALL_LATTICE, STRIPS, Cost, plan_lattice
 
 PLAIN = BackendChoice("onnxruntime", "fp32")
