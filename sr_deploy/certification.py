@@ -33,14 +33,14 @@ from sr_deploy.drift import Tell, measure_ledgers
 from sr_deploy.engine.build import OnProgress
 from sr_deploy.engine.bundle import BuildResult, build_engines
 from sr_deploy.engine.profiles import check_profiles
-from sr_deploy.errors import InputError
+from sr_deploy.errors import GraphError, InputError
 from sr_deploy.files import require_file
 from sr_deploy.model import Model, open_model
 from sr_deploy.shipped import is_shipped
-from sr_deploy.verify.audit import audit_graph, load_reference
-from sr_deploy.verify.deep import audit_fp32_graph, audit_fp32_weights
+from sr_deploy.upscale.memory import SHARE as MEMORY_SHARE
+from sr_deploy.upscale.memory import estimate_bytes_per_pixel, free_memory
 from sr_deploy.verify.engines import check_engines
-from sr_deploy.verify.integrity import check_graph_precision
+from sr_deploy.verify.files import check_graphs
 from sr_deploy.verify.judging import Found, accept_findings, judge_bundle, judge_found, record_verdict
 from sr_deploy.verify.model import list_not_run, verify_backends
 from sr_deploy.verify.page.content import describe_page
@@ -144,7 +144,7 @@ def verify_model(
             measured against others than the bundle's does not go into its certificate.
         choices: what to run; None: everything that runs here. With choices there is no ledger, and the verdict is of
             the graphs of their precisions.
-        deep: export the network again and hold the FP32 graph's numbers against that; takes a while.
+        deep: hold the FP32 graph against what PyTorch's exporter makes of the network too; takes up to a minute.
         source: the checkpoint or run that the bundle says it was made of, to hold it against.
         accept: names of findings, as the verdict has them, that this user accepts from now on.
         signed: what `bundle.signature.check_signature` said of the bundle, for the certificate.
@@ -173,13 +173,15 @@ def verify_model(
             standing, stands = read_standing(bundle)
             with blaming_bundle(bundle):
                 check_profiles(bundle.manifest.profiles, bundle.manifest.arch)
-                checks += [stands, *_check_files(model, bundle, tell, deep=deep)]
+                checks += [stands, *check_graphs(model, bundle, deep=deep, tell=tell)]
             checks += [] if source is None else [check_source(model, source)]
             checks += [] if signed is None else [signed]
         ledgers: tuple[Ledger, ...] = ()
         with blaming_bundle(bundle):
             checks += check_engines(model, again=deep, tell=tell)
-            verified = verify_backends(model, thresholds=thresholds, choices=choices, on_stage=tell)
+            verified = verify_backends(
+                model, thresholds=thresholds, choices=choices, most_pixels=_count_most_pixels(model), on_stage=tell
+            )
             if choices is None and model.precisions:
                 tell("drift ledger")
                 ledgers = tuple(measure_ledgers(model, tell))
@@ -196,17 +198,14 @@ def verify_model(
         return _write(bundle, verification, certificate) if bundle is not None and writes else verification
 
 
-def _check_files(model: Model, bundle: Bundle, tell: Tell, *, deep: bool) -> list[Check]:
-    tell("hashes, weights and precision of the files")
-    checks = []
-    if "fp32" in bundle.precisions:
-        checks.append(audit_fp32_graph(model, bundle) if deep else audit_fp32_weights(model, bundle))
-    for graph in bundle.manifest.graphs:
-        checks.append(check_graph_precision(bundle, graph))
-        if graph.precision != "fp32" and "fp32" in bundle.precisions:
-            reference = load_reference(bundle, graph.precision)
-            checks.append(audit_graph(bundle.path / graph.file, reference, bundle.graph("fp32").name))
-    return checks
+def _count_most_pixels(model: Model) -> float | None:
+    """Input pixels, batch included, whose feature maps the reference and one backend can hold on this machine's CPU."""
+    try:
+        per_pixel = estimate_bytes_per_pixel(model)
+    except GraphError:
+        return None  # then the cost is unknown too, and no large shape is run
+    free = free_memory("cpu")
+    return None if not per_pixel or free is None else MEMORY_SHARE * free / per_pixel
 
 
 def _check_drops(bundle: Bundle, ledgers: Sequence[Ledger]) -> list[Check]:

@@ -53,6 +53,9 @@ class Measurement(Record):
     """SSIM of outputs clamped to [0, 1]; None too where a side has less than 11 pixels or a value is not finite."""
     worst: WorstPlace | None = None
     """Where `max_abs` is; None too if the outputs are equal, or no output came."""
+    allowed: Error | None = None
+    """What `max_abs` could be on this input, where that is more than the entry's threshold, since its values are
+    rounded more coarsely at the ends; at most half an 8-bit step more. None: the threshold."""
 
 
 class CertificateEntry(Record):
@@ -101,13 +104,18 @@ class CertificateEntry(Record):
         """Those that the thresholds were held to: of the judged contents, or all where none of these was shown."""
         return tuple(one for one in self.measurements if one.content in self.judged) or self.measurements
 
+    def limit_of(self, measurement: Measurement) -> float:
+        """What `max_abs` of one of its inputs may be; infinite where nothing is asked."""
+        limit = self.thresholds.get("max_abs", math.inf)
+        return limit if measurement.allowed is None else max(limit, measurement.allowed)
+
     @property
     def shortfalls(self) -> tuple[Measurement, ...]:
         """Measurements that miss the thresholds: of those that were judged, and infinite or NaN outputs of any."""
-        limit, floor = self.thresholds.get("max_abs", math.inf), self.thresholds.get("psnr_db", 0.0)
+        floor = self.thresholds.get("psnr_db", 0.0)
 
         def misses(one: Measurement) -> bool:
-            return one.max_abs > limit or (one.psnr_db is not None and one.psnr_db < floor)
+            return one.max_abs > self.limit_of(one) or (one.psnr_db is not None and one.psnr_db < floor)
 
         judged = set(map(id, self.judged_measurements))
         return tuple(one for one in self.measurements if math.isinf(one.max_abs) or (id(one) in judged and misses(one)))
@@ -136,7 +144,7 @@ class CertificateEntry(Record):
 class Check(Record):
     """Something that was looked at in a file, without running it."""
 
-    kind: Literal["weights", "precision", "engine", "certificate", "drop", "source", "signature"]
+    kind: Literal["weights", "precision", "engine", "certificate", "drop", "source", "calibration", "signature"]
     """What was looked at, as docs/certificate.md explains it."""
     file: FileName
     """The file that it is about, relative to the bundle."""

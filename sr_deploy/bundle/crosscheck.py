@@ -16,6 +16,8 @@ from sr_deploy.bundle.records import EngineRecord, Manifest
 
 _REFERENCE = "torch:fp32"
 _KNOWN_THRESHOLDS = {"max_abs", "psnr_db", "max_drop_db", "rounding"}
+MOST_ALLOWANCE = 0.5 / 255
+"""Half an 8-bit step: more than this no input allows beyond the threshold."""
 _SLACK = 1e-6
 """Relative: figures are written as they were computed, so this is for the last bits alone."""
 
@@ -57,6 +59,8 @@ def list_flaws(entry: CertificateEntry) -> Iterator[str]:
             yield f"names {said} as its {name}, and its measurements make {seen}"
     for one in entry.measurements:
         flaw = _find_impossible(one)
+        if entry.limit_of(one) > entry.thresholds.get("max_abs", math.inf) + MOST_ALLOWANCE:
+            yield f"allows a difference of {one.allowed:g} on {one.content} {one.shape}, which a picture could show"
         if flaw is not None:
             yield f"has figures of {one.content} {one.shape} that no output gives: {flaw}"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.errors import GraphError
 from sr_deploy.export.half_format import HalfFormat
-from sr_deploy.graph.load import strip_weights
+from sr_deploy.graph.load import infer_types, name_of
 
 if TYPE_CHECKING:
     import onnx
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 # Operators whose inputs of these positions are always FP32, whatever the data's type.
 FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 _FLOAT = 1
-
-
-def name_of(node: onnx.NodeProto) -> str:
-    """What a node is called in plans and records: its name, or that of its first output."""
-    return node.name or node.output[0]
 
 
 class Regions:
@@ -73,14 +68,7 @@ class Regions:
 
     @cached_property
     def _types(self) -> dict[str, int]:
-        import onnx
-
-        probe = strip_weights(type(self.model).FromString(self.model.SerializeToString()))
-        graph = onnx.shape_inference.infer_shapes(probe).graph
-        types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-        for value in (*graph.input, *graph.output, *graph.value_info):
-            types[value.name] = value.type.tensor_type.elem_type
-        return types
+        return infer_types(self.model)
 
     def _hold(self, node: onnx.NodeProto) -> None:
         self._held.add(node.output[0])

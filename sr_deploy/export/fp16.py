@@ -18,7 +18,7 @@ from sr_deploy.errors import GraphError
 from sr_deploy.export.casts import Regions, insert_casts
 from sr_deploy.export.half_format import BF16, FP16, FP16_MAX, HalfFormat, round_to_half
 from sr_deploy.export.write import write_graph
-from sr_deploy.graph.load import load_whole_model, opset_of
+from sr_deploy.graph.load import load_whole_model, name_of, opset_of
 
 if TYPE_CHECKING:
     import onnx
@@ -152,11 +152,11 @@ def _halve_attributes(node: onnx.NodeProto, source: str, half: HalfFormat) -> No
 
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.TENSOR:
-            _halve_tensor(attribute.t, f"{node.name or node.output[0]}.{attribute.name}", source, half)
+            _halve_tensor(attribute.t, f"{name_of(node)}.{attribute.name}", source, half)
         elif node.op_type == "Constant" and attribute.type in (onnx.AttributeProto.FLOAT, onnx.AttributeProto.FLOATS):
             many = attribute.type == onnx.AttributeProto.FLOATS
             values = np.array(attribute.floats if many else attribute.f, np.float32)
-            rounded = round_to_half(values, f"{node.name or node.output[0]}.{attribute.name}", source, half)
+            rounded = round_to_half(values, f"{name_of(node)}.{attribute.name}", source, half)
             attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(rounded)))
         elif attribute.name in ("to", "dtype") and attribute.i == onnx.TensorProto.FLOAT:
             attribute.i = half.onnx_type  # a Cast or a generator of FP32 inside; `i` is 0 for other kinds

@@ -14,7 +14,7 @@ The pictures are photographs and extremes made of them: black, white, nearly dar
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
-from sr_deploy.export.casts import FP32_INPUTS, name_of
+from sr_deploy.export.casts import FP32_INPUTS
 from sr_deploy.export.half_format import FP16, FP16_MAX, why_not_halved
 from sr_deploy.export.half_probe import Probe, measure_layers
-from sr_deploy.graph.load import load_model
+from sr_deploy.graph.load import load_model, name_of
 
 if TYPE_CHECKING:
     import onnx
@@ -36,6 +36,8 @@ RANGE_MARGIN = 4.0
 MAX_LAYER_LOSS = 2.0**-7
 """Norm of a layer's error over norm of its result, on the worst picture. Rounding alone costs 2^-12 on average; more
 than this (0.8 %) means that large terms cancel or that the whole layer has gone subnormal."""
+SLACK = 4.0
+"""Bounds that a plan is checked with are so many times stricter than those that it is made with."""
 CROPS = 4
 """Photographs that are measured."""
 SIDE = 24
@@ -95,12 +97,45 @@ def plan_graph(path: Path, channels: int, scale: int, folder: Path | None = None
         GraphError: a feature map or a weight is no finite number.
         BackendError: ONNX Runtime does not run the graph.
     """
+    pictures, source = _cut_pictures(channels, scale, folder)
+    return plan_half(load_model(path), lambda: pictures, source)
+
+
+def list_unneeded(model: onnx.ModelProto, planned: Collection[str], channels: int, scale: int) -> list[str]:
+    """Planned nodes that nothing keeps in FP32 on the bundled photographs, one line each.
+
+    A plan may have been made on other photographs, which drive layers nearer to their limits: a node is needed if it
+    would be with bounds that are `SLACK` times stricter.
+
+    Args:
+        model: the FP32 graph, with FP32 ends.
+        planned: names of the nodes.
+        channels: of its input.
+        scale: of the network.
+
+    Raises:
+        GraphError, BackendError: as `plan_graph`.
+    """
+    if not planned:
+        return []
+    pictures, _ = _cut_pictures(channels, scale, None)
+    again = plan_half(model, lambda: pictures, slack=SLACK)
+    return [
+        f"{name} is planned in FP32, and nothing asks for it: FP16 ends at {FP16_MAX:.0f} and values reach "
+        f"{again.greatest:.4g}; layers that are not near its limits lose {100 * again.worst_loss:.2g} % at most"
+        for name in planned
+        if name not in again.names
+    ]
+
+
+def _cut_pictures(channels: int, scale: int, folder: Path | None) -> tuple[tuple[NDArray[np.float32], ...], str]:
+    """Crops of photographs and extremes made of them, and where the photographs come from."""
     from sr_deploy.export.int8.photographs import CropShape, cut_crops, find_photographs
 
     photographs = find_photographs(folder)
     shape = CropShape(side=SIDE, scale=scale, channels=channels, seed=_SEED)
     crops = [crop.lr for crop in cut_crops(photographs.calibration, CROPS, shape, _STREAM)]
-    return plan_half(load_model(path), lambda: (*crops, *make_extremes(crops)), photographs.source)
+    return (*crops, *make_extremes(crops)), photographs.source
 
 
 def make_extremes(crops: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
@@ -118,7 +153,11 @@ def make_extremes(crops: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.f
 
 
 def plan_half(
-    model: onnx.ModelProto, inputs: Callable[[], Iterable[NDArray[np.float32]]], source: str = "the pictures given"
+    model: onnx.ModelProto,
+    inputs: Callable[[], Iterable[NDArray[np.float32]]],
+    source: str = "the pictures given",
+    *,
+    slack: float = 1.0,
 ) -> HalfPlan:
     """Plan the FP16 twin of a graph.
 
@@ -126,6 +165,7 @@ def plan_half(
         model: FP32, with its weights; left as it is.
         inputs: gives the pictures, 1 x C x H x W in [0, 1] each.
         source: where they come from, for people.
+        slack: bounds are so many times stricter, and nothing that a laxer bound keeps is left out.
 
     Raises:
         GraphError: a feature map or a weight is no finite number.
@@ -133,8 +173,8 @@ def plan_half(
     """
     probe = measure_layers(model, inputs())
     reasons = _keep_for_weights(model.graph)
-    _keep_for_maps(model.graph, probe, reasons)
-    _keep_for_loss(model.graph, probe, reasons)
+    _keep_for_maps(model.graph, probe, reasons, slack)
+    _keep_for_loss(model.graph, probe, reasons, slack)
     kept = tuple(
         KeptNode(name_of(node), node.op_type, "; ".join(dict.fromkeys(reasons[name_of(node)])))
         for node in model.graph.node
@@ -175,7 +215,7 @@ def _keep_for_weights(graph: onnx.GraphProto) -> dict[str, list[str]]:
     return reasons
 
 
-def _keep_for_maps(graph: onnx.GraphProto, probe: Probe, reasons: dict[str, list[str]]) -> None:
+def _keep_for_maps(graph: onnx.GraphProto, probe: Probe, reasons: dict[str, list[str]], slack: float) -> None:
     """Feature maps that FP16 cannot store: what makes them and what reads them stays."""
     unfit: dict[str, str] = {}
     for name, greatest in probe.greatest.items():
@@ -184,9 +224,10 @@ def _keep_for_maps(graph: onnx.GraphProto, probe: Probe, reasons: dict[str, list
                 f"feature map {name!r} holds numbers that are not finite on the pictures it was measured on; the "
                 "weights are damaged, train or fetch anew"
             )
-        if greatest > FP16_MAX / RANGE_MARGIN:
-            unfit[name] = f"reaches {greatest:.3g}, more than 1/{RANGE_MARGIN:.0f} of FP16's {FP16_MAX:.0f}"
-        elif probe.rounding[name] > FP16.max_relative_error:
+        if greatest > FP16_MAX / (RANGE_MARGIN * slack):
+            margin = RANGE_MARGIN * slack
+            unfit[name] = f"reaches {greatest:.3g}, more than 1/{margin:.0f} of FP16's {FP16_MAX:.0f}"
+        elif probe.rounding[name] > FP16.max_relative_error / slack:
             unfit[name] = f"is too small for FP16 (greatest value {greatest:.3g})"
     for node in graph.node:
         for what, names in (("result", node.output), ("input", node.input)):
@@ -196,12 +237,13 @@ def _keep_for_maps(graph: onnx.GraphProto, probe: Probe, reasons: dict[str, list
                 break
 
 
-def _keep_for_loss(graph: onnx.GraphProto, probe: Probe, reasons: dict[str, list[str]]) -> None:
+def _keep_for_loss(graph: onnx.GraphProto, probe: Probe, reasons: dict[str, list[str]], slack: float) -> None:
     """Layers that multiply and add badly in FP16: they stay, and so does what makes their input."""
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         loss = probe.loss.get(name_of(node), 0.0)
-        if loss <= MAX_LAYER_LOSS or name_of(node) in reasons:
+        # Stricter bounds give other reasons to a layer that lost too much before: what feeds it is kept then too.
+        if loss <= MAX_LAYER_LOSS / slack or (slack == 1 and name_of(node) in reasons):
             continue
         reasons[name_of(node)].append(f"FP16 would change its result by {100 * loss:.2g} %")
         before = makers.get(node.input[0])

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.export.casts import name_of
 from sr_deploy.export.int8.execute import open_graph
-from sr_deploy.graph.load import find_ends, strip_weights
+from sr_deploy.graph.load import find_ends, infer_types, name_of
 
 if TYPE_CHECKING:
     import onnx
@@ -96,11 +95,7 @@ def _worst_loss(errors: list[float], squares: list[float]) -> float:
 
 def _find_maps(model: onnx.ModelProto) -> list[str]:
     """Floating-point results that depend on the picture."""
-    import onnx
-
-    probe = strip_weights(type(model).FromString(model.SerializeToString()))
-    inferred = onnx.shape_inference.infer_shapes(probe).graph
-    types = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.output)}
+    types = infer_types(model)
     seen = {find_ends("the graph", model)[0].name}
     maps = []
     for node in model.graph.node:

@@ -28,11 +28,7 @@ OUTPUT_NAME = "sr"
 
 
 def export_network_to_onnx(network: nn.Module, arch: ArchSpec, path: Path, source_sha256: str) -> None:
-    """Write the FP32 graph of a generator.
-
-    The graph takes `lr`, N x C x H x W in [0, 1] with N, H and W free (H and W multiples of the network's), and gives
-    `sr`, N x C x (H * scale) x (W * scale). BatchNorm and pixel-unshuffle are folded into convolutions, so a pixel
-    shuffle is one DepthToSpace and an upsampling one Resize. The same weights give the same bytes.
+    """Write the FP32 graph of a generator, as `export_network` makes it. The same weights give the same bytes.
 
     Args:
         network: the generator; it is left as it is.
@@ -43,6 +39,21 @@ def export_network_to_onnx(network: nn.Module, arch: ArchSpec, path: Path, sourc
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
+    write_graph(export_network(network, arch, source_sha256), path)
+
+
+def export_network(network: nn.Module, arch: ArchSpec, source_sha256: str) -> onnx.ModelProto:
+    """The FP32 graph of a generator.
+
+    The graph takes `lr`, N x C x H x W in [0, 1] with N, H and W free (H and W multiples of the network's), and gives
+    `sr`, N x C x (H * scale) x (W * scale). BatchNorm and pixel-unshuffle are folded into convolutions, so a pixel
+    shuffle is one DepthToSpace and an upsampling one Resize.
+
+    Args:
+        network: the generator; it is left as it is.
+        arch: what it is; stored in the graph.
+        source_sha256: hash of the checkpoint; stored in the graph.
+    """
     from sr_deploy.arch.fold import fold_for_export
     from sr_deploy.arch.registry import input_multiple
 
@@ -50,7 +61,7 @@ def export_network_to_onnx(network: nn.Module, arch: ArchSpec, path: Path, sourc
     graph = trace_network(fold_for_export(network).eval(), arch.channels, multiple)
     clean_graph(graph, scale=arch.scale)
     set_metadata(graph, describe_graph(arch, multiple, "fp32", source_sha256))
-    write_graph(graph, path)
+    return graph
 
 
 def describe_graph(arch: ArchSpec, multiple: int, precision: Precision, source_sha256: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sr_deploy.backends import PRECISIONS, Precision
 from sr_deploy.errors import GraphError
 from sr_deploy.graph.ends import PROBE_NAME
+from sr_deploy.graph.load import name_of
 from sr_deploy.graph.tensors import BITS
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def cost_layers(graph: GraphProto, input_name: str, shapes: InferredShapes) -> t
         images = [name for name in dict.fromkeys(node.input) if name in seen]
         layers.append(
             LayerCost(
-                name=node.name or node.output[0],
+                name=name_of(node),
                 op=node.op_type,
                 precision=_find_declared(node, producers, shapes),
                 flops=work[id(node)],

@@ -31,6 +31,8 @@ PROBE_NAME = "sr_deploy.probe"
 
 _DTYPES: dict[int, Dtype] = {1: "float32", 10: "float16", 2: "uint8", 4: "uint16"}
 _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
+_BEFORE, _BEHIND = ("Cast", "Div", "Transpose"), ("Clip", "Mul", "Round", "Transpose", "Cast")
+"""What whole numbers go through between the ends and FP32."""
 
 
 def layout_of(dtype: Dtype) -> Literal["NCHW", "NHWC"]:
@@ -122,6 +124,28 @@ def expose_nchw(model: ModelProto) -> None:
     )
     for node in (model.graph.node[0], model.graph.node[-1]):
         node.name = PROBE_NAME
+
+
+def find_end_nodes(model: ModelProto) -> list[NodeProto]:
+    """The nodes of a graph that `change_ends` put between whole numbers and FP32; none where its ends are floats.
+
+    Raises:
+        GraphError: not one image in and one out.
+    """
+    source, target = find_ends("the graph", model)
+    if _DTYPES.get(source.type.tensor_type.elem_type) not in HIGHEST:
+        return []
+    readers = {name: node for node in reversed(model.graph.node) for name in node.input}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found = []
+    for end, around, operators in ((source.name, readers, _BEFORE), (target.name, makers, reversed(_BEHIND))):
+        node = around.get(end)
+        for operator in operators:
+            if node is None or node.op_type != operator:
+                break
+            found.append(node)
+            node = around.get((node.output if around is readers else node.input)[0])
+    return found
 
 
 def _halve_ends(model: ModelProto, source: ValueInfoProto, target: ValueInfoProto) -> None:

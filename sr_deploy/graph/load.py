@@ -132,6 +132,31 @@ def strip_weights(model: ModelProto) -> ModelProto:
     return model
 
 
+def infer_types(model: ModelProto, *, stated: bool = True) -> dict[str, int]:
+    """ONNX's number for the type of every tensor by name, as far as it can be inferred; the model is left as it is.
+
+    Args:
+        model: with its weights or without.
+        stated: whether what the file says of tensors between nodes (`value_info`) counts; False: only what follows
+            from its ends and its constants.
+    """
+    from onnx import shape_inference
+
+    probe = strip_weights(type(model).FromString(model.SerializeToString()))
+    if not stated:
+        del probe.graph.value_info[:]
+    graph = shape_inference.infer_shapes(probe).graph
+    types = {tensor.name: int(tensor.data_type) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        types[value.name] = int(value.type.tensor_type.elem_type)
+    return types
+
+
+def name_of(node: NodeProto) -> str:
+    """What a node is called in plans, records and messages: its name, or that of its first output."""
+    return str(node.name or node.output[0])
+
+
 def opset_of(model: ModelProto) -> int:
     """Version of ONNX's own operator set that the model uses; 0 if it uses none."""
     return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)

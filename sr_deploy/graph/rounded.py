@@ -9,12 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sr_deploy.errors import GraphError
-from sr_deploy.graph.load import strip_weights
+from sr_deploy.graph.load import infer_types
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
 ROUNDED = "round-results"
 """What certificates call it, among rewrites."""
@@ -51,7 +49,7 @@ def spell_rounding(model: ModelProto) -> None:
         GraphError: the type of a tensor cannot be inferred.
     """
     graph = model.graph
-    types = _infer_types(model)
+    types = infer_types(model)
     ends = {value.name for value in (*graph.input, *graph.output)}
     for tensor in graph.initializer:
         _widen(tensor)
@@ -80,15 +78,6 @@ def spell_rounding(model: ModelProto) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
-
-
-def _infer_types(model: ModelProto) -> dict[str, int]:
-    import onnx
-
-    probe = strip_weights(type(model).FromString(model.SerializeToString()))
-    graph: GraphProto = onnx.shape_inference.infer_shapes(probe).graph
-    values: Iterable[onnx.ValueInfoProto] = (*graph.input, *graph.output, *graph.value_info)
-    return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
 def _widen(tensor: TensorProto) -> None:

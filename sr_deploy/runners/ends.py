@@ -39,14 +39,21 @@ def snap_input(lr_NCHW: NDArray[np.float32], dtype: Dtype) -> NDArray[np.float32
     return decode_output(encode_input(lr_NCHW, dtype))
 
 
-def rounding_of(dtype: Dtype) -> float:
+def rounding_of(dtype: Dtype, greatest: float = 1.0) -> float:
     """How far the ends alone may move an output, in units of the [0, 1] range: half a step of its type.
 
-    Of FP16 it is half the step between 1 and 2, which unclamped outputs reach; below it is finer.
+    Args:
+        dtype: of the ends.
+        greatest: magnitude that unclamped outputs reach. FP16's steps grow with it; they are taken to be those between
+            1 and 2 at least, and below 1 they are finer. Infinite values round to anything.
     """
     if dtype == "float32":
         return 0.0
-    return 2.0**-11 if dtype == "float16" else 0.5 / HIGHEST[dtype]
+    if dtype != "float16":
+        return 0.5 / HIGHEST[dtype]
+    # An output that is off by a little may lie beyond the power of two that its reference is below.
+    reached = min(max(1.0, greatest * (1 + 2.0**-8)), float(np.finfo(np.float16).max))
+    return float(np.spacing(np.float16(reached))) / 2
 
 
 def compare_at_ends(sr: NDArray[np.float32], reference: NDArray[np.float32], dtype: Dtype) -> Comparison:

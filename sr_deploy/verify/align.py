@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.errors import GraphError
+from sr_deploy.graph.load import find_ends, name_of, read_integer
+
 if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, NodeProto
 
 _LOOKED_THROUGH = ("Cast", "QuantizeLinear", "DequantizeLinear", "Identity")
+_OWN_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True)
@@ -39,37 +44,43 @@ class GraphView:
         self.model = model
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._producers = {name: node for node in model.graph.node for name in node.output if name}
-        constants = {*self._tensors}
-        self.input = next(value.name for value in model.graph.input if value.name not in constants)
-        self.output = model.graph.output[0].name
-        self.nodes = [node for node in model.graph.node if node.op_type not in (*_LOOKED_THROUGH, "Constant")]
+        self.input, self.output = (value.name for value in find_ends("the graph", model))
+        self.nodes = [node for node in model.graph.node if not _is_seen_through(node, "Constant")]
+
+    def chain(self, name: str) -> list[NodeProto]:
+        """The casts and quantisations that a tensor comes through, the last one first."""
+        chain: list[NodeProto] = []
+        node = self._producers.get(name)
+        while node is not None and _is_seen_through(node) and node.input and len(chain) < len(self._producers):
+            chain.append(node)
+            node = self._producers.get(node.input[0])
+        return chain
 
     def source(self, name: str) -> str:
         """The tensor behind casts and quantisations."""
-        node = self._producers.get(name)
-        while node is not None and node.op_type in _LOOKED_THROUGH:
-            name = node.input[0]
-            node = self._producers.get(name)
-        return name
+        chain = self.chain(name)
+        return chain[-1].input[0] if chain else name
+
+    def producer(self, name: str) -> NodeProto | None:
+        """The node that gives a tensor; None for inputs and stored constants."""
+        return self._producers.get(name)
+
+    def readers(self, name: str) -> list[NodeProto]:
+        """All nodes that read a tensor, casts and quantisations too."""
+        return [node for node in self.model.graph.node if name in node.input]
 
     def constant(self, name: str) -> Constant | None:
         """What a constant holds, behind casts and quantisations; None for a tensor that is computed."""
-        chain = []
-        node = self._producers.get(name)
-        while node is not None and node.op_type in _LOOKED_THROUGH:
-            chain.append(node)
-            name = node.input[0]
-            node = self._producers.get(name)
+        chain, name = self.chain(name), self.source(name)
         stored = self._read(name)
         if stored is None:
             return None
         quantiser = next((one for one in chain if one.op_type == "DequantizeLinear"), None)
         if quantiser is None:
             return Constant(name, stored, stored)
-        scale = self._read_scale(quantiser, stored.ndim)
-        zero = self._read(quantiser.input[2]) if len(quantiser.input) > 2 and quantiser.input[2] else None
-        levels = stored.astype(np.float64) - (0 if zero is None else float(np.ravel(zero)[0]))
-        return Constant(name, stored, levels * scale, scale)
+        scale = self._spread(self.read_scale(quantiser), quantiser, stored.shape)
+        zero = self._spread(self.read_zero(quantiser), quantiser, stored.shape)
+        return Constant(name, stored, (stored.astype(np.float64) - zero) * scale, scale)
 
     def is_constant(self, name: str) -> bool:
         """Whether `constant` would give something; without reading it."""
@@ -77,24 +88,31 @@ class GraphView:
         node = self._producers.get(source)
         return source in self._tensors or (node is not None and node.op_type == "Constant")
 
-    def input_step(self, name: str) -> float | None:
-        """Step of the quantisation that a tensor has just come through; None: it was not quantised."""
-        node = self._producers.get(name)
-        while node is not None and node.op_type in ("Cast", "Identity"):
-            node = self._producers.get(node.input[0])
-        if node is None or node.op_type != "DequantizeLinear":
-            return None
-        return float(self._read_scale(node, 1).max())
+    def read_scale(self, node: NodeProto) -> NDArray[np.float64]:
+        """Steps of a QuantizeLinear or DequantizeLinear; NaN where they are computed."""
+        read = self.constant(node.input[1]) if len(node.input) > 1 else None
+        return np.full((), np.nan) if read is None else np.asarray(read.values, np.float64)
 
-    def _read_scale(self, node: NodeProto, axes: int) -> NDArray[np.float64]:
-        read = self.constant(node.input[1])
-        scale = np.ones(()) if read is None else np.asarray(read.values, np.float64)
-        if scale.ndim == 0 or scale.size == 1:
-            return scale.reshape(())
-        axis = next((int(one.i) for one in node.attribute if one.name == "axis"), 1)
-        shape = [1] * axes
-        shape[axis] = scale.size
-        return scale.reshape(shape)
+    def read_zero(self, node: NodeProto) -> NDArray[np.float64]:
+        """Its zero points, 0 where it has none; NaN where they are computed."""
+        if len(node.input) < 3 or not node.input[2]:
+            return np.zeros(())
+        read = self._read(node.input[2])
+        return np.full((), np.nan) if read is None else np.asarray(read, np.float64)
+
+    def _spread(self, values: NDArray[np.float64], node: NodeProto, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Steps or zero points so that they can be combined with what they are for."""
+        if values.size == 1:
+            return values.reshape(())
+        axis = read_integer(node, "axis", 1)
+        if not -len(shape) <= axis < len(shape) or values.shape != (shape[axis],):
+            raise GraphError(
+                f"{describe_node(node)} has {values.size} steps or zero points in axis {axis} for a tensor of {shape}; "
+                "one, or one for each channel, is needed; export it again"
+            )
+        spread = [1] * len(shape)
+        spread[axis] = values.size
+        return values.reshape(spread)
 
     def _read(self, name: str) -> NDArray[np.generic] | None:
         from onnx import numpy_helper
@@ -103,13 +121,17 @@ class GraphView:
         if tensor is not None:
             return np.asarray(numpy_helper.to_array(tensor))
         node = self._producers.get(name)
-        if node is None or node.op_type != "Constant":
+        if node is None or node.op_type != "Constant" or node.domain not in _OWN_DOMAINS:
             return None
         for attribute in node.attribute:
             value = read_attribute(attribute)
             if attribute.name.startswith("value") and not isinstance(value, str):
                 return np.asarray(value)
         return None
+
+
+def _is_seen_through(node: NodeProto, *more: str) -> bool:
+    return node.op_type in (*_LOOKED_THROUGH, *more) and node.domain in _OWN_DOMAINS
 
 
 def read_attribute(attribute: AttributeProto) -> NDArray[np.generic] | str:
@@ -139,37 +161,43 @@ def align_graphs(reference: GraphView, candidate: GraphView) -> Alignment:
     others = _order_like(reference.nodes, candidate.nodes)
     pairs: list[tuple[NodeProto, NodeProto]] = []
     for number, (node, other) in enumerate(zip(reference.nodes, others, strict=False)):
-        if node.op_type != other.op_type:
+        if _operator(node) != _operator(other):
             return Alignment(
                 tuple(pairs), f"node {number} is {describe_node(other)} where {describe_node(node)} is due"
             )
         pairs.append((node, other))
-    if len(others) != len(reference.nodes):
-        return Alignment(tuple(pairs), f"it has {len(others)} nodes that compute where {len(reference.nodes)} are due")
+    more, fewer = others[len(pairs) :], reference.nodes[len(pairs) :]
+    if more:
+        return Alignment(tuple(pairs), f"it has {len(more)} node(s) too many, first {describe_node(more[0])}")
+    if fewer:
+        return Alignment(tuple(pairs), f"it lacks {len(fewer)} node(s), first {describe_node(fewer[0])}")
     return Alignment(tuple(pairs))
 
 
 def describe_node(node: NodeProto) -> str:
     """As in `Conv 'node_conv2d_3'`."""
-    return f"{node.op_type} {(node.name or node.output[0])!r}"
+    return f"{node.op_type} {name_of(node)!r}"
 
 
 def list_wiring(reference: GraphView, candidate: GraphView, alignment: Alignment) -> Iterator[str]:
     """Inputs of nodes, and the graph's output, that come from elsewhere than in the reference, one line each."""
-    same = {candidate.input: reference.input}
+    same = {"": "", candidate.input: reference.input}
     for node, other in alignment.pairs:
         same.update(zip(other.output, node.output, strict=False))
     for node, other in alignment.pairs:
-        for position, name in enumerate(node.input):
-            taken = other.input[position] if position < len(other.input) else ""
-            if not name or reference.is_constant(name):
-                continue
-            due, seen = reference.source(name), same.get(candidate.source(taken), candidate.source(taken))
-            if due != seen:
-                yield f"{describe_node(other)} reads {seen!r} where {due!r} is due"
-    due, seen = reference.source(reference.output), candidate.source(candidate.output)
-    if alignment.mismatch is None and same.get(seen, seen) != due:
-        yield f"the output comes from {seen!r} where {due!r} is due"
+        for name, taken in zip_longest(node.input, other.input, fillvalue=""):
+            if reference.is_constant(name) or candidate.is_constant(taken):
+                continue  # the audit compares those
+            due, read = reference.source(name), candidate.source(taken)
+            if due != same.get(read):
+                yield f"{describe_node(other)} reads {same.get(read, read)!r} where {due!r} is due"
+    due, read = reference.source(reference.output), candidate.source(candidate.output)
+    if alignment.mismatch is None and same.get(read) != due:
+        yield f"the output comes from {same.get(read, read)!r} where {due!r} is due"
+
+
+def _operator(node: NodeProto) -> tuple[str, str]:
+    return "" if node.domain in _OWN_DOMAINS else node.domain, node.op_type
 
 
 def _order_like(nodes: list[NodeProto], others: list[NodeProto]) -> list[NodeProto]:

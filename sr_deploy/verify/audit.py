@@ -7,12 +7,15 @@ rounding alone allows:
     FP16   the nearest FP16 number: half a unit in the last place
     BF16   likewise
     INT8   half a step of the weight's quantisation, and a step no longer than the greatest weight asks for
-    bias   of a convolution with quantised input: may move by what the quantisation can cost (bias correction)
+    bias   of a convolution with quantised input: the corrected one that `int8.json` records (`quantised`)
+
+And so is what lies between the nodes: the type of every result, every cast and every quantisation (`storage`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import Precision
-from sr_deploy.bundle import Bundle, Check, utc_now
-from sr_deploy.export.int8.bundle import load_quantised_source
+from sr_deploy.bundle import Check, utc_now
+from sr_deploy.errors import GraphError
 from sr_deploy.files import sha256_of
-from sr_deploy.graph.load import load_whole_model
+from sr_deploy.graph.load import load_whole_model, opset_of
+from sr_deploy.graph.read import METADATA_PREFIX
 from sr_deploy.verify.align import Constant, GraphView, align_graphs, describe_node, list_wiring, read_attribute
+from sr_deploy.verify.quantised import is_corrected_bias, list_quantisation
+from sr_deploy.verify.storage import list_storage, plan_storage
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+    from sr_deploy.export.int8.report import Int8Report
 
 _LEVELS = 127
 _LEAST_STEP = 2.0**-20
@@ -35,73 +43,144 @@ _SLACK = 1 + 2.0**-8
 """Steps are stored as FP16 numbers, rounded up."""
 _SHOWN = 20
 _FLOATS = ("float16", "float32", "bfloat16")
+_BF16_OPSET = 22
 
 
-def load_reference(bundle: Bundle, precision: Precision) -> ModelProto:
-    """The FP32 graph that a bundle's graph of that precision was made of: for INT8 with its channels evened out.
+@dataclass(frozen=True)
+class Terms:
+    """How a graph was made of another, which says what may differ."""
 
-    Raises:
-        BundleError: the bundle has no FP32 graph, or its INT8 report is damaged.
-    """
-    if precision == "int8" and bundle.manifest.int8 is not None:
-        return load_quantised_source(bundle.graph("fp32"), bundle.path / bundle.manifest.int8.report.file)
-    return load_whole_model(bundle.graph("fp32"))
+    precision: Precision = "fp32"
+    """Its precision."""
+    planned_fp32: tuple[str, ...] = ()
+    """Nodes that stay FP32."""
+    int8: Int8Report | None = None
+    """What `int8.json` says of an INT8 graph."""
+    tolerance: float = 0.0
+    """How far an FP32 number may be off, as a share of itself; and, as a sixteenth of that, of the tensor's greatest,
+    since sums of terms that cancel have no more digits."""
 
 
-def audit_graph(path: Path, reference: Path | ModelProto, due: str, *, tolerance: float = 0.0) -> Check:
-    """Compare a graph's nodes, attributes, wiring and constants with those of the graph that it was made from.
+def audit_graph(path: Path, reference: Path | ModelProto, due: str, terms: Terms) -> Check:
+    """Compare a graph's nodes, attributes, wiring, types and constants with those of the graph that it was made from.
+
+    A graph that cannot be read or compared is a finding.
 
     Args:
         path: the graph to look at.
         reference: the FP32 graph.
         due: what that is, for the message.
-        tolerance: how far FP32 numbers may differ, as a share of the tensor's greatest; 0: not at all.
-
-    Raises:
-        GraphError: one of them is no ONNX graph.
+        terms: how the one was made of the other.
     """
-    candidate = GraphView(load_whole_model(path))
-    original = GraphView(load_whole_model(reference) if isinstance(reference, Path) else reference)
-    findings = list(_list_findings(original, candidate, tolerance))
-    hidden = len(findings) - _SHOWN
-    if hidden > 0:
-        findings[_SHOWN:] = [f"and {hidden} more"]
-    count = sum(original.is_constant(name) for node in original.nodes for name in node.input if name)
+    what = f"every node, type and constant against {due}: the same, cast, or quantised"
+    try:
+        candidate = GraphView(load_whole_model(path))
+        original = GraphView(load_whole_model(reference) if isinstance(reference, Path) else reference)
+        findings = list(_list_findings(original, candidate, terms))
+        count = sum(original.is_constant(name) for node in original.nodes for name in node.input if name)
+        what = f"{len(original.nodes)} nodes and {count} constants against {due}: the same, cast, or quantised"
+    except GraphError as error:
+        findings = [str(error)]
     return Check(
         kind="weights",
         file=path.name,
         sha256=sha256_of(path),
-        what=f"{len(original.nodes)} nodes and {count} constants against {due}: the same, cast, or quantised",
-        findings=tuple(findings),
+        what=what,
+        findings=cut_findings(findings),
         checked_at=utc_now(),
     )
+
+
+def cut_findings(findings: Sequence[str]) -> tuple[str, ...]:
+    """The first of them, and how many more there are."""
+    hidden = len(findings) - _SHOWN
+    return (*findings[:_SHOWN], f"and {hidden} more") if hidden > 0 else tuple(findings)
 
 
 def compare_tensor(where: str, due: NDArray[np.generic], seen: NDArray[np.generic]) -> list[str]:
     """What is wrong with a tensor that has to be the same, one line each; `where` names it."""
     if due.shape != seen.shape:
         return [f"{where} has shape {seen.shape} where {due.shape} is due"]
-    return list(_compare_constants(where, Constant("", due, due), Constant("", seen, seen), None, 0.0))
+    return list(_compare_constants(where, Constant("", due, due), Constant("", seen, seen), 0.0))
 
 
-def _list_findings(original: GraphView, candidate: GraphView, tolerance: float) -> Iterator[str]:
+def _list_findings(original: GraphView, candidate: GraphView, terms: Terms) -> Iterator[str]:
+    storage = plan_storage(
+        original.model,
+        terms.precision,
+        terms.planned_fp32,
+        rest="fp16" if terms.int8 is None else terms.int8.options.rest,
+    )
+    yield from _compare_outside(original.model, candidate.model, terms.precision)
     alignment = align_graphs(original, candidate)
+    opset = opset_of(original.model)
     for node, other in alignment.pairs:
-        yield from _compare_attributes(node, other)
+        yield from _compare_attributes(node, other, opset)
         for position in range(max(len(node.input), len(other.input))):
-            yield from _compare_input(original, candidate, node, other, position, tolerance=tolerance)
+            yield from _compare_input(original, candidate, node, other, position, terms=terms)
     if alignment.mismatch is not None:
         yield alignment.mismatch
     yield from list_wiring(original, candidate, alignment)
+    yield from list_storage(original, candidate, alignment, storage)
+    if storage.quantised:
+        yield from list_quantisation(original, candidate, alignment, storage, terms.int8)
 
 
-def _compare_attributes(node: NodeProto, other: NodeProto) -> Iterator[str]:
-    due = {one.name: read_attribute(one) for one in node.attribute}
-    seen = {one.name: read_attribute(one) for one in other.attribute}
+def _compare_outside(original: ModelProto, candidate: ModelProto, precision: Precision) -> Iterator[str]:
+    """Operator sets, functions, metadata, and what the graph takes and gives."""
+    due, seen = opset_of(original), opset_of(candidate)
+    if seen != (max(due, _BF16_OPSET) if precision == "bf16" else due):
+        yield f"uses operator set {seen} where {due} is due"
+    if candidate.functions:
+        yield f"brings {len(candidate.functions)} function(s) of its own, first {candidate.functions[0].name!r}"
+    names = [tensor.name for tensor in candidate.graph.initializer]
+    names += [name for node in candidate.graph.node for name in node.output if name]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) != len(names) else []
+    yield from (f"tensor {name!r} is there more than once" for name in twice)
+    wanted, found = _read_metadata(original), _read_metadata(candidate)
+    for key in sorted(wanted.keys() | found.keys()):
+        if wanted.get(key) != found.get(key):
+            yield f"its metadata say {found.get(key)!r} for {key} where {wanted.get(key)!r} is due"
+    for kind in ("input", "output"):
+        ends = [[_show_end(value) for value in getattr(model.graph, kind)] for model in (original, candidate)]
+        if ends[0] != ends[1]:
+            yield f"its {kind} is {', '.join(ends[1])} where {', '.join(ends[0])} is due"
+
+
+def _read_metadata(model: ModelProto) -> dict[str, str]:
+    """What our exporter writes, but for the precision, which is judged for itself."""
+    entries = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(METADATA_PREFIX)}
+    entries.pop(f"{METADATA_PREFIX}precision", None)
+    return entries
+
+
+def _show_end(value: ValueInfoProto) -> str:
+    from onnx import TensorProto
+
+    kind = value.type.tensor_type
+    sides = " x ".join(str(dim.dim_value) if dim.HasField("dim_value") else "free" for dim in kind.shape.dim)
+    return f"{value.name!r} {TensorProto.DataType.Name(kind.elem_type)} {sides}"
+
+
+def _compare_attributes(node: NodeProto, other: NodeProto, opset: int) -> Iterator[str]:
+    due, seen = (_read_attributes(one, opset) for one in (node, other))
     for name in sorted(due.keys() | seen.keys()):
         have, want = seen.get(name), due.get(name)
         if have is None or want is None or not np.array_equal(np.asarray(have), np.asarray(want)):
             yield f"{describe_node(other)} has {name} {_show(have)} where {_show(want)} is due"
+
+
+def _read_attributes(node: NodeProto, opset: int) -> dict[str, NDArray[np.generic] | str]:
+    """What a node says, and what it leaves to ONNX's defaults."""
+    import onnx
+
+    stated = {one.name: read_attribute(one) for one in node.attribute}
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    except onnx.defs.SchemaError:  # an operator of somebody's own
+        return stated
+    defaults = {name: one.default_value for name, one in schema.attributes.items() if one.default_value.name}
+    return {name: read_attribute(value) for name, value in defaults.items()} | stated
 
 
 def _show(value: NDArray[np.generic] | str | None) -> str:
@@ -111,47 +190,40 @@ def _show(value: NDArray[np.generic] | str | None) -> str:
 
 
 def _compare_input(
-    original: GraphView, candidate: GraphView, node: NodeProto, other: NodeProto, position: int, *, tolerance: float
+    original: GraphView, candidate: GraphView, node: NodeProto, other: NodeProto, position: int, *, terms: Terms
 ) -> Iterator[str]:
     due = original.constant(node.input[position]) if position < len(node.input) else None
     seen = candidate.constant(other.input[position]) if position < len(other.input) else None
-    step = candidate.input_step(other.input[0]) if other.op_type == "Conv" else None
-    is_bias = step is not None and position == 2
-    if due is None and seen is None:
+    if (due is None and seen is None) or (terms.int8 and is_corrected_bias(terms.int8, other, position)):
         return
     where = f"input {position} of {describe_node(other)}"
-    if due is None and seen is not None and is_bias:
-        zeros = np.zeros(seen.stored.shape, np.float32)
-        due = Constant("no bias", zeros, zeros)
     if due is None or seen is None:
-        holds, wants = ("computed" if one is None else f"the constant {one.name!r}" for one in (seen, due))
+        holds, wants = (
+            f"the constant {one.name!r}" if one else "computed" if position < len(side.input) else "left out"
+            for one, side in ((seen, other), (due, node))
+        )
         yield f"{where} is {holds} where {wants} is due"
         return
     where = f"tensor {seen.name!r} ({where})"
     if due.values.shape != seen.values.shape:
         yield f"{where} has shape {seen.values.shape} where {due.values.shape} is due"
         return
-    bound = _bias_bound(original, candidate, node, other, step) if is_bias and step is not None else None
-    yield from _compare_constants(where, due, seen, bound, tolerance)
+    yield from _compare_constants(where, due, seen, terms.tolerance)
 
 
-def _compare_constants(
-    where: str, due: Constant, seen: Constant, bound: NDArray[np.float64] | None, tolerance: float
-) -> Iterator[str]:
+def _compare_constants(where: str, due: Constant, seen: Constant, tolerance: float) -> Iterator[str]:
     want = np.asarray(due.values)
     have = np.asarray(seen.values)
+    limit: NDArray[np.float64] | float = 0.0
     if seen.scale is not None:
         yield from _compare_steps(where, want, seen.scale)
-        limit: NDArray[np.float64] | float = seen.scale / 2 * _SLACK
-    elif bound is not None:
-        limit = bound
+        limit = seen.scale / 2 * _SLACK
     elif want.dtype == have.dtype and want.dtype.name in _FLOATS:
-        limit = tolerance * float(np.abs(want.astype(np.float64)).max(initial=0))
+        sizes = np.abs(want.astype(np.float64))
+        limit = tolerance * (sizes + float(sizes.max(initial=0)) / 16)
     elif have.dtype.name in _FLOATS and want.dtype.name in _FLOATS:
-        want, limit = want.astype(have.dtype), 0.0
-    elif want.dtype == have.dtype:
-        limit = 0.0
-    else:
+        want = want.astype(have.dtype)
+    elif want.dtype != have.dtype:
         yield f"{where} is {have.dtype} where {want.dtype} is due"
         return
     have, want = have.astype(np.float64), want.astype(np.float64)
@@ -178,17 +250,3 @@ def _compare_steps(where: str, want: NDArray[np.generic], scale: NDArray[np.floa
             f"{where}: {int(wrong.sum())} of {scale.size} quantisation steps are longer than the weights ask for, "
             f"first {np.ravel(scale)[index]:.4g} where {np.ravel(greatest)[index] / _LEVELS:.4g} would do"
         )
-
-
-def _bias_bound(
-    original: GraphView, candidate: GraphView, node: NodeProto, other: NodeProto, step: float
-) -> NDArray[np.float64] | None:
-    """How far the mean of an output channel can be moved by rounding its input and its weights."""
-    due, seen = original.constant(node.input[1]), candidate.constant(other.input[1])
-    if due is None or seen is None or due.values.shape != seen.values.shape:
-        return None
-    want, have = due.values.astype(np.float64), seen.values.astype(np.float64)
-    axes = tuple(range(1, want.ndim))
-    of_input = np.abs(want).sum(axis=axes) * step / 2
-    of_weights = np.abs(have - want).sum(axis=axes) * step * (_LEVELS + 1)
-    return np.asarray((of_input + of_weights) * _SLACK + 1e-6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +20,7 @@ from sr_deploy.model import Model
 from sr_deploy.runners.ends import encode_input
 from sr_deploy.runners.inputs import photograph_batch
 from sr_deploy.verify.align import GraphView, align_graphs, describe_node
-from sr_deploy.verify.audit import load_reference
-from sr_deploy.verify.deep import export_again
+from sr_deploy.verify.origin import load_reference, make_again
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -101,8 +99,7 @@ def bisect_model(model: Model, on_stage: Callable[[str], None] | None = None) ->
         tell(f"bisect {graph.file}")
         path = bundle.path / graph.file
         if graph.precision == "fp32":
-            with tempfile.TemporaryDirectory(prefix="sr-deploy-") as folder:
-                reference = load_whole_model(export_again(model, bundle, Path(folder), rewritten=False))
+            reference = make_again(model, bundle, rewritten=False, exporter=True)
             against = "the network exported again"
         else:
             reference, against = load_reference(bundle, graph.precision), bundle.graph("fp32").name

@@ -8,7 +8,7 @@ from sr_deploy.bundle import EngineRecord, GraphRecord
 from sr_deploy.bundle.verdict import Failure
 
 # What a file holds explains how it runs, and what is said of it; the order is that of explaining.
-_ORDER = ("source", "precision", "weights", "engine", "certificate", "run", "drop")
+_ORDER = ("source", "precision", "weights", "engine", "calibration", "certificate", "run", "drop")
 
 
 def group_failures(

@@ -17,10 +17,11 @@ _DARKEST = 8
 _BLOCK = 4
 _TEXT = "Sphinx of black quartz, judge my vow 0123456789 "
 _LETTERS = 13
+_LUMA = (0.299, 0.587, 0.114)
 
 
 def draw_content(content: str, shape: Shape, channels: int, scale: int) -> NDArray[np.float32]:
-    """A batch of inputs, always the same for the same arguments; every image of it is another one.
+    """A batch of inputs, always the same for the same arguments; every image of it is another one, if not `PURE`.
 
     Args:
         content: one of `CONTENTS`.
@@ -34,6 +35,9 @@ def draw_content(content: str, shape: Shape, channels: int, scale: int) -> NDArr
     Raises:
         InputError: no such content.
     """
+    if content in _PURE:
+        colour = np.array(_PURE[content] if channels == 3 else [round(float(np.dot(_PURE[content], _LUMA)))])
+        return _to_unit(np.broadcast_to(colour[None, :, None, None], (shape.n, channels, shape.h, shape.w)))
     if content in (PHOTOGRAPH, "dark"):
         batch = photograph_batch(shape, channels, scale)
         return batch if content == PHOTOGRAPH else _to_unit(np.rint(batch * _DARKEST))
@@ -101,5 +105,20 @@ _DRAWN: MappingProxyType[str, Callable[[int, int, int], NDArray[np.uint8]]] = Ma
     }
 )
 
-CONTENTS = (PHOTOGRAPH, "text", "checkerboard", "saturated", "noise", "dark", "gradient", "flat")
-"""All of them; `dark` is a photograph in the nine darkest of 256 levels."""
+_PURE: MappingProxyType[str, tuple[int, int, int]] = MappingProxyType(
+    {
+        "black": (0, 0, 0),
+        "white": (255, 255, 255),
+        "red": (255, 0, 0),
+        "green": (0, 255, 0),
+        "blue": (0, 0, 255),
+    }
+)
+"""Every pixel of every image: what divides by a variance, or takes the logarithm of a sample, fails on them alone."""
+
+PURE = tuple(_PURE)
+"""Contents of one colour, which say as much in small as in large; gray networks get their luma."""
+VARIED = (PHOTOGRAPH, "text", "checkerboard", "saturated", "noise", "dark", "gradient", "flat")
+"""The others; `dark` is a photograph in the nine darkest of 256 levels."""
+CONTENTS = (*VARIED, *PURE)
+"""All of them."""

@@ -1,9 +1,10 @@
 """On which inputs an artefact is compared: shapes times contents, as many as its cost allows. No torch here.
 
 Every shape is run at least once and so is every content; the shapes of the lattice below with a photograph each, the
-contents that are then missing on one of them. What else of the product is run depends on what it costs: the
-cheapest first, until a budget is spent. A small network so gets the whole product of the small shapes, a large one
-little more than the covering. Shapes of the deployment's profiles that cost too much are left out by name.
+contents that are then missing on one of them, pure colours on a small one. What else of the product is run depends on
+what it costs: the cheapest first, until a budget is spent. A small network so gets the whole product of the small
+shapes, a large one little more than the covering. The best shape of each of the deployment's profiles is always run,
+whatever it takes; others that cost too much are left out by name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Profile, Shape
 from sr_deploy.graph.scale import MAX_SIDE
-from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
+from sr_deploy.verify.contents import PHOTOGRAPH, PURE, VARIED
 
 # The plain case; primes find padding and index mistakes, one pixel high or wide finds kernels that look beyond both
 # borders, the batch finds what is wrong across images. All small: each backend runs each of them.
@@ -26,11 +27,18 @@ LATTICE = (
     Shape(1, 41, 1),
     Shape(1, 1, 43),
 )
+# What goes wrong beyond some height, width or batch only is as wrong in a strip, and a strip costs next to nothing.
+LONG_SIDE = 1031
+LARGE_BATCH = 9
+STRIPS = (Shape(1, 1, LONG_SIDE), Shape(1, LONG_SIDE, 1), Shape(1, 3, 521), Shape(1, 521, 3), Shape(LARGE_BATCH, 8, 8))
 # PyTorch's true half convolutions on a CPU take ten times as long as FP32 ones (measured).
 SMALL_LATTICE = (Shape(1, 25, 31), Shape(2, 16, 24), Shape(1, 19, 1))
+PURE_SHAPE = Shape(1, 16, 16)
+"""Of pure colours."""
 
 ONE_INPUT = 64e9
-"""What one input with a profile's shape may cost, in multiply-adds; a larger one is left out, and that is said."""
+"""What one input with a profile's least or greatest shape may cost, in multiply-adds; a larger one is left out, and
+that is said."""
 EXTRA = 2e9
 """For inputs that no shape and no content needs, in multiply-adds."""
 _PER_SAMPLE = 4000
@@ -84,6 +92,7 @@ def plan_lattice(
     *,
     deployed: Sequence[Profile] = (),
     cost: Cost | None = None,
+    most_pixels: float | None = None,
 ) -> Lattice:
     """The inputs for one backend, brought to what it takes.
 
@@ -94,33 +103,51 @@ def plan_lattice(
         input_multiple: of height and width; sides are rounded up to it.
         deployed: the shapes that the deployment is for; their least, best and greatest ones join the lattice.
         cost: of one input pixel; None: unknown, and nothing beyond the covering of the small shapes is run.
+        most_pixels: of an input, batch included, that the memory holds; None: unknown.
     """
     slow = choice == BackendChoice("torch", "fp16") and device == "cpu"
+    profiles = list(dict.fromkeys((*taken, *deployed)))
     small = [_fit(shape, taken, input_multiple) for shape in (SMALL_LATTICE if slow else LATTICE)]
     shapes = list(dict.fromkeys(small))
     left_out = []
-    for profile in dict.fromkeys((*taken, *deployed)):
+    for profile in profiles:
         for shape in (profile.min, profile.opt, profile.max):
             if MAX_SIDE in shape:  # which stands for any
                 continue
             fitted = _fit(shape, taken, input_multiple)
-            reason = _why_too_large(fitted, cost, slow=slow)
+            best = shape == profile.opt and not slow
+            reason = _why_too_large(fitted, cost, most_pixels, slow=slow, best=best)
             if fitted in shapes:
                 continue
             if reason is None:
                 shapes.append(fitted)
             else:
                 left_out.append(f"{fitted}: {reason}")
-    points = list(dict.fromkeys(_cover(shapes)))
+    once = [] if slow else [Point(shape, PHOTOGRAPH) for shape in (*STRIPS, *_strip_profiles(profiles))]
+    once += [Point(PURE_SHAPE, content) for content in PURE]
+    fitted_once = (Point(_fit(point.shape, taken, input_multiple), point.content) for point in once)
+    points = list(dict.fromkeys([*_cover(shapes), *fitted_once]))
     points += _afford(shapes, points, cost, slow=slow)
     return Lattice(tuple(points), tuple(dict.fromkeys(left_out)))
+
+
+def _strip_profiles(profiles: Sequence[Profile]) -> Iterator[Shape]:
+    """The greatest sides and batches that a deployment is for, one at a time."""
+    for profile in profiles:
+        n, h, w = profile.max
+        if w > LONG_SIDE:
+            yield Shape(1, 1, w)
+        if h > LONG_SIDE:
+            yield Shape(1, h, 1)
+        if n > LARGE_BATCH:
+            yield Shape(n, 8, 8)
 
 
 def _cover(shapes: Sequence[Shape]) -> Iterator[Point]:
     """Each shape with a photograph, and each other content on the second, which is small and has no round sides."""
     for shape in shapes:
         yield Point(shape, PHOTOGRAPH)
-    for content in CONTENTS:
+    for content in VARIED:
         yield Point(shapes[min(1, len(shapes) - 1)], content)
 
 
@@ -131,7 +158,7 @@ def _afford(shapes: Sequence[Shape], have: Sequence[Point], cost: Cost | None, *
     budget = EXTRA / _SLOW if slow else EXTRA
     more: list[Point] = []
     for shape in sorted(shapes, key=_pixels):
-        for content in CONTENTS:
+        for content in VARIED:
             point = Point(shape, content)
             budget -= 0 if point in have else _pixels(shape) * cost.in_all
             if budget < 0:
@@ -141,12 +168,14 @@ def _afford(shapes: Sequence[Shape], have: Sequence[Point], cost: Cost | None, *
     return more
 
 
-def _why_too_large(shape: Shape, cost: Cost | None, *, slow: bool) -> str | None:
+def _why_too_large(shape: Shape, cost: Cost | None, most_pixels: float | None, *, slow: bool, best: bool) -> str | None:
     if cost is None:
         return "what the graph costs is unknown, so it may be too large to be run here"
+    if most_pixels is not None and _pixels(shape) > most_pixels:
+        return f"the memory that is free here holds {most_pixels:.0f} input pixels, and it has {_pixels(shape)}"
     work = _pixels(shape) * cost.in_all
     limit = ONE_INPUT / _SLOW if slow else ONE_INPUT
-    if work <= limit:
+    if work <= limit or best:
         return None
     return f"takes the time of {work / 1e9:.0f} billion multiply-adds, and one input may take {limit / 1e9:.0f} here"
 

@@ -5,28 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend, BackendChoice, Precision
-from sr_deploy.bundle import CertificateEntry, FileRecord, Measurement, NotRun, Thresholds, WorstPlace, utc_now
+from sr_deploy.bundle import CertificateEntry, FileRecord, NotRun, Thresholds, utc_now
 from sr_deploy.errors import BackendError, DamagedBundleError, InputError, OutOfMemoryError
 from sr_deploy.files import sha256_of
-from sr_deploy.graph.ends import Dtype
-from sr_deploy.measure.compare import Comparison, measure_ssim
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
 from sr_deploy.runners.choose import find_graph_precision
-from sr_deploy.runners.ends import compare_at_ends, rounding_of, snap_input
-from sr_deploy.runners.parity import Reference, describe_reference, open_reference
+from sr_deploy.runners.ends import rounding_of
+from sr_deploy.runners.parity import describe_reference, open_reference
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.trt import visible_gpus
-from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH, draw_content
+from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
 from sr_deploy.verify.cost import find_cost
 from sr_deploy.verify.engines import find_engines
 from sr_deploy.verify.half import TRUE_HALF, name_backend, open_candidate, why_not_candidate
-from sr_deploy.verify.lattice import Cost, Lattice, Point, plan_lattice
-from sr_deploy.verify.worst import Crop, choose_crops, cut_crop
+from sr_deploy.verify.lattice import Cost, plan_lattice
+from sr_deploy.verify.measuring import ReferenceOutputs, run_lattice
+from sr_deploy.verify.worst import Crop, choose_crops
 
 __all__ = ["NotRun", "Verified", "list_not_run", "name_machine", "verify_backends", "worst_entry"]
 
@@ -50,6 +46,7 @@ def verify_backends(
     *,
     thresholds: Mapping[Precision, Thresholds] | None = None,
     choices: Sequence[BackendChoice] | None = None,
+    most_pixels: float | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Verified:
     """Compare every artefact with the reference on a lattice of shapes and contents.
@@ -63,6 +60,7 @@ def verify_backends(
         model: a bundle, an ONNX file or a checkpoint.
         thresholds: what to meet, by precision; what is left out is what the bundle asks, or the default.
         choices: what to run; None: everything of the model that this machine can run (`list_not_run` has the rest).
+        most_pixels: of an input, batch included, that the memory holds; None: unknown.
         on_stage: told what is being done, one line each.
 
     Returns:
@@ -91,12 +89,14 @@ def verify_backends(
     cost = find_cost(model)
     per_pixel = None if cost is None else Cost(cost.multiply_adds, model.channels * model.scale**2)
     with open_reference(model) as oracle:
-        outputs = _ReferenceOutputs(oracle, reference, model.end_dtype)
+        outputs = ReferenceOutputs(oracle, reference, model.end_dtype)
         for choice in choices:
             tell(f"verify {choice}")
             asked = _find_asked_precision(model, choice)
             limits = (thresholds or {}).get(asked) or model.thresholds_for(asked)
-            entry, worst = _verify_choice(model, choice, limits, outputs, cost=per_pixel, tell=tell)
+            entry, worst = _verify_choice(
+                model, choice, limits, outputs, cost=per_pixel, most_pixels=most_pixels, tell=tell
+            )
             entries.append(entry)
             crops += worst
     return Verified(tuple(entries), tuple(crops))
@@ -132,36 +132,6 @@ def worst_entry(entries: Sequence[CertificateEntry], precision: Precision) -> Ce
     if not of_precision:
         return None
     return min(of_precision, key=lambda entry: float("inf") if entry.worst_psnr_db is None else entry.worst_psnr_db)
-
-
-class _ReferenceOutputs:
-    """What the reference makes of each input, computed once."""
-
-    def __init__(self, oracle: Runner, reference: Reference, dtype: Dtype) -> None:
-        self.reference = reference
-        self.rounding = rounding_of(oracle.spec.dtype)
-        self.profiles = oracle.spec.profiles
-        self._oracle = oracle
-        self._dtype = dtype
-        self._known: dict[Point, tuple[NDArray[np.float32], NDArray[np.float32] | BackendError]] = {}
-
-    def pair(self, point: Point) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Input and the reference's output.
-
-        Raises:
-            BackendError: the reference does not take this input.
-        """
-        if point not in self._known:
-            spec = self._oracle.spec
-            lr_NCHW = snap_input(draw_content(point.content, point.shape, spec.channels, spec.scale), self._dtype)
-            try:
-                self._known[point] = lr_NCHW, self._oracle.infer(lr_NCHW)
-            except BackendError as error:
-                self._known[point] = lr_NCHW, error
-        lr_NCHW, sr_NCHW = self._known[point]
-        if isinstance(sr_NCHW, BackendError):
-            raise sr_NCHW
-        return lr_NCHW, sr_NCHW
 
 
 def _candidates(model: Model) -> list[BackendChoice]:
@@ -200,26 +170,24 @@ def _verify_choice(
     model: Model,
     choice: BackendChoice,
     limits: Thresholds,
-    outputs: _ReferenceOutputs,
+    outputs: ReferenceOutputs,
     *,
     cost: Cost | None,
+    most_pixels: float | None,
     tell: Callable[[str], None],
 ) -> tuple[CertificateEntry, list[Crop]]:
     with _open_surely(model, choice) as runner:
         spec = runner.spec
-        rounding = rounding_of(spec.dtype) + outputs.rounding
-        limits = limits.widened(rounding)
         artefact = _find_artefact(model, spec)
         deployed = model.bundle.manifest.profiles if model.bundle is not None else ()
         taken = spec.profiles or outputs.profiles
-        lattice = plan_lattice(choice, spec.device, taken, spec.input_multiple, deployed=deployed, cost=cost)
-        run = _run_lattice(runner, lattice, outputs, artefact.file, tell)
-    if not run.measured:
+        lattice = plan_lattice(
+            choice, spec.device, taken, spec.input_multiple, deployed=deployed, cost=cost, most_pixels=most_pixels
+        )
+        run = run_lattice(runner, lattice, outputs, limits, file=artefact.file, tell=tell)
+    if not run.measurements:
         raise BackendError(f"the reference runs none of the inputs for {choice}: {run.left_out[0]}")
-    measurements = [measurement for measurement, _ in run.measured]
-    contents = _JUDGED.get(choice.precision, CONTENTS)
-    judged = [(one, comparison) for one, comparison in run.measured if one.content in contents] or run.measured
-    psnrs = [one.psnr_db for one, _ in judged if one.psnr_db is not None]
+    rounding = rounding_of(spec.dtype) + outputs.rounding
     entry = CertificateEntry(
         artefact=artefact,
         precision=choice.precision,
@@ -231,16 +199,30 @@ def _verify_choice(
         reference=outputs.reference.title,
         reference_sha256=outputs.reference.sha256,
         measured_at=utc_now(),
-        thresholds=limits.as_dict() | ({"rounding": rounding} if rounding else {}),
-        measurements=tuple(measurements),
+        thresholds=limits.widened(rounding).as_dict() | ({"rounding": rounding} if rounding else {}),
+        measurements=tuple(run.measurements),
         judged=_JUDGED.get(choice.precision, ()),
         left_out=(*lattice.left_out, *run.left_out),
-        worst_max_abs=max(one.max_abs for one, _ in judged),
-        worst_psnr_db=min(psnrs) if psnrs else None,
-        passed=all(limits.met_by(comparison) for _, comparison in judged)
-        and all(np.isfinite(one.max_abs) for one in measurements),
+        worst_max_abs=0.0,
+        worst_psnr_db=None,
+        passed=True,
     )
-    return entry, choose_crops(crop for crop in run.crops if crop.point.content in contents)
+    contents = _JUDGED.get(choice.precision, CONTENTS)
+    crops = choose_crops(crop for crop in run.crops if crop.point.content in contents)
+    return _judge(entry), crops
+
+
+def _judge(entry: CertificateEntry) -> CertificateEntry:
+    """With its worst figures, and whether it passed."""
+    judged = entry.judged_measurements
+    psnrs = [one.psnr_db for one in judged if one.psnr_db is not None]
+    return entry.model_copy(
+        update={
+            "worst_max_abs": max(one.max_abs for one in judged),
+            "worst_psnr_db": min(psnrs) if psnrs else None,
+            "passed": not entry.shortfalls,
+        }
+    )
 
 
 def _open_surely(model: Model, choice: BackendChoice) -> Runner:
@@ -256,60 +238,6 @@ def _open_surely(model: Model, choice: BackendChoice) -> Runner:
         if model.bundle is None:
             raise
         raise DamagedBundleError(str(error)) from error
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One backend on its lattice."""
-
-    measured: list[tuple[Measurement, Comparison]]
-    crops: list[Crop]
-    left_out: list[str]
-
-
-def _run_lattice(
-    runner: Runner, lattice: Lattice, outputs: _ReferenceOutputs, file: str, tell: Callable[[str], None]
-) -> _Run:
-    run = _Run([], [], [])
-    for point in lattice.points:
-        try:
-            lr_NCHW, expected = outputs.pair(point)
-        except BackendError as error:  # as networks that mirror at borders with a picture of one pixel
-            run.left_out.append(f"{point}: the reference does not run it: {error}")
-            continue
-        try:
-            sr_NCHW = runner.infer(lr_NCHW)
-        except BackendError as error:  # loaded, but not able to run this input: as wrong as can be
-            tell(f"{runner.spec} failed: {error}")
-            comparison = Comparison(
-                max_abs=float("inf"), psnr_db=0.0, changed_8bit=1.0, mean_abs=float("inf"), changed_8bit_more=1.0
-            )
-            run.measured.append((_to_measurement(point, comparison, None), comparison))
-            continue
-        comparison = compare_at_ends(sr_NCHW, expected, runner.spec.dtype)
-        ssim = measure_ssim(sr_NCHW, expected) if np.isfinite(comparison.max_abs) else None
-        measurement = _to_measurement(point, comparison, ssim)
-        run.measured.append((measurement, comparison))
-        if measurement.worst is not None:
-            pictures = (lr_NCHW, expected, sr_NCHW)
-            crop = cut_crop(str(runner.spec), file, point, measurement.worst, comparison.max_abs, pictures=pictures)
-            run.crops.append(crop)
-    return run
-
-
-def _to_measurement(point: Point, comparison: Comparison, ssim: float | None) -> Measurement:
-    place = dict(zip(("image", "channel", "y", "x"), comparison.worst, strict=True)) if comparison.worst else None
-    return Measurement(
-        shape=str(point.shape),
-        content=point.content,
-        max_abs=comparison.max_abs,
-        psnr_db=comparison.psnr_db,
-        changed_8bit=comparison.changed_8bit,
-        changed_8bit_more=comparison.changed_8bit_more,
-        mean_abs=comparison.mean_abs,
-        ssim=ssim,
-        worst=WorstPlace(**place) if place is not None else None,
-    )
 
 
 def _find_artefact(model: Model, spec: RunnerSpec) -> FileRecord:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sr_deploy.export.int8.execute import open_graph
+from sr_deploy.export.int8.insert import QuantisedConv
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Placement
 from sr_deploy.export.int8.quality import Judge, Loss
@@ -52,26 +53,37 @@ def write_point(work: Work, point: Point, layers: Layers, judge: Judge) -> Loss:
 
 
 def describe_layers(
-    model: onnx.ModelProto, placement: Placement, point: Point, errors: Mapping[str, float]
+    model: onnx.ModelProto, placement: Placement, point: Point, errors: Mapping[str, float], layers: Layers
 ) -> tuple[LayerReport, ...]:
-    """Every convolution: its precision, why, and what it costs."""
+    """Every convolution: its precision, why, what it costs, and how it is quantised."""
     candidates = {candidate.name: candidate for candidate in placement.candidates}
-    layers = []
+    described = []
     for node in model.graph.node:
         if node.name in placement.kept:
-            layers.append(LayerReport(name=node.name, precision="float", why=placement.kept[node.name]))
+            described.append(LayerReport(name=node.name, precision="float", why=placement.kept[node.name]))
         elif node.name in candidates:
-            left_out = node.name in point.kept
-            layers.append(
-                LayerReport(
-                    name=node.name,
-                    precision="float" if left_out else "int8",
-                    why="left out to meet the budget" if left_out else "",
-                    share=candidates[node.name].share,
-                    error=errors[node.name],
-                )
-            )
-    return tuple(layers)
+            share, error = candidates[node.name].share, errors[node.name]
+            if node.name in point.kept:
+                why = "left out to meet the budget"
+                layer = LayerReport(name=node.name, precision="float", why=why, share=share, error=error)
+            else:
+                layer = _describe_quantised(node.name, layers[node.name], share, error)
+            described.append(layer)
+    return tuple(described)
+
+
+def _describe_quantised(name: str, layer: QuantisedConv, share: float, error: float) -> LayerReport:
+    bias = None if layer.bias is None else tuple(map(float, layer.bias))
+    return LayerReport(
+        name=name,
+        precision="int8",
+        why="",
+        share=share,
+        error=error,
+        step=layer.input_scale,
+        zero_point=0,
+        bias=bias,
+    )
 
 
 def explain_refusal(result: SearchResult, options: Int8Options) -> str:

@@ -83,7 +83,7 @@ def make_int8_graph(
         equalised=measured.factors,
         shifts={name: shift for name, shift in measured.shifts.items() if name not in chosen.kept},
         corrections=measured.corrections,
-        layers=describe_layers(work.model, placement, chosen, measured.errors),
+        layers=describe_layers(work.model, placement, chosen, measured.errors, layers),
         curve=make_curve(result.points, options),
         picture=PICTURE_NAME,
     )

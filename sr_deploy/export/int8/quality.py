@@ -26,6 +26,8 @@ class Loss:
     """PSNR on luma against the originals: FP32's less the quantised graph's, mean over the crops, in dB."""
     max_abs: float
     """Greatest difference from FP32 of any sample."""
+    standard_error_db: float = 0.0
+    """Of `drop_db`, as a mean over these crops."""
 
 
 class Judge:
@@ -60,7 +62,8 @@ class Judge:
             errors.append(float(np.mean((sr - expected) ** 2)))
             drops.append(psnr - self._score(sr, crop))
             worst = max(worst, float(np.abs(sr - expected).max()))
-        return Loss(to_psnr(float(np.mean(errors))), float(np.mean(drops)), worst)
+        spread = float(np.std(drops, ddof=1) / np.sqrt(len(drops))) if len(drops) > 1 else 0.0
+        return Loss(to_psnr(float(np.mean(errors))), float(np.mean(drops)), worst, spread)
 
     def _score(self, sr_NCHW: NDArray[np.float32], crop: Crop) -> float:
         """PSNR on luma of the 8-bit picture, as in the papers."""

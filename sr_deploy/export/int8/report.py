@@ -56,6 +56,13 @@ class LayerReport(_Record):
     """Of the multiply-adds, 0 to 1; None where a rule keeps it float."""
     error: float | None = None
     """Mean squared error against FP32 with this layer alone in INT8; None where a rule keeps it float."""
+    step: float | None = None
+    """One step of its quantised input; None where it is float. This and what follows is None in reports that an older
+    sr-deploy wrote."""
+    zero_point: int | None = None
+    """Of that quantisation: 0; None where it is float."""
+    bias: tuple[float, ...] | None = None
+    """Its bias, with the correction; None where it is float or has none."""
 
 
 class Int8Report(_Record):

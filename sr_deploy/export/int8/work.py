@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import onnx
 
 # Crops of each kind lie elsewhere.
-_RANGES, _SEARCH, _GATE = 0, 1, 2
+RANGES_STREAM = 0
+_SEARCH, _GATE = 1, 2
 
 Tell = Callable[[str], None]
 """Told what is being done, one line each."""
@@ -61,7 +62,7 @@ class Work:
 
     def stream_inputs(self) -> Iterator[NDArray[np.float32]]:
         """The crops that ranges and biases are measured on, one after the other."""
-        crops = cut_crops(self.photographs.calibration, self.options.crops, self.shape, _RANGES)
+        crops = cut_crops(self.photographs.calibration, self.options.crops, self.shape, RANGES_STREAM)
         return (crop.lr for crop in crops)
 
     def open_search_judge(self) -> Judge:

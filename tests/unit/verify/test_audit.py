@@ -9,10 +9,14 @@ from onnx import numpy_helper
 
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.int8.insert import QuantisedConv, insert_quantisation, quantise_weight
+from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.report import Int8Report, LayerReport
 from sr_deploy.verify.align import GraphView, align_graphs
-from sr_deploy.verify.audit import audit_graph
+from sr_deploy.verify.audit import Terms, audit_graph
 
-STEP = 0.01
+STEP = 2.0**-7
+"""Held by FP16, as all steps are."""
+PLAIN = Terms()
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +29,44 @@ def quantise(plain, target, *, shift=0.0, per_channel=True):
     model = onnx.load(plain)
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     layers = {}
-    for node in [node for node in model.graph.node if node.op_type == "Conv"][1:-1]:
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    for node in convolutions[1:-1]:
         levels, scale = quantise_weight(tensors[node.input[1]], per_channel=per_channel)
         layers[node.name] = QuantisedConv(STEP, levels, scale, tensors[node.input[2]] + np.float32(shift))
     insert_quantisation(model, layers)
+    for entry in model.metadata_props:
+        entry.value = "int8" if entry.key == "sr_deploy.precision" else entry.value
     onnx.save(model, target)
-    return target
+    return target, Terms("int8", int8=report_layers(convolutions, layers, shift))
+
+
+def report_layers(convolutions, layers, shift):
+    """What `int8.json` would say."""
+
+    def describe(name):
+        if name not in layers:
+            return LayerReport(name=name, precision="float", why="by rule")
+        bias = tuple(map(float, layers[name].bias))
+        return LayerReport(name=name, precision="int8", why="", step=STEP, zero_point=0, bias=bias)
+
+    return Int8Report(
+        passed=True,
+        forced=False,
+        share=0.5,
+        drop_db=0.0,
+        max_abs=0.0,
+        psnr_fp32_db=50.0,
+        fp32_psnr_db=30.0,
+        options=Int8Options(rest="fp32"),
+        photographs="none (0)",
+        measured_with="nothing",
+        equalised={},
+        shifts={name: (shift,) * len(layer.bias) for name, layer in layers.items()} if shift else {},
+        corrections={},
+        layers=tuple(describe(node.name) for node in convolutions),
+        curve=(),
+        picture=None,
+    )
 
 
 def change(path, suffix, edit):
@@ -41,23 +77,26 @@ def change(path, suffix, edit):
     return tensor.name
 
 
-def findings(path, plain):
-    return audit_graph(path, plain, "model.fp32.onnx").findings
+def findings(path, plain, terms=PLAIN):
+    return audit_graph(path, plain, "model.fp32.onnx", terms).findings
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_a_quantised_graph_passes(plain, tmp_path, per_channel):
-    path = quantise(plain, tmp_path / "q.onnx", shift=1e-3, per_channel=per_channel)
-    check = audit_graph(path, plain, "model.fp32.onnx")
+    path, terms = quantise(plain, tmp_path / "q.onnx", shift=1e-3, per_channel=per_channel)
+    check = audit_graph(path, plain, "model.fp32.onnx", terms)
     assert check.findings == ()
     assert check.what.startswith(f"{len(GraphView(onnx.load(plain)).nodes)} nodes and ")
 
 
 def test_a_halved_quantised_graph_passes_too(plain, tmp_path):
-    path = quantise(plain, tmp_path / "q.onnx")
+    path, terms = quantise(plain, tmp_path / "q.onnx")
     half = tmp_path / "h.onnx"
     convert_graph_to_fp16(path, half)
-    assert findings(half, plain) == ()
+    assert terms.int8 is not None
+    rest = terms.int8.model_copy(update={"options": Int8Options(rest="fp16")})
+    assert findings(half, plain, Terms("int8", int8=rest)) == ()
+    assert any("gives FLOAT16 where FLOAT is due" in line for line in findings(half, plain, terms))
 
 
 def test_a_level_a_step_and_a_bias_that_are_wrong_are_named(plain, tmp_path):
@@ -65,24 +104,28 @@ def test_a_level_a_step_and_a_bias_that_are_wrong_are_named(plain, tmp_path):
         levels[3, 2, 1, 0] += 2
         return levels
 
-    path = quantise(plain, tmp_path / "a.onnx")
+    path, terms = quantise(plain, tmp_path / "a.onnx")
     name = change(path, ".int8", raise_one)
-    (line,) = findings(path, plain)
+    (line,) = findings(path, plain, terms)
     assert name in line
     assert "1 of 576 values differ beyond rounding, most at (3, 2, 1, 0)" in line
 
-    path = quantise(plain, tmp_path / "b.onnx")
-    name = change(path, "weight.scale", lambda scale: scale * np.float32(1.05))
-    lines = findings(path, plain)
+    path, terms = quantise(plain, tmp_path / "b.onnx")
+    change(path, "weight.scale", lambda scale: scale * np.float32(1.05))
+    lines = findings(path, plain, terms)
     assert any("8 of 8 quantisation steps are longer than the weights ask for" in line for line in lines)
 
-    path = quantise(plain, tmp_path / "c.onnx", shift=1.0)
-    assert any(".bias" in line and "8 of 8 values differ beyond rounding" in line for line in findings(path, plain))
+    path, terms = quantise(plain, tmp_path / "c.onnx", shift=1e-3)
+    change(path, ".bias", lambda biases: biases + np.float32(0.01))
+    (line,) = findings(path, plain, terms)
+    assert "the bias of Conv 'conv_1': 8 of 8 values are wrong, first at 0" in line
+    assert "int8.json records" in line
 
 
 def test_another_network_is_no_mere_difference_of_numbers(plain, exported):
     lines = findings(exported("rrdbnet-x4").path, plain)
-    assert any("is due" in line for line in lines)
+    assert any("node 1 is Conv 'conv_1' where PRelu 'prelu_0' is due" in line for line in lines)
+    assert any("'rrdbnet'" in line or "rrdbnet" in line for line in lines)  # its metadata say so too
     first, second = GraphView(onnx.load(plain)), GraphView(onnx.load(exported("rrdbnet-x4").path))
     assert align_graphs(first, second).mismatch is not None
     assert align_graphs(first, first).mismatch is None
@@ -102,6 +145,6 @@ def test_numbers_that_are_none_are_found(plain, tmp_path):
     path = tmp_path / "half.onnx"
     convert_graph_to_fp16(plain, path)
     name = change(path, "body.0.weight", lambda weights: np.where(weights == weights.max(), np.nan, weights))
-    (line,) = findings(path, plain)
+    (line,) = findings(path, plain, Terms("fp16"))
     assert name in line
     assert "1 of 216 values differ beyond rounding" in line

@@ -3,7 +3,7 @@ import pytest
 
 from sr_deploy.bundle import Shape
 from sr_deploy.errors import InputError
-from sr_deploy.verify.contents import CONTENTS, draw_content
+from sr_deploy.verify.contents import CONTENTS, PURE, draw_content
 
 
 @pytest.mark.parametrize("content", CONTENTS)
@@ -18,7 +18,7 @@ def test_every_content_fills_every_shape_and_is_always_the_same(content, shape, 
     if content != "photograph" or channels == 3:
         levels = batch * 255
         assert np.abs(levels - np.rint(levels)).max() < 1e-4
-    if shape.n > 1:
+    if shape.n > 1 and content not in PURE:
         assert not np.array_equal(batch[0], batch[1])
 
 
@@ -37,6 +37,14 @@ def test_contents_are_what_they_are_called():
     assert len(np.unique(draw_content("noise", shape, 3, 2))) > 200
     text = draw_content("text", shape, 3, 2)[0, 0]
     assert 0.05 < (text < 0.5).mean() < 0.5
+
+
+def test_pure_colours_fill_the_picture_and_gray_networks_get_their_luma():
+    shape = Shape(2, 5, 4)
+    for name, due in zip(PURE, ((0, 0, 0), (1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1)), strict=True):
+        assert (draw_content(name, shape, 3, 2) == np.array(due, np.float32)[None, :, None, None]).all()
+    levels = [float(draw_content(name, shape, 1, 2).max()) * 255 for name in PURE]
+    assert levels == pytest.approx([0, 255, 76, 150, 29])
 
 
 def test_an_unknown_content_is_refused_with_those_there_are():

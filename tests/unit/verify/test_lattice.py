@@ -2,8 +2,8 @@ from collections import Counter
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Shape, parse_profile
-from sr_deploy.verify.contents import CONTENTS
-from sr_deploy.verify.lattice import EXTRA, LATTICE, SMALL_LATTICE, Cost, plan_lattice
+from sr_deploy.verify.contents import CONTENTS, VARIED
+from sr_deploy.verify.lattice import EXTRA, LATTICE, PURE_SHAPE, SMALL_LATTICE, STRIPS, Cost, plan_lattice
 
 PLAIN = BackendChoice("onnxruntime", "fp32")
 HALF = BackendChoice("torch", "fp16")
@@ -21,11 +21,22 @@ def test_there_are_primes_strips_and_batches():
     assert any(shape.n > 1 and shape.h % 2 and shape.w % 2 for shape in LATTICE)
 
 
+def test_strips_go_beyond_what_the_deployment_is_for():
+    """What is wrong beyond some height, width or batch is as wrong in a strip, which costs next to nothing."""
+    assert max(shape.w for shape in STRIPS if shape.h == 1) > 1024
+    assert max(shape.h for shape in STRIPS if shape.w == 1) > 1024
+    assert max(shape.n for shape in STRIPS) > 8
+    assert max(shape.n * shape.h * shape.w for shape in STRIPS) < 2000
+    large = parse_profile("large=1x32x32,1x64x64,16x1080x1920")
+    shapes = shapes_of(plan_lattice(PLAIN, "cpu", (), 1, deployed=[large]))
+    assert {Shape(1, 1, 1920), Shape(1, 1080, 1), Shape(16, 8, 8)} < set(shapes)
+
+
 def test_without_a_cost_each_shape_and_each_content_is_run_once():
     lattice = plan_lattice(PLAIN, "cpu", (), 1, deployed=[TILE])
-    assert shapes_of(lattice) == list(LATTICE)
+    assert shapes_of(lattice) == [*LATTICE, *STRIPS, PURE_SHAPE]
     assert {point.content for point in lattice.points} == set(CONTENTS)
-    assert len(lattice.points) == len(LATTICE) + len(CONTENTS) - 1
+    assert len(lattice.points) == len(LATTICE) + len(STRIPS) + len(CONTENTS) - 1
     assert len(lattice.left_out) == 3
     assert lattice.left_out[0].startswith("1x32x32: what the graph costs is unknown")
 
@@ -34,20 +45,28 @@ def test_a_cheap_network_runs_more_of_the_product_and_all_of_its_profile():
     lattice = plan_lattice(PLAIN, "cpu", (), 1, deployed=[parse_profile("t=1x8x8,1x16x16,1x32x32")], cost=Cost(10, 3))
     assert {Shape(1, 8, 8), Shape(1, 16, 16), Shape(1, 32, 32)} < set(shapes_of(lattice))
     counts = Counter(point.shape for point in lattice.points)
-    assert all(counts[shape] == len(CONTENTS) for shape in (Shape(1, 8, 8), Shape(1, 41, 1), Shape(1, 37, 53)))
+    assert all(counts[shape] == len(VARIED) for shape in (Shape(1, 8, 8), Shape(1, 41, 1), Shape(1, 37, 53)))
+    assert counts[PURE_SHAPE] == len(CONTENTS)  # the profile's best shape, and that of pure colours
+    assert all(counts[shape] == 1 for shape in STRIPS)
     assert lattice.left_out == ()
     assert len(set(lattice.points)) == len(lattice.points)
 
 
-def test_what_costs_too_much_is_left_out_and_named():
+def test_what_costs_too_much_is_left_out_and_named_but_for_the_best_shape():
     rrdb = Cost(18e6, 48)
     lattice = plan_lattice(PLAIN, "cpu", (), 1, deployed=[TILE], cost=rrdb)
-    assert shapes_of(lattice) == [*LATTICE, Shape(1, 32, 32)]
-    assert [line.split(":")[0] for line in lattice.left_out] == ["1x256x256", "2x512x512"]
-    assert "1192 billion multiply-adds, and one input may take 64 here" in lattice.left_out[0]
-    covered = len(LATTICE) + 1 + len(CONTENTS) - 1
+    assert shapes_of(lattice) == [*LATTICE, Shape(1, 32, 32), Shape(1, 256, 256), *STRIPS, PURE_SHAPE]
+    (said,) = lattice.left_out
+    assert said.startswith("2x512x512: takes the time of 9538 billion multiply-adds, and one input may take 64 here")
+    covered = len(LATTICE) + len(STRIPS) + 2 + len(CONTENTS) - 1
     extra = sum(p.shape.n * p.shape.h * p.shape.w for p in lattice.points[covered:]) * rrdb.in_all
     assert extra <= EXTRA
+
+
+def test_what_the_memory_does_not_hold_is_left_out_even_if_it_is_the_best_shape():
+    lattice = plan_lattice(PLAIN, "cpu", (), 1, deployed=[TILE], cost=Cost(10, 3), most_pixels=20000)
+    assert Shape(1, 256, 256) not in shapes_of(lattice)
+    assert lattice.left_out[0] == "1x256x256: the memory that is free here holds 20000 input pixels, and it has 65536"
 
 
 def test_sides_are_rounded_up_to_the_multiple():
@@ -57,8 +76,8 @@ def test_sides_are_rounded_up_to_the_multiple():
 
 
 def test_true_half_on_a_cpu_has_small_inputs():
-    assert shapes_of(plan_lattice(HALF, "cpu", (), 1)) == list(SMALL_LATTICE)
-    assert shapes_of(plan_lattice(HALF, "cuda:0", (), 1)) == list(LATTICE)
+    assert shapes_of(plan_lattice(HALF, "cpu", (), 1)) == [*SMALL_LATTICE, PURE_SHAPE]
+    assert shapes_of(plan_lattice(HALF, "cuda:0", (), 1)) == [*LATTICE, *STRIPS, PURE_SHAPE]
 
 
 def test_shapes_are_brought_into_the_profiles():

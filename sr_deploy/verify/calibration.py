@@ -1,0 +1,210 @@
+"""What `int8.json` says of ranges, corrections and losses, against photographs that are shown to the network now.
+
+The audit holds the INT8 graph to `int8.json`, number for number; but both can be changed together. So the feature maps
+of the network itself are measured again, on the crops that calibration used where those are of bundled photographs,
+else on other crops of these:
+
+- **steps**: 127 of them reach as far as the layer's input does, within `_EXACT` on the same crops, `_WIDE` on others;
+- **corrections**: a bias is moved by as much as quantising shifts its channel, not by many times that;
+- **loss**: what the graph loses against the originals may not be surely more than its budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.backends import BackendChoice
+from sr_deploy.bundle import Bundle, Check, GraphRecord, utc_now
+from sr_deploy.errors import BackendError, SrDeployError
+from sr_deploy.export.int8.calibration import measure_ranges, measure_shifts, quantise_layers
+from sr_deploy.export.int8.equalise import apply_factors
+from sr_deploy.export.int8.execute import Engine, choose_engine, open_graph
+from sr_deploy.export.int8.insert import LEVELS
+from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs
+from sr_deploy.export.int8.placement import Placement, place_quantisation
+from sr_deploy.export.int8.quality import Judge
+from sr_deploy.export.int8.work import RANGES_STREAM
+from sr_deploy.graph.load import find_ends
+from sr_deploy.model import Model
+from sr_deploy.runners import open_runner
+from sr_deploy.verify.audit import cut_findings
+from sr_deploy.verify.cost import find_cost
+from sr_deploy.verify.origin import make_again, read_int8_report
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from sr_deploy.export.int8.report import Int8Report, LayerReport
+
+_INT8 = BackendChoice("onnxruntime", "int8")
+_EXACT, _WIDE = 1.05, 2.0
+"""Factors within which a recorded range is the measured one: of the same crops, but for another processor's rounding
+and another version of the photographs; of others (measured with published networks on four sets of photographs: layers
+together between 0.87 and 1.3 times as far as on the bundled ones, single ones between 0.7 and 1.7)."""
+_APART = 1.8
+"""A layer's factor may differ from that of the middle one by so much on other photographs (measured: 1.4)."""
+_MOST_SHIFTS = 8.0
+"""A correction may be so many times the greatest that is measured in its layer."""
+_STREAM = 3
+_SIDE = 64
+_LEAST, _MOST = 6, 24
+_WORK = 48e9
+"""Multiply-adds of one pass over the crops that a loss is measured on, if there are more than the least."""
+_EXACT_WORK = 100e9
+"""The same for those that ranges are measured on again."""
+_SURE = 2.0
+"""Standard errors of the mean loss over the crops: 0.05 dB that are 0.02 too many by chance are none too many."""
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What is measured with."""
+
+    reference: ModelProto
+    """The FP32 graph with its channels evened out, FP32 at its ends."""
+    placement: Placement
+    report: Int8Report
+    engine: Engine
+    crops: Sequence[Crop]
+    """Of bundled photographs."""
+    ranges: Sequence[NDArray[np.float32]]
+    """Inputs that ranges are measured on."""
+    exact: bool
+    """Whether these are the very ones that calibration took."""
+
+
+def check_calibration(model: Model, bundle: Bundle, graph: GraphRecord) -> list[Check]:
+    """Measure ranges, corrections and loss of a bundle's INT8 graph again.
+
+    Args:
+        model: the bundle, opened.
+        bundle: likewise.
+        graph: its INT8 graph.
+
+    Returns:
+        Two checks; none where there is no `int8.json`, which the audit says.
+    """
+    try:
+        report = read_int8_report(bundle)
+        if report is None:
+            return []
+        scene = _set_scene(model, bundle, report)
+        ranges = _check_ranges(scene)
+        return [
+            _make_check("calibration", graph, *ranges),
+            _make_check("drop", graph, *_check_loss(model, bundle, scene)),
+        ]
+    except BackendError as error:
+        return [_make_check("calibration", graph, "ranges and losses of INT8 on photographs", (), str(error))]
+    except SrDeployError as error:
+        return [_make_check("calibration", graph, "ranges and losses of INT8 on photographs", (str(error),))]
+
+
+def _set_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
+    reference = apply_factors(make_again(model, bundle, ends="fp32"), report.equalised)
+    cost = find_cost(model)
+    options, photographs = report.options, find_photographs(None)
+    shape = CropShape(
+        -(-_SIDE // model.input_multiple) * model.input_multiple, model.scale, model.channels, options.seed
+    )
+    of_crop = shape.side**2 * (0.0 if cost is None else cost.multiply_adds)
+    count = max(_LEAST, int(min(_MOST, _WORK // max(of_crop, 1))))
+    everything = (*photographs.calibration, *photographs.held_out)
+    crops = list(cut_crops(everything, count, shape, _STREAM))
+    bundled = report.photographs == f"{photographs.source} ({len(photographs.hashes)})"
+    exact = bundled and options.crops * of_crop * (options.crop_size / _SIDE) ** 2 <= _EXACT_WORK
+    ranges = [crop.lr for crop in crops]
+    if exact:
+        side = -(-options.crop_size // model.input_multiple) * model.input_multiple
+        same = CropShape(side, model.scale, model.channels, options.seed)
+        ranges = [crop.lr for crop in cut_crops(photographs.calibration, options.crops, same, RANGES_STREAM)]
+    return _Scene(reference, place_quantisation(reference), report, choose_engine(), crops, ranges, exact)
+
+
+def _check_ranges(scene: _Scene) -> tuple[str, tuple[str, ...]]:
+    layers = {layer.name: layer for layer in scene.report.layers if layer.precision == "int8"}
+    limits = measure_ranges(
+        scene.reference, scene.placement, lambda: iter(scene.ranges), scene.report.options, "onnxruntime"
+    )
+    measured = {one.name: limits[one.data] for one in scene.placement.candidates if one.name in layers}
+    findings = [*_judge_ranges(layers, measured, exact=scene.exact)]
+    if scene.report.shifts:
+        findings += _judge_shifts(scene)
+    crops = (
+        "the crops that it was calibrated on" if scene.exact else f"{len(scene.ranges)} crops of bundled photographs"
+    )
+    what = f"steps and corrections of {len(layers)} INT8 convolutions against the network's feature maps on {crops}"
+    return what, cut_findings(findings)
+
+
+def _judge_ranges(layers: Mapping[str, LayerReport], measured: Mapping[str, float], *, exact: bool) -> Iterator[str]:
+    """Steps that are not those of the feature maps, one line each."""
+    factors = {
+        name: LEVELS * layer.step / measured[name]
+        for name, layer in layers.items()
+        if layer.step is not None and measured.get(name)
+    }
+    middle = 1.0 if exact or not factors else float(np.median(list(factors.values())))
+    apart, wide = (_EXACT, _EXACT) if exact else (_APART, _WIDE)
+    for name, factor in factors.items():
+        if not (1 / wide <= factor <= wide and 1 / apart <= factor / middle <= apart):
+            yield (
+                f"the step of {name} reaches {factor:.2f} times as far as its input does on photographs"
+                + ("" if exact else f", and those of most layers {middle:.2f} times")
+            )
+
+
+def _judge_shifts(scene: _Scene) -> Iterator[str]:
+    limits = {
+        candidate.data: LEVELS * layer.step
+        for candidate in scene.placement.candidates
+        for layer in scene.report.layers
+        if layer.name == candidate.name and layer.step is not None
+    }
+    chosen = tuple(one for one in scene.placement.candidates if one.data in limits)
+    placement = Placement(chosen, scene.placement.kept)
+    layers = quantise_layers(scene.reference, placement, limits, scene.report.options)
+    found = measure_shifts(scene.reference, layers, lambda: iter(scene.ranges), scene.engine)
+    for name, shift in scene.report.shifts.items():
+        most = _MOST_SHIFTS * float(np.abs(found[name]).max(initial=0)) if name in found else 0.0
+        greatest = float(np.abs(np.array(shift)).max(initial=0))
+        if not greatest <= most:
+            yield (
+                f"the bias of {name} is corrected by {greatest:.3g}, and quantising it shifts no channel by more than "
+                f"{most / _MOST_SHIFTS:.3g}"
+            )
+
+
+def _check_loss(model: Model, bundle: Bundle, scene: _Scene) -> tuple[str, tuple[str, ...]]:
+    """What the file as it lies there loses on photographs, against the budget."""
+    record = bundle.manifest.int8
+    assert record is not None
+    output = find_ends("the graph", scene.reference)[1].name
+    judge = Judge(scene.crops, open_graph(scene.reference, "onnxruntime"), output, model.scale)
+    with open_runner(model, _INT8) as runner:
+        loss = judge.judge(lambda lr_NCHW: {output: runner.infer(lr_NCHW)})
+    least = loss.drop_db - _SURE * loss.standard_error_db
+    said = (
+        f"against the photographs themselves, {loss.drop_db:+.3f} dB lost now on {len(scene.crops)} crops of bundled "
+        f"ones ({least:+.3f} at least), {record.max_drop_db:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32"
+    )
+    return said, () if least <= record.max_drop_db else (said,)
+
+
+def _make_check(kind: str, graph: GraphRecord, what: str, findings: tuple[str, ...], not_checked: str = "") -> Check:
+    return Check.model_validate(
+        {
+            "kind": kind,
+            "file": graph.file,
+            "sha256": graph.sha256,
+            "what": what,
+            "findings": findings,
+            "not_checked": not_checked,
+            "checked_at": utc_now(),
+        }
+    )
