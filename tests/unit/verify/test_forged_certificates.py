@@ -247,6 +247,6 @@ def test_a_certificate_of_a_newer_version_is_left_alone(bundle, capsys):
     """This one would lose what it does not know."""
     edit(bundle, lambda document: document.update(schema_version=2))
     before = (bundle.path / "certificate.json").read_bytes()
-    assert main(["verify", str(bundle.path), "--backend", "onnxruntime:fp16"]) == 1
+    assert main(["verify", str(bundle.path), "--backend", "onnxruntime:fp16"]) == 3
     assert "certificate.json has schema version 2; this sr-deploy reads version 1" in capsys.readouterr().err
     assert (bundle.path / "certificate.json").read_bytes() == before
