@@ -48,7 +48,6 @@ def measure_ledgers(model: Model, tell: Tell = lambda _: None) -> list[Ledger]:
         return []
     ledgers = []
     with open_reference(model) as oracle:
-        fixed = next((one for one in oracle.spec.profiles if one.min[1:] == one.max[1:]), None)
         if any(one.min.n > 1 for one in oracle.spec.profiles):
             return []  # a graph that takes batches only makes no picture
         photographs = choose_photographs(
@@ -57,7 +56,7 @@ def measure_ledgers(model: Model, tell: Tell = lambda _: None) -> list[Ledger]:
             model.input_multiple,
             halo=halo,
             multiply_adds=0.0 if cost is None else cost.multiply_adds,
-            size=None if fixed is None else (fixed.max.h, fixed.max.w),
+            fixed=_find_fixed_sides(oracle),
         )
         photographs = [Photograph(snap_input(one.lr, model.end_dtype), one.truth) for one in photographs]
         first = Stage(describe_reference(model).title, str(oracle.spec), run_all(oracle.infer, photographs))
@@ -81,6 +80,15 @@ def measure_ledgers(model: Model, tell: Tell = lambda _: None) -> list[Ledger]:
             )
         )
     return ledgers
+
+
+def _find_fixed_sides(runner: Runner) -> tuple[int | None, int | None]:
+    """Height and width that a runner's graph has; None where it takes any."""
+    taken = next(iter(runner.spec.profiles), None)
+    if taken is None:
+        return None, None
+    height, width = (low if low == high else None for low, high in zip(taken.min[1:], taken.max[1:], strict=True))
+    return height, width
 
 
 def _list_chain(model: Model, precision: Precision) -> list[BackendChoice]:

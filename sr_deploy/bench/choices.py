@@ -16,7 +16,7 @@ from sr_deploy.errors import BackendError, InputError
 from sr_deploy.measure.machine import has_multiplier
 from sr_deploy.model import Model
 from sr_deploy.runners import why_not_runnable
-from sr_deploy.runners.choose import all_choices
+from sr_deploy.runners.choose import all_choices, find_graph_precision
 from sr_deploy.trt import visible_gpus
 
 Variant = Literal["nchw", "compile", "eager", "fixed"]
@@ -153,4 +153,5 @@ def _is_telling(model: Model, choice: ContenderChoice) -> bool:
         return precision != "int8" and (choice.variant != "compile" or precision != "fp16" or bool(visible_gpus()))
     if precision == "bf16":
         return backend == "openvino" or why_not_runnable(model, choice.backend) is None
-    return precision in model.precisions and choice.backend != BackendChoice("openvino", "fp16")
+    stored = find_graph_precision(model, choice.backend)
+    return stored in model.precisions and choice.backend != BackendChoice("openvino", "fp16")

@@ -14,6 +14,7 @@ from sr_deploy.errors import GraphError, ShapeError
 from sr_deploy.graph.cost import LayerCost, sum_layers
 from sr_deploy.measure.peak import Peaks
 from sr_deploy.model import Model
+from sr_deploy.runners.choose import find_graph_precision
 
 _BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _END_BYTES = {"float32": 4, "float16": 2, "uint8": 1, "uint16": 2}
@@ -35,10 +36,10 @@ class Work:
 def find_work(model: Model, choice: ContenderChoice, shape: Shape, on_cpu: bool) -> Work | None:
     """Count; None where neither the graph nor the architecture tells."""
     backend, precision = choice.backend.backend, choice.backend.precision
-    # torch and bf16 run the network of the FP32 graph, in one precision throughout.
-    from_fp32 = backend == "torch" or precision == "bf16"
-    stored: Precision = "fp32" if from_fp32 else precision
-    weights = _BYTES[precision if from_fp32 else stored]
+    # torch and bf16 run the network of the FP32 graph, OpenVINO's fp32 that of any: in one precision throughout.
+    throughout = backend == "torch" or precision == "bf16" or (backend == "openvino" and precision == "fp32")
+    stored = find_graph_precision(model, choice.backend) if backend == "openvino" else precision
+    stored = "fp32" if throughout and backend != "openvino" else stored
     ends = "float32" if backend == "torch" else model.end_dtype
     pixels = shape.n * shape.h * shape.w
     end_bytes = pixels * model.channels * (1 + model.scale**2) * _END_BYTES[ends]
@@ -49,8 +50,8 @@ def find_work(model: Model, choice: ContenderChoice, shape: Shape, on_cpu: bool)
     flops: Counter[Precision] = Counter()
     for layer in layers:
         if layer.flops and layer.precision is not None:
-            flops[_computed_in(choice, precision if from_fp32 else layer.precision, on_cpu)] += layer.flops
-    share = weights / _BYTES["fp32"] if from_fp32 else 1
+            flops[_computed_in(choice, precision if throughout else layer.precision, on_cpu)] += layer.flops
+    share = _BYTES[precision] / _BYTES[stored] if throughout else 1
     moved = totals.bytes_read + totals.bytes_written + totals.weight_bytes
     return Work(flops, end_bytes + int(totals.weight_bytes * share), int(moved * share))
 

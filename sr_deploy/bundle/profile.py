@@ -8,9 +8,9 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sr_deploy.errors import ShapeError
+from sr_deploy.graph.scale import MAX_SIDE
 from sr_deploy.legible import show_value
 
-_MAX_SIDE = 65536
 _NAME = "[A-Za-z0-9_-]{1,100}"
 
 
@@ -33,9 +33,9 @@ def parse_shape(text: str) -> Shape:
     """
     match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})x([0-9]{1,9})", text.strip())
     numbers = [int(part) for part in match.groups()] if match else []
-    if not numbers or not all(1 <= number <= _MAX_SIDE for number in numbers):
+    if not numbers or not all(1 <= number <= MAX_SIDE for number in numbers):
         raise ShapeError(
-            f"{show_value(text)} is no shape; give NxHxW in whole numbers from 1 to {_MAX_SIDE}, as in 1x720x1280"
+            f"{show_value(text)} is no shape; give NxHxW in whole numbers from 1 to {MAX_SIDE}, as in 1x720x1280"
         )
     return Shape(*numbers)
 
@@ -57,9 +57,9 @@ class Profile(BaseModel):
     @model_validator(mode="after")
     def _ordered(self) -> Profile:
         for axis, low, middle, high in zip("NHW", self.min, self.opt, self.max, strict=True):
-            if not 1 <= low <= middle <= high <= _MAX_SIDE:
+            if not 1 <= low <= middle <= high <= MAX_SIDE:
                 raise ValueError(
-                    f"profile {show_value(self.name)} needs 1 <= min <= opt <= max <= {_MAX_SIDE} on each axis; "
+                    f"profile {show_value(self.name)} needs 1 <= min <= opt <= max <= {MAX_SIDE} on each axis; "
                     f"{axis} is {', '.join(map(show_value, (low, middle, high)))}"
                 )
         return self

@@ -14,6 +14,7 @@ from sr_deploy.graph.ends import ENDS_OF_DTYPE, PROBE_NAME, Dtype, expose_nchw, 
 from sr_deploy.graph.load import find_ends, holding_errors, load_model, opset_of, strip_weights
 from sr_deploy.graph.probe import find_scale
 from sr_deploy.graph.reach import measure_radius
+from sr_deploy.graph.scale import LARGE_SIDE, MAX_SIDE
 from sr_deploy.graph.shapes import InferredShapes, infer_shapes
 from sr_deploy.graph.spans import UnknownReachError
 from sr_deploy.graph.trial import Trial
@@ -22,12 +23,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
 METADATA_PREFIX = "sr_deploy."
-_LARGE_SIDE = 384
 _MIN_OPSET = 7  # ONNX Runtime promises no older ones
 # Sides of the picture that the receptive field is looked for in, each large enough for networks of another depth.
-_RADIUS_SIDES = (_LARGE_SIDE, 4 * _LARGE_SIDE, 16 * _LARGE_SIDE)
-MAX_SIDE = 65536
-"""Longest side of an input."""
+_RADIUS_SIDES = (LARGE_SIDE, 4 * LARGE_SIDE, 16 * LARGE_SIDE)
 _PRECISION_OF_TYPE: dict[int, Precision] = {1: "fp32", 10: "fp16", 16: "bf16"}
 
 
@@ -209,7 +207,7 @@ def _measure_radius(model: ModelProto, info: GraphInfo) -> tuple[InferredShapes 
     n, channels, declared_h, declared_w = info.input_shape
     shapes: InferredShapes | None = None
     # A graph of fixed size is tried with other sizes too: nothing but a constant shape inside speaks against them.
-    candidates = [(side, side + _LARGE_SIDE) for side in _RADIUS_SIDES]
+    candidates = [(side, side + LARGE_SIDE) for side in _RADIUS_SIDES]
     if declared_h and declared_w:
         candidates.append((declared_h, declared_w))
     for h, w in candidates:

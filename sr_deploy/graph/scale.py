@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from sr_deploy.errors import GraphError
 
+MAX_SIDE = 65536
+"""Longest side of an input, and largest batch."""
 LARGE_SIDE = 384
 MULTIPLES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 """Input multiples that are looked for; each divides the side above."""

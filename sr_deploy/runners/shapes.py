@@ -7,7 +7,8 @@ from pathlib import Path
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle.profile import Profile, Shape
 from sr_deploy.errors import OutOfMemoryError
-from sr_deploy.graph.read import MAX_SIDE, GraphInfo, read_graph
+from sr_deploy.graph.read import GraphInfo, read_graph
+from sr_deploy.graph.scale import MAX_SIDE
 from sr_deploy.measure.memory import find_available_memory
 from sr_deploy.model import Model
 from sr_deploy.runners.protocol import RunnerSpec

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Profile, Shape
+from sr_deploy.graph.scale import MAX_SIDE
 from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
 
 # The plain case; primes find padding and index mistakes, one pixel high or wide finds kernels that look beyond both
@@ -100,6 +101,8 @@ def plan_lattice(
     left_out = []
     for profile in dict.fromkeys((*taken, *deployed)):
         for shape in (profile.min, profile.opt, profile.max):
+            if MAX_SIDE in shape:  # which stands for any
+                continue
             fitted = _fit(shape, taken, input_multiple)
             reason = _why_too_large(fitted, cost, slow=slow)
             if fitted in shapes:

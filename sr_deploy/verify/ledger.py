@@ -58,7 +58,13 @@ class Stage:
 
 
 def choose_photographs(
-    channels: int, scale: int, multiple: int, *, halo: int, multiply_adds: float, size: tuple[int, int] | None = None
+    channels: int,
+    scale: int,
+    multiple: int,
+    *,
+    halo: int,
+    multiply_adds: float,
+    fixed: tuple[int | None, int | None] = (None, None),
 ) -> list[Photograph]:
     """Photographs wide enough to be cut into tiles, as many as their cost allows.
 
@@ -68,9 +74,10 @@ def choose_photographs(
         multiple: of height and width of inputs.
         halo: overlap of tiles, in input pixels.
         multiply_adds: of one input pixel.
-        size: height and width of inputs, where the graph takes one size alone.
+        fixed: height and width of inputs, where the graph takes one alone.
     """
-    height, width = size or (_round_up(_HEIGHT, multiple), _round_up(max(_LEAST_WIDTH, 2 * halo + 2 * _TILE), multiple))
+    height = fixed[0] or _round_up(_HEIGHT, multiple)
+    width = fixed[1] or _round_up(max(_LEAST_WIDTH, 2 * halo + 2 * _TILE), multiple)
     count = int(max(1, min(_MOST, _WORK // (height * width * max(multiply_adds, 1)))))
     return [
         _cut_photograph(path, channels, scale, height, width)

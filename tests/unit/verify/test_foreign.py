@@ -18,7 +18,13 @@ from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 
 needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
-SHAPES = {"dynamic": ("n", "h", "w"), "fixed": (1, 20, 24), "fixed sides": ("n", 20, 24)}
+SHAPES = {
+    "dynamic": ("n", "h", "w"),
+    "fixed": (1, 20, 24),
+    "fixed sides": ("n", 20, 24),
+    "fixed width": ("n", "h", 24),
+    "fixed height": (1, 20, "w"),
+}
 
 
 def make_graph(path, *, channels=3, shape="dynamic", opset=22, half=False, half_ends=False, listed=False):
@@ -62,6 +68,8 @@ FOREIGN = {
     "opset 22": {},
     "fixed shape": {"shape": "fixed"},
     "fixed sides": {"shape": "fixed sides"},
+    "fixed width": {"shape": "fixed width"},
+    "fixed height": {"shape": "fixed height"},
     "gray": {"channels": 1},
     "fp16 inside": {"half": True},
     "fp16 throughout, gray, fixed": {"half": True, "half_ends": True, "channels": 1, "shape": "fixed"},

@@ -44,6 +44,6 @@ def test_photographs_are_wide_enough_for_tiles_and_fewer_for_costly_networks():
     assert all(one.lr.shape == (1, 3, 64, 144) and one.truth.shape == (1, 3, 256, 576) for one in cheap)
     (dear,) = choose_photographs(1, 2, 4, halo=3, multiply_adds=18e6)
     assert (dear.lr.shape, dear.truth.shape) == ((1, 1, 64, 128), (1, 1, 128, 256))
-    (fixed, *_) = choose_photographs(3, 1, 1, halo=3, multiply_adds=1e3, size=(7, 9))
+    (fixed, *_) = choose_photographs(3, 1, 1, halo=3, multiply_adds=1e3, fixed=(7, 9))
     assert np.array_equal(fixed.lr, fixed.truth)
     assert fixed.lr.shape == (1, 3, 7, 9)
