@@ -132,14 +132,14 @@ def plan_lattice(
 
 
 def _strip_profiles(profiles: Sequence[Profile]) -> Iterator[Shape]:
-    """The greatest sides and batches that a deployment is for, one at a time."""
+    """The greatest sides and batches that a deployment is for, one at a time; `MAX_SIDE` stands for any."""
     for profile in profiles:
         n, h, w = profile.max
-        if w > LONG_SIDE:
+        if LONG_SIDE < w < MAX_SIDE:
             yield Shape(1, 1, w)
-        if h > LONG_SIDE:
+        if LONG_SIDE < h < MAX_SIDE:
             yield Shape(1, h, 1)
-        if n > LARGE_BATCH:
+        if LARGE_BATCH < n < MAX_SIDE:
             yield Shape(n, 8, 8)
 
 
