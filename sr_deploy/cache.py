@@ -20,12 +20,22 @@ Kept = TypeVar("Kept", bound=BaseModel)
 
 
 def cache_folder() -> Path:
-    """`$SR_DEPLOY_CACHE`, else `$XDG_CACHE_HOME/sr-deploy`, else `~/.cache/sr-deploy`. It may not be there yet."""
+    """`$SR_DEPLOY_CACHE`, else `$XDG_CACHE_HOME/sr-deploy`, else `~/.cache/sr-deploy`. It may not be there yet.
+
+    Raises:
+        OutputError: the user has no home, as a container's user without a name. No folder that others share takes its
+            place: what lies here is trusted.
+    """
     own = os.environ.get("SR_DEPLOY_CACHE", "")
     if own:
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "sr-deploy"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "sr-deploy"
+    except RuntimeError as error:
+        raise OutputError(
+            "this user has no home folder to keep it in; set HOME, or SR_DEPLOY_CACHE to a folder of yours"
+        ) from error
 
 
 def key_of(document: object) -> str:
@@ -41,10 +51,10 @@ def read_kept(kind: str, key: str, model: type[Kept]) -> tuple[Kept | None, str]
         key: of `key_of`.
         model: what it was before it was written.
     """
-    path = kept_path(kind, key)
     try:
+        path = kept_path(kind, key)
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, OutputError):
         return None, ""
     except (OSError, UnicodeDecodeError):
         return None, f"the kept {kind} {path} cannot be read; measured again"
@@ -65,9 +75,16 @@ def keep(kind: str, key: str, document: BaseModel) -> str:
 
 def count_kept(kind: str) -> int:
     """How many of that kind are kept."""
-    return sum(1 for _ in (cache_folder() / kind).glob("*.json"))
+    try:
+        return sum(1 for _ in (cache_folder() / kind).glob("*.json"))
+    except OutputError:
+        return 0
 
 
 def kept_path(kind: str, key: str) -> Path:
-    """Where it lies, or would."""
+    """Where it lies, or would.
+
+    Raises:
+        OutputError: as `cache_folder`.
+    """
     return cache_folder() / kind / f"{key}.json"

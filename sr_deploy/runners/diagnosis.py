@@ -10,7 +10,7 @@ from sr_deploy.backends import BACKENDS, TENSORRT_BACKENDS, Backend
 from sr_deploy.cache import cache_folder, count_kept
 from sr_deploy.config import Document
 from sr_deploy.deps import install_command, installed_version, is_installed
-from sr_deploy.errors import MissingDependencyError
+from sr_deploy.errors import MissingDependencyError, OutputError
 from sr_deploy.measure.machine import Machine, describe_machine
 from sr_deploy.runners.choose import MODULES
 from sr_deploy.runners.fastest import KIND
@@ -85,11 +85,18 @@ def diagnose_machine() -> Diagnosis:
         machine=describe_machine(),
         folder=str(folder),
         free_disk_gib=round(shutil.disk_usage(folder).free / 2**30, 1),
-        cache=str(cache_folder()),
+        cache=_name_cache(),
         remembered_choices=count_kept(KIND),
         backends=tuple(_diagnose_backend(name) for name in BACKENDS),
         packages=tuple(_diagnose_package(name, purpose) for name, purpose in _PACKAGES.items()),
     )
+
+
+def _name_cache() -> str:
+    try:
+        return str(cache_folder())
+    except OutputError as error:
+        return f"none: {error}"
 
 
 def _diagnose_package(name: str, purpose: str) -> PackageDiagnosis:

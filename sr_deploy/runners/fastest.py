@@ -95,8 +95,9 @@ def find_fastest(
         answer, trouble = read_kept(KIND, key, Answer)
         if answer is None or answer.question != question or answer.chosen not in question.candidates:
             answer = _measure(model, candidates, question, device, threads)
-            remarks = [trouble, keep(KIND, key, answer), *explain()]
-            _LOG.info("%s", "; ".join([_describe(answer), *filter(None, remarks)]))
+            not_kept = keep(KIND, key, answer)
+            told = _describe(answer) + ("" if not_kept else f", remembered in {cache_folder()}")
+            _LOG.info("%s", "; ".join([told, *filter(None, (trouble, not_kept, *explain()))]))
     return next(choice for choice in candidates if str(choice) == answer.chosen)
 
 
@@ -120,7 +121,7 @@ def _describe(answer: Answer) -> str:
     times = [f"{choice} {_format_ms(ms)}" for choice, ms in answer.milliseconds.items()]
     failures = [f"{choice} failed: {reason}" for choice, reason in answer.failed.items()]
     told = ", ".join([*times, *failures])
-    return f"--backend auto measured {told} on {answer.shape}: it takes {answer.chosen}, remembered in {cache_folder()}"
+    return f"--backend auto measured {told} on {answer.shape}: it takes {answer.chosen}"
 
 
 def _format_ms(milliseconds: float) -> str:
