@@ -43,10 +43,11 @@ def run() -> None:
             signal.signal(number, signal.SIG_DFL)
 
     from sr_deploy.cli.net import INTERRUPTED
-    from sr_deploy.cli.streams import open_missing_descriptors
+    from sr_deploy.cli.streams import flush_for_the_end, open_missing_descriptors
 
     open_missing_descriptors()
     code = main()
+    flush_for_the_end()
     if code == INTERRUPTED:
         # CPython remembers an interruption that came inside `exec` of a string, as dataclasses are made, and would end
         # by the signal in place of this code.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, TextIO, cast
 
-from sr_deploy.errors import OutputError
+from sr_deploy.errors import InputError, OutputError
 from sr_deploy.legible import make_legible
 
 
@@ -134,12 +134,8 @@ class SafeStream(io.TextIOBase):
             self._drop_the_rest()
 
     def _drop_the_rest(self) -> None:
-        """What the stream still holds would fail again when Python ends: let it go nowhere."""
-        with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
-            self._inner.flush()  # type: ignore[union-attr]
+        assert self._inner is not None
+        _let_go_nowhere(self._inner)
 
 
 class _Exact(io.TextIOBase):
@@ -161,6 +157,36 @@ class _Exact(io.TextIOBase):
 
     def fileno(self) -> int:
         return self._stream.fileno()
+
+
+def _let_go_nowhere(stream: TextIO) -> None:
+    """What a broken stream still holds would fail again when Python ends."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        stream.flush()
+
+
+def flush_for_the_end() -> None:
+    """Write what the process's streams still hold, or let it go: after this Python has nothing to complain of."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                _let_go_nowhere(stream)
+
+
+def stdin_bytes() -> BinaryIO:
+    """The process's stdin.
+
+    Raises:
+        InputError: it is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("stdin is closed; leave it open for the frames that are to be read there")
+    return sys.stdin.buffer
 
 
 def stdout() -> SafeStream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sr_deploy.cli.output import Output
+from sr_deploy.cli.streams import stdin_bytes, stdout
 
 if TYPE_CHECKING:
     from sr_deploy.upscale.image import Upscaler
@@ -185,7 +185,7 @@ def upscale_raw_frames(output: Output, network: Network, name: str | None, size:
         def report(done: int, rate: float, slowest: str) -> None:
             tell(f"{done} frames, {rate:.2f} frames/s, limited by {slowest}", done / rate)
 
-        result = upscale_pipe(upscalers, sys.stdin.buffer, sys.stdout.buffer, name, size, on_frame=report, stop=stop)
+        result = upscale_pipe(upscalers, stdin_bytes(), stdout().buffer, name, size, on_frame=report, stop=stop)
     output.log(
         f"{result.frames} frames from {_describe_size(result.source.kind)} to {_describe_size(result.target.kind)}, "
         f"{result.seconds:.2f} s, limited by {result.slowest}"

@@ -8,11 +8,13 @@ import sys
 import threading
 import warnings
 
+import numpy as np
 import pytest
 
 from sr_deploy.cli import app, main
 from sr_deploy.cli.output import Output
 from sr_deploy.errors import InputError
+from sr_deploy.imaging.codec import write_image
 
 WORDS = {
     "train": [],
@@ -225,3 +227,67 @@ def test_a_working_folder_that_was_removed_is_said(tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: the working folder cannot be found")
     assert "Traceback" not in done.stderr
+
+
+def test_a_surprise_in_a_process_beside_this_one_is_told_without_its_traceback(tmp_path, write_gentle_network):
+    write_gentle_network(tmp_path / "net.safetensors", 8, 2)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Broken:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch.nn' and 'sr_deploy.bench.worker' in sys.orig_argv:\n"
+        "            raise ZeroDivisionError('boom in a worker')\n"
+        "sys.meta_path.insert(0, Broken())\n"
+    )
+    paths = [str(tmp_path), *filter(None, sys.path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "sr_deploy", "bench", "net.safetensors", "--shape", "1x8x8", "--seconds", "0.01"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "ZeroDivisionError: boom in a worker" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "sr_deploy.upscale.folder.load_item",
+        "sr_deploy.upscale.pipeline.Canvas.put",
+        "sr_deploy.upscale.work.write_enlarged",
+    ],
+)
+def test_a_surprise_in_a_thread_costs_its_picture(broken, tmp_path, monkeypatch, capsys, write_gentle_network):
+    write_gentle_network(tmp_path / "net.safetensors", 8, 2)
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "in" / name, np.full((24, 24, 3), 90, np.uint8))
+
+    def fail(*_arguments, **_options):
+        raise KeyError("what\nnobody foresaw")
+
+    monkeypatch.setattr(broken, fail)
+    monkeypatch.chdir(tmp_path)
+    assert main(["upscale", "in", "out", "--model", "net.safetensors", "--backend", "torch"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("failed: in/") == 2
+    assert captured.err.count("internal: KeyError") == 2
+    assert "Traceback" not in captured.err
+    assert "out: 0 written, 2 failed" in captured.out
+
+
+def test_a_surprise_in_the_threads_of_a_training_is_one_line(tmp_path, monkeypatch, capsys):
+    def fail(*_arguments, **_options):
+        raise KeyError("what\nnobody foresaw")
+
+    monkeypatch.setattr("sr_deploy.train.sampling.PatchSampler.draw_patch", fail)
+    monkeypatch.chdir(tmp_path)
+    small = ("network.features=8", "network.blocks=1", "data.workers=2", "precision.autocast=off")
+    assert main(["train", *(word for change in small for word in ("--set", change))]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: internal: KeyError: ")
+    assert "(at sr_deploy/train/" in last

@@ -179,3 +179,25 @@ def test_progress_lines_do_not_run_into_each_other(capsys):
         stream.write("half a ")
         stream.write("line\nrest")
     assert above == ["one two", "half a line"]
+
+
+@pytest.mark.parametrize(
+    ("redirect", "said"),
+    [
+        ("<&-", "stdin is closed; leave it open"),
+        (">&-", "stdout is closed; leave it open"),
+        pytest.param(">/dev/full", "there is no room for them (No space left on device)", marks=FULL),
+        ("| head -c 1 >/dev/null", "whoever reads them has ended (Broken pipe)"),
+    ],
+)
+def test_frames_that_have_nowhere_to_come_from_or_go_to_end_the_job(redirect, said, tmp_path, write_gentle_network):
+    write_gentle_network(tmp_path / "net.safetensors", 8, 2)
+    (tmp_path / "frames").write_bytes(bytes(8 * 8 * 3 * 400))
+    words = "upscale - - --format rgb24 --size 8x8 --model net.safetensors --backend torch"
+    stdin = "" if redirect == "<&-" else "< frames"
+    script = f'"$0" -m sr_deploy {words} {stdin} {redirect}'
+    done = subprocess.run(["sh", "-c", script, sys.executable], cwd=tmp_path, capture_output=True, check=False)
+    lines = done.stderr.decode().splitlines()
+    assert said in lines[-1]
+    assert lines[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr.decode()
