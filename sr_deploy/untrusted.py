@@ -57,15 +57,17 @@ def check_relative(name: str) -> str:
 
 
 def check_component(name: str) -> str:
-    """Return a name that can be one folder's or file's: no separator, not `.` or `..`, nothing that does not show.
+    """Return a name that can be one folder's: no separator, no dot in front, nothing that does not show.
+
+    Names with a dot in front are those of half-written things and locks, which come and go.
 
     Raises:
         ValueError: anything else; the message says what.
     """
     fits = 0 < len(name.encode(errors="replace")) <= _MAX_NAME
-    if not fits or name in (".", "..") or any(one in "/\\" or _is_control(one) for one in name):
+    if not fits or name.startswith(".") or any(one in "/\\" or _is_control(one) for one in name):
         raise ValueError(
-            f"{show_value(name)} is no name of a folder: 1 to {_MAX_NAME} bytes without / and \\, not . or .."
+            f"{show_value(name)} is no name of a folder: up to {_MAX_NAME} bytes, no / or \\, no dot in front"
         )
     return name
 
