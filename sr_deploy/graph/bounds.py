@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 _FRACTIONS = frozenset((1, 10, 11, 16))  # FP32, FP16, FP64, BF16
 # fmt: off
 _PREDICTABLE = EVALUATED | FOLLOWED | frozenset((
-    "DynamicQuantizeLinear", "Expand", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "GroupNormalization", "Hardmax",
-    "If", "InstanceNormalization", "LayerNormalization", "LogSoftmax", "LpNormalization", "LRN", "MatMul",
-    "MatMulInteger", "QLinearMatMul", "RMSNormalization", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMean",
-    "ReduceSumSquare", "Shape", "Size", "Softmax", "Tile", "Trilu",
+    "Acos", "Acosh", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "DynamicQuantizeLinear",
+    "Expand", "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "GridSample",
+    "GroupNormalization", "Hardmax", "If", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LayerNormalization",
+    "LogSoftmax", "LpNormalization", "MatMul", "MatMulInteger", "MeanVarianceNormalization", "QLinearMatMul",
+    "RMSNormalization", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceSumSquare",
+    "ScatterElements", "ScatterND", "Shape", "Shrink", "Sin", "Sinh", "Size", "Softmax", "Tan", "Tile", "Trilu", "Xor",
 ))
 # fmt: on
 """Operators whose memory and time follow from the shapes of what they take and make."""
