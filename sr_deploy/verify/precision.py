@@ -62,10 +62,10 @@ def _describe_shares(work: Sequence[LayerCost], graph: GraphRecord) -> str:
 
 def _list_findings(model: Model, bundle: Bundle, graph: GraphRecord, work: Sequence[LayerCost]) -> Iterator[str]:
     path = bundle.path / graph.file
-    yield from find_unplanned_nodes(path, graph)
     stated = read_graph(path).metadata.get(f"{METADATA_PREFIX}precision")
     if stated != graph.precision:
         yield f"its metadata say {stated}, and the manifest {graph.precision}"
+    yield from find_unplanned_nodes(path, graph)
     report = read_int8_report(bundle) if graph.precision == "int8" else None
     if graph.precision in ("fp32", "bf16"):
         yield from (

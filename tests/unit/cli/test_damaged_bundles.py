@@ -88,7 +88,7 @@ MANIFESTS = {
     "reference with a colon": (lambda m: m["reference"].update(file="C:x.safetensors"), "is no file of a bundle's own"),
     "reference with backslashes": (
         lambda m: m["reference"].update(file="..\\x.safetensors"),
-        "no plain name of a file",
+        "is no file of a bundle's own folder",
     ),
     "no fp32": (lambda m: m.update(graphs=m["graphs"][1:]), "graphs are of fp16; each precision stands once, and fp32"),
     "no graphs": (lambda m: m.update(graphs=[]), "graphs are of none; each precision stands once"),
@@ -308,7 +308,7 @@ CONTENTS = {
     ),
     "graph of an old opset": (
         lambda bundle: _change_graph(bundle, lambda model: setattr(model.opset_import[0], "version", 9)),
-        "is no operator of opset 9",
+        "which its operator does not know",
     ),
     "weights of the graph beside it": (
         lambda bundle: ((bundle / "w").write_bytes(bytes(10**5)), _change_graph(bundle, _keep_outside("w"))),

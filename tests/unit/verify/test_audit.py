@@ -116,7 +116,7 @@ def test_a_level_a_step_and_a_bias_that_are_wrong_are_named(plain, tmp_path):
     assert any("8 of 8 quantisation steps are longer than the weights ask for" in line for line in lines)
 
     path, terms = quantise(plain, tmp_path / "c.onnx", shift=1e-3)
-    change(path, ".bias", lambda biases: biases + np.float32(0.01))
+    change(path, "conv_1.bias", lambda biases: biases + np.float32(0.01))
     (line,) = findings(path, plain, terms)
     assert "the bias of Conv 'conv_1': 8 of 8 values are wrong, first at 0" in line
     assert "int8.json records" in line

@@ -24,7 +24,7 @@ from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.read import describe_graph_cost, read_graph
 from sr_deploy.model import open_model
-from sr_deploy.verify.audit import audit_graph
+from sr_deploy.verify.audit import Terms, audit_graph
 
 pytestmark = pytest.mark.xdist_group("int8")  # one process calibrates for all
 
@@ -65,7 +65,8 @@ def test_corrected_biases_move_by_no_more_than_quantising_can_cost(write_gentle_
     written = write_int8_graph(fp32, path, lax(quick, bias_correction="on"), Calibration())
     assert len(written.report.shifts) == 4
     source = load_quantised_source(fp32, tmp_path / written.record.report.file)
-    assert audit_graph(path, source, "the FP32 graph").findings == ()
+    terms = Terms("int8", int8=written.report)
+    assert audit_graph(path, source, "the FP32 graph", terms).findings == ()
 
 
 def test_the_same_again_gives_the_same_bytes(trained, quick, tmp_path, monkeypatch):
