@@ -133,7 +133,8 @@ def list_facts(description: Description) -> list[tuple[str, str]]:
     if description.certificate:
         verified = description.certificate.verified
         rows += [
-            ("verdict", description.certificate.verdict_text + (f" ({verified})" if verified else "")),
+            ("verdict", description.certificate.verdict_text),
+            *([("last verified", verified)] if verified else []),
             ("certificate", description.certificate.state),
             *(("", line) for line in description.certificate.entries),
         ]
