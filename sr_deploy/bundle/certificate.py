@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, NonNegativeInt
 
 from sr_deploy.backends import Precision
-from sr_deploy.bundle.records import SCHEMA_VERSION, FileName, FileRecord, Record, Sha256, Share
+from sr_deploy.bundle.records import SCHEMA_VERSION, FileName, FileRecord, Record, Sha256, Share, Timestamp
 
 Place = tuple[str, tuple[str, ...]]
 """Name of a processor and its instruction sets, or of a GPU and none."""
@@ -21,20 +21,20 @@ Decibels = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class WorstPlace(Record):
     """Where an output is furthest from the reference's."""
 
-    image: int
+    image: NonNegativeInt
     """Which of the batch."""
-    channel: int
+    channel: NonNegativeInt
     """Which channel."""
-    y: int
+    y: NonNegativeInt
     """Row of the output."""
-    x: int
+    x: NonNegativeInt
     """Column of the output."""
 
 
 class Measurement(Record):
     """One comparison of an artefact's output with the reference's."""
 
-    shape: str
+    shape: str = Field(pattern=r"^[0-9]{1,6}x[0-9]{1,6}x[0-9]{1,6}$")
     """Input, `NxHxW`."""
     content: str
     """What the input shows, as in `photograph` or `checkerboard`."""
@@ -78,9 +78,9 @@ class CertificateEntry(Record):
     tell generations apart. Empty where a GPU computed, and in entries that an older sr-deploy wrote."""
     reference: str
     """What it was compared with, as in `torch:fp32`."""
-    reference_sha256: str
+    reference_sha256: Sha256
     """Hash of the reference's weights."""
-    measured_at: str
+    measured_at: Timestamp
     """UTC, ISO 8601."""
     thresholds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     """`max_abs` (at most) and `psnr_db` (at least) that had to be met. Where a graph has ends of other types than
@@ -159,7 +159,7 @@ class Check(Record):
     """What is wrong, one line each, each naming the tensor, node or field."""
     not_checked: str = ""
     """Why it could not be done here, with the way out; empty: it was done. Such a check clears nothing."""
-    checked_at: str
+    checked_at: Timestamp
     """UTC, ISO 8601."""
 
     @property
@@ -208,9 +208,9 @@ class Ledger(Record):
     """Processor or GPU that ran it."""
     inputs: str
     """What was shown, as in `2 photographs of 64x128`."""
-    measured_at: str
+    measured_at: Timestamp
     """UTC, ISO 8601."""
-    stages: tuple[LedgerStage, ...]
+    stages: tuple[LedgerStage, ...] = Field(min_length=1)
     """In their order, PyTorch first."""
 
     @property
@@ -229,13 +229,13 @@ class Acceptance(Record):
 
     name: str
     """As the verdict names it, as in `model.fp16.onnx (weights)`."""
-    sha256: str | None
+    sha256: Sha256 | None
     """Hash of the file that it is about; of another file nothing is accepted. None for `certificate.json` itself."""
     what: tuple[str, ...]
     """What was accepted: the finding's lines. Other lines of the same name are another finding."""
     by: str
     """User and machine."""
-    accepted_at: str
+    accepted_at: Timestamp
     """UTC, ISO 8601."""
 
 
@@ -255,7 +255,7 @@ class LastVerification(Record):
 
     verdict: Literal["verified", "incomplete", "failed"]
     """As docs/certificate.md explains them."""
-    at: str
+    at: Timestamp
     """UTC, ISO 8601."""
     machine: str
     """Processor of the machine."""

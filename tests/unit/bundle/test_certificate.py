@@ -1,10 +1,14 @@
+import json
+
 import pytest
 
 from sr_deploy.bundle import Certificate, CertificateEntry, Check, FileRecord, Measurement
+from sr_deploy.bundle.documents import read_record
+from sr_deploy.errors import DamagedBundleError
 
 
 def make_check(findings=(), sha256="a" * 64, **changes):
-    fields = {"kind": "weights", "file": "m.onnx", "what": "looked", "checked_at": ""}
+    fields = {"kind": "weights", "file": "m.onnx", "what": "looked", "checked_at": "2026-01-01"}
     return Check(**(fields | {"findings": findings, "sha256": sha256} | changes))
 
 
@@ -75,3 +79,31 @@ def test_shortfalls_are_what_was_judged_and_what_is_infinite():
     entry = make_entry({"1x64x64": 70.0}, judged=("noise",))
     assert entry.sound
     assert entry.model_copy(update={"measurements": (*entry.measurements, wild)}).shortfalls == (wild,)
+
+
+@pytest.mark.parametrize(
+    ("part", "document", "message"),
+    [
+        ("ledgers", {"stages": []}, "ledgers.0.stages: Tuple should have at least 1 item"),
+        ("ledgers", {"measured_at": "now"}, "ledgers.0.measured_at: Invalid isoformat string"),
+        ("checks", {"checked_at": "never"}, "checks.0.checked_at: Invalid isoformat string"),
+        ("checks", {"sha256": "0"}, "checks.0.sha256: String should match"),
+        ("checks", {"file": "../m.onnx"}, "checks.0.file: '../m.onnx' leads out of its folder"),
+        ("checks", {"file": "/m.onnx"}, "checks.0.file: '/m.onnx' leads out of its folder"),
+    ],
+)
+def test_what_no_certificate_can_say_is_damage(tmp_path, part, document, message):
+    stage = {"name": "a", "runs": "b", "psnr_db": None, "step_psnr_db": None, "truth_psnr_db": 30.0, "lost_db": 0.0}
+    sound = {"file": "m.onnx", "sha256": "a" * 64}
+    parts = {
+        "checks": {**sound, "kind": "weights", "what": "looked", "checked_at": "2026-01-01"},
+        "ledgers": {
+            **sound, "precision": "fp16", "machine": "", "inputs": "", "measured_at": "2026-01-01", "stages": [stage]
+        },
+    }  # fmt: skip
+    path = tmp_path / "certificate.json"
+    path.write_text(json.dumps({"schema_version": 1, part: [parts[part]]}))
+    read_record(path, Certificate)
+    path.write_text(json.dumps({"schema_version": 1, part: [{**parts[part], **document}]}))
+    with pytest.raises(DamagedBundleError, match=message):
+        read_record(path, Certificate)

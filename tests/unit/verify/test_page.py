@@ -62,7 +62,9 @@ def make_entry(passed=True, psnr_db=70.0, machine="cpu", far=0.0, **changes):
 
 
 def make_check(findings=(), **changes):
-    fields = {"kind": "weights", "file": GRAPH.file, "sha256": GRAPH.sha256, "what": "looked", "checked_at": ""}
+    fields = {
+        "kind": "weights", "file": GRAPH.file, "sha256": GRAPH.sha256, "what": "looked", "checked_at": "2026-01-01",
+    }  # fmt: skip
     return Check(**(fields | {"findings": findings} | changes))
 
 
@@ -72,7 +74,8 @@ def make_ledger():
         for name, lost in (("torch:fp32", 0.0), ("ONNX FP16", 0.0321), ("8-bit file", -0.002))
     ]
     return Ledger(
-        precision="fp16", file="m.onnx", sha256="c" * 64, machine="cpu", inputs="1 photograph", measured_at="now",
+        precision="fp16", file="m.onnx", sha256="c" * 64, machine="cpu", inputs="1 photograph",
+        measured_at="2026-01-01",
         stages=tuple(stages),
     )  # fmt: skip
 
