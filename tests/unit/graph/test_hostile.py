@@ -10,7 +10,7 @@ import pytest
 from tests.fuzz.onnx_cases import make_case
 from tests.fuzz.onnx_graphs import BASES
 
-SEEDS = range(120)
+SEEDS = range(150)
 ROOT = Path(__file__).parents[3]
 # Reads, describes and runs each file; an exception that is no error of ours is a fault.
 READ_ALL = """
@@ -68,7 +68,7 @@ def test_every_case_is_taken_or_refused(tmp_path):
     outcomes = found["outcomes"]
     assert {name: said for name, said in outcomes.items() if said not in ("taken", "refused")} == {}
     counts = [list(outcomes.values()).count(kind) for kind in ("taken", "refused")]
-    assert min(counts) >= 10  # neither is everything refused, nor nothing
+    assert min(counts) > 10  # neither is everything refused, nor nothing
     assert found["peak"] < 2**30
 
 
