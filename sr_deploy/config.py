@@ -38,11 +38,13 @@ class Document(BaseModel):
 
 
 def make_storable(value: object) -> object:
-    """Text, alone or in lists, so that it can be stored and read again; all else as it is."""
+    """Text, alone, in lists or as keys, so that it can be stored and read again; all else as it is."""
     if isinstance(value, str):
         return make_text(value)
     if isinstance(value, list | tuple):
         return type(value)(make_storable(one) for one in value)
+    if isinstance(value, dict):
+        return {make_storable(key): make_storable(one) for key, one in value.items()}
     return value
 
 

@@ -199,3 +199,77 @@ def test_a_video_is_the_file_of_that_name_and_no_other(here, prepared, name, cap
     assert main(["upscale", str(source), str(quick), *NETWORK]) == 0
     assert count_frames(quick) == 3
     assert_legible(capsys)
+
+
+def write_hostile_graph(path: Path) -> None:
+    """Enlarges by repeating pixels; every name and text in it holds what a terminal would act on."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.zeros((12, 3, 3, 3), np.float32)
+    weights[np.arange(12), np.arange(12) // 4, 1, 1] = 1
+    lr, w, out = "lr\x1b]0;x\x07", "w\x1b[31m", "sr\u202e"
+    convolution = helper.make_node("Conv", [lr, w], ["c\x9b"], name="\x1b[2Jconv\u202e", pads=[1, 1, 1, 1])
+    shuffle = helper.make_node("DepthToSpace", ["c\x9b"], [out], name="up\n\x1b[5m", blocksize=2, mode="CRD")
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, f"h\x1b{name}", f"w\r{name}"])
+        for name in (lr, out)
+    ]
+    graph = helper.make_graph(
+        [convolution, shuffle], "g\x1b[5m", ends[:1], ends[1:], [numpy_helper.from_array(weights, w)]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="\x1b[31m")
+    model.ir_version = 9
+    for key, value in (("k\x1b[1m\n", "v\u202e\x9b"), ("long", "x" * 10**6)):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.save(model, path)
+
+
+def test_names_and_texts_of_a_graph_act_on_no_terminal(here, capfd):
+    write_hostile_graph(here / "hostile.onnx")
+    draw(here / "a.png")
+    build = ["--backend", "tensorrt-rtx", "--compute-capability", "sm89", "--profile", "t=1x8x8,1x8x8,1x8x8"]
+    for words in (
+        ["info", "hostile.onnx"],
+        ["info", "hostile.onnx", "--layers"],
+        ["upscale", "a.png", "b.png", "--model", "hostile.onnx", "--backend", "onnxruntime"],
+        ["upscale", "a.png", "c.png", "--model", "hostile.onnx", "--backend", "openvino"],
+        *([["build", "hostile.onnx", *build]] if is_installed("tensorrt_rtx") else []),
+        ["verify", "hostile.onnx", "--html", "page.html"],
+        ["export", "hostile.onnx"],
+    ):
+        assert main(words) == (1 if words[0] == "export" else 0)
+        captured = capfd.readouterr()  # of the descriptors themselves: libraries in C write there
+        assert not set(captured.out + captured.err) & set("\x1b\x07\x9b\u202e\r")
+        assert len(captured.out + captured.err) < 10_000
+    assert not set((here / "page.html").read_text(encoding="utf-8")) & set("\x1b\x07\x9b\u202e")
+    assert main(["info", "hostile.onnx", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["graphs"][0]["metadata"] == {"k\x1b[1m\n": "v\u202e\x9b", "long": "x" * 10**6}
+
+
+def test_keys_and_texts_of_weights_act_on_no_terminal(here, capfd):
+    import safetensors.torch
+    import torch
+
+    tensors = {"k\x1b[31m\u202e\n": torch.zeros(3)}
+    torch.save(tensors, "keys.pth")
+    safetensors.torch.save_file(tensors, "keys.safetensors", {"format": "\x1b]0;x\x07", "sr_deploy.arch": "\x1b[2J"})
+    (here / "bundle").mkdir()
+    (here / "bundle" / "bundle.json").write_text(json.dumps({"name": "\x1b[31m\x9b", "\u202e": "\x07"}))
+    (here / "recipe.toml").write_text('name = "\\u001b[31m"\n"k\\u202e" = 1\n', encoding="utf-8")
+    for words in (
+        *(["info", name] for name in ("keys.pth", "keys.safetensors", "bundle", "none\x1b[31m\n\u202e")),
+        ["export", "keys.pth"],
+        ["verify", "bundle"],
+        ["train", "recipe.toml"],
+        ["train", "--set", "data.\x1b[31m=1"],
+        ["upscale", "none\x1b[31m\n\u202e.png", "b.png"],
+        ["bench", "bundle", "--backend", "\x1b[31m"],
+        ["export", "--profile", "\x1b[31m=\u202e"],
+    ):
+        assert main(words) in (1, 2, 3)
+        captured = capfd.readouterr()
+        assert not set(captured.out + captured.err) & set("\x1b\x07\x9b\u202e\r")
+        assert captured.err.splitlines()[-1].startswith("error: ")
