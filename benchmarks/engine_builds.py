@@ -4,7 +4,8 @@
 
 Every graph of each bundle (or ONNX file) is built again and again, in several processes one after the other, since what
 varies is ordered by places in memory. For each graph: how many of the engines differ, in how many bytes those of the
-same length are not all the same, and how many of the ordered pairs (300 of them at most) are taken for different. Then
+same length are not all the same, how often a mask of the bytes that differ among two or eight of them does not do for
+one more, and how many of the ordered pairs (300 of them at most) are taken for different. Then
 single bits are turned over at random places of one of them, and those that are not noticed are counted.
 
 With `--out FILE` the results are written as JSON, with the command, the machine, the versions and the day.
@@ -38,6 +39,7 @@ from sr_deploy.model import open_model
 _PROFILE = parse_profile("tile=1x64x64,1x256x256,2x512x512")
 _BITS = 500
 _PAIRS = 300
+_DRAWS = 2000
 
 
 def list_graphs(model: Path) -> Iterator[tuple[str, Path, Precision, tuple[str, ...]]]:
@@ -76,7 +78,7 @@ def work(builds: int, folder: Path) -> None:
         build(BuildJob(request=request, engine=folder / f"{number}.engine", report=folder / "report"))
 
 
-def compare(engines: Sequence[bytes]) -> dict[str, int]:
+def compare(engines: Sequence[bytes]) -> dict[str, float]:
     """How alike they are."""
     distinct = list(dict.fromkeys(engines))
     layouts = {len(engine) for engine in distinct}
@@ -89,9 +91,24 @@ def compare(engines: Sequence[bytes]) -> dict[str, int]:
         "lengths": len(layouts),
         "different_engines": len(distinct),
         "bytes_not_all_the_same": int((rows != rows[0]).any(axis=0).sum()),
+        "missed_by_mask_of_2": try_mask(engines, 2),
+        "missed_by_mask_of_8": try_mask(engines, 8),
         "pairs": len(pairs),
         "pairs_taken_for_different": sum(find_difference(*pair) is not None for pair in pairs),
     }
+
+
+def try_mask(engines: Sequence[bytes], builds: int) -> float:
+    """How often one more engine differs outside a mask of the bytes that differ among some others; 0 to 1."""
+    rows = np.stack([np.frombuffer(one, np.uint8) for one in engines if len(one) == len(engines[0])])
+    rows = rows[:, (rows != rows[0]).any(axis=0)]
+    draw = np.random.default_rng(0)
+    missed = 0
+    for _ in range(_DRAWS):
+        first, *others, last = rows[draw.permutation(len(rows))[: builds + 1]]
+        mask = np.any([other != first for other in others], axis=0)
+        missed += bool(((last != first) & ~mask).any())
+    return missed / _DRAWS
 
 
 def turn_bits(engine: bytes) -> int:
