@@ -83,7 +83,7 @@ def test_the_cause_stands_first_and_unfolds_its_consequences(opened_alone, page,
     browser = opened_alone(bundle / "certificate.html")
     assert browser.find_element("css selector", ".verdict").text == "NOT verified"
     (cause,) = browser.find_elements("css selector", ".cause")
-    assert cause.text.startswith("model.fp32.onnx (weights)\ntensor 'body.0.weight': ")
+    assert cause.text.startswith("model.fp32.onnx (weights)\ntensor 'body.0.weight'")
     assert "onnxruntime:fp32" not in cause.text
     cause.find_element("css selector", "summary").click()
     assert "model.fp32.onnx on onnxruntime:fp32" in cause.text
