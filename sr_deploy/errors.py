@@ -79,6 +79,10 @@ class OutputError(SrDeployError):
     """Something could not be written (no permission, no space, a folder in the way)."""
 
 
+class PlaceLostError(OutputError):
+    """Nothing more can be written there: the disk is full or gone, or the folder is not what it was."""
+
+
 class LockedError(InputError):
     """Another process is writing there."""
 

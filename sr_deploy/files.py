@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sr_deploy.disk import exchange_folders, flush_file, flush_folder, remove_file, remove_folder, rename, rename_over
-from sr_deploy.errors import InputError, OutputError
+from sr_deploy.errors import InputError, OutputError, PlaceLostError
 from sr_deploy.names import keep_suffix, lengthen, why_not_writable
 from sr_deploy.untrusted import is_regular, open_regular
 
@@ -27,6 +27,7 @@ _TEMPORARY_PREFIX = ".partial-"
 _ASIDE = ".old"
 _PARTIAL_FOLDER = re.compile(rf"{re.escape(_TEMPORARY_PREFIX)}(.+)-[0-9a-f]{{8}}(?:{re.escape(_ASIDE)})?", re.DOTALL)
 _LONGEST_KEY = 200
+_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN)
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
@@ -55,7 +56,73 @@ def sha256_of(path: Path) -> str:
 def output_error(path: Path, error: OSError) -> OutputError:
     """The plain-words form of an operating-system error met while writing `path`."""
     reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-    return OutputError(f"cannot write {path}: {reason}")
+    kind = PlaceLostError if error.errno in _LOST else OutputError
+    return kind(f"cannot write {path}: {reason}")
+
+
+class KeptFolder:
+    """A folder that results go into, as it is now. Threads may share it."""
+
+    def __init__(self, path: Path) -> None:
+        """Remember which folder has that name.
+
+        Raises:
+            PlaceLostError: none has it any more.
+        """
+        self.path = path
+        try:
+            self._status = path.stat()
+        except OSError as error:
+            raise lost_folder(path) from error
+
+    def require(self) -> None:
+        """Check that it is still there: what is written now would go nowhere, or into another one, if it is not.
+
+        Raises:
+            PlaceLostError: it was removed, moved, or its disk is gone.
+        """
+        try:
+            same = os.path.samestat(self._status, self.path.stat())
+        except OSError:
+            same = False
+        if not same:
+            raise lost_folder(self.path)
+
+    @contextlib.contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Within it, what fails because the folder is gone says so, whatever else it would have said.
+
+        Raises:
+            PlaceLostError: it is gone, before or when something failed.
+        """
+        self.require()
+        try:
+            yield
+        except Exception:
+            self.require()
+            raise
+
+    def make_below(self, folder: Path) -> None:
+        """Make a folder in it, with those on the way there, but never this one anew.
+
+        Raises:
+            OSError: it cannot be made.
+            PlaceLostError: this folder is gone.
+        """
+        self.require()
+        missing = []
+        while folder != self.path and not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for one in reversed(missing):
+            one.mkdir(exist_ok=True)
+
+
+def lost_folder(path: Path) -> PlaceLostError:
+    """What to say of a folder that vanished while results went into it."""
+    return PlaceLostError(
+        f"the folder {path} was removed, moved or unmounted while results went there; bring it back, or choose another"
+    )
 
 
 def require_file(path: Path, what: str) -> Path:
@@ -94,16 +161,24 @@ def make_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
+def replacing_file(path: Path, within: KeptFolder | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what was written there takes the place of `path` if the block succeeds.
+
+    Args:
+        path: to write; its folder is made.
+        within: a folder that has to be there still, of which `path` is some file; None: all folders are made.
 
     Raises:
         OutputError: the folder or the file cannot be written; nothing is left behind.
+        PlaceLostError: `within` is gone, or nothing more can be written to the disk.
     """
     place = lengthen(path)
     try:
         _require_writable_name(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        if within is None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            within.make_below(path.parent)
         if place.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         temporary = _name_beside(place, keep_suffix(place))
@@ -142,7 +217,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         try:
             yield temporary
         except OutputError as error:  # name the place that the user knows
-            raise OutputError(str(error).replace(str(temporary), str(path))) from error
+            raise type(error)(str(error).replace(str(temporary), str(path))) from error
         for inner in (*temporary.rglob("*"), temporary):
             (flush_folder if inner.is_dir() else flush_file)(inner)
         _swap_folder(temporary, place)
@@ -192,13 +267,13 @@ def clear_partial_folder(path: Path) -> None:
     remove_folder(path)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, UTF-8.
+def write_text(path: Path, text: str, within: KeptFolder | None = None) -> None:
+    """Write a text file atomically, UTF-8; `within` as `replacing_file` has it.
 
     Raises:
         OutputError: it cannot be written.
     """
-    with replacing_file(path) as temporary:
+    with replacing_file(path, within) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

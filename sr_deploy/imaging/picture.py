@@ -10,7 +10,7 @@ import numpy as np
 
 from sr_deploy.deps import require
 from sr_deploy.errors import ImageError, OutputError
-from sr_deploy.files import replacing_file
+from sr_deploy.files import KeptFolder, replacing_file
 from sr_deploy.imaging.encoding import prepare_encoding, round_to_8bit
 from sr_deploy.imaging.formats import Format, find_format, require_output_size, require_quality
 from sr_deploy.imaging.header import Header, convert_cmyk, find_losses, read_header
@@ -102,13 +102,16 @@ def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
     )
 
 
-def write_picture(path: Path, picture: Picture, quality: int | None = None) -> tuple[str, ...]:
+def write_picture(
+    path: Path, picture: Picture, quality: int | None = None, *, within: KeptFolder | None = None
+) -> tuple[str, ...]:
     """Encode a picture by the suffix of `path`, with its transparency, colour profile, EXIF and resolution.
 
     Args:
         path: takes the place of what was there, once complete.
         picture: any.
         quality: 1 to 100 for JPEG (95 if None), WebP (95) and AVIF (90).
+        within: as `replacing_file` has it.
 
     Returns:
         What the format could not hold, as `find_losses` says it.
@@ -128,7 +131,7 @@ def write_picture(path: Path, picture: Picture, quality: int | None = None) -> t
         encoded = _encode(picture, form, quality)
     except pyvips.Error as error:
         raise OutputError(f"cannot write {path}: the encoder failed: {describe_failure(error)}") from error
-    with replacing_file(path) as temporary:
+    with replacing_file(path, within) as temporary:
         temporary.write_bytes(encoded)
     return losses
 

@@ -22,7 +22,7 @@ from sr_deploy.train.metrics import MetricsLog
 from sr_deploy.train.photographs import Report
 from sr_deploy.train.processes import ALONE, Processes
 from sr_deploy.train.recipe import Recipe
-from sr_deploy.train.run import RunManifest, find_last_checkpoint, read_manifest
+from sr_deploy.train.run import RunManifest, find_last_checkpoint, read_manifest, require_kept
 from sr_deploy.train.sampling import Batch, iterate_batches
 from sr_deploy.train.schedule import learning_rate_at
 from sr_deploy.train.session import Session, check_resumable, open_session, update_manifest
@@ -207,6 +207,7 @@ def _write_checkpoint(session: Session) -> None:
     state, run = session.state, session.recipe.run
     pools = session.processes.gather(state.pool.state_dict()) if state.pool is not None else []
     if session.processes.is_first:
+        require_kept(session.run)
         write_checkpoint(session.run, state, session.recipe.arch_spec(), run.keep_checkpoints, pools)
 
 

@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from sr_deploy.candidates import read_each, require_any
 from sr_deploy.config import Document
 from sr_deploy.errors import InputError, OutputError, TrainingError
-from sr_deploy.files import make_folder, output_error, write_text
+from sr_deploy.files import lost_folder, make_folder, output_error, write_text
 from sr_deploy.locks import LOCK_NAME, hold_lock
 from sr_deploy.measure.machine import Machine
 from sr_deploy.untrusted import find_inside, read_json
@@ -215,6 +215,16 @@ def _make_new(folder: Path) -> bool:
     except OSError as error:
         raise output_error(folder, error) from error
     return True
+
+
+def require_kept(run: Path) -> None:
+    """Check that a run that is being written is still there: what writes would make its folder anew, without the rest.
+
+    Raises:
+        PlaceLostError: it is gone.
+    """
+    if not (run / RECIPE_NAME).is_file():
+        raise lost_folder(run)
 
 
 def hold_run(run: Path) -> AbstractContextManager[None]:

@@ -33,6 +33,7 @@ from sr_deploy.train.run import (
     find_last_checkpoint,
     hold_run,
     list_checkpoints,
+    require_kept,
     require_run,
     write_manifest,
 )
@@ -200,7 +201,10 @@ def update_manifest(session: Session, **changes: object) -> None:
         "checkpoints": tuple(str(path.relative_to(session.run)) for _, path in list_checkpoints(session.run)),
     }
     manifest = session.manifest.model_copy(update={**present, **changes})
-    session.manifest = write_manifest(session.run, manifest) if session.processes.is_first else manifest
+    if session.processes.is_first:
+        require_kept(session.run)
+        manifest = write_manifest(session.run, manifest)
+    session.manifest = manifest
 
 
 def check_resumable(recipe: Recipe, run: Path) -> RunManifest:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from sr_deploy.errors import ImageError, InputError, ShapeError
-from sr_deploy.files import output_error
+from sr_deploy.files import KeptFolder, output_error
 from sr_deploy.imaging.formats import require_output_size, require_output_suffix, require_quality
 from sr_deploy.imaging.header import Header, find_losses
 from sr_deploy.imaging.limits import MAX_PIXELS, require_picture
@@ -150,16 +150,22 @@ def enlarge_picture(
 
 
 def write_enlarged(
-    source: Path, target: Path, picture: Picture, enlarged: Enlarged, settings: FileSettings
+    source: Path,
+    target: Path,
+    picture: Picture,
+    enlarged: Enlarged,
+    settings: FileSettings,
+    *,
+    within: KeptFolder | None = None,
 ) -> UpscaledFile:
-    """Write what `enlarge_picture` gave.
+    """Write what `enlarge_picture` gave; `within`: the folder of all results, which has to be there still.
 
     Raises:
         ImageError: the target's format cannot hold it.
         OutputError: it cannot be written.
     """
     result = enlarged.picture
-    losses = write_picture(target, result, settings.quality)
+    losses = write_picture(target, result, settings.quality, within=within)
     return UpscaledFile(
         source=source,
         target=target,

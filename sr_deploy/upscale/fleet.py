@@ -17,13 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from sr_deploy.deps import require
-from sr_deploy.errors import BackendError, InputError, SrDeployError
+from sr_deploy.errors import BackendError, InputError, OutputError, SrDeployError
 from sr_deploy.measure.machine import usable_cores
 from sr_deploy.runners.base import first_line
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.files import FileSettings
 from sr_deploy.upscale.places import Item
-from sr_deploy.upscale.work import FolderJob, FolderResult, OnProgress, Progress, describe_making, open_folder_job
+from sr_deploy.upscale.work import (
+    FolderJob,
+    FolderResult,
+    OnProgress,
+    Progress,
+    describe_error,
+    describe_making,
+    open_folder_job,
+)
 from sr_deploy.upscale.worker import Order, Outcome, Worker, describe_worker
 
 if TYPE_CHECKING:
@@ -166,7 +174,7 @@ class _Run:
         job.result.stopped = self._stop.is_set() and bool(job.result.left)
 
     def _ends(self) -> bool:
-        return self._stop.is_set() or self._job.full is not None
+        return self._stop.is_set() or self._job.lost
 
     def _give_out(self) -> None:
         if not self._open or self._ends():
@@ -221,11 +229,14 @@ class _Run:
         del self._open[number]
         if outcome.done is not None and outcome.stamp is not None:
             done = replace(outcome.done, source=item.source, target=item.target)
-            self._job.finish(item, done, outcome.sha256, outcome.stamp, outcome.made_by)
+            try:
+                self._job.finish(item, done, outcome.sha256, outcome.stamp, outcome.made_by)
+            except OutputError as error:
+                self._job.fail(item, describe_error(error), lost=True)
             if number in self._reasons:
                 self._job.result.faults.append(self._reasons[number])
         else:
-            self._job.fail(item, reason, disk_is_full=outcome.disk_is_full)
+            self._job.fail(item, reason, lost=outcome.lost)
         self._progress.show(number, 1.0)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from sr_deploy.errors import PlaceLostError
 from sr_deploy.upscale.devices import DevicePool
 from sr_deploy.upscale.files import Enlarged, FileSettings, enlarge_picture
 from sr_deploy.upscale.image import Upscaler
@@ -24,7 +25,6 @@ from sr_deploy.upscale.work import (
     Progress,
     describe_error,
     describe_making,
-    is_disk_full,
     load_item,
     open_folder_job,
     save_item,
@@ -123,7 +123,7 @@ class _LocalRun:
             result.faults.append(f"{self._upscalers[fault.device].spec.device}: {describe_error(fault.error)}")
 
     def _ends(self) -> bool:
-        return self._stop.is_set() or self._job.full is not None
+        return self._stop.is_set() or self._job.lost
 
     def _read(self, reading: ThreadPoolExecutor) -> Iterator[_Begun]:
         """The items as the devices get them; one more is read already."""
@@ -142,25 +142,25 @@ class _LocalRun:
     def _enlarge(self, upscaler: Upscaler, begun: _Begun) -> Enlarged:
         def show(share: float) -> None:
             self._progress.show(begun.number, share)
-            if self._stop.is_set():
+            if self._ends():
                 raise _StoppedError
+            self._job.kept.require()
 
-        if self._ends():
-            raise _StoppedError
         show(0.0)
         return enlarge_picture(upscaler, begun.loaded.result().picture, self._job.settings, show)
 
     def _write(self, begun: _Begun, enlarged: Future[Enlarged]) -> None:
         item, job = begun.item, self._job
         try:
-            result, loaded = enlarged.result(), begun.loaded.result()
-            if job.full is not None:
+            if job.lost:
                 raise _StoppedError
-            job.begin(item)
-            done = save_item(item, loaded, result, job.settings)
-            job.finish(item, done, loaded.sha256, loaded.stamp)
+            result, loaded = enlarged.result(), begun.loaded.result()
+            with job.kept.blamed():
+                job.begin(item)
+                done = save_item(item, loaded, result, job.settings, job.kept)
+                job.finish(item, done, loaded.sha256, loaded.stamp)
         except _StoppedError:
             job.leave(item)
         except Exception as error:  # noqa: BLE001 - one picture's trouble, even unforeseen, is not that of the others
-            job.fail(item, describe_error(error), disk_is_full=is_disk_full(error))
+            job.fail(item, describe_error(error), lost=isinstance(error, PlaceLostError))
             self._progress.show(begun.number, 1.0)

@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter
 
-from sr_deploy.errors import InputError, OutputError, UnsafePathError
-from sr_deploy.files import output_error, remove_partial_files, sha256_of, write_text
+from sr_deploy.errors import InputError, OutputError, PlaceLostError, UnsafePathError
+from sr_deploy.files import KeptFolder, output_error, remove_partial_files, sha256_of, write_text
 from sr_deploy.locks import hold_lock
 from sr_deploy.untrusted import check_relative, find_inside, open_for_appending, open_regular, parse_json, refuse_link
 
@@ -66,6 +66,8 @@ class JobRecord:
         """`folder`: of the results; `entries`: by target."""
         self._lock = threading.Lock()
         self._folder = folder
+        self.kept = KeptFolder(folder)
+        """The folder of the results."""
         self._entries = entries
 
     def is_finished(self, source: Path, target: Path, made_by: str) -> bool:
@@ -109,12 +111,13 @@ class JobRecord:
 
     def _append(self, entry: Entry) -> None:
         path = self._folder / RECORD_NAME
+        self.kept.require()
         try:
             with self._lock, open_for_appending(path) as stream:
                 self._entries[entry.target] = entry
                 stream.write(json.dumps(asdict(entry)) + "\n")
-        except OSError as error:
-            raise output_error(path, error) from error
+        except OSError as error:  # without the record nothing more counts
+            raise PlaceLostError(str(output_error(path, error))) from error
 
 
 @contextlib.contextmanager

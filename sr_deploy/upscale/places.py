@@ -24,6 +24,11 @@ class Item:
     target: Path
     """To write."""
 
+    @property
+    def folder(self) -> Path:
+        """Of all results."""
+        return self.target.parents[self.name.count("/")]
+
 
 def plan_folder(source: Path, target: Path, suffix: str | None) -> list[Item]:
     """Which picture becomes which file.

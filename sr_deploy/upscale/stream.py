@@ -12,7 +12,7 @@ from typing import IO, cast
 import numpy as np
 
 from sr_deploy.errors import InputError
-from sr_deploy.files import output_error
+from sr_deploy.files import KeptFolder, output_error
 from sr_deploy.imaging.header import Header, find_losses
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.imaging.row_reader import STRIP, RowReader
@@ -65,10 +65,17 @@ def stream_file(
     with RowReader(source, max_pixels=settings.max_pixels) as reader:
         header = reader.header
     check_picture(header, upscaler, source, target, settings)
-    job = _Job(upscaler, source, header, settings, on_share or (lambda share: None))
     large = replace(header, width=header.width * scale, height=header.height * scale)
     transparency = _look_at(source, settings) if header.has_alpha else None
     with open_row_writer(target, large, settings.quality) as writer:
+        kept = KeptFolder(target.parent)
+
+        def show(share: float) -> None:
+            kept.require()  # the rows may go into a file that has no name any more
+            if on_share is not None:
+                on_share(share)
+
+        job = _Job(upscaler, source, header, settings, show)
         if isinstance(transparency, ColourBleeder):
             reports = job.run_with_alpha(writer, transparency, target)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import threading
@@ -12,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sr_deploy.errors import ImageError, OutputError, SrDeployError, describe_surprise
-from sr_deploy.files import output_error, sha256_of
+from sr_deploy.errors import ImageError, SrDeployError, describe_surprise
+from sr_deploy.files import KeptFolder, output_error, sha256_of
 from sr_deploy.imaging.formats import find_format
 from sr_deploy.imaging.picture import Picture, read_picture
 from sr_deploy.runners.protocol import RunnerSpec
@@ -33,7 +32,6 @@ from sr_deploy.upscale.places import Item, list_places, plan_folder
 
 OnProgress = Callable[[float, str], None]
 """Called with the share of the job that is done, 0 to 1, and a note for people."""
-_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,10 @@ class FolderJob:
         self.made_by = made_by
         """Hash of what decides on a result's pixels, the source and the format apart."""
         self.result = FolderResult()
-        self.full: str | None = None
-        """Why nothing more can be written, once that is so."""
+        self.lost = False
+        """Whether nothing more can be written: computing on would be hours for nothing."""
+        self.kept = record.kept
+        """The folder of the results."""
         self._record = record
         self.items = self._choose(items, list_places(items, folder))
         """To be done."""
@@ -127,11 +127,10 @@ class FolderJob:
         self._record.finish(item.name, item.target, sha256, stamp, made_by or self.made_by)
         self.result.done.append(done)
 
-    def fail(self, item: Item, reason: str, *, disk_is_full: bool = False) -> None:
-        """Note that there is no result; `disk_is_full`: there will be none of others either."""
+    def fail(self, item: Item, reason: str, *, lost: bool = False) -> None:
+        """Note that there is no result; `lost`: there will be none of others either."""
         self.result.failures.append(Failure(item.source, reason))
-        if disk_is_full:
-            self.full = reason  # hours of computing for nothing otherwise
+        self.lost = self.lost or lost
 
     def leave(self, item: Item) -> None:
         """Note that it is left for another run."""
@@ -200,8 +199,10 @@ def load_item(item: Item, upscaler: Upscaler, settings: FileSettings) -> LoadedI
     return LoadedItem(picture, sha256, stamp)
 
 
-def save_item(item: Item, loaded: LoadedItem, enlarged: Enlarged, settings: FileSettings) -> UpscaledFile:
-    """Write a result, without the quality where the format has none.
+def save_item(
+    item: Item, loaded: LoadedItem, enlarged: Enlarged, settings: FileSettings, kept: KeptFolder
+) -> UpscaledFile:
+    """Write a result into the folder of all, without the quality where the format has none.
 
     Raises:
         ImageError: the target's format cannot hold it.
@@ -209,7 +210,7 @@ def save_item(item: Item, loaded: LoadedItem, enlarged: Enlarged, settings: File
     """
     if find_format(item.target).quality is None:
         settings = replace(settings, quality=None)
-    return write_enlarged(item.source, item.target, loaded.picture, enlarged, settings)
+    return write_enlarged(item.source, item.target, loaded.picture, enlarged, settings, within=kept)
 
 
 def describe_making(spec: RunnerSpec, settings: FileSettings, tile: int | None, batch: int | None = None) -> str:
@@ -233,11 +234,6 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}; take a smaller --tile"
     return " ".join(str(error).split()) if isinstance(error, SrDeployError) else describe_surprise(error)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether nothing more can be written to that disk."""
-    return isinstance(error, OutputError) and getattr(error.__cause__, "errno", None) in _DISK_IS_FULL
 
 
 def _pick_judge(items: Sequence[Item], settings: FileSettings) -> Path:

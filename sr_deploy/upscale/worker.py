@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
-from sr_deploy.errors import BackendError
+from sr_deploy.errors import BackendError, PlaceLostError
+from sr_deploy.files import KeptFolder
 from sr_deploy.model import open_model
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.files import FileSettings, UpscaledFile, enlarge_picture
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.job import Stamp
 from sr_deploy.upscale.places import Item
-from sr_deploy.upscale.work import describe_error, describe_making, is_disk_full, load_item, save_item
+from sr_deploy.upscale.work import describe_error, describe_making, load_item, save_item
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Outcome:
     """Why there is no result."""
     device_failed: bool = False
     """Whether another device may do better."""
-    disk_is_full: bool = False
+    lost: bool = False
     """Whether nothing more can be written."""
 
 
@@ -81,6 +82,7 @@ class Worker:
         """
         self._upscaler = order.open(threads)
         self._settings = settings
+        self._kept: dict[Path, KeptFolder] = {}
         self._made_by = describe_making(self._upscaler.spec, settings, order.tile, order.batch)
 
     def __call__(self, batch: dict[str, NDArray[np.object_]]) -> dict[str, list[Outcome]]:
@@ -91,15 +93,18 @@ class Worker:
     def upscale(self, number: int, item: Item) -> Outcome:
         """Read, upscale and write a file; what goes wrong is told and not raised."""
         try:
+            kept = self._kept.setdefault(item.folder, KeptFolder(item.folder))  # there before there was any work
+            kept.require()
             loaded = load_item(item, self._upscaler, self._settings)
             enlarged = enlarge_picture(self._upscaler, loaded.picture, self._settings)
-            done = save_item(item, loaded, enlarged, self._settings)
+            with kept.blamed():
+                done = save_item(item, loaded, enlarged, self._settings, kept)
         except Exception as error:  # noqa: BLE001 - one picture's trouble, even unforeseen, is not that of the others
             return Outcome(
                 number,
                 reason=describe_error(error),
                 device_failed=isinstance(error, BackendError),
-                disk_is_full=is_disk_full(error),
+                lost=isinstance(error, PlaceLostError),
             )
         return Outcome(number, done, loaded.sha256, loaded.stamp, self._made_by)
 

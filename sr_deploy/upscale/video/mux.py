@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from sr_deploy.deps import require
-from sr_deploy.errors import OutputError, VideoError
+from sr_deploy.errors import OutputError, PlaceLostError, VideoError
+from sr_deploy.files import output_error
 from sr_deploy.upscale.video.address import lend_address
 from sr_deploy.upscale.video.codecs import CODECS
 from sr_deploy.upscale.video.encoders import VIDEO_SUFFIXES, EncoderPlan, configure_encoder, open_encoder
@@ -123,7 +124,7 @@ def join_segments(info: VideoInfo, plan: EncoderPlan, segments: Sequence[Segment
                 for _, packet in packets:
                     container.mux(packet)
         except av.FFmpegError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+            raise _describe_failure(path, error) from error
 
 
 def _try_streams(
@@ -136,10 +137,20 @@ def _try_streams(
             _add_streams(container, source, info, plan, indices)
             container.start_encoding()
     except (av.FFmpegError, ValueError) as error:
+        failure = _describe_failure(path, error)
+        if isinstance(failure, PlaceLostError):  # which says nothing of the streams
+            raise failure from error
         return str(getattr(error, "strerror", None) or error)
     finally:
         path.unlink(missing_ok=True)
     return None
+
+
+def _describe_failure(path: Path, error: Exception) -> OutputError:
+    """What FFmpeg says of a file that it cannot write, in plain words where the system says it."""
+    return output_error(
+        path, OSError(getattr(error, "errno", None) or 0, getattr(error, "strerror", None) or str(error))
+    )
 
 
 def _add_streams(

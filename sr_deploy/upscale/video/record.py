@@ -76,7 +76,7 @@ def open_work_folder(target: Path, job: str) -> Iterator[Path]:
                     write_text(record, job)
                 yield folder
             finally:
-                if not any(folder.glob("segment-*")):
+                if not any(folder.glob("segment-*.json")):  # one is finished once that stands
                     with contextlib.suppress(OutputError):  # what is wrong has been said, or is nobody's concern
                         empty_work_folder(folder)
     finally:

@@ -19,7 +19,7 @@ from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from sr_deploy.deps import require
 from sr_deploy.errors import InputError, OutputError, VideoError
-from sr_deploy.files import output_error, write_text
+from sr_deploy.files import KeptFolder, output_error, write_text
 from sr_deploy.untrusted import is_regular, open_regular, read_json
 from sr_deploy.upscale.video.encoders import EncoderPlan, make_encoder
 
@@ -76,6 +76,7 @@ class SegmentStore:
         self.plan = plan
         self.segment_frames = segment_frames
         self.folder = folder
+        self._kept = KeptFolder(folder)
         self._writer: _SegmentWriter | None = None
         self.segments = _read_segments(folder)
         """Finished ones, in order."""
@@ -96,11 +97,13 @@ class SegmentStore:
         Raises:
             InputError: the encoder does not open.
             VideoError: the encoder failed.
+            PlaceLostError: the folder is gone, and with it the finished segments.
             OutputError: it cannot be written.
         """
-        if self._writer is None:
-            self._writer = _SegmentWriter(_segment_path(self.folder, len(self.segments)), self.plan)
-        self._writer.add(frame, time, duplicate=duplicate, check=check)
+        with self._kept.blamed():
+            if self._writer is None:
+                self._writer = _SegmentWriter(_segment_path(self.folder, len(self.segments)), self.plan, self._kept)
+            self._writer.add(frame, time, duplicate=duplicate, check=check)
         if self._writer.frames == self.segment_frames:
             self.finish()
 
@@ -112,7 +115,8 @@ class SegmentStore:
             OutputError: it cannot be written.
         """
         if self._writer is not None:
-            self.segments.append(self._writer.finish())
+            with self._kept.blamed():
+                self.segments.append(self._writer.finish())
             self._writer = None
 
     def __enter__(self) -> Self:
@@ -130,8 +134,9 @@ class SegmentStore:
 class _SegmentWriter:
     """Encodes one segment into a file."""
 
-    def __init__(self, path: Path, plan: EncoderPlan) -> None:
+    def __init__(self, path: Path, plan: EncoderPlan, kept: KeptFolder) -> None:
         self.frames = 0
+        self._kept = kept
         self._path = path
         self._time_base = plan.time_base
         self._encoder = make_encoder(plan)
@@ -165,7 +170,7 @@ class _SegmentWriter:
         lists = {"times": self._times, "sizes": self._sizes, "keys": self._keys}
         extradata = (self._encoder.extradata or b"").hex()
         document = {**lists, "extradata": extradata, "duplicates": self._duplicates, "check": self._check}
-        write_text(self._path.with_suffix(".json"), json.dumps(document))
+        write_text(self._path.with_suffix(".json"), json.dumps(document), self._kept)
         return _read_segment(self._path)
 
     def close(self) -> None:

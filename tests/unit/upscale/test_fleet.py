@@ -39,6 +39,7 @@ def test_a_worker_does_a_file_as_one_process_does_and_tells_what_goes_wrong(fold
     order = Order(folder / "net.safetensors", backend="torch", tile=16, device="cpu")
     settings = FileSettings(alpha="bicubic")
     items = [Item(folder / "in" / name, name, tmp_path / "out" / name) for name in ("a.png", "b.png")]
+    (tmp_path / "out").mkdir()
     worker = Worker(order, settings, threads=None)
     batch = {"number": np.array([4, 7]), "item": np.array(items, dtype=object)}
     good, bad = worker(batch)["outcome"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_deploy.errors import BackendError, InputError, OutputError, UnsafePathError
+from sr_deploy.errors import BackendError, InputError, OutputError, PlaceLostError, UnsafePathError
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.video.encoders import VideoSettings
 from sr_deploy.upscale.video.job import upscale_video
@@ -185,3 +185,27 @@ def test_a_full_disk_is_one_line_and_keeps_segments(source, runner, upscaler, tm
             upscale_video(upscaler, source, target, SETTINGS)
     assert not target.exists()
     assert upscale_video(upscaler, source, target, SETTINGS).resumed == 5
+
+
+@pytest.mark.parametrize("put_back", [True, False])
+def test_a_folder_that_vanishes_ends_the_video_and_its_segments_count_when_it_comes_back(
+    clip, runner, upscaler, tmp_path, put_back
+):
+    source = clip("long.mkv", numbers=tuple(range(60)))
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+
+    def lose(number: int) -> None:
+        if number == 30:
+            out.rename(elsewhere)
+
+    runner.at_call = lose
+    with pytest.raises(PlaceLostError, match=r"\.out\.mkv\.sr-deploy was removed, moved or unmounted"):
+        upscale_video(upscaler, source, out / "out.mkv", SETTINGS)
+    assert runner.calls < 45
+    assert not out.exists()
+    runner.at_call = lambda number: None
+    if put_back:
+        elsewhere.rename(out)
+    result = upscale_video(upscaler, source, out / "out.mkv", SETTINGS)
+    assert (result.resumed >= 10) == put_back
+    assert [path.name for path in out.iterdir()] == ["out.mkv"]
