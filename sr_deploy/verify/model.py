@@ -7,21 +7,22 @@ from dataclasses import dataclass
 
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend, BackendChoice, Precision
 from sr_deploy.bundle import CertificateEntry, FileRecord, NotRun, Thresholds, utc_now
+from sr_deploy.deps import installed_version
 from sr_deploy.errors import BackendError, DamagedBundleError, InputError, OutOfMemoryError
 from sr_deploy.files import sha256_of
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
-from sr_deploy.runners.choose import find_graph_precision
+from sr_deploy.runners.choose import MODULES, find_graph_precision
 from sr_deploy.runners.ends import rounding_of
-from sr_deploy.runners.parity import describe_reference, open_reference
+from sr_deploy.runners.parity import Reference, describe_reference, open_reference
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.trt import visible_gpus
 from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
 from sr_deploy.verify.cost import find_cost
 from sr_deploy.verify.engines import find_engines
 from sr_deploy.verify.half import TRUE_HALF, name_backend, open_candidate, why_not_candidate
-from sr_deploy.verify.lattice import Cost, plan_lattice
-from sr_deploy.verify.measuring import ReferenceOutputs, run_lattice
+from sr_deploy.verify.lattice import PURE_SHAPE, Cost, Point, plan_lattice
+from sr_deploy.verify.measuring import ReferenceOutputs, make_failure, run_lattice
 from sr_deploy.verify.worst import Crop, choose_crops
 
 __all__ = ["NotRun", "Verified", "list_not_run", "name_machine", "verify_backends", "worst_entry"]
@@ -94,9 +95,15 @@ def verify_backends(
             tell(f"verify {choice}")
             asked = _find_asked_precision(model, choice)
             limits = (thresholds or {}).get(asked) or model.thresholds_for(asked)
-            entry, worst = _verify_choice(
-                model, choice, limits, outputs, cost=per_pixel, most_pixels=most_pixels, tell=tell
-            )
+            try:
+                entry, worst = _verify_choice(
+                    model, choice, limits, outputs, cost=per_pixel, most_pixels=most_pixels, tell=tell
+                )
+            except DamagedBundleError as error:
+                if choice.backend not in _GRAPH_BACKENDS:
+                    raise
+                tell(str(error))
+                entry, worst = _record_refusal(model, choice, limits, reference, str(error)), ()
             entries.append(entry)
             crops += worst
     return Verified(tuple(entries), tuple(crops))
@@ -175,7 +182,7 @@ def _verify_choice(
     cost: Cost | None,
     most_pixels: float | None,
     tell: Callable[[str], None],
-) -> tuple[CertificateEntry, list[Crop]]:
+) -> tuple[CertificateEntry, Sequence[Crop]]:
     with _open_surely(model, choice) as runner:
         spec = runner.spec
         artefact = _find_artefact(model, spec)
@@ -210,6 +217,31 @@ def _verify_choice(
     contents = _JUDGED.get(choice.precision, CONTENTS)
     crops = choose_crops(crop for crop in run.crops if crop.point.content in contents)
     return _judge(entry), crops
+
+
+def _record_refusal(
+    model: Model, choice: BackendChoice, limits: Thresholds, reference: Reference, reason: str
+) -> CertificateEntry:
+    """The entry of a graph that a backend does not load: as wrong as can be, and the other checks go on."""
+    path = model.graph_path(find_graph_precision(model, choice))
+    entry = CertificateEntry(
+        artefact=FileRecord(file=path.name, sha256=sha256_of(path)),
+        precision=choice.precision,
+        backend=str(choice),
+        backend_version=installed_version(MODULES[choice.backend]) or "",
+        machine=describe_machine().cpu,
+        cpu_features=describe_machine().features,
+        reference=reference.title,
+        reference_sha256=reference.sha256,
+        measured_at=utc_now(),
+        thresholds=limits.as_dict(),
+        measurements=(make_failure(Point(PURE_SHAPE, PHOTOGRAPH)),),
+        left_out=(f"every input: {reason}",),
+        worst_max_abs=0.0,
+        worst_psnr_db=None,
+        passed=False,
+    )
+    return _judge(entry)
 
 
 def _judge(entry: CertificateEntry) -> CertificateEntry:
