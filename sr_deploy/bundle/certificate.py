@@ -91,7 +91,7 @@ class CertificateEntry(Record):
     """Contents that the thresholds were held to, and that the worst figures are of; empty: all. INT8 computes in ranges
     that were calibrated on photographs, so it is judged on photographs; what else was run is there to be seen."""
     left_out: tuple[str, ...] = ()
-    """Shapes of the lattice that were not run, with the reason, one line each."""
+    """Shapes of the grid that were not run, with the reason, one line each."""
     worst_max_abs: Error
     """Over all judged measurements."""
     worst_psnr_db: Decibels | None

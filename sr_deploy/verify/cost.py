@@ -32,7 +32,7 @@ def find_cost(model: Model) -> ModelCost | None:
     try:
         of_graph = describe_graph_cost(model.graph_path(model.precisions[0]))
     except GraphError:
-        return None  # then the inputs are the small ones alone, and the lattice says so
+        return None  # then the inputs are the small ones alone, and the grid says so
     if of_graph.flops_per_input_pixel is None:
         return None
     return ModelCost(of_graph.flops_per_input_pixel / 2, of_graph.receptive_radius)

@@ -17,7 +17,7 @@ from sr_deploy.runners.ends import compare_at_ends, rounding_of, snap_input
 from sr_deploy.runners.parity import Reference
 from sr_deploy.runners.protocol import Runner
 from sr_deploy.verify.contents import draw_content
-from sr_deploy.verify.lattice import Lattice, Point
+from sr_deploy.verify.grid import InputGrid, Point
 from sr_deploy.verify.worst import Crop, cut_crop
 
 
@@ -54,7 +54,7 @@ class ReferenceOutputs:
 
 @dataclass(frozen=True)
 class Run:
-    """One backend on its lattice."""
+    """One backend on its inputs."""
 
     measurements: list[Measurement]
     """One for each input that the reference runs."""
@@ -64,20 +64,20 @@ class Run:
     """Inputs that the reference does not run, with the reason."""
 
 
-def run_lattice(
+def run_grid(
     runner: Runner,
-    lattice: Lattice,
+    grid: InputGrid,
     outputs: ReferenceOutputs,
     limits: Thresholds,
     *,
     file: str,
     tell: Callable[[str], None],
 ) -> Run:
-    """Run every input of a lattice and compare.
+    """Run every input of a grid and compare.
 
     Args:
         runner: the backend.
-        lattice: the inputs.
+        grid: the inputs.
         outputs: what the reference makes of them.
         limits: what to meet, before they are widened for the rounding of ends.
         file: what the backend runs, for the crops.
@@ -85,7 +85,7 @@ def run_lattice(
     """
     run = Run([], [], [])
     dtype = runner.spec.dtype
-    for point in lattice.points:
+    for point in grid.points:
         try:
             lr_NCHW, expected = outputs.pair(point)
         except BackendError as error:  # as networks that mirror at borders with a picture of one pixel

@@ -20,9 +20,9 @@ from sr_deploy.trt import visible_gpus
 from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
 from sr_deploy.verify.cost import find_cost
 from sr_deploy.verify.engines import find_engines
+from sr_deploy.verify.grid import PURE_SHAPE, Cost, Point, plan_grid
 from sr_deploy.verify.half import TRUE_HALF, name_backend, open_candidate, why_not_candidate
-from sr_deploy.verify.lattice import PURE_SHAPE, Cost, Point, plan_lattice
-from sr_deploy.verify.measuring import ReferenceOutputs, make_failure, run_lattice
+from sr_deploy.verify.measuring import ReferenceOutputs, make_failure, run_grid
 from sr_deploy.verify.worst import Crop, choose_crops
 
 __all__ = ["NotRun", "Verified", "list_not_run", "name_machine", "verify_backends", "worst_entry"]
@@ -50,7 +50,7 @@ def verify_backends(
     most_pixels: float | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Verified:
-    """Compare every artefact with the reference on a lattice of shapes and contents.
+    """Compare every artefact with the reference on a grid of shapes and contents.
 
     The reference is FP32 PyTorch (TF32 off), or for a graph without weights ONNX Runtime in FP32 with all optimisations
     off. An FP16 graph is accompanied by PyTorch's true half, because ONNX Runtime computes FP16 convolutions in FP32 on
@@ -188,10 +188,10 @@ def _verify_choice(
         artefact = _find_artefact(model, spec)
         deployed = model.bundle.manifest.profiles if model.bundle is not None else ()
         taken = spec.profiles or outputs.profiles
-        lattice = plan_lattice(
+        grid = plan_grid(
             choice, spec.device, taken, spec.input_multiple, deployed=deployed, cost=cost, most_pixels=most_pixels
         )
-        run = run_lattice(runner, lattice, outputs, limits, file=artefact.file, tell=tell)
+        run = run_grid(runner, grid, outputs, limits, file=artefact.file, tell=tell)
     if not run.measurements:
         raise BackendError(f"the reference runs none of the inputs for {choice}: {run.left_out[0]}")
     rounding = rounding_of(spec.dtype) + outputs.rounding
@@ -209,7 +209,7 @@ def _verify_choice(
         thresholds=limits.widened(rounding).as_dict() | ({"rounding": rounding} if rounding else {}),
         measurements=tuple(run.measurements),
         judged=_JUDGED.get(choice.precision, ()),
-        left_out=(*lattice.left_out, *run.left_out),
+        left_out=(*grid.left_out, *run.left_out),
         worst_max_abs=0.0,
         worst_psnr_db=None,
         passed=True,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.bundle import WorstPlace
 from sr_deploy.imaging.convert import to_image
-from sr_deploy.verify.lattice import Point
+from sr_deploy.verify.grid import Point
 
 _SIDE = 64
 _THIN = 12

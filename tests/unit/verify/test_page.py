@@ -24,7 +24,7 @@ from sr_deploy.bundle import (
 )
 from sr_deploy.bundle.verdict import judge
 from sr_deploy.imaging.codec import read_image
-from sr_deploy.verify.lattice import Point
+from sr_deploy.verify.grid import Point
 from sr_deploy.verify.margin import measure_margin
 from sr_deploy.verify.page.content import PageContent
 from sr_deploy.verify.page.render import render_page

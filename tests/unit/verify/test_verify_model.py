@@ -13,7 +13,7 @@ from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 from sr_deploy.trt import visible_gpus
 from sr_deploy.verify.contents import CONTENTS
-from sr_deploy.verify.lattice import LATTICE, STRIPS
+from sr_deploy.verify.grid import SHAPES, STRIPS
 from sr_deploy.verify.model import list_not_run, worst_entry
 
 
@@ -57,7 +57,7 @@ def test_every_graph_of_a_bundle_is_verified_and_bound_to_its_bytes(verified):
             assert (one.ssim is None) == (min(map(int, one.shape.split("x")[1:])) < 3)  # x4: 8 pixels are too few
     assert by_backend["onnxruntime:fp32"].worst_max_abs <= 1e-5
     shapes = {one.shape for one in by_backend["openvino:fp32"].measurements}
-    assert shapes == {*map(str, (*LATTICE, *STRIPS)), "1x8x8", "1x16x16", "1x32x32"}  # the last are of its profile
+    assert shapes == {*map(str, (*SHAPES, *STRIPS)), "1x8x8", "1x16x16", "1x32x32"}  # the last are of its profile
     assert by_backend["onnxruntime:fp16"].artefact.file == "model.fp16.onnx"
     assert by_backend["torch:fp16"].artefact.file == "generator.safetensors"
     assert 55 < by_backend["torch:fp16"].worst_psnr_db < 120

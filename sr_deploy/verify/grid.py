@@ -1,6 +1,6 @@
 """On which inputs an artefact is compared: shapes times contents, as many as its cost allows. No torch here.
 
-Every shape is run at least once and so is every content; the shapes of the lattice below with a photograph each, the
+Every shape is run at least once and so is every content; the shapes of the grid below with a photograph each, the
 contents that are then missing on one of them, pure colours on a small one. What else of the product is run depends on
 what it costs: the cheapest first, until a budget is spent. A small network so gets the whole product of the small
 shapes, a large one little more than the covering. The best shape of each of the deployment's profiles is always run,
@@ -19,7 +19,7 @@ from sr_deploy.verify.contents import PHOTOGRAPH, PURE, VARIED
 
 # The plain case; primes find padding and index mistakes, one pixel high or wide finds kernels that look beyond both
 # borders, the batch finds what is wrong across images. All small: each backend runs each of them.
-LATTICE = (
+SHAPES = (
     Shape(1, 64, 64),
     Shape(1, 37, 53),
     Shape(2, 48, 64),
@@ -32,7 +32,7 @@ LONG_SIDE = 1031
 LARGE_BATCH = 9
 STRIPS = (Shape(1, 1, LONG_SIDE), Shape(1, LONG_SIDE, 1), Shape(1, 3, 521), Shape(1, 521, 3), Shape(LARGE_BATCH, 8, 8))
 # PyTorch's true half convolutions on a CPU take ten times as long as FP32 ones (measured).
-SMALL_LATTICE = (Shape(1, 25, 31), Shape(2, 16, 24), Shape(1, 19, 1))
+SLOW_SHAPES = (Shape(1, 25, 31), Shape(2, 16, 24), Shape(1, 19, 1))
 PURE_SHAPE = Shape(1, 16, 16)
 """Of pure colours."""
 
@@ -60,7 +60,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Lattice:
+class InputGrid:
     """The inputs for one backend."""
 
     points: tuple[Point, ...]
@@ -84,7 +84,7 @@ class Cost:
         return self.multiply_adds + _PER_SAMPLE * self.samples
 
 
-def plan_lattice(
+def plan_grid(
     choice: BackendChoice,
     device: str,
     taken: Sequence[Profile],
@@ -93,7 +93,7 @@ def plan_lattice(
     deployed: Sequence[Profile] = (),
     cost: Cost | None = None,
     most_pixels: float | None = None,
-) -> Lattice:
+) -> InputGrid:
     """The inputs for one backend, brought to what it takes.
 
     Args:
@@ -101,13 +101,13 @@ def plan_lattice(
         device: where it runs.
         taken: shapes that it takes; none: any.
         input_multiple: of height and width; sides are rounded up to it.
-        deployed: the shapes that the deployment is for; their least, best and greatest ones join the lattice.
+        deployed: the shapes that the deployment is for; their least, best and greatest ones join the grid.
         cost: of one input pixel; None: unknown, and nothing beyond the covering of the small shapes is run.
         most_pixels: of an input, batch included, that the memory holds; None: unknown.
     """
     slow = choice == BackendChoice("torch", "fp16") and device == "cpu"
     profiles = list(dict.fromkeys((*taken, *deployed)))
-    small = [_fit(shape, taken, input_multiple) for shape in (SMALL_LATTICE if slow else LATTICE)]
+    small = [_fit(shape, taken, input_multiple) for shape in (SLOW_SHAPES if slow else SHAPES)]
     shapes = list(dict.fromkeys(small))
     left_out = []
     for profile in profiles:
@@ -128,7 +128,7 @@ def plan_lattice(
     fitted_once = (Point(_fit(point.shape, taken, input_multiple), point.content) for point in once)
     points = list(dict.fromkeys([*_cover(shapes), *fitted_once]))
     points += _afford(shapes, points, cost, slow=slow)
-    return Lattice(tuple(points), tuple(dict.fromkeys(left_out)))
+    return InputGrid(tuple(points), tuple(dict.fromkeys(left_out)))
 
 
 def _strip_profiles(profiles: Sequence[Profile]) -> Iterator[Shape]:
