@@ -15,9 +15,10 @@ demo: $(VENV)/.installed  ## train, export, build, verify and benchmark the demo
 	$(BIN)/sr-deploy bench
 
 test: $(VENV)/.installed check  ## everything that a change can break
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
 
-test-slow: $(VENV)/.installed  ## kills and whole runs
+test-slow: $(VENV)/.installed  ## kills, whole runs, and faults of a second network
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m slow tests/unit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slow
 
 fuzz: $(VENV)/.installed  ## hostile and damaged inputs until time is up; what is found goes to fuzz-faults/

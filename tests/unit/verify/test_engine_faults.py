@@ -33,7 +33,7 @@ from sr_deploy.verify import engine_rebuild
 from sr_deploy.verify.engines import check_engines
 
 pytestmark = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
-NETWORKS = ["compact-x4", "rrdbnet-x4"]
+NETWORKS = ("compact-x4", pytest.param("rrdbnet-x4", marks=pytest.mark.slow))
 Change = Callable[[onnx.ModelProto], None]
 
 
@@ -65,7 +65,7 @@ def copy(built, tmp_path):
 @pytest.fixture
 def elsewhere(built, monkeypatch, tmp_path):
     """Another user: nothing stands in the registry, so everything is built again and compared."""
-    for name in NETWORKS:
+    for name in ("compact-x4", "rrdbnet-x4"):
         built(name)
     monkeypatch.setenv("SR_DEPLOY_CACHE", str(tmp_path / "another"))
 

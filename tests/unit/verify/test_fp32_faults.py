@@ -13,7 +13,7 @@ from sr_deploy.bundle import open_bundle
 
 FILE = "model.fp32.onnx"
 CHECK = f"{FILE} (weights)"
-NETWORKS = ("compact", "rrdb")
+NETWORKS = ("compact", pytest.param("rrdb", marks=pytest.mark.slow))
 BEYOND = {"height": (2, 256), "width": (3, 512), "batch": (0, 3), "height, rrdb-lite": (2, 64)}
 
 

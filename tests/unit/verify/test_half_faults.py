@@ -15,7 +15,8 @@ from onnx import TensorProto
 from sr_deploy.cli import main
 
 FILE = "model.fp16.onnx"
-NETWORKS = {"compact": "PRelu", "rrdb": "LeakyRelu"}
+NETWORKS = ("compact", pytest.param("rrdb", marks=pytest.mark.slow))
+ACTIVATIONS = {"compact": "PRelu", "rrdb": "LeakyRelu"}
 
 
 def rounded_to_bf16(model, surgery, activation):
@@ -62,11 +63,11 @@ FAULTS = {
 def test_types_and_casts_that_nobody_planned_are_found(forge, surgery, capsys, network, fault):
     bundle = forge(network, fp16=True)
     change, message = FAULTS[fault]
-    bundle.change_graph(FILE, lambda model: change(model, surgery, NETWORKS[network]))
+    bundle.change_graph(FILE, lambda model: change(model, surgery, ACTIVATIONS[network]))
     code, found = bundle.verify(capsys, "onnxruntime:fp16")
     assert code == 3
     lines = found[f"{FILE} (weights)"]
-    assert any(re.search(message.format(activation=NETWORKS[network]), line) for line in lines), lines
+    assert any(re.search(message.format(activation=ACTIVATIONS[network]), line) for line in lines), lines
     if fault == "FP16 to BF16 and back":
         assert bundle.verify(capsys, "onnxruntime:fp16") == (code, found)
 
@@ -76,7 +77,7 @@ def test_bf16_graphs_are_held_to_their_types_too(forge, surgery, capsys, network
     bundle = forge(network, bf16=True)
 
     def round_to_fp8(model: onnx.ModelProto) -> None:
-        node = surgery.find(model, NETWORKS[network], 1)
+        node = surgery.find(model, ACTIVATIONS[network], 1)
         kinds = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
         surgery.insert_behind(model, node, *[("Cast", {"to": kind}) for kind in kinds])
 
@@ -120,7 +121,7 @@ def test_the_share_that_is_planned_in_fp32_is_shown(export_sound, network):
 def test_a_manifest_without_the_fp32_graph_is_no_exports(forge, surgery, capsys, network):
     """And the FP16 graph is audited all the same."""
     bundle = forge(network, fp16=True)
-    bundle.change_graph(FILE, lambda model: rounded_to_bf16(model, surgery, NETWORKS[network]))
+    bundle.change_graph(FILE, lambda model: rounded_to_bf16(model, surgery, ACTIVATIONS[network]))
 
     def drop(manifest: dict[str, list[dict[str, object]]]) -> None:
         manifest["graphs"] = [one for one in manifest["graphs"] if one["precision"] != "fp32"]

@@ -17,7 +17,7 @@ from sr_deploy.export.int8.bundle import load_quantised_source
 from sr_deploy.export.int8.insert import QuantisedConv, insert_quantisation, quantise_weight
 
 FILE = "model.int8.onnx"
-NETWORKS = ("compact", "rrdb")
+NETWORKS = ("compact", pytest.param("rrdb", marks=pytest.mark.slow))
 Report = dict[str, Any]
 
 
