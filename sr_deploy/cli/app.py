@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
+import typer.core
 import typer.main
 
 from sr_deploy.cli.net import USAGE
@@ -34,7 +36,7 @@ def run_words(words: Sequence[str]) -> int:
     Raises:
         Everything that the command does, and Typer's own error for a wrong call.
     """
-    command = typer.main.get_command(build_app())
+    command = build_command()
     try:
         # Not the application itself: it prints, and ends the process, for some exceptions.
         with command.make_context("sr-deploy", list(words) or ["--help"]) as context:
@@ -43,6 +45,12 @@ def run_words(words: Sequence[str]) -> int:
     except typer.Exit as end:
         return end.exit_code if words else USAGE
     return 0
+
+
+@functools.cache
+def build_command() -> typer.core.TyperGroup:
+    """Every command, ready to be called. Made once: it takes longer than many a command."""
+    return cast(typer.core.TyperGroup, typer.main.get_command(build_app()))
 
 
 def build_app() -> typer.Typer:

@@ -162,7 +162,7 @@ def list_makers(material: Material) -> dict[str, tuple[float, Maker]]:
         return argument_cases.make_words(draw, folder, material.checkpoint, material.image)
 
     return {
-        "weights": (6, weights), "onnx": (6, graph), "image": (6, image), "video": (1, video), "bundle": (4, bundle),
+        "weights": (6, weights), "onnx": (4, graph), "image": (6, image), "video": (1, video), "bundle": (3, bundle),
         "recipe": (2, recipe), "spec": (2, spec), "arguments": (2, arguments),
     }  # fmt: skip
 
@@ -192,6 +192,9 @@ def run_campaign(
             ending = server.run(folder, words)
             with lock:
                 _count(tallies[kind], ending)
+                tried = sum(tally.outcomes.total() for tally in tallies.values())
+                if tried % 1000 == 0:
+                    print(f"{tried} tried", flush=True)
                 if ending["outcome"] == "fault":
                     _keep(arguments.faults / f"{kind}-{number}", folder, words, ending)
             shutil.rmtree(folder, ignore_errors=True)

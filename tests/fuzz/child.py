@@ -127,17 +127,16 @@ def _run_and_leave(folder: Path, words: list[str]) -> None:
 def serve() -> None:
     """Read cases from standard input until it ends."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import numpy  # noqa: F401 - all imported here is shared by every case
-    import onnx  # noqa: F401
-    import onnxruntime  # noqa: F401
-    import PIL.Image  # noqa: F401
-    import torch  # noqa: F401
+    import sr_deploy
+    from sr_deploy.cli.app import build_command
 
-    import sr_deploy.cli
-    import sr_deploy.model
-
-    for module in pkgutil.iter_modules(sr_deploy.cli.__path__):
-        importlib.import_module(f"sr_deploy.cli.{module.name}")
+    # All that is imported or made here is shared by every case.
+    for module in pkgutil.walk_packages(sr_deploy.__path__, "sr_deploy."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in ("onnxruntime", "PIL.Image", "pyvips", "av", "scipy.signal"):
+        importlib.import_module(name)
+    build_command()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         case = json.loads(line)

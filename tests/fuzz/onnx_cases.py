@@ -61,9 +61,9 @@ def _serialise(model: onnx.ModelProto) -> bytes:
 def _damage_bytes(draw: random.Random, content: bytes) -> bytes:
     data = bytearray(content)
     for _ in range(draw.choice((1, 1, 2, 4, 16))):
-        at, length = draw.randrange(len(data)), draw.choice((1, 2, 8, 64))
+        at, length = draw.randrange(len(data) or 1), draw.choice((1, 2, 8, 64))
         what = draw.randrange(6)
-        if what == 0:
+        if what == 0 and data:
             data[at] ^= 1 << draw.randrange(8)
         elif what == 1:
             data[at : at + length] = draw.randbytes(length)

@@ -42,7 +42,7 @@ def test_version_and_usage_errors(capsys):
 
 
 def test_memory_that_runs_out_is_one_line_too(capsys, monkeypatch):
-    monkeypatch.setattr("sr_deploy.cli.app.build_app", lambda: np.empty((2**28, 2**28)))
+    monkeypatch.setattr("sr_deploy.cli.app.require_working_folder", lambda: np.empty((2**28, 2**28)))
     assert main(["bench"]) == 1
     assert capsys.readouterr().err.startswith("error: not enough memory: Unable to allocate 512. PiB")
 
