@@ -46,7 +46,7 @@ from sr_deploy.verify.model import list_not_run, verify_backends
 from sr_deploy.verify.page.content import describe_page
 from sr_deploy.verify.page.render import write_page
 from sr_deploy.verify.source import check_source
-from sr_deploy.verify.standing import read_standing
+from sr_deploy.verify.standing import distrust, read_standing
 from sr_deploy.verify.worst import Crop
 
 
@@ -132,8 +132,8 @@ def verify_model(
 ) -> Verification:
     """Verify a model: run everything of it that this machine can run, and look into its files.
 
-    Every artefact is compared with FP32 PyTorch (TF32 off), or for a graph without weights with ONNX Runtime in FP32,
-    on a grid of shapes and contents. Of a bundle the weights of each graph are held against those of the FP32 one,
+    Every artefact is compared with PyTorch in float64, or for a graph without weights with ONNX Runtime in FP32, on a
+    grid of shapes and contents. Of a bundle the weights of each graph are held against those of the FP32 one,
     the precision of every layer against the manifest, engines against their records and graphs, and the drift ledger
     says which stage loses how much. The result goes into its `certificate.json` and `certificate.html`, whether it
     passed or not; a bundle that ships with sr-deploy stays as it is.
@@ -171,17 +171,25 @@ def verify_model(
         standing, checks = Certificate(), list[Check]()
         if bundle is not None:
             standing, stands = read_standing(bundle)
+            checks.append(stands)
             with blaming_bundle(bundle):
                 check_profiles(bundle.manifest.profiles, bundle.manifest.arch)
-                checks += [stands, *check_graphs(model, bundle, deep=deep, tell=tell)]
+                checks += check_graphs(model, bundle, deep=deep, tell=tell)
             checks += [] if source is None else [check_source(model, source)]
             checks += [] if signed is None else [signed]
         ledgers: tuple[Ledger, ...] = ()
         with blaming_bundle(bundle):
             checks += check_engines(model, again=deep, tell=tell)
             verified = verify_backends(
-                model, thresholds=thresholds, choices=choices, most_pixels=_count_most_pixels(model), on_stage=tell
+                model,
+                thresholds=thresholds,
+                choices=choices,
+                standing=standing,
+                most_pixels=_count_most_pixels(model),
+                on_stage=tell,
             )
+            if bundle is not None and verified.invented:
+                standing, checks[0] = distrust(bundle, checks[0], verified.invented)
             if choices is None and model.precisions:
                 tell("drift ledger")
                 ledgers = tuple(measure_ledgers(model, tell))

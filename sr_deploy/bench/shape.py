@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,9 +22,11 @@ from sr_deploy.bench.statistics import plan_schedule
 from sr_deploy.bench.variants import write_fixed_graph
 from sr_deploy.bench.worker import FILE_FORMAT, OpenRequest
 from sr_deploy.bundle import Shape
+from sr_deploy.bundle.tolerance import Fp32Rounding, widen_for_rounding
 from sr_deploy.errors import SrDeployError
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.convert import to_image
+from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.measure.peak import Peaks
 from sr_deploy.measure.watch import Conditions, watch_while
 from sr_deploy.model import Model
@@ -150,13 +152,26 @@ class ShapeBench:
     def _measure_parities(self, running: Sequence[tuple[ContenderChoice, Contender]], folder: Path) -> list[Parity]:
         expected = self._reference_output(str(running[0][0]), folder)
         reference_rounding = 0.0 if self._model.has_weights else rounding_of(self._model.end_dtype)
+        fp32_rounding = self._compare_layouts([str(choice) for choice, _ in running], folder)
         parities = []
         for choice, one in running:
             dtype = one.opened["dtype"]
-            limits = self._model.thresholds_for(choice.backend.precision)
+            ends = rounding_of(dtype) + reference_rounding
+            limits = self._model.thresholds_for(choice.backend.precision).widened(ends)
+            if choice.backend.precision == "fp32":
+                limits = widen_for_rounding(limits, fp32_rounding, ends)
             comparison = compare_at_ends(np.load(folder / f"{choice}.npy"), expected, dtype)
-            parities.append(describe_parity(limits.widened(rounding_of(dtype) + reference_rounding), comparison))
+            parities.append(describe_parity(limits, comparison))
         return parities
+
+    def _compare_layouts(self, names: Collection[str], folder: Path) -> Fp32Rounding | None:
+        """What PyTorch's FP32 in its two memory layouts differs by; None: not both are timed."""
+        if not {"torch:fp32", "torch:fp32+nchw"} <= set(names):
+            return None
+        comparison = compare_outputs(np.load(folder / "torch:fp32.npy"), np.load(folder / "torch:fp32+nchw.npy"))
+        if not np.isfinite(comparison.max_abs):
+            return None
+        return Fp32Rounding(max_abs=comparison.max_abs, psnr_db=comparison.psnr_db)
 
     def _reference_output(self, baseline: str, folder: Path) -> NDArray[np.float32]:
         """The baseline's own output where it is the reference too, else that of a graph computed as it is written."""

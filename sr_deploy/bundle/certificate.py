@@ -10,6 +10,7 @@ from pydantic import Field, FiniteFloat, NonNegativeInt
 
 from sr_deploy.backends import Precision
 from sr_deploy.bundle.records import SCHEMA_VERSION, FileName, FileRecord, Record, Sha256, Share, Timestamp
+from sr_deploy.bundle.tolerance import Fp32Rounding, derive_floor, derive_limit
 
 Place = tuple[str, tuple[str, ...]]
 """Name of a processor and its instruction sets, or of a GPU and none."""
@@ -54,8 +55,17 @@ class Measurement(Record):
     worst: WorstPlace | None = None
     """Where `max_abs` is; None too if the outputs are equal, or no output came."""
     allowed: Error | None = None
-    """What `max_abs` could be on this input, where that is more than the entry's threshold, since its values are
-    rounded more coarsely at the ends; at most half an 8-bit step more. None: the threshold."""
+    """What `max_abs` could be on this input, where that is more than the entry's threshold: its values are rounded more
+    coarsely at the ends, or FP32 itself rounds more. At most half an 8-bit step more. None: the threshold."""
+    needed_db: Decibels | None = None
+    """What `psnr_db` had to be on this input, where that is less than the entry's threshold, since FP32 itself rounds
+    more. None: the threshold."""
+    fp32_rounding: Fp32Rounding | None = None
+    """What `allowed` and `needed_db` are derived from. None: not measured, since the thresholds were met with room to
+    spare, or of another precision than FP32."""
+    reference: str | None = None
+    """What this input was compared with, where that is not the entry's reference: `torch:fp32`, PyTorch in FP32 in its
+    default memory layout, where float64 takes too long or too much memory."""
 
 
 class CertificateEntry(Record):
@@ -77,7 +87,8 @@ class CertificateEntry(Record):
     """Instruction sets of the processor that matter for convolutions: names of processors in virtual machines do not
     tell generations apart. Empty where a GPU computed, and in entries that an older sr-deploy wrote."""
     reference: str
-    """What it was compared with, as in `torch:fp32`."""
+    """What it was compared with: `torch:fp64`, or what stands in where there are no PyTorch weights. Entries that an
+    older sr-deploy wrote have `torch:fp32`."""
     reference_sha256: Sha256
     """Hash of the reference's weights."""
     measured_at: Timestamp
@@ -109,13 +120,28 @@ class CertificateEntry(Record):
         limit = self.thresholds.get("max_abs", math.inf)
         return limit if measurement.allowed is None else max(limit, measurement.allowed)
 
+    def floor_of(self, measurement: Measurement) -> float:
+        """What `psnr_db` of one of its inputs has to be; 0 where nothing is asked."""
+        floor = self.thresholds.get("psnr_db", 0.0)
+        return floor if measurement.needed_db is None else min(floor, measurement.needed_db)
+
+    def derive_allowance(self, rounding: Fp32Rounding) -> tuple[float, float]:
+        """The greatest difference and the PSNR that FP32's own rounding on an input allows, whatever is written there.
+
+        An entry of another precision has its thresholds alone.
+        """
+        limit, floor = self.thresholds.get("max_abs", math.inf), self.thresholds.get("psnr_db", 0.0)
+        if self.precision != "fp32":
+            return limit, floor
+        ends = self.thresholds.get("rounding", 0.0)
+        return derive_limit(limit, rounding, ends), derive_floor(floor, rounding, ends)
+
     @property
     def shortfalls(self) -> tuple[Measurement, ...]:
         """Measurements that miss the thresholds: of those that were judged, and infinite or NaN outputs of any."""
-        floor = self.thresholds.get("psnr_db", 0.0)
 
         def misses(one: Measurement) -> bool:
-            return one.max_abs > self.limit_of(one) or (one.psnr_db is not None and one.psnr_db < floor)
+            return one.max_abs > self.limit_of(one) or (one.psnr_db is not None and one.psnr_db < self.floor_of(one))
 
         judged = set(map(id, self.judged_measurements))
         return tuple(one for one in self.measurements if math.isinf(one.max_abs) or (id(one) in judged and misses(one)))

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 
 from sr_deploy.bundle.certificate import Certificate, CertificateEntry, Measurement
 from sr_deploy.bundle.records import EngineRecord, Manifest
+from sr_deploy.bundle.tolerance import MOST_ALLOWANCE
 
-_REFERENCE = "torch:fp32"
+_REFERENCES = ("torch:fp64", "torch:fp32")
+"""The second is of an older sr-deploy, and of inputs that are too large for float64."""
 _KNOWN_THRESHOLDS = {"max_abs", "psnr_db", "max_drop_db", "rounding"}
-MOST_ALLOWANCE = 0.5 / 255
-"""Half an 8-bit step: more than this no input allows beyond the threshold."""
 _SLACK = 1e-6
 """Relative: figures are written as they were computed, so this is for the last bits alone."""
 
@@ -59,10 +59,22 @@ def list_flaws(entry: CertificateEntry) -> Iterator[str]:
             yield f"names {said} as its {name}, and its measurements make {seen}"
     for one in entry.measurements:
         flaw = _find_impossible(one)
-        if entry.limit_of(one) > entry.thresholds.get("max_abs", math.inf) + MOST_ALLOWANCE:
-            yield f"allows a difference of {one.allowed:g} on {one.content} {one.shape}, which a picture could show"
+        yield from _list_overstated(entry, one)
         if flaw is not None:
             yield f"has figures of {one.content} {one.shape} that no output gives: {flaw}"
+
+
+def _list_overstated(entry: CertificateEntry, one: Measurement) -> Iterator[str]:
+    """What an input is said to be allowed beyond what follows from its figures."""
+    limit, floor = entry.thresholds.get("max_abs", math.inf), entry.thresholds.get("psnr_db", 0.0)
+    if one.fp32_rounding is not None:
+        limit, floor = entry.derive_allowance(one.fp32_rounding)
+    # How coarse values at the ends are is not written down; the picture sets a bound to that.
+    ends = MOST_ALLOWANCE if entry.thresholds.get("rounding") else 0.0
+    if entry.limit_of(one) > (limit + ends) * (1 + _SLACK):
+        yield f"allows a difference of {one.allowed:g} on {one.content} {one.shape}, where {limit + ends:g} is due"
+    if entry.floor_of(one) < floor * (1 - _SLACK):
+        yield f"needs {one.needed_db:g} dB on {one.content} {one.shape}, where {floor:g} dB is due"
 
 
 def _find_impossible(one: Measurement) -> str | None:
@@ -83,8 +95,9 @@ def _find_impossible(one: Measurement) -> str | None:
 
 def _list_strangers(entry: CertificateEntry, manifest: Manifest, engines: Sequence[EngineRecord]) -> Iterator[str]:
     """What an entry says that the bundle's own documents deny."""
-    if entry.reference != _REFERENCE:
-        yield f"was compared with {entry.reference}, where {_REFERENCE} is due"
+    for reference in dict.fromkeys((entry.reference, *(one.reference for one in entry.measurements))):
+        if reference is not None and reference not in _REFERENCES:
+            yield f"was compared with {reference}, where {_REFERENCES[0]} is due"
     precision = _precision_in(manifest, engines, entry)
     if precision is None:
         yield "is of a file that its backend does not run"

@@ -10,6 +10,7 @@ from sr_deploy.backends import Precision
 from sr_deploy.bundle.acceptance import counts_here
 from sr_deploy.bundle.certificate import Acceptance, Certificate, CertificateEntry, Check, NotRun, Place
 from sr_deploy.bundle.records import EngineRecord, FileRecord, GraphRecord
+from sr_deploy.bundle.shortfall import describe_failure, describe_shortfall
 from sr_deploy.bundle.thresholds import Looser
 
 Verdict = Literal["verified", "incomplete", "failed"]
@@ -32,6 +33,8 @@ class Failure:
     """What is wrong."""
     when: str
     """When it was found; UTC, ISO 8601."""
+    where: str = ""
+    """Of a measurement: the input that fell short by most, the place, and whether a picture would show it."""
     accepted: Acceptance | None = None
     """Who accepted it; None: nobody whose word counts here."""
     foreign: Acceptance | None = None
@@ -178,16 +181,6 @@ def name_check(check: Check) -> str:
     return f"{check.file} ({check.kind})"
 
 
-def describe_shortfall(entry: CertificateEntry) -> str:
-    """What an entry reached and what it needed, rounded so that the last bits make no other text."""
-    psnr = "equal outputs" if entry.worst_psnr_db is None else f"{entry.worst_psnr_db:.0f} dB"
-    said = f"{psnr}, greatest difference {entry.worst_max_abs:.0e}"
-    floor, limit = entry.thresholds.get("psnr_db"), entry.thresholds.get("max_abs")
-    needs = [] if floor is None else [f"{floor:.0f} dB"]
-    needs += [] if limit is None else [f"at most {limit:.0e}"]
-    return f"{said}; needs {', '.join(needs) or 'finite values'}"
-
-
 def _list_failures(certificate: Certificate, here: Collection[Place]) -> list[Failure]:
     failed = [entry for entry in certificate.entries if not entry.sound]
     found = {
@@ -198,6 +191,7 @@ def _list_failures(certificate: Certificate, here: Collection[Place]) -> list[Fa
             kind="run",
             lines=(describe_shortfall(entry),),
             when=entry.measured_at,
+            where=describe_failure(entry),
         )
         for entry in failed
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,8 @@ def _describe_standing(verification: Verification) -> Iterator[str]:
         measured_now = failure.kind == "run" and failure.name in _name_entries(verification)
         for line in () if measured_now else failure.lines:
             yield f"WRONG: {failure.name}: {line}"
+        if failure.where:
+            yield f"{failure.name} fell short at {failure.where}"
         if failure.foreign is not None:
             yield f"accepted by {failure.foreign.by}, which counts for that user alone: {failure.name}"
     for failure in judgement.accepted:
@@ -74,7 +77,14 @@ def describe_judgement(judgement: Judgement) -> dict[str, object]:
         "passed": judgement.verdict == "verified",
         "failures": [failure.name for failure in judgement.failures],
         "findings": [
-            {"name": one.name, "file": one.file, "kind": one.kind, "lines": list(one.lines), "found_at": one.when}
+            {
+                "name": one.name,
+                "file": one.file,
+                "kind": one.kind,
+                "lines": list(one.lines),
+                "where": one.where,
+                "found_at": one.when,
+            }
             for one in judgement.failures
         ],
         "accepted": [
@@ -92,9 +102,10 @@ def show_bisection(output: Output, bisection: Bisection) -> None:
 
 
 def _make_table(title: str, entries: Sequence[CertificateEntry]) -> Table:
-    """One row for each entry: its worst figures, what was allowed, and how far away that is."""
+    """One row for each entry: the input nearest to what it is allowed, or furthest beyond."""
     from rich.table import Table
 
+    from sr_deploy.bundle.shortfall import find_worst
     from sr_deploy.verify.agreement import describe_agreement
 
     table = Table(title=f"{title} against {entries[0].reference}", title_justify="left")
@@ -104,14 +115,15 @@ def _make_table(title: str, entries: Sequence[CertificateEntry]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("")
     for entry in entries:
-        limit, floor = entry.thresholds.get("max_abs"), entry.thresholds.get("psnr_db")
+        furthest, noisiest = find_worst(entry)
+        limit, floor = entry.limit_of(furthest), entry.floor_of(noisiest)
         table.add_row(
             entry.artefact.file,
             entry.backend,
-            f"{entry.worst_max_abs:.1e}" if entry.worst_max_abs else "0",
-            "" if limit is None else f"{limit:.0e}",
-            "equal" if entry.worst_psnr_db is None else f"{entry.worst_psnr_db:.1f} dB",
-            "" if floor is None else f"{floor:.0f} dB",
+            f"{furthest.max_abs:.1e}" if furthest.max_abs else "0",
+            "" if math.isinf(limit) else f"{limit:.0e}",
+            "equal" if noisiest.psnr_db is None else f"{noisiest.psnr_db:.1f} dB",
+            f"{floor:.0f} dB" if floor else "",
             describe_margin(entry),
             f"{max(one.changed_8bit for one in entry.judged_measurements):.2%}",
             f"{max(one.changed_8bit_more or 0 for one in entry.judged_measurements):.2%}",
@@ -150,6 +162,7 @@ def describe_margin(entry: CertificateEntry) -> str:
 def _describe_figures(entries: Sequence[CertificateEntry]) -> list[str]:
     """What was shown, and for each precision that more than one backend measured, the figure that counts: the worst."""
     from sr_deploy.backends import PRECISIONS
+    from sr_deploy.bundle.shortfall import describe_allowance
     from sr_deploy.verify.agreement import describe_agreement
     from sr_deploy.verify.model import worst_entry
 
@@ -161,6 +174,10 @@ def _describe_figures(entries: Sequence[CertificateEntry]) -> list[str]:
         for line in entry.left_out:
             left_out.setdefault(line, []).append(entry.backend)
     lines += [f"left out on {', '.join(backends)}: {line}" for line, backends in left_out.items()]
+    lines += [
+        f"{entry.backend} is allowed {allowance}" for entry in entries if (allowance := describe_allowance(entry))
+    ]
+    lines += _describe_stand_ins(entries)
     lines += [
         f"{entry.backend} is judged on {' and '.join(entry.judged)}, which its ranges were calibrated for"
         for entry in entries
@@ -182,3 +199,13 @@ def _describe_figures(entries: Sequence[CertificateEntry]) -> list[str]:
             psnr = "equal" if worst.worst_psnr_db is None else f"{worst.worst_psnr_db:.1f} dB"
             lines.append(f"{precision} figure: {psnr}, max abs {worst.worst_max_abs:.1e} ({worst.backend}, the worst)")
     return lines
+
+
+def _describe_stand_ins(entries: Sequence[CertificateEntry]) -> list[str]:
+    """Inputs that were compared with another reference than the others."""
+    found: dict[str, list[str]] = {}
+    for one in (one for entry in entries for one in entry.measurements):
+        if one.reference is not None:
+            found.setdefault(one.reference, []).append(one.shape)
+    why = "since float64 takes too much time or memory there"
+    return [f"compared with {one}, {why}: {', '.join(dict.fromkeys(shapes))}" for one, shapes in found.items()]

@@ -46,6 +46,17 @@ def describe_reference(model: Model) -> Reference:
     return Reference(f"onnxruntime:{precision}, graph as written", sha256)
 
 
+def open_default_layout(model: Model) -> Runner:
+    """PyTorch in fp32 (TF32 off) with feature maps in its default memory layout; others are channels_last.
+
+    Raises:
+        BackendError: it does not run here.
+    """
+    from sr_deploy.runners.torch_runner import TorchRunner
+
+    return TorchRunner(model, BackendChoice("torch", "fp32"), None, None, channels_last=False)
+
+
 def open_reference(model: Model, *, threads: int | None = None) -> Runner:
     """PyTorch in fp32 (TF32 off); for a graph without weights, ONNX Runtime with every optimisation off, on the CPU.
 

@@ -15,11 +15,11 @@ def measure_margin(entry: CertificateEntry) -> float | None:
 
 def margin_of(entry: CertificateEntry, measurement: Measurement) -> float | None:
     """As `measure_margin`, of one input."""
-    limit, floor = entry.limit_of(measurement), entry.thresholds.get("psnr_db")
+    limit, floor = entry.limit_of(measurement), entry.floor_of(measurement)
     margins = []
     if math.isfinite(limit) and measurement.max_abs > 0:
         ratio = limit / measurement.max_abs  # 0 where the error is infinite
         margins.append(20 * math.log10(ratio) if ratio > 0 else -math.inf)
-    if floor is not None and measurement.psnr_db is not None:
+    if floor and measurement.psnr_db is not None:
         margins.append(measurement.psnr_db - floor)
     return min(margins) if margins else None

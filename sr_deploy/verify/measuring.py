@@ -9,47 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.bundle import Measurement, Thresholds, WorstPlace
-from sr_deploy.bundle.crosscheck import MOST_ALLOWANCE
+from sr_deploy.bundle.tolerance import MOST_ALLOWANCE, Fp32Rounding, widen_for_rounding
 from sr_deploy.errors import BackendError, ShapeError
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.measure.compare import Comparison, measure_ssim
-from sr_deploy.runners.ends import compare_at_ends, rounding_of, snap_input
-from sr_deploy.runners.parity import Reference
+from sr_deploy.runners.ends import compare_at_ends, rounding_of
 from sr_deploy.runners.protocol import Runner
-from sr_deploy.verify.contents import draw_content
 from sr_deploy.verify.grid import InputGrid, Point
+from sr_deploy.verify.reference import Expected, ReferenceOutputs
 from sr_deploy.verify.worst import Crop, cut_crop
 
-
-class ReferenceOutputs:
-    """What the reference makes of each input, computed once."""
-
-    def __init__(self, oracle: Runner, reference: Reference, dtype: Dtype) -> None:
-        self.reference = reference
-        self.dtype: Dtype = oracle.spec.dtype
-        self.rounding = rounding_of(oracle.spec.dtype)
-        self.profiles = oracle.spec.profiles
-        self._oracle = oracle
-        self._ends = dtype
-        self._known: dict[Point, tuple[NDArray[np.float32], NDArray[np.float32] | BackendError]] = {}
-
-    def pair(self, point: Point) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Input and the reference's output.
-
-        Raises:
-            BackendError: the reference does not take this input.
-        """
-        if point not in self._known:
-            spec = self._oracle.spec
-            lr_NCHW = snap_input(draw_content(point.content, point.shape, spec.channels, spec.scale), self._ends)
-            try:
-                self._known[point] = lr_NCHW, self._oracle.infer(lr_NCHW)
-            except BackendError as error:
-                self._known[point] = lr_NCHW, error
-        lr_NCHW, sr_NCHW = self._known[point]
-        if isinstance(sr_NCHW, BackendError):
-            raise sr_NCHW
-        return lr_NCHW, sr_NCHW
+_HALF_DB = 6.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +41,7 @@ def run_grid(
     limits: Thresholds,
     *,
     file: str,
+    rounds: bool,
     tell: Callable[[str], None],
 ) -> Run:
     """Run every input of a grid and compare.
@@ -81,29 +52,33 @@ def run_grid(
         outputs: what the reference makes of them.
         limits: what to meet, before they are widened for the rounding of ends.
         file: what the backend runs, for the crops.
+        rounds: whether the limits are of FP32, whose own rounding counts too: it is measured where an input comes near
+            them.
         tell: told of inputs that the backend fails on; each counts as an infinite error.
     """
     run = Run([], [], [])
     dtype = runner.spec.dtype
     for point in grid.points:
         try:
-            lr_NCHW, expected = outputs.pair(point)
+            expected = outputs.find(point)
         except BackendError as error:  # as networks that mirror at borders with a picture of one pixel
             run.left_out.append(f"{point}: the reference does not run it: {error}")
             continue
         try:
-            sr_NCHW = runner.infer(lr_NCHW)
-            comparison = compare_at_ends(sr_NCHW, expected, dtype)
+            sr_NCHW = runner.infer(expected.lr_NCHW)
+            comparison = compare_at_ends(sr_NCHW, expected.sr_NCHW, dtype)
         except (BackendError, ShapeError) as error:  # loaded, but not able to run this input: as wrong as can be
             tell(f"{runner.spec} failed: {error}")
             run.measurements.append(make_failure(point))
             continue
-        ssim = measure_ssim(sr_NCHW, expected) if np.isfinite(comparison.max_abs) else None
-        measurement = _to_measurement(point, comparison, ssim)
-        allowed = _find_allowed(limits, dtype, outputs.dtype, expected)
-        run.measurements.append(measurement.model_copy(update={"allowed": allowed}))
+        measurement = _measure(point, comparison, sr_NCHW, expected)
+        allowed = _find_allowed(limits, dtype, outputs.dtype, expected.sr_NCHW)
+        ends = rounding_of(dtype) + outputs.rounding
+        near = rounds and _comes_near(comparison, limits.widened(ends))
+        rounding = outputs.measure_rounding(point) if near else None
+        run.measurements.append(measurement.model_copy(update=_allow(limits.widened(ends), allowed, rounding, ends)))
         if measurement.worst is not None:
-            pictures = (lr_NCHW, expected, sr_NCHW)
+            pictures = (expected.lr_NCHW, np.asarray(expected.sr_NCHW, np.float32), sr_NCHW)
             crop = cut_crop(str(runner.spec), file, point, measurement.worst, comparison.max_abs, pictures=pictures)
             run.crops.append(crop)
     return run
@@ -116,7 +91,28 @@ def make_failure(point: Point) -> Measurement:
     return _to_measurement(point, nothing, None)
 
 
-def _find_allowed(limits: Thresholds, dtype: Dtype, reference: Dtype, expected: NDArray[np.float32]) -> float | None:
+def _comes_near(comparison: Comparison, limits: Thresholds) -> bool:
+    """Whether an error is finite, and more than half of what the thresholds allow."""
+    far = limits.max_abs is not None and comparison.max_abs > limits.max_abs / 2
+    floor, psnr_db = limits.psnr_db, comparison.psnr_db
+    noisy = floor is not None and psnr_db is not None and psnr_db < floor + _HALF_DB
+    return bool(np.isfinite(comparison.max_abs)) and (far or noisy)
+
+
+def _allow(limits: Thresholds, allowed: float | None, rounding: Fp32Rounding | None, ends: float) -> dict[str, object]:
+    """What an input is allowed beyond the thresholds, and why, as the fields of a measurement."""
+    if rounding is None:
+        return {"allowed": allowed}
+    wide = widen_for_rounding(limits, rounding, ends)
+    found: dict[str, object] = {"allowed": allowed, "fp32_rounding": rounding}
+    if wide.max_abs is not None and wide.max_abs != limits.max_abs:
+        found["allowed"] = max(wide.max_abs, allowed or 0.0)
+    if wide.psnr_db != limits.psnr_db:
+        found["needed_db"] = wide.psnr_db
+    return found
+
+
+def _find_allowed(limits: Thresholds, dtype: Dtype, reference: Dtype, expected: NDArray[np.floating]) -> float | None:
     """What this input is allowed beyond its threshold, because its values are larger than others and round coarser."""
     if limits.max_abs is None:
         return None
@@ -124,6 +120,11 @@ def _find_allowed(limits: Thresholds, dtype: Dtype, reference: Dtype, expected: 
     plain = rounding_of(dtype) + rounding_of(reference)
     here = rounding_of(dtype, greatest) + rounding_of(reference, greatest)
     return limits.max_abs + min(here, plain + MOST_ALLOWANCE) if here > plain else None
+
+
+def _measure(point: Point, comparison: Comparison, sr_NCHW: NDArray[np.float32], expected: Expected) -> Measurement:
+    ssim = measure_ssim(sr_NCHW, expected.sr_NCHW) if np.isfinite(comparison.max_abs) else None
+    return _to_measurement(point, comparison, ssim).model_copy(update={"reference": expected.reference})
 
 
 def _to_measurement(point: Point, comparison: Comparison, ssim: float | None) -> Measurement:

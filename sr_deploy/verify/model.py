@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend, BackendChoice, Precision
-from sr_deploy.bundle import CertificateEntry, FileRecord, NotRun, Thresholds, utc_now
+from sr_deploy.bundle import Certificate, CertificateEntry, FileRecord, NotRun, Thresholds, utc_now
 from sr_deploy.deps import installed_version
 from sr_deploy.errors import BackendError, DamagedBundleError, InputError, OutOfMemoryError
 from sr_deploy.files import sha256_of
@@ -14,7 +14,7 @@ from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
 from sr_deploy.runners.choose import MODULES, find_graph_precision
 from sr_deploy.runners.ends import rounding_of
-from sr_deploy.runners.parity import Reference, describe_reference, open_reference
+from sr_deploy.runners.parity import Reference
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.trt import visible_gpus
 from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
@@ -22,7 +22,9 @@ from sr_deploy.verify.cost import find_cost
 from sr_deploy.verify.engines import find_engines
 from sr_deploy.verify.grid import PURE_SHAPE, Cost, Point, plan_grid
 from sr_deploy.verify.half import TRUE_HALF, name_backend, open_candidate, why_not_candidate
-from sr_deploy.verify.measuring import ReferenceOutputs, make_failure, run_grid
+from sr_deploy.verify.measuring import make_failure, run_grid
+from sr_deploy.verify.reference import ReferenceOutputs, describe_exact
+from sr_deploy.verify.standing import list_invented
 from sr_deploy.verify.worst import Crop, choose_crops
 
 __all__ = ["NotRun", "Verified", "list_not_run", "name_machine", "verify_backends", "worst_entry"]
@@ -40,6 +42,8 @@ class Verified:
     """One for each artefact and backend."""
     crops: tuple[Crop, ...]
     """The worst places of each entry."""
+    invented: tuple[str, ...] = ()
+    """What is wrong with entries that stood in the certificate: more rounding of FP32 than there is."""
 
 
 def verify_backends(
@@ -47,20 +51,24 @@ def verify_backends(
     *,
     thresholds: Mapping[Precision, Thresholds] | None = None,
     choices: Sequence[BackendChoice] | None = None,
+    standing: Certificate | None = None,
     most_pixels: float | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Verified:
     """Compare every artefact with the reference on a grid of shapes and contents.
 
-    The reference is FP32 PyTorch (TF32 off), or for a graph without weights ONNX Runtime in FP32 with all optimisations
-    off. An FP16 graph is accompanied by PyTorch's true half, because ONNX Runtime computes FP16 convolutions in FP32 on
-    a CPU: the FP16 figure is the worse of the two (`worst_entry`). Where graphs have ends of other types than float32,
-    all are shown what those ends can hold, and the thresholds allow for their rounding. Nothing is written.
+    The reference is PyTorch in float64, in FP32 (TF32 off) where an input is too large for that, or for a graph without
+    weights ONNX Runtime in FP32 with all optimisations off. What FP32 may be off by is derived from its own rounding
+    (`sr_deploy.bundle.tolerance`). An FP16 graph is accompanied by PyTorch's true half, because ONNX Runtime computes
+    FP16 convolutions in FP32 on a CPU: the FP16 figure is the worse of the two (`worst_entry`). Where graphs have ends
+    of other types than float32, all are shown what those ends can hold, and the thresholds allow for their rounding.
+    Nothing is written.
 
     Args:
         model: a bundle, an ONNX file or a checkpoint.
         thresholds: what to meet, by precision; what is left out is what the bundle asks, or the default.
         choices: what to run; None: everything of the model that this machine can run (`list_not_run` has the rest).
+        standing: the bundle's certificate; what its entries say of FP32's rounding is measured again.
         most_pixels: of an input, batch included, that the memory holds; None: unknown.
         on_stage: told what is being done, one line each.
 
@@ -74,7 +82,7 @@ def verify_backends(
         InputError: nothing to compare, or with.
         VerificationError: the reference itself gives no finite numbers.
     """
-    reference = describe_reference(model)
+    reference = describe_exact(model)
     if choices is None:
         choices = [choice for choice in _candidates(model) if why_not_candidate(model, choice) is None]
     if not choices and model.precisions and model.has_weights:
@@ -89,8 +97,7 @@ def verify_backends(
     crops: list[Crop] = []
     cost = find_cost(model)
     per_pixel = None if cost is None else Cost(cost.multiply_adds, model.channels * model.scale**2)
-    with open_reference(model) as oracle:
-        outputs = ReferenceOutputs(oracle, reference, model.end_dtype)
+    with ReferenceOutputs(model, per_pixel, most_pixels) as outputs:
         for choice in choices:
             tell(f"verify {choice}")
             asked = _find_asked_precision(model, choice)
@@ -106,7 +113,8 @@ def verify_backends(
                 entry, worst = _record_refusal(model, choice, limits, reference, str(error)), ()
             entries.append(entry)
             crops += worst
-    return Verified(tuple(entries), tuple(crops))
+        invented = () if standing is None else tuple(list_invented(standing, outputs))
+    return Verified(tuple(entries), tuple(crops), invented)
 
 
 def list_not_run(model: Model, choices: Sequence[BackendChoice] | None = None) -> list[NotRun]:
@@ -191,7 +199,8 @@ def _verify_choice(
         grid = plan_grid(
             choice, spec.device, taken, spec.input_multiple, deployed=deployed, cost=cost, most_pixels=most_pixels
         )
-        run = run_grid(runner, grid, outputs, limits, file=artefact.file, tell=tell)
+        rounds = _find_asked_precision(model, choice) == "fp32"
+        run = run_grid(runner, grid, outputs, limits, file=artefact.file, rounds=rounds, tell=tell)
     if not run.measurements:
         raise BackendError(f"the reference runs none of the inputs for {choice}: {run.left_out[0]}")
     rounding = rounding_of(spec.dtype) + outputs.rounding

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sr_deploy.bundle import DEFAULT_THRESHOLDS, CertificateEntry, FileRecord
+from sr_deploy.bundle.shortfall import find_worst
+from sr_deploy.bundle.tolerance import FP32_MULTIPLE
 from sr_deploy.bundle.verdict import Failure
 from sr_deploy.measure.machine import tool_versions
 from sr_deploy.page.html import escape, table
@@ -162,9 +164,10 @@ def _show_place(content: PageContent, entry: CertificateEntry) -> str:
 
 
 def _show_psnr(entry: CertificateEntry) -> str:
-    psnr = "equal" if entry.worst_psnr_db is None else f"{entry.worst_psnr_db:.1f} dB"
-    floor = entry.thresholds.get("psnr_db")
-    return psnr + ("" if floor is None else f'<br><span class="soft">needs {floor:.1f} dB</span>')
+    noisiest = find_worst(entry)[1]
+    psnr = "equal" if noisiest.psnr_db is None else f"{noisiest.psnr_db:.1f} dB"
+    floor = entry.floor_of(noisiest)
+    return psnr + ("" if not floor else f'<br><span class="soft">needs {floor:.1f} dB</span>')
 
 
 def _show_words(content: PageContent, entry: CertificateEntry, agreement: Agreement) -> str:
@@ -204,6 +207,8 @@ def _list_thresholds(content: PageContent) -> Iterator[str]:
         parts += [] if asked.max_abs is None else [f"a difference of {asked.max_abs:g} at most"]
         parts += [] if asked.max_drop_db is None else [f"{asked.max_drop_db:g} dB lost at most"]
         line = f"{precision}: {', '.join(parts) or 'nothing is asked'}"
+        if precision == "fp32" and parts:
+            line += f", or {FP32_MULTIPLE:g} times the error of PyTorch's own FP32 where that is more"
         if precision in looser:
             said = "; ".join(str(one) for one in content.judgement.looser if one.precision == precision)
             yield f'{escape(line)} <span class="bad">(looser than the default: {escape(said)})</span>'

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from sr_deploy.bundle import CertificateEntry, Measurement, WorstPlace
+from sr_deploy.bundle.shortfall import describe_allowance, describe_failure, find_worst
 from sr_deploy.page.html import bars, colour_of, escape, table
 from sr_deploy.verify.agreement import describe_agreement
 from sr_deploy.verify.margin import margin_of, measure_margin
@@ -20,8 +24,8 @@ def show_entries(content: PageContent) -> str:
     rows = []
     for entry in entries:
         judged = entry.judged_measurements
-        worst = max(judged, key=lambda one: one.max_abs)
-        limit, floor = entry.thresholds.get("max_abs"), entry.thresholds.get("psnr_db")
+        worst, noisiest = find_worst(entry)
+        limit, floor = entry.limit_of(worst), entry.floor_of(noisiest)
         ssims = [one.ssim for one in judged if one.ssim is not None]
         off, more = (max(getattr(one, name) or 0 for one in judged) for name in ("changed_8bit", "changed_8bit_more"))
         rows.append(
@@ -30,10 +34,10 @@ def show_entries(content: PageContent) -> str:
                 f"<code>{escape(entry.artefact.file)}</code>",
                 _show_place(content, entry),
                 _two_lines(
-                    "equal" if entry.worst_psnr_db is None else f"{entry.worst_psnr_db:.1f} dB",
-                    "" if floor is None else f"needs {floor:.1f} dB",
+                    "equal" if noisiest.psnr_db is None else f"{noisiest.psnr_db:.1f} dB",
+                    f"needs {floor:.1f} dB" if floor else "",
                 ),
-                _two_lines(f"{entry.worst_max_abs:.1e}", "" if limit is None else f"up to {limit:.1e}"),
+                _two_lines(f"{worst.max_abs:.1e}", "" if math.isinf(limit) else f"up to {limit:.1e}"),
                 show_margin(measure_margin(entry)),
                 "" if not ssims else f"{min(ssims):.5f}",
                 _two_lines(f"{off:.3%}", f"{more:.3%} by more"),
@@ -51,11 +55,28 @@ def show_entries(content: PageContent) -> str:
         "Margin of each artefact to its nearest threshold, in dB",
     )
     return (
-        "<h2>What was run</h2><p>On every machine; the worst of all inputs counts. Max abs is of outputs that are not "
+        "<h2>What was run</h2><p>On every machine; the worst of all inputs counts, beside what it is allowed. Max "
+        "abs is of outputs that are not "
         "clamped, where black is 0 and white is 1; the margin is the distance to the nearest threshold. Off "
         "in 8 bit is the share of samples that are another number after rounding, and by more than one.</p>"
-        f"{table(header, rows, numbers=range(3, 8))}<h3>Margin to the nearest threshold</h3>{plot}"
+        f"{table(header, rows, numbers=range(3, 8))}{_show_allowances(entries)}"
+        f"<h3>Margin to the nearest threshold</h3>{plot}"
     )
+
+
+def _show_allowances(entries: Sequence[CertificateEntry]) -> str:
+    """Where FP32's bounds come from, and what each failure is."""
+    lines = [
+        f"{entry.artefact.file} on {entry.backend} is allowed {said}"
+        for entry in entries
+        if (said := describe_allowance(entry))
+    ]
+    lines += [
+        f"{entry.artefact.file} on {entry.backend} fell short at {said}"
+        for entry in entries
+        if (said := describe_failure(entry))
+    ]
+    return "".join(f"<p>{escape(line)}.</p>" for line in lines)
 
 
 def show_state(state: str) -> str:
@@ -145,4 +166,8 @@ def _show_cell(entry: CertificateEntry, measurement: Measurement | None) -> str:
     colour = colour_of(1.0 if margin is None else margin / _FAR_DB)
     text = "equal" if measurement.psnr_db is None else f"{measurement.psnr_db:.1f}"
     told = f"max abs {measurement.max_abs:.2e}, margin {show_margin(margin) or 'none asked'}"
+    if measurement.fp32_rounding is not None:
+        told += f", PyTorch's FP32 is off by {measurement.fp32_rounding.max_abs:.2e}"
+    if measurement.reference is not None:
+        told += f", compared with {measurement.reference}"
     return f'<td style="background:{colour}" title="{escape(told)}">{text}</td>'

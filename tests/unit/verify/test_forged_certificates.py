@@ -178,7 +178,7 @@ FORGERIES = {
     graph_in_place_of_another: "is of precision fp16, and what onnxruntime:fp16 runs there is fp32",
     another_graph: "was changed after it was recorded",
     other_weights: "was measured against other weights than this bundle's",
-    compared_with_itself: "was compared with onnxruntime:fp16, where torch:fp32 is due",
+    compared_with_itself: "was compared with onnxruntime:fp16, where torch:fp64 is due",
     failed_one_beside_a_passed_one: "2 entries of model.fp16.onnx on onnxruntime:fp16",
     twice: "2 entries of model.fp16.onnx on onnxruntime:fp16",
     nan_figures: r"is damaged: entries\.\d",

@@ -46,7 +46,7 @@ def test_every_graph_of_a_bundle_is_verified_and_bound_to_its_bytes(verified):
     assert all(entry.passed for entry in entries)
     for entry in entries:
         assert entry.artefact.sha256 == sha256_of(bundle.path / entry.artefact.file)
-        assert entry.reference == "torch:fp32"
+        assert entry.reference == "torch:fp64"
         assert entry.reference_sha256 == bundle.manifest.reference.sha256
         assert entry.worst_max_abs == max(one.max_abs for one in entry.measurements)
         assert {one.content for one in entry.measurements} == set(CONTENTS)
