@@ -7,6 +7,7 @@ Whether it is good is measured (`calibration`), since whoever changes the graph 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -63,6 +64,9 @@ def list_quantisation(
             yield from _Layer(reference, candidate, node, other, layer, storage, types).judge(report)
     for name in sorted(layers.keys() - {name_of(node) for node, _ in pairs}):
         yield f"int8.json records {name!r}, which is no convolution of the graph"
+    names = Counter(layer.name for layer in report.layers)
+    for name in sorted(name for name, times in names.items() if times > 1):
+        yield f"int8.json records {name!r} {names[name]} times, and each layer has one record"
 
 
 def _list_quantised(report: Int8Report) -> set[str]:

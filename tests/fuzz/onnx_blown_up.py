@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -105,11 +106,16 @@ def _call_doubling(draw: random.Random) -> onnx.ModelProto:
 
 
 def _chain(draw: random.Random) -> onnx.ModelProto:
-    """Many small nodes, or many empty ones."""
+    """Many small nodes, many empty ones, or many that nobody needs."""
     model = BASES["compact"]()
     many = draw.choice((10**3, 2 * 10**4, 3 * 10**5))
-    if draw.random() < 0.5:
+    kind = draw.randrange(4)
+    if kind == 0:
         model.graph.MergeFromString(bytes((1 << 3 | 2, 0)) * many)
+        return model
+    if kind == 1:
+        names = [model.graph.output[0].name, *(f"idle{index}" for index in range(min(many, 14000)))]
+        model.graph.node.extend(helper.make_node("Identity", [one], [other]) for one, other in pairwise(names))
         return model
     draft = Draft()
     for index in range(min(many, 2 * 10**4)):

@@ -194,16 +194,16 @@ class EditableGraph:
                 del graph.value_info[place]
 
     def _drop_unused(self) -> None:
-        while True:
-            needed = [
-                node
-                for node in self.nodes
-                if any(name in self._elsewhere or self._users.get(name) for name in node.output if name)
-            ]
-            if len(needed) == len(self.nodes):
-                return
-            self.nodes = needed
-            self._index()
+        """Keep the nodes that an output is made of."""
+        needed = set[int]()
+        waiting = list(self._outputs)
+        while waiting:
+            node = self._producers.get(waiting.pop())
+            if node is not None and id(node) not in needed:
+                needed.add(id(node))
+                waiting += [*node.input, *names_read_inside(node)]
+        self.nodes = [node for node in self.nodes if id(node) in needed]
+        self._index()
 
 
 def is_operator(node: onnx.NodeProto, *op_types: str) -> bool:

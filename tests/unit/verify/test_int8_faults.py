@@ -148,11 +148,16 @@ def drop_steps(report: Report) -> None:
         layer["step"] = None
 
 
+def record_twice(report: Report) -> None:
+    report["layers"].append(report["layers"][1])
+
+
 REPORT_FAULTS = {
     "share": (edit_share, "precision", "share of int8.json is 0.99, and"),
     "a layer": (edit_layer, "weights", "computes in int8, and int8.json records float"),
     "the budget": (edit_budget, "precision", "max_drop_db is 1.0 in the manifest and 40.0 in int8.json"),
     "the loss": (edit_loss, "precision", "drop_db is .* in the manifest and .* in int8.json"),
+    "a layer twice": (record_twice, "weights", "int8.json records '.*' 2 times, and each layer has one record"),
     "no steps": (drop_steps, "weights", "int8.json does not record the step of Conv"),
 }
 
