@@ -21,17 +21,25 @@ class BackendChoice:
 
     backend: Backend
     precision: Precision = "fp32"
+    floats: Literal["bf16"] | None = None
+    """In which precision is computed what an INT8 graph leaves float; None: as the graph says, on CPUs in FP32."""
 
     def __str__(self) -> str:
-        return f"{self.backend}:{self.precision}"
+        return f"{self.backend}:{self.precision}" + (f"+{self.floats}" if self.floats else "")
+
+
+INT8_BF16 = BackendChoice("openvino", "int8", "bf16")
+"""INT8 with the rest in BF16, on CPUs that have it."""
 
 
 def parse_backend(text: str) -> BackendChoice:
-    """Read `NAME` or `NAME:PRECISION`; without a precision it is fp32.
+    """Read `NAME`, `NAME:PRECISION` or `openvino:int8+bf16`; without a precision it is fp32.
 
     Raises:
         InputError: unknown backend or precision; the message lists those known.
     """
+    if text == str(INT8_BF16):
+        return INT8_BF16
     name, colon, precision = text.partition(":")
     for backend in BACKENDS:
         if name == backend:
@@ -43,4 +51,4 @@ def parse_backend(text: str) -> BackendChoice:
     for known in PRECISIONS:
         if precision == known:
             return BackendChoice(backend, known)
-    raise InputError(f"unknown precision {precision!r} in {text!r}; known: {', '.join(PRECISIONS)}")
+    raise InputError(f"unknown precision {precision!r} in {text!r}; known: {', '.join(PRECISIONS)}, and {INT8_BF16}")

@@ -195,7 +195,7 @@ def verify_model(
                 ledgers = tuple(measure_ledgers(model, tell))
         if bundle is not None:
             checks += _check_drops(bundle, ledgers)
-        found = Found(verified.entries, tuple(checks), ledgers, tuple(list_not_run(model, choices)))
+        found = Found(verified.entries, tuple(checks), ledgers, (*list_not_run(model, choices), *verified.not_run))
         certificate = found.added_to(standing)
         asked = None if choices is None else {choice.precision for choice in choices if choice.backend != "torch"}
         judgement = judge_found(model, certificate, found, asked=asked, thresholds=thresholds)

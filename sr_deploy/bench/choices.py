@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice, parse_backend
+from sr_deploy.backends import INT8_BF16, TENSORRT_BACKENDS, BackendChoice, parse_backend
 from sr_deploy.bench.report import LeftOut
 from sr_deploy.deps import is_installed
 from sr_deploy.errors import BackendError, InputError
@@ -49,8 +49,12 @@ def parse_contender(text: str) -> ContenderChoice:
     Raises:
         InputError: unknown backend, precision or variant; the message lists those known.
     """
-    name, plus, wanted = text.partition("+")
-    backend = parse_backend(name)
+    mixed = str(INT8_BF16)
+    if text == mixed or text.startswith(f"{mixed}+"):  # its own plus is no variant's
+        backend, plus, wanted = INT8_BF16, text[len(mixed) :][:1], text[len(mixed) + 1 :]
+    else:
+        name, plus, wanted = text.partition("+")
+        backend = parse_backend(name)
     if not plus:
         return ContenderChoice(backend)
     for variant in VARIANTS:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from sr_deploy.bench.compare import BUSY_PROCESSORS
 from sr_deploy.bench.report import BenchReport, BenchResult, ShapeRun
 from sr_deploy.legible import make_legible
+from sr_deploy.runners.fastest import describe_slow_int8
 
 
 def show_figure(value: float) -> str:
@@ -79,6 +80,9 @@ def describe_report(report: BenchReport) -> list[str]:
     ]
     rewritten = {one.contender: ", ".join(one.rewrites) for one in report.results if one.rewrites}
     lines += [f"{name} rewrites the graph when it opens it: {rewrites}" for name, rewrites in rewritten.items()]
+    for run in report.runs:
+        slower = describe_slow_int8({one.contender: one.median_ms for one in report.results if one.shape == run.shape})
+        lines += [f"at {run.shape}: {slower}"] if slower else []
     unsteady = [f"{one.contender} at {one.shape}" for one in report.results if not one.steady]
     if unsteady:
         lines.append(f"WARNING: not steady when the warm-up's time was spent: {', '.join(unsteady)}")

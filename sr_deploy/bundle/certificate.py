@@ -107,6 +107,9 @@ class CertificateEntry(Record):
     """Over all judged measurements."""
     worst_psnr_db: Decibels | None
     """Over all judged measurements; None if all outputs are equal."""
+    drop_db: FiniteFloat | None = None
+    """Of INT8 with the rest in BF16: what it surely loses against photographs, the mean over crops less two standard
+    errors, in dB of PSNR. It is within the budget that the graph was made for, or the entry did not pass."""
     passed: bool
     """Whether every judged measurement met the thresholds and no output of any was infinite or no number."""
 

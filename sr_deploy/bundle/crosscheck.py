@@ -11,12 +11,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from sr_deploy.backends import INT8_BF16
 from sr_deploy.bundle.certificate import Certificate, CertificateEntry, Measurement
 from sr_deploy.bundle.records import EngineRecord, Manifest
 from sr_deploy.bundle.tolerance import MOST_ALLOWANCE
 
 _REFERENCES = ("torch:fp64", "torch:fp32")
 """The second is of an older sr-deploy, and of inputs that are too large for float64."""
+_REST = "+bf16"
 _KNOWN_THRESHOLDS = {"max_abs", "psnr_db", "max_drop_db", "rounding"}
 _SLACK = 1e-6
 """Relative: figures are written as they were computed, so this is for the last bits alone."""
@@ -101,7 +103,7 @@ def _list_strangers(entry: CertificateEntry, manifest: Manifest, engines: Sequen
     precision = _precision_in(manifest, engines, entry)
     if precision is None:
         yield "is of a file that its backend does not run"
-    elif precision != entry.precision or entry.backend.split(" ")[0].partition(":")[2] != entry.precision:
+    elif precision != entry.precision or _stated_precision(entry) != entry.precision:
         yield f"is of precision {entry.precision}, and what {entry.backend} runs there is {precision}"
     if entry.judged and entry.precision != "int8":
         yield f"is judged on {', '.join(entry.judged)} alone, where every content counts"
@@ -111,6 +113,24 @@ def _list_strangers(entry: CertificateEntry, manifest: Manifest, engines: Sequen
     if unknown:
         yield f"names unknown thresholds: {', '.join(sorted(unknown))}"
     yield from _list_loosened(entry, manifest)
+    yield from _list_overspent(entry, manifest)
+
+
+def _stated_precision(entry: CertificateEntry) -> str:
+    """The precision in the name of its backend: `int8` of `openvino:int8+bf16`."""
+    return entry.backend.split(" ")[0].partition(":")[2].removesuffix(_REST)
+
+
+def _list_overspent(entry: CertificateEntry, manifest: Manifest) -> Iterator[str]:
+    """What an entry of INT8 with the rest in BF16 says of its loss that the budget denies."""
+    if not entry.backend.endswith(_REST):
+        return
+    if entry.backend != str(INT8_BF16):
+        yield f"is of {entry.backend}, which does not exist"
+    elif manifest.int8 is None or entry.drop_db is None:
+        yield "says nothing of what it loses against photographs"
+    elif entry.drop_db > manifest.int8.max_drop_db:
+        yield f"loses {entry.drop_db:.3f} dB against photographs, and {manifest.int8.max_drop_db:g} are allowed"
 
 
 def _precision_in(manifest: Manifest, engines: Sequence[EngineRecord], entry: CertificateEntry) -> str | None:

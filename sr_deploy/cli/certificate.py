@@ -179,6 +179,11 @@ def _describe_figures(entries: Sequence[CertificateEntry]) -> list[str]:
     ]
     lines += _describe_stand_ins(entries)
     lines += [
+        f"{entry.backend} loses {entry.drop_db:+.3f} dB against photographs at least, within the budget of the graph"
+        for entry in entries
+        if entry.drop_db is not None and entry.passed
+    ]
+    lines += [
         f"{entry.backend} is judged on {' and '.join(entry.judged)}, which its ranges were calibrated for"
         for entry in entries
         if entry.judged

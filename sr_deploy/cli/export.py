@@ -121,12 +121,25 @@ def export(
             license=license,
             sign=sign,
         )
+    pace = _measure_pace(result)
     _show(output, result)
-    output.finish(_document(result))
+    if pace:
+        output.show(pace)
+    output.finish(_document(result) | ({"int8_pace": pace} if pace else {}))
     if not result.passed:
         said = result.verification.judgement.describe()
         output.log(f"error: {said}; the bundle is kept at {result.bundle.path}, see its certificate.json")
         raise typer.Exit(EXIT_CODES[result.verification.verdict])
+
+
+def _measure_pace(result: ExportResult) -> str:
+    """How fast INT8 is here, and whether BF16 is faster; empty without INT8, and where nothing here runs it."""
+    if result.bundle.manifest.int8 is None:
+        return ""
+    from sr_deploy.model import open_model
+    from sr_deploy.runners.fastest import measure_int8_pace
+
+    return measure_int8_pace(open_model(result.bundle.path))
 
 
 def _read_int8(max_drop_db: float | None, method: str | None, *, per_tensor: bool) -> dict[str, object]:

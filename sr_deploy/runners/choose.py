@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sr_deploy.backends import BACKENDS, PRECISIONS, TENSORRT_BACKENDS, Backend, BackendChoice, Precision, parse_backend
+from sr_deploy.backends import (
+    BACKENDS,
+    INT8_BF16,
+    PRECISIONS,
+    TENSORRT_BACKENDS,
+    Backend,
+    BackendChoice,
+    Precision,
+    parse_backend,
+)
 from sr_deploy.bundle import EngineRecord
 from sr_deploy.deps import install_command, is_installed
 from sr_deploy.errors import BackendError
@@ -85,8 +94,10 @@ def runnable_choices(model: Model) -> list[BackendChoice]:
 
 
 def all_choices() -> list[BackendChoice]:
-    """Every backend in every precision, runnable or not."""
-    return [BackendChoice(backend, precision) for backend in BACKENDS for precision in PRECISIONS]
+    """Every backend in every precision, and INT8 with the rest in BF16, runnable or not."""
+    plain = [BackendChoice(backend, precision) for backend in BACKENDS for precision in PRECISIONS]
+    place = plain.index(BackendChoice("openvino", "int8")) + 1
+    return [*plain[:place], INT8_BF16, *plain[place:]]
 
 
 def why_not_runnable(model: Model, choice: BackendChoice) -> str | None:
@@ -128,8 +139,8 @@ def _why_not_openvino(model: Model, choice: BackendChoice) -> str | None:
 
     missing = _why_no_graph(model, choice, find_graph_precision(model, choice))
     if choice.precision == "fp16":  # no graph would help
-        return why_not_computed("fp16")
-    return missing or why_not_computed(choice.precision)
+        return why_not_computed(choice)
+    return missing or why_not_computed(choice)
 
 
 def _why_no_graph(model: Model, choice: BackendChoice, precision: str) -> str | None:

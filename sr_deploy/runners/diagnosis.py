@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from sr_deploy import trt
-from sr_deploy.backends import BACKENDS, TENSORRT_BACKENDS, Backend
+from sr_deploy.backends import BACKENDS, TENSORRT_BACKENDS, Backend, BackendChoice
 from sr_deploy.cache import cache_folder, count_kept
 from sr_deploy.config import Document
 from sr_deploy.deps import install_command, installed_version, is_installed
@@ -157,4 +157,5 @@ def _onnxruntime_runs() -> tuple[str, ...]:
 def _openvino_runs() -> tuple[str, ...]:
     from sr_deploy.runners.openvino_runner import why_not_computed
 
-    return ("cpu fp32" + (" bf16" if why_not_computed("bf16") is None else "") + " int8",)
+    in_bf16 = why_not_computed(BackendChoice("openvino", "bf16")) is None
+    return ("cpu fp32 bf16 int8 int8+bf16" if in_bf16 else "cpu fp32 int8",)

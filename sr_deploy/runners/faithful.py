@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sr_deploy.backends import BackendChoice
+from sr_deploy.backends import INT8_BF16, BackendChoice
 from sr_deploy.bundle import Bundle, Certificate
 from sr_deploy.bundle.crosscheck import list_flaws
 from sr_deploy.deps import installed_version
@@ -15,6 +15,7 @@ from sr_deploy.shipped import is_shipped
 _FULL = (BackendChoice("openvino"), BackendChoice("onnxruntime"), BackendChoice("torch"))
 # Not among them: FP16, which CPUs compute in FP32 or slowly, and onnxruntime:bf16, which rounds FP32 results.
 _REDUCED = (
+    INT8_BF16,
     BackendChoice("openvino", "int8"),
     BackendChoice("openvino", "bf16"),
     BackendChoice("onnxruntime", "int8"),
@@ -95,4 +96,10 @@ def _why_not_vouched(bundle: Bundle, certificate: Certificate, choice: BackendCh
     flaws = [*list_flaws(newest)]
     if flaws:
         return f"its entry in the certificate {flaws[0]}"
+    if choice.floats and manifest.int8 is not None and not _within(newest.drop_db, manifest.int8.max_drop_db):
+        return "its entry names no loss within the budget that the graph was made for"
     return None if newest.passed else "its verification failed on this machine"
+
+
+def _within(drop_db: float | None, allowed_db: float) -> bool:
+    return drop_db is not None and drop_db <= allowed_db

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Literal
 
-from sr_deploy.backends import BackendChoice
+from sr_deploy.backends import INT8_BF16, BackendChoice
 from sr_deploy.bundle import utc_now
 from sr_deploy.cache import cache_folder, keep, key_of, read_kept
 from sr_deploy.config import Document
 from sr_deploy.deps import installed_version
+from sr_deploy.errors import BackendError
 from sr_deploy.files import sha256_of
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
-from sr_deploy.runners.choose import MODULES
+from sr_deploy.runners.choose import MODULES, why_not_runnable
 from sr_deploy.runners.threads import default_threads
 
 KIND = "choice"
@@ -121,7 +122,52 @@ def _describe(answer: Answer) -> str:
     times = [f"{choice} {_format_ms(ms)}" for choice, ms in answer.milliseconds.items()]
     failures = [f"{choice} failed: {reason}" for choice, reason in answer.failed.items()]
     told = ", ".join([*times, *failures])
-    return f"--backend auto measured {told} on {answer.shape}: it takes {answer.chosen}"
+    slower = describe_slow_int8(answer.milliseconds)
+    said = f"--backend auto measured {told} on {answer.shape}: it takes {answer.chosen}"
+    return f"{said}; {slower}" if slower else said
+
+
+def measure_int8_pace(model: Model, threads: int | None = None) -> str:
+    """How fast INT8 is on this CPU beside FP32 and BF16, and whether that is worth it, in one line.
+
+    Takes some seconds. BF16 is what the FP32 graph is computed in here, exported or not.
+
+    Args:
+        model: has an INT8 graph and an FP32 one.
+        threads: as for `open_runner`.
+
+    Returns:
+        Empty where INT8 does not run here, or nothing that it could be compared with.
+    """
+    from sr_deploy.runners.race import race_choices
+
+    wanted = [INT8_BF16, *(BackendChoice("openvino", precision) for precision in ("int8", "bf16", "fp32"))]
+    wanted.append(BackendChoice("onnxruntime", "int8"))
+    runnable = [choice for choice in wanted if why_not_runnable(model, choice) is None]
+    precisions = {choice.precision for choice in runnable}
+    if "int8" not in precisions or len(precisions) < 2:
+        return ""
+    try:
+        result = race_choices(model, runnable, threads=threads)
+    except BackendError:
+        return ""
+    times = ", ".join(f"{choice} {_format_ms(ms)}" for choice, ms in result.milliseconds.items())
+    slower = describe_slow_int8(result.milliseconds)
+    return f"pace on this CPU, {result.shape}: {times}" + (f"; {slower}" if slower else "")
+
+
+def describe_slow_int8(milliseconds: Mapping[str, float]) -> str:
+    """That INT8 is slower than BF16 on this machine, with both times; empty where it is not, or one was not timed.
+
+    Args:
+        milliseconds: by choice, as in `openvino:int8`.
+    """
+    in_int8 = [(ms, choice) for choice, ms in milliseconds.items() if ":int8" in choice]
+    in_bf16 = [(ms, choice) for choice, ms in milliseconds.items() if choice.endswith(":bf16")]
+    if not in_int8 or not in_bf16 or min(in_int8) <= min(in_bf16):
+        return ""
+    (ms, choice), (other_ms, other) = min(in_int8), min(in_bf16)
+    return f"INT8 is slower than BF16 here: {choice} {_format_ms(ms)}, {other} {_format_ms(other_ms)}"
 
 
 def _format_ms(milliseconds: float) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sr_deploy.graph.rewrite import RewriteOptions
 
 _PURPOSE = "the openvino backend"
-# What computes between the quantised convolutions of an INT8 graph is FP32.
+# What computes between the quantised convolutions of an INT8 graph is FP32, unless `floats` says BF16.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
@@ -43,7 +43,7 @@ class OpenVinoRunner(BaseRunner):
         """
         sdk = require("openvino", _PURPOSE)
         require_cpu("openvino", device)
-        reason = why_not_computed(choice.precision)
+        reason = why_not_computed(choice)
         if reason is not None:
             raise BackendError(reason)
         path = model.graph_path(find_graph_precision(model, choice))
@@ -52,7 +52,7 @@ class OpenVinoRunner(BaseRunner):
             open_rewritten,
             path,
             _find_rewrites(choice.precision) if rewrite else None,
-            lambda content: _compile(path, content, choice.precision, threads or default_threads()),
+            lambda content: _compile(path, content, choice, threads or default_threads()),
         )
         compiled, rewrites = self._open()
         self._request: openvino.InferRequest | None = compiled.create_infer_request()
@@ -82,15 +82,16 @@ class OpenVinoRunner(BaseRunner):
         self._request = None
 
 
-def why_not_computed(precision: Precision) -> str | None:
-    """Why OpenVINO does not compute in `precision` on this CPU; None if it does. OpenVINO must be installed."""
-    if precision == "fp16":
+def why_not_computed(choice: BackendChoice) -> str | None:
+    """Why OpenVINO does not compute so on this CPU; None if it does. OpenVINO must be installed."""
+    if choice.precision == "fp16":
         return (
             "openvino:fp16 would be no FP16: OpenVINO's CPU plugin computes FP16 graphs in FP32; "
             "use openvino:fp32, openvino:bf16 or onnxruntime:fp16"
         )
-    if precision == "bf16" and "BF16" not in _cpu_capabilities():
-        return "openvino:bf16 needs a CPU with bf16 instructions, and this one has none; use openvino:fp32"
+    if "bf16" in (choice.precision, choice.floats) and "BF16" not in _cpu_capabilities():
+        instead = "openvino:int8" if choice.floats else "openvino:fp32"
+        return f"{choice} needs a CPU with bf16 instructions, and this one has none; use {instead}"
     return None
 
 
@@ -109,11 +110,11 @@ def _cpu_capabilities() -> tuple[str, ...]:
     return tuple(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
-def _compile(path: Path, content: Path | bytes, precision: Precision, threads: int) -> openvino.CompiledModel:
+def _compile(path: Path, content: Path | bytes, choice: BackendChoice, threads: int) -> openvino.CompiledModel:
     """The file itself, or bytes made of it; `path` is for messages."""
     core = openvino_core(_PURPOSE)
     settings = {
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_PRECISION_HINT": _HINTS[choice.floats or choice.precision],
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,  # one image as fast as it goes; several streams would share the threads out
         "ENABLE_CPU_PINNING": False,  # pinned threads fight with the other backends of the process for the same cores

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.backends import Backend, Precision
+from sr_deploy.backends import Backend, BackendChoice, Precision
 from sr_deploy.bundle.profile import Profile
 from sr_deploy.errors import ShapeError
 from sr_deploy.graph.ends import Dtype, layout_of
@@ -44,6 +44,8 @@ class RunnerSpec:
     numbers (0 to 255 or 65535) are made of it and read back by the runner."""
     artefact: Path | None = None
     """The file that it runs: weights, a graph or an engine."""
+    floats: Literal["bf16"] | None = None
+    """In which precision is computed what an INT8 graph leaves float; None: as the graph says, on CPUs in FP32."""
     rewrites: tuple[str, ...] = ()
     """What the runner changed in the graph when it opened the file, by the names in docs/graph.md."""
 
@@ -52,8 +54,13 @@ class RunnerSpec:
         """Order of the axes at both ends of what is run; `infer` takes and gives NCHW always."""
         return layout_of(self.dtype)
 
+    @property
+    def choice(self) -> BackendChoice:
+        """Who computes, in which precision."""
+        return BackendChoice(self.backend, self.precision, self.floats)
+
     def __str__(self) -> str:
-        return f"{self.backend}:{self.precision}"
+        return str(self.choice)
 
 
 @runtime_checkable

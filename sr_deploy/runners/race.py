@@ -151,7 +151,12 @@ class _Race:
         able = [one for one in self.racers if str(one.choice) not in self.failed]
         fastest = min((one.seconds for one in able), default=math.inf)
         alike = [one for one in able if one.seconds <= _ALIKE * fastest]
-        return min(alike, key=lambda one: (PRECISIONS.index(one.choice.precision), one.seconds), default=None)
+        return min(alike, key=lambda one: (_rank_precision(one.choice), one.seconds), default=None)
+
+
+def _rank_precision(choice: BackendChoice) -> tuple[int, bool]:
+    """The lower, the more precise."""
+    return PRECISIONS.index(choice.precision), choice.floats is not None
 
 
 def _draw_tile(model: Model, spec: RunnerSpec) -> NDArray[np.float32]:

@@ -46,6 +46,7 @@ def graph_runner_spec(
         backend=choice.backend,
         version=version,
         precision=choice.precision,
+        floats=choice.floats,
         device=device,
         scale=model.scale,
         channels=model.channels,

@@ -143,5 +143,5 @@ def open_upscalers(
         for device in devices or (None,):
             upscaler = Upscaler(opened, backend=choice, tile=tile, device=device, threads=threads, batch=batch)
             upscalers.append(stack.enter_context(upscaler))
-            choice = BackendChoice(upscaler.spec.backend, upscaler.spec.precision)
+            choice = upscaler.spec.choice
         yield upscalers

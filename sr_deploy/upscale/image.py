@@ -277,7 +277,7 @@ class Upscaler:
         """Another runner of this network in FP32; this one where there is no other."""
         if self._fp32 is None:
             spec = self._runner.spec
-            choice = choose_fp32(self._model, BackendChoice(spec.backend, spec.precision)) if self._model else None
+            choice = choose_fp32(self._model, spec.choice) if self._model else None
             if self._model is not None and choice is not None:
                 # PyTorch computes where this runner does; others compute on the CPU here.
                 self._fp32 = open_runner(

@@ -27,7 +27,7 @@ from sr_deploy.export.int8.execute import Engine, choose_engine, open_graph
 from sr_deploy.export.int8.insert import LEVELS
 from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs
 from sr_deploy.export.int8.placement import Placement, place_quantisation
-from sr_deploy.export.int8.quality import Judge
+from sr_deploy.export.int8.quality import Judge, Loss
 from sr_deploy.export.int8.work import RANGES_STREAM
 from sr_deploy.graph.load import find_ends
 from sr_deploy.model import Model
@@ -180,15 +180,54 @@ def _judge_shifts(scene: _Scene) -> Iterator[str]:
             )
 
 
+@dataclass(frozen=True)
+class Drop:
+    """What a backend loses against photographs with the INT8 graph."""
+
+    least_db: float
+    """What it surely loses: the mean over the crops less two standard errors, in dB of PSNR."""
+    allowed_db: float
+    """The budget that the graph was made for."""
+    said: str
+    """Both in words."""
+
+    @property
+    def within(self) -> bool:
+        """Whether the budget holds."""
+        return self.least_db <= self.allowed_db
+
+
+def measure_drop(model: Model, bundle: Bundle, choice: BackendChoice) -> Drop | None:
+    """What a bundle's INT8 graph loses against photographs where `choice` runs it; None: no budget is recorded.
+
+    Raises:
+        BackendError: it does not run here.
+        BundleError: `int8.json` is damaged.
+    """
+    report = read_int8_report(bundle)
+    if report is None or bundle.manifest.int8 is None:
+        return None
+    scene = _set_scene(model, bundle, report)
+    loss, least = _measure_loss(model, scene, choice)
+    allowed = bundle.manifest.int8.max_drop_db
+    said = f"{loss.drop_db:+.3f} dB lost on {len(scene.crops)} crops of bundled photographs ({least:+.3f} at least)"
+    return Drop(least, allowed, f"{said}, {allowed:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32")
+
+
+def _measure_loss(model: Model, scene: _Scene, choice: BackendChoice) -> tuple[Loss, float]:
+    """The loss, and what it surely is."""
+    output = find_ends("the graph", scene.reference)[1].name
+    judge = Judge(scene.crops, open_graph(scene.reference, "onnxruntime"), output, model.scale)
+    with open_runner(model, choice) as runner:
+        loss = judge.judge(lambda lr_NCHW: {output: runner.infer(lr_NCHW)})
+    return loss, loss.drop_db - _SURE * loss.standard_error_db
+
+
 def _check_loss(model: Model, bundle: Bundle, scene: _Scene) -> tuple[str, tuple[str, ...]]:
     """What the file as it lies there loses on photographs, against the budget."""
     record = bundle.manifest.int8
     assert record is not None
-    output = find_ends("the graph", scene.reference)[1].name
-    judge = Judge(scene.crops, open_graph(scene.reference, "onnxruntime"), output, model.scale)
-    with open_runner(model, _INT8) as runner:
-        loss = judge.judge(lambda lr_NCHW: {output: runner.infer(lr_NCHW)})
-    least = loss.drop_db - _SURE * loss.standard_error_db
+    loss, least = _measure_loss(model, scene, _INT8)
     said = (
         f"against the photographs themselves, {loss.drop_db:+.3f} dB lost now on {len(scene.crops)} crops of bundled "
         f"ones ({least:+.3f} at least), {record.max_drop_db:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32"

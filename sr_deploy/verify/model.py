@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sr_deploy.backends import TENSORRT_BACKENDS, Backend, BackendChoice, Precision
+from sr_deploy.backends import INT8_BF16, TENSORRT_BACKENDS, Backend, BackendChoice, Precision
 from sr_deploy.bundle import Certificate, CertificateEntry, FileRecord, NotRun, Thresholds, utc_now
+from sr_deploy.bundle.shortfall import describe_shortfall
 from sr_deploy.deps import installed_version
-from sr_deploy.errors import BackendError, DamagedBundleError, InputError, OutOfMemoryError
+from sr_deploy.errors import BackendError, DamagedBundleError, InputError, OutOfMemoryError, SrDeployError
 from sr_deploy.files import sha256_of
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
@@ -17,6 +18,7 @@ from sr_deploy.runners.ends import rounding_of
 from sr_deploy.runners.parity import Reference
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.trt import visible_gpus
+from sr_deploy.verify.calibration import Drop, measure_drop
 from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
 from sr_deploy.verify.cost import find_cost
 from sr_deploy.verify.engines import find_engines
@@ -44,6 +46,8 @@ class Verified:
     """The worst places of each entry."""
     invented: tuple[str, ...] = ()
     """What is wrong with entries that stood in the certificate: more rounding of FP32 than there is."""
+    not_run: tuple[NotRun, ...] = ()
+    """INT8 with the rest in BF16, where nobody asked for it and it loses too much: an offer, no fault of a file."""
 
 
 def verify_backends(
@@ -83,6 +87,7 @@ def verify_backends(
         VerificationError: the reference itself gives no finite numbers.
     """
     reference = describe_exact(model)
+    asked_for = choices
     if choices is None:
         choices = [choice for choice in _candidates(model) if why_not_candidate(model, choice) is None]
     if not choices and model.precisions and model.has_weights:
@@ -95,10 +100,19 @@ def verify_backends(
     tell(f"reference: {reference.title}")
     entries: list[CertificateEntry] = []
     crops: list[Crop] = []
+    left: list[NotRun] = []
     cost = find_cost(model)
     per_pixel = None if cost is None else Cost(cost.multiply_adds, model.channels * model.scale**2)
     with ReferenceOutputs(model, per_pixel, most_pixels) as outputs:
         for choice in choices:
+            drop: Drop | str = ""
+            if choice.floats is not None:
+                tell(f"what {choice} loses on photographs")
+                drop = _measure_mixed_drop(model, choice)
+                if asked_for is None and (isinstance(drop, str) or not drop.within):
+                    said = drop if isinstance(drop, str) else drop.said
+                    left.append(NotRun(what=str(choice), reason=f"not certified: {said}"))
+                    continue
             tell(f"verify {choice}")
             asked = _find_asked_precision(model, choice)
             limits = (thresholds or {}).get(asked) or model.thresholds_for(asked)
@@ -111,10 +125,15 @@ def verify_backends(
                     raise
                 tell(str(error))
                 entry, worst = _record_refusal(model, choice, limits, reference, str(error)), ()
+            if choice.floats is not None:
+                entry = _with_drop(entry, drop)
+                if asked_for is None and not entry.passed:
+                    left.append(NotRun(what=str(choice), reason=f"not certified: {describe_shortfall(entry)}"))
+                    continue
             entries.append(entry)
             crops += worst
         invented = () if standing is None else tuple(list_invented(standing, outputs))
-    return Verified(tuple(entries), tuple(crops), invented)
+    return Verified(tuple(entries), tuple(crops), invented, tuple(left))
 
 
 def list_not_run(model: Model, choices: Sequence[BackendChoice] | None = None) -> list[NotRun]:
@@ -166,6 +185,8 @@ def _candidates(model: Model) -> list[BackendChoice]:
         # OpenVINO's CPU plugin computes FP16 graphs in FP32: it would say nothing about them as FP16.
         backends = ("onnxruntime",) if precision == "fp16" else _GRAPH_BACKENDS
         found += [BackendChoice(backend, precision) for backend in backends]
+        if precision == "int8" and model.bundle is not None and why_not_candidate(model, INT8_BF16) is None:
+            found.append(INT8_BF16)
         if precision == "fp16":
             found.append(TRUE_HALF)
             found += [] if "fp32" in precisions else [BackendChoice("openvino", "fp32")]
@@ -226,6 +247,27 @@ def _verify_choice(
     contents = _JUDGED.get(choice.precision, CONTENTS)
     crops = choose_crops(crop for crop in run.crops if crop.point.content in contents)
     return _judge(entry), crops
+
+
+def _measure_mixed_drop(model: Model, choice: BackendChoice) -> Drop | str:
+    """What INT8 with a faster rest loses against photographs, or why that cannot be said."""
+    reason = why_not_candidate(model, choice)
+    if reason is not None:
+        raise BackendError(reason)
+    try:
+        drop = None if model.bundle is None else measure_drop(model, model.bundle, choice)
+    except OutOfMemoryError:
+        raise
+    except SrDeployError as error:  # of a damaged file, which is another check's finding
+        return str(error)
+    return drop or "no budget is recorded"
+
+
+def _with_drop(entry: CertificateEntry, drop: Drop | str) -> CertificateEntry:
+    """With its loss, and failed where that is more than is allowed or not known."""
+    if isinstance(drop, str):
+        return entry.model_copy(update={"passed": False})
+    return entry.model_copy(update={"passed": entry.passed and drop.within, "drop_db": drop.least_db})
 
 
 def _record_refusal(

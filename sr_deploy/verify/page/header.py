@@ -176,6 +176,8 @@ def _show_words(content: PageContent, entry: CertificateEntry, agreement: Agreem
     if int8 is None or entry.precision != "int8":
         return escape(agreement.words)
     lost = f"{int8.drop_db:.3f} dB lost against photographs when it was made, {int8.max_drop_db:.3f} allowed"
+    if entry.drop_db is not None:
+        lost = f"{entry.drop_db:.3f} dB lost against photographs at least, {int8.max_drop_db:.3f} allowed"
     return f'{escape(agreement.words)}<br><span class="soft">{escape(lost)}</span>'
 
 
