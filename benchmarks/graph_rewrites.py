@@ -30,6 +30,7 @@ from pages import describe_command
 
 from sr_deploy.arch.registry import build_network, input_multiple
 from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.backends import BackendChoice
 from sr_deploy.deps import openvino_core
 from sr_deploy.export.onnx_export import export_network_to_onnx, trace_network
 from sr_deploy.graph.rewrite import (
@@ -212,7 +213,7 @@ def measure_subject(name: str, side: int, threads: int, rounds: int) -> list[Row
     reference = (torch.nn.functional.avg_pool2d(sr_NCHW, 2) if subject.halved else sr_NCHW).numpy()
     rows = []
     for backend, how in BACKENDS.items():
-        if backend == "openvino bf16" and why_not_computed("bf16"):
+        if backend == "openvino bf16" and why_not_computed(BackendChoice("openvino", "bf16")):
             continue
         variants = rewrite_all(plain, subject, how)
         runs = {variant: how.opener(model, threads) for variant, (model, _) in variants.items()}

@@ -70,7 +70,7 @@ def test_what_the_file_has_already_is_not_added_again(make_foreign, lr):
 
 
 def test_bf16_keeps_residuals_apart(exported):
-    if why_not_computed("bf16"):
+    if why_not_computed(BackendChoice("openvino", "bf16")):
         pytest.skip("this CPU has no bf16 instructions")
     with open_runner(exported("rrdbnet-x4").path, "openvino:bf16") as runner:
         assert runner.spec.rewrites == ("scales", "narrow_output", "sub_pixel", "concat")

@@ -160,7 +160,7 @@ def test_torch_fp32_stays_fp32_whatever_the_process_allows(compact, lr):
 
 
 def test_openvino_bf16_is_asked_for_and_fp32_stays_fp32(compact, lr):
-    if why_not_computed("bf16"):
+    if why_not_computed(BackendChoice("openvino", "bf16")):
         with pytest.raises(BackendError, match="needs a CPU with bf16 instructions"):
             open_runner(compact, "openvino:bf16")
         return
@@ -281,8 +281,8 @@ print("and went on")
 
 
 def test_ctrl_c_is_heard_after_several_openvino_runners(compact):
-    if why_not_computed("bf16") is not None:
-        pytest.skip(str(why_not_computed("bf16")))
+    if why_not_computed(BackendChoice("openvino", "bf16")) is not None:
+        pytest.skip(str(why_not_computed(BackendChoice("openvino", "bf16"))))
     command = [sys.executable, "-c", SIGNALLED, str(compact.path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "interrupted\nand went on\n")
