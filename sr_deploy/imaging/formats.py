@@ -11,14 +11,14 @@ from sr_deploy.errors import ImageError, InputError
 
 @dataclass(frozen=True)
 class Format:
-    """One format of files, as pyvips writes it."""
+    """One format of files, that is written."""
 
     name: str
     """For people."""
     suffixes: tuple[str, ...]
     """Endings of file names, in lower case; the first is given to new names."""
-    saver: str
-    """The operation of libvips, without where it writes to."""
+    saver: str | None
+    """The operation of libvips, without where it writes to; None: `png` makes it."""
     options: Mapping[str, object] = field(default_factory=dict)
     """Its fixed arguments."""
     quality: int | None = None
@@ -42,7 +42,7 @@ class Format:
 # Compression and effort are chosen so that encoding does not outlast a compact network; more of them makes files 1 to
 # 6 % smaller in up to four times the time (docs/upscaling.md).
 FORMATS = (
-    Format("PNG", (".png",), "pngsave", {"compression": 2, "filter": "avg"}, by_rows=True),
+    Format("PNG", (".png",), None, by_rows=True),
     Format("JPEG", (".jpg", ".jpeg"), "jpegsave", quality=95, bits=8, alpha=False, dpi_in_exif=True,
            by_rows=True, max_side=65535),
     Format("WebP", (".webp",), "webpsave", {"effort": 0, "exact": True}, quality=95, bits=8, gray=False,

@@ -24,6 +24,7 @@ from sr_deploy.imaging.opening import (
     refuse_colours,
     wrap_pixels,
 )
+from sr_deploy.imaging.png import make_png
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,9 @@ def write_picture(
 
 def _encode(picture: Picture, form: Format, quality: int | None) -> bytes:
     pixels, alpha = picture.pixels, picture.alpha
+    if form.saver is None:
+        whole = pixels if alpha is None else cast("Pixels", np.dstack((pixels, alpha)))
+        return b"".join(make_png(picture.header, picture.header.bits, [whole]))
     if form.bits == 8:
         pixels, alpha = round_to_8bit(pixels), None if alpha is None else round_to_8bit(alpha)
     transparency = None if alpha is None else wrap_pixels(alpha[..., None])

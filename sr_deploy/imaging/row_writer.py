@@ -1,35 +1,28 @@
 """Pictures written row by row, from top to bottom, with no more than some rows in memory.
 
 libvips pulls: its encoders ask a loader for rows. The loader that takes rows as they are made, of every depth and
-number of channels, is that of PNG. So rows go to it as a PNG file that is not compressed (ISO/IEC 15948), through a
-source that waits for them, and its encoder writes what it reads there into the file.
+number of channels, is that of PNG. So rows go to it as a PNG file that is not compressed, through a source that waits
+for them, and its encoder writes what it reads there into the file. PNG files themselves are made without it (`png`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import struct
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
-import numpy as np
-
 from sr_deploy.deps import require
 from sr_deploy.errors import ImageError, OutputError
 from sr_deploy.files import replacing_file
-from sr_deploy.imaging.encoding import prepare_encoding, round_to_8bit
+from sr_deploy.imaging.encoding import prepare_encoding
 from sr_deploy.imaging.formats import FORMATS, Format, find_format, require_output_size, require_quality
 from sr_deploy.imaging.header import Header, find_losses
 from sr_deploy.imaging.opening import Pixels, describe_failure
-
-_STRIP = 32  # rows in one chunk of the stream
-_COLOUR_TYPES = {(1, False): 0, (3, False): 2, (1, True): 4, (3, True): 6}
-"""Of PNG (section 11.2.2), by channels and alpha."""
+from sr_deploy.imaging.png import make_png
 
 
 def require_by_rows(path: Path) -> None:
@@ -130,14 +123,12 @@ class RowWriter:
 
 
 class _RowSource:
-    """Rows as an uncompressed PNG file, of which one thread makes parts and another one reads them."""
+    """Rows that one thread gives and another one takes, as they are or as a PNG file that is not packed."""
 
     def __init__(self, header: Header, bits: int) -> None:
-        self._header = header
-        self._bits = bits
         self._queue: SimpleQueue[Pixels | None] = SimpleQueue()
         self._room = threading.Semaphore(1)
-        self._stream = self._make_png()
+        self._stream = make_png(header, bits, self.strips(), packed=False)
         self._part = memoryview(b"")
 
     def wait(self) -> None:
@@ -156,54 +147,39 @@ class _RowSource:
         """There are no more rows."""
         self._queue.put(None)
 
+    def strips(self) -> Iterator[Pixels]:
+        """The rows as they come, whoever encodes them."""
+        while (rows := self._queue.get()) is not None:
+            yield rows
+            del rows
+            self.go_on()
+
     def read(self, count: int) -> bytes:
-        """Up to `count` bytes; none at the end."""
+        """Up to `count` bytes of the file; none at the end."""
         if not self._part:
             self._part = memoryview(next(self._stream, b""))
         taken, self._part = self._part[:count], self._part[count:]
         return bytes(taken)
-
-    def _make_png(self) -> Iterator[bytes]:
-        header = self._header
-        colours = _COLOUR_TYPES[header.channels, header.has_alpha]
-        size = struct.pack(">IIBBBBB", header.width, header.height, self._bits, colours, 0, 0, 0)
-        yield b"\x89PNG\r\n\x1a\n" + _make_chunk(b"IHDR", size)
-        deflate = zlib.compressobj(0)
-        while (rows := self._queue.get()) is not None:
-            for top in range(0, len(rows), _STRIP):
-                lines = self._make_lines(rows[top : top + _STRIP])
-                yield _make_chunk(b"IDAT", deflate.compress(lines) + deflate.flush(zlib.Z_SYNC_FLUSH))
-            del rows
-            self.go_on()
-        yield _make_chunk(b"IDAT", deflate.flush()) + _make_chunk(b"IEND", b"")
-
-    def _make_lines(self, rows: Pixels) -> memoryview:
-        """Each row behind a zero (no filter); samples of 16 bit with the higher byte first."""
-        samples = round_to_8bit(rows) if self._bits == 8 else rows.astype(">u2")
-        plain = np.ascontiguousarray(samples).reshape(len(rows), -1).view(np.uint8)
-        lines = np.zeros((len(plain), 1 + plain.shape[1]), np.uint8)
-        lines[:, 1:] = plain
-        return lines.data
 
 
 class _FileTarget:
     """A file that an encoder writes into, which remembers why it could not."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
+        self.stream = stream
         self.error: OSError | None = None
 
     def write(self, content: bytes) -> int:
         """As of a stream, but -1 where it fails: no exception passes through libvips."""
-        return self._try(lambda: self._stream.write(content))
+        return self._try(lambda: self.stream.write(content))
 
     def seek(self, offset: int, whence: int) -> int:
         """As `write`; what was not written yet is written then."""
-        return self._try(lambda: self._stream.seek(offset, whence))
+        return self._try(lambda: self.stream.seek(offset, whence))
 
     def read(self, count: int) -> bytes:
         """As of a stream: TIFF goes back to what it wrote."""
-        return self._stream.read(count)
+        return self.stream.read(count)
 
     def _try(self, act: Callable[[], int]) -> int:
         try:
@@ -214,6 +190,10 @@ class _FileTarget:
 
 
 def _encode(rows: _RowSource, file: _FileTarget, header: Header, form: Format, quality: int | None) -> None:
+    if form.saver is None:
+        for part in make_png(header, header.bits, rows.strips()):
+            file.stream.write(part)
+        return
     pyvips = require("pyvips", "writing pictures")
     source, target = pyvips.SourceCustom(), pyvips.TargetCustom()
     source.on_read(rows.read)
@@ -223,8 +203,3 @@ def _encode(rows: _RowSource, file: _FileTarget, header: Header, form: Format, q
     image = pyvips.Image.pngload_source(source, access="sequential", fail_on="error", unlimited=True)
     image, options = prepare_encoding(image, header, form, quality)
     getattr(image, f"{form.saver}_target")(target, **options)
-
-
-def _make_chunk(kind: bytes, content: bytes) -> bytes:
-    """One chunk of a PNG file (section 5.3)."""
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))

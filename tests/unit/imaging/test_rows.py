@@ -184,13 +184,21 @@ def test_what_is_not_written_by_rows_is_refused_by_name(tmp_path: Path, photogra
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("rows", "told"), [(HEIGHT - 1, None), (HEIGHT + 1, "given 327 of 326 rows")])
+@pytest.mark.parametrize(
+    ("name", "rows", "told"),
+    [
+        ("out.tif", HEIGHT - 1, "the encoder failed"),
+        ("out.tif", HEIGHT + 1, "given 327 of 326 rows"),
+        ("out.png", HEIGHT - 1, "given 325 of 326 rows"),
+        ("out.png", HEIGHT + 1, "given 327 of 326 rows"),
+    ],
+)
 def test_another_number_of_rows_leaves_nothing(
-    tmp_path: Path, photograph: NDArray[np.uint8], rows: int, told: str | None
+    tmp_path: Path, photograph: NDArray[np.uint8], name: str, rows: int, told: str
 ) -> None:
     with (
-        pytest.raises(OutputError, match=told or "the encoder failed"),
-        open_row_writer(tmp_path / "out.png", Picture(photograph).header) as writer,
+        pytest.raises(OutputError, match=told),
+        open_row_writer(tmp_path / name, Picture(photograph).header) as writer,
     ):
         writer.write(np.repeat(photograph, 2, axis=0)[:rows])
     assert list(tmp_path.iterdir()) == []
