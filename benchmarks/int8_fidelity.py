@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import resource
 import shlex
 import shutil
 import statistics
@@ -97,6 +98,13 @@ def quantise_with_modelopt(source: Path, crops: Sequence[NDArray[np.float32]], t
     )
 
 
+def quantise_with_nncf(source: Path, crops: Sequence[NDArray[np.float32]], target: Path) -> None:
+    """OpenVINO's NNCF as it comes."""
+    nncf = importlib.import_module("nncf")  # not a dependency of sr-deploy
+    feeds = [{"lr": crop} for crop in crops]
+    onnx.save(nncf.quantize(onnx.load(source), nncf.Dataset(feeds), subset_size=len(feeds)), target)
+
+
 def make_graphs(
     folder: Path, checkpoint: Path, calibration: Path | None, notes: list[str], *, variants: bool
 ) -> Iterator[tuple[str, Path]]:
@@ -125,7 +133,13 @@ def make_graphs(
         # Without a budget: all of the placement is INT8, so that the rows can be compared and no search is needed.
         free = {"max_drop_db": 99.0, "max_pixel_error": 1.0, "curve_points": 2, "search_crops": 4}
         lax = one if name == "INT8" else one.model_copy(update=free)
+        started, worked = time.monotonic(), time.process_time()
         make_int8_graph(fp32, target, lax, calibration, force=True, tell=tell)
+        if name == "INT8":
+            notes.append(
+                f"INT8 took {time.monotonic() - started:.0f} s, {time.process_time() - worked:.0f} s of processor time; "
+                f"the process held {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB at most"
+            )
         yield name, target
     shape = CropShape(options.crop_size, model.scale, model.channels, options.seed)
     crops = [crop.lr for crop in cut_crops(find_photographs(calibration).calibration, options.crops, shape, 0)]
@@ -133,6 +147,7 @@ def make_graphs(
         f"ONNX Runtime's quantiser, {ranges}": functools.partial(quantise_with_onnxruntime, plain, crops, ranges)
         for ranges in ("MinMax", "Entropy")
     }
+    others["NNCF"] = functools.partial(quantise_with_nncf, fp32, crops)
     others["NVIDIA modelopt"] = functools.partial(quantise_with_modelopt, plain, crops)
     for name, make in others.items():
         target = folder / f"{name.replace(' ', '-')}.onnx"

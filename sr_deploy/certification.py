@@ -221,10 +221,7 @@ def _check_drops(bundle: Bundle, ledgers: Sequence[Ledger]) -> list[Check]:
     int8, graph = bundle.manifest.int8, bundle.manifest.graph("int8")
     checks = []
     if int8 is not None and graph is not None:
-        said = (
-            f"{int8.drop_db:.3f} dB lost on held-out photographs, {int8.max_drop_db:.3f} allowed; worst sample off by "
-            f"{int8.max_abs:.3f}, {int8.max_pixel_error:.3f} allowed"
-        )
+        said = int8.describe_loss()
         findings = () if int8.passed else (f"kept with --force: {said}",)
         checks.append(_make_drop(graph.file, graph.sha256, f"when it was made: {said}", findings))
     for ledger in ledgers:

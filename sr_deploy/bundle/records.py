@@ -80,13 +80,17 @@ class Int8Record(Record):
     """What was asked of INT8 and what came of it, measured when the bundle was made, on held-out photographs."""
 
     max_drop_db: Annotated[FiniteFloat, Field(ge=0)]
-    """The budget: PSNR on luma against ground truth that may be lost, in dB."""
+    """The budget: PSNR on luma against ground truth that may be lost, in dB, upper end of the 95 % interval."""
     max_pixel_error: Annotated[FiniteFloat, Field(gt=0)]
-    """The budget: greatest difference from FP32 of any sample, outputs clamped to [0, 1]."""
+    """The budget: greatest difference from FP32 of any mean over 5x5 pixels, outputs clamped to [0, 1]."""
     drop_db: FiniteFloat
-    """What is lost."""
+    """What is lost, mean over the crops."""
+    upper_db: FiniteFloat | None = None
+    """Upper end of its interval; None where an older sr-deploy held the mean to the budget."""
+    visible: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    """That greatest difference; None where an older sr-deploy held the worst sample to the budget."""
     max_abs: Annotated[FiniteFloat, Field(ge=0)]
-    """The greatest difference."""
+    """Greatest difference of any sample."""
     psnr_fp32_db: FiniteFloat
     """PSNR against FP32, in dB."""
     share: Share
@@ -97,6 +101,16 @@ class Int8Record(Record):
     """The whole search: layers, curve, settings."""
     picture: FileRecord | None
     """Its picture; None where matplotlib was not installed."""
+
+    def describe_loss(self) -> str:
+        """What is lost and what is allowed, for people."""
+        allowed = f"{self.max_drop_db:g} allowed"
+        upper = "" if self.upper_db is None else f", at most {self.upper_db:.4f}"
+        name, greatest = ("worst sample", self.max_abs) if self.visible is None else ("visible error", self.visible)
+        return (
+            f"{self.drop_db:.4f} dB lost on held-out photographs{upper} ({allowed}), {name} {greatest:.2g} "
+            f"({self.max_pixel_error:g} allowed)"
+        )
 
 
 class SourceRecord(Record):

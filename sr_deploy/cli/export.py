@@ -257,9 +257,8 @@ def describe_int8(record: Int8Record) -> str:
     verdict = "within its budget" if record.passed else "NOT within its budget, kept with --force"
     picture = "" if record.picture is None else f", {record.picture.file}"
     return (
-        f"int8: {100 * record.share:.1f} % of the multiply-adds, {record.drop_db:.4f} dB lost "
-        f"({record.max_drop_db:g} allowed), worst sample off by {record.max_abs:.2g} ({record.max_pixel_error:g} "
-        f"allowed), {record.psnr_fp32_db:.1f} dB to FP32: {verdict} ({record.report.file}{picture})"
+        f"int8: {100 * record.share:.1f} % of the multiply-adds, {record.describe_loss()}, "
+        f"{record.psnr_fp32_db:.1f} dB to FP32: {verdict} ({record.report.file}{picture})"
     )
 
 

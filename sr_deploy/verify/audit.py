@@ -6,7 +6,8 @@ rounding alone allows:
     FP32   the same number
     FP16   the nearest FP16 number: half a unit in the last place
     BF16   likewise
-    INT8   half a step of the weight's quantisation, and a step no longer than the greatest weight asks for
+    INT8   half a step of the weight's quantisation, a whole one where `int8.json` says that rounding was learned, and a
+           step no longer than the greatest weight asks for
     bias   of a convolution with quantised input: the corrected one that `int8.json` records (`quantised`)
 
 And so is what lies between the nodes: the type of every result, every cast and every quantisation (`storage`).
@@ -208,16 +209,19 @@ def _compare_input(
     if due.values.shape != seen.values.shape:
         yield f"{where} has shape {seen.values.shape} where {due.values.shape} is due"
         return
-    yield from _compare_constants(where, due, seen, terms.tolerance)
+    learned = terms.int8 is not None and bool(terms.int8.learned)
+    yield from _compare_constants(where, due, seen, terms.tolerance, of_step=1.0 if learned else 0.5)
 
 
-def _compare_constants(where: str, due: Constant, seen: Constant, tolerance: float) -> Iterator[str]:
+def _compare_constants(
+    where: str, due: Constant, seen: Constant, tolerance: float, of_step: float = 0.5
+) -> Iterator[str]:
     want = np.asarray(due.values)
     have = np.asarray(seen.values)
     limit: NDArray[np.float64] | float = 0.0
     if seen.scale is not None:
         yield from _compare_steps(where, want, seen.scale)
-        limit = seen.scale / 2 * _SLACK
+        limit = seen.scale * of_step * _SLACK
     elif want.dtype == have.dtype and want.dtype.name in _FLOATS:
         sizes = np.abs(want.astype(np.float64))
         limit = tolerance * (sizes + float(sizes.max(initial=0)) / 16)

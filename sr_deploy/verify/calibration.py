@@ -4,7 +4,8 @@ The audit holds the INT8 graph to `int8.json`, number for number; but both can b
 of the network itself are measured again, on the crops that calibration used where those are of bundled photographs,
 else on other crops of these:
 
-- **steps**: 127 of them reach as far as the layer's input does, within `_EXACT` on the same crops, `_WIDE` on others;
+- **steps**: 127 of them, less the factor that was learned, reach as far as the layer's input does, within `_EXACT` on
+  the same crops, `_WIDE` on others; and that factor is none that learning could not give;
 - **corrections**: a bias is moved by as much as quantising shifts its channel, not by many times that;
 - **loss**: what the graph loses against the originals may not be surely more than its budget.
 """
@@ -25,6 +26,7 @@ from sr_deploy.export.int8.calibration import measure_ranges, measure_shifts, qu
 from sr_deploy.export.int8.equalise import apply_factors
 from sr_deploy.export.int8.execute import Engine, choose_engine, open_graph
 from sr_deploy.export.int8.insert import LEVELS
+from sr_deploy.export.int8.options import LEAST_FACTOR, MOST_FACTOR
 from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs
 from sr_deploy.export.int8.placement import Placement, place_quantisation
 from sr_deploy.export.int8.quality import Judge, Loss
@@ -131,8 +133,13 @@ def _check_ranges(scene: _Scene) -> tuple[str, tuple[str, ...]]:
     limits = measure_ranges(
         scene.reference, scene.placement, lambda: iter(scene.ranges), scene.report.options, "onnxruntime"
     )
-    measured = {one.name: limits[one.data] for one in scene.placement.candidates if one.name in layers}
-    findings = [*_judge_ranges(layers, measured, exact=scene.exact)]
+    learned = scene.report.learned
+    measured = {
+        one.name: limits[one.data] * learned.get(one.data, 1.0)
+        for one in scene.placement.candidates
+        if one.name in layers
+    }
+    findings = [*_judge_learned(learned), *_judge_ranges(layers, measured, exact=scene.exact)]
     if scene.report.shifts:
         findings += _judge_shifts(scene)
     crops = (
@@ -140,6 +147,15 @@ def _check_ranges(scene: _Scene) -> tuple[str, tuple[str, ...]]:
     )
     what = f"steps and corrections of {len(layers)} INT8 convolutions against the network's feature maps on {crops}"
     return what, cut_findings(findings)
+
+
+def _judge_learned(learned: Mapping[str, float]) -> Iterator[str]:
+    for name, factor in learned.items():
+        if not LEAST_FACTOR <= factor <= MOST_FACTOR:
+            yield (
+                f"the step of {name} is recorded as learned to {factor:.3g} times the calibrated one, and learning "
+                f"gives {LEAST_FACTOR:g} to {MOST_FACTOR:g}"
+            )
 
 
 def _judge_ranges(layers: Mapping[str, LayerReport], measured: Mapping[str, float], *, exact: bool) -> Iterator[str]:

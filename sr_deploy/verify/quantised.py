@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.export.int8.joins import list_joined
 from sr_deploy.graph.load import infer_types, name_of
 from sr_deploy.verify.align import Alignment, GraphView, describe_node
 from sr_deploy.verify.storage import Storage, judge_way
@@ -111,7 +112,7 @@ class _Layer:
                 yield f"input {position} of {describe_node(self.node)} is not dequantised to the type it computes in"
 
     def _judge_data(self, name: str) -> Iterator[str]:
-        """What is read as a DequantizeLinear of a QuantizeLinear, or of a concatenation of several."""
+        """What is read as a DequantizeLinear of a QuantizeLinear, or of what joins several or repeats one."""
         chain = self.candidate.chain(name)
         if not chain or chain[0].op_type != "DequantizeLinear":
             yield f"the data of {describe_node(self.node)} is not quantised, though its weight is"
@@ -121,10 +122,10 @@ class _Layer:
 
     def _judge_quantised(self, name: str) -> Iterator[str]:
         chain = self.candidate.chain(name)
-        join = self.candidate.producer(name)
-        if not chain and join is not None and join.op_type == "Concat":
-            for part in join.input:
-                yield from self._judge_quantised(part)
+        parts = () if chain else list_joined(self.candidate.producer(name))
+        for part in parts:
+            yield from self._judge_quantised(part)
+        if parts:
             return
         if not chain or chain[0].op_type != "QuantizeLinear":
             yield f"the data of {describe_node(self.node)} comes through no QuantizeLinear of its own"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.backends import Precision
 from sr_deploy.export.casts import FP32_INPUTS, Regions
+from sr_deploy.export.int8.joins import list_joined
 from sr_deploy.graph.ends import find_end_nodes
 from sr_deploy.graph.load import infer_types
 from sr_deploy.verify.align import Alignment, GraphView, describe_node
@@ -129,10 +130,13 @@ def _is_planned_quantisation(
 
 
 def _is_quantised_join(view: GraphView, node: NodeProto, types: dict[str, int]) -> bool:
-    """Whether a concatenation joins quantised parts for convolutions that dequantise it (`export.int8.insert`)."""
-    if node.op_type != "Concat" or types.get(node.output[0]) != _INT8:
+    """Whether a node joins or repeats quantised parts for convolutions that dequantise them (`export.int8.joins`)."""
+    if not list_joined(node) or types.get(node.output[0]) != _INT8:
         return False
-    return all(one.op_type == "DequantizeLinear" for one in view.readers(node.output[0]))
+    return all(
+        one.op_type == "DequantizeLinear" or _is_quantised_join(view, one, types)
+        for one in view.readers(node.output[0])
+    )
 
 
 def _show(kind: int) -> str:

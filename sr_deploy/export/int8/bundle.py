@@ -94,6 +94,8 @@ def write_int8_graph(
         max_drop_db=options.max_drop_db,
         max_pixel_error=options.max_pixel_error,
         drop_db=report.drop_db,
+        upper_db=report.upper_db,
+        visible=report.visible,
         max_abs=report.max_abs,
         psnr_fp32_db=report.psnr_fp32_db,
         share=report.share,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import zlib
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from sr_deploy.cache import key_of
 from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.quality import Loss
 
-KIND = "calibration"
-"""Under which it is kept."""
-_VERSION = 2
+KIND, JUDGED_KIND = "calibration", "int8-judged"
+"""Under which what is measured and what is judged are kept."""
+_VERSION = 3
 """Raised when the same key would mean other numbers."""
 _SETTINGS = (
     "method",
@@ -19,6 +24,9 @@ _SETTINGS = (
     "per_channel",
     "equalise",
     "bias_correction",
+    "learn_steps",
+    "learn_batch",
+    "learn_size",
     "crops",
     "crop_size",
     "search_crops",
@@ -35,6 +43,13 @@ class Measured(BaseModel):
     """What each channel of a feature map is divided by, by tensor."""
     limits: dict[str, float]
     """Greatest quantised magnitude of each feature map, by tensor."""
+    learned: dict[str, float]
+    """What the step of each feature map is multiplied with, by tensor; empty where nothing was learned."""
+    moved: dict[str, str]
+    """Steps added to rounded weights, by node: -1 to 1, compressed; empty where nothing was learned."""
+    learning: dict[str, float]
+    """PSNR against FP32 on calibration crops with everything in INT8: as calibrated (`before`) and learned (`after`);
+    empty where nothing was learned."""
     shifts: dict[str, tuple[float, ...]]
     """What is added to the bias of each convolution; empty where biases stay as they are."""
     corrections: dict[str, tuple[float, float]]
@@ -44,21 +59,45 @@ class Measured(BaseModel):
     """Mean squared error against FP32 with this convolution alone quantised."""
 
 
-def calibration_key(graph: bytes, photographs: tuple[str, ...], options: Int8Options, engine: str) -> str:
-    """SHA-256 of everything that the measured numbers depend on.
+class Judged(BaseModel):
+    """What graphs lose on the gate's crops, kept so that another budget does not measure it again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+
+    losses: dict[str, Loss]
+    """By what is left out, one name a line."""
+    fp32_psnr_db: float
+    """What FP32 reaches against the originals."""
+
+
+def pack_moves(moves: NDArray[np.int8]) -> str:
+    """Numbers from -1 to 1 as text."""
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(moves).tobytes())).decode("ascii")
+
+
+def unpack_moves(text: str, shape: tuple[int, ...]) -> NDArray[np.int8]:
+    """Back to numbers."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), np.int8).reshape(shape)
+
+
+def calibration_key(
+    graph: bytes, photographs: tuple[str, ...], options: Int8Options, engine: str, keep_fp32: tuple[str, ...] = ()
+) -> tuple[str, str]:
+    """SHA-256 of everything that the measured numbers depend on, and of what the judged ones do.
 
     Args:
         graph: the FP32 graph's bytes.
         photographs: hashes of all of them, sorted.
         options: of which only those count that change a number.
         engine: what runs the graph, with its version.
+        keep_fp32: nodes that stay FP32 where they are not INT8.
     """
-    return key_of(
-        {
-            "version": _VERSION,
-            "graph": hashlib.sha256(graph).hexdigest(),
-            "photographs": photographs,
-            "settings": options.model_dump(include=set(_SETTINGS)),
-            "engine": engine,
-        }
-    )
+    measured = {
+        "version": _VERSION,
+        "graph": hashlib.sha256(graph).hexdigest(),
+        "photographs": photographs,
+        "settings": options.model_dump(include=set(_SETTINGS)),
+        "engine": engine,
+    }
+    judged = {"gate_crops": options.gate_crops, "rest": options.rest, "keep_fp32": sorted(keep_fp32)}
+    return key_of(measured), key_of({**measured, **judged})

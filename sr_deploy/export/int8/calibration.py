@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sr_deploy.errors import GraphError
 from sr_deploy.export.int8.execute import Engine, open_graph
 from sr_deploy.export.int8.insert import QuantisedConv, choose_scale, insert_quantisation, quantise_weight
+from sr_deploy.export.int8.joins import group_by_step
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Placement
 from sr_deploy.export.int8.ranges import Range, make_range
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 Inputs = Callable[[], Iterable[NDArray[np.float32]]]
 """Starts the stream of calibration inputs anew: 1 x C x H x W each."""
 
-_TENSORS_AT_ONCE = 24
+_TENSORS_AT_ONCE = 48
 """Feature maps that leave the graph together when their histograms are taken; bounds the memory of large networks."""
 
 
@@ -30,10 +32,13 @@ def measure_ranges(
 ) -> dict[str, float]:
     """The magnitude that each candidate's data input is quantised up to, by tensor.
 
+    Where feature maps share a step (`joins`), it is that of the one that reaches farthest.
+
     Raises:
         GraphError: an input holds NaN or infinity.
     """
-    names = list(dict.fromkeys(candidate.data for candidate in placement.candidates))
+    shared = group_by_step(model, (candidate.data for candidate in placement.candidates))
+    names = list(dict.fromkeys(part for parts in shared.values() for part in parts))
     whole = options.method != "max"
     size = _TENSORS_AT_ONCE if whole else len(names)
     limits: dict[str, float] = {}
@@ -46,7 +51,7 @@ def measure_ranges(
             raise GraphError(
                 f"feature map {name!r} is no finite number on calibration photographs; the weights are bad"
             )
-    return limits
+    return {name: max(limits[part] for part in parts) for name, parts in shared.items()}
 
 
 def _watch(model: onnx.ModelProto, ranges: Mapping[str, Range], inputs: Inputs, engine: Engine, *, whole: bool) -> None:
@@ -73,9 +78,21 @@ def _watch(model: onnx.ModelProto, ranges: Mapping[str, Range], inputs: Inputs, 
 
 
 def quantise_layers(
-    model: onnx.ModelProto, placement: Placement, limits: Mapping[str, float], options: Int8Options
+    model: onnx.ModelProto,
+    placement: Placement,
+    limits: Mapping[str, float],
+    options: Int8Options,
+    moved: Mapping[str, NDArray[np.int8]] = MappingProxyType({}),
 ) -> dict[str, QuantisedConv]:
-    """Every candidate quantised, with its bias as it was."""
+    """Every candidate quantised, with its bias as it was.
+
+    Args:
+        model: the FP32 graph.
+        placement: its candidates.
+        limits: what each one's data input is quantised up to, by tensor.
+        options: for the steps of weights.
+        moved: steps that are added to rounded weights, -1 to 1, by node.
+    """
     import onnx
 
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -85,6 +102,8 @@ def quantise_layers(
         node = nodes[candidate.name]
         weight = onnx.numpy_helper.to_array(tensors[node.input[1]])
         quantised, scale = quantise_weight(weight, per_channel=options.per_channel)
+        if candidate.name in moved:
+            quantised = quantised + moved[candidate.name]
         bias = None
         if len(node.input) > 2 and node.input[2] in tensors:
             bias = onnx.numpy_helper.to_array(tensors[node.input[2]]).astype(np.float32)

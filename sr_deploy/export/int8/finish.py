@@ -1,55 +1,70 @@
-"""The end of a search: the graph's file, checked against the budget as it stands there, and what is said of it."""
+"""The graph as its file will hold it, what that loses, and what is said of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from sr_deploy.cache import keep, read_kept
+from sr_deploy.export.int8.cache import JUDGED_KIND, Judged
 from sr_deploy.export.int8.execute import open_graph
 from sr_deploy.export.int8.insert import QuantisedConv
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Placement
 from sr_deploy.export.int8.quality import Judge, Loss
 from sr_deploy.export.int8.report import LayerReport
-from sr_deploy.export.int8.search import Point, SearchResult, is_within
+from sr_deploy.export.int8.search import Point, SearchResult
 from sr_deploy.export.int8.work import Layers, Work
-from sr_deploy.graph.load import load_model
 
 if TYPE_CHECKING:
     import onnx
 
 
-def write_first_that_fits(work: Work, result: SearchResult, layers: Layers, judge: Judge) -> tuple[Point, Loss] | None:
-    """Write the chosen point's graph, or the next one's whose file is within the budget.
-
-    The search ran with FP32 between the INT8 layers; the file may have FP16 there, which counts too.
-
-    Returns:
-        What was written and what it loses; None where nothing fits, and then there is no file.
-    """
-    if result.chosen is None:
-        return None
-    for point in result.points[result.points.index(result.chosen) :]:
-        loss = write_point(work, point, layers, judge)
-        if is_within(loss, work.options):
-            return point, loss
-        work.path.unlink()
-    return None
-
-
-def write_point(work: Work, point: Point, layers: Layers, judge: Judge) -> Loss:
-    """Write the graph of one point, and measure the file."""
+def build_graph(work: Work, kept: Collection[str], layers: Layers) -> onnx.ModelProto:
+    """The graph as it will lie in its file, with these candidates left out."""
     from sr_deploy.export.fp16 import convert_model_to_fp16
     from sr_deploy.export.onnx_export import set_metadata
-    from sr_deploy.export.write import write_graph
 
-    model = work.quantise({name: layer for name, layer in layers.items() if name not in point.kept})
+    model = work.quantise({name: layer for name, layer in layers.items() if name not in kept})
     if work.options.rest == "fp16":
         convert_model_to_fp16(model, str(work.path), work.keep_fp32)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     set_metadata(model, {**metadata, "sr_deploy.precision": "int8"})
-    write_graph(model, work.path)
-    return judge.judge(open_graph(load_model(work.path), work.engine))
+    return model
+
+
+class Gate:
+    """Says what graphs lose on held-out photographs; what was measured before is not measured again."""
+
+    def __init__(self, work: Work, layers: Layers, key: str) -> None:
+        """Nothing is run yet.
+
+        Args:
+            work: with channels evened out.
+            layers: all candidates quantised.
+            key: under which what is judged is kept.
+        """
+        self._work, self._layers, self._key = work, layers, key
+        self._judge: Judge | None = None
+        kept, _ = read_kept(JUDGED_KIND, key, Judged)
+        self._losses = dict(kept.losses) if kept is not None else {}
+        self._psnr = kept.fp32_psnr_db if kept is not None else 0.0
+
+    @property
+    def fp32_psnr_db(self) -> float:
+        """What FP32 reaches against the originals, once something was judged."""
+        return self._psnr
+
+    def judge(self, kept: Collection[str]) -> Loss:
+        """What is lost with these candidates left out."""
+        name = "\n".join(sorted(kept))
+        if name not in self._losses:
+            self._judge = self._judge or self._work.open_gate_judge()
+            self._psnr = self._judge.psnr_db
+            run = open_graph(build_graph(self._work, kept, self._layers), self._work.engine)
+            self._losses[name] = self._judge.judge(run)
+            keep(JUDGED_KIND, self._key, Judged(losses=self._losses, fp32_psnr_db=self._psnr))
+        return self._losses[name]
 
 
 def describe_layers(
@@ -88,15 +103,18 @@ def _describe_quantised(name: str, layer: QuantisedConv, share: float, error: fl
 
 def explain_refusal(result: SearchResult, options: Int8Options) -> str:
     """Why nothing fits, with the figures of the most and of the least INT8 that was tried."""
-    found = "; ".join(dict.fromkeys(map(_describe_point, (result.points[0], result.points[-1]))))
+    found = "; ".join(dict.fromkeys(map(describe_point, (result.points[0], result.points[-1]))))
     return (
         f"INT8 does not meet its budget ({options.max_drop_db:g} dB lost, {options.max_pixel_error:g} for the worst "
-        f"sample): {found}; allow more with --max-drop-db or the spec's [int8], or keep it all the same with --force"
+        f"visible error): {found}; allow more with --max-drop-db or the spec's [int8], or keep it all the same with "
+        "--force"
     )
 
 
-def _describe_point(point: Point) -> str:
+def describe_point(point: Point) -> str:
+    """Its figures, for people."""
+    loss = point.loss
     return (
-        f"with {100 * point.share:.1f} % of the multiply-adds in INT8 {point.loss.drop_db:.4f} dB are lost and the "
-        f"worst sample is off by {point.loss.max_abs:.4f}"
+        f"with {100 * point.share:.1f} % of the multiply-adds in INT8 {loss.drop_db:.4f} dB are lost (at most "
+        f"{loss.upper_db:.4f}), {loss.psnr_fp32_db:.1f} dB to FP32, and the worst visible error is {loss.visible:.4f}"
     )

@@ -5,6 +5,8 @@ is stored as int8 and comes out of a DequantizeLinear. Its bias and its result s
 
     q(x) = clamp(round(x / s), -128, 127)        y = conv(s q(x), t q(w)) + b
 
+What is concatenated or enlarged before a convolution reads it is quantised part by part (`joins`).
+
 Scales are numbers that FP16 holds, so that the same arithmetic stands in an FP16 and in an FP32 graph.
 """
 
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
-from sr_deploy.graph.load import read_integer
+from sr_deploy.export.int8.joins import list_joined
 
 if TYPE_CHECKING:
     import onnx
@@ -109,7 +111,7 @@ class _Inserter:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self._graph = graph
-        self._concats = {node.output[0]: node for node in graph.node if node.op_type == "Concat"}
+        self._joins = {node.output[0]: node for node in graph.node if list_joined(node)}
         self._quantised: dict[tuple[str, float], str] = {}
         self._dequantised: dict[tuple[str, float], str] = {}
         self._scales: dict[tuple[str, float], str] = {}
@@ -125,7 +127,7 @@ class _Inserter:
         return self._dequantised[key]
 
     def _quantise(self, data: str, scale: NDArray[Any]) -> str:
-        """Quantise a tensor; of a concatenation, each part.
+        """Quantise a tensor; of a concatenation, each part; and what is enlarged, before.
 
         That is the same, number by number. OpenVINO (2026.4) needs it so: it moves the quantisation of a concatenation
         into the parts itself, and then cuts negative numbers off one of them.
@@ -135,12 +137,17 @@ class _Inserter:
             return self._quantised[key]
         count = sum(name == data for name, _ in self._quantised)
         result = self._quantised[key] = f"{data}.int8" if not count else f"{data}.int8_{count}"
-        concat = self._concats.get(data)
-        if concat is None:
+        join = self._joins.get(data)
+        if join is None:
             self._add("QuantizeLinear", [data, self._scale_of(scale), _ZERO], result)
-        else:
-            axis = read_integer(concat, "axis", 1)
-            self._add("Concat", [self._quantise(part, scale) for part in concat.input], result, axis=axis)
+            return result
+        parts = list_joined(join)
+        whole = type(join)()
+        whole.CopyFrom(join)
+        whole.name, whole.output[0] = f"{join.op_type}.{result}", result
+        for place, part in enumerate(parts):
+            whole.input[place] = self._quantise(part, scale)
+        self.nodes.append(whole)
         return result
 
     def _scale_of(self, scale: NDArray[Any]) -> str:
@@ -174,10 +181,14 @@ class _Inserter:
         self._graph.initializer.append(tensor)
 
     def finish(self) -> None:
-        """Put the nodes in place, without concatenations and constants that nobody reads any more."""
-        read = {name for node in self.nodes for name in node.input} | {value.name for value in self._graph.output}
-        nodes = [node for node in self.nodes if node.op_type != "Concat" or node.output[0] in read]
-        copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+        """Put the nodes in place, without joins and constants that nobody reads any more."""
+        read = {value.name for value in self._graph.output}
+        nodes: list[onnx.NodeProto] = []
+        for node in reversed(self.nodes):
+            if node.output[0] not in self._joins or node.output[0] in read:
+                read.update(node.input)
+                nodes.append(node)
+        copies = [type(node).FromString(node.SerializeToString()) for node in reversed(nodes)]
         del self._graph.node[:]
         self._graph.node.extend(copies)
         del self._graph.value_info[:]

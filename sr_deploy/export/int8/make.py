@@ -10,17 +10,21 @@ import numpy as np
 
 from sr_deploy.cache import keep, read_kept
 from sr_deploy.errors import GraphError, VerificationError
-from sr_deploy.export.int8.cache import KIND, Measured, calibration_key
+from sr_deploy.export.int8.cache import KIND, Measured, calibration_key, pack_moves, unpack_moves
 from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, measure_shifts, quantise_layers
+from sr_deploy.export.int8.differentiable import UnsupportedGraphError
 from sr_deploy.export.int8.equalise import apply_factors, find_factors
-from sr_deploy.export.int8.finish import describe_layers, explain_refusal, write_first_that_fits, write_point
+from sr_deploy.export.int8.finish import Gate, build_graph, describe_layers, describe_point, explain_refusal
 from sr_deploy.export.int8.insert import QuantisedConv
+from sr_deploy.export.int8.learn import learn_layers
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Candidate, Placement, place_quantisation
 from sr_deploy.export.int8.quality import Judge
 from sr_deploy.export.int8.report import PICTURE_NAME, Int8Report, draw_search, make_curve
 from sr_deploy.export.int8.search import Point, SearchResult, rank_candidates, search_share
-from sr_deploy.export.int8.work import Layers, Tell, Work, start_work
+from sr_deploy.export.int8.sensitivity import estimate_errors
+from sr_deploy.export.int8.work import Tell, Work, start_work
+from sr_deploy.export.write import write_graph
 
 
 def make_int8_graph(
@@ -56,31 +60,38 @@ def make_int8_graph(
     if not placement.candidates:
         reasons = ", ".join(f"{name} ({reason})" for name, reason in placement.kept.items())
         raise GraphError(f"{fp32_path.name} has no convolution that may be INT8: {reasons or 'it has none at all'}")
-    judge = work.open_gate_judge()
-    measured = _calibrate(work, placement)
+    measured, key = _calibrate(work, placement)
     work = replace(work, model=apply_factors(work.model, measured.factors))
     layers = _quantise(work, placement, measured)
-    result = _search(work, placement, measured, layers, judge)
-    written = write_first_that_fits(work, result, layers, judge)
-    if written is None and not force:
+    gate = Gate(work, layers, key)
+    result = _search(work, placement, measured, gate)
+    if result.chosen is None and not force:
         raise VerificationError(explain_refusal(result, options))
-    chosen, loss = written or (result.points[0], write_point(work, result.points[0], layers, judge))
-    if not np.isfinite(loss.drop_db):
+    chosen = result.chosen or result.points[0]
+    loss = chosen.loss
+    if not np.isfinite([loss.drop_db, loss.max_abs]).all():
         raise VerificationError(
             f"{fp32_path.name} in INT8 gives values that are not finite; --force keeps no such graph"
         )
+    write_graph(build_graph(work, chosen.kept, layers), int8_path)
+    inside = {one.data for one in placement.candidates if one.name not in chosen.kept}
     report = Int8Report(
-        passed=written is not None,
-        forced=written is None,
+        passed=result.chosen is not None,
+        forced=result.chosen is None,
         share=chosen.share,
         drop_db=loss.drop_db,
+        upper_db=loss.upper_db,
+        visible=loss.visible,
+        high_error=loss.high_error,
         max_abs=loss.max_abs,
         psnr_fp32_db=loss.psnr_fp32_db,
-        fp32_psnr_db=judge.psnr_db,
+        fp32_psnr_db=gate.fp32_psnr_db,
         options=options,
         photographs=f"{work.photographs.source} ({len(work.photographs.hashes)})",
         measured_with=work.engine_name,
         equalised=measured.factors,
+        learned={data: factor for data, factor in measured.learned.items() if data in inside},
+        learning=measured.learning,
         shifts={name: shift for name, shift in measured.shifts.items() if name not in chosen.kept},
         corrections=measured.corrections,
         layers=describe_layers(work.model, placement, chosen, measured.errors, layers),
@@ -94,40 +105,74 @@ def make_int8_graph(
     return report
 
 
-def _calibrate(work: Work, placement: Placement) -> Measured:
-    """Ranges, shifts and the error of each layer alone: from the cache, or measured and kept there."""
+def _calibrate(work: Work, placement: Placement) -> tuple[Measured, str]:
+    """Ranges, what is learned, shifts and the error of each layer alone: from the cache, or measured and kept there.
+
+    Returns:
+        That, and the key under which what is judged with it is kept.
+    """
     graph = work.model.SerializeToString(deterministic=True)
-    key = calibration_key(graph, work.photographs.hashes, work.options, work.engine_name)
+    hashes = work.photographs.hashes
+    key, judged_key = calibration_key(graph, hashes, work.options, work.engine_name, tuple(work.keep_fp32))
     measured, note = read_kept(KIND, key, Measured)
     if note:
         work.tell(f"int8: {note}")
     if measured is not None:
         work.tell("int8: calibrated before with this graph, these photographs and settings; the figures kept are used")
-        return measured
+        return measured, judged_key
     measured = _measure(work, placement)
     note = keep(KIND, key, measured)
     if note:
         work.tell(f"int8: {note}")
-    return measured
+    return measured, judged_key
 
 
 def _measure(work: Work, placement: Placement) -> Measured:
     options, count = work.options, len(placement.candidates)
     work.tell(f"int8: calibrate {count} convolutions on {options.crops} crops in {work.engine_name}")
-    judge = work.open_search_judge()
     factors = find_factors(work.model, placement, work.stream_inputs, work.engine) if options.equalise else {}
     work = replace(work, model=apply_factors(work.model, factors))
+    judge = work.open_search_judge()
     limits = measure_ranges(work.model, placement, work.stream_inputs, options, work.engine)
-    measured = Measured(factors=factors, limits=limits, shifts={}, corrections={}, errors={})
+    measured = Measured(
+        factors=factors, limits=limits, learned={}, moved={}, learning={}, shifts={}, corrections={}, errors={}
+    )
+    if options.learn_steps:
+        measured = _learn(work, placement, measured, judge)
     if options.bias_correction != "off":
         measured = _measure_correction(work, placement, measured, judge)
-    quantised = _quantise(work, placement, measured)
-    errors = {}
-    for number, candidate in enumerate(placement.candidates):
-        if number % 10 == 0:
-            work.tell(f"int8: what each layer costs alone, {number} of {count} measured")
-        errors[candidate.name] = judge.error(work.open_with({candidate.name: quantised[candidate.name]}))
-    return measured.model_copy(update={"errors": errors})
+    work.tell("int8: estimate what each layer costs alone")
+    return measured.model_copy(update={"errors": _measure_errors(work, placement, measured, judge)})
+
+
+def _learn(work: Work, placement: Placement, measured: Measured, judge: Judge) -> Measured:
+    """With what was learned, if that is nearer to FP32 on crops that nothing was learned from."""
+    plain = _quantise(work, placement, measured)
+    learned = learn_layers(work, placement, plain)
+    if isinstance(learned, str):
+        work.tell(f"int8: nothing is learned, since no gradient is known for the graph's {learned}")
+        return measured
+    better = measured.model_copy(
+        update={
+            "learned": learned.factors,
+            "moved": {name: pack_moves(moves) for name, moves in learned.moved.items()},
+        }
+    )
+    before, after = (
+        judge.judge(work.open_with(layers)).psnr_fp32_db for layers in (plain, _quantise(work, placement, better))
+    )
+    work.tell(f"int8: {before:.1f} dB to FP32 as calibrated, {after:.1f} dB learned, with everything in INT8")
+    best = better if after > before else measured
+    return best.model_copy(update={"learning": {"before": before, "after": after}})
+
+
+def _measure_errors(work: Work, placement: Placement, measured: Measured, judge: Judge) -> dict[str, float]:
+    """Of each layer alone; by gradients, and where the graph has none, by running it once for each layer."""
+    layers = _quantise(work, placement, measured)
+    try:
+        return estimate_errors(work.model, layers, work.stream_search_inputs(), work.options.seed)
+    except UnsupportedGraphError:
+        return {name: judge.error(work.open_with({name: layer})) for name, layer in layers.items()}
 
 
 def _measure_correction(work: Work, placement: Placement, measured: Measured, judge: Judge) -> Measured:
@@ -149,26 +194,20 @@ def _measure_correction(work: Work, placement: Placement, measured: Measured, ju
 
 
 def _quantise(work: Work, placement: Placement, measured: Measured) -> dict[str, QuantisedConv]:
-    layers = quantise_layers(work.model, placement, measured.limits, work.options)
+    limits = {data: limit * measured.learned.get(data, 1.0) for data, limit in measured.limits.items()}
+    plain = quantise_layers(work.model, placement, limits, work.options)
+    moved = {name: unpack_moves(text, plain[name].weight.shape) for name, text in measured.moved.items()}
+    layers = quantise_layers(work.model, placement, limits, work.options, moved)
     if not measured.shifts:
         return layers
     return correct_biases(layers, {name: np.array(shift, np.float32) for name, shift in measured.shifts.items()})
 
 
-def _search(work: Work, placement: Placement, measured: Measured, layers: Layers, judge: Judge) -> SearchResult:
-    ranking = work.open_search_judge()
-
+def _search(work: Work, placement: Placement, measured: Measured, gate: Gate) -> SearchResult:
     def measure(left_out: Sequence[Candidate]) -> Point:
         kept = tuple(candidate.name for candidate in left_out)
-        run = work.open_with({name: layer for name, layer in layers.items() if name not in kept})
         share = placement.share - sum(candidate.share for candidate in left_out)
-        return Point(kept, share, judge.judge(run), ranking.judge(run).psnr_fp32_db)
-
-    def tell_point(point: Point) -> None:
-        work.tell(
-            f"int8: {100 * point.share:.1f} % of the multiply-adds: {point.loss.drop_db:+.4f} dB lost, "
-            f"{point.loss.psnr_fp32_db:.1f} dB to FP32, worst sample off by {point.loss.max_abs:.3f}"
-        )
+        return Point(kept, share, gate.judge(kept))
 
     ranked = rank_candidates(placement.candidates, measured.errors)
-    return search_share(ranked, measure, work.options, tell_point)
+    return search_share(ranked, measure, work.options, lambda point: work.tell(f"int8: {describe_point(point)}"))

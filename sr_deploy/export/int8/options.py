@@ -14,6 +14,8 @@ Correction = Literal["auto", "on", "off"]
 """Whether biases are corrected."""
 Rest = Literal["fp16", "fp32"]
 """What computes between the quantised convolutions."""
+LEAST_FACTOR, MOST_FACTOR = 0.5, 2.0
+"""What learning may multiply a calibrated step with."""
 
 
 class Int8Options(BaseModel):
@@ -22,14 +24,15 @@ class Int8Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_drop_db: float = Field(default=DEFAULT_MAX_DROP_DB, ge=0, le=100)
-    """The budget: PSNR on luma against ground truth that may be lost, in dB, mean over held-out crops."""
+    """The budget: PSNR on luma against ground truth that may be lost, in dB, mean over held-out crops, upper end of its
+    95 % interval."""
     max_pixel_error: float = Field(default=DEFAULT_MAX_PIXEL_ERROR, gt=0, le=100)
-    """Greatest difference from FP32 of any sample of these crops, outputs clamped to [0, 1]. A range that clips can
-    raise the mean at the cost of single pixels; this catches it."""
+    """Greatest difference from FP32 of any mean over 5x5 pixels of these crops, outputs clamped to [0, 1]: what is
+    seen. A range that clips can raise the mean at the cost of single places; this catches it."""
     min_share: float = Field(default=0.05, gt=0, le=1)
     """Least share of the multiply-adds in INT8; what meets the budget only below it is refused, since it would be a
     float network with conversions added."""
-    method: Method = "max"
+    method: Method = "percentile"
     """`max` takes the greatest magnitude seen; `mse` the clip with the least squared error; `percentile` clips what is
     beyond `percentile`."""
     percentile: float = Field(default=99.99, gt=50, lt=100)
@@ -41,17 +44,23 @@ class Int8Options(BaseModel):
     bias_correction: Correction = "auto"
     """Whether the shift of each output channel's mean that quantising causes is taken out of the bias: `on`, `off`, or
     `auto`, which takes what loses less against ground truth on the calibration photographs."""
-    crops: int = Field(default=64, ge=1, le=10_000)
+    learn_steps: int = Field(default=120, ge=0, le=100_000)
+    """Times that steps and weights are changed to bring the output back to FP32's; 0: they stay as calibrated."""
+    learn_batch: int = Field(default=4, ge=1, le=1024)
+    """Crops of the calibration photographs that each change is made on."""
+    learn_size: int = Field(default=32, ge=8, le=4096)
+    """Their side in low-resolution pixels."""
+    crops: int = Field(default=24, ge=1, le=10_000)
     """Crops that ranges and biases are measured on."""
     crop_size: int = Field(default=64, ge=16, le=4096)
     """Their side in low-resolution pixels."""
     search_crops: int = Field(default=12, ge=1, le=10_000)
-    """Crops that layers are ranked on and that the error against FP32 is measured on."""
-    gate_crops: int = Field(default=24, ge=1, le=10_000)
+    """Crops that layers are ranked on, and that corrections and what was learned are measured on."""
+    gate_crops: int = Field(default=96, ge=1, le=10_000)
     """Crops of held-out photographs that the budget is checked on."""
-    curve_points: int = Field(default=13, ge=2, le=1000)
-    """Points of the curve of loss over INT8 share that are measured before the search closes in."""
+    curve_points: int = Field(default=3, ge=1, le=1000)
+    """Points of the curve of loss over INT8 share that are measured at least."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Decides where crops lie."""
+    """Decides where crops lie, and the signs that layers are ranked with."""
     rest: Rest = "fp16"
     """What computes between the quantised convolutions: `fp16` for GPUs (CPUs run it too), or `fp32`."""

@@ -2,12 +2,12 @@
 
 Read off the graph's shape, not its names, so that rewritten graphs and other people's are treated alike:
 
-- the first convolution reads the picture itself: 3 channels, little to gain, and its error reaches everything;
-- the tail writes it: every convolution after an enlargement, and every one whose result reaches a pixel shuffle or the
-  output without another convolution in between;
-- grouped convolutions and those whose weight is computed are left alone.
+- a convolution that reads the picture itself stays float: it has few channels, so little to gain, and a symmetric step
+  would leave 128 of the picture's 256 levels;
+- grouped and transposed convolutions and those whose weight is computed are left alone;
+- all others may be INT8, those that write the picture too.
 
-Residual sums, concatenations and activations have no multiply-adds to gain and stay float throughout.
+Residual sums and activations have no multiply-adds to gain and stay float throughout.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import onnx
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
-_ENLARGING = frozenset({"Resize", "Upsample", "DepthToSpace", "ConvTranspose"})
-_SHUFFLES = frozenset({"DepthToSpace"})
 _PROBE_SIDES = 48
 
 
@@ -65,9 +63,8 @@ def place_quantisation(model: onnx.ModelProto) -> Placement:
         GraphError: not one image in and one out, or shapes that cannot be inferred.
     """
     _name_nodes(model.graph)
-    source, target = find_ends("the graph", model)
-    raw, enlarged = _follow(model.graph, source.name)
-    closing = _find_closing(model.graph, target.name)
+    source, _ = find_ends("the graph", model)
+    raw = _follow(model.graph, source.name)
     constants = {tensor.name for tensor in model.graph.initializer}
     shares = _measure_shares(model)
     candidates, kept = [], {}
@@ -76,8 +73,8 @@ def place_quantisation(model: onnx.ModelProto) -> Placement:
             continue
         if node.input[0] in raw:
             kept[node.name] = "first convolution"
-        elif node.op_type == "ConvTranspose" or node.input[0] in enlarged or node.name in closing:
-            kept[node.name] = "upsampling tail"
+        elif node.op_type == "ConvTranspose":
+            kept[node.name] = "transposed"
         elif read_integer(node, "group", 1) != 1:
             kept[node.name] = "grouped"
         elif node.input[1] not in constants:
@@ -95,36 +92,13 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
         taken.add(node.name)
 
 
-def _follow(graph: onnx.GraphProto, source: str) -> tuple[set[str], set[str]]:
-    """Tensors that come from the picture without a convolution, and those behind an enlargement of feature maps."""
-    raw, enlarged = {source}, set[str]()
+def _follow(graph: onnx.GraphProto, source: str) -> set[str]:
+    """Tensors that come from the picture without a convolution."""
+    raw = {source}
     for node in graph.node:
-        convolves = node.op_type in _CONVOLUTIONS
-        if not convolves and not raw.isdisjoint(node.input):
+        if node.op_type not in _CONVOLUTIONS and not raw.isdisjoint(node.input):
             raw.update(node.output)
-        if node.op_type in _ENLARGING or not enlarged.isdisjoint(node.input):
-            enlarged.update(node.output)
-    return raw, enlarged
-
-
-def _find_closing(graph: onnx.GraphProto, target: str) -> set[str]:
-    """Names of convolutions whose result reaches the output or a pixel shuffle with no convolution in between."""
-    producers = {name: node for node in graph.node for name in node.output}
-    waiting = [target]
-    waiting += [node.input[0] for node in graph.node if node.op_type in _SHUFFLES]
-    seen: set[str] = set()
-    closing: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        node = producers.get(name)
-        if node is None or name in seen:
-            continue
-        seen.add(name)
-        if node.op_type in _CONVOLUTIONS:
-            closing.add(node.name)
-        else:
-            waiting.extend(node.input)
-    return closing
+    return raw
 
 
 def _measure_shares(model: onnx.ModelProto) -> dict[str, float]:

@@ -1,4 +1,12 @@
-"""What a quantised graph loses: against FP32, against the originals, and at its worst sample."""
+"""What a quantised graph loses: against FP32, against the originals, and where it is seen.
+
+Against the originals each crop is compared with itself, FP32's PSNR less the quantised graph's. The mean of these
+differences is known as well as they agree, so it comes with an interval; its upper end is what a budget is held to.
+
+A single sample that is off is seen by nobody if those around it are off the other way, and the worst of millions says
+more of their number than of the picture. What is seen is a patch whose mean is off. So beside the worst sample there is
+the greatest error after a mean over 5x5 pixels, about what the eye takes together at a normal distance.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +20,10 @@ from sr_deploy.export.int8.execute import Run
 from sr_deploy.export.int8.photographs import Crop
 from sr_deploy.measure.quality import luma
 
+_SURE = 2.0
+"""Standard errors to each end of an interval that holds the mean in 95 cases of 100."""
+_WINDOW = 5
+_HIGH = 0.999
 MOST_DB = 100.0
 """Stands for the infinite PSNR of equal pictures."""
 
@@ -28,6 +40,15 @@ class Loss:
     """Greatest difference from FP32 of any sample."""
     standard_error_db: float = 0.0
     """Of `drop_db`, as a mean over these crops."""
+    visible: float = 0.0
+    """Greatest difference from FP32 of any mean over 5x5 pixels of a channel."""
+    high_error: float = 0.0
+    """Difference from FP32 that one sample in a thousand exceeds, mean over the crops."""
+
+    @property
+    def upper_db(self) -> float:
+        """Upper end of the 95 % interval of `drop_db`."""
+        return self.drop_db + _SURE * self.standard_error_db
 
 
 class Judge:
@@ -56,14 +77,19 @@ class Judge:
 
     def judge(self, run: Run) -> Loss:
         """Run a graph on every crop."""
-        errors, drops, worst = [], [], 0.0
+        errors, drops, highs, worst, visible = [], [], [], 0.0, 0.0
         for expected, crop, psnr in zip(self._expected, self._crops, self._psnr, strict=True):
             sr = _clamp(run(crop.lr)[self._output])
-            errors.append(float(np.mean((sr - expected) ** 2)))
+            off = sr - expected
+            errors.append(float(np.mean(off**2)))
             drops.append(psnr - self._score(sr, crop))
-            worst = max(worst, float(np.abs(sr - expected).max()))
+            size = np.abs(off)
+            highs.append(float(np.quantile(size, _HIGH)))
+            worst = max(worst, float(size.max()))
+            visible = max(visible, float(np.abs(_average(off)).max()))
         spread = float(np.std(drops, ddof=1) / np.sqrt(len(drops))) if len(drops) > 1 else 0.0
-        return Loss(to_psnr(float(np.mean(errors))), float(np.mean(drops)), worst, spread)
+        lost = float(np.mean(drops))
+        return Loss(to_psnr(float(np.mean(errors))), lost, worst, spread, visible, float(np.mean(highs)))
 
     def _score(self, sr_NCHW: NDArray[np.float32], crop: Crop) -> float:
         """PSNR on luma of the 8-bit picture, as in the papers."""
@@ -71,6 +97,16 @@ class Judge:
         sr = np.rint(sr_NCHW[0].transpose(1, 2, 0) * 255.0)[inner, inner].astype(np.float64)
         error = float(np.mean((luma(sr) - luma(crop.hr[inner, inner])) ** 2))
         return to_psnr(error / 255.0**2)
+
+
+def _average(off_NCHW: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean over each window of pixels that lies inside the picture."""
+    size = [min(_WINDOW, side) for side in off_NCHW.shape[2:]]
+    sums = np.pad(off_NCHW.astype(np.float64), ((0, 0), (0, 0), (1, 0), (1, 0))).cumsum(2).cumsum(3)
+    tall, wide = size
+    rows = sums[:, :, tall:] - sums[:, :, :-tall]
+    averages: NDArray[np.float64] = (rows[..., wide:] - rows[..., :-wide]) / (tall * wide)
+    return averages
 
 
 def to_psnr(error: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ConfigDict, FiniteFloat, NonNegativeInt
+from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt
 
 from sr_deploy.bundle.records import Share
 from sr_deploy.config import Document
@@ -33,12 +33,18 @@ class CurvePoint(_Record):
     """Layers that could be INT8 and stay float."""
     drop_db: float
     """PSNR on luma against ground truth lost to FP32, in dB, mean over held-out crops."""
+    upper_db: float | None = None
+    """Upper end of its 95 % interval. This, `visible` and `high_error` are None in reports of an older sr-deploy."""
+    visible: float | None = None
+    """Greatest difference from FP32 of any mean over 5x5 pixels of these crops."""
+    high_error: float | None = None
+    """Difference from FP32 that one sample in a thousand exceeds."""
     max_abs: float
     """Greatest difference from FP32 of a sample of these crops, outputs clamped to [0, 1]."""
     psnr_fp32_db: float
     """PSNR against FP32 on these crops, in dB; 100 stands for equal."""
-    search_psnr_db: float
-    """The same on the crops that layers are ranked on."""
+    search_psnr_db: float | None = None
+    """The same on the crops that layers are ranked on, in reports of an older sr-deploy."""
     fits: bool
     """Whether it is within the budget."""
 
@@ -55,7 +61,8 @@ class LayerReport(_Record):
     share: Share | None = None
     """Of the multiply-adds, 0 to 1; None where a rule keeps it float."""
     error: float | None = None
-    """Mean squared error against FP32 with this layer alone in INT8; None where a rule keeps it float."""
+    """Mean squared error against FP32 with this layer alone in INT8, to first order (`sensitivity`); None where a rule
+    keeps it float."""
     step: float | None = None
     """One step of its quantised input; None where it is float. This and what follows is None in reports that an older
     sr-deploy wrote."""
@@ -78,6 +85,12 @@ class Int8Report(_Record):
     """Share of the multiply-adds in INT8, 0 to 1."""
     drop_db: FiniteFloat
     """Of the graph that was written, as in the curve."""
+    upper_db: FiniteFloat | None = None
+    """Of the graph that was written, as in the curve."""
+    visible: FiniteFloat | None = None
+    """Of the graph that was written, as in the curve."""
+    high_error: FiniteFloat | None = None
+    """Of the graph that was written, as in the curve."""
     max_abs: FiniteFloat
     """Of the graph that was written, as in the curve."""
     psnr_fp32_db: FiniteFloat
@@ -92,6 +105,11 @@ class Int8Report(_Record):
     """What ran the graphs, with its version."""
     equalised: dict[str, tuple[FiniteFloat, ...]]
     """What each channel of a feature map is divided by and the weights that read it multiplied with."""
+    learned: dict[str, FiniteFloat] = Field(default={})
+    """What the calibrated step of each feature map that INT8 convolutions read was multiplied with, by tensor; empty
+    where nothing was learned, and then weights are rounded to the nearest."""
+    learning: dict[str, FiniteFloat] = Field(default={})
+    """PSNR against FP32 on calibration crops, everything in INT8: as calibrated (`before`) and learned (`after`)."""
     shifts: dict[str, tuple[FiniteFloat, ...]]
     """What was added to the bias of each convolution in INT8, by node; empty where biases stay as they are."""
     corrections: dict[str, tuple[FiniteFloat, FiniteFloat]]
@@ -112,9 +130,11 @@ def make_curve(points: tuple[Point, ...], options: Int8Options) -> tuple[CurvePo
             share=point.share,
             left_out=len(point.kept),
             drop_db=point.loss.drop_db,
+            upper_db=point.loss.upper_db,
+            visible=point.loss.visible,
+            high_error=point.loss.high_error,
             max_abs=point.loss.max_abs,
             psnr_fp32_db=point.loss.psnr_fp32_db,
-            search_psnr_db=point.search_psnr_db,
             fits=point.fits(options),
         )
         for point in points
@@ -135,7 +155,9 @@ def draw_search(report: Int8Report, path: Path) -> str:
     shares = [100 * point.share for point in report.curve]
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(shares, [point.drop_db for point in report.curve], "o-", color="tab:blue", label="drop")
+    drops = [point.drop_db for point in report.curve]
+    ends = [(point.upper_db or point.drop_db) - point.drop_db for point in report.curve]
+    axes.errorbar(shares, drops, yerr=ends, fmt="o-", capsize=3, color="tab:blue", label="drop, 95 % interval")
     axes.axhline(report.options.max_drop_db, color="tab:red", linestyle="--", label="budget")
     axes.plot([100 * report.share], [report.drop_db], "*", color="tab:green", markersize=14, label="written")
     axes.set_xlabel("multiply-adds in INT8 (%)")

@@ -1,9 +1,8 @@
 """The layers that have to stay float so that the loss fits the budget.
 
-Every candidate is quantised alone and its error against FP32 measured. They are then left out one by one, the greatest
-error per multiply-add first: along this line the error against FP32 falls steadily, while the drop against ground truth
-goes up and down (errors of layers can cancel). So a point counts as within the budget only if every point measured
-further along does too: a lucky one amid others that fail is not taken.
+It begins with all candidates in INT8. Where that loses too much, those are left out that cost the most for each
+multiply-add (`sensitivity`), 1, 2, 4 and so on, until the rest is within the budget, and the number is then closed in
+on by halves. What is within the budget is said by the upper end of an interval, so that chance does not decide it.
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ class Point:
     """Share of the multiply-adds in INT8, 0 to 1."""
     loss: Loss
     """On held-out crops."""
-    search_psnr_db: float
-    """PSNR against FP32 on the crops that layers are ranked on."""
 
     def fits(self, options: Int8Options) -> bool:
         """Whether it is within the budget."""
@@ -36,7 +33,7 @@ class Point:
 
 def is_within(loss: Loss, options: Int8Options) -> bool:
     """Whether a loss is within the budget; a figure that is no number is not."""
-    return loss.drop_db <= options.max_drop_db and loss.max_abs <= options.max_pixel_error
+    return loss.upper_db <= options.max_drop_db and loss.visible <= options.max_pixel_error
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class SearchResult:
     points: tuple[Point, ...]
     """From all candidates quantised to the fewest, in that order."""
     chosen: Point | None
-    """The point with the greatest share that is within the budget and stays so; None: there is none."""
+    """The one within the budget with the fewest candidates left out; None: there is none."""
 
 
 def rank_candidates(candidates: Sequence[Candidate], errors: Mapping[str, float]) -> tuple[Candidate, ...]:
@@ -66,38 +63,31 @@ def search_share(
     Args:
         ranked: those to leave out first come first; at least one.
         measure: the point at which these candidates are left out.
-        options: the budget, and how many points the curve has.
+        options: the budget, and how many points the curve has at least where there are as many.
         on_point: told of each point that was measured.
     """
     measured: dict[int, Point] = {}
 
-    def look(count: int) -> Point:
+    def fits(count: int) -> bool:
         if count not in measured:
             measured[count] = measure(ranked[:count])
             if on_point is not None:
                 on_point(measured[count])
-        return measured[count]
+        return measured[count].fits(options)
 
     last = _last_count(ranked, options.min_share)
-    steps = min(options.curve_points, last + 1)
-    grid = sorted({round(last * step / max(steps - 1, 1)) for step in range(steps)})
-    first_good = None
-    for count in grid:
-        look(count)
-    for count in reversed(grid):
-        if not measured[count].fits(options):
-            break
-        first_good = count
-    if first_good is not None:
-        too_few = max((count for count in grid if count < first_good), default=-1)
-        while first_good - too_few > 1:
-            middle = (first_good + too_few) // 2
-            if look(middle).fits(options):
-                first_good = middle
-            else:
-                too_few = middle
+    grid = [0, *(2**power for power in range(last.bit_length()) if 2**power < last), *([last] if last else [])]
+    enough = next((count for count in grid if fits(count)), None)
+    if enough is not None:
+        too_few = max((count for count in measured if count < enough), default=-1)
+        while enough - too_few > 1:
+            middle = (enough + too_few) // 2
+            enough, too_few = (middle, too_few) if fits(middle) else (enough, middle)
+    for count in grid[::-1]:
+        if len(measured) < options.curve_points:
+            fits(count)
     points = tuple(measured[count] for count in sorted(measured))
-    return SearchResult(points, None if first_good is None else measured[first_good])
+    return SearchResult(points, None if enough is None else measured[enough])
 
 
 def _last_count(ranked: Sequence[Candidate], min_share: float) -> int:

@@ -44,6 +44,8 @@ class Work:
     """What to calibrate and to check with."""
     shape: CropShape
     """Of crops."""
+    multiple: int
+    """Sides of inputs are multiples of this."""
     engine: Engine
     """What runs graphs."""
     output: str
@@ -63,6 +65,11 @@ class Work:
     def stream_inputs(self) -> Iterator[NDArray[np.float32]]:
         """The crops that ranges and biases are measured on, one after the other."""
         crops = cut_crops(self.photographs.calibration, self.options.crops, self.shape, RANGES_STREAM)
+        return (crop.lr for crop in crops)
+
+    def stream_search_inputs(self) -> Iterator[NDArray[np.float32]]:
+        """The crops that layers are ranked on."""
+        crops = cut_crops(self.photographs.calibration, self.options.search_crops, self.shape, _SEARCH)
         return (crop.lr for crop in crops)
 
     def open_search_judge(self) -> Judge:
@@ -112,6 +119,7 @@ def start_work(
         options=options,
         photographs=photographs,
         shape=CropShape(side, info.scale, info.channels, options.seed),
+        multiple=info.input_multiple,
         engine=choose_engine(),
         output=find_ends(fp32_path, model)[1].name,
         path=int8_path,

@@ -31,6 +31,8 @@ crop_size = 24
 search_crops = 1
 gate_crops = 2
 curve_points = 2
+learn_steps = 2
+learn_size = 16
 max_pixel_error = {limit}
 """
 

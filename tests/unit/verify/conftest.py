@@ -29,7 +29,16 @@ SPECS = {
     "rrdb": ArchSpec(architecture="rrdbnet", scale=4, features=16, blocks=1, growth=8),
 }
 PROFILE = parse_profile("tile=1x8x8,1x24x24,1x32x32")
-INT8 = {"max_drop_db": 1.0, "max_pixel_error": 1.0, "crops": 8, "search_crops": 4, "gate_crops": 6, "curve_points": 3}
+INT8 = {
+    "max_drop_db": 1.0,
+    "max_pixel_error": 1.0,
+    "crops": 8,
+    "search_crops": 4,
+    "gate_crops": 6,
+    "curve_points": 3,
+    "learn_steps": 6,
+    "learn_size": 16,
+}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def quick() -> Int8Options:
     """Settings that take a second."""
-    return Int8Options(crops=6, crop_size=24, search_crops=3, gate_crops=4, curve_points=3)
+    return Int8Options(
+        crops=6, crop_size=24, search_crops=3, gate_crops=4, curve_points=3, learn_steps=6, learn_size=16
+    )
 
 
 @pytest.fixture(autouse=True)

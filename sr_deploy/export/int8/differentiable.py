@@ -1,0 +1,234 @@
+"""An FP32 graph in PyTorch, so that gradients flow through it: as it is, or with convolutions quantised.
+
+Quantised convolutions multiply whole numbers, which BF16 holds as exactly as FP32 does up to 256; their sums are
+scaled afterwards. So a CPU with BF16 instructions computes what INT8 will, but for the rounding of results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional
+
+from sr_deploy.export.int8.joins import find_parts, list_joined
+from sr_deploy.graph.load import find_ends
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What a quantised convolution computes with; gradients flow to whatever asks for them."""
+
+    step: Tensor
+    """Of its data input; a scalar."""
+    weight: Tensor
+    """Whole numbers, output channels x input channels x height x width."""
+    weight_step: Tensor
+    """One for each output channel, or a scalar."""
+    bias: Tensor | None
+    """One for each output channel."""
+
+
+OnConvolution = Callable[["NodeProto", Mapping[str, Any], Tensor, Tensor], Tensor]
+
+
+class DifferentiableGraph:
+    """Runs a graph on N x C x H x W tensors."""
+
+    def __init__(self, model: ModelProto, dtype: torch.dtype) -> None:
+        """Read the weights.
+
+        Args:
+            model: FP32, one image in and one out.
+            dtype: what is computed in.
+
+        Raises:
+            UnsupportedGraphError: a node that PyTorch is not told how to compute here.
+        """
+        import onnx
+
+        self._nodes = list(model.graph.node)
+        self._producers = {name: node for node in self._nodes for name in node.output}
+        source, target = find_ends("the graph", model)
+        self._input, self._output = source.name, target.name
+        self._attributes = {
+            id(node): {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute} for node in self._nodes
+        }
+        self._constants: dict[str, Tensor] = {}
+        for tensor in model.graph.initializer:
+            values = torch.from_numpy(np.array(onnx.numpy_helper.to_array(tensor)))
+            self._constants[tensor.name] = values.to(dtype) if values.is_floating_point() else values
+        self._dtype = dtype
+        for node in self._nodes:
+            if not self._is_known(node):
+                raise UnsupportedGraphError(node.op_type)
+
+    def run(
+        self,
+        lr_NCHW: Tensor,
+        layers: Mapping[str, Quantised] | None = None,
+        on_convolution: OnConvolution | None = None,
+    ) -> Tensor:
+        """Compute the output in the type of the graph, not clamped.
+
+        Args:
+            lr_NCHW: [0, 1].
+            layers: convolutions to quantise, by node; convolutions that share a feature map share its step.
+            on_convolution: given each float convolution, its attributes, its data and its result; what it returns takes
+                the place of the result.
+        """
+        layers = layers or {}
+        values = {self._input: lr_NCHW.to(self._dtype)}
+        levels: dict[str, Tensor] = {}
+        for node in self._list_needed(layers):
+            data = [values.get(name, self._constants.get(name)) for name in node.input]
+            attributes = self._attributes[id(node)]
+            if node.op_type != "Conv":
+                result = _OPERATORS[node.op_type](attributes, data)
+            elif node.name in layers:
+                layer = layers[node.name]
+                read = self._quantise(node.input[0], layer.step, values, levels)
+                result = convolve(attributes, [read, layer.weight.to(self._dtype), None])
+                scale = (layer.step * layer.weight_step).detach().reshape(1, -1, 1, 1)
+                result = result * scale.to(self._dtype)
+                if layer.bias is not None:
+                    result = result + layer.bias.reshape(1, -1, 1, 1).to(self._dtype)
+            else:
+                plain = convolve(attributes, [values[node.input[0]], *data[1:]])
+                image = values[node.input[0]]
+                result = on_convolution(node, attributes, image, plain) if on_convolution else plain
+            values[node.output[0]] = result
+        return values[self._output]
+
+    def _quantise(self, name: str, step: Tensor, values: Mapping[str, Tensor], levels: dict[str, Tensor]) -> Tensor:
+        if name not in levels:
+            node = self._producers.get(name)
+            joined = list_joined(node)
+            if node is not None and joined:
+                parts = [self._quantise(part, step, values, levels) for part in joined]
+                rest = [self._constants.get(one) for one in node.input[len(parts) :]]
+                levels[name] = _OPERATORS[node.op_type](self._attributes[id(node)], [*parts, *rest])
+            else:
+                levels[name] = round_to_levels(values[name], step)
+        return levels[name]
+
+    def _list_needed(self, layers: Mapping[str, Quantised]) -> Sequence[NodeProto]:
+        """Nodes that are computed as floats: without concatenations that quantised convolutions alone read."""
+        wanted = {self._output}
+        needed = []
+        for node in reversed(self._nodes):
+            if wanted.isdisjoint(node.output):
+                continue
+            needed.append(node)
+            wanted.update(find_parts(self._producers, node.input[0]) if node.name in layers else node.input)
+        return needed[::-1]
+
+    def _is_known(self, node: NodeProto) -> bool:
+        attributes = self._attributes[id(node)]
+        if node.op_type == "Conv":
+            padded = attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
+            return padded and len(attributes.get("kernel_shape", (3, 3))) == 2
+        if node.op_type == "Resize":
+            return bool(list_joined(node)) and len(node.input) == 3 and self._is_whole_scale(node.input[2])
+        return node.op_type in _OPERATORS
+
+    def _is_whole_scale(self, name: str) -> bool:
+        scales = self._constants.get(name)
+        if scales is None or len(scales) != 4:
+            return False
+        return bool((scales == scales.round()).all() and (scales[:2] == 1).all())
+
+
+class UnsupportedGraphError(Exception):
+    """An operator that is not computed here; its name is the message."""
+
+
+class _RoundToLevels(torch.autograd.Function):
+    """Whole numbers for values and a step: q(x) = clamp(round(x / s), -128, 127).
+
+    The gradient arrives as that of the numbers times the step, since whoever scales the result does so without telling
+    autograd. Inside the range it goes through rounding as if there were none (Bengio et al. 2013); that of the step is
+    of Esser et al. 2020, equation 3.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor, step: Tensor) -> Tensor:
+        exact = values / step.to(values.dtype)
+        rounded = exact.round().clamp(-128, 127)
+        ctx.save_for_backward(exact, rounded, step)
+        return rounded
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, arriving: Tensor) -> tuple[Tensor, Tensor]:
+        exact, rounded, step = ctx.saved_tensors  # type: ignore[attr-defined]
+        gradient = arriving / step.to(arriving.dtype)
+        off = rounded - exact
+        inside = off.abs() <= 0.5
+        of_step = (gradient * torch.where(inside, off, rounded)).sum(dtype=torch.float32)
+        return gradient * inside, of_step.reshape(step.shape)
+
+
+def round_to_levels(values: Tensor, step: Tensor) -> Tensor:
+    """Whole numbers from -128 to 127 of the type of `values`; see `_RoundToLevels`."""
+    return _RoundToLevels.apply(values, step)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def convolve(attributes: Mapping[str, Any], data: Sequence[Any]) -> Tensor:
+    """A convolution with the attributes of an ONNX node; image, weight and bias or None."""
+    image, weight, *bias = data
+    top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
+    if (top, left) != (bottom, right):
+        image, top, left = functional.pad(image, (left, right, top, bottom)), 0, 0
+    return functional.conv2d(
+        image,
+        weight,
+        bias[0] if bias else None,
+        tuple(attributes.get("strides", (1, 1))),
+        (top, left),
+        tuple(attributes.get("dilations", (1, 1))),
+        attributes.get("group", 1),
+    )
+
+
+def _shuffle(attributes: Mapping[str, Any], data: Sequence[Any]) -> Tensor:
+    block = int(attributes["blocksize"])
+    if attributes.get("mode", b"DCR") == b"CRD":
+        return functional.pixel_shuffle(data[0], block)
+    n, c, h, w = data[0].shape
+    split: Tensor = data[0].reshape(n, block, block, c // block**2, h, w).permute(0, 3, 4, 1, 5, 2)
+    return split.reshape(n, c // block**2, h * block, w * block)
+
+
+def _repeat(attributes: Mapping[str, Any], data: Sequence[Any]) -> Tensor:
+    tall, wide = (int(one) for one in data[2][2:])
+    return functional.interpolate(data[0], scale_factor=(tall, wide), mode="nearest")
+
+
+def _bend(attributes: Mapping[str, Any], data: Sequence[Any]) -> Tensor:
+    return torch.where(data[0] >= 0, data[0], data[0] * data[1])
+
+
+_OPERATORS: dict[str, Callable[[Mapping[str, Any], Sequence[Any]], Tensor]] = {
+    "Add": lambda _, data: data[0] + data[1],
+    "Concat": lambda attributes, data: torch.cat(list(data), attributes["axis"]),
+    "DepthToSpace": _shuffle,
+    "Identity": lambda _, data: data[0],
+    "LeakyRelu": lambda attributes, data: functional.leaky_relu(data[0], attributes.get("alpha", 0.01)),
+    "Mul": lambda _, data: data[0] * data[1],
+    "PRelu": _bend,
+    "Relu": lambda _, data: functional.relu(data[0]),
+    "Resize": _repeat,
+    "Sigmoid": lambda _, data: torch.sigmoid(data[0]),
+    "Sub": lambda _, data: data[0] - data[1],
+    "Sum": lambda _, data: torch.stack(list(data)).sum(0),
+    "Tanh": lambda _, data: torch.tanh(data[0]),
+}
+"""What is computed besides convolutions, from attributes and inputs."""

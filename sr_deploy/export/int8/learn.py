@@ -1,0 +1,161 @@
+"""Steps and weights learned, so that the quantised network gives what the FP32 network gives.
+
+The quantised graph is trained to repeat the FP32 graph on crops of calibration photographs (distillation; no originals
+are needed), all layers together, by Adam on the mean squared error of the output clamped to [0, 1]. What is learned:
+
+- the step of each feature map (Esser et al. 2020), as a factor of the calibrated one, from 1/2 to 2;
+- which whole number each weight becomes: a number between w - 1/2 and w + 1/2 steps, rounded. So each weight stays
+  within one step of what the FP32 network has (as with Nagel et al. 2020, who choose between the two numbers beside
+  it), and an audit can hold the graph to the network.
+
+Steps of weights stay as they are, and so do biases, which are corrected afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantised, UnsupportedGraphError
+from sr_deploy.export.int8.insert import LEVELS
+from sr_deploy.export.int8.joins import group_by_step
+from sr_deploy.export.int8.options import LEAST_FACTOR, MOST_FACTOR
+from sr_deploy.export.int8.photographs import CropShape, cut_crops
+from sr_deploy.export.int8.placement import Placement
+from sr_deploy.measure.machine import has_multiplier
+
+if TYPE_CHECKING:
+    from sr_deploy.export.int8.work import Layers, Work
+
+_WEIGHT_RATE, _FACTOR_RATE = 0.04, 3e-3
+"""Of Adam, in steps and factors: how far a number moves at most when it is changed once. Measured on
+realesr-animevideov3: a third of it gains less in as many steps."""
+_WARM_UP = 10
+_LAST_RATE = 0.05
+"""Share of the rate that is left at the end of a cosine (Loshchilov and Hutter 2017)."""
+_STREAM = 4
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What training changed."""
+
+    factors: dict[str, float]
+    """What the calibrated step of each feature map that a convolution reads is multiplied with."""
+    moved: dict[str, NDArray[np.int8]]
+    """Steps that are added to rounded weights, -1 to 1, by node."""
+
+
+def learn_layers(work: Work, placement: Placement, layers: Layers) -> Learned | str:
+    """Train steps and weights of all candidates together.
+
+    Args:
+        work: the graph with its channels evened out.
+        placement: its candidates.
+        layers: all of them quantised as calibrated.
+
+    Returns:
+        What was learned; or, where the graph has an operator that gradients are not told a way through, which.
+    """
+    dtype = torch.bfloat16 if has_multiplier("bf16") else torch.float32
+    try:
+        graph = DifferentiableGraph(work.model, dtype)
+    except UnsupportedGraphError as error:
+        return str(error)
+    trainee = _Trainee(work, placement, layers)
+    optimiser = torch.optim.Adam(
+        [
+            {"params": list(trainee.weights.values()), "lr": _WEIGHT_RATE},
+            {"params": list(trainee.factors.values()), "lr": _FACTOR_RATE},
+        ],
+        betas=(0.9, 0.99),
+    )
+    options = work.options
+    count = options.learn_steps
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, count))
+    side = -(-options.learn_size // work.multiple) * work.multiple
+    shape = CropShape(side, work.shape.scale, work.shape.channels, options.seed)
+    crops = cut_crops(work.photographs.calibration, count * options.learn_batch, shape, _STREAM)
+    for step in range(count):
+        if step % 50 == 0:
+            work.tell(f"int8: learn steps and weights, {step} of {count} steps done")
+        lr = torch.from_numpy(np.concatenate([next(crops).lr for _ in range(options.learn_batch)]))
+        lr = lr.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            expected = graph.run(lr).float().clamp(0, 1)
+        off = (graph.run(lr, trainee.quantise()).float() - expected).square().mean()
+        optimiser.zero_grad()
+        torch.autograd.backward(off)
+        optimiser.step()
+        schedule.step()
+        trainee.keep_within()
+    return trainee.read()
+
+
+def _rate(step: int, count: int) -> float:
+    rise = min(1.0, (step + 1) / _WARM_UP)
+    return rise * (_LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * step / count)) / 2)
+
+
+class _Trainee:
+    """The quantised layers as numbers that are learned."""
+
+    def __init__(self, work: Work, placement: Placement, layers: Layers) -> None:
+        import onnx
+
+        constants = {tensor.name: tensor for tensor in work.model.graph.initializer}
+        nodes = {node.name: node for node in work.model.graph.node}
+        shared = group_by_step(work.model, (one.data for one in placement.candidates))
+        self._first = {data: parts[0] for data, parts in shared.items()}
+        self._placement, self._layers = placement, layers
+        self.factors = {first: torch.ones((), requires_grad=True) for first in self._first.values()}
+        self.weights: dict[str, Tensor] = {}
+        self._plain: dict[str, Tensor] = {}
+        self._steps: dict[str, Tensor] = {}
+        for name, layer in layers.items():
+            weight = torch.from_numpy(np.array(onnx.numpy_helper.to_array(constants[nodes[name].input[1]])))
+            self._steps[name] = torch.from_numpy(np.array(layer.weight_scale))
+            plain = weight / self._steps[name].reshape(-1, 1, 1, 1)
+            self._plain[name] = plain
+            self.weights[name] = plain.clone().requires_grad_()
+
+    def quantise(self) -> Mapping[str, Quantised]:
+        """All layers, for gradients to flow to what is learned."""
+        return {
+            one.name: Quantised(
+                self._layers[one.name].input_scale * self.factors[self._first[one.data]],
+                _round(self.weights[one.name]),
+                self._steps[one.name],
+                None if (bias := self._layers[one.name].bias) is None else torch.from_numpy(bias),
+            )
+            for one in self._placement.candidates
+        }
+
+    @torch.no_grad()
+    def keep_within(self) -> None:
+        """Bring weights back to half a step around what the network has, and factors into their range."""
+        for name, weight in self.weights.items():
+            plain = self._plain[name]
+            weight.clamp_(plain - 0.5, plain + 0.5).clamp_(-LEVELS, LEVELS)
+        for factor in self.factors.values():
+            factor.clamp_(LEAST_FACTOR, MOST_FACTOR)
+
+    def read(self) -> Learned:
+        """What was learned."""
+        moved = {}
+        for name, weight in self.weights.items():
+            levels = weight.detach().round().numpy().astype(np.int16)
+            moved[name] = (levels - self._layers[name].weight).clip(-1, 1).astype(np.int8)
+        return Learned({data: float(self.factors[first].detach()) for data, first in self._first.items()}, moved)
+
+
+def _round(weight: Tensor) -> Tensor:
+    """Rounded, with the gradient of what it was (Bengio et al. 2013)."""
+    return weight + (weight.round() - weight).detach()
