@@ -89,7 +89,7 @@ def test_a_bundle_with_int8(export, photographs, tmp_path):
 def test_what_does_not_meet_the_budget_is_refused_or_kept_by_force(export, tmp_path):
     code, _, err = export(1e-7, "--int8")
     assert code == 3
-    assert "INT8 does not meet its budget (0.05 dB lost, 1e-07 for the worst sample)" in err
+    assert "INT8 does not meet its budget (0.05 dB lost, 1e-07 for the worst visible error)" in err
     assert "% of the multiply-adds in INT8" in err
     assert not (tmp_path / "bundle").exists()
     code, out, err = export(1e-7, "--int8", "--force")

@@ -190,10 +190,14 @@ def test_steps_that_both_files_change_alike_are_measured_on_photographs(forge, s
     bundle = forge(network, int8=True)
     bundle.change_graph(FILE, lambda model: scale_tensors(list_steps, factor)(model, surgery))
 
+    graph = onnx.load(bundle.path / FILE)
+    stored = {float(numpy_helper.to_array(one)) for one in graph.graph.initializer if one.name in list_steps(graph)}
+
     def edit(report: Report) -> None:
         for layer in report["layers"]:
-            if layer["step"] is not None:
-                layer["step"] = float((np.array([layer["step"]], np.float16) * factor)[0])
+            if layer["step"] is not None:  # as the graph stores it: FP16, and FP32 at its ends
+                products = [float((np.array(layer["step"], kind) * factor).astype(kind)) for kind in ("f2", "f4")]
+                layer["step"] = next(one for one in products if one in stored)
 
     bundle.change_json("int8.json", edit)
     code, found = bundle.verify(capsys, "onnxruntime:int8")
