@@ -137,8 +137,8 @@ def make_graphs(
         make_int8_graph(fp32, target, lax, calibration, force=True, tell=tell)
         if name == "INT8":
             notes.append(
-                f"INT8 took {time.monotonic() - started:.0f} s, {time.process_time() - worked:.0f} s of processor time; "
-                f"the process held {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB at most"
+                f"INT8 took {time.monotonic() - started:.0f} s, {time.process_time() - worked:.0f} s of processor "
+                f"time; the process held {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB at most"
             )
         yield name, target
     shape = CropShape(options.crop_size, model.scale, model.channels, options.seed)

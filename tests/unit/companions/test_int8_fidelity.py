@@ -15,7 +15,9 @@ def script(load_script):
 def run(script, monkeypatch, tmp_path, write_gentle_network):
     """Runs the script on a little network; gives the document, the page and what was said on stderr."""
     checkpoint = write_gentle_network(tmp_path / "little.safetensors", 8, 2)
-    small = script.Int8Options(crops=4, crop_size=24, search_crops=2, gate_crops=2, curve_points=2, max_drop_db=9, learn_steps=2)
+    small = script.Int8Options(
+        crops=4, crop_size=24, search_crops=2, gate_crops=2, curve_points=2, max_drop_db=9, learn_steps=2
+    )
     monkeypatch.setattr(script, "Int8Options", lambda: small)
 
     def call(*words):
