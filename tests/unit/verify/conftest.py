@@ -71,6 +71,7 @@ class Forgery:
         """Exit code of `verify`, and what each check found, by `file (kind)`."""
         code = main(["verify", str(self.path), "--backend", backend, "--json"])
         document = json.loads(capsys.readouterr().out)
+        assert "checks" in document, document
         found = {f"{check['file']} ({check['kind']})": check["findings"] for check in document["checks"]}
         return code, {name: findings for name, findings in found.items() if findings}
 
