@@ -137,7 +137,8 @@ class DifferentiableGraph:
             padded = attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
             return padded and len(attributes.get("kernel_shape", (3, 3))) == 2
         if node.op_type == "Resize":
-            return bool(list_joined(node)) and len(node.input) == 3 and self._is_whole_scale(node.input[2])
+            told = bool(list_joined(node)) or _is_bilinear(attributes)
+            return told and len(node.input) == 3 and self._is_whole_scale(node.input[2])
         return node.op_type in _OPERATORS
 
     def _is_whole_scale(self, name: str) -> bool:
@@ -207,9 +208,15 @@ def _shuffle(attributes: Mapping[str, Any], data: Sequence[Any]) -> Tensor:
     return split.reshape(n, c // block**2, h * block, w * block)
 
 
-def _repeat(attributes: Mapping[str, Any], data: Sequence[Any]) -> Tensor:
+def _is_bilinear(attributes: Mapping[str, Any]) -> bool:
+    place = attributes.get("coordinate_transformation_mode", b"half_pixel")
+    return attributes.get("mode") == b"linear" and place in (b"half_pixel", b"pytorch_half_pixel")
+
+
+def _enlarge(attributes: Mapping[str, Any], data: Sequence[Any]) -> Tensor:
     tall, wide = (int(one) for one in data[2][2:])
-    return functional.interpolate(data[0], scale_factor=(tall, wide), mode="nearest")
+    mode = "bilinear" if _is_bilinear(attributes) else "nearest"
+    return functional.interpolate(data[0], scale_factor=(tall, wide), mode=mode)
 
 
 def _bend(attributes: Mapping[str, Any], data: Sequence[Any]) -> Tensor:
@@ -225,7 +232,7 @@ _OPERATORS: dict[str, Callable[[Mapping[str, Any], Sequence[Any]], Tensor]] = {
     "Mul": lambda _, data: data[0] * data[1],
     "PRelu": _bend,
     "Relu": lambda _, data: functional.relu(data[0]),
-    "Resize": _repeat,
+    "Resize": _enlarge,
     "Sigmoid": lambda _, data: torch.sigmoid(data[0]),
     "Sub": lambda _, data: data[0] - data[1],
     "Sum": lambda _, data: torch.stack(list(data)).sum(0),

@@ -26,7 +26,7 @@ backend = "none"
 [thresholds.int8]
 psnr_db = 5.0
 [int8]
-crops = 3
+crops = 12
 crop_size = 24
 search_crops = 1
 gate_crops = 2
