@@ -38,7 +38,7 @@ def photograph_batch(shape: Shape, channels: int, scale: int) -> NDArray[np.floa
     return batch
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)  # all of them at a scale or three: with fewer, a batch that goes round them finds none again
 def _small_photograph(name: str, scale: int) -> NDArray[np.uint8]:
     hr = read_training_image(bundled_photographs()[name])
     height, width = (side - side % scale for side in hr.shape[:2])

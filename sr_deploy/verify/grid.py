@@ -107,7 +107,9 @@ def plan_grid(
     """
     slow = choice == BackendChoice("torch", "fp16") and device == "cpu"
     profiles = list(dict.fromkeys((*taken, *deployed)))
-    small = [_fit(shape, taken, input_multiple) for shape in (SLOW_SHAPES if slow else SHAPES)]
+    # A batch that cannot be smaller is large at every shape, and finds what is wrong across images by itself.
+    few = slow or _fit(PURE_SHAPE, taken, input_multiple).n > LARGE_BATCH
+    small = [_fit(shape, taken, input_multiple) for shape in (SLOW_SHAPES if few else SHAPES)]
     shapes = list(dict.fromkeys(small))
     left_out = []
     for profile in profiles:
@@ -123,7 +125,7 @@ def plan_grid(
                 shapes.append(fitted)
             else:
                 left_out.append(f"{fitted}: {reason}")
-    once = [] if slow else [Point(shape, PHOTOGRAPH) for shape in (*STRIPS, *_strip_profiles(profiles))]
+    once = [] if few else [Point(shape, PHOTOGRAPH) for shape in (*STRIPS, *_strip_profiles(profiles))]
     once += [Point(PURE_SHAPE, content) for content in PURE]
     fitted_once = (Point(_fit(point.shape, taken, input_multiple), point.content) for point in once)
     points = list(dict.fromkeys([*_cover(shapes), *fitted_once]))

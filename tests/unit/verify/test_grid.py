@@ -80,6 +80,14 @@ def test_true_half_on_a_cpu_has_small_inputs():
     assert shapes_of(plan_grid(HALF, "cuda:0", (), 1)) == [*SHAPES, *STRIPS, PURE_SHAPE]
 
 
+def test_a_batch_that_is_always_large_has_small_inputs():
+    fixed = [parse_profile("fixed=64x1x1,64x64x64,64x999x999")]
+    assert shapes_of(plan_grid(PLAIN, "cpu", fixed, 1, cost=Cost(36, 12)))[:3] == [
+        Shape(64, 25, 31), Shape(64, 16, 24), Shape(64, 19, 1)
+    ]  # fmt: skip
+    assert sum(point.shape.h == 1 for point in plan_grid(PLAIN, "cpu", fixed, 1).points) == 0
+
+
 def test_shapes_are_brought_into_the_profiles():
     profiles = [parse_profile("tile=1x40x40,1x64x64,1x128x128"), parse_profile("b=2x48x48,2x48x64,4x64x64")]
     shapes = shapes_of(plan_grid(PLAIN, "cuda:0", profiles, 1, cost=Cost(1e3, 48)))
