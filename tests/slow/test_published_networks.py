@@ -13,24 +13,24 @@ from sr_deploy.cli import main
 pytestmark = pytest.mark.slow
 
 CHECKPOINTS = Path(os.environ.get("SR_DEPLOY_DATA", ""), "checkpoints")
-NAMES = (
-    "realesr-animevideov3.pth",
-    "4xLSDIRCompactC3.pth",
-    "realesrgan-x4plus-anime.safetensors",
-    "realesrgan-x4plus.safetensors",
-)
+NAMES = {
+    "realesr-animevideov3.pth": ["--fp16"],
+    "4xLSDIRCompactC3.pth": ["--fp16"],
+    "realesrgan-x4plus-anime.safetensors": ["--fp16"],
+    "realesrgan-x4plus.safetensors": [],  # 23 blocks in true half, planned and run, take a quarter of an hour
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_networks_are_verified(tmp_path, capsys, name):
     if "SR_DEPLOY_DATA" not in os.environ or not (CHECKPOINTS / name).is_file():
         pytest.skip(f"SR_DEPLOY_DATA names no folder with checkpoints/{name}")
-    words = ["--fp16", "--backend", "none", "--out", str(tmp_path / "bundle")]
+    words = [*NAMES[name], "--backend", "none", "--out", str(tmp_path / "bundle"), "--json"]
     assert main(["export", str(CHECKPOINTS / name), *words]) == 0
-    capsys.readouterr()
-    assert main(["verify", str(tmp_path / "bundle"), "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["verdict"] == "verified"
+    assert json.loads(capsys.readouterr().out)["verdict"] == "verified"
+    if NAMES[name]:  # the same again from the files
+        assert main(["verify", str(tmp_path / "bundle"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["verdict"] == "verified"
     entries = [one for one in open_bundle(tmp_path / "bundle").certificate().entries if one.precision == "fp32"]
     assert {entry.backend for entry in entries} == {"onnxruntime:fp32", "openvino:fp32"}
     roundings = [one.fp32_rounding for entry in entries for one in entry.measurements if one.fp32_rounding is not None]
