@@ -20,6 +20,8 @@ from pathlib import Path
 
 SECONDS = 10.0
 """Processor time that a case may take."""
+VERIFY_SECONDS = 30.0
+"""The same for `verify`, whose work is to run all inputs of its grid, and in float64 where a graph falls short."""
 WALL_SECONDS = 300.0
 """Time after which a case is killed: more, since these machines do other work too."""
 MIB = 1024
@@ -64,12 +66,16 @@ def run_case(folder: Path, words: list[str]) -> Ending:
     mib = max(usage.ru_maxrss - base, 0) / 1024
     code = os.waitstatus_to_exitcode(status)
     said = (folder / "stderr.txt").read_text(errors="replace") if (folder / "stderr.txt").exists() else ""
-    reason = _find_fault(code, seconds, mib, said)
+    reason = _find_fault(code, seconds, mib, said, _limit(words))
     outcome = "fault" if reason else "taken" if code == 0 else "refused"
     return Ending(outcome, reason, code, round(seconds, 2), round(mib), said[-1500:])
 
 
-def _find_fault(code: int, seconds: float, mib: float, said: str) -> str:
+def _limit(words: list[str]) -> float:
+    return VERIFY_SECONDS if words[0] == "verify" else SECONDS
+
+
+def _find_fault(code: int, seconds: float, mib: float, said: str, limit: float) -> str:
     lines = said.splitlines()
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
@@ -85,7 +91,7 @@ def _find_fault(code: int, seconds: float, mib: float, said: str) -> str:
         return "control characters on the terminal"
     if len(lines) > _MOST_LINES or max(map(len, lines), default=0) > _LONGEST_LINE:
         return f"{len(lines)} lines, the longest of {max(map(len, lines), default=0)} characters"
-    if seconds > SECONDS:
+    if seconds > limit:
         return f"{seconds:.1f} s"
     return f"{mib:.0f} MiB" if mib > MIB else ""
 
@@ -113,7 +119,8 @@ def _run_and_leave(folder: Path, words: list[str]) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + _SAFETY_MIB * 2**20, hard))
-        resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS) + 5, int(SECONDS) + 6))
+        seconds = int(_limit(words))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds + 5, seconds + 6))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         from sr_deploy.cli import main
 
