@@ -6,7 +6,6 @@ pyvips decodes. Files are handed to it as bytes: its own opening of paths reads 
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from sr_deploy.errors import ImageError
 from sr_deploy.imaging import pillow
 from sr_deploy.imaging.exif_blocks import refuse_tangled_exif
 from sr_deploy.imaging.limits import MAX_PIXELS, read_bytes, refuse_growth, refuse_scans, refuse_size
+from sr_deploy.imaging.vips_errors import decoding, find_reason, strictness_for
 
 if TYPE_CHECKING:
     import pyvips
@@ -29,9 +29,6 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 _LOADERS = {"Jpeg": "JPEG", "Png": "PNG", "Webp": "WebP", "Tiff": "TIFF", "Heif": "AVIF or HEIF", "Nsgif": "GIF"}
 _INTERPRETATIONS = {("uint8", True): "b-w", ("uint8", False): "srgb", ("uint16", True): "grey16",
                     ("uint16", False): "rgb16"}  # fmt: skip
-# Lines of an error that tell nothing of the file: those around what the codec says, and pyvips' own. It looks methods
-# up as properties first, and libvips collects messages of all threads in one place.
-_NOT_TELLING = re.compile("^$|^unable to|load error$|: no property named `")
 
 
 def open_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[pyvips.Image, str]:
@@ -52,10 +49,13 @@ def open_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[py
     if content.startswith(b"BM"):
         refuse_size(path, *pillow.read_bmp_size(path, content), max_pixels)
         return wrap_pixels(pillow.read_bmp(path, content)), "BMP"
-    form = name_format(path, pyvips.vips_lib.vips_foreign_find_load_buffer(content, len(content)), content)
+    with decoding():
+        loader = pyvips.vips_lib.vips_foreign_find_load_buffer(content, len(content))
+    form = name_format(path, loader, content)
     refuse_tangled_exif(path, form, content)
     try:
-        image = pyvips.Image.new_from_buffer(content, "", access="sequential", fail_on=strictness_for(form))
+        with decoding():
+            image = pyvips.Image.new_from_buffer(content, "", access="sequential", fail_on=strictness_for(form))
     except pyvips.Error as error:
         raise damaged(path, form, error) from error
     require_one_page(path, image)
@@ -86,11 +86,6 @@ def name_format(path: Path, loader: object, content: bytes) -> str:
     if form == "PNG" and b"acTL" in content[: content.find(b"IDAT")]:
         raise ImageError(f"{path} is animated (APNG); give a file with one picture")
     return form
-
-
-def strictness_for(form: str) -> str:
-    """What ends the decoding of a file: a damaged JPEG is but a warning to libjpeg."""
-    return "warning" if form == "JPEG" else "error"
 
 
 def require_one_page(path: Path, image: pyvips.Image) -> None:
@@ -129,7 +124,8 @@ def decode(path: Path, image: pyvips.Image, form: str) -> pyvips.Image:
     import pyvips
 
     try:
-        return image.copy_memory()
+        with decoding():
+            return image.copy_memory()
     except pyvips.Error as error:
         raise damaged(path, form, error) from error
 
@@ -147,7 +143,10 @@ def decode_upright(path: Path, image: pyvips.Image, form: str) -> Pixels:
 
     turned = image.get_typeof("orientation") and image.get("orientation") != 1
     try:
-        pixels = np.asarray(decode(path, image, form).autorot().numpy() if turned else image.numpy())
+        if turned:
+            image = decode(path, image, form).autorot()
+        with decoding():
+            pixels = np.asarray(image.numpy())
     except pyvips.Error as error:
         raise damaged(path, form, error) from error
     return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])
@@ -162,16 +161,9 @@ def wrap_pixels(image: Pixels) -> pyvips.Image:
     return wrapped.copy(interpretation=_INTERPRETATIONS[image.dtype.name, channels < 3])
 
 
-def damaged(path: Path, form: str, error: Exception) -> ImageError:
-    """The error for a file whose decoder gave up."""
+def damaged(path: Path, form: str, error: pyvips.Error) -> ImageError:
+    """The error for a file whose decoder gave up, raised outside of `decoding`."""
     return ImageError(
-        f"{path} is a damaged or incomplete {form} file ({describe_failure(error)}); "
+        f"{path} is a damaged or incomplete {form} file ({find_reason(path, form, error)}); "
         "get it anew, or repair it by saving it again in an editor"
     )
-
-
-def describe_failure(error: Exception) -> str:
-    """The line in which the codec itself speaks; libvips wraps it in lines of its own."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if not _NOT_TELLING.search(line)]
-    return telling[0] if telling else "it gave no reason"

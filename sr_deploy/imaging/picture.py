@@ -19,12 +19,12 @@ from sr_deploy.imaging.opening import (
     Pixels,
     decode,
     decode_upright,
-    describe_failure,
     open_picture,
     refuse_colours,
     wrap_pixels,
 )
 from sr_deploy.imaging.png import make_png
+from sr_deploy.imaging.vips_errors import describe_failure
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from sr_deploy.imaging.opening import (
     name_format,
     refuse_colours,
     require_one_page,
-    strictness_for,
 )
+from sr_deploy.imaging.vips_errors import decoding, strictness_for
 from sr_deploy.untrusted import open_regular
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class RowReader:
         self._source = pyvips.SourceCustom()
         self._source.on_read(self._stream.read)
         self._source.on_seek(self._stream.seek)
-        loader = pyvips.vips_lib.vips_foreign_find_load_source(self._source.pointer)
+        with decoding():
+            loader = pyvips.vips_lib.vips_foreign_find_load_source(self._source.pointer)
         self._form = "BMP" if head.startswith(b"BM") else name_format(path, loader, head)
         able = [form.name for form in FORMATS if form.by_rows]
         if self._form not in able:
@@ -77,9 +78,10 @@ class RowReader:
         with mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             refuse_tangled_exif(path, self._form, content)
         try:
-            image = pyvips.Image.new_from_source(
-                self._source, "", access="sequential", fail_on=strictness_for(self._form)
-            )
+            with decoding():
+                image = pyvips.Image.new_from_source(
+                    self._source, "", access="sequential", fail_on=strictness_for(self._form)
+                )
         except pyvips.Error as error:
             raise damaged(path, self._form, error) from error
         require_one_page(path, image)
@@ -104,7 +106,8 @@ class RowReader:
         for top in range(0, header.height, STRIP):
             count = min(STRIP, header.height - top)
             try:
-                samples = self._region.fetch(0, top, header.width, count)
+                with decoding():
+                    samples = self._region.fetch(0, top, header.width, count)
             except pyvips.Error as error:
                 raise damaged(self._path, self._form, error) from error
             yield cast("Pixels", np.frombuffer(samples, dtype).reshape(count, header.width, -1))

@@ -21,8 +21,9 @@ from sr_deploy.files import replacing_file
 from sr_deploy.imaging.encoding import prepare_encoding
 from sr_deploy.imaging.formats import FORMATS, Format, find_format, require_output_size, require_quality
 from sr_deploy.imaging.header import Header, find_losses
-from sr_deploy.imaging.opening import Pixels, describe_failure
+from sr_deploy.imaging.opening import Pixels
 from sr_deploy.imaging.png import make_png
+from sr_deploy.imaging.vips_errors import describe_failure
 
 
 def require_by_rows(path: Path) -> None:

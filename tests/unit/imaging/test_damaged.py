@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,34 @@ def test_the_reason_is_not_what_another_thread_does_at_the_same_time(tmp_path: P
         done.set()
         thread.join()
     assert reasons == {"it gave no reason"}
+
+
+def test_each_of_many_damaged_files_read_at_once_gets_its_own_reason(
+    tmp_path: Path, photograph: NDArray[np.uint8]
+) -> None:
+    png = bytearray(encode(photograph, "PNG", tmp_path))
+    png[len(png) // 2] ^= 0x55
+    contents = {
+        "VipsJpeg: premature end of JPEG image": encode(photograph, "JPEG", tmp_path)[:-40],
+        "vipspng: libpng read error": bytes(png),
+        "it gave no reason": b"\x89PNG\r\n\x1a\n",
+    }
+    paths = {}
+    for number, (reason, content) in enumerate(contents.items()):
+        paths[tmp_path / f"{number}"] = reason
+        (tmp_path / f"{number}").write_bytes(content)
+    (tmp_path / "text").write_bytes(b"no picture, which libvips says in the same place")
+
+    def find_reason(path: Path) -> str:
+        with pytest.raises(ImageError) as caught:
+            read_image(path)
+        return str(caught.value).partition("(")[2].partition(")")[0]
+
+    jobs = [*paths, tmp_path / "text"] * 100
+    with ThreadPoolExecutor(4) as pool:
+        reasons = list(pool.map(find_reason, jobs))
+    found = {(path.name, reason) for path, reason in zip(jobs, reasons, strict=True) if path in paths}
+    assert found == {(path.name, reason) for path, reason in paths.items()}
 
 
 def test_a_jpeg_with_a_hole_is_an_error(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
