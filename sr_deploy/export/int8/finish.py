@@ -44,7 +44,7 @@ class Gate:
             layers: all candidates quantised.
             key: under which what is judged is kept.
         """
-        self._work, self._layers, self._key = work, layers, key
+        self._work, self.layers, self._key = work, layers, key
         self._judge: Judge | None = None
         kept, _ = read_kept(JUDGED_KIND, key, Judged)
         self._losses = dict(kept.losses) if kept is not None else {}
@@ -61,7 +61,7 @@ class Gate:
         if name not in self._losses:
             self._judge = self._judge or self._work.open_gate_judge()
             self._psnr = self._judge.psnr_db
-            run = open_graph(build_graph(self._work, kept, self._layers), self._work.engine)
+            run = open_graph(build_graph(self._work, kept, self.layers), self._work.engine)
             self._losses[name] = self._judge.judge(run)
             keep(JUDGED_KIND, self._key, Judged(losses=self._losses, fp32_psnr_db=self._psnr))
         return self._losses[name]

@@ -68,14 +68,24 @@ def make_int8_graph(
     if result.chosen is None and not force:
         raise VerificationError(explain_refusal(result, options))
     chosen = result.chosen or result.points[0]
-    loss = chosen.loss
-    if not np.isfinite([loss.drop_db, loss.max_abs]).all():
+    if not np.isfinite([chosen.loss.drop_db, chosen.loss.max_abs]).all():
         raise VerificationError(
             f"{fp32_path.name} in INT8 gives values that are not finite; --force keeps no such graph"
         )
     write_graph(build_graph(work, chosen.kept, layers), int8_path)
+    report = _describe(work, placement, measured, result, gate)
+    note = draw_search(report, int8_path.with_name(PICTURE_NAME))
+    if note:
+        tell(f"int8: {note}")
+        report = report.model_copy(update={"picture": None})
+    return report
+
+
+def _describe(work: Work, placement: Placement, measured: Measured, result: SearchResult, gate: Gate) -> Int8Report:
+    chosen = result.chosen or result.points[0]
+    loss = chosen.loss
     inside = {one.data for one in placement.candidates if one.name not in chosen.kept}
-    report = Int8Report(
+    return Int8Report(
         passed=result.chosen is not None,
         forced=result.chosen is None,
         share=chosen.share,
@@ -86,7 +96,7 @@ def make_int8_graph(
         max_abs=loss.max_abs,
         psnr_fp32_db=loss.psnr_fp32_db,
         fp32_psnr_db=gate.fp32_psnr_db,
-        options=options,
+        options=work.options,
         photographs=f"{work.photographs.source} ({len(work.photographs.hashes)})",
         measured_with=work.engine_name,
         equalised=measured.factors,
@@ -94,15 +104,10 @@ def make_int8_graph(
         learning=measured.learning,
         shifts={name: shift for name, shift in measured.shifts.items() if name not in chosen.kept},
         corrections=measured.corrections,
-        layers=describe_layers(work.model, placement, chosen, measured.errors, layers),
-        curve=make_curve(result.points, options),
+        layers=describe_layers(work.model, placement, chosen, measured.errors, gate.layers),
+        curve=make_curve(result.points, work.options),
         picture=PICTURE_NAME,
     )
-    note = draw_search(report, int8_path.with_name(PICTURE_NAME))
-    if note:
-        tell(f"int8: {note}")
-        report = report.model_copy(update={"picture": None})
-    return report
 
 
 def _calibrate(work: Work, placement: Placement) -> tuple[Measured, str]:
@@ -195,9 +200,10 @@ def _measure_correction(work: Work, placement: Placement, measured: Measured, ju
 
 def _quantise(work: Work, placement: Placement, measured: Measured) -> dict[str, QuantisedConv]:
     limits = {data: limit * measured.learned.get(data, 1.0) for data, limit in measured.limits.items()}
-    plain = quantise_layers(work.model, placement, limits, work.options)
-    moved = {name: unpack_moves(text, plain[name].weight.shape) for name, text in measured.moved.items()}
-    layers = quantise_layers(work.model, placement, limits, work.options, moved)
+    layers = quantise_layers(work.model, placement, limits, work.options)
+    if measured.moved:
+        moved = {name: unpack_moves(text, layers[name].weight.shape) for name, text in measured.moved.items()}
+        layers = quantise_layers(work.model, placement, limits, work.options, moved)
     if not measured.shifts:
         return layers
     return correct_biases(layers, {name: np.array(shift, np.float32) for name, shift in measured.shifts.items()})
