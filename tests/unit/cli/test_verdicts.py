@@ -18,6 +18,7 @@ from sr_deploy.cli import main
 from sr_deploy.errors import InputError
 from sr_deploy.shipped import shipped_models
 from sr_deploy.verify.judging import judge_bundle
+from tests.unit.certificates import edit_certificate
 
 needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 no_gpu = pytest.mark.skipif(bool(trt.visible_gpus()), reason="this machine has an NVIDIA GPU")
@@ -58,13 +59,6 @@ def read_info(bundle, capsys):
     capsys.readouterr()
     assert main(["info", str(bundle.path), "--json"]) == 0
     return json.loads(capsys.readouterr().out)["certificate"]
-
-
-def edit_certificate(bundle, change):
-    path = bundle.path / "certificate.json"
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
 
 
 def add_foreign(bundle, *, passed):

@@ -13,6 +13,7 @@ from sr_deploy.certification import verify_model
 from sr_deploy.cli import main
 from sr_deploy.cli.certificate_facts import describe_certificate
 from sr_deploy.verify.standing import read_standing
+from tests.unit.certificates import edit_certificate
 
 ELSEWHERE = {"machine": "NVIDIA GeForce RTX 4090", "cpu_features": []}
 
@@ -32,13 +33,6 @@ def sound(request, make_bundle, tmp_path_factory):
 def bundle(sound, tmp_path):
     shutil.copytree(sound.path, tmp_path / "bundle")
     return open_bundle(tmp_path / "bundle")
-
-
-def edit(bundle, change):
-    path = bundle.path / "certificate.json"
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
 
 
 def entry_of(document, backend="onnxruntime:fp16"):
@@ -201,7 +195,7 @@ def test_a_sound_certificate_has_nothing_wrong(bundle):
 
 @pytest.mark.parametrize(("forge", "message"), FORGERIES.items(), ids=[one.__name__ for one in FORGERIES])
 def test_forgeries_are_found_and_named(bundle, forge, message):
-    edit(bundle, forge)
+    edit_certificate(bundle, forge)
     certificate, check = read_standing(bundle)
     assert len(check.findings) == 1
     assert re.search(message, check.findings[0])
@@ -213,7 +207,7 @@ def test_forgeries_are_found_and_named(bundle, forge, message):
 
 @pytest.mark.parametrize("forge", [bad_figures_passed, nan_figures])
 def test_a_forgery_fails_now_and_the_next_time_until_it_is_accepted(bundle, forge, capsys):
-    edit(bundle, forge)
+    edit_certificate(bundle, forge)
     words = ["verify", str(bundle.path), "--backend", "onnxruntime:fp16", "--json"]
     said = []
     for _ in range(2):
@@ -235,7 +229,7 @@ def test_a_failure_survives_a_certificate_that_does_not_hold(bundle, capsys):
         document["entries"].append(copy | {"passed": False})
         other_weights(document)
 
-    edit(bundle, forge)
+    edit_certificate(bundle, forge)
     words = ["verify", str(bundle.path), "--backend", "onnxruntime:fp16", "--accept", "certificate.json", "--json"]
     assert main(words) == 3
     assert json.loads(capsys.readouterr().out)["failures"] == [
@@ -245,7 +239,7 @@ def test_a_failure_survives_a_certificate_that_does_not_hold(bundle, capsys):
 
 def test_a_certificate_of_a_newer_version_is_left_alone(bundle, capsys):
     """This one would lose what it does not know."""
-    edit(bundle, lambda document: document.update(schema_version=2))
+    edit_certificate(bundle, lambda document: document.update(schema_version=2))
     before = (bundle.path / "certificate.json").read_bytes()
     assert main(["verify", str(bundle.path), "--backend", "onnxruntime:fp16"]) == 3
     assert "certificate.json has schema version 2; this sr-deploy reads version 1" in capsys.readouterr().err

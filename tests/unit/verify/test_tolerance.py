@@ -26,6 +26,7 @@ from sr_deploy.model import open_model
 from sr_deploy.verify.contents import PHOTOGRAPH
 from sr_deploy.verify.grid import Cost, Point
 from sr_deploy.verify.reference import ReferenceOutputs
+from tests.unit.certificates import edit_certificate
 
 OFFSET = 300.0
 SPEC = ArchSpec(architecture="compact", scale=2, features=16, blocks=2)
@@ -58,13 +59,6 @@ def coarse(tmp_path_factory):
 def bundle(coarse, tmp_path):
     shutil.copytree(coarse.path, tmp_path / "bundle")
     return open_bundle(tmp_path / "bundle")
-
-
-def edit_certificate(bundle, change):
-    path = bundle.path / "certificate.json"
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
 
 
 def run_verify(bundle, capsys):
