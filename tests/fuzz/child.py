@@ -20,13 +20,16 @@ from pathlib import Path
 
 SECONDS = 10.0
 """Processor time that a case may take."""
-VERIFY_SECONDS = 30.0
-"""The same for `verify`, whose work is to run all inputs of its grid, and in float64 where a graph falls short."""
-WALL_SECONDS = 300.0
+WALL_SECONDS = 60.0
 """Time after which a case is killed: more, since these machines do other work too."""
 MIB = 1024
 """Memory that a case may take beyond what the imports take."""
 _SAFETY_MIB = 6 * 1024
+_HEAVY = (
+    "onnxruntime", "onnxscript", "torch.export", "torch._dynamo", "torch.onnx._internal.exporter", "networkx",
+    "PIL.Image", "pyvips", "av", "scipy.signal", "skimage", "rich.table", "rich.progress",
+)  # fmt: skip
+"""What commands import when they need it."""
 _LONGEST_LINE = 2000
 _MOST_LINES = 60
 _SURPRISE = re.compile(r"^error: (in a thread .*: )?internal: ", re.MULTILINE)
@@ -66,16 +69,12 @@ def run_case(folder: Path, words: list[str]) -> Ending:
     mib = max(usage.ru_maxrss - base, 0) / 1024
     code = os.waitstatus_to_exitcode(status)
     said = (folder / "stderr.txt").read_text(errors="replace") if (folder / "stderr.txt").exists() else ""
-    reason = _find_fault(code, seconds, mib, said, _limit(words))
+    reason = _find_fault(code, seconds, mib, said)
     outcome = "fault" if reason else "taken" if code == 0 else "refused"
     return Ending(outcome, reason, code, round(seconds, 2), round(mib), said[-1500:])
 
 
-def _limit(words: list[str]) -> float:
-    return VERIFY_SECONDS if words[0] == "verify" else SECONDS
-
-
-def _find_fault(code: int, seconds: float, mib: float, said: str, limit: float) -> str:
+def _find_fault(code: int, seconds: float, mib: float, said: str) -> str:
     lines = said.splitlines()
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
@@ -91,7 +90,7 @@ def _find_fault(code: int, seconds: float, mib: float, said: str, limit: float) 
         return "control characters on the terminal"
     if len(lines) > _MOST_LINES or max(map(len, lines), default=0) > _LONGEST_LINE:
         return f"{len(lines)} lines, the longest of {max(map(len, lines), default=0)} characters"
-    if seconds > limit:
+    if seconds > SECONDS:
         return f"{seconds:.1f} s"
     return f"{mib:.0f} MiB" if mib > MIB else ""
 
@@ -119,8 +118,7 @@ def _run_and_leave(folder: Path, words: list[str]) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + _SAFETY_MIB * 2**20, hard))
-        seconds = int(_limit(words))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds + 5, seconds + 6))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS) + 5, int(SECONDS) + 6))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         from sr_deploy.cli import main
 
@@ -141,7 +139,7 @@ def serve() -> None:
     for module in pkgutil.walk_packages(sr_deploy.__path__, "sr_deploy."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    for name in ("onnxruntime", "PIL.Image", "pyvips", "av", "scipy.signal"):
+    for name in _HEAVY:
         importlib.import_module(name)
     build_command()
     answers = os.fdopen(os.dup(1), "w")
