@@ -39,10 +39,11 @@ from sr_deploy.model import Model, open_model
 from sr_deploy.shipped import is_shipped
 from sr_deploy.upscale.memory import SHARE as MEMORY_SHARE
 from sr_deploy.upscale.memory import estimate_bytes_per_pixel, free_memory
+from sr_deploy.verify.candidates import list_not_run
 from sr_deploy.verify.engines import check_engines
 from sr_deploy.verify.files import check_graphs
 from sr_deploy.verify.judging import Found, accept_findings, judge_bundle, judge_found, record_verdict
-from sr_deploy.verify.model import list_not_run, verify_backends
+from sr_deploy.verify.model import verify_backends
 from sr_deploy.verify.page.content import describe_page
 from sr_deploy.verify.page.render import write_page
 from sr_deploy.verify.source import check_source

@@ -21,6 +21,7 @@ from sr_deploy.bundle import (
     GraphRecord,
     Int8Record,
     Manifest,
+    NotRun,
     SourceRecord,
     creating_bundle,
     holding_bundle,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from sr_deploy.certification import Verification
     from sr_deploy.export.half_plan import HalfPlan
     from sr_deploy.graph.rewrite import RewriteReport
-    from sr_deploy.verify.model import NotRun
 
 DEPLOYMENTS = Path("deployments")
 """Where bundles go unless a path is given, under the current folder."""

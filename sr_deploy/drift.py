@@ -19,6 +19,7 @@ from sr_deploy.runners.parity import describe_reference, open_reference
 from sr_deploy.runners.protocol import Runner
 from sr_deploy.upscale.tiles import MAX_HALO, plan_tiles, run_tiles
 from sr_deploy.verify.cost import find_cost
+from sr_deploy.verify.entry import name_machine
 from sr_deploy.verify.ledger import (
     Photograph,
     Stage,
@@ -29,7 +30,6 @@ from sr_deploy.verify.ledger import (
     tile_side,
     write_and_read,
 )
-from sr_deploy.verify.model import name_machine
 
 Tell = Callable[[str], None]
 

@@ -164,7 +164,7 @@ def _describe_figures(entries: Sequence[CertificateEntry]) -> list[str]:
     from sr_deploy.backends import PRECISIONS
     from sr_deploy.bundle.shortfall import describe_allowance
     from sr_deploy.verify.agreement import describe_agreement
-    from sr_deploy.verify.model import worst_entry
+    from sr_deploy.verify.entry import worst_entry
 
     shapes = dict.fromkeys(one.shape for entry in entries for one in entry.measurements)
     contents = dict.fromkeys(one.content for entry in entries for one in entry.measurements)

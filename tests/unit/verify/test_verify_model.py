@@ -12,9 +12,10 @@ from sr_deploy.errors import BackendError, BundleError, InputError
 from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 from sr_deploy.trt import visible_gpus
+from sr_deploy.verify.candidates import list_not_run
 from sr_deploy.verify.contents import CONTENTS
+from sr_deploy.verify.entry import worst_entry
 from sr_deploy.verify.grid import SHAPES, STRIPS
-from sr_deploy.verify.model import list_not_run, worst_entry
 
 
 def change_weights(source, target, change):
