@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ from sr_deploy.bundle.store import MANIFEST_NAME, REFERENCE_NAME, is_bundle
 from sr_deploy.engine.build import OnProgress
 from sr_deploy.engine.bundle import NotBuilt, build_engines, check_plan
 from sr_deploy.engine.profiles import check_profiles
-from sr_deploy.errors import CheckpointError, OutputError
+from sr_deploy.errors import CheckpointError, GraphError, OutputError, VerificationError
 from sr_deploy.export.int8.bundle import Calibration
 from sr_deploy.export.int8.photographs import list_photographs
 from sr_deploy.export.spec import ExportSpec, load_spec
@@ -75,6 +75,8 @@ class WrittenGraphs:
     """Which layers stay FP32 in the FP16 graph, and what was measured; None without one."""
     int8: Int8Record | None = None
     """What the search for INT8 found; None without an INT8 graph."""
+    left_out: Mapping[Precision, str] = field(default_factory=dict)
+    """Precisions that were optional and do not meet their budget, and why."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class ExportResult:
     """Which layers stay FP32 in the FP16 graph, and what was measured; None without one."""
     triton: tuple[TritonModel, ...] = ()
     """Models written for NVIDIA's Triton Inference Server, if asked for."""
+    left_out: Mapping[Precision, str] = field(default_factory=dict)
+    """Precisions that were optional and do not meet their budget, and why."""
 
     @property
     def passed(self) -> bool:
@@ -180,6 +184,7 @@ def export_bundle(
         saving=graphs.saving,
         half_plan=graphs.half_plan,
         triton=() if triton is None else write_triton_models(bundle, triton),
+        left_out=graphs.left_out,
     )
 
 
@@ -258,6 +263,7 @@ def _write_graphs(
     assert model.arch is not None
     graphs = []
     saving, plan, int8 = None, None, None
+    left_out: dict[Precision, str] = {}
     files: dict[Precision, Path] = {}
     for precision in spec.precisions:
         file = folder / f"model.{precision}.onnx"
@@ -272,7 +278,15 @@ def _write_graphs(
             if precision == "fp16":
                 convert_graph_to_fp16(files["fp32"], file, plan.names)
             else:
-                int8 = write_int8_graph(files["fp32"], file, spec.int8, calibration, keep_fp32=plan.names, tell=tell)
+                try:
+                    int8 = write_int8_graph(
+                        files["fp32"], file, spec.int8, calibration, keep_fp32=plan.names, tell=tell
+                    )
+                except (VerificationError, GraphError) as error:
+                    if not calibration.optional:
+                        raise
+                    left_out[precision] = str(error)
+                    continue
         files[precision] = file
     for precision, file in files.items():  # last, because one graph is made from another
         change_graph_ends(file, spec.ends)
@@ -282,7 +296,7 @@ def _write_graphs(
             kept, share = int8.planned_fp32, int8.record.share
         record = record_file(folder, file.name).model_dump()
         graphs.append(GraphRecord(precision=precision, planned_fp32=kept, int8_share=share, **record))
-    return WrittenGraphs(tuple(graphs), saving, plan, int8.record if int8 is not None else None)
+    return WrittenGraphs(tuple(graphs), saving, plan, int8.record if int8 is not None else None, left_out)
 
 
 def _rewrite_graph(file: Path, tell: Callable[[str], None]) -> GraphSaving:

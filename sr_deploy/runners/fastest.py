@@ -90,16 +90,39 @@ def find_fastest(
     """
     if len(candidates) == 1:
         return candidates[0]
+    answer, notes = ask_fastest(model, candidates, device=device, threads=threads)
+    if notes is not None:
+        _LOG.info("%s", "; ".join([_describe(answer), *notes, *explain()]))
+    return next(choice for choice in candidates if str(choice) == answer.chosen)
+
+
+def ask_fastest(
+    model: Model, candidates: Sequence[BackendChoice], *, device: str | None = None, threads: int | None = None
+) -> tuple[Answer, list[str] | None]:
+    """How fast each of `candidates` is: remembered, or measured and remembered.
+
+    Args:
+        model: a graph, or a bundle.
+        candidates: at least one; each runs here.
+        device: as for `open_runner`.
+        threads: as for `open_runner`.
+
+    Returns:
+        The times, and where they were measured now what to say of keeping them; None: they were remembered.
+
+    Raises:
+        BackendError: none of them computes this model.
+    """
     question = _ask(model, candidates, threads)
     key = key_of(question.model_dump())
     with _LOCK:  # others wait for the answer: measured side by side, all would be slow
         answer, trouble = read_kept(KIND, key, Answer)
-        if answer is None or answer.question != question or answer.chosen not in question.candidates:
-            answer = _measure(model, candidates, question, device, threads)
-            not_kept = keep(KIND, key, answer)
-            told = _describe(answer) + ("" if not_kept else f", remembered in {cache_folder()}")
-            _LOG.info("%s", "; ".join([told, *filter(None, (trouble, not_kept, *explain()))]))
-    return next(choice for choice in candidates if str(choice) == answer.chosen)
+        if answer is not None and answer.question == question and answer.chosen in question.candidates:
+            return answer, None
+        answer = _measure(model, candidates, question, device, threads)
+        not_kept = keep(KIND, key, answer)
+        kept = [] if not_kept else [f"remembered in {cache_folder()}"]
+        return answer, [*kept, *filter(None, (trouble, not_kept))]
 
 
 def _measure(
@@ -119,9 +142,8 @@ def _measure(
 
 
 def _describe(answer: Answer) -> str:
-    times = [f"{choice} {_format_ms(ms)}" for choice, ms in answer.milliseconds.items()]
     failures = [f"{choice} failed: {reason}" for choice, reason in answer.failed.items()]
-    told = ", ".join([*times, *failures])
+    told = ", ".join([describe_times(answer.milliseconds), *failures])
     slower = describe_slow_int8(answer.milliseconds)
     said = f"--backend auto measured {told} on {answer.shape}: it takes {answer.chosen}"
     return f"{said}; {slower}" if slower else said
@@ -151,9 +173,14 @@ def measure_int8_pace(model: Model, threads: int | None = None) -> str:
         result = race_choices(model, runnable, threads=threads)
     except BackendError:
         return ""
-    times = ", ".join(f"{choice} {_format_ms(ms)}" for choice, ms in result.milliseconds.items())
     slower = describe_slow_int8(result.milliseconds)
-    return f"pace on this CPU, {result.shape}: {times}" + (f"; {slower}" if slower else "")
+    told = f"pace on this CPU, {result.shape}: {describe_times(result.milliseconds)}"
+    return f"{told}; {slower}" if slower else told
+
+
+def describe_times(milliseconds: Mapping[str, float]) -> str:
+    """As in `openvino:int8 12.3 ms, openvino:fp32 1.2 s`."""
+    return ", ".join(f"{choice} {_format_ms(ms)}" for choice, ms in milliseconds.items())
 
 
 def describe_slow_int8(milliseconds: Mapping[str, float]) -> str:

@@ -42,6 +42,8 @@ class Calibration:
     """Photographs in high resolution; None: the bundled ones."""
     force: bool = False
     """Whether a graph that does not meet its budget is kept."""
+    optional: bool = False
+    """Whether the bundle does without INT8 where it does not meet its budget."""
 
 
 def load_quantised_source(fp32_path: Path, report_path: Path) -> onnx.ModelProto:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sr_deploy.cli import main
 from sr_deploy.errors import BundleError
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image, write_image
 from sr_deploy.model import open_model
+from sr_deploy.upscale.backend import choose_backend
 from sr_deploy.verify.bisect import bisect_model
 
 ARCH = ArchSpec(architecture="compact", scale=2, features=8, blocks=2)
@@ -45,9 +47,9 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     checkpoint = tmp_path / "little.safetensors"
     save_generator(checkpoint, build_network(ARCH).state_dict(), ARCH)
 
-    def run(limit: float, *options: str) -> tuple[int, str, str]:
+    def run(limit: float, *options: str, thresholds: str = "") -> tuple[int, str, str]:
         spec = tmp_path / "spec.toml"
-        spec.write_text(SPEC.format(limit=limit))
+        spec.write_text(SPEC.format(limit=limit) + thresholds)
         fixed = ["export", str(checkpoint), "--spec", str(spec), "--out", str(tmp_path / "bundle")]
         code = main([*fixed, *options])
         captured = capsys.readouterr()
@@ -101,12 +103,47 @@ def test_what_does_not_meet_the_budget_is_refused_or_kept_by_force(export, tmp_p
     assert main(["verify", str(bundle.path)]) == 3
 
 
+def test_a_budget_without_a_precision_names_what_is_fastest_within_it(export, tmp_path):
+    code, out, err = export(1.0, "--max-drop-db", "20", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    bundle = open_bundle(tmp_path / "bundle")
+    assert bundle.precisions == ("fp32", "fp16", "bf16", "int8")
+    assert bundle.manifest.int8 is not None
+    assert bundle.manifest.int8.max_drop_db == 20
+    assert {name: asked.max_drop_db for name, asked in bundle.manifest.thresholds.items() if name != "int8"} == {
+        "fp16": 20,
+        "bf16": 20,
+    }
+    drops = {check["file"] for check in document["checks"] if check["kind"] == "drop" and "ledger" in check["what"]}
+    assert drops == {"model.fp16.onnx", "model.bf16.onnx"}
+    choice = document["choice"]
+    assert set(choice["milliseconds"]) >= {"torch:fp32", "onnxruntime:fp32", "onnxruntime:int8"}
+    assert choice["milliseconds"][choice["backend"]] <= 1.04 * min(choice["milliseconds"].values())
+    assert choice["left_out"] == {}
+    assert str(choose_backend(open_model(bundle.path), "auto")) == choice["backend"]
+    lost = {"fp32": 0.0, "int8": bundle.manifest.int8.drop_db}
+    assert choice["drop_db"] == lost.get(choice["backend"].partition(":")[2], choice["drop_db"])
+
+
+def test_what_loses_more_than_the_budget_is_left_out_and_said(export, tmp_path):
+    code, out, err = export(1e-7, "--max-drop-db", "20", thresholds="[thresholds.bf16]\npsnr_db = 120.0")
+    assert code == 0, err
+    assert open_bundle(tmp_path / "bundle").precisions == ("fp32", "fp16")
+    said = " ".join(out.split())
+    assert "left out: int8: INT8 does not meet its budget (20 dB lost, 1e-07 for the worst visible error)" in said
+    assert re.search(r"left out: bf16: .* needs 120 dB", said)
+    assert re.search(r"what --backend auto takes: (torch|onnxruntime|openvino):fp32, 0\.000 dB lost", said)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--calibration", "photographs"), "--calibration is for FP16 and INT8, and neither is asked for"),
         (("--int8", "--calibration-method", "entropy"), "takes max, mse, percentile, not 'entropy'"),
         (("--int8", "--calibration", "gone"), "gone does not exist"),
+        (("--fp16", "--max-drop-db", "0.1"), "the budget of INT8, and fp32, fp16 is asked for; add --int8, or leave"),
+        (("--max-drop-db", "0.1", "--force"), "--force keeps an INT8 graph that loses too much; without --int8"),
     ],
 )
 def test_options_that_make_no_sense(export, options, message):

@@ -162,7 +162,7 @@ def test_it_is_measured_once(graph, own_cache, monkeypatch, caplog):
     assert chosen in FP32
     (line,) = caplog.messages
     assert line.startswith(f"--backend auto measured {chosen} ")
-    assert f"on 1x128x128: it takes {chosen}, remembered in {cache_folder()}; int8 left out: nobody verified it" in line
+    assert f"on 1x128x128: it takes {chosen}; remembered in {cache_folder()}; int8 left out: nobody verified it" in line
     answer = Answer.model_validate_json(next(own_cache.glob("*.json")).read_text())
     assert answer.chosen == str(chosen)
     assert set(answer.milliseconds) == {"openvino:fp32", "onnxruntime:fp32"}
