@@ -149,7 +149,8 @@ def decode_upright(path: Path, image: pyvips.Image, form: str) -> Pixels:
             pixels = np.asarray(image.numpy())
     except pyvips.Error as error:
         raise damaged(path, form, error) from error
-    return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])
+    # pyvips leaves out a single band, and of a single gray pixel a side as well.
+    return np.ascontiguousarray(pixels.reshape(image.height, image.width, image.bands))
 
 
 def wrap_pixels(image: Pixels) -> pyvips.Image:

@@ -186,6 +186,18 @@ def test_palettes_become_rgb_with_their_transparency(tmp_path: Path, photograph:
     assert np.array_equal(read_picture(tmp_path / "g.gif").pixels, np.asarray(palette.convert("RGB")))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1)])
+def test_gray_pictures_one_pixel_wide_or_high_keep_their_sides(
+    tmp_path: Path, dtype: type, shape: tuple[int, int]
+) -> None:
+    pixels = np.full((*shape, 1), 200, dtype)
+    write_picture(tmp_path / "thin.png", Picture(pixels))
+    found = read_picture(tmp_path / "thin.png").pixels
+    assert found.dtype == dtype
+    assert np.array_equal(found, pixels)
+
+
 @pytest.mark.parametrize("bits", ["1", "L"])
 def test_gray_stays_one_channel(tmp_path: Path, photograph: NDArray[np.uint8], bits: str) -> None:
     gray = Image.fromarray(photograph).convert(bits)
