@@ -18,7 +18,7 @@ test: $(VENV)/.installed check  ## everything that a change can break
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
 
 test-slow: $(VENV)/.installed  ## kills, whole runs, and faults of a second network
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m slow tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m slow tests/unit tests/integration
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slow
 
 fuzz: $(VENV)/.installed  ## hostile and damaged inputs until time is up; what is found goes to fuzz-faults/

@@ -15,6 +15,7 @@ DATA = os.environ.get("SR_DEPLOY_DATA")
 CHECKPOINT = Path(DATA or ".") / "checkpoints" / "realesr-animevideov3.pth"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHECKPOINT.is_file(), reason="SR_DEPLOY_DATA names no folder with the published checkpoint")
 def test_published_network_agrees_to_1e_5_and_55_db(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -135,6 +135,7 @@ def test_goes_on_after_a_kill_with_the_same_bits(train: Train, name: str) -> Non
     assert_equal_bits(*states, "state.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEPLOYED)
 def test_is_exported_and_verified(train: Train, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = train(name)

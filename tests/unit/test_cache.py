@@ -37,6 +37,7 @@ def test_without_a_home_nothing_is_kept_and_a_note_says_so(homeless):
     assert count_kept("answer") == 0
 
 
+@pytest.mark.slow
 def test_a_user_that_the_system_does_not_know_can_do_everything(tmp_path, write_gentle_network):
     write_gentle_network(tmp_path / "net.safetensors", 8, 2)
     other = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]

@@ -123,6 +123,7 @@ def test_every_command_works(bundles, picture, tmp_path, capsys, ends):
     assert [graph["ends"] for graph in graphs] == [shown[ends]] * 2
 
 
+@pytest.mark.slow
 def test_bench_verifies_what_it_times(bundles, capsys):
     words = ["bench", str(bundles["uint8"]), "--shape", "1x24x32", "--backend", "openvino"]
     assert main([*words, "--seconds", "0.1", "--json"]) == 0

@@ -137,6 +137,7 @@ def test_is_of_its_recipe_and_names_its_photographs() -> None:
         assert path.name not in trained
 
 
+@pytest.mark.slow
 def test_verifies_and_stays_as_it_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = list_shipped()
     assert main(["verify", "small-x2", "--html", "page.html", "--json"]) == 0

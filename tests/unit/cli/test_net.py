@@ -130,8 +130,8 @@ def test_threads_logs_and_warnings_are_lines_without_tracebacks(capsys, monkeypa
         try:
             fail()
         except ValueError:
-            logging.getLogger("some.library").exception("it failed\nbadly")
-        logging.getLogger("some.library").info("chatter")
+            logging.getLogger("some.package").exception("it failed\nbadly")
+        logging.getLogger("some.package").info("chatter")
         logging.getLogger("sr_deploy.runners.fastest").info("measured: openvino")
         warnings.warn("old\nname", DeprecationWarning, stacklevel=1)
         return 0

@@ -40,7 +40,7 @@ table.add_row(hostile, hostile)
 output.show(table)
 output.log(hostile)
 print(hostile)
-logging.getLogger("a.library").warning("%s", hostile)
+logging.getLogger("a.package").warning("%s", hostile)
 warnings.warn(hostile)
 with output.progress(hostile, 2) as advance:
     advance(1, hostile)

@@ -105,6 +105,7 @@ def test_a_video_spec_builds_with_all_its_shapes(bundles):
     assert record.flags["optimisation_level"] == "5"
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_edge_int8_builds_and_declares_how_much_is_int8(bundles):
     result = build_engines(bundles("edge-int8"), compute_capabilities=["sm89"])

@@ -447,6 +447,7 @@ def test_verify_ends_with_3_and_the_second_run_says_the_same(copy, tmp_path, cap
     assert "in the bias of Conv 'conv_0'" in said[0][0][0]
 
 
+@pytest.mark.slow
 def test_a_planned_layer_that_the_builder_rounds_to_fp16_all_the_same_is_named(tmp_path):
     """TensorRT-RTX 1.7 does so here, although the network that it parsed declares the layer as FP32."""
     spec = ArchSpec(architecture="compact", scale=2, features=24, blocks=4)
