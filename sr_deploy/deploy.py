@@ -209,7 +209,7 @@ def _write_bundle(
     model: Model, spec: ExportSpec, path: Path, tell: Callable[[str], None], calibration: Calibration
 ) -> tuple[Bundle, WrittenGraphs]:
     """Weights, graphs and manifest, written aside and renamed."""
-    from sr_deploy.arch.weights import save_generator
+    from sr_deploy.arch.weights import describe_input_steps, read_input_steps, save_generator
     from sr_deploy.measure.machine import tool_versions
 
     weights, arch = model.weights_path, model.arch
@@ -219,11 +219,18 @@ def _write_bundle(
     with creating_bundle(path) as folder:
         network = model.load_network()
         stated = {"license": model.license} if model.license else {}
+        input_steps = read_input_steps(weights)
+        calibration = replace(calibration, input_steps=input_steps)
         source = SourceRecord(
             file=weights.name, sha256=sha256_of(weights), layout=model.layout or "sr-deploy", license=model.license
         )
         tell(f"read {weights.name}: {arch.title()}")
-        save_generator(folder / REFERENCE_NAME, network.state_dict(), arch, {"source_sha256": source.sha256} | stated)
+        save_generator(
+            folder / REFERENCE_NAME,
+            network.state_dict(),
+            arch,
+            {"source_sha256": source.sha256, **stated, **describe_input_steps(input_steps)},
+        )
         graphs = _write_graphs(model, spec, folder, tell=tell, source_sha256=source.sha256, calibration=calibration)
         manifest = Manifest(
             name=make_component(Path(os.path.abspath(path)).name),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from sr_deploy.arch.discriminators.layouts import DISCRIMINATOR_ROLE, looks_like_discriminator
 from sr_deploy.arch.registry import (
@@ -30,6 +31,8 @@ from sr_deploy.legible import show_value
 if TYPE_CHECKING:
     from torch import Tensor
 
+_STEPS_KEY = "input_steps"
+_STEPS = TypeAdapter(dict[str, Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]])
 _LICENSE_KEYS = ("license", "licence", "modelspec.license")
 
 
@@ -62,6 +65,30 @@ def save_generator(
         OutputError: it cannot be written.
     """
     write_tensors(path, state, {**(extra or {}), "format": OUR_FORMAT, "arch": spec.model_dump_json()})
+
+
+def describe_input_steps(input_steps: Mapping[str, float]) -> dict[str, str]:
+    """The steps of a network that was trained for INT8, as metadata of its weights; nothing of none."""
+    return {_STEPS_KEY: json.dumps(dict(input_steps))} if input_steps else {}
+
+
+def read_input_steps(path: Path) -> dict[str, float]:
+    """The steps that a checkpoint was trained for INT8 with, by name of the convolution's module; empty: it was not.
+
+    Raises:
+        InputError: as `read_checkpoint`.
+        CheckpointError: as `read_checkpoint`, or the steps are no positive numbers.
+    """
+    with open_tensors(path, "the generator's weights") as file:
+        text = file.metadata.get(_STEPS_KEY) if file.metadata.get("format") == OUR_FORMAT else None
+    if text is None:
+        return {}
+    try:
+        return _STEPS.validate_json(text)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path}: the steps of INT8 in its metadata are no positive numbers by name: {text[:80]}; it is damaged"
+        ) from error
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,6 +37,13 @@ def train(
         Path | None,
         typer.Option("--from", help="Start from the generator of this checkpoint, run or bundle."),
     ] = None,
+    qat: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="Train this checkpoint, run or bundle for INT8; without a recipe by compact-qat or rrdb-lite-qat.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run, or with that of --out.")] = False,
     out: Annotated[
         Path | None,
@@ -63,12 +71,17 @@ def train(
     """
     from sr_deploy.config import format_toml_value
     from sr_deploy.errors import InputError
+    from sr_deploy.qat import plan_qat
     from sr_deploy.stopping import stop_on_signals
     from sr_deploy.train.processes import join_processes
     from sr_deploy.train.run import find_newest_run, require_run
 
-    if resume and start_from is not None:
-        raise InputError("--resume goes on with a run's own weights and --from starts a new run: give one of them")
+    given = [name for name, value in (("--resume", resume), ("--from", start_from), ("--qat", qat)) if value]
+    if len(given) > 1:
+        raise InputError(
+            f"{' and '.join(given)} were given: --resume goes on with a run's own weights, --from starts a new run "
+            "from others, and --qat trains others for INT8; give one of them"
+        )
     changes = list(overrides or ())
     if data is not None:
         changes.append(f"data.folder={format_toml_value(str(data.resolve()))}")
@@ -76,20 +89,27 @@ def train(
     from sr_deploy.train.chain import Stage
     from sr_deploy.train.networks import check_inputs
 
-    def plan() -> list[Stage]:
+    def plan() -> tuple[list[Stage], Path | None]:
+        """The stages, and what the first begins with."""
+        if qat is not None:
+            start = Path(scratch) / "start.safetensors"
+            return [plan_qat(qat, start, recipe, changes, _RUNS, data=data, out=out, tell=output.log)], start
         if not resume:
-            return _plan(recipe or "demo", changes, out, alone=start_from is not None)
+            return _plan(recipe or "demo", changes, out, alone=start_from is not None), start_from
         run = out or find_newest_run(_RUNS, with_checkpoint=False)
         require_run(run)
-        return [Stage(_recipe_to_resume(recipe, run, changes), run, "resume")]
+        return [Stage(_recipe_to_resume(recipe, run, changes), run, "resume")], None
 
-    with join_processes(device) as processes, stop_on_signals() as stop:
+    with (
+        tempfile.TemporaryDirectory(prefix="sr-deploy-qat-") as scratch,
+        join_processes(device) as processes,
+        stop_on_signals() as stop,
+    ):
         output = Output(as_json, silent=not processes.is_first)
-        stages = processes.agree(plan)
+        stages, before = processes.agree(plan)
         for stage in stages:
             if stage.action != "take":
                 check_inputs(stage.recipe)
-        before = start_from
         for stage in stages:
             run = stage.run
             if stage.note:

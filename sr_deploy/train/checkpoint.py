@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch import nn
 from sr_deploy.arch.discriminators import save_discriminator
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.tensors import check_shapes, open_tensors, shapes_of
-from sr_deploy.arch.weights import save_generator
+from sr_deploy.arch.weights import describe_input_steps, save_generator
 from sr_deploy.errors import CheckpointError, InputError, TrainingError
 from sr_deploy.files import output_error, replacing_folder
 from sr_deploy.train.run import checkpoint_folder, list_checkpoints
@@ -32,7 +33,13 @@ PoolState = Mapping[str, object]
 
 
 def write_checkpoint(
-    run: Path, state: TrainingState, spec: ArchSpec, keep: int, pools: Sequence[PoolState] | None = None
+    run: Path,
+    state: TrainingState,
+    spec: ArchSpec,
+    keep: int,
+    pools: Sequence[PoolState] | None = None,
+    *,
+    input_steps: Mapping[str, float] = MappingProxyType({}),
 ) -> Path:
     """Write the checkpoint of the present step and delete all but the newest `keep`.
 
@@ -42,6 +49,7 @@ def write_checkpoint(
         spec: of the generator.
         keep: checkpoints to keep.
         pools: of all processes, by rank; None: that of `state`, if it has one.
+        input_steps: that the generator is trained for INT8 with.
 
     Raises:
         OutputError: it cannot be written; nothing half-written is left, older checkpoints stay.
@@ -51,12 +59,14 @@ def write_checkpoint(
         pools = [state.pool.state_dict()] if state.pool is not None else []
     _check_weights(state)
     folder = checkpoint_folder(run, state.step)
-    extra = {"step": str(state.step)}
+    extra = {"step": str(state.step), **describe_input_steps(input_steps)}
     with replacing_folder(folder) as temporary:
         save_generator(temporary / GENERATOR_NAME, state.network.state_dict(), spec, {**extra, "weights": "trained"})
         save_generator(temporary / AVERAGE_NAME, state.average.network.state_dict(), spec, {**extra, "weights": "ema"})
         if (opponent := state.opponent) is not None:
-            save_discriminator(temporary / DISCRIMINATOR_NAME, opponent.network.state_dict(), opponent.spec, extra)
+            save_discriminator(
+                temporary / DISCRIMINATOR_NAME, opponent.network.state_dict(), opponent.spec, {"step": str(state.step)}
+            )
         (temporary / STATE_NAME).write_bytes(_pack(state, pools))
     for _, old in list_checkpoints(run)[:-keep]:
         _delete_folder(old)

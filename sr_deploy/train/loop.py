@@ -208,7 +208,9 @@ def _write_checkpoint(session: Session) -> None:
     pools = session.processes.gather(state.pool.state_dict()) if state.pool is not None else []
     if session.processes.is_first:
         require_kept(session.run)
-        write_checkpoint(session.run, state, session.recipe.arch_spec(), run.keep_checkpoints, pools)
+        quantisation = session.recipe.quantisation
+        steps = quantisation.input_steps if quantisation is not None else {}
+        write_checkpoint(session.run, state, session.recipe.arch_spec(), run.keep_checkpoints, pools, input_steps=steps)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from sr_deploy.arch.discriminators import build_discriminator, check_discriminator, read_discriminator
 from sr_deploy.arch.registry import build_network
@@ -17,11 +18,17 @@ from sr_deploy.files import require_file, sha256_of
 from sr_deploy.measure.machine import memory_bytes
 from sr_deploy.model import open_model
 from sr_deploy.train.ema import MovingAverage
-from sr_deploy.train.losses import build_adversarial_loss, build_perceptual_loss, build_pixel_loss, find_vgg19
+from sr_deploy.train.losses import (
+    Criterion,
+    build_adversarial_loss,
+    build_perceptual_loss,
+    build_pixel_loss,
+    find_vgg19,
+)
 from sr_deploy.train.photographs import training_paths, validation_paths
 from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
-from sr_deploy.train.recipe import DiscriminatorRecipe, LossRecipe, Recipe
+from sr_deploy.train.recipe import DiscriminatorRecipe, LossRecipe, QuantisationRecipe, Recipe
 from sr_deploy.train.run import StartingPoint
 from sr_deploy.train.state import Opponent, TrainingState
 from sr_deploy.train.update import Criteria, Updater
@@ -86,10 +93,13 @@ def check_inputs(recipe: Recipe) -> None:
 
     Raises:
         InputError: a file or folder is missing, or the patches do not suit the discriminator.
+        TrainingError: it trains for INT8, and no network is given.
         RecipeError: an unknown bundled photograph.
     """
     training_paths(recipe.data)
     validation_paths(recipe.data)
+    if recipe.quantisation is not None and not recipe.quantisation.input_steps:
+        raise TrainingError(f"recipe {recipe.name} trains a network for INT8; give it with --qat CHECKPOINT")
     perceptual, opponent = recipe.loss.perceptual, recipe.discriminator
     if perceptual is not None and perceptual.weight > 0:
         find_vgg19(perceptual)
@@ -112,6 +122,22 @@ def build_criteria(recipe: LossRecipe, device: torch.device) -> Criteria:
         adversarial=build_adversarial_loss(adversarial.kind) if adversarial is not None else None,
         adversarial_weight=adversarial.weight if adversarial is not None else 0.0,
     )
+
+
+def build_distillation(
+    recipe: QuantisationRecipe, teacher: nn.Module, precision: PrecisionChoice, device: torch.device
+) -> Criterion | None:
+    """Distance from what `teacher` makes of the same low resolution; None where its factor is 0."""
+    if recipe.distillation == 0:
+        return None
+    teacher.eval().requires_grad_(False).to(device, memory_format=precision.memory_format())  # type: ignore[call-overload]
+
+    def measure(lr_NCHW: Tensor, sr_NCHW: Tensor) -> Tensor:
+        with torch.no_grad(), precision.autocast_on(device):
+            expected = teacher(lr_NCHW)
+        return recipe.distillation * functional.l1_loss(sr_NCHW.float(), expected.float())
+
+    return measure
 
 
 def build_opponent(recipe: Recipe, device: torch.device, *, resume: bool) -> Opponent | None:

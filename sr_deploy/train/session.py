@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from sr_deploy.arch.quantised import quantise_convolutions
 from sr_deploy.arch.registry import input_multiple
+from sr_deploy.arch.weights import read_checkpoint, save_generator
 from sr_deploy.errors import InputError, OutputError, RecipeError, TrainingError
 from sr_deploy.imaging.codec import training_decoder
 from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
 from sr_deploy.train.losses import build_pixel_loss
-from sr_deploy.train.networks import build_criteria, build_generator, build_opponent, build_state, build_updater
+from sr_deploy.train.networks import (
+    build_criteria,
+    build_distillation,
+    build_generator,
+    build_opponent,
+    build_state,
+    build_updater,
+)
 from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
 from sr_deploy.train.photographs import Photographs, Report, training_paths
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
@@ -41,6 +51,9 @@ from sr_deploy.train.sampling import PatchSampler
 from sr_deploy.train.state import TrainingState
 from sr_deploy.train.update import Updater
 from sr_deploy.train.validation import HeldOut, read_held_out
+
+TEACHER_NAME = "teacher.safetensors"
+"""In the folder of a run that trains for INT8: the network that it began with, which is distilled in FP32."""
 
 
 @dataclass
@@ -138,6 +151,12 @@ def _prepare(
     sampler = PatchSampler(photographs, recipe, rank=processes.rank, processes=processes.count)
     network, starting_point = build_generator(recipe, None if resume else start_from, resume=resume)
     network.to(chosen_device)
+    teacher = _start_quantised(recipe, network, run, resume=resume)
+    if starting_point is not None and recipe.quantisation is not None:  # not the copy whose channels are evened out
+        given = recipe.quantisation
+        starting_point = StartingPoint(
+            path=given.checkpoint or starting_point.path, sha256=given.checkpoint_sha256 or starting_point.sha256
+        )
     criteria = build_criteria(recipe.loss, chosen_device)
     opponent = build_opponent(recipe, chosen_device, resume=resume)
     if manifest is None:
@@ -150,6 +169,9 @@ def _prepare(
         precision = PrecisionChoice.model_validate(manifest.precision.model_dump())
         processes.agree(lambda: delete_leftovers(run))
     recipe = _fix_precision(recipe, precision)
+    if recipe.quantisation is not None and teacher is not None:
+        distillation = build_distillation(recipe.quantisation, teacher, precision, chosen_device)
+        criteria = replace(criteria, distillation=distillation)
     state = build_state(recipe, network, opponent, precision, chosen_device)
     state.pool = build_pool(recipe, processes.rank)
     last = find_last_checkpoint(run) if resume else None
@@ -161,8 +183,23 @@ def _prepare(
         make_pair=build_pair_maker(recipe, chosen_device, state.pool), held_out=held_out, updater=updater, state=state,
         processes=processes, previews=training_decoder() == "pyvips",
     )  # fmt: skip
-    processes.agree(lambda: _record_start(session, resume=resume))
+    processes.agree(lambda: _record_start(session, teacher, resume=resume))
     return session
+
+
+def _start_quantised(recipe: Recipe, network: nn.Module, run: Path, *, resume: bool) -> nn.Module | None:
+    """Let `network` compute as the recipe quantises it; gives the FP32 network that it began as, None without INT8.
+
+    Raises:
+        CheckpointError: the run's copy of that network is gone or damaged.
+    """
+    if recipe.quantisation is None:
+        return None
+    teacher = copy.deepcopy(network)
+    if resume:
+        teacher.load_state_dict(read_checkpoint(run / TEACHER_NAME).state)
+    quantise_convolutions(network, recipe.quantisation.input_steps)
+    return teacher
 
 
 def choose_device(name: str | None, processes: Processes = ALONE) -> torch.device:
@@ -274,13 +311,15 @@ def _fix_precision(recipe: Recipe, precision: PrecisionChoice) -> Recipe:
     return recipe.model_copy(update={"precision": recipe.precision.model_copy(update=fixed)})
 
 
-def _record_start(session: Session, *, resume: bool) -> None:
-    """Write recipe and manifest. A new run that cannot be written leaves nothing behind."""
+def _record_start(session: Session, teacher: nn.Module | None, *, resume: bool) -> None:
+    """Write recipe, manifest and what is distilled. A new run that cannot be written leaves nothing behind."""
     last = session.manifest.last_validation
     if last is not None and last.step > session.state.step:
         last = None  # those steps come again
     try:
         write_recipe(session.run / RECIPE_NAME, session.recipe)
+        if teacher is not None and not resume:
+            save_generator(session.run / TEACHER_NAME, teacher.state_dict(), session.recipe.arch_spec())
         update_manifest(session, status="running", last_validation=last, machine=describe_machine())
     except OutputError:
         if not resume:

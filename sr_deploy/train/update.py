@@ -35,6 +35,8 @@ class Criteria:
     """The game with the discriminator."""
     adversarial_weight: float
     """Factor of the generator's side of it."""
+    distillation: Criterion | None = None
+    """From low resolution and the network's picture: distance from what it gave in FP32 before it was trained."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class Updater:
             terms["pixel"] = criteria.pixel(sr_NCHW, part.target_NCHW)
         if criteria.perceptual is not None:
             terms["perceptual"] = criteria.perceptual(sr_NCHW, part.target_NCHW)
+        if criteria.distillation is not None:
+            terms["distillation"] = criteria.distillation(part.lr_NCHW, sr_NCHW)
         if criteria.adversarial is not None and opponent is not None:
             opponent.network.requires_grad_(False)
             real = self._judge(opponent, part.hr_NCHW).detach() if criteria.adversarial.needs_real else None

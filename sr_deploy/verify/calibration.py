@@ -5,7 +5,8 @@ of the network itself are measured again, on the crops that calibration used whe
 else on other crops of these:
 
 - **steps**: 127 of them, less the factor that was learned, reach as far as the layer's input does, within `_EXACT` on
-  the same crops, `_WIDE` on others; and that factor is none that learning could not give;
+  the same crops, `_WIDE` on others; and that factor is none that learning could not give. Of a network that was trained
+  for INT8 they are those in the metadata of its weights;
 - **corrections**: a bias is moved by as much as quantising shifts its channel, not by many times that;
 - **loss**: what the graph loses against the originals may not be surely more than its budget.
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.arch.weights import read_input_steps
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Bundle, Check, GraphRecord, utc_now
 from sr_deploy.errors import BackendError, SrDeployError
@@ -28,7 +30,7 @@ from sr_deploy.export.int8.execute import Engine, choose_engine, open_graph
 from sr_deploy.export.int8.insert import LEVELS
 from sr_deploy.export.int8.options import LEAST_FACTOR, MOST_FACTOR
 from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs
-from sr_deploy.export.int8.placement import Placement, place_quantisation
+from sr_deploy.export.int8.placement import Placement, find_modules, place_quantisation
 from sr_deploy.export.int8.quality import Judge, Loss
 from sr_deploy.export.int8.work import RANGES_STREAM
 from sr_deploy.graph.load import find_ends
@@ -78,6 +80,8 @@ class _Scene:
     """Inputs that ranges are measured on."""
     exact: bool
     """Whether these are the very ones that calibration took."""
+    input_steps: Mapping[str, float]
+    """That the weights were trained for INT8 with, by name of the module."""
 
 
 def check_calibration(model: Model, bundle: Bundle, graph: GraphRecord) -> list[Check]:
@@ -118,14 +122,15 @@ def _set_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
     count = max(_LEAST, int(min(_MOST, _WORK // max(of_crop, 1))))
     everything = (*photographs.calibration, *photographs.held_out)
     crops = list(cut_crops(everything, count, shape, _STREAM))
-    bundled = report.photographs == f"{photographs.source} ({len(photographs.hashes)})"
+    bundled = not report.trained and report.photographs == f"{photographs.source} ({len(photographs.hashes)})"
     exact = bundled and options.crops * of_crop * (options.crop_size / _SIDE) ** 2 <= _EXACT_WORK
     ranges = [crop.lr for crop in crops]
     if exact:
         side = -(-options.crop_size // model.input_multiple) * model.input_multiple
         same = CropShape(side, model.scale, model.channels, options.seed)
         ranges = [crop.lr for crop in cut_crops(photographs.calibration, options.crops, same, RANGES_STREAM)]
-    return _Scene(reference, place_quantisation(reference), report, choose_engine(), crops, ranges, exact)
+    steps = read_input_steps(bundle.reference) if report.trained else {}
+    return _Scene(reference, place_quantisation(reference), report, choose_engine(), crops, ranges, exact, steps)
 
 
 def _check_ranges(scene: _Scene) -> tuple[str, tuple[str, ...]]:
@@ -140,6 +145,8 @@ def _check_ranges(scene: _Scene) -> tuple[str, tuple[str, ...]]:
         if one.name in layers
     }
     findings = [*_judge_learned(learned), *_judge_ranges(layers, measured, exact=scene.exact)]
+    if scene.report.trained:
+        findings += _judge_trained(scene, layers)
     if scene.report.shifts:
         findings += _judge_shifts(scene)
     crops = (
@@ -156,6 +163,18 @@ def _judge_learned(learned: Mapping[str, float]) -> Iterator[str]:
                 f"the step of {name} is recorded as learned to {factor:.3g} times the calibrated one, and learning "
                 f"gives {LEAST_FACTOR:g} to {MOST_FACTOR:g}"
             )
+
+
+def _judge_trained(scene: _Scene, layers: Mapping[str, LayerReport]) -> Iterator[str]:
+    """Steps that are not those in the metadata of the weights, one line each."""
+    modules = find_modules(scene.reference, scene.placement)
+    for candidate in scene.placement.candidates:
+        due = scene.input_steps.get(modules.get(candidate.data, ""))
+        if candidate.name in layers and due is not None and layers[candidate.name].step != due:
+            step = layers[candidate.name].step
+            yield f"the step of {candidate.name} is {step}, and the weights were trained with {due}"
+    if not scene.input_steps:
+        yield "steps are said to be trained with, and the weights name none"
 
 
 def _judge_ranges(layers: Mapping[str, LayerReport], measured: Mapping[str, float], *, exact: bool) -> Iterator[str]:

@@ -32,6 +32,8 @@ NAMES = sorted(named_files("train"), key=lambda name: load_recipe(name).discrimi
 # One recipe of each published form of the perceptual loss has it; the others train without, as the docs say how.
 WITH_VGG19 = ("srgan", "esrgan", "realesrgan")
 # One recipe of each architecture and scale is deployed here, the others in the slow tests.
+# Recipes that train for INT8, and what they are given.
+FOR_INT8 = {"compact-qat": "compact", "rrdb-lite-qat": "rrdb-lite"}
 DEPLOYED = ("srgan", "msrresnet", "realesrgan-plus", "realesrgan-x2", "compact-gan")
 
 Train = Callable[[str], Path]
@@ -59,11 +61,12 @@ def train(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     monkeypatch.chdir(folders)
 
     def run(name: str) -> Path:
-        run = Path("runs") / name
-        if not run.is_dir():
+        folder = Path("runs") / name
+        if not folder.is_dir():
             sets = [part for value in shrink(load_recipe(name)) for part in ("--set", value)]
+            sets += ["--qat", str(run(FOR_INT8[name]))] if name in FOR_INT8 else []
             assert main(["train", name, "--data", "pictures", "--device", "cpu", *sets]) == 0
-        return run
+        return folder
 
     return run
 
@@ -94,12 +97,13 @@ def test_runs_from_the_stage_before_and_logs_each_term(train: Train, name: str) 
     recipe = read_run_recipe(run / RECIPE_NAME)
     manifest = read_manifest(run)
     assert (manifest.status, manifest.step, manifest.skipped_steps) == ("finished", STEPS, 0)
-    if recipe.init_from is None:
+    begun_from = FOR_INT8.get(name, recipe.init_from)
+    if begun_from is None:
         assert manifest.started_from is None
     else:
-        _, before = list_checkpoints(Path("runs") / recipe.init_from)[-1]
+        _, before = list_checkpoints(Path("runs") / begun_from)[-1]
         assert manifest.started_from is not None
-        assert manifest.started_from.path == f"runs/{recipe.init_from}"
+        assert manifest.started_from.path == f"runs/{begun_from}"
         assert manifest.started_from.sha256 == sha256_of(before / "generator_ema.safetensors")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     terms = {"loss"}
@@ -107,11 +111,12 @@ def test_runs_from_the_stage_before_and_logs_each_term(train: Train, name: str) 
         terms |= {"adversarial", "discriminator", "verdict_original", "verdict_result"}
         terms |= {"pixel"} if recipe.loss.weight > 0 else set()
         terms |= {"perceptual"} if name in WITH_VGG19 else set()
+    terms |= {"pixel", "distillation"} if name in FOR_INT8 else set()
     training = [line for line in lines if line["kind"] == "training"]
     assert [line["step"] for line in training] == [5, 10, 15, 20]
     for line in training:
         assert set(line) == {"step", "kind", "learning_rate", "steps_per_second", "data_wait", *terms}
-    parts = {"pixel", "perceptual", "adversarial"} & terms
+    parts = {"pixel", "perceptual", "adversarial", "distillation"} & terms
     if parts:
         assert training[-1]["loss"] == pytest.approx(sum(training[-1][part] for part in parts), rel=1e-5)
     assert [line["step"] for line in lines if line["kind"] == "validation"] == [STEPS]

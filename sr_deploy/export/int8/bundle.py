@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,8 @@ class Calibration:
     """Whether a graph that does not meet its budget is kept."""
     optional: bool = False
     """Whether the bundle does without INT8 where it does not meet its budget."""
+    input_steps: Mapping[str, float] = field(default_factory=dict)
+    """That the network was trained for INT8 with, by name of the convolution's module; empty: they are calibrated."""
 
 
 def load_quantised_source(fp32_path: Path, report_path: Path) -> onnx.ModelProto:
@@ -88,7 +90,14 @@ def write_int8_graph(
 ) -> Int8Graph:
     """Write the graph, `int8.json` and the picture into the folder of `int8_path`; errors as `make_int8_graph`."""
     report = make_int8_graph(
-        fp32_path, int8_path, options, calibration.folder, force=calibration.force, keep_fp32=keep_fp32, tell=tell
+        fp32_path,
+        int8_path,
+        options,
+        calibration.folder,
+        force=calibration.force,
+        keep_fp32=keep_fp32,
+        input_steps=calibration.input_steps,
+        tell=tell,
     )
     folder = int8_path.parent
     write_text(folder / REPORT_NAME, report.model_dump_json(indent=2) + "\n")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from sr_deploy.export.int8.quality import Loss
 
 KIND, JUDGED_KIND = "calibration", "int8-judged"
 """Under which what is measured and what is judged are kept."""
-_VERSION = 3
+_VERSION = 4
 """Raised when the same key would mean other numbers."""
 _SETTINGS = (
     "method",
@@ -81,7 +83,13 @@ def unpack_moves(text: str, shape: tuple[int, ...]) -> NDArray[np.int8]:
 
 
 def calibration_key(
-    graph: bytes, photographs: tuple[str, ...], options: Int8Options, engine: str, keep_fp32: tuple[str, ...] = ()
+    graph: bytes,
+    photographs: tuple[str, ...],
+    options: Int8Options,
+    engine: str,
+    keep_fp32: tuple[str, ...] = (),
+    *,
+    input_steps: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[str, str]:
     """SHA-256 of everything that the measured numbers depend on, and of what the judged ones do.
 
@@ -91,6 +99,7 @@ def calibration_key(
         options: of which only those count that change a number.
         engine: what runs the graph, with its version.
         keep_fp32: nodes that stay FP32 where they are not INT8.
+        input_steps: that the network was trained with.
     """
     measured = {
         "version": _VERSION,
@@ -98,6 +107,7 @@ def calibration_key(
         "photographs": photographs,
         "settings": options.model_dump(include=set(_SETTINGS)),
         "engine": engine,
+        "input_steps": dict(input_steps),
     }
     judged = {"gate_crops": options.gate_crops, "rest": options.rest, "keep_fp32": sorted(keep_fp32)}
     return key_of(measured), key_of({**measured, **judged})

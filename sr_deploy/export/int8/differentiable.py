@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
+from sr_deploy.arch.quantised import round_to_levels
 from sr_deploy.export.int8.joins import find_parts, list_joined
 from sr_deploy.graph.load import find_ends
 
@@ -150,36 +150,6 @@ class DifferentiableGraph:
 
 class UnsupportedGraphError(Exception):
     """An operator that is not computed here; its name is the message."""
-
-
-class _RoundToLevels(torch.autograd.Function):
-    """Whole numbers for values and a step: q(x) = clamp(round(x / s), -128, 127).
-
-    The gradient arrives as that of the numbers times the step, since whoever scales the result does so without telling
-    autograd. Inside the range it goes through rounding as if there were none (Bengio et al. 2013); that of the step is
-    of Esser et al. 2020, equation 3.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, values: Tensor, step: Tensor) -> Tensor:
-        exact = values / step.to(values.dtype)
-        rounded = exact.round().clamp(-128, 127)
-        ctx.save_for_backward(exact, rounded, step)
-        return rounded
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, arriving: Tensor) -> tuple[Tensor, Tensor]:
-        exact, rounded, step = ctx.saved_tensors  # type: ignore[attr-defined]
-        gradient = arriving / step.to(arriving.dtype)
-        off = rounded - exact
-        inside = off.abs() <= 0.5
-        of_step = (gradient * torch.where(inside, off, rounded)).sum(dtype=torch.float32)
-        return gradient * inside, of_step.reshape(step.shape)
-
-
-def round_to_levels(values: Tensor, step: Tensor) -> Tensor:
-    """Whole numbers from -128 to 127 of the type of `values`; see `_RoundToLevels`."""
-    return _RoundToLevels.apply(values, step)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def convolve(attributes: Mapping[str, Any], data: Sequence[Any]) -> Tensor:

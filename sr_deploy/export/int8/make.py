@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -15,10 +16,10 @@ from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, me
 from sr_deploy.export.int8.differentiable import UnsupportedGraphError
 from sr_deploy.export.int8.equalise import apply_factors, find_factors
 from sr_deploy.export.int8.finish import Gate, build_graph, describe_layers, describe_point, explain_refusal
-from sr_deploy.export.int8.insert import QuantisedConv
+from sr_deploy.export.int8.insert import LEVELS, QuantisedConv
 from sr_deploy.export.int8.learn import learn_layers
 from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.export.int8.placement import Candidate, Placement, place_quantisation
+from sr_deploy.export.int8.placement import Candidate, Placement, find_modules, place_quantisation
 from sr_deploy.export.int8.quality import Judge
 from sr_deploy.export.int8.report import PICTURE_NAME, Int8Report, draw_search, make_curve
 from sr_deploy.export.int8.search import Point, SearchResult, rank_candidates, search_share
@@ -35,6 +36,7 @@ def make_int8_graph(
     *,
     force: bool = False,
     keep_fp32: Collection[str] = (),
+    input_steps: Mapping[str, float] = MappingProxyType({}),
     tell: Tell = lambda _: None,
 ) -> Int8Report:
     """Write the INT8 graph of an FP32 one, and a picture of the search beside it.
@@ -46,6 +48,8 @@ def make_int8_graph(
         calibration: folder of photographs in high resolution; None: the bundled ones.
         force: write the graph with all candidates in INT8 where no choice of them meets the budget.
         keep_fp32: nodes that compute in FP32 where they are not INT8, in an FP16 graph.
+        input_steps: step of the data input of each convolution that the network was trained for INT8 with, by name of
+            its module; empty: all are calibrated.
         tell: told what is being done, one line each.
 
     Raises:
@@ -55,7 +59,16 @@ def make_int8_graph(
         GraphError: nothing in the graph may be quantised.
         OutputError: a file cannot be written.
     """
-    work = start_work(fp32_path, int8_path, options, calibration=calibration, keep_fp32=keep_fp32, tell=tell)
+    work = start_work(
+        fp32_path,
+        int8_path,
+        options,
+        calibration=calibration,
+        keep_fp32=keep_fp32,
+        input_steps=input_steps,
+        tell=tell,
+    )
+    options = work.options
     placement = place_quantisation(work.model)
     if not placement.candidates:
         reasons = ", ".join(f"{name} ({reason})" for name, reason in placement.kept.items())
@@ -99,6 +112,7 @@ def _describe(work: Work, placement: Placement, measured: Measured, result: Sear
         options=work.options,
         photographs=f"{work.photographs.source} ({len(work.photographs.hashes)})",
         measured_with=work.engine_name,
+        trained=bool(work.input_steps),
         equalised=measured.factors,
         learned={data: factor for data, factor in measured.learned.items() if data in inside},
         learning=measured.learning,
@@ -118,7 +132,9 @@ def _calibrate(work: Work, placement: Placement) -> tuple[Measured, str]:
     """
     graph = work.model.SerializeToString(deterministic=True)
     hashes = work.photographs.hashes
-    key, judged_key = calibration_key(graph, hashes, work.options, work.engine_name, tuple(work.keep_fp32))
+    key, judged_key = calibration_key(
+        graph, hashes, work.options, work.engine_name, tuple(work.keep_fp32), input_steps=work.input_steps
+    )
     measured, note = read_kept(KIND, key, Measured)
     if note:
         work.tell(f"int8: {note}")
@@ -135,10 +151,9 @@ def _calibrate(work: Work, placement: Placement) -> tuple[Measured, str]:
 def _measure(work: Work, placement: Placement) -> Measured:
     options, count = work.options, len(placement.candidates)
     work.tell(f"int8: calibrate {count} convolutions on {options.crops} crops in {work.engine_name}")
-    factors = find_factors(work.model, placement, work.stream_inputs, work.engine) if options.equalise else {}
+    factors, limits = calibrate_ranges(work, placement)
     work = replace(work, model=apply_factors(work.model, factors))
     judge = work.open_search_judge()
-    limits = measure_ranges(work.model, placement, work.stream_inputs, options, work.engine)
     measured = Measured(
         factors=factors, limits=limits, learned={}, moved={}, learning={}, shifts={}, corrections={}, errors={}
     )
@@ -148,6 +163,17 @@ def _measure(work: Work, placement: Placement) -> Measured:
         measured = _measure_correction(work, placement, measured, judge)
     work.tell("int8: estimate what each layer costs alone")
     return measured.model_copy(update={"errors": _measure_errors(work, placement, measured, judge)})
+
+
+def calibrate_ranges(work: Work, placement: Placement) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+    """The factors that even channels out, and the magnitude that each feature map is quantised up to after that."""
+    options = work.options
+    factors = find_factors(work.model, placement, work.stream_inputs, work.engine) if options.equalise else {}
+    even = apply_factors(work.model, factors)
+    limits = measure_ranges(even, placement, work.stream_inputs, options, work.engine)
+    modules = find_modules(work.model, placement)
+    trained = {data: LEVELS * work.input_steps[name] for data, name in modules.items() if name in work.input_steps}
+    return factors, limits | trained
 
 
 def _learn(work: Work, placement: Placement, measured: Measured, judge: Judge) -> Measured:

@@ -84,6 +84,20 @@ def place_quantisation(model: onnx.ModelProto) -> Placement:
     return Placement(tuple(candidates), kept)
 
 
+def find_modules(model: onnx.ModelProto, placement: Placement) -> dict[str, str]:
+    """Of each tensor that a candidate reads, the name of a PyTorch module whose convolution reads it.
+
+    Weights keep their module's name in the graph, as in `body.2.weight`, unless a rewrite made others of them.
+    """
+    ending = ".weight"
+    names = {candidate.name: candidate.data for candidate in placement.candidates}
+    return {
+        names[node.name]: node.input[1].removesuffix(ending)
+        for node in model.graph.node
+        if node.name in names and node.input[1].endswith(ending)
+    }
+
+
 def _name_nodes(graph: onnx.GraphProto) -> None:
     taken: set[str] = set()
     for index, node in enumerate(graph.node):

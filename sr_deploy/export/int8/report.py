@@ -103,6 +103,8 @@ class Int8Report(_Record):
     """Where crops came from: the name of the folder, and how many photographs."""
     measured_with: str
     """What ran the graphs, with its version."""
+    trained: bool = False
+    """Whether steps are those that the network was trained for INT8 with, as its checkpoint has them."""
     equalised: dict[str, tuple[FiniteFloat, ...]]
     """What each channel of a feature map is divided by and the weights that read it multiplied with."""
     learned: dict[str, FiniteFloat] = Field(default={})

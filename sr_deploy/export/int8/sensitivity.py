@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sr_deploy.export.int8.differentiable import DifferentiableGraph, convolve, round_to_levels
+from sr_deploy.arch.quantised import round_to_levels
+from sr_deploy.export.int8.differentiable import DifferentiableGraph, convolve
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +57,8 @@ class Work:
     """Nodes that compute in FP32 where they are not INT8, in an FP16 graph."""
     tell: Tell
     """Told what is being done."""
+    input_steps: Mapping[str, float] = field(default_factory=dict)
+    """Step of the data input of each convolution that the network was trained for INT8 with, by name of its module."""
 
     @property
     def engine_name(self) -> str:
@@ -104,6 +107,7 @@ def start_work(
     calibration: Path | None,
     keep_fp32: Collection[str],
     tell: Tell,
+    input_steps: Mapping[str, float] = MappingProxyType({}),
 ) -> Work:
     """Read the graph and find the photographs; see `make_int8_graph`."""
     info = read_graph(fp32_path)
@@ -113,6 +117,9 @@ def start_work(
         tell("int8: no --calibration folder, so the bundled photographs are used; pictures like yours would fit better")
     if len(photographs.hashes) == 1:
         tell("int8: there is one photograph only, so the budget is checked on what was calibrated with")
+    if input_steps:  # trained with, as they are: every change would be one that the weights have not learned
+        tell(f"int8: the network was trained for it, with steps of {len(input_steps)} convolutions that are kept")
+        options = options.model_copy(update={"equalise": False, "learn_steps": 0, "bias_correction": "off"})
     side = -(-options.crop_size // info.input_multiple) * info.input_multiple
     return Work(
         model=model,
@@ -125,4 +132,5 @@ def start_work(
         path=int8_path,
         keep_fp32=keep_fp32,
         tell=tell,
+        input_steps=input_steps,
     )

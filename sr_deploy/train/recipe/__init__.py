@@ -21,7 +21,7 @@ from sr_deploy.train.recipe.files import (
 )
 from sr_deploy.train.recipe.losses import AdversarialRecipe, DiscriminatorRecipe, LossRecipe, PerceptualRecipe
 from sr_deploy.train.recipe.optimiser import EmaRecipe, OptimiserRecipe, PrecisionRecipe, ScheduleRecipe
-from sr_deploy.train.recipe.stage import NetworkRecipe, Recipe, RunRecipe
+from sr_deploy.train.recipe.stage import NetworkRecipe, QuantisationRecipe, Recipe, RunRecipe
 
 __all__ = [
     "AdversarialRecipe",
@@ -37,6 +37,7 @@ __all__ = [
     "OptimiserRecipe",
     "PerceptualRecipe",
     "PrecisionRecipe",
+    "QuantisationRecipe",
     "Recipe",
     "ResizeRecipe",
     "RunRecipe",

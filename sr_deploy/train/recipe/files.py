@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -70,11 +71,15 @@ def find_differences(stored: Recipe, wanted: Recipe) -> list[str]:
 def _table_lines(table: Mapping[str, object], prefix: tuple[str, ...]) -> list[str]:
     inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
     plain = {key: value for key, value in table.items() if key not in inner and value is not None}
-    lines = [f"{key} = {format_toml_value(value)}" for key, value in plain.items()]
+    lines = [f"{_quote(key)} = {format_toml_value(value)}" for key, value in plain.items()]
     for key, value in inner.items():
-        path = (*prefix, key)
+        path = (*prefix, _quote(key))
         lines += ["", f"[{'.'.join(path)}]", *_table_lines(value, path)]
     return lines
+
+
+def _quote(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else format_toml_value(key)
 
 
 def _flatten(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:

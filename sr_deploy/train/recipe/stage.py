@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,7 @@ from sr_deploy.train.recipe.data import DataRecipe
 from sr_deploy.train.recipe.degradation import DegradationRecipe
 from sr_deploy.train.recipe.losses import DiscriminatorRecipe, LossRecipe
 from sr_deploy.train.recipe.optimiser import EmaRecipe, OptimiserRecipe, PrecisionRecipe
-from sr_deploy.train.recipe.section import Section, Steps
+from sr_deploy.train.recipe.section import Factor, Section, Steps
 
 
 class NetworkRecipe(Section):
@@ -25,6 +25,22 @@ class NetworkRecipe(Section):
     """Residual blocks, or inner convolutions for compact."""
     growth: int | None = Field(default=None, ge=1, le=MOST_CHANNELS)
     """Channels that each convolution of a dense block adds (rrdbnet only)."""
+
+
+class QuantisationRecipe(Section):
+    """Weights learn to live with the rounding of INT8, which the forward pass then has (quantisation-aware training).
+
+    `train --qat` measures the steps on the training photographs and begins with the weights that it is given.
+    """
+
+    distillation: Factor = 1.0
+    """Factor of the mean absolute distance from what the network gave in FP32 when it began; 0: none."""
+    input_steps: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(default={}, max_length=10_000)
+    """Step of the data input of each convolution that is INT8, by name of its module."""
+    checkpoint: str | None = None
+    """What `--qat` was given, for people."""
+    checkpoint_sha256: str | None = None
+    """Hash of its weights."""
 
 
 class RunRecipe(Section):
@@ -72,6 +88,8 @@ class Recipe(Section):
     """How it is minimised."""
     discriminator: DiscriminatorRecipe | None = None
     """Needed by an adversarial loss, and by nothing else."""
+    quantisation: QuantisationRecipe | None = None
+    """What is computed in INT8; left out: nothing."""
     ema: EmaRecipe = EmaRecipe()
     """The average of the weights."""
     precision: PrecisionRecipe = PrecisionRecipe()

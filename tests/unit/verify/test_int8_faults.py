@@ -242,3 +242,11 @@ def test_int8_of_another_network_is_a_finding(forge, capsys):
     code, found = bundle.verify(capsys, "onnxruntime:int8")
     assert code == 3
     assert any("conv_99" in line for line in found[f"{FILE} (weights)"])
+
+
+def test_steps_that_are_said_to_be_trained_with_stand_in_the_weights(forge, capsys):
+    bundle = forge("compact", int8=True)
+    bundle.change_json("int8.json", lambda report: report.update(trained=True))
+    code, found = bundle.verify(capsys, "onnxruntime:int8")
+    assert code == 3
+    assert found[f"{FILE} (calibration)"] == ["steps are said to be trained with, and the weights name none"]

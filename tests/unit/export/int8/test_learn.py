@@ -10,13 +10,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from sr_deploy.arch.quantised import round_to_levels
 from sr_deploy.export.int8 import work as int8_work
 from sr_deploy.export.int8.calibration import measure_ranges, quantise_layers
-from sr_deploy.export.int8.differentiable import (
-    DifferentiableGraph,
-    Quantised,
-    round_to_levels,
-)
+from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantised
 from sr_deploy.export.int8.execute import open_graph
 from sr_deploy.export.int8.insert import insert_quantisation
 from sr_deploy.export.int8.joins import group_by_step

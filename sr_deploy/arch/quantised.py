@@ -1,0 +1,110 @@
+"""Convolutions that compute as INT8 ones will, through which gradients flow: quantisation-aware training.
+
+Data and weights become whole numbers, are multiplied as such, and the sums are scaled afterwards:
+
+    q(x) = clamp(round(x / s), -128, 127)        y = s t conv(q(x), round(w / t)) + b
+
+so BF16, which holds whole numbers up to 256 exactly, loses nothing of them; PyTorch's own `fake_quantize` functions
+multiply by the scale first, which BF16 rounds. Inside the range gradients go through rounding as if there were none
+(Bengio et al. 2013).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional
+
+from sr_deploy.errors import CheckpointError
+
+LEVELS = 127
+"""Greatest quantised magnitude of weights, and of a calibrated range."""
+LEAST_SCALE = 2.0**-20
+"""FP16 steps by 2^-24 here: a scale rounded up to it is off by a sixteenth at most."""
+
+
+class _RoundToLevels(torch.autograd.Function):
+    """q(x); the gradient of the step is of Esser et al. 2020, equation 3, as far as it comes through the numbers."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor, step: Tensor) -> Tensor:
+        exact = values / step.to(values.dtype)
+        rounded = exact.round().clamp(-LEVELS - 1, LEVELS)
+        ctx.save_for_backward(exact, rounded, step)
+        return rounded
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, arriving: Tensor) -> tuple[Tensor, Tensor | None]:
+        exact, rounded, step = ctx.saved_tensors  # type: ignore[attr-defined]
+        gradient = arriving / step.to(arriving.dtype)
+        off = rounded - exact
+        inside = off.abs() <= 0.5
+        if not ctx.needs_input_grad[1]:  # type: ignore[attr-defined]
+            return gradient * inside, None
+        of_step = (gradient * torch.where(inside, off, rounded)).sum(dtype=torch.float32)
+        return gradient * inside, of_step.reshape(step.shape)
+
+
+def round_to_levels(values: Tensor, step: Tensor) -> Tensor:
+    """Whole numbers from -128 to 127, of the type of `values`, for values and a step (a scalar).
+
+    The gradient that arrives is taken for one of the numbers times the step, since whoever scales the result does so
+    without telling autograd of the step.
+    """
+    return _RoundToLevels.apply(values, step)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def find_weight_steps(weight: Tensor) -> Tensor:
+    """The step of each output channel's weights: the smallest that FP16 holds and that 127 of reach them all.
+
+    Args:
+        weight: output channels x input channels x height x width, FP32.
+
+    Returns:
+        FP32, one for each output channel.
+    """
+    exact = (weight.detach().abs().amax(dim=(1, 2, 3)).double() / LEVELS).clamp(min=LEAST_SCALE)
+    rounded = exact.half()
+    # Positive numbers of FP16 ascend as the whole numbers of their bits do.
+    raised = torch.where(rounded.double() < exact, rounded.view(torch.int16) + 1, rounded.view(torch.int16))
+    return raised.view(torch.float16).float()
+
+
+class QuantisedConv2d(nn.Conv2d):
+    """A convolution that computes as its INT8 form: one step for its data, one for each output channel's weights."""
+
+    input_step: Tensor
+    """FP32 scalar, fixed; in no state dict."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """As `Conv2d`, with the rounding of INT8."""
+        steps = find_weight_steps(self.weight)
+        exact = self.weight / steps.reshape(-1, 1, 1, 1)
+        weight = exact + (exact.round() - exact).detach()
+        levels = round_to_levels(x_NCHW, self.input_step)
+        sums = functional.conv2d(levels, weight, None, self.stride, self.padding, self.dilation)
+        scaled = sums * (self.input_step * steps).reshape(1, -1, 1, 1).to(sums.dtype)
+        return scaled if self.bias is None else scaled + self.bias.reshape(1, -1, 1, 1).to(sums.dtype)
+
+
+def quantise_convolutions(network: nn.Module, input_steps: Mapping[str, float]) -> None:
+    """Let convolutions of a network compute as INT8 ones, in place; its state dict stays as it is.
+
+    Args:
+        network: on any device.
+        input_steps: one step of each convolution's data input, by name of the module.
+
+    Raises:
+        CheckpointError: a name that is no plain convolution of the network.
+    """
+    modules = dict(network.named_modules())
+    for name, step in input_steps.items():
+        convolution = modules.get(name)
+        if type(convolution) is not nn.Conv2d or convolution.groups != 1 or convolution.padding_mode != "zeros":
+            raise CheckpointError(f"steps are given for {name!r}, which is no plain convolution of this network")
+        convolution.__class__ = QuantisedConv2d
+        device = convolution.weight.device
+        convolution.register_buffer("input_step", torch.tensor(step, device=device), persistent=False)

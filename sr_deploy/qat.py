@@ -1,0 +1,166 @@
+"""What quantisation-aware training begins with: a network whose channels are evened out, and steps for convolutions.
+
+Both are measured as INT8 of `export` measures them. What is trained is the very placement, arithmetic and steps of the
+graph that is exported afterwards.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sr_deploy.arch.registry import build_network
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.weights import save_generator
+from sr_deploy.config import format_toml_value
+from sr_deploy.errors import CheckpointError, InputError
+from sr_deploy.export.int8.equalise import apply_factors
+from sr_deploy.export.int8.insert import choose_scale
+from sr_deploy.export.int8.make import calibrate_ranges
+from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.placement import find_modules, place_quantisation
+from sr_deploy.export.int8.work import Work, start_work
+from sr_deploy.export.onnx_export import export_network_to_onnx
+from sr_deploy.files import sha256_of
+from sr_deploy.model import open_model
+from sr_deploy.train.chain import Stage, plan_stages
+from sr_deploy.train.recipe import QuantisationRecipe
+
+RECIPES = {"compact": "compact-qat", "rrdbnet": "rrdb-lite-qat"}
+"""Shipped recipes that train for INT8, by architecture."""
+_LEAST_SIDE = 16
+_ALIKE = 1e-3
+"""Evening channels out changes no output by more, beyond its rounding."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins."""
+
+    input_steps: dict[str, float]
+    """Step of the data input of each convolution that INT8 may have, by name of its module."""
+    checkpoint_sha256: str
+    """Hash of the file that the weights came from."""
+
+
+def plan_qat(
+    checkpoint: Path,
+    weights: Path,
+    recipe: str | None,
+    overrides: Sequence[str],
+    runs: Path,
+    *,
+    data: Path | None = None,
+    out: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Stage:
+    """Calibrate a network for INT8, and plan its training.
+
+    Args:
+        checkpoint: anything with weights.
+        weights: the file to write the weights to that training begins with.
+        recipe: name or TOML file; its network is that of the checkpoint. None: the shipped one for such networks.
+        overrides: `section.key=value`.
+        runs: where runs lie side by side.
+        data: folder of photographs to calibrate on; None: the bundled ones.
+        out: the run's folder; None: a free one in `runs`.
+        tell: told what is being done.
+
+    Raises:
+        InputError: as `prepare_training`; or no recipe is shipped for such networks.
+        RecipeError: the recipe does not validate.
+        CheckpointError, GraphError: as `prepare_training`.
+    """
+    arch = open_model(checkpoint).arch
+    name = recipe or RECIPES.get(arch.architecture if arch is not None else "")
+    if arch is None or name is None:
+        raise InputError(
+            f"no recipe for INT8 is shipped for {'a graph' if arch is None else arch.title()}; give one: "
+            f"sr-deploy train RECIPE --qat {checkpoint}"
+        )
+    network = arch.model_dump(include={"architecture", "features", "blocks", "growth"}, exclude_none=True)
+    fixed = [f"network.{key}={format_toml_value(value)}" for key, value in network.items()]
+    (stage,) = plan_stages(name, [*overrides, f"scale={arch.scale}", *fixed], runs, alone=True, out=out)
+    side = max(stage.recipe.data.patch_size // arch.scale, _LEAST_SIDE)
+    start = prepare_training(checkpoint, weights, data, side=side, tell=tell)
+    quantisation = (stage.recipe.quantisation or QuantisationRecipe()).model_copy(
+        update={
+            "input_steps": start.input_steps,
+            "checkpoint": str(checkpoint),
+            "checkpoint_sha256": start.checkpoint_sha256,
+        }
+    )
+    return replace(stage, recipe=stage.recipe.model_copy(update={"quantisation": quantisation}))
+
+
+def prepare_training(
+    checkpoint: Path,
+    weights: Path,
+    photographs: Path | None,
+    *,
+    side: int = 64,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Start:
+    """Calibrate a network for INT8 and write the weights that training begins with.
+
+    Args:
+        checkpoint: anything with weights: a published file, a run, a bundle.
+        weights: the file to write, safetensors.
+        photographs: folder of photographs in high resolution to calibrate on; None: the bundled ones.
+        side: of the crops that are calibrated on, in low-resolution pixels.
+        tell: told what is being done.
+
+    Raises:
+        InputError: no such file or folder, or a network that exporting folds together (batch normalisation).
+        CheckpointError: no weights in it.
+        GraphError: nothing of it may be INT8.
+    """
+    model = open_model(checkpoint)
+    if model.arch is None or model.weights_path is None:
+        raise CheckpointError(f"{checkpoint} holds no weights (it is a {model.kind}); give a checkpoint or a run")
+    network, sha256 = model.load_network(), sha256_of(model.weights_path)
+    options = Int8Options(learn_steps=0, bias_correction="off", crop_size=side)
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "fp32.onnx"
+        export_network_to_onnx(network, model.arch, graph, sha256)
+        work = start_work(graph, graph, options, calibration=photographs, keep_fp32=(), tell=tell)
+    placement = place_quantisation(work.model)
+    tell(f"calibrate {len(placement.candidates)} convolutions on {options.crops} crops in {work.engine_name}")
+    factors, limits = calibrate_ranges(work, placement)
+    state = _read_evened(work, factors, network)
+    modules = find_modules(work.model, placement)
+    steps = {name: float(choose_scale(limits[data])) for data, name in modules.items() if f"{name}.weight" in state}
+    _require_alike(checkpoint, work, network, model.arch, state)
+    save_generator(weights, state, model.arch)
+    return Start(steps, sha256)
+
+
+def _read_evened(work: Work, factors: dict[str, tuple[float, ...]], network: nn.Module) -> dict[str, Tensor]:
+    """The network's state with the weights of the graph whose channels are evened out."""
+    import onnx
+
+    even = {tensor.name: tensor for tensor in apply_factors(work.model, factors).graph.initializer}
+    state = dict(network.state_dict())
+    for key, old in state.items():
+        if key in even and tuple(even[key].dims) == tuple(old.shape):
+            state[key] = torch.from_numpy(np.array(onnx.numpy_helper.to_array(even[key])))
+    return state
+
+
+def _require_alike(checkpoint: Path, work: Work, network: nn.Module, arch: ArchSpec, state: dict[str, Tensor]) -> None:
+    evened = build_network(arch).eval()
+    evened.load_state_dict(state)
+    lr_NCHW = torch.from_numpy(next(work.stream_inputs()))
+    with torch.inference_mode():
+        off = float((evened(lr_NCHW) - network(lr_NCHW)).abs().max())
+    if not off <= _ALIKE:
+        raise InputError(
+            f"{checkpoint} cannot be trained for INT8: the weights of its graph are not those of its convolutions "
+            f"(outputs differ by {off:.2g}), as where batch normalisation is folded into them; take a network without"
+        )
