@@ -10,9 +10,10 @@ calibrate on the same crops. Each graph enlarges the same pictures in ONNX Runti
 against the originals is reported, and the share of the multiply-adds that is INT8. ONNX Runtime computes FP16
 convolutions in FP32 on a CPU, so the FP16 rows flatter.
 
-FP32 and INT8 are then timed in turns, A B C A B C ..., in ONNX Runtime and OpenVINO; the spread is half the
-interquartile range. Without `--set14` the bundled photographs are the only test set; without `--calibration` they are
-calibrated on as well, and only what the package holds out of them is tested.
+FP32 and INT8 are then timed in turns, A B C A B C ..., in ONNX Runtime and OpenVINO, there also with what is float in
+BF16 where the CPU multiplies that, and beside PyTorch; the spread is half the interquartile range. Without `--set14`
+the bundled photographs are the only test set; without `--calibration` they are calibrated on as well, and only what the
+package holds out of them is tested.
 
 Results are written after each network, and those of other networks stay as they were measured, each with its command,
 machine, versions and day. `--resume` leaves those as well that were measured under all the same. Without `--out` they
@@ -35,16 +36,17 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from int8_pages import RESULTS, Fidelity, Measured, Speed, read_measured, select_timed, update_docs, write_measured
 from numpy.typing import NDArray
 
-from sr_deploy.deps import is_installed
+from sr_deploy.deps import is_installed, openvino_core
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.int8.execute import Engine, Run, open_graph
 from sr_deploy.export.int8.make import make_int8_graph
@@ -54,8 +56,8 @@ from sr_deploy.export.int8.quality import Judge
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.export.rewrite import rewrite_graph_file
 from sr_deploy.graph.read import describe_graph_cost
-from sr_deploy.measure.machine import describe_machine, tool_versions
-from sr_deploy.model import open_model
+from sr_deploy.measure.machine import describe_machine, has_multiplier, tool_versions
+from sr_deploy.model import Model, open_model
 from sr_deploy.verify.pairs import find_pairs, read_pair
 
 TESTED_CROP = 96
@@ -106,7 +108,13 @@ def quantise_with_nncf(source: Path, crops: Sequence[NDArray[np.float32]], targe
 
 
 def make_graphs(
-    folder: Path, checkpoint: Path, calibration: Path | None, notes: list[str], *, variants: bool
+    folder: Path,
+    checkpoint: Path,
+    calibration: Path | None,
+    notes: list[str],
+    *,
+    variants: bool,
+    quantisers: Collection[str] | None,
 ) -> Iterator[tuple[str, Path]]:
     """The graphs of one network, FP32 first; what cannot be made goes into `notes`."""
     model = open_model(checkpoint)
@@ -149,7 +157,7 @@ def make_graphs(
     }
     others["NNCF"] = functools.partial(quantise_with_nncf, fp32, crops)
     others["NVIDIA modelopt"] = functools.partial(quantise_with_modelopt, plain, crops)
-    for name, make in others.items():
+    for name, make in ((name, make) for name, make in others.items() if not quantisers or name in quantisers):
         target = folder / f"{name.replace(' ', '-')}.onnx"
         try:
             make(target)
@@ -183,18 +191,54 @@ def measure_fidelity(
         for name, run in runs.items():
             if name != "FP32":
                 loss = judge.judge(run)
-                yield Fidelity(name, test_set, shares[name], loss.psnr_fp32_db, loss.drop_db, loss.max_abs)
+                yield Fidelity(
+                    name,
+                    test_set,
+                    shares[name],
+                    loss.psnr_fp32_db,
+                    loss.drop_db,
+                    loss.max_abs,
+                    loss.upper_db,
+                    loss.visible,
+                )
 
 
-def measure_speed(graphs: dict[str, Path], side: int, channels: int, rounds: int) -> Iterator[Speed]:
-    """FP32 and INT8 in turns."""
-    wanted = select_timed(graphs)
+def open_in_bf16(path: Path) -> Run:
+    """OpenVINO with what is float computed in BF16."""
+    compiled = openvino_core("timing").compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    return lambda lr: {"sr": compiled([lr])[0]}
+
+
+def open_eager(model: Model) -> Run:
+    """PyTorch as it comes."""
+    network = model.load_network()
+
+    def run(lr: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        with torch.inference_mode():
+            return {"sr": network(torch.from_numpy(lr)).numpy()}
+
+    return run
+
+
+def open_runs(graphs: dict[str, Path], model: Model) -> Iterator[tuple[tuple[str, str], Run]]:
+    """What is timed, by graph and backend."""
+    yield ("FP32", "torch"), open_eager(model)
     backends: list[Engine] = ["onnxruntime", "openvino"] if is_installed("openvino") else ["onnxruntime"]
-    lr = np.random.default_rng(0).random((1, channels, side, side), dtype=np.float32)
-    runs: dict[tuple[str, Engine], Run] = {
-        (name, backend): open_graph(onnx.load(graphs[name]), backend) for name in wanted for backend in backends
-    }
-    times: dict[tuple[str, Engine], list[float]] = {key: [] for key in runs}
+    for name in select_timed(graphs):
+        for backend in backends:
+            yield (name, backend), open_graph(onnx.load(graphs[name]), backend)
+        if "openvino" in backends and has_multiplier("bf16"):
+            try:
+                yield (name, "openvino bf16"), open_in_bf16(graphs[name])
+            except RuntimeError as error:  # OpenVINO's own, which share no class
+                tell(f"{name} does not run in OpenVINO with BF16: {' '.join(str(error).split())[:200]}")
+
+
+def measure_speed(graphs: dict[str, Path], model: Model, side: int, rounds: int) -> Iterator[Speed]:
+    """FP32 and INT8 in turns."""
+    lr = np.random.default_rng(0).random((1, model.channels, side, side), dtype=np.float32)
+    runs = dict(open_runs(graphs, model))
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     for number in range(rounds + 1):
         for key, run in runs.items():
             started = time.perf_counter()
@@ -203,14 +247,14 @@ def measure_speed(graphs: dict[str, Path], side: int, channels: int, rounds: int
                 times[key].append(1000 * (time.perf_counter() - started))
     for (name, backend), seen in times.items():
         quarters = statistics.quantiles(seen, n=4)
-        ratios = [plain / one for plain, one in zip(times["FP32", backend], seen, strict=True)]
+        plain = times["FP32", backend.removesuffix(" bf16")]
         yield Speed(
             name,
             backend,
             f"1x{side}x{side}",
             statistics.median(seen),
             (quarters[2] - quarters[0]) / 2,
-            statistics.median(ratios),
+            statistics.median(before / one for before, one in zip(plain, seen, strict=True)),
         )
 
 
@@ -221,6 +265,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--set14", type=Path, help="folder of pairs (Set14)")
     parser.add_argument("--calibration", type=Path, help="folder of photographs; left out: the bundled ones")
     parser.add_argument("--variants", action="store_true", help="INT8 with other settings, too")
+    parser.add_argument("--quantiser", action="append", help="only this one of others', as in NNCF; may be repeated")
     parser.add_argument("--side", type=int, default=128, help="of the input that is timed")
     parser.add_argument("--rounds", type=int, default=15, help="of timing; 0: on a busy machine, none")
     parser.add_argument("--resume", action="store_true", help="keep the networks that this command has measured today")
@@ -247,7 +292,14 @@ def measure_network(checkpoint: Path, arguments: argparse.Namespace, run: dict[s
     model = open_model(checkpoint)
     measured = Measured(checkpoint.name, run)
     with tempfile.TemporaryDirectory() as name:
-        made = make_graphs(Path(name), checkpoint, arguments.calibration, measured.notes, variants=arguments.variants)
+        made = make_graphs(
+            Path(name),
+            checkpoint,
+            arguments.calibration,
+            measured.notes,
+            variants=arguments.variants,
+            quantisers=arguments.quantiser,
+        )
         graphs = {}
         for graph, path in made:
             tell(f"made: {graph}")
@@ -259,7 +311,7 @@ def measure_network(checkpoint: Path, arguments: argparse.Namespace, run: dict[s
         if arguments.rounds == 0:
             return measured
         tell(f"time in turns, {arguments.rounds} rounds")
-        measured.speed += measure_speed(graphs, arguments.side, model.channels, arguments.rounds)
+        measured.speed += measure_speed(graphs, model, arguments.side, arguments.rounds)
     return measured
 
 

@@ -15,7 +15,7 @@ from pages import replace_table
 from sr_deploy.files import write_text
 
 RESULTS = Path(__file__).parent / "results" / "int8_fidelity"
-_BACKENDS = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+_BACKENDS = {"openvino": "OpenVINO", "openvino bf16": "OpenVINO, floats in BF16", "onnxruntime": "ONNX Runtime"}
 DOCS = Path(__file__).parents[1] / "docs" / "int8.md"
 
 
@@ -35,6 +35,10 @@ class Fidelity:
     """PSNR on luma against the originals that is lost to FP32, mean over the pictures."""
     max_abs: float
     """Greatest difference from FP32 of any sample."""
+    upper_db: float | None = None
+    """Upper end of the 95 % interval of `drop_db`; None: not measured then."""
+    visible: float | None = None
+    """Greatest difference from FP32 of a mean over 5x5 pixels; None: not measured then."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,9 @@ def _format(networks: Mapping[str, Measured]) -> Iterator[str]:
         "computes FP16 convolutions in FP32. `INT8` is what `sr-deploy export --int8` makes, within its budget; other",
         "rows have none: all that their makers' placement allows is INT8.",
         "",
-        "| network | graph | test set | INT8 multiply-adds | PSNR to FP32 | lost against originals | worst sample |",
-        "|---|---|---|---:|---:|---:|---:|",
+        "| network | graph | test set | INT8 multiply-adds | PSNR to FP32 | lost against originals | at most (95 %) | "
+        "visible error | worst sample |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|",
     )
     for name, one in networks.items():
         yield from (_format_fidelity(name, row) for row in one.fidelity)
@@ -161,9 +166,11 @@ def _format(networks: Mapping[str, Measured]) -> Iterator[str]:
 
 
 def _format_fidelity(network: str, row: Fidelity) -> str:
+    upper = "" if row.upper_db is None else f"{row.upper_db:+.4f} dB"
+    visible = "" if row.visible is None else f"{row.visible:.3f}"
     return (
         f"| {network} | {row.graph} | {row.test_set} | {100 * row.int8_share:.1f} % | {row.psnr_fp32_db:.1f} dB | "
-        f"{row.drop_db:+.4f} dB | {row.max_abs:.3f} |"
+        f"{row.drop_db:+.4f} dB | {upper} | {visible} | {row.max_abs:.3f} |"
     )
 
 
@@ -174,4 +181,4 @@ def _format_speed(network: str, row: Speed) -> str:
 
 def select_timed(graphs: Iterable[str]) -> list[str]:
     """The graphs that are timed: FP32, and INT8 by each maker."""
-    return [name for name in graphs if name in ("FP32", "INT8") or name.startswith(("ONNX", "NVIDIA"))]
+    return [name for name in graphs if name in ("FP32", "INT8") or name.startswith(("ONNX", "NVIDIA", "NNCF"))]
