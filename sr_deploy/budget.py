@@ -18,10 +18,8 @@ from sr_deploy.deploy import ExportResult
 from sr_deploy.export.int8.bundle import Calibration
 from sr_deploy.export.spec import ExportSpec
 from sr_deploy.model import open_model
-from sr_deploy.runners.faithful import list_faithful
 from sr_deploy.runners.fastest import ask_fastest
-from sr_deploy.trt import visible_gpus
-from sr_deploy.upscale.backend import choose_backend
+from sr_deploy.upscale.backend import list_candidates
 
 _REDUCED: tuple[Precision, ...] = ("fp16", "bf16", "int8")
 
@@ -39,7 +37,7 @@ class Choice:
     upper_db: float | None
     """Upper end of the 95 % interval of that, where one is known."""
     shape: str
-    """Input that was timed, `NxHxW`; empty where only one backend runs here."""
+    """Input that was timed, `NxHxW`."""
     milliseconds: Mapping[str, float]
     """Of every backend that was timed, the fastest first."""
     left_out: Mapping[Precision, str]
@@ -119,14 +117,11 @@ def _list_failed(result: ExportResult) -> dict[Precision, str]:
 
 def _choose(result: ExportResult, max_drop_db: float, left_out: Mapping[Precision, str]) -> Choice:
     model = open_model(result.bundle.path)
-    faithful = [] if visible_gpus() else list_faithful(model)
-    if len(faithful) > 1:
-        answer, _ = ask_fastest(model, faithful)
-        backend, shape, milliseconds = parse_backend(answer.chosen), answer.shape, answer.milliseconds
-    else:
-        backend, shape, milliseconds = choose_backend(model, "auto"), "", {}
+    candidates, gpu = list_candidates(model)
+    answer, _ = ask_fastest(model, candidates, gpu=None if gpu is None else gpu.name)
+    backend = parse_backend(answer.chosen)
     drop_db, upper_db = _find_loss(result, backend)
-    return Choice(backend, max_drop_db, drop_db, upper_db, shape, milliseconds, dict(left_out))
+    return Choice(backend, max_drop_db, drop_db, upper_db, answer.shape, answer.milliseconds, dict(left_out))
 
 
 def _find_loss(result: ExportResult, backend: BackendChoice) -> tuple[float, float | None]:

@@ -87,10 +87,11 @@ def describe_choice(choice: Choice) -> list[str]:
     from sr_deploy.runners.fastest import describe_slow_int8, describe_times
 
     upper = "" if choice.upper_db is None else f", at most {choice.upper_db:.3f}"
-    said = f"{choice.drop_db:.3f} dB lost against photographs{upper} ({choice.max_drop_db:g} allowed)"
-    if choice.milliseconds:
-        said += f"; on {choice.shape} {describe_times(choice.milliseconds)}"
-    lines = [f"fastest within the budget here, and what --backend auto takes: {choice.backend}, {said}"]
+    lines = [
+        f"fastest within the budget here, and what --backend auto takes: {choice.backend}, {choice.drop_db:.3f} dB "
+        f"lost against photographs{upper} ({choice.max_drop_db:g} allowed); on {choice.shape} "
+        f"{describe_times(choice.milliseconds)}"
+    ]
     lines += [f"left out: {precision}: {reason}" for precision, reason in choice.left_out.items()]
     slow = describe_slow_int8(choice.milliseconds)
     return [*lines, slow] if slow else lines

@@ -1,16 +1,21 @@
-"""Which choices `--backend auto` may take: FP32 always, less only where it was asked for and is vouched for here."""
+"""Which choices `--backend auto` may take: FP32 always, less only where it was asked for and is vouched for here.
+
+The same rule holds on a CPU and on a GPU, where the choices are the engines that fit it, and PyTorch.
+"""
 
 from __future__ import annotations
 
-from sr_deploy.backends import INT8_BF16, BackendChoice
-from sr_deploy.bundle import Bundle, Certificate
+from sr_deploy.backends import INT8_BF16, TENSORRT_BACKENDS, BackendChoice, Precision
+from sr_deploy.bundle import Bundle, Certificate, FileRecord
 from sr_deploy.bundle.crosscheck import list_flaws
 from sr_deploy.deps import installed_version
 from sr_deploy.errors import BundleError
-from sr_deploy.measure.machine import Machine, describe_machine
+from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
 from sr_deploy.runners.choose import MODULES, why_not_runnable
+from sr_deploy.runners.engines import find_engine, make_search
 from sr_deploy.shipped import is_shipped
+from sr_deploy.trt import Gpu, sdk_version
 
 _FULL = (BackendChoice("openvino"), BackendChoice("onnxruntime"), BackendChoice("torch"))
 # Not among them: FP16, which CPUs compute in FP32 or slowly, and onnxruntime:bf16, which rounds FP32 results.
@@ -19,6 +24,12 @@ _REDUCED = (
     BackendChoice("openvino", "int8"),
     BackendChoice("openvino", "bf16"),
     BackendChoice("onnxruntime", "int8"),
+    BackendChoice("torch", "bf16"),
+)
+_LESS: tuple[Precision, ...] = ("int8", "fp16", "bf16")
+_REDUCED_ON_GPU = (
+    *(BackendChoice(backend, precision) for precision in _LESS for backend in TENSORRT_BACKENDS),
+    BackendChoice("torch", "fp16"),
     BackendChoice("torch", "bf16"),
 )
 
@@ -38,11 +49,22 @@ def list_faithful(model: Model) -> list[BackendChoice]:
     return [*(choice for choice in wanted if why_not_runnable(model, choice) is None), *vouched]
 
 
-def explain_left_out(model: Model) -> list[str]:
+def list_faithful_on_gpu(model: Model, gpu: Gpu) -> list[BackendChoice]:
+    """The faithful choices of a model that run on a GPU: engines that fit it and PyTorch, the lowest precision first.
+
+    PyTorch has to see the GPU, since it holds the pictures there for engines too.
+    """
+    engines = [BackendChoice(backend, "fp32") for backend in TENSORRT_BACKENDS]
+    vouched = [choice for choice, reason in _judge_reduced(model, gpu).items() if reason is None]
+    full = [choice for choice in (*engines, BackendChoice("torch")) if why_not_runnable(model, choice) is None]
+    return [*vouched, *full]
+
+
+def explain_left_out(model: Model, gpu: Gpu | None = None) -> list[str]:
     """Reduced precisions that the bundle was exported with and that nothing vouches for here, one line each."""
     return [
         f"{choice} left out: {reason}"
-        for choice, reason in _judge_reduced(model).items()
+        for choice, reason in _judge_reduced(model, gpu).items()
         if reason is not None and why_not_runnable(model, choice) is None
     ]
 
@@ -52,12 +74,15 @@ def explain_unrunnable(model: Model) -> str:
     return "; ".join(filter(None, (why_not_runnable(model, choice) for choice in _FULL)))
 
 
-def _judge_reduced(model: Model) -> dict[BackendChoice, str | None]:
+def _judge_reduced(model: Model, gpu: Gpu | None = None) -> dict[BackendChoice, str | None]:
     """What the bundle was exported with, and why its certificate does not vouch for it here; None: it does."""
     bundle = model.bundle
     if model.kind != "bundle" or bundle is None:
         return {}
-    asked = [choice for choice in _REDUCED if bundle.manifest.graph(choice.precision) is not None]
+    wanted = _REDUCED if gpu is None else _REDUCED_ON_GPU
+    asked = [choice for choice in wanted if bundle.manifest.graph(choice.precision) is not None]
+    if gpu is not None:  # most precisions have no engine that fits: nothing to say of those
+        asked = [choice for choice in asked if why_not_runnable(model, choice) is None]
     if not asked:
         return {}
     try:
@@ -65,27 +90,35 @@ def _judge_reduced(model: Model) -> dict[BackendChoice, str | None]:
         certificate = bundle.stated_certificate()
     except BundleError as error:
         return dict.fromkeys(asked, str(error))
-    machine = describe_machine()
-    return {choice: _why_not_vouched(bundle, certificate, choice, machine) for choice in asked}
+    return {
+        choice: _why_not_vouched(bundle, certificate, choice, _find_artefact(model, bundle, choice, gpu), gpu)
+        for choice in asked
+    }
 
 
-def _why_not_vouched(bundle: Bundle, certificate: Certificate, choice: BackendChoice, machine: Machine) -> str | None:
-    """Why the certificate does not vouch for `choice` on this machine; None if it does."""
+def _why_not_vouched(
+    bundle: Bundle,
+    certificate: Certificate,
+    choice: BackendChoice,
+    artefact: FileRecord | None,
+    gpu: Gpu | None,
+) -> str | None:
+    """Why the certificate does not vouch for `choice` on this processor, or on a GPU; None if it does."""
     manifest = bundle.manifest
     if choice.precision == "int8" and (manifest.int8 is None or not manifest.int8.passed):
         return "the graph is not within the budget that it was made for"
-    graph = manifest.graph(choice.precision if choice.precision == "int8" else "fp32")
-    artefact = manifest.reference if choice.backend == "torch" else graph
     if artefact is None:
         return "the bundle has no such graph"
     if any(not check.passed for check in certificate.checks if check.file == artefact.file):
         return f"a check of {artefact.file} failed"
+    machine = describe_machine()
     verified = [
         entry
         for entry in certificate.entries
         if entry.backend == str(choice)
         and entry.backend_version == installed_version(MODULES[choice.backend])
-        and (entry.machine, entry.cpu_features) == (machine.cpu, machine.features)
+        and entry.machine == (machine.cpu if gpu is None else gpu.name)
+        and (gpu is not None or entry.cpu_features == machine.features)
         and entry.artefact.sha256 == artefact.sha256
         and entry.reference_sha256 == manifest.reference.sha256
     ]
@@ -99,6 +132,16 @@ def _why_not_vouched(bundle: Bundle, certificate: Certificate, choice: BackendCh
     if choice.floats and manifest.int8 is not None and not _within(newest.drop_db, manifest.int8.max_drop_db):
         return "its entry names no loss within the budget that the graph was made for"
     return None if newest.passed else "its verification failed on this machine"
+
+
+def _find_artefact(model: Model, bundle: Bundle, choice: BackendChoice, gpu: Gpu | None) -> FileRecord | None:
+    """What a choice runs: the weights, an engine that fits the GPU, or a graph; None: the bundle has no such graph."""
+    if choice.backend == "torch":
+        return bundle.manifest.reference
+    if gpu is not None:
+        search = make_search(model, choice, sdk_version(choice.backend) or "", gpu)
+        return find_engine(bundle.engines(), search).engine
+    return bundle.manifest.graph(choice.precision if choice.precision == "int8" else "fp32")
 
 
 def _within(drop_db: float | None, allowed_db: float) -> bool:

@@ -44,6 +44,8 @@ class Question(Document):
     """Cores that the process may use."""
     threads: int
     """Threads that each backend gets."""
+    gpu: str | None = None
+    """Name of the GPU that computes; None: the processor does."""
 
 
 class Answer(Document):
@@ -71,6 +73,7 @@ def find_fastest(
     *,
     device: str | None = None,
     threads: int | None = None,
+    gpu: str | None = None,
     explain: Callable[[], Sequence[str]] = tuple,
 ) -> BackendChoice:
     """The fastest of `candidates` for tiles of a picture.
@@ -83,6 +86,7 @@ def find_fastest(
         candidates: at least one; each runs here.
         device: as for `open_runner`.
         threads: as for `open_runner`.
+        gpu: name of the GPU that computes; None: the processor does.
         explain: asked, when it is measured, what else to say in that line.
 
     Raises:
@@ -90,14 +94,19 @@ def find_fastest(
     """
     if len(candidates) == 1:
         return candidates[0]
-    answer, notes = ask_fastest(model, candidates, device=device, threads=threads)
+    answer, notes = ask_fastest(model, candidates, device=device, threads=threads, gpu=gpu)
     if notes is not None:
         _LOG.info("%s", "; ".join([_describe(answer), *notes, *explain()]))
     return next(choice for choice in candidates if str(choice) == answer.chosen)
 
 
 def ask_fastest(
-    model: Model, candidates: Sequence[BackendChoice], *, device: str | None = None, threads: int | None = None
+    model: Model,
+    candidates: Sequence[BackendChoice],
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    gpu: str | None = None,
 ) -> tuple[Answer, list[str] | None]:
     """How fast each of `candidates` is: remembered, or measured and remembered.
 
@@ -106,6 +115,7 @@ def ask_fastest(
         candidates: at least one; each runs here.
         device: as for `open_runner`.
         threads: as for `open_runner`.
+        gpu: as for `find_fastest`.
 
     Returns:
         The times, and where they were measured now what to say of keeping them; None: they were remembered.
@@ -113,7 +123,7 @@ def ask_fastest(
     Raises:
         BackendError: none of them computes this model.
     """
-    question = _ask(model, candidates, threads)
+    question = _ask(model, candidates, threads, gpu)
     key = key_of(question.model_dump())
     with _LOCK:  # others wait for the answer: measured side by side, all would be slow
         answer, trouble = read_kept(KIND, key, Answer)
@@ -201,7 +211,7 @@ def _format_ms(milliseconds: float) -> str:
     return f"{milliseconds:.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.3g} s"
 
 
-def _ask(model: Model, candidates: Sequence[BackendChoice], threads: int | None) -> Question:
+def _ask(model: Model, candidates: Sequence[BackendChoice], threads: int | None, gpu: str | None) -> Question:
     machine = describe_machine()
     if model.bundle is not None:
         manifest = model.bundle.manifest
@@ -218,4 +228,5 @@ def _ask(model: Model, candidates: Sequence[BackendChoice], threads: int | None)
         cpu_features=machine.features,
         cores=machine.cores,
         threads=threads or default_threads(),
+        gpu=gpu,
     )

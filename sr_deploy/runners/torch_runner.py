@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.errors import BackendError, InputError
+from sr_deploy.legible import show_value
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, inference_error
 from sr_deploy.runners.cuda_graph import GraphReplay
@@ -155,6 +157,8 @@ def why_no_cuda() -> str:
     """Why torch runs on no GPU here, for messages."""
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return f"torch sees no GPU with CUDA_VISIBLE_DEVICES={show_value(os.environ['CUDA_VISIBLE_DEVICES'])}"
     return "this machine has no NVIDIA GPU with a driver that works"
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice, parse_backend
 from sr_deploy.errors import BackendError
 from sr_deploy.model import Model
 from sr_deploy.runners import runnable_choices
 from sr_deploy.runners.engines import list_untrusted
-from sr_deploy.runners.faithful import explain_left_out, explain_unrunnable, list_faithful
+from sr_deploy.runners.faithful import explain_left_out, explain_unrunnable, list_faithful, list_faithful_on_gpu
 from sr_deploy.runners.fastest import find_fastest
-from sr_deploy.trt import visible_gpus
+from sr_deploy.trt import Gpu, visible_gpus
 
 _LOG = logging.getLogger(__name__)
 
@@ -21,9 +22,10 @@ def choose_backend(
 ) -> BackendChoice:
     """The backend that is asked for, or the fastest faithful one.
 
-    `auto` is, where there is an NVIDIA GPU, an engine that fits it, else PyTorch on it. On a CPU it is the fastest of
-    what runs here in fp32, or in a lower precision that the bundle was exported with and that its certificate vouches
-    for on this machine: measured at the first time, then remembered (docs/backends.md).
+    `auto` is the fastest of what runs here in fp32, or in a lower precision that the bundle was exported with and that
+    its certificate vouches for on this machine: measured at the first time, then remembered (docs/backends.md). Where
+    there is an NVIDIA GPU that PyTorch sees, these are engines that fit it, and PyTorch on it; else what runs on the
+    CPU.
 
     Raises:
         InputError: no such backend.
@@ -33,26 +35,45 @@ def choose_backend(
         return backend
     if backend != "auto":
         return parse_backend(backend)
-    if visible_gpus() and device != "cpu":
-        on_gpu = _choose_on_gpu(model)
-        if on_gpu is not None:
-            return on_gpu
+    candidates, gpu = list_candidates(model, device)
+    explain = partial(explain_left_out, model, gpu)
+    name = None if gpu is None else gpu.name
+    return find_fastest(model, candidates, device=device, threads=threads, gpu=name, explain=explain)
+
+
+def list_candidates(model: Model, device: str | None = None) -> tuple[list[BackendChoice], Gpu | None]:
+    """What `auto` chooses among, and the GPU that it runs on; None: the processor.
+
+    Raises:
+        BackendError: nothing runs this model here; the message says why not.
+    """
+    gpus = () if device == "cpu" else visible_gpus()
+    if gpus:
+        unseen = _why_torch_sees_no_gpu()
+        if unseen and device is not None:
+            raise BackendError(f"there is an {gpus[0].name}, and {unseen}; give --device cpu, or a torch that sees it")
+        if unseen:
+            _LOG.warning("--backend auto takes the CPU, although there is an %s: %s", gpus[0].name, unseen)
+        else:
+            for line in list_untrusted(model):
+                _LOG.info("--backend auto leaves out %s", line)
+            if on_gpu := list_faithful_on_gpu(model, gpus[0]):
+                return on_gpu, gpus[0]
     faithful = list_faithful(model)
     if not faithful:
         raise BackendError(f"nothing runs {model.path} here: {explain_unrunnable(model)}")
-    return find_fastest(model, faithful, device=device, threads=threads, explain=lambda: explain_left_out(model))
+    return faithful, None
 
 
-def _choose_on_gpu(model: Model) -> BackendChoice | None:
-    """An engine that fits this GPU, else PyTorch on it, else None."""
-    runnable = runnable_choices(model)
-    engines = [choice for choice in runnable if choice.backend in TENSORRT_BACKENDS]
-    if engines:
-        return engines[0]
-    for line in list_untrusted(model):
-        _LOG.info("--backend auto leaves out %s", line)
-    in_torch = BackendChoice("torch")
-    return in_torch if in_torch in runnable and _torch_sees_gpu() else None
+def _why_torch_sees_no_gpu() -> str:
+    """Why PyTorch, which holds pictures on a GPU for engines too, runs on none; empty: it does."""
+    import torch
+
+    if torch.cuda.is_available():
+        return ""
+    from sr_deploy.runners.torch_runner import why_no_cuda
+
+    return why_no_cuda()
 
 
 def find_receptive_radius(model: Model) -> int | None:
@@ -79,9 +100,3 @@ def choose_fp32(model: Model, instead_of: BackendChoice) -> BackendChoice | None
         if choice.precision == "fp32" and choice.backend not in TENSORRT_BACKENDS and choice != instead_of
     ]
     return able[0] if able else None
-
-
-def _torch_sees_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

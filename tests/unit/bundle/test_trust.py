@@ -14,7 +14,7 @@ import pytest
 import sr_deploy
 from sr_deploy import trt
 from sr_deploy.backends import BackendChoice
-from sr_deploy.bundle import EngineOptions, open_bundle
+from sr_deploy.bundle import EngineOptions, Shape, open_bundle
 from sr_deploy.bundle.engine_folder import runtime_cache_name
 from sr_deploy.bundle.trust import (
     EngineTrust,
@@ -32,6 +32,7 @@ from sr_deploy.errors import BackendError
 from sr_deploy.model import open_model
 from sr_deploy.runners.engines import find_engine, list_untrusted, make_search
 from sr_deploy.runners.open_engine import KernelCache, load_engine
+from sr_deploy.runners.race import RaceResult
 from sr_deploy.trt import Gpu
 from sr_deploy.upscale.backend import choose_backend
 
@@ -142,6 +143,11 @@ def test_auto_treats_an_untrusted_engine_as_absent_and_says_so(bundle, elsewhere
     record, _ = engine_of(bundle)
     for module in ("sr_deploy.trt", "sr_deploy.runners.choose", "sr_deploy.upscale.backend"):
         monkeypatch.setattr(f"{module}.visible_gpus", lambda: (RTX_4090,))
+    monkeypatch.setattr("sr_deploy.upscale.backend._why_torch_sees_no_gpu", lambda: "")
+    monkeypatch.setattr(
+        "sr_deploy.runners.race.race_choices",
+        lambda _, candidates, **__: RaceResult(candidates[0], Shape(1, 32, 32), {str(candidates[0]): 1.0}, {}),
+    )
     with caplog.at_level("INFO"):
         chosen = choose_backend(open_model(bundle.path), "auto")
     assert chosen.backend != "tensorrt-rtx"
