@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import importlib
@@ -9,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
@@ -60,12 +62,35 @@ def install_command(module: str) -> str:
 
 
 def installed_version(module: str) -> str | None:
-    """Version of the distribution that brings `module`, or None if it is absent. Nothing is imported."""
-    distribution = _INSTALL[module][0]
+    """Version of `module`, or None if it is absent. Nothing is imported.
+
+    That of the distribution that brings it; where another one does (NVIDIA's containers, JetPack, wheels for another
+    CUDA), what its source says.
+    """
     try:
-        return importlib.metadata.version(distribution)
+        return importlib.metadata.version(_INSTALL[module][0])
     except importlib.metadata.PackageNotFoundError:
+        return _read_version(module)
+
+
+def _read_version(module: str, depth: int = 3) -> str | None:
+    """`__version__` as a module's source assigns it, or that of the module that it imports it from."""
+    spec = importlib.util.find_spec(module) if is_installed(module.partition(".")[0]) else None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
+    try:
+        body = ast.parse(Path(spec.origin).read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return None
+    for statement in body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id="__version__")], value=ast.Constant(value=str() as version)):
+                return version
+            case ast.ImportFrom(module=str() as other, names=names, level=0) if depth and any(
+                one.name == "__version__" for one in names
+            ):
+                return _read_version(other, depth - 1)
+    return None
 
 
 def require(module: str, purpose: str) -> ModuleType:

@@ -6,19 +6,30 @@ Nothing of NVIDIA's is imported before it is needed.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from sr_deploy import deps
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend, Precision
 from sr_deploy.errors import BackendError, InputError, MissingDependencyError
 
+if TYPE_CHECKING:
+    # The two SDKs have the same names in both modules; either serves to read this file.
+    import tensorrt_rtx as trt
+
 _MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_LOG = logging.getLogger(__name__)
+_SAID = threading.local()
+_MOST_ERRORS = 5
 _SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
 _NO_NAMES = ("NONE", "CURRENT")
 _GENERATIONS = {
@@ -69,6 +80,38 @@ def select_sdk(backend: Backend) -> ModuleType:
         raise MissingDependencyError(
             f"the {backend} backend needs {name}, which does not load ({error}); run: {deps.install_command(name)}"
         ) from error
+
+
+@functools.cache
+def sdk_log(sdk: ModuleType) -> trt.ILogger:
+    """Where an SDK tells what goes wrong; one for the process, since the SDKs keep the first that they are given.
+
+    Warnings go to Python's log. Errors are kept for `take_errors`, since what fails returns None or False alone.
+    """
+
+    class Log(sdk.ILogger):  # type: ignore[misc, name-defined]
+        def log(self, severity: trt.ILogger.Severity, message: str) -> None:
+            if severity in (sdk.ILogger.Severity.ERROR, sdk.ILogger.Severity.INTERNAL_ERROR):
+                _errors().append(" ".join(message.split()))
+            elif severity == sdk.ILogger.Severity.WARNING:
+                _LOG.warning("%s: %s", sdk.__name__, " ".join(message.split()))
+
+    log: trt.ILogger = Log()
+    return log
+
+
+def take_errors() -> str:
+    """What SDKs have said went wrong in this thread since this was asked last, in one line; empty: nothing."""
+    said = "; ".join(dict.fromkeys(_errors()))
+    _errors().clear()
+    return said
+
+
+def _errors() -> deque[str]:
+    if not hasattr(_SAID, "errors"):
+        _SAID.errors = deque(maxlen=_MOST_ERRORS)
+    errors: deque[str] = _SAID.errors
+    return errors
 
 
 def compute_capabilities(backend: Backend) -> tuple[str, ...]:

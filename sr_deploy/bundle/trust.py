@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from sr_deploy.bundle.records import EngineRecord, Record, Sha256
 from sr_deploy.cache import keep, kept_path, read_kept
 from sr_deploy.errors import BackendError
+from sr_deploy.trt import sdk_log
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
@@ -113,7 +114,7 @@ def open_engine(sdk: ModuleType, content: bytes, trust: EngineTrust = BUILT_HERE
     """
     if not trust.elsewhere and not were_made_here(content):
         raise BackendError("the engine was not built here, and an engine is code; to run it: --trust-engine")
-    runtime = sdk.Runtime(sdk.Logger(sdk.Logger.WARNING))
+    runtime = sdk.Runtime(sdk_log(sdk))
     runtime.engine_host_code_allowed = trust.host_code
     return runtime.deserialize_cuda_engine(content)
 

@@ -36,13 +36,15 @@ def explain_failure(returncode: int, output: str, request: EngineRequest) -> str
     said = [line.removeprefix(FAILURE_MARK) for line in lines if line.startswith(FAILURE_MARK)]
     errors = [re.sub(r"^\[[EF!]\]\s*", "", line) for line in lines if re.match(r"^\[[EF]\]", line)]
     last = " | ".join((errors or lines)[-_LAST_LINES:])
-    if _WORKSPACE.search(output):
+    # Kernels that were tried and left out for want of memory are only warned of: the build went on without them.
+    final = "\n".join([*errors, *said, *(line for line in lines if not re.match(r"^\[[A-Z!]\]", line))])
+    if _WORKSPACE.search(final):
         limit = request.options.workspace_gib
         given = "the workspace" if limit is None else f"a workspace of {limit:g} GiB"
         return (
             f"no kernel fits {given}; raise --workspace (left out: all there is), or {_lower_shape(request)} ({last})"
         )
-    if _MEMORY.search(output):
+    if _MEMORY.search(final):
         return f"out of memory; {_lower_shape(request)} ({last})"
     if said:
         return f"{said[-1]} ({last})" if errors else said[-1]

@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from sr_deploy import trt
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import Profile, Shape
-from sr_deploy.bundle.trust import EngineTrust, open_engine
 from sr_deploy.engine.explain import FAILURE_MARK, describe_parse_errors
+from sr_deploy.engine.inspection import inspect_engine
 from sr_deploy.engine.network import count_types, list_precisions
 from sr_deploy.engine.precision import judge_layers
 from sr_deploy.engine.progress import make_monitor, tell_stage
@@ -192,25 +191,6 @@ def check_precision(precision: Precision, declared: dict[str, Precision], planne
     if unplanned:
         more = f", and {len(unplanned) - _SHOWN} more" if len(unplanned) > _SHOWN else ""
         raise BackendError(f"layers in another precision than planned: {'; '.join(unplanned[:_SHOWN])}{more}")
-
-
-def inspect_engine(sdk: ModuleType, engine: bytes) -> str:
-    """Types that the built engine's layers write, as it says itself; it takes the GPU it was built for to ask."""
-    if not trt.visible_gpus():
-        return "not inspected: an engine opens on a GPU only, and there is none here"
-    import json
-
-    opened = open_engine(sdk, engine, EngineTrust(elsewhere=True))  # this very process has built it
-    if opened is None:
-        return "not inspected: the engine does not open on this GPU"
-    text = opened.create_engine_inspector().get_engine_information(sdk.LayerInformationFormat.JSON)
-    layers = json.loads(text).get("Layers", [])
-    kinds = Counter(
-        str(layer["Outputs"][0].get("Format/Datatype", layer["Outputs"][0].get("Datatype", "unnamed")))
-        for layer in layers
-        if isinstance(layer, dict) and layer.get("Outputs")
-    )
-    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "the engine names no layers"
 
 
 def main() -> int:

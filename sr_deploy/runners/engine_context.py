@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from sr_deploy.bundle import Profile, Shape
-from sr_deploy.errors import BackendError, ShapeError
+from sr_deploy.errors import ShapeError
+from sr_deploy.runners.open_engine import engine_error
 from sr_deploy.runners.protocol import RunnerSpec
+from sr_deploy.trt import take_errors
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
@@ -43,7 +45,9 @@ class EngineContext:
         Raises:
             ShapeError: outside every profile.
             BackendError: TensorRT failed.
+            OutOfMemoryError: for want of memory.
         """
+        take_errors()  # of others, before
         handle = torch.cuda.current_stream(lr.device).cuda_stream
         context = self._context
         n, _, h, w = as_nchw(lr.shape, self._spec)
@@ -51,19 +55,19 @@ class EngineContext:
         accepted = context.set_input_shape(self._input, tuple(lr.shape))
         shape = tuple(context.get_tensor_shape(self._output))
         if not accepted or min(shape) < 1:
-            raise BackendError(f"{self._spec} refused the shape {'x'.join(map(str, lr.shape))}")
+            raise engine_error(f"{self._spec} refused the shape {'x'.join(map(str, lr.shape))}")
         sr = torch.empty(shape, dtype=self._output_dtype, device=lr.device)
         bound = context.set_tensor_address(self._input, lr.data_ptr()) and context.set_tensor_address(
             self._output, sr.data_ptr()
         )
         if not bound or not context.execute_async_v3(handle):
-            raise BackendError(f"{self._spec} failed; its log above says why")
+            raise engine_error(f"{self._spec} failed on {'x'.join(map(str, lr.shape))}")
         return sr
 
     def _use_profile(self, wanted: int, handle: int) -> None:
         if wanted != self._profile:
             if not self._context.set_optimization_profile_async(wanted, handle):
-                raise BackendError(f"{self._spec} could not switch to the profile {self._spec.profiles[wanted].name}")
+                raise engine_error(f"{self._spec} could not switch to the profile {self._spec.profiles[wanted].name}")
             self._profile = wanted
 
 

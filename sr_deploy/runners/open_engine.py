@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from sr_deploy.bundle import EngineRecord
 from sr_deploy.bundle.engine_folder import EngineFolder, runtime_cache_name
 from sr_deploy.bundle.trust import EngineTrust, open_engine, register_bytes, were_made_here
-from sr_deploy.errors import BackendError, LockedError, OutputError
+from sr_deploy.errors import BackendError, LockedError, OutOfMemoryError, OutputError, find_want_of_memory
+from sr_deploy.legible import shorten
+from sr_deploy.trt import sdk_log, take_errors
 from sr_deploy.untrusted import open_regular
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import tensorrt_rtx as trt
 
 _LOG = logging.getLogger(__name__)
+_MOST_SAID = 400
 
 
 class KernelCache:
@@ -79,8 +82,17 @@ def load_engine(sdk: ModuleType, path: Path, trust: EngineTrust) -> trt.ICudaEng
     except BackendError as error:
         raise BackendError(f"{path}: {error}") from error
     if engine is None:
-        raise BackendError(f"{sdk.__name__} {sdk.__version__} cannot load {path}; build it again with: sr-deploy build")
+        raise engine_error(
+            f"{sdk.__name__} {sdk.__version__} cannot load {path}", "build it again with: sr-deploy build"
+        )
     return engine
+
+
+def engine_error(what: str, remedy: str = "") -> BackendError:
+    """What to raise where an SDK gave nothing back: with what it said itself, as want of memory if it was that."""
+    said = take_errors()
+    kind = BackendError if find_want_of_memory(RuntimeError(said)) is None else OutOfMemoryError
+    return kind(what + (f" ({shorten(said, _MOST_SAID)})" if said else "") + (f"; {remedy}" if remedy else ""))
 
 
 def restore_weights(sdk: ModuleType, engine: trt.ICudaEngine, graph: Path) -> None:
@@ -89,13 +101,13 @@ def restore_weights(sdk: ModuleType, engine: trt.ICudaEngine, graph: Path) -> No
     Raises:
         BackendError: the SDK does not take them.
     """
-    logger = sdk.Logger(sdk.Logger.WARNING)
+    logger = sdk_log(sdk)
     refitter = sdk.Refitter(engine, logger)
     parser = sdk.OnnxParserRefitter(refitter, logger)
     if not parser.refit_from_file(str(graph)) or not refitter.refit_cuda_engine():
-        raise BackendError(
-            f"{sdk.__name__} could not put the weights of {graph} into the engine; build it again, without "
-            "--strip-weights"
+        raise engine_error(
+            f"{sdk.__name__} could not put the weights of {graph} into the engine",
+            "build it again, without --strip-weights",
         )
 
 
@@ -117,6 +129,7 @@ def make_context(
 
     Raises:
         BackendError: the engine does not start on this GPU.
+        OutOfMemoryError: it takes more memory than there is.
     """
     if hasattr(engine, "create_runtime_config") and has_own_graphs(sdk):
         config = engine.create_runtime_config()
@@ -128,5 +141,5 @@ def make_context(
     else:
         context = engine.create_execution_context()
     if context is None:
-        raise BackendError(f"{sdk.__name__} could not start the engine (not enough GPU memory, or another GPU)")
+        raise engine_error(f"{sdk.__name__} could not start the engine on this GPU")
     return context

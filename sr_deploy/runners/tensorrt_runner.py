@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sr_deploy.backends import BackendChoice
+from sr_deploy.backends import Backend, BackendChoice
 from sr_deploy.bundle import EngineRecord
-from sr_deploy.errors import BackendError, InputError
+from sr_deploy.errors import BackendError, InputError, OutOfMemoryError
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, inference_error
@@ -54,9 +54,7 @@ class TensorRtRunner(BaseRunner):
             BackendError: no such engine, one that is stale or not to be trusted, or one that does not load.
             MissingDependencyError: the SDK is not installed.
         """
-        self._device = torch.device(device or "cuda:0")
-        if self._device.type != "cuda":
-            raise BackendError(f"{choice.backend} runs on an NVIDIA GPU, not on {device!r}; leave the device out")
+        self._device = find_gpu(device, choice.backend)
         sdk = select_sdk(choice.backend)
         folder = find_engine_folder(model, choice)
         gpu = _describe_device(self._device)
@@ -122,10 +120,12 @@ class TensorRtRunner(BaseRunner):
         try:
             with torch.cuda.stream(self._stream):
                 sr = self._compute(lr)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OutOfMemoryError) as error:
             if self._graphs is not None:
                 self._graphs.clear()
             torch.cuda.empty_cache()  # what is cached is of other shapes than the next one
+            if isinstance(error, OutOfMemoryError):
+                raise
             raise inference_error(self.spec, lr.shape, error) from error
         # torch may hand memory out again as soon as the stream that it was taken on is done: the other one uses it too.
         lr.record_stream(self._stream)
@@ -139,6 +139,21 @@ class TensorRtRunner(BaseRunner):
         if self._graphs is not None:
             self._graphs.clear()
         self._compute = self._graphs = None  # and with them the contexts and the engine
+
+
+def find_gpu(device: str | None, backend: Backend) -> torch.device:
+    """The GPU of that name, with its number, as tensors on it have it; `cuda` is the first.
+
+    Raises:
+        BackendError: another kind of device.
+    """
+    try:
+        found = torch.device(device or "cuda")
+    except RuntimeError:
+        found = torch.device("cpu")
+    if found.type != "cuda":
+        raise BackendError(f"{backend} runs on an NVIDIA GPU, not on {device!r}; leave the device out")
+    return torch.device("cuda", found.index or 0)
 
 
 def name_ends(sdk: ModuleType, engine: trt.ICudaEngine) -> tuple[str, str]:

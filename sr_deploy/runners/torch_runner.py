@@ -150,7 +150,7 @@ def _find_device(name: str | None) -> torch.device:
         raise BackendError(f"torch cannot use {name!r}: {why_no_cuda()}; give 'cpu'")
     if (device.index or 0) >= torch.cuda.device_count():
         raise BackendError(f"there is no {name!r}: this machine has {torch.cuda.device_count()} GPU(s), from cuda:0 on")
-    return torch.device("cuda", device.index or 0)
+    return torch.device("cuda", device.index or 0)  # what tensors there say: without a number they are unequal
 
 
 def why_no_cuda() -> str:

@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +21,35 @@ def test_versions_come_from_the_metadata_without_an_import():
 
     assert deps.installed_version("onnx") == onnx.__version__
     assert deps.installed_version("tensorrt") is None or not deps.installed_version("tensorrt").startswith("0")
+
+
+def write_package(folder: Path, name: str, text: str) -> None:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "__init__.py").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        {"tensorrt": "raise OSError('no driver')\n__version__ = '10.13.3.9'\n"},
+        {"tensorrt": "from tensorrt_bindings import __version__\n", "tensorrt_bindings": "__version__ = '10.13.3.9'\n"},
+    ],
+)
+def test_a_version_that_no_known_distribution_names_is_read_from_the_source(sources, tmp_path, monkeypatch):
+    """NVIDIA's containers, JetPack and wheels for another CUDA bring `tensorrt` by other names."""
+    if deps.is_installed("tensorrt"):
+        pytest.skip("TensorRT is installed")
+    for name, text in sources.items():
+        write_package(tmp_path, name, text)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert deps.installed_version("tensorrt") == "10.13.3.9"
+    assert "tensorrt" not in sys.modules
+
+
+@pytest.mark.parametrize("text", ["", "__version__ = 3\n", "def\n", "from tensorrt import __version__\n", "a\0b"])
+def test_a_source_without_a_version_has_none(text, tmp_path, monkeypatch):
+    if deps.is_installed("tensorrt"):
+        pytest.skip("TensorRT is installed")
+    write_package(tmp_path, "tensorrt", text)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert deps.installed_version("tensorrt") is None

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 
@@ -88,9 +88,9 @@ def test_an_engine_that_was_built_here_is_found_and_reaches_the_sdk(bundle, capf
     if trt.visible_gpus():
         pytest.skip("the rest is for machines without a GPU")
     sdk = trt.select_sdk("tensorrt-rtx")
-    with pytest.raises(BackendError, match=r"cannot load .*; build it again with: sr-deploy build"):
+    with pytest.raises(BackendError, match=r"cannot load .*deserializeCudaEngine.*; build it again"):
         load_engine(sdk, path, EngineTrust())  # no driver: the SDK itself says so
-    assert "deserializeCudaEngine" in "".join(capfd.readouterr())
+    assert "".join(capfd.readouterr()) == ""
 
 
 def test_an_engine_from_elsewhere_reaches_no_sdk_unless_it_is_trusted(bundle, elsewhere, capfd):
@@ -198,7 +198,8 @@ def test_code_for_the_cpu_is_off_unless_it_is_asked_for(bundle):
             allowed.append(self.engine_host_code_allowed)
             return super().deserialize_cuda_engine(content)
 
-    sdk = SimpleNamespace(Logger=trt.select_sdk("tensorrt-rtx").Logger, Runtime=Runtime)
+    sdk = ModuleType("tensorrt_rtx_watched")
+    vars(sdk).update(ILogger=trt.select_sdk("tensorrt-rtx").ILogger, Runtime=Runtime)
     for trust in (EngineTrust(), EngineTrust(elsewhere=True), EngineTrust(host_code=True)):
         open_engine(sdk, path.read_bytes(), trust)
     assert allowed == [False, False, True]

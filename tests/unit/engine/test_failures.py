@@ -240,9 +240,19 @@ LOWER = "lower the largest shape, 2x32x32 of profile 'tile', and upscale in tile
             f"[E] Requested amount of GPU memory could not be allocated: out of memory\n{FAILURE_MARK}Invalid Engine\n",
             f"out of memory; {LOWER} (Requested amount of GPU memory could not be allocated: out of memory)",
         ),
+        (
+            1,
+            "[W] Tactic Device request: 4096MB Available: 2048MB. Skipping tactic 3 due to insufficient memory on "
+            f"requested size\n[W] some tactics: insufficient workspace\n[E] no such weights\n{FAILURE_MARK}no engine\n",
+            "no engine (no such weights)",
+        ),
+        (-9, "[W] Skipping tactic 3 due to insufficient memory\n[E] last words\n", None),
     ],
 )
 def test_failures_become_one_line(returncode, output, expected):
+    expected = expected or (
+        f"the builder was ended by SIGKILL, perhaps for want of memory ({LOWER}); its last lines: last words"
+    )
     assert explain_failure(returncode, output, request()) == expected
 
 

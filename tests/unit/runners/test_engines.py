@@ -193,5 +193,5 @@ def test_an_engine_that_does_not_load_is_an_error_with_the_way_out(tmp_path):
 
     path = tmp_path / "broken.engine"
     path.write_bytes(b"no engine" * 100)
-    with pytest.raises(BackendError, match=r"cannot load .*broken.engine; build it again with: sr-deploy build"):
+    with pytest.raises(BackendError, match=r"cannot load .*broken.engine \(.*Serialization.*\); build it again"):
         load_engine(sdk, path, EngineTrust(elsewhere=True))
