@@ -152,9 +152,16 @@ def resolve_compute_capabilities(backend: Backend, wanted: tuple[str, ...]) -> t
     return tuple(name for name in known if name in names)
 
 
-def leave_out_lacking(capabilities: tuple[str, ...], precision: Precision) -> tuple[str, ...]:
-    """Compute capabilities that have a precision: Turing has no BF16, and one target that lacks it fails the build."""
-    return tuple(name for name in capabilities if precision != "bf16" or name != "sm75")
+def find_lacking(precision: Precision, *, fp32_matrices: bool) -> dict[str, str]:
+    """What compute capabilities lack that a graph needs, by name: one such target fails the build of all.
+
+    Args:
+        precision: of the graph.
+        fp32_matrices: whether it multiplies matrices in FP32, beside convolutions (attention).
+    """
+    if precision == "bf16":
+        return {"sm75": "no BF16"}
+    return {"sm75": "no products of FP32 matrices"} if fp32_matrices else {}
 
 
 def describe_capabilities(names: Sequence[str]) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sr_deploy import trt
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend
-from sr_deploy.bundle import Bundle, EngineBackend, EngineOptions, EnginePlan, EngineRecord, Profile
+from sr_deploy.bundle import Bundle, EngineBackend, EngineOptions, EnginePlan, EngineRecord, GraphRecord, Profile
 from sr_deploy.bundle.engine_folder import EngineFolder
 from sr_deploy.bundle.trust import (
     BUILT_HERE,
@@ -27,9 +27,11 @@ from sr_deploy.engine.build import OnProgress, build_engine
 from sr_deploy.engine.options import check_options, option_of
 from sr_deploy.engine.place import EnginePlace, find_place
 from sr_deploy.engine.request import EngineRequest
-from sr_deploy.errors import BackendError, InputError, MissingDependencyError
+from sr_deploy.errors import BackendError, GraphError, InputError, MissingDependencyError, ShapeError
+from sr_deploy.graph.read import describe_layers
 
 _ENGINE_BACKENDS = ("auto", *TENSORRT_BACKENDS, "none")
+_MATRIX_PRODUCTS = frozenset({"Einsum", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
@@ -168,13 +170,14 @@ def _build_with(place: EnginePlace, backend: Backend, plan: _Plan) -> BuildResul
     check_options(backend, plan.options)
     built, kept, removed = [], [], []
     for path, graph in place.graphs:
+        lacking = {} if wanted else _find_lacking(path, graph, place.profiles, capabilities)
         request = EngineRequest(
             graph=path,
             graph_sha256=graph.sha256,
             precision=graph.precision,
             backend=backend,
             profiles=place.profiles,
-            compute_capabilities=capabilities if wanted else trt.leave_out_lacking(capabilities, graph.precision),
+            compute_capabilities=tuple(name for name in capabilities if name not in lacking),
             options=plan.options,
             planned_fp32=graph.planned_fp32,
         )
@@ -183,13 +186,28 @@ def _build_with(place: EnginePlace, backend: Backend, plan: _Plan) -> BuildResul
         if holding and _may_keep(holding, plan):
             kept += holding
             continue
-        plan.tell(f"build the {backend}:{graph.precision} engine for {request.target()}")
+        less = "".join(f"; not for {trt.describe_capabilities([name])}: {why}" for name, why in lacking.items())
+        plan.tell(f"build the {backend}:{graph.precision} engine for {request.target()}{less}")
         built.append(_build_one(place.folder, request, plan))
         for record in present:
             if request.replaces(record):
                 place.folder.remove_engine(record)
                 removed.append(record.engine.file)
     return BuildResult(tuple(built), tuple(kept), tuple(removed))
+
+
+def _find_lacking(
+    path: Path, graph: GraphRecord, profiles: Sequence[Profile], capabilities: Collection[str]
+) -> dict[str, str]:
+    """Those of the compute capabilities that lack what a graph needs, and what that is."""
+    opt = profiles[0].opt
+    try:
+        layers = describe_layers(path, (opt.n, opt.h, opt.w))
+    except (GraphError, ShapeError):  # the builder says what it does not take
+        layers = ()
+    matrices = any(one.flops and one.op in _MATRIX_PRODUCTS and one.precision == "fp32" for one in layers)
+    lacking = trt.find_lacking(graph.precision, fp32_matrices=matrices)
+    return {name: why for name, why in lacking.items() if name in capabilities}
 
 
 def _may_keep(records: Sequence[EngineRecord], plan: _Plan) -> bool:

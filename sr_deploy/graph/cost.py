@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sr_deploy.backends import PRECISIONS, Precision
 from sr_deploy.errors import GraphError
 from sr_deploy.graph.ends import PROBE_NAME
-from sr_deploy.graph.load import name_of
+from sr_deploy.graph.load import name_of, read_text
 from sr_deploy.graph.tensors import BITS
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _OPERANDS = {
     "MatMulInteger": (0, 1),
     "QLinearConv": (0, 3),
     "QLinearMatMul": (0, 3),
+    "Einsum": (0, 1),
 }
 # Where trained numbers go in; the statistics of a batch normalisation are measured, not trained.
 _TRAINED_INPUTS = {
@@ -197,7 +198,7 @@ def _size_in_bytes(name: str, shapes: InferredShapes) -> int:
 
 
 def _find_declared(node: NodeProto, producers: dict[str, NodeProto], shapes: InferredShapes) -> Precision | None:
-    if node.op_type in _OPERANDS:
+    if multiplies(node):
         return _find_precision(node, producers, shapes)
     facts = shapes.tensors.get(node.output[0])
     if facts is None or (facts.dtype in (2, 3) and node.op_type != "QuantizeLinear"):
@@ -215,7 +216,7 @@ def count_multiply_adds(graph: GraphProto, shapes: InferredShapes) -> dict[Preci
     pixels = shapes.input_shape[0] * shapes.input_shape[2] * shapes.input_shape[3]
     counted: dict[Precision, Fraction] = {}
     for node in graph.node:
-        if node.op_type in _OPERANDS:
+        if multiplies(node):
             amount = Fraction(count_node_multiply_adds(node, shapes), pixels)
             precision = _find_precision(node, producers, shapes)
             counted[precision] = counted.get(precision, Fraction(0)) + amount
@@ -249,11 +250,31 @@ def _find_source(name: str, producers: dict[str, NodeProto]) -> str:
     return name
 
 
+def multiplies(node: NodeProto) -> bool:
+    """Whether a node is one of those whose multiply-adds are counted; of Einsum those with two operands."""
+    return node.op_type in _OPERANDS and (node.op_type != "Einsum" or len(node.input) == 2)
+
+
+def _count_einsum(node: NodeProto, shapes: InferredShapes) -> int:
+    """Of every combination of its letters one, as `nchw,ncjw->nchj` has N C H W J; 0 with an ellipsis."""
+    terms = read_text(node, "equation", "").replace(" ", "").partition("->")[0].split(",")
+    sides: dict[str, int] = {}
+    for term, name in zip(terms, node.input, strict=False):
+        shape = shapes.shape(name)
+        if shape is None or len(shape) != len(term) or not term.isalpha():
+            return 0
+        for letter, side in zip(term, shape, strict=True):
+            sides[letter] = max(sides.get(letter, 1), side)
+    return math.prod(sides.values()) if sides else 0
+
+
 def count_node_multiply_adds(node: NodeProto, shapes: InferredShapes) -> int:
     """Multiply-adds of one node; 0 where a shape is unknown, and for operators that have none."""
-    if node.op_type not in _OPERANDS:
+    if not multiplies(node):
         return 0
     data, weight = (node.input[position] for position in _OPERANDS[node.op_type])
+    if node.op_type == "Einsum":
+        return _count_einsum(node, shapes)
     weight_shape = shapes.shape(weight)
     counted_at = data if node.op_type == "ConvTranspose" else node.output[0]
     sides = shapes.shape(counted_at)
