@@ -8,19 +8,17 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import shutil
-import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sr_deploy import deps
 from sr_deploy.backends import TENSORRT_BACKENDS, Backend, Precision
 from sr_deploy.errors import BackendError, InputError, MissingDependencyError
+from sr_deploy.gpus import Gpu, plain_capability, visible_gpus
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
@@ -40,16 +38,6 @@ _GENERATIONS = {
     "sm120": "Blackwell RTX",
     "sm121": "Blackwell RTX",
 }
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU that the driver shows."""
-
-    name: str
-    """As the driver spells it, as in `NVIDIA GeForce RTX 4090`."""
-    compute_capability: str
-    """As in `sm89`."""
 
 
 def sdk_version(backend: Backend) -> str | None:
@@ -142,7 +130,7 @@ def resolve_compute_capabilities(backend: Backend, wanted: tuple[str, ...]) -> t
         return known
     if not known:
         raise InputError(f"{backend} builds for the GPU it runs on alone; leave --compute-capability out")
-    names = {_plain_capability(name) for name in wanted}
+    names = {plain_capability(name) for name in wanted}
     for name in sorted(names):
         if name not in known:
             raise InputError(
@@ -213,36 +201,8 @@ def why_not_buildable(backend: Backend) -> str | None:
 
 
 _NO_GPU = (
-    "TensorRT builds on the GPU that will run the engine, and no NVIDIA GPU is visible here (nvidia-smi shows none)"
+    "TensorRT builds on the GPU that will run the engine, and no NVIDIA GPU is visible here (the driver shows none)"
 )
-
-
-@functools.cache
-def visible_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that `nvidia-smi` shows; none where there is no driver."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ()
-    query = [tool, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return parse_gpu_list(answer.stdout) if answer.returncode == 0 else ()
-
-
-def parse_gpu_list(text: str) -> tuple[Gpu, ...]:
-    """Read lines of `name, compute capability`, as `nvidia-smi` prints them."""
-    gpus = []
-    for line in text.splitlines():
-        name, comma, capability = line.rpartition(",")
-        if comma and name.strip():
-            gpus.append(Gpu(name.strip(), _plain_capability(capability)))
-    return tuple(gpus)
-
-
-def _plain_capability(text: str) -> str:
-    return "sm" + text.strip().lower().removeprefix("sm").lstrip("_").replace(".", "")
 
 
 def _module_name(backend: Backend) -> str:

@@ -13,11 +13,11 @@ from sr_deploy.backends import INT8_BF16, TENSORRT_BACKENDS, BackendChoice, pars
 from sr_deploy.bench.report import LeftOut
 from sr_deploy.deps import is_installed
 from sr_deploy.errors import BackendError, InputError
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.measure.machine import has_multiplier
 from sr_deploy.model import Model
 from sr_deploy.runners import why_not_runnable
 from sr_deploy.runners.choose import all_choices, find_graph_precision
-from sr_deploy.trt import visible_gpus
 
 Variant = Literal["nchw", "compile", "eager", "fixed"]
 """`nchw`: PyTorch in its default memory layout, as people write it. `compile`: through torch.compile. `eager`: without

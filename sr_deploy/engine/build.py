@@ -27,6 +27,7 @@ from sr_deploy.engine.request import EngineRequest
 from sr_deploy.engine.worker import ATTACHED, BuildJob, BuildReport
 from sr_deploy.errors import BackendError, GraphError
 from sr_deploy.files import output_error, require_file
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.graph.load import find_ends, load_model
 from sr_deploy.names import lend_path
 
@@ -206,5 +207,5 @@ def _record(request: EngineRequest, report: BuildReport, engine: bytes) -> Engin
 
 def describe_builder() -> str:
     """System, processor and GPU of this machine, as records of engines say it."""
-    gpus = trt.visible_gpus()
+    gpus = visible_gpus()
     return f"{platform.system()} {platform.machine()} {f'with {gpus[0].name}' if gpus else 'without a GPU'}"

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sr_deploy import trt
 from sr_deploy.bundle.trust import EngineTrust, open_engine
+from sr_deploy.gpus import visible_gpus
 
 if TYPE_CHECKING:
     import tensorrt_rtx
@@ -33,7 +33,7 @@ def inspect_engine(sdk: ModuleType, content: bytes) -> str:
     Returns:
         As `describe_layers`; or `not inspected` and why.
     """
-    if not trt.visible_gpus():
+    if not visible_gpus():
         return "not inspected: an engine opens on a GPU only, and there is none here"
     engine = open_engine(sdk, content, EngineTrust(elsewhere=True))  # this very process has built it
     context = None if engine is None else engine.create_execution_context()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sr_deploy import trt
 from sr_deploy.backends import Backend
 from sr_deploy.bundle import EngineOptions
 from sr_deploy.errors import BackendError, InputError
+from sr_deploy.gpus import visible_gpus
 
 # As its bindings and its builder say (1.7): the calls exist, warn that they do nothing, or miss a library.
 _ABSENT_FROM_RTX = {
@@ -28,10 +28,10 @@ def check_options(backend: Backend, options: EngineOptions) -> None:
         if getattr(options, name):
             raise InputError(f"tensorrt-rtx has no {option_of(name)}: {instead}")
     for name in _NEED_A_GPU_WITH_RTX:
-        if getattr(options, name) and not trt.visible_gpus():
+        if getattr(options, name) and not visible_gpus():
             raise BackendError(
                 f"tensorrt-rtx builds engines with {option_of(name)} only where there is an RTX GPU, and none is "
-                "visible here (nvidia-smi shows none); leave it out, or build on the machine that will run the engine"
+                "visible here (the driver shows none); leave it out, or build on the machine that will run the engine"
             )
 
 

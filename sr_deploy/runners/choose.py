@@ -17,10 +17,11 @@ from sr_deploy.backends import (
 from sr_deploy.bundle import EngineRecord
 from sr_deploy.deps import install_command, is_installed
 from sr_deploy.errors import BackendError
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.model import Model, open_model
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
 from sr_deploy.runners.protocol import Runner
-from sr_deploy.trt import sdk_version, visible_gpus
+from sr_deploy.trt import sdk_version
 
 MODULES: dict[Backend, str] = {
     "torch": "torch",
@@ -104,7 +105,7 @@ def why_not_runnable(model: Model, choice: BackendChoice) -> str | None:
     """Why this machine cannot run `model` so, in one line with the way out; None if it can."""
     module = MODULES[choice.backend]
     if choice.backend in TENSORRT_BACKENDS and not visible_gpus():
-        return f"{choice} needs an NVIDIA GPU, and this machine shows none (nvidia-smi); use a machine that has one"
+        return f"{choice} needs an NVIDIA GPU, and this machine shows none; use a machine that has one"
     if not is_installed(module):
         return f"{choice} needs {module}, which is not installed; run: {install_command(module)}"
     if choice.backend == "torch":

@@ -11,6 +11,7 @@ from sr_deploy.cache import cache_folder, count_kept
 from sr_deploy.config import Document
 from sr_deploy.deps import install_command, installed_version, is_installed
 from sr_deploy.errors import MissingDependencyError, OutputError
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.measure.machine import Machine, describe_machine
 from sr_deploy.runners.choose import MODULES
 from sr_deploy.runners.fastest import KIND
@@ -134,8 +135,8 @@ def _what_runs(name: Backend) -> tuple[tuple[str, ...], str | None]:
             return _openvino_runs(), None
     except MissingDependencyError as error:
         return (), str(error)
-    if not trt.visible_gpus():
-        return (), "it needs an NVIDIA GPU, and this machine shows none (nvidia-smi); use a machine that has one"
+    if not visible_gpus():
+        return (), "it needs an NVIDIA GPU, and this machine shows none; use a machine that has one"
     return ("an engine built for this GPU",), None
 
 

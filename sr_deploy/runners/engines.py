@@ -12,8 +12,8 @@ from sr_deploy.bundle.engine_folder import EngineFolder, engines_of_graph
 from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust, why_not_trusted
 from sr_deploy.errors import BackendError
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import Gpu
 from sr_deploy.model import Model
-from sr_deploy.trt import Gpu
 
 _AMPERE = 80
 

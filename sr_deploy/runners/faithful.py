@@ -10,12 +10,13 @@ from sr_deploy.bundle import Bundle, Certificate, FileRecord
 from sr_deploy.bundle.crosscheck import list_flaws
 from sr_deploy.deps import installed_version
 from sr_deploy.errors import BundleError
+from sr_deploy.gpus import Gpu
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
 from sr_deploy.runners.choose import MODULES, why_not_runnable
 from sr_deploy.runners.engines import find_engine, make_search
 from sr_deploy.shipped import is_shipped
-from sr_deploy.trt import Gpu, sdk_version
+from sr_deploy.trt import sdk_version
 
 _FULL = (BackendChoice("openvino"), BackendChoice("onnxruntime"), BackendChoice("torch"))
 # Not among them: FP16, which CPUs compute in FP32 or slowly, and onnxruntime:bf16, which rounds FP32 results.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sr_deploy.backends import Backend, BackendChoice
 from sr_deploy.bundle import EngineRecord
 from sr_deploy.errors import BackendError, InputError, OutOfMemoryError
+from sr_deploy.gpus import Gpu, find_gpu, visible_gpus
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, inference_error
@@ -22,7 +23,7 @@ from sr_deploy.runners.engine_context import EngineContext, as_nchw
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
 from sr_deploy.runners.open_engine import KernelCache, has_own_graphs, load_engine, make_context, restore_weights
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
-from sr_deploy.trt import Gpu, check_gpu, select_sdk
+from sr_deploy.trt import check_gpu, select_sdk
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
@@ -54,7 +55,7 @@ class TensorRtRunner(BaseRunner):
             BackendError: no such engine, one that is stale or not to be trusted, or one that does not load.
             MissingDependencyError: the SDK is not installed.
         """
-        self._device = find_gpu(device, choice.backend)
+        self._device = choose_device(device, choice.backend)
         sdk = select_sdk(choice.backend)
         folder = find_engine_folder(model, choice)
         gpu = _describe_device(self._device)
@@ -141,7 +142,7 @@ class TensorRtRunner(BaseRunner):
         self._compute = self._graphs = None  # and with them the contexts and the engine
 
 
-def find_gpu(device: str | None, backend: Backend) -> torch.device:
+def choose_device(device: str | None, backend: Backend) -> torch.device:
     """The GPU of that name, with its number, as tensors on it have it; `cuda` is the first.
 
     Raises:
@@ -186,8 +187,10 @@ def _describe_device(device: torch.device) -> Gpu:
         raise BackendError(
             f"torch {torch.__version__} sees no GPU, and engines run on its tensors; install a CUDA build of torch"
         )
-    major, minor = torch.cuda.get_device_capability(device)
-    return Gpu(torch.cuda.get_device_name(device), f"sm{major}{minor}")
+    gpu = find_gpu(str(device))
+    if gpu is None:
+        raise BackendError(f"there is no {device} here; CUDA sees {len(visible_gpus())} GPUs, from cuda:0 on")
+    return gpu
 
 
 def _spec_of(model: Model, record: EngineRecord, path: Path, device: torch.device, dtype: torch.dtype) -> RunnerSpec:

@@ -7,12 +7,12 @@ from functools import partial
 
 from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice, parse_backend
 from sr_deploy.errors import BackendError
+from sr_deploy.gpus import Gpu, find_gpu
 from sr_deploy.model import Model
 from sr_deploy.runners import runnable_choices
 from sr_deploy.runners.engines import list_untrusted
 from sr_deploy.runners.faithful import explain_left_out, explain_unrunnable, list_faithful, list_faithful_on_gpu
 from sr_deploy.runners.fastest import find_fastest
-from sr_deploy.trt import Gpu, visible_gpus
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,18 +47,18 @@ def list_candidates(model: Model, device: str | None = None) -> tuple[list[Backe
     Raises:
         BackendError: nothing runs this model here; the message says why not.
     """
-    gpus = () if device == "cpu" else visible_gpus()
-    if gpus:
+    gpu = None if device == "cpu" else find_gpu(device)
+    if gpu is not None:
         unseen = _why_torch_sees_no_gpu()
         if unseen and device is not None:
-            raise BackendError(f"there is an {gpus[0].name}, and {unseen}; give --device cpu, or a torch that sees it")
+            raise BackendError(f"there is an {gpu.name}, and {unseen}; give --device cpu, or a torch that sees it")
         if unseen:
-            _LOG.warning("--backend auto takes the CPU, although there is an %s: %s", gpus[0].name, unseen)
+            _LOG.warning("--backend auto takes the CPU, although there is an %s: %s", gpu.name, unseen)
         else:
             for line in list_untrusted(model):
                 _LOG.info("--backend auto leaves out %s", line)
-            if on_gpu := list_faithful_on_gpu(model, gpus[0]):
-                return on_gpu, gpus[0]
+            if on_gpu := list_faithful_on_gpu(model, gpu):
+                return on_gpu, gpu
     faithful = list_faithful(model)
     if not faithful:
         raise BackendError(f"nothing runs {model.path} here: {explain_unrunnable(model)}")

@@ -10,12 +10,12 @@ from sr_deploy.bundle import CertificateEntry, FileRecord, Measurement, Threshol
 from sr_deploy.deps import installed_version
 from sr_deploy.errors import BackendError, DamagedBundleError, InputError, OutOfMemoryError
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import find_gpu
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
 from sr_deploy.runners.choose import MODULES, find_graph_precision
 from sr_deploy.runners.ends import rounding_of
 from sr_deploy.runners.protocol import Runner, RunnerSpec
-from sr_deploy.trt import visible_gpus
 from sr_deploy.verify.candidates import GRAPH_BACKENDS
 from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
 from sr_deploy.verify.grid import PURE_SHAPE, Cost, Point, plan_grid
@@ -184,8 +184,8 @@ def name_machine(spec: RunnerSpec) -> str:
     """The processor or GPU that a runner computes on."""
     if spec.device == "cpu":
         return describe_machine().cpu
-    gpus = visible_gpus()
-    return gpus[0].name if gpus else spec.device
+    gpu = find_gpu(spec.device)
+    return spec.device if gpu is None else gpu.name
 
 
 def worst_entry(entries: Sequence[CertificateEntry], precision: Precision) -> CertificateEntry | None:

@@ -25,9 +25,9 @@ from sr_deploy.bundle.thresholds import Looser, list_looser
 from sr_deploy.bundle.verdict import Judgement, judge
 from sr_deploy.errors import BundleError, InputError
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
-from sr_deploy.trt import visible_gpus
 from sr_deploy.verify.engines import find_engines
 from sr_deploy.verify.standing import check_certificate
 

@@ -20,11 +20,12 @@ from sr_deploy.errors import BackendError
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.runners.open_engine import restore_weights
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not trt.visible_gpus(), reason="no NVIDIA GPU is visible (nvidia-smi)"),
+    pytest.mark.skipif(not visible_gpus(), reason="no NVIDIA GPU is visible (nvidia-smi)"),
 ]
 SPEC = ArchSpec(architecture="compact", scale=4, features=16, blocks=2)
 PROFILES = (parse_profile("tile=1x16x16,1x64x64,2x128x128"),)
@@ -40,7 +41,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
 
 
 def capabilities(backend: Backend) -> tuple[str, ...]:
-    mine = trt.visible_gpus()[0].compute_capability
+    mine = visible_gpus()[0].compute_capability
     if backend == "tensorrt-rtx" and mine not in trt.compute_capabilities(backend):
         pytest.skip(f"{backend} does not build for this GPU ({mine})")
     return (mine,) if backend == "tensorrt-rtx" else ()

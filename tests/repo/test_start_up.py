@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.shipped import DEFAULT_MODEL
-from sr_deploy.trt import visible_gpus
 
 HEAVY = {
     *("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "openvino_telemetry", "polygraphy", "ray"),

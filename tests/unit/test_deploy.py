@@ -21,6 +21,7 @@ from sr_deploy.engine.bundle import build_engines
 from sr_deploy.errors import BackendError, CheckpointError, InputError, OutputError, ShapeError
 from sr_deploy.export.spec import ExportSpec, load_spec
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.model import open_model
 
 pytestmark = pytest.mark.xdist_group("deploy")  # one process makes its bundles
@@ -111,7 +112,7 @@ def test_engines_stand_in_the_bundle_and_say_what_is_left_to_build(made):
     assert [engine.precision for engine in result.engines] == ["fp32", "fp16"]
     assert {engine.key for engine in result.bundle.engines()} == {engine.key for engine in result.engines}
     assert result.engines[0].target == "+".join(trt.compute_capabilities("tensorrt-rtx"))
-    if not trt.visible_gpus():
+    if not visible_gpus():
         (missing,) = result.not_built
         assert missing.backend == "tensorrt"
         assert missing.command == f"sr-deploy build {result.bundle.path} --backend tensorrt"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy import deps, trt
+from sr_deploy import deps, gpus, trt
 from sr_deploy.errors import BackendError, InputError, MissingDependencyError
+from sr_deploy.gpus import Gpu, visible_gpus
 
 needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 
@@ -85,16 +86,17 @@ def fake_driver(folder: Path, answer: str, code: int = 0) -> None:
 
 @pytest.fixture
 def driver(tmp_path, monkeypatch):
-    """Gives a folder whose nvidia-smi is the one that is found."""
+    """Gives a folder whose nvidia-smi is the one that is found; the driver's library is not."""
+    monkeypatch.setattr(gpus, "_LIBRARY", "libnosuch.so")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    trt.visible_gpus.cache_clear()
+    gpus._ask_once.cache_clear()
     yield tmp_path
-    trt.visible_gpus.cache_clear()
+    gpus._ask_once.cache_clear()
 
 
 def test_gpus_are_read_from_the_driver(driver, monkeypatch):
     fake_driver(driver, r"NVIDIA GeForce RTX 4090, 8.9\nNVIDIA H200, 9.0\n")
-    assert trt.visible_gpus() == (trt.Gpu("NVIDIA GeForce RTX 4090", "sm89"), trt.Gpu("NVIDIA H200", "sm90"))
+    assert visible_gpus() == (Gpu("NVIDIA GeForce RTX 4090", "sm89"), Gpu("NVIDIA H200", "sm90"))
     assert trt.describe_target("tensorrt", ()) == "NVIDIA GeForce RTX 4090"
     monkeypatch.setattr(deps, "is_installed", lambda module: True)
     assert trt.why_not_buildable("tensorrt") is None
@@ -102,7 +104,7 @@ def test_gpus_are_read_from_the_driver(driver, monkeypatch):
 
 def test_no_gpu_means_no_data_centre_engine(driver, monkeypatch):
     fake_driver(driver, r"NVIDIA-SMI has failed\n", code=9)
-    assert trt.visible_gpus() == ()
+    assert visible_gpus() == ()
     with pytest.raises(BackendError, match="no NVIDIA GPU is visible"):
         trt.describe_target("tensorrt", ())
     monkeypatch.setattr(deps, "is_installed", lambda module: True)

@@ -3,8 +3,8 @@ import pytest
 from sr_deploy.bench import choices
 from sr_deploy.bench.choices import choose_contenders, parse_contender, why_not_timed
 from sr_deploy.errors import BackendError, InputError
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.model import open_model
-from sr_deploy.trt import visible_gpus
 
 without_gpu = pytest.mark.skipif(bool(visible_gpus()), reason="this machine has an NVIDIA GPU")
 
@@ -80,7 +80,7 @@ def test_compiling_needs_a_compiler(bundle, monkeypatch, tmp_path):
     choices._why_not_compiled.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(choices, "visible_gpus", tuple)
+    monkeypatch.setattr("sr_deploy.gpus._ask_once", tuple)
     reason = why_not_timed(open_model(bundle.path), parse_contender("torch:fp32+compile"))
     choices._why_not_compiled.cache_clear()
     assert reason == "torch:fp32+compile needs a C++ compiler, which this machine lacks; on Debian: apt-get install g++"

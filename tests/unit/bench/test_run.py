@@ -15,10 +15,10 @@ from sr_deploy.bench.worker import serve
 from sr_deploy.bundle import Shape
 from sr_deploy.errors import ShapeError
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.imaging.codec import read_image, write_image
 from sr_deploy.imaging.convert import to_image
 from sr_deploy.runners.inputs import photograph_batch
-from sr_deploy.trt import visible_gpus
 
 pytestmark = pytest.mark.xdist_group("bench")  # one process measures for all
 

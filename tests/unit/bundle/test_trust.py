@@ -29,11 +29,11 @@ from sr_deploy.cache import cache_folder, kept_path
 from sr_deploy.cli import main
 from sr_deploy.engine.bundle import build_engines
 from sr_deploy.errors import BackendError
+from sr_deploy.gpus import Gpu, visible_gpus
 from sr_deploy.model import open_model
 from sr_deploy.runners.engines import find_engine, list_untrusted, make_search
 from sr_deploy.runners.open_engine import KernelCache, load_engine
 from sr_deploy.runners.race import RaceResult
-from sr_deploy.trt import Gpu
 from sr_deploy.upscale.backend import choose_backend
 
 ROOT = Path(__file__).parents[3]
@@ -85,7 +85,7 @@ def test_an_engine_that_was_built_here_is_found_and_reaches_the_sdk(bundle, capf
     record, path = engine_of(bundle)
     assert was_built_here(record)
     assert find_engine(bundle.engines(), search_for(bundle)) == record
-    if trt.visible_gpus():
+    if visible_gpus():
         pytest.skip("the rest is for machines without a GPU")
     sdk = trt.select_sdk("tensorrt-rtx")
     with pytest.raises(BackendError, match=r"cannot load .*deserializeCudaEngine.*; build it again"):
@@ -141,8 +141,7 @@ def test_a_registry_of_another_user_or_a_damaged_one_counts_for_nothing(bundle, 
 def test_auto_treats_an_untrusted_engine_as_absent_and_says_so(bundle, elsewhere, monkeypatch, caplog):
     """The GPU is made up, as there is none: what `auto` decides needs none."""
     record, _ = engine_of(bundle)
-    for module in ("sr_deploy.trt", "sr_deploy.runners.choose", "sr_deploy.upscale.backend"):
-        monkeypatch.setattr(f"{module}.visible_gpus", lambda: (RTX_4090,))
+    monkeypatch.setattr("sr_deploy.gpus._ask_once", lambda: (RTX_4090,))
     monkeypatch.setattr("sr_deploy.upscale.backend._why_torch_sees_no_gpu", lambda: "")
     monkeypatch.setattr(
         "sr_deploy.runners.race.race_choices",

@@ -6,7 +6,7 @@ import pytest
 from sr_deploy.backends import BACKENDS
 from sr_deploy.cli import main
 from sr_deploy.deps import is_installed
-from sr_deploy.trt import visible_gpus
+from sr_deploy.gpus import visible_gpus
 
 
 @pytest.fixture(scope="module")

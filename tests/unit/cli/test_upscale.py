@@ -17,12 +17,12 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import GraphRecord, Manifest, Profile, Shape, SourceRecord, creating_bundle, record_file
 from sr_deploy.cli import main
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.imaging.convert import to_image, to_nchw
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import open_model
 from sr_deploy.train.run import PrecisionRecord, RunManifest, write_manifest
-from sr_deploy.trt import visible_gpus
 
 SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=2)
 

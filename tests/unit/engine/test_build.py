@@ -15,6 +15,7 @@ from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import visible_gpus
 
 needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 PROFILES = (parse_profile("tile=1x16x16,1x64x64,2x128x128"),)
@@ -71,7 +72,7 @@ def test_record_says_what_the_engine_is(exported):
     assert record.multiply_add_shares == pytest.approx({"fp32": 1.0})
     assert record.unplanned_layers == ()
     assert 0 < record.build_seconds < 60
-    if not trt.visible_gpus():
+    if not visible_gpus():
         assert record.inspected.startswith("not inspected: an engine opens on a GPU only")
 
 

@@ -22,6 +22,7 @@ from sr_deploy.engine.progress import PROGRESS_MARK
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError, InputError, SrDeployError
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import Gpu
 
 needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 CAPABILITIES = ("sm89",)
@@ -107,8 +108,8 @@ def test_an_unsupported_gpu_is_refused_with_those_that_are_supported(built):
     assert "for other GPUs there is the backend tensorrt" in str(error)
     assert list_files(bundle.path) == before
     with pytest.raises(BackendError, match=r"does not run on NVIDIA H200 \(sm90\); it runs on sm75 \(Turing\), "):
-        trt.check_gpu("tensorrt-rtx", trt.Gpu("NVIDIA H200", "sm90"))
-    trt.check_gpu("tensorrt-rtx", trt.Gpu("NVIDIA L4", "sm89"))
+        trt.check_gpu("tensorrt-rtx", Gpu("NVIDIA H200", "sm90"))
+    trt.check_gpu("tensorrt-rtx", Gpu("NVIDIA L4", "sm89"))
 
 
 def run_blocked(bundle: Path, code: str) -> subprocess.CompletedProcess[str]:

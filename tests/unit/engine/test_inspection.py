@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sr_deploy import trt
 from sr_deploy.engine import inspection
 from sr_deploy.engine.inspection import describe_layers, inspect_engine
+from sr_deploy.gpus import Gpu
 
 
 def convolution(**output: Any) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Engine:
 def opened(monkeypatch: pytest.MonkeyPatch) -> Engine:
     engine = Engine()
     monkeypatch.setattr(inspection, "open_engine", lambda *_: engine)
-    monkeypatch.setattr(trt, "visible_gpus", lambda: (trt.Gpu("NVIDIA GeForce RTX 4090", "sm89"),))
+    monkeypatch.setattr("sr_deploy.gpus._ask_once", lambda: (Gpu("NVIDIA GeForce RTX 4090", "sm89"),))
     return engine
 
 

@@ -18,6 +18,7 @@ from sr_deploy.engine.request import EngineRequest
 from sr_deploy.engine.worker import BuildJob
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import Gpu, visible_gpus
 
 needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 PROFILES = (
@@ -131,7 +132,7 @@ def test_what_tensorrt_rtx_lacks_is_refused_by_name(name, instead):
     check_plan(EnginePlan.model_validate({name: True, "backend": "auto"}))
 
 
-@pytest.mark.skipif(bool(trt.visible_gpus()), reason="this machine has a GPU")
+@pytest.mark.skipif(bool(visible_gpus()), reason="this machine has a GPU")
 @pytest.mark.parametrize("name", ["strip_weights", "refittable"])
 def test_what_takes_a_gpu_is_refused_where_there_is_none(name):
     options = EngineOptions.model_validate({name: True})
@@ -162,7 +163,7 @@ def test_timing_caches_are_named_by_builder_and_gpu(exported, monkeypatch):
     request = request_for(exported("compact-x4").path, compute_capabilities=())
     assert request.timing_cache_name() is None
     monkeypatch.setattr(trt, "sdk_version", lambda backend: "11.4.0.106")
-    monkeypatch.setattr(trt, "visible_gpus", lambda: (trt.Gpu("NVIDIA H200 NVL", "sm90"),))
+    monkeypatch.setattr("sr_deploy.gpus._ask_once", lambda: (Gpu("NVIDIA H200 NVL", "sm90"),))
     name = request.model_copy(update={"backend": "tensorrt"}).timing_cache_name()
     assert name == "tensorrt-11.4.0.106-NVIDIA-H200-NVL.timing"
 

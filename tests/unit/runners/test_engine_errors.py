@@ -16,7 +16,7 @@ from sr_deploy.errors import BackendError, OutOfMemoryError
 from sr_deploy.runners.engine_context import EngineContext
 from sr_deploy.runners.open_engine import KernelCache, load_engine, make_context
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.runners.tensorrt_runner import find_gpu
+from sr_deploy.runners.tensorrt_runner import choose_device
 from sr_deploy.trt import sdk_log, take_errors
 
 MEMORY = "[executionContext.cpp::initializeExecutionContext] Error Code 2: OutOfMemory (Requested size was 12 bytes.)"
@@ -112,10 +112,10 @@ def test_the_real_bindings_tell_it_there(tmp_path: Any) -> None:
     ("name", "found"), [(None, "cuda:0"), ("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1")]
 )
 def test_a_device_has_the_number_that_tensors_on_it_have(name: str | None, found: str) -> None:
-    assert str(find_gpu(name, "tensorrt")) == found
+    assert str(choose_device(name, "tensorrt")) == found
 
 
 @pytest.mark.parametrize("name", ["cpu", "tpu", "cuda:x"])
 def test_engines_run_on_gpus(name: str) -> None:
     with pytest.raises(BackendError, match=f"tensorrt runs on an NVIDIA GPU, not on '{name}'"):
-        find_gpu(name, "tensorrt")
+        choose_device(name, "tensorrt")

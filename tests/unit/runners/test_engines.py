@@ -7,9 +7,9 @@ from sr_deploy.bundle import EngineRecord, FileRecord, Shape, parse_profile
 from sr_deploy.bundle.trust import EngineTrust
 from sr_deploy.errors import BackendError, ShapeError
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import Gpu
 from sr_deploy.model import open_model
 from sr_deploy.runners.engines import EngineSearch, find_engine, find_engine_folder, make_search, why_stale
-from sr_deploy.trt import Gpu
 
 SEARCH = EngineSearch(
     choice=BackendChoice("tensorrt-rtx", "fp16"),

@@ -9,12 +9,12 @@ from onnx import TensorProto, helper
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.errors import BackendError, GraphError, InputError, ShapeError
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner, runnable_choices, why_not_runnable
 from sr_deploy.runners.openvino_runner import why_not_computed
 from sr_deploy.runners.protocol import Runner
-from sr_deploy.trt import visible_gpus
 
 BACKENDS_FP32 = ("torch:fp32", "onnxruntime:fp32", "openvino:fp32")
 without_gpu = pytest.mark.skipif(bool(visible_gpus()), reason="this machine has an NVIDIA GPU")

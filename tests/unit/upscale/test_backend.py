@@ -11,10 +11,10 @@ import sr_deploy
 from sr_deploy.backends import BackendChoice
 from sr_deploy.cache import cache_folder
 from sr_deploy.cli import main
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.imaging.codec import read_image, write_image
 from sr_deploy.model import open_model
 from sr_deploy.runners.fastest import KIND
-from sr_deploy.trt import visible_gpus
 from sr_deploy.upscale.backend import choose_backend, choose_fp32
 
 pytestmark = pytest.mark.skipif(bool(visible_gpus()), reason="this machine has an NVIDIA GPU, which auto takes unasked")

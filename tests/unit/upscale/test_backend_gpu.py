@@ -13,14 +13,14 @@ from sr_deploy.bundle import Shape, open_bundle
 from sr_deploy.certification import verify_model
 from sr_deploy.engine.bundle import build_engines
 from sr_deploy.errors import BackendError
+from sr_deploy.gpus import Gpu, visible_gpus
 from sr_deploy.model import open_model
 from sr_deploy.runners.race import RaceResult
-from sr_deploy.trt import Gpu
 from sr_deploy.upscale.backend import choose_backend
 
 pytestmark = [
     pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed"),
-    pytest.mark.skipif(bool(trt.visible_gpus()), reason="this machine has an NVIDIA GPU"),
+    pytest.mark.skipif(bool(visible_gpus()), reason="this machine has an NVIDIA GPU"),
     pytest.mark.xdist_group("backend-gpu"),
 ]
 GPU = Gpu("NVIDIA GeForce RTX 4090", "sm89")
@@ -38,8 +38,7 @@ def certified(make_bundle, tmp_path_factory):
 @pytest.fixture
 def bundle(certified, tmp_path, monkeypatch):
     """A copy, on a machine with that GPU and a cache that knows no times."""
-    for module in ("sr_deploy.trt", "sr_deploy.runners.choose", "sr_deploy.upscale.backend"):
-        monkeypatch.setattr(f"{module}.visible_gpus", lambda: (GPU,))
+    monkeypatch.setattr("sr_deploy.gpus._ask_once", lambda: (GPU,))
     monkeypatch.setattr("sr_deploy.runners.fastest.read_kept", lambda *_: (None, ""))
     shutil.copytree(certified.path, tmp_path / "bundle")
     return open_bundle(tmp_path / "bundle")

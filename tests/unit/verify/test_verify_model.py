@@ -10,8 +10,8 @@ from sr_deploy.bundle import Certificate, EngineRecord, FileRecord, Thresholds, 
 from sr_deploy.certification import verify_model
 from sr_deploy.errors import BackendError, BundleError, InputError
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.model import open_model
-from sr_deploy.trt import visible_gpus
 from sr_deploy.verify.candidates import list_not_run
 from sr_deploy.verify.contents import CONTENTS
 from sr_deploy.verify.entry import worst_entry
