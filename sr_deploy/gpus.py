@@ -126,4 +126,4 @@ def plain_capability(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps([asdict(gpu) for gpu in list_gpus(ctypes.CDLL(_LIBRARY))]))  # noqa: T201 - read by its parent
+    json.dump([asdict(gpu) for gpu in list_gpus(ctypes.CDLL(_LIBRARY))], sys.stdout)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from sr_deploy.backends import Precision
-from sr_deploy.bundle import Bundle, EngineRecord, Profile, Shape
+from sr_deploy.bundle import Bundle, EngineRecord, Profile
 from sr_deploy.errors import OutputError
 from sr_deploy.files import replacing_folder, write_text
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.graph.read import GraphInfo, read_graph
 
@@ -69,50 +70,109 @@ def write_triton_models(bundle: Bundle, repository: Path) -> tuple[TritonModel, 
     infos: dict[Precision, GraphInfo] = {}
     for graph in bundle.manifest.graphs:
         info = infos[graph.precision] = read_graph(bundle.path / graph.file)
-        config = _configure(bundle, info, f"{graph.precision}-onnx", bundle.manifest.profiles)
+        profiles = bundle.manifest.profiles
+        served = _Served(f"{graph.precision}-onnx", profiles, max(one.max.n for one in profiles))
+        config = _configure(bundle, info, served)
         models.append(_write_model(repository, config, bundle.path / graph.file, "model.onnx"))
     for engine in _newest_engines(bundle):
-        config = _configure(bundle, infos[engine.precision], f"{engine.precision}-tensorrt", engine.profiles)
-        models.append(_write_model(repository, config, bundle.path / engine.engine.file, "model.plan"))
+        for served in _part_by_batch(f"{engine.precision}-tensorrt", engine.profiles):
+            config = _configure(bundle, infos[engine.precision], served)
+            models.append(_write_model(repository, config, bundle.path / engine.engine.file, "model.plan"))
     return tuple(models)
 
 
 def _newest_engines(bundle: Bundle) -> list[EngineRecord]:
-    """Of each precision the engine that was built last from the bundle's present graph."""
+    """Of each precision the engine that was built last from the bundle's present graph, for the GPU that is here."""
     newest: dict[Precision, EngineRecord] = {}
     hashes = {graph.precision: graph.sha256 for graph in bundle.manifest.graphs}
+    here = {gpu.name for gpu in visible_gpus()}
     for record in sorted(bundle.engines(), key=lambda one: one.built_at):
         complete = record.flags.get("strip_weights") != "on"  # Triton puts no weights back
-        if record.backend == "tensorrt" and complete and hashes.get(record.precision) == record.graph_sha256:
+        fits = not here or record.target in here or record.flags.get("hardware_compatible") == "on"
+        of_graph = hashes.get(record.precision) == record.graph_sha256
+        if record.backend == "tensorrt" and complete and fits and of_graph:
             newest[record.precision] = record
     return list(newest.values())
 
 
-def _configure(bundle: Bundle, info: GraphInfo, suffix: str, profiles: Sequence[Profile]) -> dict[str, _Value]:
+@dataclass(frozen=True)
+class _Served:
+    """What one model of a repository takes."""
+
+    suffix: str
+    """End of its name."""
+    profiles: tuple[Profile, ...]
+    """Of an engine all that there are, by their index; of a graph those of the bundle."""
+    batch: int
+    """Requests of one shape that may be joined."""
+    used: tuple[int, ...] = ()
+    """Of an engine the profiles that are used, by index."""
+    sides: tuple[int, int] = (_ANY, _ANY)
+    """Height and width, where they are fixed."""
+
+
+def _part_by_batch(suffix: str, profiles: tuple[Profile, ...]) -> Iterator[_Served]:
+    """An engine as models in which every batch that Triton may join fits a profile.
+
+    Triton joins any requests of one shape, up to the model's greatest batch. One model takes every shape, in batches
+    that all shapes have; where a profile has larger ones, a model of its own takes the shapes of that profile.
+    """
+    common = min(_find_batch(profile, profiles) for profile in profiles)
+    yield _Served(suffix, profiles, common, tuple(range(len(profiles))))
+    for profile in profiles:
+        batch = _find_batch(profile, profiles)
+        if batch > common:
+            used = tuple(place for place, one in enumerate(profiles) if _holds(one, profile))
+            sides = (profile.max.h, profile.max.w) if profile.min[1:] == profile.max[1:] else (_ANY, _ANY)
+            yield _Served(f"{suffix}-{profile.name}", profiles, batch, used, sides)
+
+
+def _find_batch(shapes: Profile, profiles: Sequence[Profile]) -> int:
+    """The largest batch up to which each fits a profile, at all heights and widths of `shapes`; at least 1."""
+    holding = [one for one in profiles if _holds(one, shapes)]
+    batch = 1
+    while any(one.min.n <= batch + 1 <= one.max.n for one in holding):
+        batch += 1
+    return batch
+
+
+def _holds(profile: Profile, shapes: Profile) -> bool:
+    """Whether a profile has all heights and widths of another."""
+    lower = all(low <= other for low, other in zip(profile.min[1:], shapes.min[1:], strict=True))
+    return lower and all(high >= other for high, other in zip(profile.max[1:], shapes.max[1:], strict=True))
+
+
+def _configure(bundle: Bundle, info: GraphInfo, served: _Served) -> dict[str, _Value]:
     """The fields of `config.pbtxt`."""
-    plan = suffix.endswith("tensorrt")
-    batch = max(profile.max.n for profile in profiles)
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{bundle.manifest.name}-{suffix}")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{bundle.manifest.name}-{served.suffix}")
+    height, width = served.sides
+    grown = tuple(side if side == _ANY else side * info.scale for side in served.sides)
+    profiles = [served.profiles[place] for place in served.used] or served.profiles
     config: dict[str, _Value] = {
         "name": name,
-        "backend": "tensorrt" if plan else "onnxruntime",
-        "max_batch_size": batch,
-        "input": [_describe_end(info.input_name, info.input_dtype, info.channels)],
-        "output": [_describe_end(info.output_name, info.output_dtype, info.channels)],
-        "instance_group": [_describe_instances(plan, len(profiles))],
-        "model_warmup": [_describe_warmup(info, profile) for profile in profiles],
+        "backend": "tensorrt" if served.used else "onnxruntime",
+        "max_batch_size": served.batch,
+        "input": [_describe_end(info.input_name, info.input_dtype, info.channels, height, width)],
+        "output": [_describe_end(info.output_name, info.output_dtype, info.channels, *grown)],
+        "instance_group": [_describe_instances(served)],
+        "model_warmup": [
+            _describe_warmup(info, served, profile) for profile in profiles if profile.min.n <= served.batch
+        ],
     }
-    if batch > 1:
-        preferred = sorted({profile.opt.n for profile in profiles} - {1}) or [batch]
+    if served.batch > 1:
+        preferred = sorted({profile.opt.n for profile in profiles if 1 < profile.opt.n <= served.batch})
         config["dynamic_batching"] = {
-            "preferred_batch_size": preferred,
+            "preferred_batch_size": preferred or [served.batch],
             "max_queue_delay_microseconds": QUEUE_DELAY_US,
         }
+    if served.used:  # memory for the profile at hand, not for the largest of all
+        value = {"string_value": "ON_PROFILE_CHANGE"}
+        config["parameters"] = {"key": "execution_context_allocation_strategy", "value": value}
     return config
 
 
-def _describe_end(name: str, dtype: Dtype, channels: int) -> dict[str, _Value]:
-    return {"name": name, "data_type": _Word(_TYPES[dtype]), "dims": _list_axes(dtype, channels, _ANY, _ANY)}
+def _describe_end(name: str, dtype: Dtype, channels: int, height: int, width: int) -> dict[str, _Value]:
+    return {"name": name, "data_type": _Word(_TYPES[dtype]), "dims": _list_axes(dtype, channels, height, width)}
 
 
 def _list_axes(dtype: Dtype, channels: int, height: int, width: int) -> list[_Value]:
@@ -120,22 +180,23 @@ def _list_axes(dtype: Dtype, channels: int, height: int, width: int) -> list[_Va
     return [height, width, channels] if dtype in ("uint8", "uint16") else [channels, height, width]
 
 
-def _describe_instances(plan: bool, profiles: int) -> dict[str, _Value]:
-    if not plan:
+def _describe_instances(served: _Served) -> dict[str, _Value]:
+    if not served.used:
         return {"count": 1, "kind": _Word("KIND_AUTO")}  # a GPU where the server has one, or else the CPU
-    # One instance with every profile: for each request Triton takes the profile that suits its shape.
-    return {"count": 1, "kind": _Word("KIND_GPU"), "profile": [str(index) for index in range(profiles)]}
+    # One instance with these profiles: for each request Triton takes the one that suits its shape.
+    return {"count": 1, "kind": _Word("KIND_GPU"), "profile": [str(place) for place in served.used]}
 
 
-def _describe_warmup(info: GraphInfo, profile: Profile) -> dict[str, _Value]:
+def _describe_warmup(info: GraphInfo, served: _Served, profile: Profile) -> dict[str, _Value]:
     """A request of the profile's tuned shape, run before the model counts as ready."""
-    shape: Shape = profile.opt
+    sides = profile.opt[1:] if served.sides == (_ANY, _ANY) else served.sides
     lr: dict[str, _Value] = {
         "data_type": _Word(_TYPES[info.input_dtype]),
-        "dims": _list_axes(info.input_dtype, info.channels, shape.h, shape.w),
+        "dims": _list_axes(info.input_dtype, info.channels, *sides),
         "zero_data": True,
     }
-    return {"name": profile.name, "batch_size": shape.n, "inputs": {"key": info.input_name, "value": lr}}
+    batch = min(profile.opt.n, served.batch)
+    return {"name": profile.name, "batch_size": batch, "inputs": {"key": info.input_name, "value": lr}}
 
 
 def _write_model(repository: Path, config: dict[str, _Value], source: Path, file: str) -> TritonModel:

@@ -12,11 +12,12 @@ import onnxruntime
 import pytest
 from google.protobuf import text_format
 
-from sr_deploy.bundle import Bundle, EngineRecord, FileRecord, open_bundle, parse_profile
+from sr_deploy.bundle import Bundle, EngineRecord, FileRecord, Shape, open_bundle, parse_profile
 from sr_deploy.errors import OutputError
 from sr_deploy.export.ends import change_graph_ends
 from sr_deploy.export.triton import format_text, write_triton_models
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import Gpu
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,68 @@ def test_engines_of_the_data_centre_sdk_become_plans(make_bundle, tmp_path, read
         (1, [3, 16, 16]),
         (4, [3, 16, 24]),
     ]
+
+
+PHOTO_TILES = ("tile=1x32x32,1x256x256,1x512x512", "batch=2x256x256,4x256x256,4x256x256")
+
+
+def test_batches_are_joined_only_of_shapes_that_have_them(make_bundle, tmp_path, read):
+    """Two requests of 512x512 fit no profile; four of 256x256 do."""
+    bundle = make_bundle("compact-x4", tmp_path, fp16=True)
+    add_engine(bundle, "tensorrt", b"tiles", "2026-01-01", profiles=tuple(map(parse_profile, PHOTO_TILES)))
+    _, _, every, batch = write_triton_models(open_bundle(bundle.path), tmp_path / "models")
+    assert (every.name, batch.name) == ("compact-x4-fp16-tensorrt", "compact-x4-fp16-tensorrt-batch")
+    assert (every.path / "1" / "model.plan").read_bytes() == (batch.path / "1" / "model.plan").read_bytes() == b"tiles"
+    config = read(every.path)
+    assert (config.max_batch_size, config.HasField("dynamic_batching")) == (1, False)
+    assert list(config.input[0].dims) == [3, -1, -1]
+    assert [(one.batch_size, list(one.inputs["lr"].dims)) for one in config.model_warmup] == [(1, [3, 256, 256])]
+    config = read(batch.path)
+    assert config.max_batch_size == 4
+    assert list(config.dynamic_batching.preferred_batch_size) == [4]
+    assert (list(config.input[0].dims), list(config.output[0].dims)) == ([3, 256, 256], [3, 1024, 1024])
+    assert list(config.instance_group[0].profile) == ["0", "1"]  # one request alone goes by the first
+    assert [one.batch_size for one in config.model_warmup] == [1, 4]
+    assert config.parameters["execution_context_allocation_strategy"].string_value == "ON_PROFILE_CHANGE"
+
+
+@pytest.mark.parametrize(
+    ("profiles", "batches"),
+    [
+        (("a=1x8x8,1x16x16,1x32x32", "b=1x8x8,4x16x16,8x32x32"), {"": 8}),
+        (("a=1x8x8,1x16x16,4x32x32", "b=5x8x8,6x16x16,8x32x32"), {"": 8}),
+        (("a=1x8x8,1x16x16,2x32x32", "b=4x8x8,6x16x16,8x32x32"), {"": 2}),  # three fit none
+        (("a=1x8x8,1x16x16,2x64x64", "b=1x8x8,2x16x16,8x32x32"), {"": 2, "-b": 8}),
+        (("a=1x8x8,1x16x16,4x16x32", "b=1x8x8,1x16x16,4x32x16"), {"": 4}),
+    ],
+)
+def test_every_batch_that_may_be_joined_fits_a_profile(make_bundle, tmp_path, read, profiles, batches):
+    bundle = make_bundle("compact-x4", tmp_path, fp16=True)
+    parsed = tuple(map(parse_profile, profiles))
+    add_engine(bundle, "tensorrt", b"plan", "2026-01-01", profiles=parsed)
+    plans = [
+        one for one in write_triton_models(open_bundle(bundle.path), tmp_path / "models") if one.backend == "tensorrt"
+    ]
+    found = {one.name.removeprefix("compact-x4-fp16-tensorrt"): read(one.path) for one in plans}
+    assert {end: config.max_batch_size for end, config in found.items()} == batches
+    for config in found.values():
+        used = [parsed[int(place)] for place in config.instance_group[0].profile]
+        for corner in [shape for one in used for shape in (one.min, one.max) if shape.n <= config.max_batch_size]:
+            for n in range(1, config.max_batch_size + 1):
+                fits = any(one.contains(Shape(n, corner.h, corner.w)) for one in used)
+                assert fits or (batches.keys() > {""} and corner == parsed[0].max and config.max_batch_size == 8)
+
+
+def test_plans_of_another_gpu_are_left_out(make_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("sr_deploy.gpus._ask_once", lambda: (Gpu("NVIDIA L4", "sm89"),))
+    bundle = make_bundle("compact-x4", tmp_path, fp16=True)
+    add_engine(bundle, "tensorrt", b"mine", "2026-01-01", target="NVIDIA L4")
+    add_engine(bundle, "tensorrt", b"theirs", "2026-02-01")
+    plan = write_triton_models(open_bundle(bundle.path), tmp_path / "models")[-1]
+    assert (plan.path / "1" / "model.plan").read_bytes() == b"mine"
+    add_engine(bundle, "tensorrt", b"of all", "2026-03-01", flags={"hardware_compatible": "on"})
+    plan = write_triton_models(open_bundle(bundle.path), tmp_path / "models")[-1]
+    assert (plan.path / "1" / "model.plan").read_bytes() == b"of all"
 
 
 def test_whole_numbers_have_their_channels_last(make_bundle, exported, tmp_path, read, schema):
