@@ -71,7 +71,6 @@ def train(
     """
     from sr_deploy.config import format_toml_value
     from sr_deploy.errors import InputError
-    from sr_deploy.qat import plan_qat
     from sr_deploy.stopping import stop_on_signals
     from sr_deploy.train.processes import join_processes
     from sr_deploy.train.run import find_newest_run, require_run
@@ -92,6 +91,8 @@ def train(
     def plan() -> tuple[list[Stage], Path | None]:
         """The stages, and what the first begins with."""
         if qat is not None:
+            from sr_deploy.qat import plan_qat
+
             start = Path(scratch) / "start.safetensors"
             return [plan_qat(qat, start, recipe, changes, _RUNS, data=data, out=out, tell=output.log)], start
         if not resume:
