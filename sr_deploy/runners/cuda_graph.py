@@ -6,6 +6,7 @@ Thin, because only a GPU can run it.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ MOST_GRAPHS = 8
 """Shapes that are remembered: the batches of one window and of another."""
 
 _LOG = logging.getLogger(__name__)
+_CAPTURING = threading.Lock()
+"""Held while a graph is captured: torch empties its caches and waits for the device first, which the capture of another
+thread, on another GPU too, does not survive."""
 
 
 class GraphReplay:
@@ -128,6 +132,7 @@ class _GraphMaker:
             current.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
             with (
+                _CAPTURING,
                 torch.cuda.stream(self._stream),  # a capture that fails leaves its stream as the current one
                 # Other threads go on: what they do (pinned memory, other GPUs) is no part of this graph.
                 torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),

@@ -111,35 +111,36 @@ def restore_weights(sdk: ModuleType, engine: trt.ICudaEngine, graph: Path) -> No
         )
 
 
-def has_own_graphs(sdk: ModuleType) -> bool:
-    """Whether the SDK captures and replays CUDA graphs by itself, as TensorRT-RTX does."""
-    return hasattr(sdk, "CudaGraphStrategy")
-
-
 def make_context(
-    sdk: ModuleType, engine: trt.ICudaEngine, kernels: KernelCache, *, cuda_graphs: bool = True
+    sdk: ModuleType, engine: trt.ICudaEngine, kernels: KernelCache, memory: tuple[int, int]
 ) -> trt.IExecutionContext:
-    """An execution context; with TensorRT-RTX its kernels are compiled for each shape at once and replayed as a graph.
+    """An execution context that works in memory of the caller's; with TensorRT-RTX its kernels are compiled at once.
+
+    TensorRT-RTX is not asked to replay CUDA graphs by itself: it captures anew whenever an address changes, as those of
+    results do. `GraphReplay` replays for both SDKs, with addresses that stay.
 
     Args:
         sdk: whose engine.
         engine: opened.
         kernels: those compiled before, for TensorRT-RTX.
-        cuda_graphs: whether TensorRT-RTX replays graphs.
+        memory: address and bytes, at least `engine.device_memory_size_v2`, aligned to 256. Contexts that never run at
+            the same time may share it.
 
     Raises:
         BackendError: the engine does not start on this GPU.
         OutOfMemoryError: it takes more memory than there is.
     """
-    if hasattr(engine, "create_runtime_config") and has_own_graphs(sdk):
+    strategy = sdk.ExecutionContextAllocationStrategy.USER_MANAGED
+    if hasattr(sdk, "CudaGraphStrategy"):
         config = engine.create_runtime_config()
-        strategies = sdk.CudaGraphStrategy
-        config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if cuda_graphs else strategies.DISABLED
+        config.set_execution_context_allocation_strategy(strategy)
+        config.cuda_graph_strategy = sdk.CudaGraphStrategy.DISABLED
         config.dynamic_shapes_kernel_specialization_strategy = sdk.DynamicShapesKernelSpecializationStrategy.EAGER
         kernels.attach(config)
         context = engine.create_execution_context(config)
     else:
-        context = engine.create_execution_context()
+        context = engine.create_execution_context(strategy)
     if context is None:
         raise engine_error(f"{sdk.__name__} could not start the engine on this GPU")
+    context.set_device_memory(*memory)
     return context

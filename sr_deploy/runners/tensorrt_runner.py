@@ -21,7 +21,7 @@ from sr_deploy.runners.cuda_graph import Compute, GraphReplay
 from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.engine_context import EngineContext, as_nchw
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
-from sr_deploy.runners.open_engine import KernelCache, has_own_graphs, load_engine, make_context, restore_weights
+from sr_deploy.runners.open_engine import KernelCache, load_engine, make_context, restore_weights
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
 from sr_deploy.trt import check_gpu, select_sdk
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import tensorrt_rtx as trt
 
 MOST_CONTEXTS = 4
-"""Shapes for which graphs are kept: each has a context, with memory for the largest shape of its profile."""
+"""Shapes for which graphs are kept: each has a context."""
 
 _DTYPE_NAMES: dict[torch.dtype, Dtype] = {
     torch.float32: "float32",
@@ -72,13 +72,16 @@ class TensorRtRunner(BaseRunner):
             self._dtype, output_dtype = (_torch_dtype(sdk, engine, name) for name in names)
             super().__init__(_spec_of(model, record, path, self._device, self._dtype))
 
+            # One for all contexts: they run in turn, on one stream. From torch, which then knows what is taken.
+            memory = _take_memory(engine.device_memory_size_v2, self._device, self.spec)
+
             def start() -> EngineContext:
-                context = make_context(sdk, engine, self._kernels, cuda_graphs=cuda_graphs)
+                context = make_context(sdk, engine, self._kernels, (memory.data_ptr(), memory.numel()))
                 return EngineContext(context, names, output_dtype, self.spec)
 
             self._compute: Compute | None = start()
         self._graphs: GraphReplay | None = None
-        if cuda_graphs and not has_own_graphs(sdk):  # a context for each graph: another shape would change its own
+        if cuda_graphs:  # a context for each graph: another shape would change its own
             self._graphs = GraphReplay(self._compute, str(choice), make_compute=start, most=MOST_CONTEXTS)
             self._compute = self._graphs
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -155,6 +158,21 @@ def choose_device(device: str | None, backend: Backend) -> torch.device:
     if found.type != "cuda":
         raise BackendError(f"{backend} runs on an NVIDIA GPU, not on {device!r}; leave the device out")
     return torch.device("cuda", found.index or 0)
+
+
+def _take_memory(size: int, device: torch.device, spec: RunnerSpec) -> torch.Tensor:
+    """Working memory of an engine.
+
+    Raises:
+        OutOfMemoryError: there is not so much.
+    """
+    try:
+        return torch.empty(max(size, 1), dtype=torch.uint8, device=device)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"{spec} takes {size / 2**30:.2f} GiB of GPU memory to work in, and that is not free; build it for smaller "
+            "shapes, or free the GPU"
+        ) from error
 
 
 def name_ends(sdk: ModuleType, engine: trt.ICudaEngine) -> tuple[str, str]:

@@ -33,7 +33,11 @@ class Logger:
 
 
 SDK = ModuleType("tensorrt")
-vars(SDK).update(__version__="11", ILogger=Logger)
+vars(SDK).update(
+    __version__="11",
+    ILogger=Logger,
+    ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user"),
+)
 
 
 class Context:
@@ -82,13 +86,34 @@ def test_a_call_that_fails_says_why(call: str, said: str, kind: type[BackendErro
 
 
 def test_a_context_that_does_not_start_for_want_of_memory_is_that() -> None:
-    def create() -> None:
+    def create(strategy: str) -> None:
+        assert strategy == "user"
         sdk_log(SDK).log(Severity.INTERNAL_ERROR, MEMORY)
 
     engine: Any = SimpleNamespace(create_execution_context=create)
     kernels: Any = KernelCache.__new__(KernelCache)
     with pytest.raises(OutOfMemoryError, match="tensorrt could not start the engine on this GPU"):
-        make_context(SDK, engine, kernels)
+        make_context(SDK, engine, kernels, (0, 0))
+
+
+def test_contexts_work_in_the_memory_that_they_are_given() -> None:
+    """Of TensorRT-RTX by its runtime configuration, with CUDA graphs left to `GraphReplay`."""
+    given: list[tuple[int, int]] = []
+    context = SimpleNamespace(set_device_memory=lambda address, size: given.append((address, size)))
+    config = SimpleNamespace()
+    config.set_execution_context_allocation_strategy = lambda strategy: setattr(config, "strategy", strategy)
+    rtx = ModuleType("tensorrt_rtx")
+    vars(rtx).update(
+        ExecutionContextAllocationStrategy=SDK.ExecutionContextAllocationStrategy,
+        CudaGraphStrategy=SimpleNamespace(DISABLED="off"),
+        DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER="eager"),
+    )
+    engine: Any = SimpleNamespace(
+        create_runtime_config=lambda: config, create_execution_context=lambda how: context if how is config else None
+    )
+    kernels: Any = SimpleNamespace(attach=lambda _: None)
+    assert make_context(rtx, engine, kernels, (4096, 256)) is context
+    assert (config.strategy, config.cuda_graph_strategy, given) == ("user", "off", [(4096, 256)])
 
 
 def test_errors_of_another_thread_are_not_taken() -> None:

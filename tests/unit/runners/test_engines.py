@@ -146,6 +146,7 @@ def test_every_name_that_the_runner_uses_exists_in_the_real_bindings():
             "set_tensor_address",
             "execute_async_v3",
             "set_optimization_profile_async",
+            "set_device_memory",
         ),
         "ICudaEngine": (
             "get_tensor_name",
@@ -154,9 +155,11 @@ def test_every_name_that_the_runner_uses_exists_in_the_real_bindings():
             "num_io_tensors",
             "create_execution_context",
             "create_runtime_config",
+            "device_memory_size_v2",
         ),
         "IRuntimeConfig": (
             "cuda_graph_strategy",
+            "set_execution_context_allocation_strategy",
             "dynamic_shapes_kernel_specialization_strategy",
             "create_runtime_cache",
             "set_runtime_cache",
@@ -165,11 +168,12 @@ def test_every_name_that_the_runner_uses_exists_in_the_real_bindings():
         "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
         "Refitter": ("refit_cuda_engine",),
         "OnnxParserRefitter": ("refit_from_file",),
-        "CudaGraphStrategy": ("WHOLE_GRAPH_CAPTURE", "DISABLED"),
+        "CudaGraphStrategy": ("DISABLED",),
+        "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
         "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
         "TensorIOMode": ("INPUT", "OUTPUT"),
         "DataType": ("FLOAT", "HALF"),
-        "Logger": ("WARNING",),
+        "ILogger": ("Severity",),
     }
     missing = [
         f"{kind}.{name}" for kind, names in used.items() for name in names if not hasattr(getattr(sdk, kind), name)
@@ -179,6 +183,7 @@ def test_every_name_that_the_runner_uses_exists_in_the_real_bindings():
         "set_input_shape": "name: str, shape: tuple) -> bool",
         "set_tensor_address": "name: str, memory: typing.SupportsInt) -> bool",
         "execute_async_v3": "stream_handle: typing.SupportsInt) -> bool",
+        "set_device_memory": "memory: typing.SupportsInt, size: typing.SupportsInt) -> None",
         "set_optimization_profile_async": (
             "profile_index: typing.SupportsInt, stream_handle: typing.SupportsInt) -> bool"
         ),
