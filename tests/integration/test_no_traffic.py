@@ -31,6 +31,7 @@ def test_what_leaves_the_machine_is_counted(run_without_network, tmp_path, addre
     assert run_without_network([sys.executable, "-c", SEND.format(address=address)], tmp_path).packets == packets
 
 
+@pytest.mark.slow
 def test_no_command_sends_anything_or_leaves_a_reporters_file(run_without_network, newcomers_environment, tmp_path):
     environment = newcomers_environment(tmp_path / "home")
     (tmp_path / "home").mkdir()

@@ -126,6 +126,7 @@ def test_a_budget_without_a_precision_names_what_is_fastest_within_it(export, tm
     assert choice["drop_db"] == lost.get(choice["backend"].partition(":")[2], choice["drop_db"])
 
 
+@pytest.mark.slow
 def test_what_loses_more_than_the_budget_is_left_out_and_said(export, tmp_path):
     code, out, err = export(1e-7, "--max-drop-db", "20", thresholds="[thresholds.bf16]\npsnr_db = 120.0")
     assert code == 0, err
