@@ -18,7 +18,7 @@ from sr_deploy.export.int8.quality import Loss
 
 KIND, JUDGED_KIND = "calibration", "int8-judged"
 """Under which what is measured and what is judged are kept."""
-_VERSION = 4
+_VERSION = 5
 """Raised when the same key would mean other numbers."""
 _SETTINGS = (
     "method",

@@ -112,6 +112,15 @@ def test_what_is_learned_stays_within_its_bounds_and_is_nearer_to_fp32(work, qui
     assert judge.error(work.open_with(after)) < 0.9 * judge.error(work.open_with(layers))
 
 
+def test_learning_begins_with_wider_ranges_than_calibrated(work, quick):
+    placement = place_quantisation(work.model)
+    work = replace(work, options=quick.model_copy(update={"learn_steps": 1}))
+    limits = measure_ranges(work.model, placement, work.stream_inputs, work.options, work.engine)
+    learned = learn_layers(work, placement, quantise_layers(work.model, placement, limits, work.options))
+    assert not isinstance(learned, str)
+    assert all(factor == pytest.approx(1.25, abs=0.01) for factor in learned.factors.values())
+
+
 def test_estimates_are_near_to_what_each_layer_costs_alone(work, quick):
     placement = place_quantisation(work.model)
     limits = measure_ranges(work.model, placement, work.stream_inputs, quick, work.engine)
