@@ -57,6 +57,7 @@ def measure_ledgers(model: Model, tell: Tell = lambda _: None) -> list[Ledger]:
             halo=halo,
             multiply_adds=0.0 if cost is None else cost.multiply_adds,
             fixed=_find_fixed_sides(oracle),
+            least=next(((one.min.h, one.min.w) for one in oracle.spec.profiles), (1, 1)),
         )
         photographs = [Photograph(snap_input(one.lr, model.end_dtype), one.truth) for one in photographs]
         first = Stage(describe_reference(model).title, str(oracle.spec), run_all(oracle.infer, photographs))

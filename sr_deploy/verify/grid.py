@@ -30,6 +30,8 @@ SHAPES = (
 # What goes wrong beyond some height, width or batch only is as wrong in a strip, and a strip costs next to nothing.
 LONG_SIDE = 1031
 LARGE_BATCH = 9
+LARGE_INPUT = 2**20
+"""Pixels, batch included, of an input that cannot be smaller, from which on little else is run."""
 STRIPS = (Shape(1, 1, LONG_SIDE), Shape(1, LONG_SIDE, 1), Shape(1, 3, 521), Shape(1, 521, 3), Shape(LARGE_BATCH, 8, 8))
 # PyTorch's true half convolutions on a CPU take ten times as long as FP32 ones (measured).
 SLOW_SHAPES = (Shape(1, 25, 31), Shape(2, 16, 24), Shape(1, 19, 1))
@@ -107,8 +109,9 @@ def plan_grid(
     """
     slow = choice == BackendChoice("torch", "fp16") and device == "cpu"
     profiles = list(dict.fromkeys((*taken, *deployed)))
-    # A batch that cannot be smaller is large at every shape, and finds what is wrong across images by itself.
-    few = slow or _fit(PURE_SHAPE, taken, input_multiple).n > LARGE_BATCH
+    # What cannot be smaller is large at every shape; a batch finds what is wrong across images by itself.
+    least = _fit(PURE_SHAPE, taken, input_multiple)
+    few = slow or least.n > LARGE_BATCH or _pixels(least) >= LARGE_INPUT
     small = [_fit(shape, taken, input_multiple) for shape in (SLOW_SHAPES if few else SHAPES)]
     shapes = list(dict.fromkeys(small))
     left_out = []
@@ -187,8 +190,16 @@ def _pixels(shape: Shape) -> int:
 
 
 def _fit(shape: Shape, profiles: Sequence[Profile], multiple: int) -> Shape:
+    """What is taken and nearest to a shape; where a side that is fixed would make it large, the other one gives way."""
     rounded = _round_up(shape, multiple)
-    return _nearest(rounded, profiles, multiple) if profiles else rounded
+    if not profiles:
+        return rounded
+    fitted = _nearest(rounded, profiles, multiple)
+    grown = _pixels(fitted) // _pixels(rounded)
+    if grown <= 1 or _pixels(fitted) < LARGE_INPUT:
+        return fitted
+    narrow = Shape(rounded.n, max(1, rounded.h // grown), max(1, rounded.w // grown))
+    return _nearest(_round_up(narrow, multiple), profiles, multiple)
 
 
 def _round_up(shape: Shape, multiple: int) -> Shape:

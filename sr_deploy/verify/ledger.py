@@ -31,6 +31,7 @@ _MOST = 4
 _TILE = 32
 _HEIGHT = 64
 _LEAST_WIDTH = 128
+_MOST_PIXELS = 2**18
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def choose_photographs(
     halo: int,
     multiply_adds: float,
     fixed: tuple[int | None, int | None] = (None, None),
+    least: tuple[int, int] = (1, 1),
 ) -> list[Photograph]:
     """Photographs wide enough to be cut into tiles, as many as their cost allows.
 
@@ -75,9 +77,14 @@ def choose_photographs(
         halo: overlap of tiles, in input pixels.
         multiply_adds: of one input pixel.
         fixed: height and width of inputs, where the graph takes one alone.
+        least: height and width that the graph takes at least.
     """
-    height = fixed[0] or _round_up(_HEIGHT, multiple)
-    width = fixed[1] or _round_up(max(_LEAST_WIDTH, 2 * halo + 2 * _TILE), multiple)
+    height, width = _HEIGHT, max(_LEAST_WIDTH, 2 * halo + 2 * _TILE)
+    if fixed[0]:  # what is fixed may be large; then the other side gives way
+        width = max(least[1], min(width, _MOST_PIXELS // fixed[0]))
+    if fixed[1]:
+        height = max(least[0], min(height, _MOST_PIXELS // fixed[1]))
+    height, width = fixed[0] or _round_up(height, multiple), fixed[1] or _round_up(width, multiple)
     count = int(max(1, min(_MOST, _WORK // (height * width * max(multiply_adds, 1)))))
     return [
         _cut_photograph(path, channels, scale, height, width)

@@ -98,3 +98,12 @@ def test_shapes_are_brought_into_the_profiles():
     only = plan_grid(PLAIN, "cpu", fixed, 1, cost=Cost(1e3, 48))
     assert shapes_of(only) == [Shape(1, 6, 5)]
     assert len(only.points) == len(CONTENTS)
+
+
+def test_where_a_large_side_is_fixed_the_other_one_gives_way():
+    taken = [parse_profile("wide=1x1x65536,1x64x65536,3x4096x65536")]
+    grid = plan_grid(BackendChoice("onnxruntime"), "cpu", taken, 1, cost=Cost(36, 12))
+    sizes = {point.shape: point.shape.n * point.shape.h * point.shape.w for point in grid.points}
+    assert {shape.w for shape in sizes} == {65536}
+    assert max(size for shape, size in sizes.items() if shape != taken[0].opt) < 2**20
+    assert len({shape.n for shape in sizes}) >= 3  # batches are still told apart
