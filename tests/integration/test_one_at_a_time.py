@@ -43,7 +43,7 @@ def test_trainings_started_at_once_have_a_run_each(tmp_path):
         assert not list(run.glob(".*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_run_is_resumed_by_one_process_at_a_time(tmp_path, number):
     long = ("run.steps=100000", "run.checkpoint_every=10")
     first = start(tmp_path, settings=long)

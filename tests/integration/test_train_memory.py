@@ -51,6 +51,7 @@ def wait_until(process: subprocess.Popen[str], ready) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_in_the_middle_the_last_checkpoint_is_named(tmp_path):
     process = start(tmp_path, "data.batch=32")
     run = tmp_path / "runs" / "demo"

@@ -41,6 +41,7 @@ def last_weights(out: Path, step: int, name: str = "generator_ema") -> dict[str,
     return load_file(out / "checkpoints" / f"step-{step:06d}" / f"{name}.safetensors")
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_a_batch_each_train_like_one_with_all_of_it(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run(1, one, settings=["run.steps=12"])

@@ -160,6 +160,7 @@ def test_sigstore_s_tool_verifies_what_is_signed_here(signed, keys):
     assert subprocess.run(command, check=False).returncode != 0
 
 
+@pytest.mark.slow
 def test_the_commands_sign_and_verify(tmp_path, keys, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)

@@ -119,6 +119,7 @@ def test_the_progress_bar_of_a_terminal_shows_any_name(here, name):
     assert [path.suffix for path in here.glob("out*")] == [Path(target).suffix]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_name_is_no_utf8_is_exported_and_what_comes_of_it_runs(here, capsys):
     os.rename("net.safetensors", f"{BYTES}.safetensors")
     assert main(["export", f"{BYTES}.safetensors", "--backend", "none"]) == 0

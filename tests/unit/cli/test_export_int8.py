@@ -103,6 +103,7 @@ def test_what_does_not_meet_the_budget_is_refused_or_kept_by_force(export, tmp_p
     assert main(["verify", str(bundle.path)]) == 3
 
 
+@pytest.mark.slow
 def test_a_budget_without_a_precision_names_what_is_fastest_within_it(export, tmp_path):
     code, out, err = export(1.0, "--max-drop-db", "20", "--json")
     assert code == 0, err
