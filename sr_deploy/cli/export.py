@@ -16,6 +16,7 @@ from sr_deploy.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from sr_deploy.budget import Choice
     from sr_deploy.deploy import ExportResult
     from sr_deploy.export.spec import ExportSpec
     from sr_deploy.graph.ends import Ends
@@ -133,7 +134,13 @@ def export(
             result, choice = export_within(make, wanted, max_drop_db, calibration)
         else:
             result = make(wanted, Calibration(calibration, force))
-    pace = "" if searches else _measure_pace(result)
+    _present(output, result, choice, "" if searches else _measure_pace(result))
+    if not result.passed:
+        raise typer.Exit(EXIT_CODES[result.verification.verdict])
+
+
+def _present(output: Output, result: ExportResult, choice: Choice | None, pace: str) -> None:
+    """Show what was made, and what was chosen or how fast INT8 is."""
     show_export(output, result)
     for line in describe_choice(choice) if choice is not None else filter(None, [pace]):
         output.show(line)
@@ -142,7 +149,6 @@ def export(
     if not result.passed:
         said = result.verification.judgement.describe()
         output.log(f"error: {said}; the bundle is kept at {result.bundle.path}, see its certificate.json")
-        raise typer.Exit(EXIT_CODES[result.verification.verdict])
 
 
 def _require_use(

@@ -14,6 +14,10 @@ from sr_deploy.train.recipe import Recipe
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("recipes")]
 
 
+FOR_INT8 = {"compact-qat": "compact", "rrdb-lite-qat": "rrdb-lite"}
+"""Recipes that train for INT8, and what they are given."""
+
+
 def recipes_of(name: str) -> list[Recipe]:
     """A recipe with the stages before it, first to last."""
     nowhere = Path(__file__).parent / "runs"
@@ -40,11 +44,14 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("recipes")
 
 
-# Stages that others start from come first: their runs are taken.
-@pytest.mark.parametrize("name", sorted(named_files("train"), key=lambda name: len(recipes_of(name))))
+# Stages that others start from come first: their runs are taken, and so are those of networks that train for INT8.
+@pytest.mark.parametrize(
+    "name", sorted(named_files("train"), key=lambda name: (name in FOR_INT8, len(recipes_of(name))))
+)
 def test_is_exported_and_verified(name, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     sets = [word for recipe in recipes_of(name) for word in shorten(recipe)]
+    sets += ["--qat", f"runs/{FOR_INT8[name]}"] if name in FOR_INT8 else []
     assert main(["train", name, "--device", "cpu", *sets]) == 0
     assert main(["export", f"runs/{name}", "--backend", "none", "--out", f"deployments/{name}"]) == 0
     capsys.readouterr()
