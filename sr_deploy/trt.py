@@ -102,6 +102,20 @@ def _errors() -> deque[str]:
     return errors
 
 
+def name_ends(sdk: ModuleType, engine: trt.ICudaEngine) -> tuple[str, str]:
+    """Names of the one input and the one output.
+
+    Raises:
+        BackendError: the engine has others.
+    """
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == sdk.TensorIOMode.INPUT]
+    outputs = [name for name in names if engine.get_tensor_mode(name) == sdk.TensorIOMode.OUTPUT]
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise BackendError(f"the engine has inputs {inputs} and outputs {outputs}; one of each is needed")
+    return inputs[0], outputs[0]
+
+
 def compute_capabilities(backend: Backend) -> tuple[str, ...]:
     """What the SDK can build for without a GPU, as in `("sm75", "sm86")`; empty where it builds for its own GPU alone.
 

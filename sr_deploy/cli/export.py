@@ -93,7 +93,6 @@ def export(
     """Turn a checkpoint into a verified bundle: ONNX graphs, TensorRT engines, a certificate."""
     from typing import cast
 
-    from sr_deploy.budget import export_within
     from sr_deploy.bundle import EngineBackend, parse_profile
     from sr_deploy.deploy import export_bundle
     from sr_deploy.export.int8.bundle import Calibration
@@ -131,6 +130,8 @@ def export(
             )
 
         if searches and max_drop_db is not None:
+            from sr_deploy.budget import export_within
+
             result, choice = export_within(make, wanted, max_drop_db, calibration)
         else:
             result = make(wanted, Calibration(calibration, force))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import threading
@@ -93,7 +94,7 @@ def train(
         if qat is not None:
             from sr_deploy.qat import plan_qat
 
-            start = Path(scratch) / "start.safetensors"
+            start = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="sr-deploy-qat-")), "start.safetensors")
             return [plan_qat(qat, start, recipe, changes, _RUNS, data=data, out=out, tell=output.log)], start
         if not resume:
             return _plan(recipe or "demo", changes, out, alone=start_from is not None), start_from
@@ -101,11 +102,7 @@ def train(
         require_run(run)
         return [Stage(_recipe_to_resume(recipe, run, changes), run, "resume")], None
 
-    with (
-        tempfile.TemporaryDirectory(prefix="sr-deploy-qat-") as scratch,
-        join_processes(device) as processes,
-        stop_on_signals() as stop,
-    ):
+    with contextlib.ExitStack() as held, join_processes(device) as processes, stop_on_signals() as stop:
         output = Output(as_json, silent=not processes.is_first)
         stages, before = processes.agree(plan)
         for stage in stages:

@@ -6,13 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sr_deploy.bundle.trust import EngineTrust, open_engine
 from sr_deploy.gpus import visible_gpus
-
-if TYPE_CHECKING:
-    import tensorrt_rtx
+from sr_deploy.trt import name_ends
 
 # TensorRT 10 names the type of a tensor together with its layout in memory, 11 apart from it.
 _TYPE_KEYS = ("Datatype", "DataType", "Format/Datatype")
@@ -39,17 +37,12 @@ def inspect_engine(sdk: ModuleType, content: bytes) -> str:
     context = None if engine is None else engine.create_execution_context()
     if engine is None or context is None:
         return "not inspected: the engine does not open on this GPU"
-    if not _choose_shapes(sdk, engine, context):
+    name, _ = name_ends(sdk, engine)
+    if not context.set_input_shape(name, engine.get_tensor_profile_shape(name, 0)[1]):
         return "not inspected: the engine does not take the shapes that it was tuned for"
     inspector = engine.create_engine_inspector()
     inspector.execution_context = context
     return describe_layers(inspector.get_engine_information(sdk.LayerInformationFormat.JSON))
-
-
-def _choose_shapes(sdk: ModuleType, engine: tensorrt_rtx.ICudaEngine, context: tensorrt_rtx.IExecutionContext) -> bool:
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name) == sdk.TensorIOMode.INPUT]
-    return all(context.set_input_shape(name, engine.get_tensor_profile_shape(name, 0)[1]) for name in inputs)
 
 
 def describe_layers(text: str) -> str:

@@ -9,12 +9,12 @@ from sr_deploy.backends import INT8_BF16, TENSORRT_BACKENDS, BackendChoice, Prec
 from sr_deploy.bundle import Bundle, Certificate, FileRecord
 from sr_deploy.bundle.crosscheck import list_flaws
 from sr_deploy.deps import installed_version
-from sr_deploy.errors import BundleError
+from sr_deploy.errors import BackendError, BundleError
 from sr_deploy.gpus import Gpu
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
 from sr_deploy.runners.choose import MODULES, why_not_runnable
-from sr_deploy.runners.engines import find_engine, make_search
+from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
 from sr_deploy.shipped import is_shipped
 from sr_deploy.trt import sdk_version
 
@@ -57,8 +57,23 @@ def list_faithful_on_gpu(model: Model, gpu: Gpu) -> list[BackendChoice]:
     """
     engines = [BackendChoice(backend, "fp32") for backend in TENSORRT_BACKENDS]
     vouched = [choice for choice, reason in _judge_reduced(model, gpu).items() if reason is None]
-    full = [choice for choice in (*engines, BackendChoice("torch")) if why_not_runnable(model, choice) is None]
+    full = [choice for choice in (*engines, BackendChoice("torch")) if _runs_on(model, choice, gpu)]
     return [*vouched, *full]
+
+
+def _runs_on(model: Model, choice: BackendChoice, gpu: Gpu) -> bool:
+    """Whether a choice runs here, and an engine on that very GPU."""
+    if why_not_runnable(model, choice) is not None:
+        return False
+    return choice.backend == "torch" or _find_engine(model, choice, gpu) is not None
+
+
+def _find_engine(model: Model, choice: BackendChoice, gpu: Gpu) -> FileRecord | None:
+    try:
+        records = find_engine_folder(model, choice).engines()
+        return find_engine(records, make_search(model, choice, sdk_version(choice.backend) or "", gpu)).engine
+    except BackendError:
+        return None
 
 
 def explain_left_out(model: Model, gpu: Gpu | None = None) -> list[str]:
@@ -83,7 +98,7 @@ def _judge_reduced(model: Model, gpu: Gpu | None = None) -> dict[BackendChoice, 
     wanted = _REDUCED if gpu is None else _REDUCED_ON_GPU
     asked = [choice for choice in wanted if bundle.manifest.graph(choice.precision) is not None]
     if gpu is not None:  # most precisions have no engine that fits: nothing to say of those
-        asked = [choice for choice in asked if why_not_runnable(model, choice) is None]
+        asked = [choice for choice in asked if _runs_on(model, choice, gpu)]
     if not asked:
         return {}
     try:
@@ -140,8 +155,7 @@ def _find_artefact(model: Model, bundle: Bundle, choice: BackendChoice, gpu: Gpu
     if choice.backend == "torch":
         return bundle.manifest.reference
     if gpu is not None:
-        search = make_search(model, choice, sdk_version(choice.backend) or "", gpu)
-        return find_engine(bundle.engines(), search).engine
+        return _find_engine(model, choice, gpu)
     return bundle.manifest.graph(choice.precision if choice.precision == "int8" else "fp32")
 
 

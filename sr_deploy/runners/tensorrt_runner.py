@@ -23,7 +23,7 @@ from sr_deploy.runners.engine_context import EngineContext, as_nchw
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
 from sr_deploy.runners.open_engine import KernelCache, load_engine, make_context, restore_weights
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
-from sr_deploy.trt import check_gpu, select_sdk
+from sr_deploy.trt import check_gpu, name_ends, select_sdk
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
@@ -173,20 +173,6 @@ def _take_memory(size: int, device: torch.device, spec: RunnerSpec) -> torch.Ten
             f"{spec} takes {size / 2**30:.2f} GiB of GPU memory to work in, and that is not free; build it for smaller "
             "shapes, or free the GPU"
         ) from error
-
-
-def name_ends(sdk: ModuleType, engine: trt.ICudaEngine) -> tuple[str, str]:
-    """Names of the one input and the one output.
-
-    Raises:
-        BackendError: the engine has others.
-    """
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name) == sdk.TensorIOMode.INPUT]
-    outputs = [name for name in names if engine.get_tensor_mode(name) == sdk.TensorIOMode.OUTPUT]
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise BackendError(f"the engine has inputs {inputs} and outputs {outputs}; one of each is needed")
-    return inputs[0], outputs[0]
 
 
 def _torch_dtype(sdk: ModuleType, engine: trt.ICudaEngine, name: str) -> torch.dtype:

@@ -59,14 +59,13 @@ def write_checkpoint(
         pools = [state.pool.state_dict()] if state.pool is not None else []
     _check_weights(state)
     folder = checkpoint_folder(run, state.step)
-    extra = {"step": str(state.step), **describe_input_steps(input_steps)}
+    extra = {"step": str(state.step)}
+    own = {**extra, **describe_input_steps(input_steps)}
     with replacing_folder(folder) as temporary:
-        save_generator(temporary / GENERATOR_NAME, state.network.state_dict(), spec, {**extra, "weights": "trained"})
-        save_generator(temporary / AVERAGE_NAME, state.average.network.state_dict(), spec, {**extra, "weights": "ema"})
+        save_generator(temporary / GENERATOR_NAME, state.network.state_dict(), spec, {**own, "weights": "trained"})
+        save_generator(temporary / AVERAGE_NAME, state.average.network.state_dict(), spec, {**own, "weights": "ema"})
         if (opponent := state.opponent) is not None:
-            save_discriminator(
-                temporary / DISCRIMINATOR_NAME, opponent.network.state_dict(), opponent.spec, {"step": str(state.step)}
-            )
+            save_discriminator(temporary / DISCRIMINATOR_NAME, opponent.network.state_dict(), opponent.spec, extra)
         (temporary / STATE_NAME).write_bytes(_pack(state, pools))
     for _, old in list_checkpoints(run)[:-keep]:
         _delete_folder(old)

@@ -84,6 +84,9 @@ class _Scene:
     """That the weights were trained for INT8 with, by name of the module."""
 
 
+_SCENES: dict[tuple[object, ...], _Scene] = {}
+
+
 def check_calibration(model: Model, bundle: Bundle, graph: GraphRecord) -> list[Check]:
     """Measure ranges, corrections and loss of a bundle's INT8 graph again.
 
@@ -112,6 +115,17 @@ def check_calibration(model: Model, bundle: Bundle, graph: GraphRecord) -> list[
 
 
 def _set_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
+    """That of a bundle; the last one is kept, since its drop and its calibration are measured one after the other."""
+    manifest = bundle.manifest
+    assert manifest.int8 is not None
+    key = (manifest.reference.sha256, manifest.rewrites, manifest.int8.report.sha256, model.input_multiple)
+    if key not in _SCENES:
+        _SCENES.clear()
+        _SCENES[key] = _make_scene(model, bundle, report)
+    return _SCENES[key]
+
+
+def _make_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
     reference = apply_factors(make_again(model, bundle, ends="fp32"), report.equalised)
     cost = find_cost(model)
     options, photographs = report.options, find_photographs(None)

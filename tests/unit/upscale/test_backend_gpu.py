@@ -121,3 +121,12 @@ def test_an_engine_that_nothing_vouches_for_is_left_out_with_the_reason(bundle, 
 def test_a_gpu_that_is_asked_for_and_not_seen_is_an_error(bundle, raced):
     with pytest.raises(BackendError, match=r"there is an NVIDIA GeForce RTX 4090, and torch .*; give --device cpu"):
         sr_deploy.Upscaler(bundle.path, device="cuda:0")
+
+
+def test_engines_of_another_gpu_of_the_machine_are_not_taken(bundle, raced, monkeypatch):
+    monkeypatch.setattr("sr_deploy.gpus._ask_once", lambda: (Gpu("NVIDIA H100", "sm90"), GPU))
+    monkeypatch.setattr("sr_deploy.upscale.backend._why_torch_sees_no_gpu", lambda: "")
+    enter_run_on_gpu(bundle)
+    assert choose_backend(open_model(bundle.path), "auto") == BackendChoice("torch")
+    assert choose_backend(open_model(bundle.path), "auto", "cuda:1") == BackendChoice("tensorrt-rtx", "fp16")
+    assert raced == [["tensorrt-rtx:fp16", "tensorrt-rtx:fp32", "torch:fp32"]]
