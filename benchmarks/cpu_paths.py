@@ -5,8 +5,8 @@
     python benchmarks/cpu_paths.py compact ... --also torch:bf16+compile --also torch:fp32+compile
     python benchmarks/cpu_paths.py --pages
 
-The bundle is one that `sr-deploy export --int8` made. `sr_deploy.bench` does the timing: each contender in a process of
-its own, in turns, on photographs. Its baseline is PyTorch as people write it, eager and in the default memory layout.
+The bundle is one that `sr-deploy export --int8` made. `sr_deploy.bench_model` does the timing: each contender in a
+process of its own, in turns, on photographs. Its baseline is PyTorch eager in the default memory layout.
 What each loses against ground truth is the difference in PSNR on luma to PyTorch in FP32, on the pairs of `--hr` and
 `--lr`. Results stay in `results/cpu_paths.json`, a network at a time; tables go into `results/cpu_paths.md` and
 docs/performance.md. `--pages` measures nothing and writes these again.
@@ -120,7 +120,7 @@ def measure_network(model: Model, wanted: argparse.Namespace) -> NetworkResult:
     scores = {}
     for name in names:
         print(f"pairs: {name}", file=sys.stderr, flush=True)
-        evaluated = sr_deploy.evaluate(model, wanted.hr, wanted.lr, backend=name, with_niqe=False).evaluation
+        evaluated = sr_deploy.evaluate_model(model, wanted.hr, wanted.lr, backend=name, with_niqe=False).evaluation
         scores[name] = evaluated.mean_model.psnr_y
     return NetworkResult(
         report=report,

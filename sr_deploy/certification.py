@@ -1,6 +1,6 @@
 """The certificate: every artefact measured, every file looked into, every tenth of a dB accounted for.
 
-`sr_deploy.verify`. What `verify` measures and `upscale` tiles comes together here.
+`sr_deploy.verify_model`. What `verify` measures and `upscale` tiles comes together here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.bundle.verdict import Judgement, Verdict
 from sr_deploy.drift import Tell, measure_ledgers
 from sr_deploy.engine.build import OnProgress
-from sr_deploy.engine.bundle import BuildResult, build_engines
+from sr_deploy.engine.bundle import BuildResult
+from sr_deploy.engine.bundle import build_engines as build_in_folder
 from sr_deploy.engine.profiles import check_profiles
 from sr_deploy.errors import GraphError, InputError
 from sr_deploy.files import require_file
@@ -272,7 +273,7 @@ def record_engines(bundle: Bundle) -> Judgement:
     return judgement
 
 
-def build_and_record(
+def build_engines(
     bundle: Bundle | Path | str,
     backend: EngineBackend | None = None,
     *,
@@ -286,7 +287,7 @@ def build_and_record(
     """Build engines as `engine.bundle.build_engines` does, and let a bundle's certificate and page name them.
 
     Nothing has run a new engine yet: the certificate says so until `verify` does. The arguments and what is raised are
-    those of `build_engines`, and LockedError where another process writes there.
+    those of that, and LockedError where another process writes there.
     """
     path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
     is_graph = not isinstance(bundle, Bundle) and path.suffix == ".onnx"
@@ -295,7 +296,7 @@ def build_and_record(
     else:
         open_bundle(path)  # says what is wrong with it before anything is written there
     with (engines_of_graph(path) if is_graph else EngineFolder(path)).writing():
-        result = build_engines(
+        result = build_in_folder(
             path,
             backend,
             profiles=profiles,

@@ -1,4 +1,4 @@
-"""Quality on a test set: `sr_deploy.evaluate`, from folders of pictures to figures and a picture of the worst crops."""
+"""Quality on a test set (`sr_deploy.evaluate_model`): from folders of pictures to figures and the worst crops."""
 
 from __future__ import annotations
 

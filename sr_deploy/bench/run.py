@@ -27,7 +27,7 @@ def bench_model(
     choices: Sequence[ContenderChoice | str] | None = None,
     seconds_each: float = DEFAULT_SECONDS,
     threads: int | None = None,
-    command: str = "sr_deploy.bench",
+    command: str = "sr_deploy.bench_model",
     on_progress: Progress | None = None,
 ) -> BenchReport:
     """Time PyTorch and other backends side by side on photographs.

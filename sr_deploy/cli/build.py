@@ -65,7 +65,7 @@ def build(
     from typing import cast
 
     from sr_deploy.bundle import EngineBackend, find_newest_bundle, parse_profile
-    from sr_deploy.certification import build_and_record
+    from sr_deploy.certification import build_engines
     from sr_deploy.deploy import DEPLOYMENTS
     from sr_deploy.engine.place import find_place
     from sr_deploy.errors import InputError
@@ -87,7 +87,7 @@ def build(
         refittable=refittable,
     )
     with output.status() as tell:
-        result = build_and_record(
+        result = build_engines(
             path,
             cast("EngineBackend | None", backend),
             profiles=shapes,

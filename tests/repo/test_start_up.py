@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sr_deploy
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.shipped import DEFAULT_MODEL
@@ -94,12 +95,18 @@ def test_package_alone_imports_nothing_heavy():
     assert modules & HEAVY == set()
 
 
-def test_public_names_stay_functions_after_their_subpackages_were_imported():
+def test_public_names_are_listed_before_they_are_imported_and_hide_no_subpackage():
     code = (
-        "import sr_deploy.verify, sr_deploy.bench, sr_deploy.export, sr_deploy.deploy, sr_deploy\n"
+        "import sr_deploy\n"
+        "assert set(sr_deploy.__all__) | {'__version__'} <= set(dir(sr_deploy))\n"
+        "import sr_deploy.export.spec as spec, sr_deploy.verify.model, sr_deploy.bench.run\n"
         "for name in sr_deploy.__all__:\n"
-        "    assert callable(getattr(sr_deploy, name)), name\n"
-        "from sr_deploy import verify\n"
-        "assert verify is sr_deploy.verify and verify.__name__ == 'verify_model'"
+        "    assert getattr(sr_deploy, name).__name__ == name, name\n"
+        "assert sr_deploy.export.spec is spec and sr_deploy.__version__[0].isdigit()\n"
     )
-    assert "sr_deploy" in modules_after(code)[0]
+    assert "torch" in modules_after(code)[0]
+
+
+def test_a_name_that_is_not_public_is_refused():
+    with pytest.raises(AttributeError, match="no attribute 'exprot'"):
+        sr_deploy.exprot  # noqa: B018

@@ -50,7 +50,7 @@ def test_recipes_specs_and_models_are_found_by_name_where_there_is_no_checkout(w
     code = (
         "import sr_deploy.config as c; print(c.__file__); print(c.find_config('train', 'demo')); "
         "print(c.find_config('export', 'default')); "
-        "import sr_deploy; print(sr_deploy.load('small-x2').path)"
+        "import sr_deploy; print(sr_deploy.open_model('small-x2').path)"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(

@@ -250,5 +250,5 @@ def test_compiled_kernels_of_others_are_not_taken(bundle, elsewhere):
 
 def test_python_names_the_trust(bundle):
     trust = sr_deploy.EngineTrust(elsewhere=True)
-    assert sr_deploy.load(bundle.path, trust).trust == trust
-    assert sr_deploy.load(bundle.path).trust == EngineTrust()
+    assert sr_deploy.open_model(bundle.path, trust).trust == trust
+    assert sr_deploy.open_model(bundle.path).trust == EngineTrust()

@@ -39,7 +39,7 @@ def prepared(tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluated(prepared):
     """The Python function on its own: what the command must print."""
-    return sr_deploy.evaluate(prepared / "net.safetensors", prepared / "hr", prepared / "lr")
+    return sr_deploy.evaluate_model(prepared / "net.safetensors", prepared / "hr", prepared / "lr")
 
 
 def test_table_files_and_json_say_the_same(prepared, evaluated, tmp_path, monkeypatch, capsys):
@@ -79,7 +79,7 @@ def test_figures_are_those_of_the_upscaler_on_the_pairs(prepared, evaluated):
 
 
 def test_low_resolution_made_here_gives_the_same_as_the_papers_files(prepared, evaluated):
-    made = sr_deploy.evaluate(prepared / "net.safetensors", prepared / "hr", with_niqe=False).evaluation
+    made = sr_deploy.evaluate_model(prepared / "net.safetensors", prepared / "hr", with_niqe=False).evaluation
     assert made.lr is None
     for ours, theirs in zip(made.pictures, evaluated.evaluation.pictures, strict=True):
         assert ours.model.psnr_y == theirs.model.psnr_y

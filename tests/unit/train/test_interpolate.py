@@ -38,7 +38,7 @@ def sources(tmp_path):
 
 
 def test_weights_and_statistics_are_blended_and_counters_are_those_of_the_second(sources, tmp_path):
-    result = sr_deploy.interpolate(*sources, alpha=0.8, out=tmp_path / "blend.safetensors")
+    result = sr_deploy.interpolate_models(*sources, alpha=0.8, out=tmp_path / "blend.safetensors")
     a, b, blend = (read_checkpoint(path).state for path in (*sources, result.path))
     for key, tensor in blend.items():
         if key.endswith("num_batches_tracked"):
@@ -51,7 +51,7 @@ def test_weights_and_statistics_are_blended_and_counters_are_those_of_the_second
 
 @pytest.mark.parametrize(("alpha", "which"), [(0, 0), (1, 1)])
 def test_the_ends_are_the_sources_bit_for_bit(sources, tmp_path, alpha, which):
-    result = sr_deploy.interpolate(*sources, alpha=alpha, out=tmp_path / "end.safetensors")
+    result = sr_deploy.interpolate_models(*sources, alpha=alpha, out=tmp_path / "end.safetensors")
     expected = read_checkpoint(sources[which]).state
     blend = read_checkpoint(result.path).state
     for key in expected:
@@ -60,7 +60,7 @@ def test_the_ends_are_the_sources_bit_for_bit(sources, tmp_path, alpha, which):
 
 
 def test_metadata_name_both_sources(sources, tmp_path):
-    result = sr_deploy.interpolate(*sources, alpha=0.25, out=tmp_path / "blend.safetensors")
+    result = sr_deploy.interpolate_models(*sources, alpha=0.25, out=tmp_path / "blend.safetensors")
     with safe_open(result.path, framework="pt") as file:
         record = json.loads(file.metadata()[METADATA_KEY])
     assert record == {
@@ -78,7 +78,9 @@ def test_published_layouts_bundles_and_ours_blend_with_each_other(make_bundle, e
     spec = exported("rrdbnet-x4").spec
     other = make_state(spec, 5)
     torch.save({"params_ema": other}, tmp_path / "published.pth")
-    result = sr_deploy.interpolate(bundle.path, tmp_path / "published.pth", alpha=0.5, out=tmp_path / "b.safetensors")
+    result = sr_deploy.interpolate_models(
+        bundle.path, tmp_path / "published.pth", alpha=0.5, out=tmp_path / "b.safetensors"
+    )
     ours = exported("rrdbnet-x4").network.state_dict()
     blend = open_model(result.path).load_network().state_dict()
     for key in ours:
@@ -104,20 +106,22 @@ def test_different_networks_are_refused_with_both_titles(sources, tmp_path):
     spec = ArchSpec(architecture="srresnet", scale=2, features=8, blocks=2)
     save_generator(tmp_path / "deep.safetensors", make_state(spec, 3), spec)
     with pytest.raises(CheckpointError, match=r"psnr.safetensors is srresnet x2, 1 blocks.*deep.* srresnet x2, 2 blo"):
-        sr_deploy.interpolate(sources[0], tmp_path / "deep.safetensors", alpha=0.5, out=tmp_path / "x.safetensors")
+        sr_deploy.interpolate_models(
+            sources[0], tmp_path / "deep.safetensors", alpha=0.5, out=tmp_path / "x.safetensors"
+        )
     assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_graphs_wrong_shares_and_wrong_names_are_refused(sources, exported, tmp_path, monkeypatch, capsys):
     with pytest.raises(CheckpointError, match="is an ONNX graph and has no PyTorch weights"):
-        sr_deploy.interpolate(sources[0], exported("compact-x4").path, alpha=0.5)
+        sr_deploy.interpolate_models(sources[0], exported("compact-x4").path, alpha=0.5)
     for alpha in (-0.1, 1.1, float("nan")):
         with pytest.raises(InputError, match="alpha must lie between 0"):
-            sr_deploy.interpolate(*sources, alpha=alpha)
+            sr_deploy.interpolate_models(*sources, alpha=alpha)
     with pytest.raises(InputError, match=r"cannot write blend.pth: weights are written as .safetensors"):
-        sr_deploy.interpolate(*sources, alpha=0.5, out="blend.pth")
+        sr_deploy.interpolate_models(*sources, alpha=0.5, out="blend.pth")
     with pytest.raises(InputError, match="is one of the two networks to blend"):
-        sr_deploy.interpolate(*sources, alpha=0.5, out=sources[1])
+        sr_deploy.interpolate_models(*sources, alpha=0.5, out=sources[1])
     monkeypatch.chdir(tmp_path)
     assert main(["interpolate", "psnr.safetensors", "none.pth", "--alpha", "0.5"]) == 1
     assert "none.pth does not exist" in capsys.readouterr().err
