@@ -28,8 +28,8 @@ from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
+from sr_deploy.runners.cost import find_cost
 from sr_deploy.runners.protocol import Runner
-from sr_deploy.upscale.backend import find_receptive_radius
 from sr_deploy.upscale.blend import Blender
 from sr_deploy.upscale.pixels import to_window
 from sr_deploy.upscale.plan import TilePlan
@@ -45,7 +45,8 @@ def main() -> None:
     """Measure and write `results/tiles.json` and `results/tiles.md`."""
     arguments = read_arguments()
     model = open_model(arguments.model)
-    radius = find_receptive_radius(model)
+    cost = find_cost(model)
+    radius = cost.receptive_radius if cost is not None else None
     with open_runner(model, arguments.backend, device="cpu") as runner:
         lr = read_lr(arguments.size)
         seams = measure_seams(runner, lr, radius, arguments.tile)

@@ -14,11 +14,11 @@ from sr_deploy.errors import BackendError
 from sr_deploy.files import sha256_of
 from sr_deploy.model import Model
 from sr_deploy.runners import open_runner, why_not_runnable
+from sr_deploy.runners.cost import find_cost
 from sr_deploy.runners.ends import snap_input
 from sr_deploy.runners.parity import describe_reference, open_reference
 from sr_deploy.runners.protocol import Runner
 from sr_deploy.upscale.tiles import MAX_HALO, plan_tiles, run_tiles
-from sr_deploy.verify.cost import find_cost
 from sr_deploy.verify.entry import name_machine
 from sr_deploy.verify.ledger import (
     Photograph,

@@ -1,5 +1,8 @@
 """The architectures: each is one module in `sr_deploy.arch.networks`, found by its file name when asked for.
 
+Other packages may bring more: an entry point of the group `sr_deploy.architectures` names an architecture and the
+module that holds its `ARCHITECTURE`.
+
 No torch is imported here before a network is asked for.
 """
 
@@ -11,20 +14,27 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cache, lru_cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sr_deploy.arch import networks
+from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.config import validate_config
 from sr_deploy.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from sr_deploy.arch.spec import ArchSpec
+SpecT = TypeVar("SpecT", bound=ArchSpec)
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shape of each tensor of a state dict, by key."""
+_ENTRY_POINTS = "sr_deploy.architectures"
 _MAX_DOUBLINGS = 8
+_TRACED_CELLS = 4
+_MOST_PARAMETERS = 2**28
+"""Of a network whose cost is asked for: they take memory then, 1 GiB at most."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +66,21 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(Generic[SpecT]):
     """Everything that is known of one kind of generator."""
 
-    name: str
-    """Name in specs and recipes."""
     title: str
     """Name for people, with its source."""
-    build: Callable[[ArchSpec], nn.Module]
+    spec: type[SpecT]
+    """Its options, with what they may be; unknown ones are refused."""
+    build: Callable[[SpecT], nn.Module]
     """The network, initialised for training."""
-    convolutions: Callable[[ArchSpec], Sequence[Convolution]]
-    """Its convolutions from input to output; all lie on the longest path."""
-    input_multiple: Callable[[ArchSpec], int]
-    """Height and width of the input must be multiples of this."""
-    infer: Callable[[Shapes], ArchSpec]
+    infer: Callable[[Shapes], SpecT]
     """The spec that a state dict with our keys has. Raises CheckpointError (no file name in it)."""
     layouts: tuple[Layout, ...]
     """How published files name its tensors."""
+    input_multiple: Callable[[SpecT], int] = lambda _spec: 1
+    """Height and width of the input must be multiples of this."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +96,20 @@ class Cost:
 
 
 @cache
+def _find_modules() -> Mapping[str, str]:
+    """The module of each architecture, by name; nobody else's replaces one of ours."""
+    others = {point.name: point.value for point in entry_points(group=_ENTRY_POINTS)}
+    ours = {one.name: f"{networks.__name__}.{one.name}" for one in pkgutil.iter_modules(networks.__path__)}
+    return others | ours
+
+
 def architecture_names() -> tuple[str, ...]:
     """Names of all architectures, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(networks.__path__)))
+    return tuple(sorted(_find_modules()))
 
 
 @cache
-def get_architecture(name: str) -> Architecture:
+def get_architecture(name: str) -> Architecture[Any]:
     """The architecture of that name.
 
     Raises:
@@ -102,19 +117,31 @@ def get_architecture(name: str) -> Architecture:
     """
     if name not in architecture_names():
         raise InputError(f"unknown architecture {name!r}; known: {', '.join(architecture_names())}")
-    module = importlib.import_module(f"{networks.__name__}.{name}")
-    architecture: Architecture = module.ARCHITECTURE
+    module = importlib.import_module(_find_modules()[name])
+    architecture: Architecture[Any] = module.ARCHITECTURE
     return architecture
 
 
-def list_layouts() -> list[tuple[Architecture, Layout]]:
+def list_layouts() -> list[tuple[Architecture[Any], Layout]]:
     """Every layout of every architecture."""
     return [(arch, layout) for arch in map(get_architecture, architecture_names()) for layout in arch.layouts]
 
 
-def find_layout(shapes: Shapes) -> tuple[Architecture, Layout] | None:
+def find_layout(shapes: Shapes) -> tuple[Architecture[Any], Layout] | None:
     """The layout that a generator's keys are in; None if no known one."""
     return next(((arch, layout) for arch, layout in list_layouts() if layout.matches(shapes)), None)
+
+
+def complete_spec(spec: ArchSpec) -> ArchSpec:
+    """The same with the options that its architecture has, each checked, defaults filled in.
+
+    Raises:
+        InputError: unknown architecture.
+        RecipeError: an option that it does not have, that is missing, or whose value it does not take.
+    """
+    architecture = get_architecture(spec.architecture)
+    found: ArchSpec = validate_config(spec.model_dump(), architecture.spec, f"the network {spec.architecture}")
+    return found
 
 
 def build_network(spec: ArchSpec) -> nn.Module:
@@ -125,10 +152,10 @@ def build_network(spec: ArchSpec) -> nn.Module:
     Raises:
         InputError: unknown architecture, or a value that it does not take.
     """
-    architecture = get_architecture(spec.architecture)
     if spec.channels not in (1, 3):
         raise InputError(f"a network has 1 or 3 channels, not {spec.channels}")
-    return architecture.build(spec)
+    network: nn.Module = get_architecture(spec.architecture).build(complete_spec(spec))
+    return network
 
 
 def input_multiple(spec: ArchSpec) -> int:
@@ -137,29 +164,64 @@ def input_multiple(spec: ArchSpec) -> int:
     Raises:
         InputError: unknown architecture.
     """
-    return get_architecture(spec.architecture).input_multiple(spec)
+    multiple: int = get_architecture(spec.architecture).input_multiple(complete_spec(spec))
+    return multiple
 
 
 def describe_cost(spec: ArchSpec) -> Cost:
-    """Parameters, arithmetic and reach of the network, without building its weights.
+    """Parameters, arithmetic and receptive field of the network.
 
     Raises:
         InputError: unknown architecture, or a value that it does not take.
     """
-    import torch
-
-    with torch.device("meta"):
-        network = build_network(spec)
-    convolutions = get_architecture(spec.architecture).convolutions(spec)
+    convolutions, parameters = _trace(spec.model_dump_json(exclude_none=True))
     multiply_adds = sum(
         (conv.in_channels * conv.out_channels * conv.kernel**2 * conv.resolution**2 for conv in convolutions),
         start=Fraction(0),
     )
     return Cost(
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parameters=parameters,
         flops_per_input_pixel=float(2 * multiply_adds),
         receptive_radius=_receptive_radius(convolutions, spec.scale),
     )
+
+
+@lru_cache(maxsize=8)
+def _trace(spec_json: str) -> tuple[tuple[Convolution, ...], int]:
+    """The convolutions of a network, watched while it upscales a few pixels, and the count of its parameters."""
+    import torch
+    from torch import nn
+
+    spec = ArchSpec.model_validate_json(spec_json)
+    with torch.device("meta"):
+        network = build_network(spec)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    if parameters > _MOST_PARAMETERS:
+        raise InputError(f"{spec.title()} has {parameters:.2g} parameters; up to {_MOST_PARAMETERS:.2g} are taken")
+    network = network.to_empty(device="cpu").eval()  # whatever its weights are, its shapes are the same
+    side = _TRACED_CELLS * input_multiple(spec)
+    found: list[Convolution] = []
+
+    def note(module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        resolution = Fraction(output.shape[-1], side)
+        found.append(Convolution(module.in_channels, module.out_channels, module.kernel_size[0], resolution))
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(note)
+    with torch.inference_mode():
+        network(torch.zeros(1, spec.channels, side, side))
+    return tuple(found), parameters
+
+
+def list_convolutions(spec: ArchSpec) -> Sequence[Convolution]:
+    """Convolutions of a network from input to output, as if all lay on one path, the longest.
+
+    Raises:
+        InputError: unknown architecture, or a value that it does not take.
+    """
+    return _trace(spec.model_dump_json(exclude_none=True))[0]
 
 
 def _receptive_radius(convolutions: Sequence[Convolution], scale: int) -> int:

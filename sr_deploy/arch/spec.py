@@ -2,45 +2,80 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 MOST_CHANNELS = 8192
 """Channels of feature maps that a network can have."""
 MOST_BLOCKS = 1024
 """Blocks that a network can have."""
+_MOST_OPTIONS = 32
+_LARGEST_OPTION = 2**16
+_LONGEST_OPTION = 64
+_OPTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 MOST_DISCRIMINATOR_FEATURES = 1024
 """Channels of a discriminator's first feature maps that it can have."""
 
 
-class ArchSpec(BaseModel):
-    """One generator, described well enough to build it anew. Stored in checkpoints, bundles and graphs."""
+def _check_option(value: object) -> bool | int | str:
+    if isinstance(value, int) and abs(value) <= _LARGEST_OPTION:
+        return value
+    if isinstance(value, str) and len(value) <= _LONGEST_OPTION:
+        return value
+    raise ValueError(
+        f"true, false, an integer of up to {_LARGEST_OPTION} or a text of up to {_LONGEST_OPTION} characters is taken"
+    )
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+Option = Annotated[Any, PlainValidator(_check_option)]
+"""Value of an option of an architecture: bool, int or str."""
+
+
+class ArchSpec(BaseModel):
+    """One generator, described well enough to build it anew. Stored in checkpoints, bundles and graphs.
+
+    Beside the fields below it holds the options of its architecture, such as `blocks`. Which ones there are and what
+    they may be says the subclass of this in the architecture's module; `registry.complete_spec` checks against it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, Option]
 
     architecture: str = Field(max_length=64)
-    """Name in the registry: srresnet, msrresnet, rrdbnet or compact."""
+    """Name in the registry, that of the architecture's module."""
     scale: int = Field(ge=1, le=16)
     """Output pixels per input pixel, along each side."""
     channels: int = Field(default=3)
     """Image channels in and out: 3 (RGB) or 1 (gray)."""
-    features: int = Field(ge=1, le=MOST_CHANNELS)
-    """Channels of the feature maps in the trunk."""
-    blocks: int = Field(ge=0, le=MOST_BLOCKS)
-    """Residual blocks (srresnet, msrresnet, rrdbnet) or inner convolutions (compact)."""
-    growth: int | None = Field(default=None, ge=1, le=MOST_CHANNELS)
-    """Channels that each convolution of a dense block adds (rrdbnet only)."""
-    unshuffle: int | None = Field(default=None, ge=1, le=16)
-    """Pixel-unshuffle of the input (rrdbnet only); None: 4 at x1, 2 at x2, else 1. Old files upsample x2 without it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_none(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        if len(values) > _MOST_OPTIONS:
+            raise ValueError(f"a network has at most {_MOST_OPTIONS} options, not {len(values)}")
+        wrong = next((key for key in values if not _OPTION_NAME.fullmatch(str(key))), None)
+        if wrong is not None:
+            raise ValueError(f"{str(wrong)[:64]!r} is no name of an option; those have small letters and digits")
+        return {key: value for key, value in values.items() if value is not None}
+
+    @property
+    def options(self) -> dict[str, bool | int | str]:
+        """The options of its architecture, by name."""
+        return {key: value for key, value in self.model_dump(exclude_none=True).items() if key not in _COMMON}
 
     def title(self) -> str:
         """One line for people, as in `rrdbnet x4, 23 blocks, 64 features, growth 32, RGB`."""
-        growth = f", growth {self.growth}" if self.growth else ""
-        unshuffle = f", unshuffle {self.unshuffle}" if self.unshuffle else ""
+        counts = [f"{value} {name}" for name, value in sorted(self.options.items()) if name.endswith("s")]
+        others = [f"{name} {value}" for name, value in sorted(self.options.items()) if not name.endswith("s")]
         colour = "RGB" if self.channels == 3 else "gray"
-        size = f"{self.blocks} blocks, {self.features} features{growth}{unshuffle}"
-        return f"{self.architecture} x{self.scale}, {size}, {colour}"
+        return ", ".join((f"{self.architecture} x{self.scale}", *counts, *others, colour))
+
+
+_COMMON = frozenset(ArchSpec.model_fields)
 
 
 DiscriminatorName = Literal["srgan", "vgg128", "vgg256", "unet"]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
@@ -17,6 +17,7 @@ from sr_deploy.arch.registry import (
     Layout,
     Shapes,
     build_network,
+    complete_spec,
     find_layout,
     keep_names,
     list_layouts,
@@ -136,7 +137,7 @@ def _recognise(shapes: Shapes) -> tuple[ArchSpec, str, dict[str, str]]:
     architecture, layout = _find_layout(shapes)
     try:
         names = layout.rename(shapes)
-        spec = architecture.infer({names[key]: shape for key, shape in shapes.items()})
+        inferred = architecture.infer({names[key]: shape for key, shape in shapes.items()})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise CheckpointError(
@@ -145,10 +146,10 @@ def _recognise(shapes: Shapes) -> tuple[ArchSpec, str, dict[str, str]]:
         ) from error
     except CheckpointError as error:
         raise CheckpointError(f"looks like {layout.signature}, but {error}") from error
-    return spec, layout.name, names
+    return ArchSpec(**inferred.model_dump()), layout.name, names
 
 
-def _find_layout(shapes: Shapes) -> tuple[Architecture, Layout]:
+def _find_layout(shapes: Shapes) -> tuple[Architecture[Any], Layout]:
     found = find_layout(shapes)
     if found is not None:
         return found
@@ -167,7 +168,11 @@ def _check_shapes(spec: ArchSpec, shapes: Shapes) -> None:
     Raises:
         CheckpointError: a tensor is missing, superfluous or of another shape; the first of them is named.
     """
-    if spec.blocks > len(shapes):  # a network of that many is not even built
+    try:
+        blocks = getattr(complete_spec(spec), "blocks", 0)
+    except InputError as error:
+        raise CheckpointError(f"its metadata describe no network known here ({error})") from error
+    if blocks > len(shapes):  # a network of that many is not even built
         raise CheckpointError(f"{spec.title()} cannot be made of {len(shapes)} tensors")
     try:
         with torch.device("meta"):

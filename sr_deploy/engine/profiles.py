@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sr_deploy.arch.registry import get_architecture, input_multiple
+from sr_deploy.arch.registry import input_multiple, list_convolutions
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.bundle import Profile
 from sr_deploy.errors import ShapeError
@@ -59,7 +59,7 @@ def activation_gib(profile: Profile, arch: ArchSpec) -> float:
     """Size of the largest tensor between two layers at the profile's largest shape, in GiB at FP32."""
     per_pixel = max(
         max(convolution.in_channels, convolution.out_channels) * float(convolution.resolution) ** 2
-        for convolution in get_architecture(arch.architecture).convolutions(arch)
+        for convolution in list_convolutions(arch)
     )
     return profile.max.n * profile.max.h * profile.max.w * per_pixel * 4 / 2**30
 

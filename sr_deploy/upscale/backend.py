@@ -76,19 +76,6 @@ def _why_torch_sees_no_gpu() -> str:
     return why_no_cuda()
 
 
-def find_receptive_radius(model: Model) -> int | None:
-    """How far the network looks around a pixel, in input pixels; None if neither a graph nor a spec tells."""
-    if model.precisions:  # the graph first: reading it needs no torch
-        from sr_deploy.graph.read import describe_graph_cost
-
-        return describe_graph_cost(model.graph_path(model.precisions[0])).receptive_radius
-    if model.arch is not None:
-        from sr_deploy.arch.registry import describe_cost
-
-        return describe_cost(model.arch).receptive_radius
-    return None
-
-
 def choose_fp32(model: Model, instead_of: BackendChoice) -> BackendChoice | None:
     """Who computes in FP32 what another backend did not get right: PyTorch, the reference, where it runs.
 

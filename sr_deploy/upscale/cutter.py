@@ -9,8 +9,8 @@ import numpy as np
 
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.model import Model
+from sr_deploy.runners.cost import find_cost
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.backend import find_receptive_radius
 from sr_deploy.upscale.inference import Inference
 from sr_deploy.upscale.memory import choose_tile, estimate_bytes_per_pixel, free_memory
 from sr_deploy.upscale.plan import Cut, TilePlan
@@ -48,7 +48,8 @@ class Cutter:
             batch: as `Upscaler` has it.
             seam_budget_db: as `Upscaler` has it.
         """
-        self.receptive_radius = find_receptive_radius(model) if model is not None else None
+        cost = find_cost(model) if model is not None else None
+        self.receptive_radius = cost.receptive_radius if cost is not None else None
         """How far the network looks around a pixel; None: unknown."""
         self.settled: Cut | None = None
         """What holds for all pictures; None: each has its own."""

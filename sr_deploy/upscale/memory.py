@@ -51,9 +51,9 @@ def estimate_bytes_per_pixel(model: Model) -> float | None:
     if model.precisions:
         widest = _find_widest(model)
     elif model.arch is not None:
-        from sr_deploy.arch.registry import get_architecture
+        from sr_deploy.arch.registry import list_convolutions
 
-        convolutions = get_architecture(model.arch.architecture).convolutions(model.arch)
+        convolutions = list_convolutions(model.arch)
         widest = max(float((one.in_channels + one.out_channels) * one.resolution**2) * 4 for one in convolutions)
     return None if widest is None else widest * WORKSPACE
 

@@ -36,8 +36,8 @@ from sr_deploy.export.int8.work import RANGES_STREAM
 from sr_deploy.graph.load import find_ends
 from sr_deploy.model import Model
 from sr_deploy.runners import open_runner
+from sr_deploy.runners.cost import find_cost
 from sr_deploy.verify.audit import cut_findings
-from sr_deploy.verify.cost import find_cost
 from sr_deploy.verify.origin import make_again, read_int8_report
 
 if TYPE_CHECKING:

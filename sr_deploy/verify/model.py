@@ -11,9 +11,9 @@ from sr_deploy.bundle import Certificate, CertificateEntry, NotRun, Thresholds
 from sr_deploy.bundle.shortfall import describe_shortfall
 from sr_deploy.errors import BackendError, InputError, OutOfMemoryError, SrDeployError
 from sr_deploy.model import Model
+from sr_deploy.runners.cost import find_cost
 from sr_deploy.verify.calibration import Drop, measure_drop
 from sr_deploy.verify.candidates import list_candidates, list_not_run
-from sr_deploy.verify.cost import find_cost
 from sr_deploy.verify.entry import Setting, find_asked_precision, measure_entry
 from sr_deploy.verify.grid import Cost
 from sr_deploy.verify.half import why_not_candidate

@@ -37,8 +37,8 @@ def test_contents(wheel):
     assert {"sr_deploy/measure/data/niqe_pris_params.npz", "sr_deploy/measure/data/NOTICE"} <= set(names)
     assert {"sr_deploy/page/style.css", "sr_deploy/verify/page/slider.js"} <= set(names)
     assert "sr_deploy/_companions/train/prepare_data.py" in names  # data, as the recipes: nothing imports it
-    bundle = "bundle.json certificate.json generator.safetensors int8.json int8-search.png PHOTOGRAPHS.md".split()
-    bundle += [f"model.{precision}.onnx" for precision in ("fp32", "fp16", "int8")]
+    bundle = {f"model.{precision}.onnx" for precision in ("fp32", "fp16", "int8")} | {"PHOTOGRAPHS.md"}
+    bundle |= {"bundle.json", "certificate.json", "generator.safetensors", "int8.json", "int8-search.png"}
     # Nothing else, such as an engine that was built there.
     assert {name for name in names if "_models/" in name} == {f"sr_deploy/_models/small-x2/{name}" for name in bundle}
     packed = {name for name in names if name.endswith(".py") and "_companions" not in name}

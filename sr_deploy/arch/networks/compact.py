@@ -6,30 +6,39 @@ Shape suffixes: N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict, Field
 from torch import nn
 
 from sr_deploy.arch.registry import (
     Architecture,
-    Convolution,
     Layout,
     Shapes,
     count_numbered,
     find_shape,
     keep_names,
 )
-from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.spec import MOST_BLOCKS, MOST_CHANNELS, ArchSpec
 from sr_deploy.errors import CheckpointError
+
+
+class CompactSpec(ArchSpec):
+    """Options of this architecture."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    features: int = Field(ge=1, le=MOST_CHANNELS)
+    """Channels of the feature maps."""
+    blocks: int = Field(ge=0, le=MOST_BLOCKS)
+    """Inner convolutions."""
 
 
 class Compact(nn.Module):
     """A chain of 3x3 convolutions and PReLUs at input resolution, a pixel shuffle, and the nearest upsample added."""
 
-    def __init__(self, spec: ArchSpec) -> None:
+    def __init__(self, spec: CompactSpec) -> None:
         super().__init__()
         self.scale = spec.scale
         layers: list[nn.Module] = [nn.Conv2d(spec.channels, spec.features, 3, padding=1), nn.PReLU(spec.features)]
@@ -48,20 +57,11 @@ class Compact(nn.Module):
         )
 
 
-def _list_convolutions(spec: ArchSpec) -> Sequence[Convolution]:
-    one = Fraction(1)
-    return (
-        Convolution(spec.channels, spec.features, 3, one),
-        *(Convolution(spec.features, spec.features, 3, one) for _ in range(spec.blocks)),
-        Convolution(spec.features, spec.channels * spec.scale**2, 3, one),
-    )
-
-
 def _matches(shapes: Shapes) -> bool:
     return len(shapes.get("body.0.weight", ())) == 4 and len(shapes.get("body.1.weight", ())) == 1
 
 
-def _infer(shapes: Shapes) -> ArchSpec:
+def _infer(shapes: Shapes) -> CompactSpec:
     features, channels = find_shape(shapes, "body.0.weight", 4)[:2]
     last = count_numbered(shapes, "body.") - 1
     outputs = find_shape(shapes, f"body.{last}.weight", 4)[0]
@@ -71,15 +71,15 @@ def _infer(shapes: Shapes) -> ArchSpec:
             f"tensor 'body.{last}.weight' gives {outputs} channels; the last convolution (an even number) must give "
             f"scale^2 times the {channels} channels that 'body.0.weight' reads"
         )
-    return ArchSpec(architecture="compact", scale=scale, channels=channels, features=features, blocks=(last - 2) // 2)
+    return CompactSpec(
+        architecture="compact", scale=scale, channels=channels, features=features, blocks=(last - 2) // 2
+    )
 
 
 ARCHITECTURE = Architecture(
-    name="compact",
     title="SRVGGNetCompact (Real-ESRGAN)",
+    spec=CompactSpec,
     build=Compact,
-    convolutions=_list_convolutions,
-    input_multiple=lambda _spec: 1,
     infer=_infer,
     layouts=(Layout("compact", "SRVGGNetCompact: body.N.weight, with 1-D PReLU weights", _matches, keep_names),),
 )

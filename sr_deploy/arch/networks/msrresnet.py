@@ -6,27 +6,36 @@ Shape suffixes: N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict, Field
 from torch import nn
 
 from sr_deploy.arch.initialise import scale_kaiming
 from sr_deploy.arch.registry import (
     Architecture,
-    Convolution,
     Layout,
     Shapes,
     count_numbered,
     find_shape,
     keep_names,
 )
-from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.spec import MOST_BLOCKS, MOST_CHANNELS, ArchSpec
 from sr_deploy.errors import CheckpointError, InputError
 
 _SLOPE = 0.1
+
+
+class MSRResNetSpec(ArchSpec):
+    """Options of this architecture."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    features: int = Field(ge=1, le=MOST_CHANNELS)
+    """Channels of the feature maps in the trunk."""
+    blocks: int = Field(ge=0, le=MOST_BLOCKS)
+    """Residual blocks."""
 
 
 class ResidualBlock(nn.Module):
@@ -46,7 +55,7 @@ class ResidualBlock(nn.Module):
 class MSRResNet(nn.Module):
     """Residual blocks, pixel shuffles, and the bilinear upsample of the input added at the end."""
 
-    def __init__(self, spec: ArchSpec) -> None:
+    def __init__(self, spec: MSRResNetSpec) -> None:
         super().__init__()
         features = spec.features
         self.scale = spec.scale
@@ -76,24 +85,11 @@ def _shuffles(scale: int) -> tuple[int, ...]:
     return (2, 2) if scale == 4 else (scale,)
 
 
-def _list_convolutions(spec: ArchSpec) -> Sequence[Convolution]:
-    features = spec.features
-    convolutions = [Convolution(spec.channels, features, 3, Fraction(1))]
-    convolutions += [Convolution(features, features, 3, Fraction(1))] * 2 * spec.blocks
-    resolution = Fraction(1)
-    for factor in _shuffles(spec.scale):
-        convolutions.append(Convolution(features, features * factor**2, 3, resolution))
-        resolution *= factor
-    convolutions.append(Convolution(features, features, 3, resolution))
-    convolutions.append(Convolution(features, spec.channels, 3, resolution))
-    return convolutions
-
-
 def _matches(shapes: Shapes) -> bool:
     return "body.0.conv1.weight" in shapes and "upconv1.weight" in shapes
 
 
-def _infer(shapes: Shapes) -> ArchSpec:
+def _infer(shapes: Shapes) -> MSRResNetSpec:
     features, channels = find_shape(shapes, "conv_first.weight", 4)[:2]
     shuffled = find_shape(shapes, "upconv1.weight", 4)[0]
     scale = 4 if "upconv2.weight" in shapes else math.isqrt(shuffled // features) if features else 0
@@ -102,7 +98,7 @@ def _infer(shapes: Shapes) -> ArchSpec:
             f"tensor 'upconv1.weight' gives {shuffled} channels; with {features} features it must be "
             f"{4 * features} (x2, x4) or {9 * features} (x3)"
         )
-    return ArchSpec(
+    return MSRResNetSpec(
         architecture="msrresnet",
         scale=scale,
         channels=channels,
@@ -112,11 +108,9 @@ def _infer(shapes: Shapes) -> ArchSpec:
 
 
 ARCHITECTURE = Architecture(
-    name="msrresnet",
     title="MSRResNet (BasicSR)",
+    spec=MSRResNetSpec,
     build=MSRResNet,
-    convolutions=_list_convolutions,
-    input_multiple=lambda _spec: 1,
     infer=_infer,
     layouts=(Layout("msrresnet", "MSRResNet of BasicSR: body.N.conv1 and upconv1", _matches, keep_names),),
 )

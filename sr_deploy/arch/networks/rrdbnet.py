@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict, Field
 from torch import nn
 
 from sr_deploy.arch.initialise import scale_kaiming
 from sr_deploy.arch.registry import (
     Architecture,
-    Convolution,
     Layout,
     Shapes,
     count_doublings,
@@ -24,13 +23,28 @@ from sr_deploy.arch.registry import (
     find_shape,
     keep_names,
 )
-from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.spec import MOST_BLOCKS, MOST_CHANNELS, ArchSpec
 from sr_deploy.errors import CheckpointError, InputError, ShapeError
 
 _RESIDUAL_SCALE = 0.2
 _SLOPE = 0.2
 _UNSHUFFLE_AT_SCALE = {1: 4, 2: 2}
 _DENSE_CONVS = 5
+
+
+class RRDBNetSpec(ArchSpec):
+    """Options of this architecture."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    features: int = Field(ge=1, le=MOST_CHANNELS)
+    """Channels of the feature maps in the trunk."""
+    blocks: int = Field(ge=0, le=MOST_BLOCKS)
+    """Residual-in-residual blocks, of three dense blocks each."""
+    growth: int = Field(ge=1, le=MOST_CHANNELS)
+    """Channels that each convolution of a dense block adds."""
+    unshuffle: int | None = Field(default=None, ge=1, le=16)
+    """Pixel-unshuffle of the input; None: 4 at x1, 2 at x2, else 1. Old files upsample x2 without it."""
 
 
 class DenseBlock(nn.Module):
@@ -70,14 +84,13 @@ class ResidualInResidual(nn.Module):
 class RRDBNet(nn.Module):
     """A trunk of residual-in-residual dense blocks, then nearest x2 upsamples with a convolution each."""
 
-    def __init__(self, spec: ArchSpec) -> None:
+    def __init__(self, spec: RRDBNetSpec) -> None:
         super().__init__()
         features = spec.features
-        growth = _growth(spec)
         self.unshuffle = _unshuffle(spec)
         self.upsamples = _upsamples(spec)
         self.conv_first = nn.Conv2d(spec.channels * self.unshuffle**2, features, 3, padding=1)
-        self.body = nn.Sequential(*(ResidualInResidual(features, growth) for _ in range(spec.blocks)))
+        self.body = nn.Sequential(*(ResidualInResidual(features, spec.growth) for _ in range(spec.blocks)))
         self.conv_body = nn.Conv2d(features, features, 3, padding=1)
         for number in range(1, self.upsamples + 1):
             self.add_module(f"conv_up{number}", nn.Conv2d(features, features, 3, padding=1))
@@ -131,42 +144,18 @@ class RRDBNet(nn.Module):
         self.unshuffle = 1
 
 
-def _growth(spec: ArchSpec) -> int:
-    if spec.growth is None:
-        raise InputError("rrdbnet needs growth (channels that each convolution of a dense block adds; ESRGAN: 32)")
-    return spec.growth
-
-
-def _unshuffle(spec: ArchSpec) -> int:
+def _unshuffle(spec: RRDBNetSpec) -> int:
     return spec.unshuffle or _UNSHUFFLE_AT_SCALE.get(spec.scale, 1)
 
 
-def _upsamples(spec: ArchSpec) -> int:
+def _upsamples(spec: RRDBNetSpec) -> int:
     factor = spec.scale * _unshuffle(spec)
     if factor & (factor - 1):
         raise InputError(f"rrdbnet enlarges by powers of two (1, 2, 4, 8, 16), not by {spec.scale}")
     return factor.bit_length() - 1
 
 
-def _list_convolutions(spec: ArchSpec) -> Sequence[Convolution]:
-    features, growth, unshuffle = spec.features, _growth(spec), _unshuffle(spec)
-    inner = Fraction(1, unshuffle)
-    outer = Fraction(spec.scale)
-    dense = [
-        Convolution(features + n * growth, growth if n < _DENSE_CONVS - 1 else features, 3, inner)
-        for n in range(_DENSE_CONVS)
-    ]
-    return (
-        Convolution(spec.channels * unshuffle**2, features, 3, inner),
-        *dense * 3 * spec.blocks,
-        Convolution(features, features, 3, inner),
-        *(Convolution(features, features, 3, inner * 2**number) for number in range(1, _upsamples(spec) + 1)),
-        Convolution(features, features, 3, outer),
-        Convolution(features, spec.channels, 3, outer),
-    )
-
-
-def _infer(shapes: Shapes) -> ArchSpec:
+def _infer(shapes: Shapes) -> RRDBNetSpec:
     features, inputs = find_shape(shapes, "conv_first.weight", 4)[:2]
     channels = find_shape(shapes, "conv_last.weight", 4)[0]
     growth = find_shape(shapes, "body.0.rdb1.conv1.weight", 4)[0]
@@ -183,7 +172,7 @@ def _infer(shapes: Shapes) -> ArchSpec:
             f"enlarges by {factor} only"
         )
     scale = factor // unshuffle
-    return ArchSpec(
+    return RRDBNetSpec(
         architecture="rrdbnet",
         scale=scale,
         channels=channels,
@@ -237,10 +226,9 @@ def _has(pattern: str, shapes: Shapes) -> bool:
 
 
 ARCHITECTURE = Architecture(
-    name="rrdbnet",
     title="RRDBNet (ESRGAN, Real-ESRGAN)",
+    spec=RRDBNetSpec,
     build=RRDBNet,
-    convolutions=_list_convolutions,
     input_multiple=_unshuffle,
     infer=_infer,
     layouts=(

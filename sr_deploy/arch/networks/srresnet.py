@@ -5,16 +5,13 @@ Shape suffixes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fractions import Fraction
-
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict, Field
 from torch import nn
 
 from sr_deploy.arch.registry import (
     Architecture,
-    Convolution,
     Layout,
     Shapes,
     count_doublings,
@@ -22,10 +19,21 @@ from sr_deploy.arch.registry import (
     find_shape,
     keep_names,
 )
-from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.spec import MOST_BLOCKS, MOST_CHANNELS, ArchSpec
 from sr_deploy.errors import InputError
 
 _OUTER_KERNEL = 9
+
+
+class SRResNetSpec(ArchSpec):
+    """Options of this architecture."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    features: int = Field(ge=1, le=MOST_CHANNELS)
+    """Channels of the feature maps in the trunk."""
+    blocks: int = Field(ge=0, le=MOST_BLOCKS)
+    """Residual blocks."""
 
 
 class ResidualBlock(nn.Module):
@@ -63,7 +71,7 @@ class Upsample(nn.Module):
 class SRResNet(nn.Module):
     """Residual blocks with batch normalisation, a skip around all of them, and pixel shuffles by 2."""
 
-    def __init__(self, spec: ArchSpec) -> None:
+    def __init__(self, spec: SRResNetSpec) -> None:
         super().__init__()
         features = spec.features
         self.conv_first = nn.Conv2d(spec.channels, features, _OUTER_KERNEL, padding=_OUTER_KERNEL // 2)
@@ -114,23 +122,13 @@ def _upsamples(scale: int) -> int:
     return scale.bit_length() - 1
 
 
-def _list_convolutions(spec: ArchSpec) -> Sequence[Convolution]:
-    features, upsamples = spec.features, _upsamples(spec.scale)
-    return (
-        Convolution(spec.channels, features, _OUTER_KERNEL, Fraction(1)),
-        *[Convolution(features, features, 3, Fraction(1))] * (2 * spec.blocks + 1),
-        *(Convolution(features, features * 4, 3, Fraction(2**number)) for number in range(upsamples)),
-        Convolution(features, spec.channels, _OUTER_KERNEL, Fraction(spec.scale)),
-    )
-
-
 def _matches(shapes: Shapes) -> bool:
     return "bn_body.weight" in shapes or "body.0.bn1.weight" in shapes
 
 
-def _infer(shapes: Shapes) -> ArchSpec:
+def _infer(shapes: Shapes) -> SRResNetSpec:
     features, channels = find_shape(shapes, "conv_first.weight", 4)[:2]
-    return ArchSpec(
+    return SRResNetSpec(
         architecture="srresnet",
         scale=2 ** count_doublings(shapes, "upsample."),
         channels=channels,
@@ -140,11 +138,9 @@ def _infer(shapes: Shapes) -> ArchSpec:
 
 
 ARCHITECTURE = Architecture(
-    name="srresnet",
     title="SRResNet (SRGAN)",
+    spec=SRResNetSpec,
     build=SRResNet,
-    convolutions=_list_convolutions,
-    input_multiple=lambda _spec: 1,
     infer=_infer,
     layouts=(Layout("srresnet", "SRResNet of sr-deploy: body.N.bn1 and bn_body", _matches, keep_names),),
 )

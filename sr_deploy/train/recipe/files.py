@@ -6,7 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sr_deploy.config import find_config, format_toml_value, load_config
+from pydantic import create_model
+
+from sr_deploy.arch.registry import get_architecture
+from sr_deploy.config import find_config, format_toml_value, load_config, validate_config
+from sr_deploy.errors import RecipeError
 from sr_deploy.files import require_file, write_text
 from sr_deploy.train.recipe.stage import Recipe
 
@@ -25,7 +29,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: unknown name or key (the nearest known one is named), a wrong type or value.
         InputError: no such file.
     """
-    return load_config(find_config("train", name), Recipe, overrides)
+    return _load(find_config("train", name), overrides)
 
 
 def read_run_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -35,7 +39,19 @@ def read_run_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         InputError: no such file.
         RecipeError: it does not validate.
     """
-    return load_config(require_file(path, "the recipe of a run"), Recipe, overrides)
+    return _load(require_file(path, "the recipe of a run"), overrides)
+
+
+def _load(path: Path, overrides: Sequence[str]) -> Recipe:
+    recipe = load_config(path, Recipe, overrides)
+    options = recipe.network.model_dump()
+    for key in ("scale", "channels"):
+        if key in options:
+            raise RecipeError(f"{path}: unknown key 'network.{key}'; the scale stands at the top of a recipe, once")
+    architecture = get_architecture(recipe.network.architecture)
+    section = create_model("Section", network=(architecture.spec, ...))  # so that errors name the keys of the recipe
+    validate_config({"network": {"scale": recipe.scale, **options}}, section, str(path))
+    return recipe
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from sr_deploy.arch.spec import MOST_BLOCKS, MOST_CHANNELS, ArchSpec
+from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.train.recipe.data import DataRecipe
 from sr_deploy.train.recipe.degradation import DegradationRecipe
 from sr_deploy.train.recipe.losses import DiscriminatorRecipe, LossRecipe
@@ -15,16 +15,12 @@ from sr_deploy.train.recipe.section import Factor, Section, Steps
 
 
 class NetworkRecipe(Section):
-    """The generator, apart from its scale (stated once, at the top of the recipe)."""
+    """The generator, apart from its scale (stated once, at the top of the recipe), with its architecture's options."""
+
+    model_config = ConfigDict(extra="allow")  # what they may be says the architecture, when a recipe is read
 
     architecture: str = Field(max_length=64)
-    """Name in the registry: srresnet, msrresnet, rrdbnet or compact."""
-    features: int = Field(ge=1, le=MOST_CHANNELS)
-    """Channels of the feature maps in the trunk."""
-    blocks: int = Field(ge=0, le=MOST_BLOCKS)
-    """Residual blocks, or inner convolutions for compact."""
-    growth: int | None = Field(default=None, ge=1, le=MOST_CHANNELS)
-    """Channels that each convolution of a dense block adds (rrdbnet only)."""
+    """Name of a module of `sr_deploy.arch.networks`."""
 
 
 class QuantisationRecipe(Section):

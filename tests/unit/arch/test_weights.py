@@ -52,7 +52,9 @@ RRDB_SPECS = [
 ]
 
 
-@pytest.mark.parametrize("spec", RRDB_SPECS, ids=lambda spec: f"x{spec.scale}-{spec.unshuffle}-{spec.channels}")
+@pytest.mark.parametrize(
+    "spec", RRDB_SPECS, ids=lambda spec: f"x{spec.scale}-{spec.options.get('unshuffle')}-{spec.channels}"
+)
 @pytest.mark.parametrize(
     ("layout", "rename"),
     [("rrdbnet", lambda key, *_: key), ("esrgan", to_esrgan), ("esrgan-old", to_old_esrgan)],

@@ -20,8 +20,9 @@ from sr_deploy.imaging.convert import to_image, to_nchw
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.base import BaseRunner
+from sr_deploy.runners.cost import find_cost
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.backend import choose_backend, find_receptive_radius
+from sr_deploy.upscale.backend import choose_backend
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.tiles import plan_tiles, run_tiles
 
@@ -161,7 +162,7 @@ def test_backend_is_chosen(compact: Path) -> None:
 def test_halo_is_capped(tmp_path: Path) -> None:
     deep = ArchSpec(architecture="compact", scale=1, features=2, blocks=60)
     path = save(tmp_path, deep)
-    assert find_receptive_radius(open_model(path)) == 62
+    assert find_cost(open_model(path)).receptive_radius == 62
     with Upscaler(path) as upscale:
         assert (upscale.receptive_radius, upscale.halo) == (62, 40)
         plan = upscale.plan(9000, 100)
