@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
-from sr_deploy.config import format_toml_value
+from sr_deploy.config import format_toml_value, named_files
 from sr_deploy.errors import CheckpointError, InputError
 from sr_deploy.export.int8.equalise import apply_factors
 from sr_deploy.export.int8.insert import choose_scale
@@ -30,10 +30,8 @@ from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 from sr_deploy.train.chain import Stage, plan_stages
-from sr_deploy.train.recipe import QuantisationRecipe
+from sr_deploy.train.recipe import QuantisationRecipe, load_recipe
 
-RECIPES = {"compact": "compact-qat", "rrdbnet": "rrdb-lite-qat"}
-"""Shipped recipes that train for INT8, by architecture."""
 _LEAST_SIDE = 16
 _ALIKE = 1e-3
 """Evening channels out changes no output by more, beyond its rounding."""
@@ -78,13 +76,13 @@ def plan_qat(
         CheckpointError, GraphError: as `prepare_training`.
     """
     arch = open_model(checkpoint).arch
-    name = recipe or RECIPES.get(arch.architecture if arch is not None else "")
+    name = recipe or (None if arch is None else _find_recipe(arch.architecture))
     if arch is None or name is None:
         raise InputError(
             f"no recipe for INT8 is shipped for {'a graph' if arch is None else arch.title()}; give one: "
             f"sr-deploy train RECIPE --qat {checkpoint}"
         )
-    network = arch.model_dump(include={"architecture", "features", "blocks", "growth"}, exclude_none=True)
+    network = {"architecture": arch.architecture, **arch.options}
     fixed = [f"network.{key}={format_toml_value(value)}" for key, value in network.items()]
     (stage,) = plan_stages(name, [*overrides, f"scale={arch.scale}", *fixed], runs, alone=True, out=out)
     side = max(stage.recipe.data.patch_size // arch.scale, _LEAST_SIDE)
@@ -97,6 +95,15 @@ def plan_qat(
         }
     )
     return replace(stage, recipe=stage.recipe.model_copy(update={"quantisation": quantisation}))
+
+
+def _find_recipe(architecture: str) -> str | None:
+    """A shipped recipe that trains networks of this architecture for INT8."""
+    recipes = ((name, load_recipe(name)) for name in named_files("train"))
+    return next(
+        (name for name, one in recipes if one.quantisation is not None and one.network.architecture == architecture),
+        None,
+    )
 
 
 def prepare_training(
