@@ -1,10 +1,10 @@
-"""What FP16 and INT8 cost a network, beside other quantisers, and how fast INT8 is on the CPU.
+"""What FP16 and INT8 cost a network, beside other quantizers, and how fast INT8 is on the CPU.
 
     python benchmarks/int8_fidelity.py --network compact=realesr-animevideov3.pth --network rrdb=runs/rrdb-lite \
         --set14 Set14 --calibration BSDS500
 
 Every network is exported and rewritten as `sr-deploy export` does it, then made FP16 and INT8 with the default settings
-of the package, and INT8 by ONNX Runtime's own quantiser (QDQ, as it comes, with its ranges `MinMax` and `Entropy`) and
+of the package, and INT8 by ONNX Runtime's own quantizer (QDQ, as it comes, with its ranges `MinMax` and `Entropy`) and
 by NVIDIA's modelopt where it is installed; these two take the graph as PyTorch exports it, as their users would. All
 calibrate on the same crops. Each graph enlarges the same pictures in ONNX Runtime: what it loses against FP32 and
 against the originals is reported, and the share of the multiply-adds that is INT8. ONNX Runtime computes FP16
@@ -65,7 +65,7 @@ TESTED_CROP = 96
 
 
 class CropReader:
-    """Calibration crops as ONNX Runtime's quantiser reads them."""
+    """Calibration crops as ONNX Runtime's quantizer reads them."""
 
     def __init__(self, name: str, crops: Iterable[NDArray[np.float32]]) -> None:
         self._feeds = ({name: crop} for crop in crops)
@@ -75,8 +75,8 @@ class CropReader:
         return next(self._feeds, None)
 
 
-def quantise_with_onnxruntime(source: Path, crops: Sequence[NDArray[np.float32]], ranges: str, target: Path) -> None:
-    """ONNX Runtime's static quantiser as it comes, after the preparation that its documentation asks for."""
+def quantize_with_onnxruntime(source: Path, crops: Sequence[NDArray[np.float32]], ranges: str, target: Path) -> None:
+    """ONNX Runtime's static quantizer as it comes, after the preparation that its documentation asks for."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -87,7 +87,7 @@ def quantise_with_onnxruntime(source: Path, crops: Sequence[NDArray[np.float32]]
     quantize_static(str(prepared), str(target), reader, quant_format=QuantFormat.QDQ, calibrate_method=method)
 
 
-def quantise_with_modelopt(source: Path, crops: Sequence[NDArray[np.float32]], target: Path) -> None:
+def quantize_with_modelopt(source: Path, crops: Sequence[NDArray[np.float32]], target: Path) -> None:
     """NVIDIA's modelopt as it comes."""
     quantize = importlib.import_module("modelopt.onnx.quantization").quantize  # not a dependency of sr-deploy
     quantize(
@@ -100,7 +100,7 @@ def quantise_with_modelopt(source: Path, crops: Sequence[NDArray[np.float32]], t
     )
 
 
-def quantise_with_nncf(source: Path, crops: Sequence[NDArray[np.float32]], target: Path) -> None:
+def quantize_with_nncf(source: Path, crops: Sequence[NDArray[np.float32]], target: Path) -> None:
     """OpenVINO's NNCF as it comes."""
     nncf = importlib.import_module("nncf")  # not a dependency of sr-deploy
     feeds = [{"lr": crop} for crop in crops]
@@ -114,7 +114,7 @@ def make_graphs(
     notes: list[str],
     *,
     variants: bool,
-    quantisers: Collection[str] | None,
+    quantizers: Collection[str] | None,
 ) -> Iterator[tuple[str, Path]]:
     """The graphs of one network, FP32 first; what cannot be made goes into `notes`."""
     model = open_model(checkpoint)
@@ -131,7 +131,7 @@ def make_graphs(
         ("INT8", options),
         ("INT8, ranges by mse", options.model_copy(update={"method": "mse"})),
         ("INT8, scales per tensor", options.model_copy(update={"per_channel": False})),
-        ("INT8, channels as they are", options.model_copy(update={"equalise": False})),
+        ("INT8, channels as they are", options.model_copy(update={"equalize": False})),
         ("INT8, biases corrected", options.model_copy(update={"bias_correction": "on"})),
         ("INT8, biases as they are", options.model_copy(update={"bias_correction": "off"})),
     ):
@@ -152,12 +152,12 @@ def make_graphs(
     shape = CropShape(options.crop_size, model.scale, model.channels, options.seed)
     crops = [crop.lr for crop in cut_crops(find_photographs(calibration).calibration, options.crops, shape, 0)]
     others: dict[str, Callable[[Path], None]] = {
-        f"ONNX Runtime's quantiser, {ranges}": functools.partial(quantise_with_onnxruntime, plain, crops, ranges)
+        f"ONNX Runtime's quantizer, {ranges}": functools.partial(quantize_with_onnxruntime, plain, crops, ranges)
         for ranges in ("MinMax", "Entropy")
     }
-    others["NNCF"] = functools.partial(quantise_with_nncf, fp32, crops)
-    others["NVIDIA modelopt"] = functools.partial(quantise_with_modelopt, plain, crops)
-    for name, make in ((name, make) for name, make in others.items() if not quantisers or name in quantisers):
+    others["NNCF"] = functools.partial(quantize_with_nncf, fp32, crops)
+    others["NVIDIA modelopt"] = functools.partial(quantize_with_modelopt, plain, crops)
+    for name, make in ((name, make) for name, make in others.items() if not quantizers or name in quantizers):
         target = folder / f"{name.replace(' ', '-')}.onnx"
         try:
             make(target)
@@ -265,7 +265,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--set14", type=Path, help="folder of pairs (Set14)")
     parser.add_argument("--calibration", type=Path, help="folder of photographs; left out: the bundled ones")
     parser.add_argument("--variants", action="store_true", help="INT8 with other settings, too")
-    parser.add_argument("--quantiser", action="append", help="only this one of others', as in NNCF; may be repeated")
+    parser.add_argument("--quantizer", action="append", help="only this one of others', as in NNCF; may be repeated")
     parser.add_argument("--side", type=int, default=128, help="of the input that is timed")
     parser.add_argument("--rounds", type=int, default=15, help="of timing; 0: on a busy machine, none")
     parser.add_argument("--resume", action="store_true", help="keep the networks that this command has measured today")
@@ -298,7 +298,7 @@ def measure_network(checkpoint: Path, arguments: argparse.Namespace, run: dict[s
             arguments.calibration,
             measured.notes,
             variants=arguments.variants,
-            quantisers=arguments.quantiser,
+            quantizers=arguments.quantizer,
         )
         graphs = {}
         for graph, path in made:

@@ -109,7 +109,7 @@ def blur_known(images: Tensor, draw: KernelDraw, side: int) -> Tensor:
 
 
 def add_noise_known(images: Tensor, stage: StageDraw) -> Tensor:
-    """Noise in colour for all samples, and gray noise in its place where a sample asks for it."""
+    """Noise in color for all samples, and gray noise in its place where a sample asks for it."""
     gray = torch.from_numpy(stage.gray.astype(np.float32)).view(-1, 1, 1, 1)
     if stage.gaussian:
         sigma = torch.from_numpy(stage.sigma.astype(np.float32) / 255).view(-1, 1, 1, 1)

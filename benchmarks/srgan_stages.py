@@ -3,7 +3,7 @@
     python benchmarks/srgan_stages.py --data PHOTOGRAPHS --hr ORIGINALS
 
 The network has fewer blocks and features than the recipe's: the point is the course of a training, not its quality. It
-is MSRResNet, SRResNet without batch normalisation, which needs fewer steps. The discriminator is SRGAN's, narrower:
+is MSRResNet, SRResNet without batch normalization, which needs fewer steps. The discriminator is SRGAN's, narrower:
 the U-Net still guessed after as many steps. VGG19's weights are not needed: L1 stands in for the perceptual term. NIQE
 should be lower after the second stage: pictures look more natural. A control goes on from the first stage for as many
 steps by L1 alone: what it gains too is not the game's. The curves of the second stage go to docs/pictures/srgan.png,
@@ -30,17 +30,17 @@ NETWORK = [
     "precision.autocast=off", "precision.channels_last=true",
 ]  # fmt: skip
 SETTINGS = [
-    *NETWORK, "srresnet:optimiser.learning_rate=1e-3", "srresnet:optimiser.schedule.kind=cosine",
-    "srresnet:optimiser.clip_norm=1", "srresnet:run.steps=1500", "loss.perceptual.weight=0", "srgan:loss.weight=1",
+    *NETWORK, "srresnet:optimizer.learning_rate=1e-3", "srresnet:optimizer.schedule.kind=cosine",
+    "srresnet:optimizer.clip_norm=1", "srresnet:run.steps=1500", "loss.perceptual.weight=0", "srgan:loss.weight=1",
     "srgan:loss.pixel=l1", "loss.adversarial.weight=1e-2", "discriminator.features=16",
-    "discriminator.learning_rate=3e-4", "srgan:optimiser.learning_rate=2e-4",
-    "srgan:optimiser.schedule.milestones=[450]", "srgan:run.steps=600", "run.log_every=25",
+    "discriminator.learning_rate=3e-4", "srgan:optimizer.learning_rate=2e-4",
+    "srgan:optimizer.schedule.milestones=[450]", "srgan:run.steps=600", "run.log_every=25",
     "srresnet:run.validate_every=300", "srgan:run.validate_every=100", "run.preview_every=200",
     "run.checkpoint_every=200",
 ]  # fmt: skip
 CONTROL = [
-    *NETWORK, "loss.pixel=l1", "optimiser.learning_rate=2e-4", "optimiser.schedule.kind=multistep",
-    "optimiser.schedule.milestones=[450]", "optimiser.schedule.gamma=0.1", "run.steps=600",
+    *NETWORK, "loss.pixel=l1", "optimizer.learning_rate=2e-4", "optimizer.schedule.kind=multistep",
+    "optimizer.schedule.milestones=[450]", "optimizer.schedule.gamma=0.1", "run.steps=600",
 ]  # fmt: skip
 STAGES = {
     "srresnet": "after `srresnet`",
@@ -126,7 +126,7 @@ def write_results(
         f"{machine.title()}; torch {versions['torch']}; {document['date']}; `{command}`.", "",
         f"Settings: `{shlex.join(SETTINGS)}`. Of the control: `{shlex.join(CONTROL)}`.", "",
         "Without the perceptual term, as VGG19's weights were not at hand: L1 stands in for it.", "",
-        "The network is MSRResNet, SRResNet without batch normalisation; the discriminator SRGAN's.", "",
+        "The network is MSRResNet, SRResNet without batch normalization; the discriminator SRGAN's.", "",
         "| picture | Y-PSNR / SSIM | NIQE |", "|---|---:|---:|", *rows, "",
         f"Y-PSNR of the held-out photographs by step, `srresnet`: {course['srresnet']}.", "",
         f"The same, `srgan`: {course['srgan']}.", "",

@@ -70,7 +70,7 @@ def make_step(session: Session, batches: Iterator[Batch], clock: PhaseClock | No
     batch = next(batches)
     begin("degradation")
     pair = session.make_pair(batch)
-    learning_rate = learning_rate_at(state.step, session.recipe.optimiser, session.recipe.run.steps)
+    learning_rate = learning_rate_at(state.step, session.recipe.optimizer, session.recipe.run.steps)
     session.updater.update(pair, learning_rate, begin)
     state.average.update(state.network, state.step)
     state.step += 1
@@ -78,7 +78,7 @@ def make_step(session: Session, batches: Iterator[Batch], clock: PhaseClock | No
 
 
 def time_steps(session: Session, steps: int) -> tuple[list[float], dict[str, float], float, float | None]:
-    """Milliseconds of whole steps, share of each phase in percent, TFLOP of a step, and a GPU's utilisation."""
+    """Milliseconds of whole steps, share of each phase in percent, TFLOP of a step, and a GPU's utilization."""
     device, recipe = session.device, session.recipe
     last = _WARM_UP + 1 + 2 * steps
     batches = iterate_batches(session.sampler, 0, last, recipe.data.workers)
@@ -104,7 +104,7 @@ def time_steps(session: Session, steps: int) -> tuple[list[float], dict[str, flo
 
 @contextmanager
 def watch_gpu(device: torch.device) -> Iterator[list[float]]:
-    """Utilisation in percent, asked for twice a second while the block runs; stays empty on a CPU."""
+    """Utilization in percent, asked for twice a second while the block runs; stays empty on a CPU."""
     seen: list[float] = []
     done = threading.Event()
     query = ("--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", f"--id={device.index or 0}")

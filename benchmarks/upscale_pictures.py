@@ -36,9 +36,9 @@ def draw_badge() -> Picture:
     samples = np.asarray(large).astype(np.float64).reshape(_SIDE, 4, _SIDE, 4, 4)
     alpha = samples[..., 3].mean(axis=(1, 3))
     weight = np.maximum(samples[..., 3:].sum(axis=(1, 3)), 1e-9)
-    colour = (samples[..., :3] * samples[..., 3:]).sum(axis=(1, 3)) / weight
+    color = (samples[..., :3] * samples[..., 3:]).sum(axis=(1, 3)) / weight
     seen = alpha > 127
-    return Picture(np.where(seen[..., None], np.rint(colour), 0).astype(np.uint8), 255 * seen.astype(np.uint8))
+    return Picture(np.where(seen[..., None], np.rint(color), 0).astype(np.uint8), 255 * seen.astype(np.uint8))
 
 
 def put_on_white(picture: Picture) -> NDArray[np.uint8]:

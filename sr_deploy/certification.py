@@ -1,4 +1,4 @@
-"""The certificate: every artefact measured, every file looked into, every tenth of a dB accounted for.
+"""The certificate: every artifact measured, every file looked into, every tenth of a dB accounted for.
 
 `sr_deploy.verify_model`. What `verify` measures and `upscale` tiles comes together here.
 """
@@ -28,7 +28,7 @@ from sr_deploy.bundle import (
 from sr_deploy.bundle.engine_folder import EngineFolder, engines_of_graph
 from sr_deploy.bundle.store import PAGE_NAME, blaming_bundle
 from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
-from sr_deploy.bundle.verdict import Judgement, Verdict
+from sr_deploy.bundle.verdict import Judgment, Verdict
 from sr_deploy.drift import Tell, measure_ledgers
 from sr_deploy.engine.build import OnProgress
 from sr_deploy.engine.bundle import BuildResult
@@ -63,7 +63,7 @@ class Verification:
     certificate: Certificate
     """That, and what stood in the bundle's certificate besides: measurements of other machines, findings that were not
     found to be gone."""
-    judgement: Judgement
+    judgment: Judgment
     """What the certificate comes to; only what ran now counts as having run."""
     crops: tuple[Crop, ...] = ()
     """The worst places, cut out."""
@@ -73,7 +73,7 @@ class Verification:
 
     @property
     def entries(self) -> tuple[CertificateEntry, ...]:
-        """One for each artefact and backend that ran."""
+        """One for each artifact and backend that ran."""
         return self.found.entries
 
     @property
@@ -99,12 +99,12 @@ class Verification:
     @property
     def failures(self) -> tuple[str, ...]:
         """What fell short and nobody accepted, as in `model.fp16.onnx on onnxruntime:fp16`; empty if nothing did."""
-        return tuple(failure.name for failure in self.judgement.failures)
+        return tuple(failure.name for failure in self.judgment.failures)
 
     @property
     def verdict(self) -> Verdict:
         """`verified`, `incomplete` (a graph that no backend ran) or `failed`."""
-        return self.judgement.verdict
+        return self.judgment.verdict
 
     @property
     def passed(self) -> bool:
@@ -117,7 +117,7 @@ class Verification:
         Raises:
             OutputError: it cannot be written.
         """
-        content = describe_page(self.model, self.judgement, self.certificate, entries=self.entries, crops=self.crops)
+        content = describe_page(self.model, self.judgment, self.certificate, entries=self.entries, crops=self.crops)
         write_page(content, path)
 
 
@@ -134,7 +134,7 @@ def verify_model(
 ) -> Verification:
     """Verify a model: run everything of it that this machine can run, and look into its files.
 
-    Every artefact is compared with PyTorch in float64, or for a graph without weights with ONNX Runtime in FP32, on a
+    Every artifact is compared with PyTorch in float64, or for a graph without weights with ONNX Runtime in FP32, on a
     grid of shapes and contents. Of a bundle the weights of each graph are held against those of the FP32 one,
     the precision of every layer against the manifest, engines against their records and graphs, and the drift ledger
     says which stage loses how much. The result goes into its `certificate.json` and `certificate.html`, whether it
@@ -200,11 +200,11 @@ def verify_model(
         found = Found(verified.entries, tuple(checks), ledgers, (*list_not_run(model, choices), *verified.not_run))
         certificate = found.added_to(standing)
         asked = None if choices is None else {choice.precision for choice in choices if choice.backend != "torch"}
-        judgement = judge_found(model, certificate, found, asked=asked, thresholds=thresholds)
+        judgment = judge_found(model, certificate, found, asked=asked, thresholds=thresholds)
         if accept:
-            certificate = accept_findings(certificate, judgement, accept)
-            judgement = judge_found(model, certificate, found, asked=asked, thresholds=thresholds)
-        verification = Verification(model, found, certificate, judgement, verified.crops)
+            certificate = accept_findings(certificate, judgment, accept)
+            judgment = judge_found(model, certificate, found, asked=asked, thresholds=thresholds)
+        verification = Verification(model, found, certificate, judgment, verified.crops)
         return _write(bundle, verification, certificate) if bundle is not None and writes else verification
 
 
@@ -247,12 +247,12 @@ def _make_drop(file: str, sha256: str, what: str, findings: tuple[str, ...]) -> 
 
 
 def _write(bundle: Bundle, verification: Verification, certificate: Certificate) -> Verification:
-    path = bundle.write_certificate(record_verdict(certificate, verification.judgement))
+    path = bundle.write_certificate(record_verdict(certificate, verification.judgment))
     verification.write_html(bundle.path / PAGE_NAME)
     return replace(verification, written=(path, bundle.path / PAGE_NAME))
 
 
-def record_engines(bundle: Bundle) -> Judgement:
+def record_engines(bundle: Bundle) -> Judgment:
     """Let `certificate.json` and its page name engines that were built and that nothing has run yet.
 
     A certificate that does not hold is left for `verify`, which says so. The page has no crops then: those are of a
@@ -265,12 +265,12 @@ def record_engines(bundle: Bundle) -> Judgement:
         BundleError: an engine is damaged.
         OutputError: the bundle cannot be written.
     """
-    certificate, judgement, problem = judge_bundle(bundle)
+    certificate, judgment, problem = judge_bundle(bundle)
     if not problem and not is_shipped(bundle.path):
-        bundle.write_certificate(record_verdict(certificate, judgement))
+        bundle.write_certificate(record_verdict(certificate, judgment))
         model = open_model(bundle.path)
-        write_page(describe_page(model, judgement, certificate), bundle.path / PAGE_NAME)
-    return judgement
+        write_page(describe_page(model, judgment, certificate), bundle.path / PAGE_NAME)
+    return judgment
 
 
 def build_engines(
@@ -310,4 +310,4 @@ def build_engines(
             return result
         opened = open_bundle(path)
         changed = result.built or result.removed
-        return replace(result, judgement=record_engines(opened) if changed else judge_bundle(opened)[1])
+        return replace(result, judgment=record_engines(opened) if changed else judge_bundle(opened)[1])

@@ -90,7 +90,7 @@ class ExportResult:
     not_built: tuple[NotBuilt, ...]
     """What to build elsewhere."""
     certificate: tuple[CertificateEntry, ...]
-    """What was measured of every artefact that runs here."""
+    """What was measured of every artifact that runs here."""
     not_run: tuple[NotRun, ...]
     """What could not be measured here, and why."""
     verification: Verification

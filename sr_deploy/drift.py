@@ -128,7 +128,7 @@ def _run_chain(
 def _run_stage(model: Model, runner: Runner, photographs: Sequence[Photograph]) -> Stage:
     spec = runner.spec
     kind = "ONNX" if spec.backend == "onnxruntime" else "engine"
-    path = spec.artefact
+    path = spec.artifact
     name = None if path is None else _relative(model, path)
     return Stage(f"{kind} {spec.precision.upper()}", str(spec), run_all(runner.infer, photographs), name)
 

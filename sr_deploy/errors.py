@@ -108,7 +108,7 @@ class TrainingError(SrDeployError):
 
 
 class VerificationError(SrDeployError):
-    """An artefact does not compute what the reference computes."""
+    """An artifact does not compute what the reference computes."""
 
     exit_code = 3
 

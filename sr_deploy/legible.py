@@ -1,7 +1,7 @@
 """Text of unknown origin, made fit to be read: nothing in it acts on a terminal, and it has an end.
 
 File names, keys of checkpoints, metadata of graphs and messages of libraries may hold anything: escape sequences that
-recolour a terminal or put words into its input, characters that turn the direction of reading, line breaks, half of a
+recolor a terminal or put words into its input, characters that turn the direction of reading, line breaks, half of a
 surrogate pair, megabytes.
 """
 

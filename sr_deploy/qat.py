@@ -1,4 +1,4 @@
-"""What quantisation-aware training begins with: a network whose channels are evened out, and steps for convolutions.
+"""What quantization-aware training begins with: a network whose channels are evened out, and steps for convolutions.
 
 Both are measured as INT8 of `export` measures them. What is trained is the very placement, arithmetic and steps of the
 graph that is exported afterwards.
@@ -20,11 +20,11 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.config import format_toml_value, named_files
 from sr_deploy.errors import CheckpointError, InputError
-from sr_deploy.export.int8.equalise import apply_factors
+from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.insert import choose_scale
 from sr_deploy.export.int8.make import calibrate_ranges
 from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.export.int8.placement import find_modules, place_quantisation
+from sr_deploy.export.int8.placement import find_modules, place_quantization
 from sr_deploy.export.int8.work import Work, start_work
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
@@ -87,21 +87,21 @@ def plan_qat(
     (stage,) = plan_stages(name, [*overrides, f"scale={arch.scale}", *fixed], runs, alone=True, out=out)
     side = max(stage.recipe.data.patch_size // arch.scale, _LEAST_SIDE)
     start = prepare_training(checkpoint, weights, data, side=side, tell=tell)
-    quantisation = (stage.recipe.quantisation or QuantisationRecipe()).model_copy(
+    quantization = (stage.recipe.quantization or QuantisationRecipe()).model_copy(
         update={
             "input_steps": start.input_steps,
             "checkpoint": str(checkpoint),
             "checkpoint_sha256": start.checkpoint_sha256,
         }
     )
-    return replace(stage, recipe=stage.recipe.model_copy(update={"quantisation": quantisation}))
+    return replace(stage, recipe=stage.recipe.model_copy(update={"quantization": quantization}))
 
 
 def _find_recipe(architecture: str) -> str | None:
     """A shipped recipe that trains networks of this architecture for INT8."""
     recipes = ((name, load_recipe(name)) for name in named_files("train"))
     return next(
-        (name for name, one in recipes if one.quantisation is not None and one.network.architecture == architecture),
+        (name for name, one in recipes if one.quantization is not None and one.network.architecture == architecture),
         None,
     )
 
@@ -124,7 +124,7 @@ def prepare_training(
         tell: told what is being done.
 
     Raises:
-        InputError: no such file or folder, or a network that exporting folds together (batch normalisation).
+        InputError: no such file or folder, or a network that exporting folds together (batch normalization).
         CheckpointError: no weights in it.
         GraphError: nothing of it may be INT8.
     """
@@ -137,7 +137,7 @@ def prepare_training(
         graph = Path(folder) / "fp32.onnx"
         export_network_to_onnx(network, model.arch, graph, sha256)
         work = start_work(graph, graph, options, calibration=photographs, keep_fp32=(), tell=tell)
-    placement = place_quantisation(work.model)
+    placement = place_quantization(work.model)
     tell(f"calibrate {len(placement.candidates)} convolutions on {options.crops} crops in {work.engine_name}")
     factors, limits = calibrate_ranges(work, placement)
     state = _read_evened(work, factors, network)
@@ -169,5 +169,5 @@ def _require_alike(checkpoint: Path, work: Work, network: nn.Module, arch: ArchS
     if not off <= _ALIKE:
         raise InputError(
             f"{checkpoint} cannot be trained for INT8: the weights of its graph are not those of its convolutions "
-            f"(outputs differ by {off:.2g}), as where batch normalisation is folded into them; take a network without"
+            f"(outputs differ by {off:.2g}), as where batch normalization is folded into them; take a network without"
         )

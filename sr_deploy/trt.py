@@ -1,4 +1,4 @@
-"""Which TensorRT: the data-centre SDK or TensorRT-RTX, one for each process, and what this machine can do with it.
+"""Which TensorRT: the data-center SDK or TensorRT-RTX, one for each process, and what this machine can do with it.
 
 Nothing of NVIDIA's is imported before it is needed.
 """

@@ -22,7 +22,7 @@ from sr_deploy.bundle import Bundle, open_bundle
 from sr_deploy.bundle.store import CERTIFICATE_NAME, MANIFEST_NAME
 from sr_deploy.certification import verify_model
 from sr_deploy.errors import SrDeployError, VerificationError
-from sr_deploy.export.int8.bundle import load_quantised_source
+from sr_deploy.export.int8.bundle import load_quantized_source
 from sr_deploy.export.int8.report import REPORT_NAME, Int8Report, LayerReport
 from sr_deploy.files import sha256_of, write_text
 from sr_deploy.graph.load import load_whole_model, name_of
@@ -30,26 +30,26 @@ from sr_deploy.shipped import DEFAULT_MODEL
 from sr_deploy.verify.align import GraphView
 
 
-def record_quantisers(bundle: Bundle, report: Int8Report) -> Int8Report:
+def record_quantizers(bundle: Bundle, report: Int8Report) -> Int8Report:
     """`int8.json` with the step, zero point and bias of every layer that it records as INT8.
 
     Raises:
-        VerificationError: a layer of the report is not quantised in the graph.
+        VerificationError: a layer of the report is not quantized in the graph.
     """
     view = GraphView(load_whole_model(bundle.graph("int8")))
-    source = GraphView(load_quantised_source(bundle.graph("fp32"), bundle.path / REPORT_NAME))
+    source = GraphView(load_quantized_source(bundle.graph("fp32"), bundle.path / REPORT_NAME))
     nodes, exact = ({name_of(node): node for node in one.nodes} for one in (view, source))
 
     def read(layer: LayerReport) -> LayerReport:
         if layer.precision == "float":
             return layer
-        quantiser = view.chain(nodes[layer.name].input[0])[0]
-        if quantiser.op_type != "DequantizeLinear":
+        quantizer = view.chain(nodes[layer.name].input[0])[0]
+        if quantizer.op_type != "DequantizeLinear":
             raise VerificationError(f"{layer.name} is INT8 in {REPORT_NAME} and not in the graph")
         bias = source.constant(exact[layer.name].input[2])  # every convolution of this network has one
         shift = np.array(report.shifts.get(layer.name, (0.0,)), np.float32)
         corrected = None if bias is None else tuple(map(float, bias.stored + shift))
-        step, zero = float(view.read_scale(quantiser)), int(view.read_zero(quantiser))
+        step, zero = float(view.read_scale(quantizer)), int(view.read_zero(quantizer))
         return layer.model_copy(update={"step": step, "zero_point": zero, "bias": corrected})
 
     return report.model_copy(update={"layers": tuple(map(read, report.layers))})
@@ -66,7 +66,7 @@ def certify_again(path: Path) -> None:
         shutil.copytree(path, copy, ignore=shutil.ignore_patterns(CERTIFICATE_NAME))
         bundle = open_bundle(copy)
         report = Int8Report.model_validate_json((copy / REPORT_NAME).read_bytes())
-        write_text(copy / REPORT_NAME, record_quantisers(bundle, report).model_dump_json(indent=2) + "\n")
+        write_text(copy / REPORT_NAME, record_quantizers(bundle, report).model_dump_json(indent=2) + "\n")
         manifest = json.loads((copy / MANIFEST_NAME).read_text())
         manifest["int8"]["report"]["sha256"] = sha256_of(copy / REPORT_NAME)
         write_text(copy / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")

@@ -10,7 +10,7 @@ from torch import nn
 
 @runtime_checkable
 class Foldable(Protocol):
-    """A network with layers that can be merged into their neighbours without changing what it computes."""
+    """A network with layers that can be merged into their neighbors without changing what it computes."""
 
     def fold(self) -> None:
         """Merge them, in place. For evaluation only: the result is not trained further."""
@@ -18,9 +18,9 @@ class Foldable(Protocol):
 
 
 def fold_for_export(network: nn.Module) -> nn.Module:
-    """A copy of `network` in evaluation mode with batch normalisation and pixel-unshuffle merged into convolutions.
+    """A copy of `network` in evaluation mode with batch normalization and pixel-unshuffle merged into convolutions.
 
-    Batch normalisation needs its own kernels and its own rounding in half precision, and a pixel-unshuffle exports as
+    Batch normalization needs its own kernels and its own rounding in half precision, and a pixel-unshuffle exports as
     shape arithmetic. Networks that have neither are only copied.
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)

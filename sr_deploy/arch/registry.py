@@ -74,7 +74,7 @@ class Architecture(Generic[SpecT]):
     spec: type[SpecT]
     """Its options, with what they may be; unknown ones are refused."""
     build: Callable[[SpecT], nn.Module]
-    """The network, initialised for training."""
+    """The network, initialized for training."""
     infer: Callable[[Shapes], SpecT]
     """The spec that a state dict with our keys has. Raises CheckpointError (no file name in it)."""
     layouts: tuple[Layout, ...]
@@ -88,7 +88,7 @@ class Cost:
     """What a network needs for each pixel of its input."""
 
     parameters: int
-    """Trained numbers (buffers such as the statistics of a batch normalisation are not counted)."""
+    """Trained numbers (buffers such as the statistics of a batch normalization are not counted)."""
     flops_per_input_pixel: float
     """Floating-point operations of the convolutions, two for each multiply-add."""
     receptive_radius: int
@@ -145,7 +145,7 @@ def complete_spec(spec: ArchSpec) -> ArchSpec:
 
 
 def build_network(spec: ArchSpec) -> nn.Module:
-    """The network that `spec` describes, initialised for training, on the CPU, in fp32.
+    """The network that `spec` describes, initialized for training, on the CPU, in fp32.
 
     Its forward takes N x C x H x W in [0, 1] and gives N x C x (H * scale) x (W * scale), not clamped.
 

@@ -71,8 +71,8 @@ class ArchSpec(BaseModel):
         """One line for people, as in `rrdbnet x4, 23 blocks, 64 features, growth 32, RGB`."""
         counts = [f"{value} {name}" for name, value in sorted(self.options.items()) if name.endswith("s")]
         others = [f"{name} {value}" for name, value in sorted(self.options.items()) if not name.endswith("s")]
-        colour = "RGB" if self.channels == 3 else "gray"
-        return ", ".join((f"{self.architecture} x{self.scale}", *counts, *others, colour))
+        color = "RGB" if self.channels == 3 else "gray"
+        return ", ".join((f"{self.architecture} x{self.scale}", *counts, *others, color))
 
 
 _COMMON = frozenset(ArchSpec.model_fields)
@@ -99,12 +99,12 @@ class DiscriminatorSpec(BaseModel):
 
     def title(self) -> str:
         """One line for people, as in `unet, 64 features, spectral norm, RGB`."""
-        colour = {1: "gray", 3: "RGB"}.get(self.channels, f"{self.channels} channels")
+        color = {1: "gray", 3: "RGB"}.get(self.channels, f"{self.channels} channels")
         if self.architecture == "unet":
             kind = "spectral norm" if self.spectral_norm else "no spectral norm"
         else:
             kind = f"patches of {self.patch_size}"
-        return f"{self.architecture}, {self.features} features, {kind}, {colour}"
+        return f"{self.architecture}, {self.features} features, {kind}, {color}"
 
 
 def tidy_license(text: str) -> str | None:

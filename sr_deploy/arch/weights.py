@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 _STEPS_KEY = "input_steps"
 _STEPS = TypeAdapter(dict[str, Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]])
-_LICENSE_KEYS = ("license", "licence", "modelspec.license")
+_LICENSE_KEYS = ("license", "license", "modelspec.license")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A generator's weights, recognised and checked."""
+    """A generator's weights, recognized and checked."""
 
     spec: ArchSpec
     """What network they are for."""
@@ -108,7 +108,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if file.metadata.get("format") == OUR_FORMAT:
             spec, layout, names = _read_our_spec(file.metadata), OUR_FORMAT, keep_names(shapes)
         else:
-            spec, layout, names = _recognise(shapes)
+            spec, layout, names = _recognize(shapes)
         _check_shapes(spec, {names[key]: shape for key, shape in shapes.items()})
         return Checkpoint(spec, layout, file.load(names), _read_license(file.metadata))
 
@@ -132,7 +132,7 @@ def _read_our_spec(metadata: Mapping[str, str]) -> ArchSpec:
         raise CheckpointError(f"its metadata describe no network known here ({where}: {first['msg']})") from error
 
 
-def _recognise(shapes: Shapes) -> tuple[ArchSpec, str, dict[str, str]]:
+def _recognize(shapes: Shapes) -> tuple[ArchSpec, str, dict[str, str]]:
     """Find the layout that the keys are in, what network the shapes make, and our names for its tensors."""
     architecture, layout = _find_layout(shapes)
     try:

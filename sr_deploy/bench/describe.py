@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sr_deploy.bench.choices import ContenderChoice
 from sr_deploy.bench.report import BenchResult, ColdStart, EndToEnd, HostCopies, Parity
 from sr_deploy.bench.rounds import Turns
-from sr_deploy.bench.statistics import compare_speed, summarise_calls
+from sr_deploy.bench.statistics import compare_speed, summarize_calls
 from sr_deploy.bench.work import describe_roofline, find_work
 from sr_deploy.bench.worker import FILE_FORMAT, OpenAnswer
 from sr_deploy.bundle import Shape, Thresholds
@@ -40,7 +40,7 @@ def describe_result(
 ) -> BenchResult:
     """The contender's entry."""
     opened, own = measured.opened, measured.own
-    timing, speedup = summarise_calls(own), compare_speed(measured.baseline, own)
+    timing, speedup = summarize_calls(own), compare_speed(measured.baseline, own)
     work = find_work(model, choice, shape, on_cpu=opened["device"] == "cpu")
     megapixels = shape.n * shape.h * shape.w / 1e6
     return BenchResult(
@@ -95,7 +95,7 @@ def _describe_cold_start(opened: OpenAnswer) -> ColdStart:
 
 
 def _describe_files(turns: Sequence[Sequence[float]], shape: Shape) -> EndToEnd:
-    timing = summarise_calls(turns)
+    timing = summarize_calls(turns)
     return EndToEnd(
         format=FILE_FORMAT,
         calls=sum(map(len, turns)),

@@ -101,7 +101,7 @@ def _draw_series(
             value, spread = upward(result)
             note = f"{result.contender}, {shape}: {show_time(result)}, {show_figure(result.images_per_second)} images/s"
             points.setdefault(result.contender, []).append(Point(across(shape), value, spread, note))
-    names = dict.fromkeys(result.contender for result in report.results)  # in every plot the same, so the colours are
+    names = dict.fromkeys(result.contender for result in report.results)  # in every plot the same, so the colors are
     return [Series(name, points[name]) for name in names if name in points]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bench.rounds import run_rounds
-from sr_deploy.bench.statistics import compare_speed, plan_schedule, summarise_calls
+from sr_deploy.bench.statistics import compare_speed, plan_schedule, summarize_calls
 from sr_deploy.bundle import Shape
 from sr_deploy.measure.timer import time_turn
 from sr_deploy.model import open_model
@@ -79,8 +79,8 @@ def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTi
     return PairTiming(
         backend=str(choice),
         shape=str(shape),
-        before_ms=1000 * summarise_calls(turns[0]).median,
-        after_ms=1000 * summarise_calls(turns[1]).median,
+        before_ms=1000 * summarize_calls(turns[0]).median,
+        after_ms=1000 * summarize_calls(turns[1]).median,
         ratio=gain.ratio,
         ratio_low=gain.low,
         ratio_high=gain.high,

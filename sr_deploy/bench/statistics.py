@@ -78,7 +78,7 @@ def plan_schedule(call_seconds: Sequence[float], seconds_each: float) -> Schedul
     return Schedule(rounds, calls, primed)
 
 
-def summarise_calls(rounds: Sequence[Sequence[float]]) -> Timing:
+def summarize_calls(rounds: Sequence[Sequence[float]]) -> Timing:
     """Over all calls of all rounds."""
     calls = np.concatenate([np.asarray(turn) for turn in rounds])
     low, median, high, p95, p99 = (float(value) for value in np.percentile(calls, (25, 50, 75, 95, 99)))

@@ -83,9 +83,9 @@ def fix_shape(proto: ModelProto, shape: Shape, channels_last: bool) -> None:
             target.type.tensor_type.shape.dim[axis].Clear()
 
 
-def find_build_seconds(model: Model, choice: ContenderChoice, artefact: Path | None) -> float | None:
+def find_build_seconds(model: Model, choice: ContenderChoice, artifact: Path | None) -> float | None:
     """How long the engine that runs took to build, by its record; None where it is no engine."""
-    if choice.backend.backend not in TENSORRT_BACKENDS or artefact is None:
+    if choice.backend.backend not in TENSORRT_BACKENDS or artifact is None:
         return None
     records = find_engine_folder(model, choice.backend).engines()
-    return next((one.build_seconds for one in records if Path(one.engine.file).name == artefact.name), None)
+    return next((one.build_seconds for one in records if Path(one.engine.file).name == artifact.name), None)

@@ -97,7 +97,7 @@ class Worker:
         while not is_warm(times, request["warm_up_seconds"]):
             times.append(time_call(self._call))
         spec = self._runner.spec
-        built = _find_build_seconds(model, request, spec.artefact)
+        built = _find_build_seconds(model, request, spec.artifact)
         copied_bytes, copy_seconds = self._time_copies(sr)
         self.answer = OpenAnswer(
             version=spec.version,
@@ -210,10 +210,10 @@ def _open(model: Model, request: OpenRequest) -> Runner:
     return open_contender(model, parse_contender(request["choice"]), request["threads"])
 
 
-def _find_build_seconds(model: Model, request: OpenRequest, artefact: Path | None) -> float | None:
+def _find_build_seconds(model: Model, request: OpenRequest, artifact: Path | None) -> float | None:
     from sr_deploy.bench.variants import find_build_seconds
 
-    return find_build_seconds(model, parse_contender(request["choice"]), artefact) if request["choice"] else None
+    return find_build_seconds(model, parse_contender(request["choice"]), artifact) if request["choice"] else None
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:

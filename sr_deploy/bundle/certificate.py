@@ -33,7 +33,7 @@ class WorstPlace(Record):
 
 
 class Measurement(Record):
-    """One comparison of an artefact's output with the reference's."""
+    """One comparison of an artifact's output with the reference's."""
 
     shape: str = Field(pattern=r"^[0-9]{1,6}x[0-9]{1,6}x[0-9]{1,6}$")
     """Input, `NxHxW`."""
@@ -69,12 +69,12 @@ class Measurement(Record):
 
 
 class CertificateEntry(Record):
-    """What was measured of one artefact on one machine."""
+    """What was measured of one artifact on one machine."""
 
-    artefact: FileRecord
+    artifact: FileRecord
     """The very file that was run."""
     precision: Precision
-    """Precision of the artefact's graph."""
+    """Precision of the artifact's graph."""
     backend: str
     """Who computed, as in `onnxruntime:fp16`."""
     backend_version: str
@@ -167,7 +167,7 @@ class CertificateEntry(Record):
     @property
     def identity(self) -> tuple[str, str, str, tuple[str, ...]]:
         """File, backend and machine: the newest measurement of each stays."""
-        return self.artefact.file, self.backend, self.machine, self.cpu_features
+        return self.artifact.file, self.backend, self.machine, self.cpu_features
 
 
 class Check(Record):
@@ -297,7 +297,7 @@ class LastVerification(Record):
 
 
 class Certificate(Record):
-    """`certificate.json`: one entry for each artefact, backend and machine, and what was found without running."""
+    """`certificate.json`: one entry for each artifact, backend and machine, and what was found without running."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """As in the manifest."""
@@ -319,7 +319,7 @@ class Certificate(Record):
         found to be right.
         """
         before = next((other for other in self.entries if other.identity == entry.identity), None)
-        if before is not None and before.artefact == entry.artefact and entry.sound:
+        if before is not None and before.artifact == entry.artifact and entry.sound:
             shown = {(one.shape, one.content) for one in entry.measurements}
             if any((one.shape, one.content) not in shown for one in before.shortfalls):
                 return self
@@ -339,7 +339,7 @@ class Certificate(Record):
 
     def files(self) -> tuple[str, ...]:
         """Every file that it speaks of."""
-        named = [entry.artefact.file for entry in self.entries] + [check.file for check in self.checks]
+        named = [entry.artifact.file for entry in self.entries] + [check.file for check in self.checks]
         named += [stage.file for ledger in self.ledgers for stage in ledger.stages if stage.file is not None]
         return tuple(dict.fromkeys(named))
 
@@ -347,7 +347,7 @@ class Certificate(Record):
         """A copy that says nothing of a file that is gone."""
         return self.model_copy(
             update={
-                "entries": tuple(entry for entry in self.entries if entry.artefact.file != file),
+                "entries": tuple(entry for entry in self.entries if entry.artifact.file != file),
                 "checks": tuple(check for check in self.checks if check.file != file),
                 "ledgers": tuple(
                     ledger for ledger in self.ledgers if file not in {stage.file for stage in ledger.stages}

@@ -41,7 +41,7 @@ def list_contradictions(
         # An entry that failed stands against the bundle whatever else it says; only praise has to be earned.
         strangers = _list_strangers(entry, manifest, engines) if entry.passed else ()
         for line in (*list_flaws(entry), *strangers):
-            yield f"the entry of {entry.artefact.file} on {entry.backend} ({entry.machine}) {line}"
+            yield f"the entry of {entry.artifact.file} on {entry.backend} ({entry.machine}) {line}"
 
 
 def list_flaws(entry: CertificateEntry) -> Iterator[str]:
@@ -135,7 +135,7 @@ def _list_overspent(entry: CertificateEntry, manifest: Manifest) -> Iterator[str
 
 def _precision_in(manifest: Manifest, engines: Sequence[EngineRecord], entry: CertificateEntry) -> str | None:
     """In which precision the entry's backend runs the entry's file; None: it does not."""
-    backend, file = entry.backend.split(":")[0], entry.artefact.file
+    backend, file = entry.backend.split(":")[0], entry.artifact.file
     if backend == "torch":
         return entry.precision if file == manifest.reference.file else None
     for record in engines:

@@ -23,7 +23,7 @@ class EngineOptions(BaseModel):
 
     tf32: bool = False
     """Whether FP32 convolutions may round their inputs to TF32's 10 bits of mantissa."""
-    optimisation_level: int | None = Field(default=None, ge=0, le=5)
+    optimization_level: int | None = Field(default=None, ge=0, le=5)
     """How long the builder looks for faster kernels, 0 to 5; None: its own default (3 in TensorRT 10 and 11)."""
     workspace_gib: float | None = Field(default=None, gt=0, le=1024, allow_inf_nan=False)
     """Most memory that a layer may use for scratch, in GiB; None: all of the GPU's."""

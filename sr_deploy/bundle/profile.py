@@ -1,4 +1,4 @@
-"""Shapes and optimisation profiles."""
+"""Shapes and optimization profiles."""
 
 from __future__ import annotations
 

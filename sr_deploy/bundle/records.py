@@ -73,7 +73,7 @@ class GraphRecord(FileRecord):
     """Nodes of a lower-precision graph whose multiply-adds stay in FP32 on purpose; any other one in FP32 is an
     error."""
     int8_share: Share | None = None
-    """Share of the multiply-adds in INT8, 0 to 1; None for graphs that are not quantised."""
+    """Share of the multiply-adds in INT8, 0 to 1; None for graphs that are not quantized."""
 
 
 class Int8Record(Record):
@@ -121,7 +121,7 @@ class SourceRecord(Record):
     sha256: Sha256
     """SHA-256 of the checkpoint."""
     layout: str
-    """Layout it was recognised by, as `sr-deploy info` prints it."""
+    """Layout it was recognized by, as `sr-deploy info` prints it."""
     license: str | None = None
     """Under which the weights may be used, as who exported them stated it or as the checkpoint says; None: not
     recorded."""
@@ -143,7 +143,7 @@ class Manifest(Record):
     source: SourceRecord
     """Where the weights came from."""
     reference: FileRecord
-    """The PyTorch weights that every artefact is compared with."""
+    """The PyTorch weights that every artifact is compared with."""
     graphs: tuple[GraphRecord, ...]
     """ONNX graphs, fp32 first."""
     rewrites: tuple[str, ...] = ()

@@ -91,7 +91,7 @@ class Bundle(EngineFolder):
             gone = not os.path.lexists(find_inside(self.path, file, DamagedBundleError))
             if gone and file.startswith(f"{ENGINES_FOLDER}/"):
                 certificate = certificate.without_file(file)
-        spoken_of = [entry.artefact for entry in certificate.entries]
+        spoken_of = [entry.artifact for entry in certificate.entries]
         looked_at = [(check.file, check.sha256) for check in certificate.checks]
         looked_at += [(ledger.file, ledger.sha256) for ledger in certificate.ledgers]
         spoken_of += [FileRecord(file=file, sha256=sha256) for file, sha256 in looked_at if sha256 is not None]

@@ -1,4 +1,4 @@
-"""How near an artefact has to come to PyTorch in FP32."""
+"""How near an artifact has to come to PyTorch in FP32."""
 
 from __future__ import annotations
 

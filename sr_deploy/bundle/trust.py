@@ -2,7 +2,7 @@
 
 TensorRT runs what an engine holds, on the GPU and, in some engines, on the CPU: whoever made one decides what is run.
 So `build` and `export` enter each engine that they make into a registry in the user's cache folder, by the SHA-256 of
-its bytes, and `open_engine`, the only door to an SDK's deserialiser, looks there. What builders and runners keep beside
+its bytes, and `open_engine`, the only door to an SDK's deserializer, looks there. What builders and runners keep beside
 engines to start faster is code likewise and stands in the same registry.
 """
 
@@ -99,7 +99,7 @@ def why_not_trusted(record: EngineRecord, trust: EngineTrust) -> str | None:
 
 
 def open_engine(sdk: ModuleType, content: bytes, trust: EngineTrust = BUILT_HERE) -> trt.ICudaEngine | None:
-    """Deserialise an engine. Nothing else in sr-deploy does.
+    """Deserialize an engine. Nothing else in sr-deploy does.
 
     Args:
         sdk: whose engine.

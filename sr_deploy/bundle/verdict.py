@@ -42,7 +42,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """What a certificate comes to."""
 
     failures: tuple[Failure, ...]
@@ -117,7 +117,7 @@ def judge(
     here: Collection[Place] = (),
     not_run: Sequence[NotRun] = (),
     looser: Sequence[Looser] = (),
-) -> Judgement:
+) -> Judgment:
     """What a certificate comes to.
 
     Args:
@@ -138,7 +138,7 @@ def judge(
     alone = all(_is_torch(entry) for entry in counted)
     due = [graph for graph in left if asked is None or graph.precision in asked or alone]
     failures = _list_failures(certificate, here)
-    return Judgement(
+    return Judgment(
         failures=tuple(one for one in failures if one.accepted is None),
         accepted=tuple(one for one in failures if one.accepted is not None),
         ran=tuple(ran),
@@ -159,9 +159,9 @@ def _list_ran(
     known = {(graph.file, graph.sha256): graph.precision for graph in graphs}
     known |= {(record.engine.file, record.engine.sha256): record.precision for record in engines}
     ran = [
-        entry.artefact
+        entry.artifact
         for entry in entries
-        if known.get((entry.artefact.file, entry.artefact.sha256)) == entry.precision and not _is_torch(entry)
+        if known.get((entry.artifact.file, entry.artifact.sha256)) == entry.precision and not _is_torch(entry)
     ]
     return list(dict.fromkeys(ran))
 
@@ -172,7 +172,7 @@ def _is_torch(entry: CertificateEntry) -> bool:
 
 def name_entry(entry: CertificateEntry, here: Collection[Place]) -> str:
     """As in `model.fp16.onnx on onnxruntime:fp16`; with its machine behind it where that is another one."""
-    name = f"{entry.artefact.file} on {entry.backend}"
+    name = f"{entry.artifact.file} on {entry.backend}"
     return name if entry.place in here else f"{name} ({entry.place_title})"
 
 
@@ -186,8 +186,8 @@ def _list_failures(certificate: Certificate, here: Collection[Place]) -> list[Fa
     found = {
         name_entry(entry, here): Failure(
             name=name_entry(entry, here),
-            file=entry.artefact.file,
-            sha256=entry.artefact.sha256,
+            file=entry.artifact.file,
+            sha256=entry.artifact.sha256,
             kind="run",
             lines=(describe_shortfall(entry),),
             when=entry.measured_at,

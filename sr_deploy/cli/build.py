@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sr_deploy.cli.certificate import describe_judgement
+from sr_deploy.cli.certificate import describe_judgment
 from sr_deploy.cli.options import TrustEngineOption, read_trust
 from sr_deploy.cli.output import JsonOption, Output
 
@@ -40,7 +40,7 @@ def build(
             help="GPU to build for with tensorrt-rtx, as in sm89; may be repeated; default the bundle's, or all known."
         ),
     ] = None,
-    optimisation_level: Annotated[
+    optimization_level: Annotated[
         int | None, typer.Option(min=0, max=5, help="How long to look for faster kernels; left out: the SDK's default.")
     ] = None,
     workspace: Annotated[
@@ -79,7 +79,7 @@ def build(
     if backend is None and place.plan.backend == "none":
         raise InputError(f"the spec of {path} asks for no engines; give --backend auto, tensorrt or tensorrt-rtx")
     options = place.plan.with_options(
-        optimisation_level=optimisation_level,
+        optimization_level=optimization_level,
         workspace_gib=workspace,
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
@@ -126,8 +126,8 @@ def _show(output: Output, path: Path, result: BuildResult) -> None:
         output.show(f"removed: {file}, which was stale")
     for missing in result.not_built:
         output.show(f"not built here: {missing.backend}: {missing.reason}")
-    if result.judgement is not None:
-        output.show(result.judgement.describe())
+    if result.judgment is not None:
+        output.show(result.judgment.describe())
 
 
 def describe_shares(record: EngineRecord) -> str:
@@ -144,5 +144,5 @@ def _document(path: Path, result: BuildResult) -> dict[str, object]:
         "kept": [record.model_dump(mode="json") for record in result.kept],
         "removed": list(result.removed),
         "not_built": [asdict(missing) for missing in result.not_built],
-        **({} if result.judgement is None else describe_judgement(result.judgement)),
+        **({} if result.judgment is None else describe_judgment(result.judgment)),
     }

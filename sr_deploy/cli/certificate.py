@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sr_deploy.bundle import CertificateEntry, Ledger
-    from sr_deploy.bundle.verdict import Judgement
+    from sr_deploy.bundle.verdict import Judgment
     from sr_deploy.certification import Verification
     from sr_deploy.verify.bisect import Bisection
 
@@ -22,7 +22,7 @@ EXIT_CODES = {"verified": 0, "failed": 3, "incomplete": 4}
 
 
 def show_verification(output: Output, title: str, verification: Verification) -> None:
-    """A row for each artefact and backend, the inputs, the drift ledger, what is in the files, what did not run."""
+    """A row for each artifact and backend, the inputs, the drift ledger, what is in the files, what did not run."""
     entries = verification.entries
     if entries:
         output.show(_make_table(title, entries))
@@ -42,8 +42,8 @@ def _describe_standing(verification: Verification) -> Iterator[str]:
     """What is wrong, found now or before, here or elsewhere; what was not checked, not run, or asked for too little."""
     from sr_deploy.verify.agreement import describe_agreement
 
-    judgement = verification.judgement
-    for failure in judgement.failures:
+    judgment = verification.judgment
+    for failure in judgment.failures:
         measured_now = failure.kind == "run" and failure.name in _name_entries(verification)
         for line in () if measured_now else failure.lines:
             yield f"WRONG: {failure.name}: {line}"
@@ -51,31 +51,31 @@ def _describe_standing(verification: Verification) -> Iterator[str]:
             yield f"{failure.name} fell short at {failure.where}"
         if failure.foreign is not None:
             yield f"accepted by {failure.foreign.by}, which counts for that user alone: {failure.name}"
-    for failure in judgement.accepted:
+    for failure in judgment.accepted:
         by = failure.accepted
         yield f"accepted by {by.by if by is not None else ''}: {failure.name}: {'; '.join(failure.lines)}"
-    for check in judgement.unchecked:
+    for check in judgment.unchecked:
         yield f"not checked: {check.file} ({check.kind}): {check.not_checked}"
     for entry in verification.elsewhere:
         grade = describe_agreement(entry).grade
-        yield f"measured before: {entry.artefact.file} on {entry.backend} ({entry.place_title}): {grade}"
-    for looser in judgement.looser:
+        yield f"measured before: {entry.artifact.file} on {entry.backend} ({entry.place_title}): {grade}"
+    for looser in judgment.looser:
         yield f"looser than the default: {looser}"
     for one in verification.not_run:
         yield f"not run: {one.what}: {one.reason}"
 
 
 def _name_entries(verification: Verification) -> set[str]:
-    return {f"{entry.artefact.file} on {entry.backend}" for entry in verification.entries}
+    return {f"{entry.artifact.file} on {entry.backend}" for entry in verification.entries}
 
 
-def describe_judgement(judgement: Judgement) -> dict[str, object]:
+def describe_judgment(judgment: Judgment) -> dict[str, object]:
     """The verdict for programs."""
     return {
-        "verdict": judgement.verdict,
-        "verdict_text": judgement.describe(),
-        "passed": judgement.verdict == "verified",
-        "failures": [failure.name for failure in judgement.failures],
+        "verdict": judgment.verdict,
+        "verdict_text": judgment.describe(),
+        "passed": judgment.verdict == "verified",
+        "failures": [failure.name for failure in judgment.failures],
         "findings": [
             {
                 "name": one.name,
@@ -85,14 +85,14 @@ def describe_judgement(judgement: Judgement) -> dict[str, object]:
                 "where": one.where,
                 "found_at": one.when,
             }
-            for one in judgement.failures
+            for one in judgment.failures
         ],
         "accepted": [
             {"name": one.name, **one.accepted.model_dump(mode="json", include={"what", "by", "accepted_at"})}
-            for one in judgement.accepted
+            for one in judgment.accepted
             if one.accepted is not None
         ],
-        "thresholds_looser_than_default": [str(looser) for looser in judgement.looser],
+        "thresholds_looser_than_default": [str(looser) for looser in judgment.looser],
     }
 
 
@@ -109,7 +109,7 @@ def _make_table(title: str, entries: Sequence[CertificateEntry]) -> Table:
     from sr_deploy.verify.agreement import describe_agreement
 
     table = Table(title=f"{title} against {entries[0].reference}", title_justify="left")
-    table.add_column("artefact", no_wrap=True)
+    table.add_column("artifact", no_wrap=True)
     table.add_column("runs on", no_wrap=True)
     for name in ("max abs", "allowed", "PSNR", "needed", "margin", "8 bit off", "by > 1"):
         table.add_column(name, justify="right")
@@ -118,7 +118,7 @@ def _make_table(title: str, entries: Sequence[CertificateEntry]) -> Table:
         furthest, noisiest = find_worst(entry)
         limit, floor = entry.limit_of(furthest), entry.floor_of(noisiest)
         table.add_row(
-            entry.artefact.file,
+            entry.artifact.file,
             entry.backend,
             f"{furthest.max_abs:.1e}" if furthest.max_abs else "0",
             "" if math.isinf(limit) else f"{limit:.0e}",
@@ -189,7 +189,7 @@ def _describe_figures(entries: Sequence[CertificateEntry]) -> list[str]:
         if entry.judged
     ]
     lines += [
-        f"{entry.backend} rewrites {entry.artefact.file} when it opens it: {', '.join(entry.rewrites)}"
+        f"{entry.backend} rewrites {entry.artifact.file} when it opens it: {', '.join(entry.rewrites)}"
         for entry in entries
         if entry.rewrites
     ]

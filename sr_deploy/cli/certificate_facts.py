@@ -22,7 +22,7 @@ class CertificateFacts:
     state: str
     """passed, failed, empty or invalid, and what that rests on."""
     entries: tuple[str, ...]
-    """One line for each artefact, backend and machine."""
+    """One line for each artifact, backend and machine."""
 
 
 def describe_certificate(bundle: Bundle) -> CertificateFacts:
@@ -30,9 +30,9 @@ def describe_certificate(bundle: Bundle) -> CertificateFacts:
     from sr_deploy.verify.agreement import describe_agreement
     from sr_deploy.verify.judging import judge_bundle
 
-    certificate, judgement, problem = judge_bundle(bundle)
+    certificate, judgment, problem = judge_bundle(bundle)
     last = certificate.last
-    said = judgement.verdict, judgement.describe(), None if last is None else f"{last.machine}, {last.at[:10]}"
+    said = judgment.verdict, judgment.describe(), None if last is None else f"{last.machine}, {last.at[:10]}"
     entries = certificate.entries
     if problem:
         return CertificateFacts(*said, f"invalid: {problem}", ())
@@ -41,7 +41,7 @@ def describe_certificate(bundle: Bundle) -> CertificateFacts:
     grades = {number: describe_agreement(entry).grade for number, entry in enumerate(entries)}
     failed = [grade for grade in grades.values() if grade == "FAILED"]
     lines = [
-        f"{entry.artefact.file} by {entry.backend} {entry.backend_version}: "
+        f"{entry.artifact.file} by {entry.backend} {entry.backend_version}: "
         f"{'FAILED' if grades[number] == 'FAILED' else 'passed'}, "
         f"{_decibels(entry.worst_psnr_db)}, max abs {entry.worst_max_abs:.2g}, on {entry.machine}"
         + (f", rewritten when opened: {', '.join(entry.rewrites)}" if entry.rewrites else "")

@@ -148,7 +148,7 @@ def _present(output: Output, result: ExportResult, choice: Choice | None, pace: 
     document = document_export(result) | ({"int8_pace": pace} if pace else {})
     output.finish(document | ({} if choice is None else {"choice": document_choice(choice)}))
     if not result.passed:
-        said = result.verification.judgement.describe()
+        said = result.verification.judgment.describe()
         output.log(f"error: {said}; the bundle is kept at {result.bundle.path}, see its certificate.json")
 
 

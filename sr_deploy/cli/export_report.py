@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sr_deploy.cli.certificate import describe_judgement, show_verification
+from sr_deploy.cli.certificate import describe_judgment, show_verification
 from sr_deploy.cli.output import Output, format_size
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def show_export(output: Output, result: ExportResult) -> None:
     for served in result.triton:
         output.show(f"Triton model {served.name}: {served.path}")
     show_verification(output, "certificate", result.verification)
-    output.show(result.verification.judgement.describe())
+    output.show(result.verification.judgment.describe())
 
 
 def document_export(result: ExportResult) -> dict[str, object]:
@@ -71,7 +71,7 @@ def document_export(result: ExportResult) -> dict[str, object]:
         "checks": [check.model_dump(mode="json") for check in result.verification.checks],
         "ledgers": [ledger.model_dump(mode="json") for ledger in result.verification.ledgers],
         "not_run": [unrun.model_dump(mode="json") for unrun in result.not_run],
-        **describe_judgement(result.verification.judgement),
+        **describe_judgment(result.verification.judgment),
     }
 
 

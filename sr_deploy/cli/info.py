@@ -110,8 +110,8 @@ def _make_table(facts: Sequence[tuple[str, str]]) -> Table:
 
 def list_facts(description: Description) -> list[tuple[str, str]]:
     """The rows of the first table."""
-    colour = "RGB" if description.channels == 3 else "gray"
-    rows = [("network", description.network or f"x{description.scale}, {colour} (architecture unknown)")]
+    color = "RGB" if description.channels == 3 else "gray"
+    rows = [("network", description.network or f"x{description.scale}, {color} (architecture unknown)")]
     if description.layout:
         rows.append(("layout", description.layout))
     if description.input_multiple > 1:

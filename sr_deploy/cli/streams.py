@@ -57,7 +57,7 @@ class SafeStream(io.TextIOBase):
         return len(text)
 
     def write_exactly(self, text: str) -> None:
-        """Write text that was made here, as with the escape sequences of a table's colours."""
+        """Write text that was made here, as with the escape sequences of a table's colors."""
         with self._lock:
             if self.failure is None:
                 self._try(text)

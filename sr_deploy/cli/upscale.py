@@ -144,7 +144,7 @@ def upscale(
 ) -> None:
     """Upscale a picture, a folder of pictures or a video, whole or in overlapping tiles.
 
-    Depth, transparency, colour profile, EXIF and resolution are kept as far as the format holds them. In a folder,
+    Depth, transparency, color profile, EXIF and resolution are kept as far as the format holds them. In a folder,
     results that are finished already are skipped, and pictures that cannot be read are named at the end. Of a video
     sound, subtitles, chapters and tags are copied; a job that ended early goes on when it is started again.
     """

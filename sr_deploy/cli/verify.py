@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sr_deploy.cli.certificate import EXIT_CODES, describe_judgement, show_bisection, show_verification
+from sr_deploy.cli.certificate import EXIT_CODES, describe_judgment, show_bisection, show_verification
 from sr_deploy.cli.options import HostCodeOption, TrustEngineOption, read_trust
 from sr_deploy.cli.output import JsonOption, Output
 
@@ -150,11 +150,11 @@ def _verify(
     written = [*verification.written, *([] if html is None else [html])]
     if written:
         output.show(f"written: {', '.join(map(str, written))}")
-    output.show(verification.judgement.describe())
+    output.show(verification.judgment.describe())
     output.finish(
         {
             "model": str(opened.path),
-            **describe_judgement(verification.judgement),
+            **describe_judgment(verification.judgment),
             "entries": [entry.model_dump(mode="json") for entry in verification.entries],
             "elsewhere": [entry.model_dump(mode="json") for entry in verification.elsewhere],
             "checks": [check.model_dump(mode="json") for check in verification.checks],

@@ -22,7 +22,7 @@ from sr_deploy.bundle.trust import (
     was_built_here,
     were_made_here,
 )
-from sr_deploy.bundle.verdict import Judgement
+from sr_deploy.bundle.verdict import Judgment
 from sr_deploy.engine.build import OnProgress, build_engine
 from sr_deploy.engine.options import check_options, option_of
 from sr_deploy.engine.place import EnginePlace, find_place
@@ -58,7 +58,7 @@ class BuildResult:
     """Files of stale engines that gave way to new ones."""
     not_built: tuple[NotBuilt, ...] = ()
     """What this machine could not build."""
-    judgement: Judgement | None = None
+    judgment: Judgment | None = None
     """What the bundle's certificate comes to with these engines; None for an ONNX file, which has none."""
 
 

@@ -1,4 +1,4 @@
-"""Optimisation profiles, checked before a builder sees them."""
+"""Optimization profiles, checked before a builder sees them."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def make_config(sdk: ModuleType, job: BuildJob, graph_input: Any) -> Any:  # noq
     config = CreateConfig(
         tf32=options.tf32,
         profiles=[to_sdk_profile(sdk, profile, graph_input) for profile in request.profiles],
-        builder_optimization_level=options.optimisation_level,
+        builder_optimization_level=options.optimization_level,
         memory_pool_limits=None if workspace is None else {sdk.MemoryPoolType.WORKSPACE: round(workspace * 2**30)},
         version_compatible=options.version_compatible,
         hardware_compatibility_level=sdk.HardwareCompatibilityLevel.AMPERE_PLUS
@@ -171,8 +171,8 @@ def _check_applied(sdk: ModuleType, config: Any, request: EngineRequest) -> None
         "strip_weights": (bool(config.get_flag(flags.STRIP_PLAN)), options.strip_weights),
         "refittable": (bool(config.get_flag(flags.REFIT)), options.refittable),
     }
-    if options.optimisation_level is not None:
-        asked["optimisation_level"] = (config.builder_optimization_level, options.optimisation_level)
+    if options.optimization_level is not None:
+        asked["optimization_level"] = (config.builder_optimization_level, options.optimization_level)
     if options.workspace_gib is not None:
         limit = config.get_memory_pool_limit(sdk.MemoryPoolType.WORKSPACE)
         asked["workspace_gib"] = (limit, round(options.workspace_gib * 2**30))

@@ -41,7 +41,7 @@ class Regions:
             if len(found) != 1:
                 raise GraphError(f"{source} has {len(found)} nodes named {name!r}; one was to stay FP32")
             regions._hold(found[0])
-        regions._hold_dequantisers()
+        regions._hold_dequantizers()
         regions._hold_steering()
         made = {name for node in model.graph.node for name in node.output}
         if any(wanted and name in made for _, _, name, wanted in regions._uses()):
@@ -73,8 +73,8 @@ class Regions:
     def _hold(self, node: onnx.NodeProto) -> None:
         self._held.add(node.output[0])
 
-    def _hold_dequantisers(self) -> None:
-        """A planned node takes what is dequantised to FP32, not a cast of it: with a cast between it is not INT8."""
+    def _hold_dequantizers(self) -> None:
+        """A planned node takes what is dequantized to FP32, not a cast of it: with a cast between it is not INT8."""
         makers = {node.output[0]: node for node in self.graph.node if node.op_type == "DequantizeLinear"}
         copies: dict[str, onnx.NodeProto] = {}
         readers = [node for node in self.graph.node if self.holds(node)]
@@ -82,7 +82,7 @@ class Regions:
             for position, name in enumerate(node.input):
                 if name in makers:
                     if name not in copies:
-                        copies[name] = _copy_dequantiser(makers[name])
+                        copies[name] = _copy_dequantizer(makers[name])
                         self._hold(copies[name])
                     node.input[position] = copies[name].output[0]
         if not copies:
@@ -177,7 +177,7 @@ def _redirect_readers(
     return casts
 
 
-def _copy_dequantiser(node: onnx.NodeProto) -> onnx.NodeProto:
+def _copy_dequantizer(node: onnx.NodeProto) -> onnx.NodeProto:
     copied: onnx.NodeProto = type(node).FromString(node.SerializeToString())
     copied.name = f"{name_of(node)}.fp32"
     copied.output[0] = f"{node.output[0]}.fp32"

@@ -2,7 +2,7 @@
 
 TensorRT 11 has no FP16 switch: the graph says it. So every floating-point tensor becomes FP16, one cast stands behind
 each input and one before each output. What steers a Resize (`roi`, `scales`) stays FP32, as the operator demands, and
-so do nodes that are planned in FP32 (`half_plan`): casts stand at their borders, none between neighbours.
+so do nodes that are planned in FP32 (`half_plan`): casts stand at their borders, none between neighbors.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["FP16_MAX", "convert_graph_to_fp16", "convert_graph_to_half", "convert_model_to_fp16", "round_to_fp16"]
 
 _SUBGRAPHS = ("If", "Loop", "Scan")
-_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _FP16_SCALES = 19
-"""Operator set from which on scales of quantisers may be FP16."""
+"""Operator set from which on scales of quantizers may be FP16."""
 _BF16_CONVOLUTIONS = 22
 """Operator set from which on convolutions may be BF16."""
 
@@ -100,10 +100,10 @@ def _refuse_unknown(model: onnx.ModelProto, source: str, half: HalfFormat) -> No
             raise GraphError(
                 f"{source}: node {node.name!r} is control flow ({node.op_type}), which {name} cannot convert"
             )
-        if node.op_type in _QUANTISERS and opset < _FP16_SCALES:
+        if node.op_type in _QUANTIZERS and opset < _FP16_SCALES:
             raise GraphError(
-                f"{source}: node {node.name!r} quantises ({node.op_type}) in operator set {opset}, where scales are "
-                f"FP32; export the quantised graph with operator set {_FP16_SCALES} or later"
+                f"{source}: node {node.name!r} quantizes ({node.op_type}) in operator set {opset}, where scales are "
+                f"FP32; export the quantized graph with operator set {_FP16_SCALES} or later"
             )
     floats = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
     types = [(tensor.name, tensor.data_type) for tensor in model.graph.initializer]

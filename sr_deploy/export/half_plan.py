@@ -8,7 +8,7 @@ Three reasons keep a layer in FP32:
 - **loss**: with inputs, weights and result in FP16 and its sums in FP32 the layer is off by more than `MAX_LAYER_LOSS`.
   It stays, and so does what makes its input.
 
-The pictures are photographs and extremes made of them: black, white, nearly dark, saturated, coloured noise.
+The pictures are photographs and extremes made of them: black, white, nearly dark, saturated, colored noise.
 """
 
 from __future__ import annotations

@@ -54,9 +54,9 @@ _Value: TypeAlias = "str | int | bool | _Word | Mapping[str, _Value] | Sequence[
 
 
 def write_triton_models(bundle: Bundle, repository: Path) -> tuple[TritonModel, ...]:
-    """Write a model for each graph (ONNX Runtime) and each engine of the data-centre SDK (TensorRT) of a bundle.
+    """Write a model for each graph (ONNX Runtime) and each engine of the data-center SDK (TensorRT) of a bundle.
 
-    Engines of TensorRT-RTX are left out: Triton's TensorRT backend opens those of the data-centre SDK alone. Other
+    Engines of TensorRT-RTX are left out: Triton's TensorRT backend opens those of the data-center SDK alone. Other
     models in the repository stay as they are; one of the same name is replaced, if it is one of Triton's.
 
     Args:

@@ -32,7 +32,7 @@ _OPERANDS = {
     "QLinearMatMul": (0, 3),
     "Einsum": (0, 1),
 }
-# Where trained numbers go in; the statistics of a batch normalisation are measured, not trained.
+# Where trained numbers go in; the statistics of a batch normalization are measured, not trained.
 _TRAINED_INPUTS = {
     **{name: (1, 2) for name in ("Conv", "ConvTranspose", "Gemm", "InstanceNormalization", "LayerNormalization")},
     "BatchNormalization": (1, 2),
@@ -55,7 +55,7 @@ class GraphCost:
     """What a graph needs for each pixel of its input."""
 
     parameters: int
-    """Trained numbers that reach convolutions, normalisations and activations."""
+    """Trained numbers that reach convolutions, normalizations and activations."""
     flops_per_input_pixel: float | None
     """Floating-point operations of convolutions and matrix products, two for each multiply-add; None where shapes
     inside the graph are unknown."""
@@ -209,7 +209,7 @@ def _find_declared(node: NodeProto, producers: dict[str, NodeProto], shapes: Inf
 def count_multiply_adds(graph: GraphProto, shapes: InferredShapes) -> dict[Precision, Fraction]:
     """Multiply-adds per input pixel, by precision.
 
-    A product counts as int8 when data and weight are both quantised (they come from DequantizeLinear, or the operator
+    A product counts as int8 when data and weight are both quantized (they come from DequantizeLinear, or the operator
     is one of whole numbers), else in the type of its weight.
     """
     producers = {name: node for node in graph.node for name in node.output}
@@ -289,7 +289,7 @@ def count_node_multiply_adds(node: NodeProto, shapes: InferredShapes) -> int:
 
 def _find_precision(node: NodeProto, producers: dict[str, NodeProto], shapes: InferredShapes) -> Precision:
     operands = [node.input[position] for position in _OPERANDS[node.op_type]]
-    if all(_is_dequantised(name, producers) for name in operands):
+    if all(_is_dequantized(name, producers) for name in operands):
         return "int8"
     facts = shapes.tensors.get(operands[1])
     known = _PRECISION_OF_TYPE.get(facts.dtype) if facts else None
@@ -300,7 +300,7 @@ def _find_precision(node: NodeProto, producers: dict[str, NodeProto], shapes: In
     return known or "fp32"
 
 
-def _is_dequantised(name: str, producers: dict[str, NodeProto]) -> bool:
+def _is_dequantized(name: str, producers: dict[str, NodeProto]) -> bool:
     while name in producers and producers[name].op_type in ("Cast", "Identity", "Transpose", "Reshape"):
         name = producers[name].input[0]
     return name in producers and producers[name].op_type == "DequantizeLinear"

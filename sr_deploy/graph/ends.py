@@ -107,7 +107,7 @@ def change_ends(model: ModelProto, ends: Ends) -> None:
     if ends == "fp16":
         _halve_ends(model, source, target)
     elif ends != "fp32":
-        _quantise_ends(model, source, target, ends)
+        _quantize_ends(model, source, target, ends)
     _note_ends(model, ends)
 
 
@@ -190,7 +190,7 @@ def _remove_nodes(model: ModelProto, removed: list[NodeProto], renamed: dict[str
         node.output[:] = [renamed.get(name, name) for name in node.output]
 
 
-def _quantise_ends(model: ModelProto, source: ValueInfoProto, target: ValueInfoProto, ends: Ends) -> None:
+def _quantize_ends(model: ModelProto, source: ValueInfoProto, target: ValueInfoProto, ends: Ends) -> None:
     import numpy as np
     from onnx import TensorProto, numpy_helper
 

@@ -60,7 +60,7 @@ class GraphInfo:
     input_shape: tuple[int | None, int, int | None, int | None]
     """N, C, H, W (in this order, whatever `layout` is) as the file declares them; None where dynamic."""
     precision: Precision
-    """Precision of the convolutions: int8 where there are quantised ones, else the type of the largest weight."""
+    """Precision of the convolutions: int8 where there are quantized ones, else the type of the largest weight."""
     metadata: dict[str, str]
     """The file's metadata properties."""
 
@@ -273,9 +273,9 @@ def _check_against_metadata(path: Path, metadata: dict[str, str], measured: Mapp
 
 
 def _find_precision(model: ModelProto) -> Precision:
-    """int8 where there is quantisation, else the type of the largest floating-point constant."""
-    quantised = {"DequantizeLinear", "QLinearConv", "ConvInteger"}
-    if any(node.op_type in quantised for node in model.graph.node):
+    """int8 where there is quantization, else the type of the largest floating-point constant."""
+    quantized = {"DequantizeLinear", "QLinearConv", "ConvInteger"}
+    if any(node.op_type in quantized for node in model.graph.node):
         return "int8"
     sizes: dict[Precision, int] = {}
     for tensor in model.graph.initializer:

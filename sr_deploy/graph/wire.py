@@ -28,7 +28,7 @@ def check_wire(content: bytes) -> None:
     What no parser takes is left to the parser, which says so.
 
     Args:
-        content: a serialised `onnx.ModelProto`.
+        content: a serialized `onnx.ModelProto`.
 
     Raises:
         ValueError: the message says what, as in `its text 'a\xff' is not UTF-8`.

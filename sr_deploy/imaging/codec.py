@@ -12,13 +12,13 @@ from sr_deploy.errors import ImageError, InputError, MissingDependencyError
 from sr_deploy.imaging import pillow
 from sr_deploy.imaging.formats import require_output_suffix
 from sr_deploy.imaging.limits import require_picture
-from sr_deploy.imaging.opening import decode_upright, open_picture, refuse_colours
+from sr_deploy.imaging.opening import decode_upright, open_picture, refuse_colors
 from sr_deploy.imaging.picture import Picture, write_picture
 
 _TRAINING_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic"})
 UPSCALE_SUFFIXES = _TRAINING_SUFFIXES | {".gif", ".heif"}
 """What `list_images` takes for upscaling: all that looks like a picture, so that what cannot be read is reported."""
-# scikit-image's photographs in colour that lie in its wheel; motorcycle_left and _right are a stereo pair.
+# scikit-image's photographs in color that lie in its wheel; motorcycle_left and _right are a stereo pair.
 _BUNDLED = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png",
             "motorcycle_right.png", "retina.jpg", "rocket.jpg")  # fmt: skip
 
@@ -27,7 +27,7 @@ def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
     """Decode one 8-bit picture as it is, turned upright by its EXIF orientation.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP, AVIF or a GIF with one frame; recognised by content, not by suffix.
+        path: JPEG, PNG, WebP, TIFF, BMP, AVIF or a GIF with one frame; recognized by content, not by suffix.
         channels: 3 takes RGB pictures, 1 takes gray ones.
 
     Returns:
@@ -38,7 +38,7 @@ def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
             needed and the reverse, alpha, 16 bit, CMYK, animated. Nothing is converted silently.
     """
     image, form = open_picture(path)
-    refuse_colours(path, image)
+    refuse_colors(path, image)
     if image.format == "ushort":
         raise ImageError(
             f"{path} has 16 bits per channel; only 8-bit pictures are taken here: convert it to 8 bit first"
@@ -71,7 +71,7 @@ def read_training_image(path: Path) -> NDArray[np.uint8]:
     if training_decoder() == "pillow":
         return pillow.read_rgb(require_picture(path))
     image, form = open_picture(path)
-    refuse_colours(path, image)
+    refuse_colors(path, image)
     samples = decode_upright(path, image, form)
     pixels = (samples >> 8 if samples.dtype == np.uint16 else samples).astype(np.uint8, copy=False)
     if pixels.shape[2] < 3:
@@ -130,7 +130,7 @@ def list_images(folder: Path, suffixes: frozenset[str] = _TRAINING_SUFFIXES) -> 
 
 
 def bundled_photographs() -> dict[str, Path]:
-    """scikit-image's photographs in colour, by name without suffix; they lie in its package, nothing is downloaded.
+    """scikit-image's photographs in color, by name without suffix; they lie in its package, nothing is downloaded.
 
     Raises:
         MissingDependencyError: scikit-image is absent.

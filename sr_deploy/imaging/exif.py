@@ -18,7 +18,7 @@ _POINTERS = (0x8769, 0x8825, 0xA005)
 _MOST_DIRECTORIES = 16
 _MOST_ENTRIES = 4096
 _INCHES_PER_UNIT = {2: 1.0, 3: 2.54}
-"""Units per inch: 2 are inches, 3 centimetres; 1 is no unit."""
+"""Units per inch: 2 are inches, 3 centimeters; 1 is no unit."""
 
 
 @dataclass(frozen=True)

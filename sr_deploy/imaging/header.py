@@ -30,7 +30,7 @@ class Header:
     has_alpha: bool
     """Whether the file has transparency."""
     icc: bytes | None = None
-    """Colour profile that the samples are in; None: sRGB is meant."""
+    """Color profile that the samples are in; None: sRGB is meant."""
     exif: bytes | None = None
     """EXIF, with the orientation set to upright."""
     dpi: tuple[float, float] | None = None
@@ -40,7 +40,7 @@ class Header:
 
     @property
     def icc_fits(self) -> bool:
-        """Whether the profile is for that many channels (ICC.1:2022, table 19: bytes 16 to 19 name its colours)."""
+        """Whether the profile is for that many channels (ICC.1:2022, table 19: bytes 16 to 19 name its colors)."""
         space = b"GRAY" if self.channels == 1 else b"RGB "
         return self.icc is not None and self.icc[16:20] == space
 
@@ -49,7 +49,7 @@ def read_header(image: pyvips.Image, form: str) -> Header:
     """What an opened picture says about itself, as it lies in the file.
 
     Args:
-        image: gray or RGB of 8 or 16 bit (`refuse_colours`), decoded or not.
+        image: gray or RGB of 8 or 16 bit (`refuse_colors`), decoded or not.
         form: name of its format.
     """
     has_alpha = bool(image.hasalpha())
@@ -68,7 +68,7 @@ def read_header(image: pyvips.Image, form: str) -> Header:
 
 
 def convert_cmyk(path: Path, image: pyvips.Image, form: str) -> pyvips.Image:
-    """CMYK to sRGB through its own profile: without one nobody knows which colours its inks have; others as they are.
+    """CMYK to sRGB through its own profile: without one nobody knows which colors its inks have; others as they are.
 
     Raises:
         ImageError: no profile for four inks, or a damaged one.
@@ -79,7 +79,7 @@ def convert_cmyk(path: Path, image: pyvips.Image, form: str) -> pyvips.Image:
         return image
     if image.bands != 4 or not image.get_typeof("icc-profile-data"):
         raise ImageError(
-            f"{path} is a CMYK picture (for printing) without a colour profile for its four inks; "
+            f"{path} is a CMYK picture (for printing) without a color profile for its four inks; "
             "convert it to RGB first"
         )
     try:
@@ -108,7 +108,7 @@ def find_losses(header: Header, path: Path) -> tuple[str, ...]:
     if header.exif is not None and not form.exif:
         losses.append(f"{form.name} files are written without EXIF")
     if header.icc is not None and not header.icc_fits:
-        losses.append("the colour profile is for another kind of picture and was left out")
+        losses.append("the color profile is for another kind of picture and was left out")
     return tuple(losses)
 
 

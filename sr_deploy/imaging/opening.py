@@ -27,7 +27,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 # libvips reads far more (SVG, PDF, matrices); only these are taken. Start of the loader's name -> name for people.
 _LOADERS = {"Jpeg": "JPEG", "Png": "PNG", "Webp": "WebP", "Tiff": "TIFF", "Heif": "AVIF or HEIF", "Nsgif": "GIF"}
-_INTERPRETATIONS = {("uint8", True): "b-w", ("uint8", False): "srgb", ("uint16", True): "grey16",
+_INTERPRETATIONS = {("uint8", True): "b-w", ("uint8", False): "srgb", ("uint16", True): "gray16",
                     ("uint16", False): "rgb16"}  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def open_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[py
     """Read the header of a picture file, whose samples can then be read once, from top to bottom (`decode` keeps them).
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP, AVIF, or a GIF with one frame; recognised by content, not by suffix.
+        path: JPEG, PNG, WebP, TIFF, BMP, AVIF, or a GIF with one frame; recognized by content, not by suffix.
         max_pixels: largest width times height that is taken; None: any.
 
     Returns:
@@ -99,7 +99,7 @@ def require_one_page(path: Path, image: pyvips.Image) -> None:
         raise ImageError(f"{path} is animated or has several pages ({pages}); give a file with one picture")
 
 
-def refuse_colours(path: Path, image: pyvips.Image) -> None:
+def refuse_colors(path: Path, image: pyvips.Image) -> None:
     """Refuse what is neither gray nor RGB of 8 or 16 bit, with or without alpha.
 
     Raises:
@@ -107,7 +107,7 @@ def refuse_colours(path: Path, image: pyvips.Image) -> None:
     """
     if image.interpretation == "cmyk":
         raise ImageError(f"{path} is a CMYK picture (for printing); convert it to RGB first")
-    known = ("srgb", "b-w", "rgb16", "grey16", "rgb", "multiband")
+    known = ("srgb", "b-w", "rgb16", "gray16", "rgb", "multiband")
     if image.format not in ("uchar", "ushort") or image.interpretation not in known or image.bands > 4:
         raise ImageError(
             f"{path} holds samples of type {image.format}, {image.bands} per pixel, {image.interpretation}; "

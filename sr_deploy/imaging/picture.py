@@ -1,4 +1,4 @@
-"""A picture with all that its file says about it: depth, transparency, colour profile, EXIF, resolution."""
+"""A picture with all that its file says about it: depth, transparency, color profile, EXIF, resolution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sr_deploy.imaging.opening import (
     decode,
     decode_upright,
     open_picture,
-    refuse_colours,
+    refuse_colors,
     wrap_pixels,
 )
 from sr_deploy.imaging.png import make_png
@@ -36,7 +36,7 @@ class Picture:
     alpha: Pixels | None = None
     """H x W, of the same type; 0 is transparent. None: the file has no transparency."""
     icc: bytes | None = None
-    """Colour profile that the pixels are in; None: sRGB is meant."""
+    """Color profile that the pixels are in; None: sRGB is meant."""
     exif: bytes | None = None
     """EXIF, with the orientation set to upright."""
     dpi: tuple[float, float] | None = None
@@ -73,11 +73,11 @@ class Picture:
 def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
     """Decode one picture with what its file says about it.
 
-    Palettes become RGB. CMYK is converted to sRGB through its own colour profile. Orientation is applied to the pixels
+    Palettes become RGB. CMYK is converted to sRGB through its own color profile. Orientation is applied to the pixels
     and reset in the EXIF, so that nobody turns the picture twice.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP, AVIF or a GIF with one frame; recognised by content, not by suffix.
+        path: JPEG, PNG, WebP, TIFF, BMP, AVIF or a GIF with one frame; recognized by content, not by suffix.
         max_pixels: largest width times height that is decoded; None: any.
 
     Raises:
@@ -87,7 +87,7 @@ def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
     image, form = open_picture(path, max_pixels=max_pixels)
     if image.interpretation == "cmyk":  # decoded first, so that a damaged file is told from a damaged profile
         image = convert_cmyk(path, decode(path, image, form), form)
-    refuse_colours(path, image)
+    refuse_colors(path, image)
     header = read_header(image, form)
     dpi = header.dpi
     samples = decode_upright(path, image, form)
@@ -106,7 +106,7 @@ def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
 def write_picture(
     path: Path, picture: Picture, quality: int | None = None, *, within: KeptFolder | None = None
 ) -> tuple[str, ...]:
-    """Encode a picture by the suffix of `path`, with its transparency, colour profile, EXIF and resolution.
+    """Encode a picture by the suffix of `path`, with its transparency, color profile, EXIF and resolution.
 
     Args:
         path: takes the place of what was there, once complete.

@@ -21,7 +21,7 @@ from sr_deploy.imaging.opening import Pixels
 
 _STRIP = 32
 """Rows that are filtered at a time: they stay in the cache of a core."""
-_COLOUR_TYPES = {(1, False): 0, (3, False): 2, (1, True): 4, (3, True): 6}
+_COLOR_TYPES = {(1, False): 0, (3, False): 2, (1, True): 4, (3, True): 6}
 """By channels and alpha (section 11.2.1)."""
 _NONE, _AVERAGE = 0, 3
 """Types of filters (section 9.2)."""
@@ -39,7 +39,7 @@ def make_png(header: Header, bits: int, strips: Iterable[Pixels], *, packed: boo
         strips: n x W x C, C with alpha where there is one, from top to bottom; 16 bit is rounded where 8 are written.
         packed: False: neither filtered nor deflated, for a reader at hand.
     """
-    colors = _COLOUR_TYPES[header.channels, header.has_alpha]
+    colors = _COLOR_TYPES[header.channels, header.has_alpha]
     size = struct.pack(">IIBBBBB", header.width, header.height, bits, colors, 0, 0, 0)
     yield b"\x89PNG\r\n\x1a\n" + _make_chunk(b"IHDR", size) + b"".join(_describe(header))
     deflate = isal_zlib.compressobj(_LEVEL) if packed else zlib.compressobj(0)

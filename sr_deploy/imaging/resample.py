@@ -1,7 +1,7 @@
 """Pictures to any size, through Pillow: for scales that a network does not have, and for transparency.
 
 Not through libvips: what it enlarges is half a pixel out of place (8.18, `resize` of a single bright pixel), so that
-transparency would no longer lie on the colours it belongs to.
+transparency would no longer lie on the colors it belongs to.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def resample(image: Pixels, width: int, height: int, kernel: Kernel) -> Pixels:
         whole = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
         return cast("Pixels", np.asarray(whole.resize((width, height), method)).reshape(height, width, -1))
     result = np.empty((height, width, image.shape[2]), np.uint16)
-    for channel in range(image.shape[2]):  # Pillow has no colours of 16 bit, but it has floating point
+    for channel in range(image.shape[2]):  # Pillow has no colors of 16 bit, but it has floating point
         plane: NDArray[np.float32] = image[..., channel].astype(np.float32)
         resized = np.asarray(Image.fromarray(plane).resize((width, height), method))
         result[..., channel] = np.clip(np.rint(resized), 0, 65535)

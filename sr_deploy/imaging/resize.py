@@ -94,23 +94,23 @@ def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=16)
 def _shrinking_taps(scale: int) -> _Taps:
-    # Centre of output 0 in input coordinates; the kernel spans 2 * scale inputs on either side of it.
-    centre = (scale - 1) / 2
-    first = int(np.ceil(centre - 2 * scale))
-    positions = np.arange(first, int(np.floor(centre + 2 * scale)) + 1)
-    weights = _cubic((centre - positions) / scale) / scale
-    return _Taps(_normalise(weights[None]), (first,), scale)
+    # Center of output 0 in input coordinates; the kernel spans 2 * scale inputs on either side of it.
+    center = (scale - 1) / 2
+    first = int(np.ceil(center - 2 * scale))
+    positions = np.arange(first, int(np.floor(center + 2 * scale)) + 1)
+    weights = _cubic((center - positions) / scale) / scale
+    return _Taps(_normalize(weights[None]), (first,), scale)
 
 
 @lru_cache(maxsize=16)
 def _enlarging_taps(scale: int) -> _Taps:
-    centres = (np.arange(scale) + 0.5) / scale - 0.5
-    first = np.floor(centres).astype(int) - 1
-    weights = _cubic(centres[:, None] - (first[:, None] + np.arange(4)))
-    return _Taps(_normalise(weights), tuple(int(index) for index in first), 1)
+    centers = (np.arange(scale) + 0.5) / scale - 0.5
+    first = np.floor(centers).astype(int) - 1
+    weights = _cubic(centers[:, None] - (first[:, None] + np.arange(4)))
+    return _Taps(_normalize(weights), tuple(int(index) for index in first), 1)
 
 
-def _normalise(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _normalize(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     total: NDArray[np.float64] = weights.sum(axis=1, keepdims=True)
     return weights / total
 

@@ -23,7 +23,7 @@ from sr_deploy.imaging.opening import (
     Pixels,
     damaged,
     name_format,
-    refuse_colours,
+    refuse_colors,
     require_one_page,
 )
 from sr_deploy.imaging.vips_errors import decoding, strictness_for
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 STRIP = 256
 """Rows that are read at a time."""
 _HEAD = 1 << 20
-"""Bytes that are looked at to recognise a format: before them stands all but the samples, large profiles included."""
+"""Bytes that are looked at to recognize a format: before them stands all but the samples, large profiles included."""
 
 
 class RowReader:
@@ -45,7 +45,7 @@ class RowReader:
         """Read the header.
 
         Args:
-            path: a JPEG, PNG or TIFF file; recognised by content, not by suffix.
+            path: a JPEG, PNG or TIFF file; recognized by content, not by suffix.
             max_pixels: largest width times height that is taken; None: any.
 
         Raises:
@@ -88,7 +88,7 @@ class RowReader:
         refuse_size(path, image.width, image.height, max_pixels)
         _refuse_order(path, image)
         image = convert_cmyk(path, image, self._form)
-        refuse_colours(path, image)
+        refuse_colors(path, image)
         self.header = read_header(image, self._form)
         """All but the samples."""
         self._region = pyvips.Region.new(image)

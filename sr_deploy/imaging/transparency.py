@@ -1,4 +1,4 @@
-"""Colour under transparency: what a network may see of pixels that nobody sees."""
+"""Color under transparency: what a network may see of pixels that nobody sees."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sr_deploy.errors import ShapeError
 from sr_deploy.imaging.opening import Pixels
 
 _LEVELS = 5
-"""How often `ColourBleeder` halves the picture that it holds."""
+"""How often `ColorBleeder` halves the picture that it holds."""
 
 
-def bleed_colour(pixels: Pixels, alpha: Pixels) -> Pixels:
-    """Continue the visible colours under fully transparent pixels.
+def bleed_color(pixels: Pixels, alpha: Pixels) -> Pixels:
+    """Continue the visible colors under fully transparent pixels.
 
     Editors leave black or anything there. A network would draw it into the edge, as a dark halo. Visible pixels (alpha
     above 0) stay as they are; the others take the mean of the visible ones around them, by pull and push over halved
@@ -39,8 +39,8 @@ def bleed_colour(pixels: Pixels, alpha: Pixels) -> Pixels:
     return _put_under(pixels, seen, _fill(*_weigh(pixels, seen)))
 
 
-class ColourBleeder:
-    """`bleed_colour` for a picture that comes strip by strip, twice: `look` at all of it, then `bleed` it.
+class ColorBleeder:
+    """`bleed_color` for a picture that comes strip by strip, twice: `look` at all of it, then `bleed` it.
 
     In between it holds the picture as it is when shrunk by 32 along each side, a thousandth of its pixels.
     """
@@ -54,26 +54,26 @@ class ColourBleeder:
         """Take the next strip into account, H x W x C and H x W; all but the last one have multiples of 32 rows."""
         seen = alpha > 0
         self._any_seen |= bool(seen.any())
-        colour, weight = _weigh(pixels, seen)
+        color, weight = _weigh(pixels, seen)
         for _ in range(_LEVELS):
-            colour, weight = _halve(colour), _halve(weight)
-        self._strips.append((colour, weight))
+            color, weight = _halve(color), _halve(weight)
+        self._strips.append((color, weight))
 
     def bleed(self, pixels: Pixels, alpha: Pixels, top: int) -> Pixels:
-        """As `bleed_colour` of all of the picture, of a strip that begins at row `top`, a multiple of 32."""
+        """As `bleed_color` of all of the picture, of a strip that begins at row `top`, a multiple of 32."""
         seen = alpha > 0
         if seen.all() or not self._any_seen:
             return pixels
         if self._below is None:
-            colours, weights = zip(*self._strips, strict=True)
-            self._below = _fill(np.concatenate(colours), np.concatenate(weights))
+            colors, weights = zip(*self._strips, strict=True)
+            self._below = _fill(np.concatenate(colors), np.concatenate(weights))
         first, count = top >> _LEVELS, -(-len(pixels) >> _LEVELS)
         below = self._below[first : first + count]
         return _put_under(pixels, seen, _fill(*_weigh(pixels, seen), below))
 
 
 def _weigh(pixels: Pixels, seen: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Colours where they are seen and 0 elsewhere; 1 where they are seen, H x W x 1."""
+    """Colors where they are seen and 0 elsewhere; 1 where they are seen, H x W x 1."""
     return np.where(seen[..., None], pixels, 0).astype(np.float32), seen.astype(np.float32)[..., None]
 
 
@@ -83,15 +83,15 @@ def _put_under(pixels: Pixels, seen: NDArray[np.bool_], filled: NDArray[np.float
 
 
 def _fill(
-    colour: NDArray[np.float32],
+    color: NDArray[np.float32],
     weight: NDArray[np.float32],
     below: NDArray[np.float32] | None = None,
     levels: int = _LEVELS,
 ) -> NDArray[np.float32]:
-    """Means of colour (given times weight) where the weight is above 0, those of coarser levels elsewhere.
+    """Means of color (given times weight) where the weight is above 0, those of coarser levels elsewhere.
 
     Args:
-        colour: H x W x C.
+        color: H x W x C.
         weight: H x W x 1.
         below: what is to stand so many levels further down, where a strip alone does not tell.
         levels: see `below`.
@@ -99,10 +99,10 @@ def _fill(
     if below is not None and not levels:
         return below
     known = weight > 0
-    means = np.divide(colour, weight, out=np.zeros_like(colour), where=known)
+    means = np.divide(color, weight, out=np.zeros_like(color), where=known)
     if known.all():
         return means
-    coarse = _fill(_halve(colour), _halve(weight), below, levels - 1)
+    coarse = _fill(_halve(color), _halve(weight), below, levels - 1)
     height, width = weight.shape[:2]
     spread = np.repeat(np.repeat(coarse, 2, axis=0), 2, axis=1)[:height, :width]
     return np.where(known, means, spread)

@@ -20,7 +20,7 @@ from sr_deploy.measure.quality import luma
 _BLOCK = 96
 _WINDOW_RADIUS = 3
 _WINDOW_SIGMA = 7 / 6
-_NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
+_NEIGHBORS = ((0, 1), (1, 0), (1, 1), (1, -1))
 # MATLAB's imresize by one half: Keys' cubic (a = -0.5) stretched by 2, at distances 0.25, 0.75, 1.25, 1.75.
 _HALVING_TAPS = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256
 
@@ -29,7 +29,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GeneralisedGaussian:
-    """Asymmetric generalised Gaussian distributions, one for each of B blocks (the paper's equation 4)."""
+    """Asymmetric generalized Gaussian distributions, one for each of B blocks (the paper's equation 4)."""
 
     shape: _Floats
     """Exponent alpha: 2 for a normal distribution, 1 for a Laplace one."""
@@ -81,12 +81,12 @@ def niqe(image: NDArray[np.uint8], crop_border: int = 0) -> float:
         )
     plane = plane[: rows * _BLOCK, : columns * _BLOCK]
     features = np.concatenate(
-        [_features(_normalise(plane), _BLOCK), _features(_normalise(halve_plane(plane)), _BLOCK // 2)], axis=1
+        [_features(_normalize(plane), _BLOCK), _features(_normalize(halve_plane(plane)), _BLOCK // 2)], axis=1
     )
     return _distance(features)
 
 
-def fit_generalised_gaussian(values_BP: _Floats) -> GeneralisedGaussian:
+def fit_generalized_gaussian(values_BP: _Floats) -> GeneralisedGaussian:
     """Fit a distribution to each row by matching moments (Lasmar et al. 2009; the paper's section II.C).
 
     Args:
@@ -125,8 +125,8 @@ def halve_plane(plane: _Floats) -> _Floats:
     return plane
 
 
-def _normalise(plane: _Floats) -> _Floats:
-    """Mean subtracted, contrast normalised coefficients (the paper's equation 1)."""
+def _normalize(plane: _Floats) -> _Floats:
+    """Mean subtracted, contrast normalized coefficients (the paper's equation 1)."""
     from scipy.ndimage import gaussian_filter
 
     mean: _Floats = gaussian_filter(plane, _WINDOW_SIGMA, radius=_WINDOW_RADIUS, mode="nearest")
@@ -136,14 +136,14 @@ def _normalise(plane: _Floats) -> _Floats:
 
 
 def _features(plane: _Floats, side: int) -> _Floats:
-    """18 numbers of each block: of the coefficients, and of their products with four neighbours (B x 18)."""
+    """18 numbers of each block: of the coefficients, and of their products with four neighbors (B x 18)."""
     height, width = plane.shape
     blocks = plane.reshape(height // side, side, width // side, side).transpose(0, 2, 1, 3).reshape(-1, side, side)
-    fit = fit_generalised_gaussian(blocks.reshape(len(blocks), -1))
+    fit = fit_generalized_gaussian(blocks.reshape(len(blocks), -1))
     columns = [fit.shape, (fit.left + fit.right) / 2]
-    for shift in _NEIGHBOURS:
+    for shift in _NEIGHBORS:
         products = blocks * np.roll(blocks, shift, axis=(1, 2))
-        fit = fit_generalised_gaussian(products.reshape(len(blocks), -1))
+        fit = fit_generalized_gaussian(products.reshape(len(blocks), -1))
         columns += [fit.shape, fit.mean, fit.left, fit.right]
     return np.stack(columns, axis=1)
 

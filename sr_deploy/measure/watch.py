@@ -89,7 +89,7 @@ def watch_while(call: Callable[[], Result]) -> tuple[Result, Conditions]:
         cpu_lowest_mhz=min(map(statistics.mean, known)) if known else None,
         cpu_throttled=None if throttled is None or throttled_after is None else throttled_after - throttled,
         cpu_watts=_mean_watts(energy, energy_after, seconds),
-        gpus=summarise_gpus(gpu_lines),
+        gpus=summarize_gpus(gpu_lines),
     )
 
 
@@ -105,17 +105,17 @@ def read_clocks() -> list[float]:
     return [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
 
 
-def summarise_gpus(lines: Sequence[str]) -> tuple[GpuConditions, ...]:
+def summarize_gpus(lines: Sequence[str]) -> tuple[GpuConditions, ...]:
     """One for each GPU of nvidia-smi's answers to `_GPU_FIELDS`, a line for each GPU at each look, by index."""
     looks: dict[str, list[list[str]]] = {}
     for line in lines:
         index, *values = (value.strip() for value in line.split(","))
         if len(values) == len(_GPU_FIELDS):
             looks.setdefault(index, []).append(values)
-    return tuple(_summarise_gpu(values) for _, values in sorted(looks.items()))
+    return tuple(_summarize_gpu(values) for _, values in sorted(looks.items()))
 
 
-def _summarise_gpu(looks: Sequence[Sequence[str]]) -> GpuConditions:
+def _summarize_gpu(looks: Sequence[Sequence[str]]) -> GpuConditions:
     clocks, highest, power, heat = ([_parse(look[place]) for look in looks] for place in range(1, 5))
     return GpuConditions(
         name=looks[0][0],

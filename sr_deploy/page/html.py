@@ -19,7 +19,7 @@ _BAR_WIDTH = 260
 _ROW = 24
 _LABEL = 190
 # From red through yellow to green: cells that are near to their limit stand out.
-_COLOURS = ((214, 69, 65), (245, 200, 95), (122, 196, 132))
+_COLORS = ((214, 69, 65), (245, 200, 95), (122, 196, 132))
 
 
 def make_page(title: str, sections: Iterable[str], script: str = "") -> str:
@@ -71,7 +71,7 @@ def table(
 
 
 def verdict(passed: bool) -> str:
-    """`ok` or `FAILED`, in its colour."""
+    """`ok` or `FAILED`, in its color."""
     return f'<span class="{"good" if passed else "bad"}">{"ok" if passed else "FAILED"}</span>'
 
 
@@ -97,10 +97,10 @@ def bars(rows: Sequence[tuple[str, float, str]], title: str, greatest: float = 0
     for number, (name, value, note) in enumerate(rows):
         top = _ROW * number
         length = max(1.0, _BAR_WIDTH * abs(value) / greatest) if value else 0.0
-        colour = "var(--bar)" if value >= 0 else "var(--bad)"
+        color = "var(--bar)" if value >= 0 else "var(--bad)"
         parts.append(
             f'<text x="{_LABEL - 8}" y="{top + 16}" text-anchor="end">{escape(name)}</text>'
-            f'<rect x="{_LABEL}" y="{top + 4}" width="{length:.1f}" height="{_ROW - 8}" fill="{colour}"/>'
+            f'<rect x="{_LABEL}" y="{top + 4}" width="{length:.1f}" height="{_ROW - 8}" fill="{color}"/>'
             f'<text class="soft" x="{_LABEL + length + 6:.1f}" y="{top + 16}">{escape(note)}</text>'
         )
     width = _LABEL + _BAR_WIDTH + 150
@@ -110,9 +110,9 @@ def bars(rows: Sequence[tuple[str, float, str]], title: str, greatest: float = 0
     )
 
 
-def colour_of(share: float) -> str:
+def color_of(share: float) -> str:
     """A background for 0 (at the limit or beyond) to 1 (far from it)."""
-    place = min(1.0, max(0.0, share)) * (len(_COLOURS) - 1)
-    low = min(int(place), len(_COLOURS) - 2)
-    mixed = (a + (b - a) * (place - low) for a, b in zip(_COLOURS[low], _COLOURS[low + 1], strict=True))
+    place = min(1.0, max(0.0, share)) * (len(_COLORS) - 1)
+    low = min(int(place), len(_COLORS) - 2)
+    mixed = (a + (b - a) * (place - low) for a, b in zip(_COLORS[low], _COLORS[low + 1], strict=True))
     return "#" + "".join(f"{round(level):02x}" for level in mixed)

@@ -11,8 +11,8 @@ from sr_deploy.page.html import escape
 _LEFT, _TOP, _WIDTH, _HEIGHT, _BOTTOM = 64, 12, 520, 300, 46
 _LEGEND = 210
 _LEGEND_ROW = 18
-# Told apart by most who see colours badly, on white and on black.
-_COLOURS = (
+# Told apart by most who see colors badly, on white and on black.
+_COLORS = (
     "#3b6fb6",
     "#d1662b",
     "#2f9e5f",
@@ -124,20 +124,20 @@ def _draw_axes(across: _Axis, upward: _Axis, x_name: str, y_name: str) -> str:
 
 
 def _draw_series(number: int, series: Series, across: _Axis, upward: _Axis) -> str:
-    colour = _COLOURS[number % len(_COLOURS)]
-    dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
+    color = _COLORS[number % len(_COLORS)]
+    dash = _DASHES[number // len(_COLORS) % len(_DASHES)]
     places = [(across.place(point.x), upward.place(point.y)) for point in series.points]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    parts = [f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>']
+    parts = [f'<path d="{path}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"/>']
     for point, (x, y) in zip(series.points, places, strict=True):
         low, high = (upward.place(value) for value in (point.y - point.spread, point.y + point.spread))
         parts.append(
-            f'<path d="M{x:.1f} {low:.1f}V{high:.1f}" stroke="{colour}"/>'
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"><title>{escape(point.note)}</title></circle>'
+            f'<path d="M{x:.1f} {low:.1f}V{high:.1f}" stroke="{color}"/>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{color}"><title>{escape(point.note)}</title></circle>'
         )
     left, line = _LEFT + _WIDTH + 16, _TOP + _LEGEND_ROW * number + 8
     parts.append(
-        f'<path d="M{left} {line}h22" stroke="{colour}" stroke-width="3" stroke-dasharray="{dash}"/>'
+        f'<path d="M{left} {line}h22" stroke="{color}" stroke-width="3" stroke-dasharray="{dash}"/>'
         f'<text x="{left + 28}" y="{line + 4}">{escape(series.name)}</text>'
     )
     return "".join(parts)

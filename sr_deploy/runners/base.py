@@ -52,7 +52,7 @@ class BaseRunner(ABC):
         if sr.shape != due:
             raise BackendError(
                 f"{self.spec} gave {'x'.join(map(str, sr.shape))} for {'x'.join(map(str, lr.shape))} where "
-                f"{'x'.join(map(str, due))} is due: {self.spec.artefact} is not of a x{self.spec.scale} network"
+                f"{'x'.join(map(str, due))} is due: {self.spec.artifact} is not of a x{self.spec.scale} network"
             )
         return sr
 

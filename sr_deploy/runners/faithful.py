@@ -107,7 +107,7 @@ def _judge_reduced(model: Model, gpu: Gpu | None = None) -> dict[BackendChoice, 
     except BundleError as error:
         return dict.fromkeys(asked, str(error))
     return {
-        choice: _why_not_vouched(bundle, certificate, choice, _find_artefact(model, bundle, choice, gpu), gpu)
+        choice: _why_not_vouched(bundle, certificate, choice, _find_artifact(model, bundle, choice, gpu), gpu)
         for choice in asked
     }
 
@@ -116,17 +116,17 @@ def _why_not_vouched(
     bundle: Bundle,
     certificate: Certificate,
     choice: BackendChoice,
-    artefact: FileRecord | None,
+    artifact: FileRecord | None,
     gpu: Gpu | None,
 ) -> str | None:
     """Why the certificate does not vouch for `choice` on this processor, or on a GPU; None if it does."""
     manifest = bundle.manifest
     if choice.precision == "int8" and (manifest.int8 is None or not manifest.int8.passed):
         return "the graph is not within the budget that it was made for"
-    if artefact is None:
+    if artifact is None:
         return "the bundle has no such graph"
-    if any(not check.passed for check in certificate.checks if check.file == artefact.file):
-        return f"a check of {artefact.file} failed"
+    if any(not check.passed for check in certificate.checks if check.file == artifact.file):
+        return f"a check of {artifact.file} failed"
     machine = describe_machine()
     verified = [
         entry
@@ -135,7 +135,7 @@ def _why_not_vouched(
         and entry.backend_version == installed_version(MODULES[choice.backend])
         and entry.machine == (machine.cpu if gpu is None else gpu.name)
         and (gpu is not None or entry.cpu_features == machine.features)
-        and entry.artefact.sha256 == artefact.sha256
+        and entry.artifact.sha256 == artifact.sha256
         and entry.reference_sha256 == manifest.reference.sha256
     ]
     if not verified:
@@ -150,7 +150,7 @@ def _why_not_vouched(
     return None if newest.passed else "its verification failed on this machine"
 
 
-def _find_artefact(model: Model, bundle: Bundle, choice: BackendChoice, gpu: Gpu | None) -> FileRecord | None:
+def _find_artifact(model: Model, bundle: Bundle, choice: BackendChoice, gpu: Gpu | None) -> FileRecord | None:
     """What a choice runs: the weights, an engine that fits the GPU, or a graph; None: the bundle has no such graph."""
     if choice.backend == "torch":
         return bundle.manifest.reference

@@ -30,7 +30,7 @@ _LOCK = threading.Lock()
 class Question(Document):
     """What the fastest choice depends on."""
 
-    artefacts: tuple[str, ...]
+    artifacts: tuple[str, ...]
     """Hashes of the model's files."""
     candidates: tuple[str, ...]
     """Choices among which to find it, as in `openvino:int8`."""
@@ -221,7 +221,7 @@ def _ask(model: Model, candidates: Sequence[BackendChoice], threads: int | None,
     backends = sorted({choice.backend for choice in candidates})
     versions = {backend: installed_version(MODULES[backend]) for backend in backends}
     return Question(
-        artefacts=tuple(hashes),
+        artifacts=tuple(hashes),
         candidates=tuple(map(str, candidates)),
         versions={**versions, "sr-deploy": metadata.version("sr-deploy")},
         cpu=machine.cpu,

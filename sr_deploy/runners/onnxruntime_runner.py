@@ -62,7 +62,7 @@ class OnnxRuntimeRunner(SessionRunner):
         device: str | None,
         threads: int | None,
         *,
-        optimise: bool = True,
+        optimize: bool = True,
         rewrite: bool = True,
     ) -> None:
         """Load the graph of that precision.
@@ -72,7 +72,7 @@ class OnnxRuntimeRunner(SessionRunner):
             choice: which one.
             device: `cpu` or `cuda:0`; None: the GPU where the CUDA provider runs.
             threads: of the CPU; None: one a core.
-            optimise: False computes it node by node as it is written, and rewrites nothing.
+            optimize: False computes it node by node as it is written, and rewrites nothing.
             rewrite: whether FP32 graphs are rewritten for the CPU first.
 
         Raises:
@@ -87,8 +87,8 @@ class OnnxRuntimeRunner(SessionRunner):
         graph = examine_graph(model, path, device)
         session, rewrites = open_rewritten(
             path,
-            FOR_ONNXRUNTIME if rewrite and optimise and device == "cpu" and choice.precision == "fp32" else None,
-            lambda content: open_session(path, content, device, threads, optimise),
+            FOR_ONNXRUNTIME if rewrite and optimize and device == "cpu" and choice.precision == "fp32" else None,
+            lambda content: open_session(path, content, device, threads, optimize),
         )
         spec = graph_runner_spec(model, choice, str(ort.__version__), device, path, graph=graph, rewrites=rewrites)
         super().__init__(session, spec)
@@ -103,7 +103,7 @@ def why_no_cuda_provider() -> str | None:
 
 
 def open_session(
-    path: Path, content: Path | bytes, device: str, threads: int, optimise: bool
+    path: Path, content: Path | bytes, device: str, threads: int, optimize: bool
 ) -> onnxruntime.InferenceSession:
     """A session of the file itself, or of bytes made of it; `path` is for messages."""
     ort = require("onnxruntime", _PURPOSE)
@@ -111,7 +111,7 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     providers = _providers(device)
     try:
         source = content if isinstance(content, bytes) else str(content)

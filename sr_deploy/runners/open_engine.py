@@ -65,7 +65,7 @@ class KernelCache:
 
 
 def load_engine(sdk: ModuleType, path: Path, trust: EngineTrust) -> trt.ICudaEngine:
-    """Deserialise an engine file.
+    """Deserialize an engine file.
 
     Args:
         sdk: whose engine.

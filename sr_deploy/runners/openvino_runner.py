@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sr_deploy.graph.rewrite import RewriteOptions
 
 _PURPOSE = "the openvino backend"
-# What computes between the quantised convolutions of an INT8 graph is FP32, unless `floats` says BF16.
+# What computes between the quantized convolutions of an INT8 graph is FP32, unless `floats` says BF16.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 

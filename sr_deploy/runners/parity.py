@@ -19,7 +19,7 @@ _WIDENED: tuple[Precision, ...] = ("fp16",)
 
 @dataclass(frozen=True)
 class Reference:
-    """What a model's artefacts are compared with."""
+    """What a model's artifacts are compared with."""
 
     title: str
     """As in `torch:fp32`, or what stands in where there are no PyTorch weights."""
@@ -58,7 +58,7 @@ def open_default_layout(model: Model) -> Runner:
 
 
 def open_reference(model: Model, *, threads: int | None = None) -> Runner:
-    """PyTorch in fp32 (TF32 off); for a graph without weights, ONNX Runtime with every optimisation off, on the CPU.
+    """PyTorch in fp32 (TF32 off); for a graph without weights, ONNX Runtime with every optimization off, on the CPU.
 
     An FP16 graph is widened for that: the same numbers, computed in FP32 between FP32 ends.
 
@@ -73,8 +73,8 @@ def open_reference(model: Model, *, threads: int | None = None) -> Runner:
 
     precision = model.precisions[0]
     if precision not in _WIDENED:
-        return OnnxRuntimeRunner(model, BackendChoice("onnxruntime", precision), "cpu", threads, optimise=False)
+        return OnnxRuntimeRunner(model, BackendChoice("onnxruntime", precision), "cpu", threads, optimize=False)
     with tempfile.TemporaryDirectory(prefix="sr-deploy-") as folder:  # a session holds its graph: the file may go
         path = Path(folder, "widened.onnx")
         path.write_bytes(read_widened(model.graph_path(precision)).SerializeToString())
-        return OnnxRuntimeRunner(open_model(path), BackendChoice("onnxruntime"), "cpu", threads, optimise=False)
+        return OnnxRuntimeRunner(open_model(path), BackendChoice("onnxruntime"), "cpu", threads, optimize=False)

@@ -42,7 +42,7 @@ class RunnerSpec:
     dtype: Dtype = "float32"
     """Type at both ends of what is run, and of `infer_on_device`; `infer` takes and gives float32 always, and whole
     numbers (0 to 255 or 65535) are made of it and read back by the runner."""
-    artefact: Path | None = None
+    artifact: Path | None = None
     """The file that it runs: weights, a graph or an engine."""
     floats: Literal["bf16"] | None = None
     """In which precision is computed what an INT8 graph leaves float; None: as the graph says, on CPUs in FP32."""

@@ -1,7 +1,7 @@
 """Graphs rewritten in memory when a runner opens them: what suits one backend best does not suit another. No torch.
 
 The file holds what helps or harms no backend (`graph.rewrite.DEFAULT`); what is added here is a part of the backend's
-configuration, as its own graph optimiser is, and stands in `RunnerSpec.rewrites` and in certificates.
+configuration, as its own graph optimizer is, and stands in `RunnerSpec.rewrites` and in certificates.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class RoundedRunner(SessionRunner):
         with holding_errors(path):
             spell_rounding(graph)
             content = graph.SerializeToString()
-        session = open_session(path, content, "cpu", threads or default_threads(), optimise=True)
+        session = open_session(path, content, "cpu", threads or default_threads(), optimize=True)
         choice = BackendChoice("onnxruntime", precision)
         spec = graph_runner_spec(model, choice, str(ort.__version__), "cpu", path, graph=info, rewrites=(ROUNDED,))
         super().__init__(session, spec)

@@ -53,7 +53,7 @@ def graph_runner_spec(
         input_multiple=model.input_multiple,
         profiles=fixed_profiles(graph),
         dtype=graph.input_dtype,
-        artefact=path,
+        artifact=path,
         rewrites=rewrites,
     )
 

@@ -208,5 +208,5 @@ def _spec_of(model: Model, record: EngineRecord, path: Path, device: torch.devic
         input_multiple=model.input_multiple,
         profiles=record.profiles,
         dtype=_DTYPE_NAMES[dtype],
-        artefact=path,
+        artifact=path,
     )

@@ -81,7 +81,7 @@ class TorchRunner(BaseRunner):
                 scale=model.scale,
                 channels=model.channels,
                 input_multiple=model.input_multiple,
-                artefact=model.weights_path,
+                artifact=model.weights_path,
             )
         )
 

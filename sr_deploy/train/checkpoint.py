@@ -18,7 +18,7 @@ from sr_deploy.arch.weights import describe_input_steps, save_generator
 from sr_deploy.errors import CheckpointError, InputError, TrainingError
 from sr_deploy.files import output_error, replacing_folder
 from sr_deploy.train.run import checkpoint_folder, list_checkpoints
-from sr_deploy.train.saved_state import STATE_SCHEMA, load_optimiser, load_scaler, read_saved_state
+from sr_deploy.train.saved_state import STATE_SCHEMA, load_optimizer, load_scaler, read_saved_state
 from sr_deploy.train.state import Opponent, TrainingState
 
 GENERATOR_NAME = "generator.safetensors"
@@ -73,7 +73,7 @@ def write_checkpoint(
 
 
 def read_checkpoint_into(folder: Path, state: TrainingState, *, rank: int = 0, processes: int = 1) -> bool:
-    """Put a checkpoint's content into `state`, whose networks and optimisers are built already.
+    """Put a checkpoint's content into `state`, whose networks and optimizers are built already.
 
     Returns:
         Whether the pool came back too; it does not where another number of processes goes on.
@@ -87,9 +87,9 @@ def read_checkpoint_into(folder: Path, state: TrainingState, *, rank: int = 0, p
         if state.opponent is not None:
             _load_weights(folder / DISCRIMINATOR_NAME, state.opponent.network)
         saved = read_saved_state(folder / STATE_NAME)
-        load_optimiser(state.optimiser, saved.optimiser)
+        load_optimizer(state.optimizer, saved.optimizer)
         if state.opponent is not None:
-            load_optimiser(state.opponent.optimiser, saved.discriminator_optimiser)
+            load_optimizer(state.opponent.optimizer, saved.discriminator_optimizer)
         load_scaler(state.scaler, saved.scaler)
         pool_fits = state.pool is None or len(saved.pools) == processes
         if state.pool is not None and pool_fits:
@@ -127,8 +127,8 @@ def _pack(state: TrainingState, pools: Sequence[PoolState]) -> bytes:
     packed = {
         "schema_version": STATE_SCHEMA,
         **{name: getattr(state, name) for name in _COUNTERS},
-        "optimiser": state.optimiser.state_dict(),
-        "discriminator_optimiser": opponent.optimiser.state_dict() if opponent is not None else None,
+        "optimizer": state.optimizer.state_dict(),
+        "discriminator_optimizer": opponent.optimizer.state_dict() if opponent is not None else None,
         "scaler": state.scaler.state_dict(),
         "pools": list(pools),
         "best_validation": best.model_dump(mode="json") if best else None,

@@ -13,7 +13,7 @@ from sr_deploy.train.recipe import EmaRecipe
 class MovingAverage:
     """A second network whose weights follow those of the trained one.
 
-    Floating-point buffers (the statistics of batch normalisation) are averaged like weights; others are copied.
+    Floating-point buffers (the statistics of batch normalization) are averaged like weights; others are copied.
     """
 
     def __init__(self, network: nn.Module, recipe: EmaRecipe) -> None:

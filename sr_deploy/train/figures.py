@@ -61,6 +61,6 @@ class FigureLedger:
         if state.bad_in_row > self._bad_steps:
             raise TrainingError(
                 f"the loss or its gradient was no number in {state.bad_in_row} steps in a row, up to step {step} "
-                f"(loss {loss}): training has diverged; start anew with a lower --set optimiser.learning_rate=... "
+                f"(loss {loss}): training has diverged; start anew with a lower --set optimizer.learning_rate=... "
                 "or with --set precision.autocast=off"
             )

@@ -49,7 +49,7 @@ def interpolate_models(
 ) -> Interpolated:
     """Blend two generators and write the result: (1 - alpha) * a + alpha * b.
 
-    Statistics of batch normalisations are blended like weights; whole numbers (their counters) are those of `b`. The
+    Statistics of batch normalizations are blended like weights; whole numbers (their counters) are those of `b`. The
     file is safetensors that every command takes; its metadata name both sources by hash, and alpha.
 
     Args:

@@ -129,7 +129,7 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
         for batch in clock.watch(batches):
             # The update.
             pair = session.make_pair(batch)
-            learning_rate = learning_rate_at(state.step, recipe.optimiser, recipe.run.steps)
+            learning_rate = learning_rate_at(state.step, recipe.optimizer, recipe.run.steps)
             figures = session.updater.update(pair, learning_rate)
             state.average.update(state.network, state.step)
             state.step += 1
@@ -208,8 +208,8 @@ def _write_checkpoint(session: Session) -> None:
     pools = session.processes.gather(state.pool.state_dict()) if state.pool is not None else []
     if session.processes.is_first:
         require_kept(session.run)
-        quantisation = session.recipe.quantisation
-        steps = quantisation.input_steps if quantisation is not None else {}
+        quantization = session.recipe.quantization
+        steps = quantization.input_steps if quantization is not None else {}
         write_checkpoint(session.run, state, session.recipe.arch_spec(), run.keep_checkpoints, pools, input_steps=steps)
 
 

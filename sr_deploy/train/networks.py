@@ -1,4 +1,4 @@
-"""The networks of a training, their optimisers and the terms of the loss, as a recipe has them."""
+"""The networks of a training, their optimizers and the terms of the loss, as a recipe has them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def check_inputs(recipe: Recipe) -> None:
     """
     training_paths(recipe.data)
     validation_paths(recipe.data)
-    if recipe.quantisation is not None and not recipe.quantisation.input_steps:
+    if recipe.quantization is not None and not recipe.quantization.input_steps:
         raise TrainingError(f"recipe {recipe.name} trains a network for INT8; give it with --qat CHECKPOINT")
     perceptual, opponent = recipe.loss.perceptual, recipe.discriminator
     if perceptual is not None and perceptual.weight > 0:
@@ -141,7 +141,7 @@ def build_distillation(
 
 
 def build_opponent(recipe: Recipe, device: torch.device, *, resume: bool) -> Opponent | None:
-    """The recipe's discriminator with its optimiser, from its seed or from the weights that the recipe names.
+    """The recipe's discriminator with its optimizer, from its seed or from the weights that the recipe names.
 
     Raises:
         InputError: the patch size does not suit it.
@@ -165,9 +165,9 @@ def build_opponent(recipe: Recipe, device: torch.device, *, resume: bool) -> Opp
             )
         network.load_state_dict(state)
     network.to(device)
-    rate = settings.learning_rate or recipe.optimiser.learning_rate
-    optimiser = torch.optim.Adam(network.parameters(), lr=rate, betas=recipe.optimiser.betas, fused=True)
-    return Opponent(network, spec, optimiser, rate_factor=rate / recipe.optimiser.learning_rate)
+    rate = settings.learning_rate or recipe.optimizer.learning_rate
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate, betas=recipe.optimizer.betas, fused=True)
+    return Opponent(network, spec, optimizer, rate_factor=rate / recipe.optimizer.learning_rate)
 
 
 def build_state(
@@ -181,13 +181,13 @@ def build_state(
     for one in (network, opponent.network if opponent is not None else None):
         if one is not None:
             one.train().to(memory_format=precision.memory_format())  # type: ignore[call-overload]
-    optimiser = torch.optim.Adam(
-        network.parameters(), lr=recipe.optimiser.learning_rate, betas=recipe.optimiser.betas, fused=True
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=recipe.optimizer.learning_rate, betas=recipe.optimizer.betas, fused=True
     )
     return TrainingState(
         network=network,
         average=MovingAverage(network, recipe.ema),
-        optimiser=optimiser,
+        optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=precision.autocast == "fp16"),
         opponent=opponent,
     )
@@ -214,8 +214,8 @@ def build_updater(
         criteria=criteria,
         precision=precision,
         device=device,
-        accumulate=recipe.optimiser.accumulate,
-        clip_norm=recipe.optimiser.clip_norm,
+        accumulate=recipe.optimizer.accumulate,
+        clip_norm=recipe.optimizer.clip_norm,
         processes=processes,
     )
 

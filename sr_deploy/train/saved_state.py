@@ -44,9 +44,9 @@ class SavedState(BaseModel):
     """Those of them since the last line of metrics."""
     bad_in_row: Count
     """Steps left out one after another, up to now."""
-    optimiser: dict[str, object]
+    optimizer: dict[str, object]
     """State dict of the generator's."""
-    discriminator_optimiser: dict[str, object] | None
+    discriminator_optimizer: dict[str, object] | None
     """That of the discriminator's."""
     scaler: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     """State dict of the gradients' scaler; empty where there is none."""
@@ -71,7 +71,7 @@ def read_saved_state(path: Path) -> SavedState:
         return _validate(SavedState, document)
 
 
-def load_optimiser(optimiser: torch.optim.Optimizer, saved: Mapping[str, object] | None) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, object] | None) -> None:
     """Put Adam's moments back; its settings stay those of the recipe.
 
     Raises:
@@ -79,20 +79,20 @@ def load_optimiser(optimiser: torch.optim.Optimizer, saved: Mapping[str, object]
     """
     moments = (saved or {}).get("state")
     if not isinstance(moments, dict):
-        raise CheckpointError("the optimiser's moments are missing")
-    present = optimiser.state_dict()
-    shapes = [tuple(one.shape) for group in optimiser.param_groups for one in group["params"]]
+        raise CheckpointError("the optimizer's moments are missing")
+    present = optimizer.state_dict()
+    shapes = [tuple(one.shape) for group in optimizer.param_groups for one in group["params"]]
     for number, held in moments.items():
         fits = isinstance(number, int) and 0 <= number < len(shapes) and isinstance(held, dict)
         if not fits or held.keys() != {"step", *_MOMENTS}:
-            raise CheckpointError(f"the optimiser's moments {show_value(number)} are none of this network's")
+            raise CheckpointError(f"the optimizer's moments {show_value(number)} are none of this network's")
         for name, value in held.items():
             expected = () if name == "step" else shapes[number]
             if not isinstance(value, torch.Tensor) or tuple(value.shape) != expected or not value.is_floating_point():
-                raise CheckpointError(f"the optimiser's moment {number} ({name}) is none of this network's")
+                raise CheckpointError(f"the optimizer's moment {number} ({name}) is none of this network's")
             if not bool(torch.isfinite(value).all()):
-                raise CheckpointError(f"the optimiser's moment {number} ({name}) holds NaN or infinity")
-    optimiser.load_state_dict({"state": moments, "param_groups": present["param_groups"]})
+                raise CheckpointError(f"the optimizer's moment {number} ({name}) holds NaN or infinity")
+    optimizer.load_state_dict({"state": moments, "param_groups": present["param_groups"]})
 
 
 def load_scaler(scaler: torch.amp.GradScaler, saved: Mapping[str, float]) -> None:

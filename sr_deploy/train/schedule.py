@@ -7,15 +7,15 @@ import math
 from sr_deploy.train.recipe import OptimiserRecipe, ScheduleRecipe
 
 
-def learning_rate_at(step: int, optimiser: OptimiserRecipe, steps: int) -> float:
+def learning_rate_at(step: int, optimizer: OptimiserRecipe, steps: int) -> float:
     """The learning rate of one update.
 
     Args:
         step: updates made before this one (0 for the first).
-        optimiser: base rate and schedule.
+        optimizer: base rate and schedule.
         steps: updates of the whole training, the length of a plain cosine.
     """
-    schedule, base = optimiser.schedule, optimiser.learning_rate
+    schedule, base = optimizer.schedule, optimizer.learning_rate
     rate = _scheduled_rate(step, schedule, base, steps)
     if step < schedule.warm_up:
         rate *= (step + 1) / schedule.warm_up

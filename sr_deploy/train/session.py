@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sr_deploy.arch.quantised import quantise_convolutions
+from sr_deploy.arch.quantized import quantize_convolutions
 from sr_deploy.arch.registry import input_multiple
 from sr_deploy.arch.weights import read_checkpoint, save_generator
 from sr_deploy.errors import InputError, OutputError, RecipeError, TrainingError
@@ -151,9 +151,9 @@ def _prepare(
     sampler = PatchSampler(photographs, recipe, rank=processes.rank, processes=processes.count)
     network, starting_point = build_generator(recipe, None if resume else start_from, resume=resume)
     network.to(chosen_device)
-    teacher = _start_quantised(recipe, network, run, resume=resume)
-    if starting_point is not None and recipe.quantisation is not None:  # not the copy whose channels are evened out
-        given = recipe.quantisation
+    teacher = _start_quantized(recipe, network, run, resume=resume)
+    if starting_point is not None and recipe.quantization is not None:  # not the copy whose channels are evened out
+        given = recipe.quantization
         starting_point = StartingPoint(
             path=given.checkpoint or starting_point.path, sha256=given.checkpoint_sha256 or starting_point.sha256
         )
@@ -169,8 +169,8 @@ def _prepare(
         precision = PrecisionChoice.model_validate(manifest.precision.model_dump())
         processes.agree(lambda: delete_leftovers(run))
     recipe = _fix_precision(recipe, precision)
-    if recipe.quantisation is not None and teacher is not None:
-        distillation = build_distillation(recipe.quantisation, teacher, precision, chosen_device)
+    if recipe.quantization is not None and teacher is not None:
+        distillation = build_distillation(recipe.quantization, teacher, precision, chosen_device)
         criteria = replace(criteria, distillation=distillation)
     state = build_state(recipe, network, opponent, precision, chosen_device)
     state.pool = build_pool(recipe, processes.rank)
@@ -187,18 +187,18 @@ def _prepare(
     return session
 
 
-def _start_quantised(recipe: Recipe, network: nn.Module, run: Path, *, resume: bool) -> nn.Module | None:
-    """Let `network` compute as the recipe quantises it; gives the FP32 network that it began as, None without INT8.
+def _start_quantized(recipe: Recipe, network: nn.Module, run: Path, *, resume: bool) -> nn.Module | None:
+    """Let `network` compute as the recipe quantizes it; gives the FP32 network that it began as, None without INT8.
 
     Raises:
         CheckpointError: the run's copy of that network is gone or damaged.
     """
-    if recipe.quantisation is None:
+    if recipe.quantization is None:
         return None
     teacher = copy.deepcopy(network)
     if resume:
         teacher.load_state_dict(read_checkpoint(run / TEACHER_NAME).state)
-    quantise_convolutions(network, recipe.quantisation.input_steps)
+    quantize_convolutions(network, recipe.quantization.input_steps)
     return teacher
 
 
@@ -297,11 +297,11 @@ def _choose_precision(
 
 
 def _check_share(recipe: Recipe, processes: Processes) -> None:
-    parts = processes.count * recipe.optimiser.accumulate
+    parts = processes.count * recipe.optimizer.accumulate
     if recipe.data.batch % parts:
         raise RecipeError(
             f"data.batch = {recipe.data.batch} does not divide among {processes.count} processes with "
-            f"optimiser.accumulate = {recipe.optimiser.accumulate}; give a multiple of {parts}"
+            f"optimizer.accumulate = {recipe.optimizer.accumulate}; give a multiple of {parts}"
         )
 
 

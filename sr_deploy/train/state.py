@@ -21,7 +21,7 @@ class Opponent:
     """FP32."""
     spec: DiscriminatorSpec
     """What it is."""
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     """Adam, with its moments."""
     rate_factor: float
     """Its learning rate, as a multiple of the generator's."""
@@ -35,7 +35,7 @@ class TrainingState:
     """The generator, FP32."""
     average: MovingAverage
     """Its moving average."""
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     """Adam, with its moments."""
     scaler: torch.amp.GradScaler
     """Keeps FP16 gradients from vanishing; passes everything through for other formats."""

@@ -78,21 +78,21 @@ class Updater:
         kept = _keep_buffers(state.network, *([opponent.network] if opponent else []))
         figures = _Figures(self.accumulate)
         parts = _split(self._lay_out(pair), self.accumulate)
-        state.optimiser.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=True)
         sr_parts = []
         for number, part in enumerate(parts):
             with self._sharing(self.generator, last=number == len(parts) - 1):
                 sr_parts.append(self._generator_pass(part, figures, mark))
         mark("update")
-        healthy = self._step(state.optimiser, state.network, learning_rate, self.clip_norm, figures["loss"])
+        healthy = self._step(state.optimizer, state.network, learning_rate, self.clip_norm, figures["loss"])
         if opponent is not None:
-            opponent.optimiser.zero_grad(set_to_none=True)
+            opponent.optimizer.zero_grad(set_to_none=True)
             for number, (part, sr_NCHW) in enumerate(zip(parts, sr_parts, strict=True)):
                 with self._sharing(self.discriminator, last=number == len(parts) - 1):
                     self._discriminator_pass(opponent, part.hr_NCHW, sr_NCHW, figures, mark)
             mark("update")
             rate = learning_rate * opponent.rate_factor
-            healthy &= self._step(opponent.optimiser, opponent.network, rate, None, figures["discriminator"])
+            healthy &= self._step(opponent.optimizer, opponent.network, rate, None, figures["discriminator"])
         state.scaler.update()
         _restore_buffers(kept, healthy)
         return {**figures.means, "healthy": healthy.float()}
@@ -142,7 +142,7 @@ class Updater:
 
     def _step(
         self,
-        optimiser: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer,
         network: nn.Module,
         learning_rate: float,
         clip_norm: float | None,
@@ -150,20 +150,20 @@ class Updater:
     ) -> Tensor:
         """Step if loss and gradient are numbers; the answer, 0-dim and bool, stays on the device."""
         scaler = self.state.scaler
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        scaler.unscale_(optimiser)
+        scaler.unscale_(optimizer)
         parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
         healthy = self.processes.all_healthy(torch.isfinite(norm) & torch.isfinite(loss))
         if clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
         if scaler.is_enabled():
-            scaler.step(optimiser)  # leaves out what overflowed, by its own check of the same gradients
+            scaler.step(optimizer)  # leaves out what overflowed, by its own check of the same gradients
         else:
-            # What GradScaler tells a fused optimiser: with found_inf set, its kernel leaves weights and moments alone.
-            optimiser.found_inf = (~healthy).float()  # type: ignore[attr-defined]
-            optimiser.step()
+            # What GradScaler tells a fused optimizer: with found_inf set, its kernel leaves weights and moments alone.
+            optimizer.found_inf = (~healthy).float()  # type: ignore[attr-defined]
+            optimizer.step()
         return healthy
 
     def _lay_out(self, pair: TrainingPair) -> TrainingPair:
@@ -203,7 +203,7 @@ def _split(pair: TrainingPair, parts: int) -> list[TrainingPair]:
 
 
 def _keep_buffers(*networks: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Statistics that a forward pass changes (normalisations), with copies: a pass without numbers spoils them."""
+    """Statistics that a forward pass changes (normalizations), with copies: a pass without numbers spoils them."""
     buffers = [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
     return [(buffer, buffer.clone()) for buffer in buffers]
 

@@ -99,7 +99,7 @@ def upscale(network: nn.Module, lr: NDArray[np.uint8], what: str) -> NDArray[np.
     if not bool(torch.isfinite(sr_NCHW).all()):
         raise TrainingError(
             f"the network gives values that are no numbers for {what}; "
-            "resume from an earlier checkpoint with a lower --set optimiser.learning_rate in a new run"
+            "resume from an earlier checkpoint with a lower --set optimizer.learning_rate in a new run"
         )
     return to_image(sr_NCHW.numpy())
 

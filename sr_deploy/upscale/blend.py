@@ -1,6 +1,6 @@
-"""Neighbouring tiles mixed along their seams, where no halo is wide enough for them to agree.
+"""Neighboring tiles mixed along their seams, where no halo is wide enough for them to agree.
 
-Along a seam both neighbours' results are there, each the worse the nearer it comes to its own window's edge. A weight
+Along a seam both neighbors' results are there, each the worse the nearer it comes to its own window's edge. A weight
 that falls from 1 to 0 as half a cosine wave leads from one to the other, so that no step is left.
 """
 
@@ -29,9 +29,9 @@ class Blender:
 
     @property
     def seam_db(self) -> float | None:
-        """PSNR of all blended strips so far against the whole picture at once, judged by how neighbours differ.
+        """PSNR of all blended strips so far against the whole picture at once, judged by how neighbors differ.
 
-        Peak 1, outputs clamped to [0, 1]. In the middle of a strip both neighbours are as far from their edges, so each
+        Peak 1, outputs clamped to [0, 1]. In the middle of a strip both neighbors are as far from their edges, so each
         has half of the squared difference. Away from it the one that is nearer to its edge has what the difference has
         beyond that, and the other one no more than in the middle. docs/tiles.md has this beside the truth. None where
         nothing was blended.

@@ -18,7 +18,7 @@ from sr_deploy.imaging.limits import MAX_PIXELS, require_picture
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.imaging.picture import Picture, read_picture, write_picture
 from sr_deploy.imaging.resample import resample
-from sr_deploy.imaging.transparency import bleed_colour
+from sr_deploy.imaging.transparency import bleed_color
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.report import UpscaleReport
 
@@ -52,7 +52,7 @@ class Enlarged:
     picture: Picture
     """The result, with the source's profile, EXIF and resolution."""
     reports: tuple[UpscaleReport, ...]
-    """What the network did: for the colours, then for transparency if it went through it."""
+    """What the network did: for the colors, then for transparency if it went through it."""
     seconds: float
     """Time that all of it took, without decoding and encoding."""
 
@@ -74,7 +74,7 @@ class UpscaledFile:
     target_height: int
     """Of the result, in pixels."""
     reports: tuple[UpscaleReport, ...]
-    """What the network did: for the colours, then for transparency if it went through it."""
+    """What the network did: for the colors, then for transparency if it went through it."""
     losses: tuple[str, ...]
     """What the target's format could not hold, in words."""
     seconds: float
@@ -114,7 +114,7 @@ def upscale_file(
 def enlarge_picture(
     upscaler: Upscaler, picture: Picture, settings: FileSettings, on_share: OnShare | None = None
 ) -> Enlarged:
-    """Colours and transparency of a picture, to the size that the settings ask for.
+    """Colors and transparency of a picture, to the size that the settings ask for.
 
     Raises:
         ShapeError: the network does not take such a picture.
@@ -132,10 +132,10 @@ def enlarge_picture(
     def report(offset: float) -> Callable[[int, int], None]:
         return lambda done, total: None if on_share is None else on_share(offset + share * done / total)
 
-    pixels = picture.pixels if alpha is None else bleed_colour(picture.pixels, alpha)
+    pixels = picture.pixels if alpha is None else bleed_color(picture.pixels, alpha)
     upscaled = upscaler.upscale(pixels, report(0.0))
     reports = [upscaled.report]
-    colours = resample(upscaled.image, width, height, "lanczos")
+    colors = resample(upscaled.image, width, height, "lanczos")
     enlarged_alpha: Pixels | None = None
     if alpha is not None and alpha_by_network:
         second = upscaler.upscale(alpha[..., None], report(0.5))
@@ -143,9 +143,9 @@ def enlarge_picture(
         enlarged_alpha = resample(second.image, width, height, "lanczos")[..., 0]
     elif alpha is not None:
         enlarged_alpha = resample(alpha[..., None], width, height, "bicubic")[..., 0]
-    if colours.shape[:2] != (height, width):
-        raise ShapeError(f"internal: the result is {colours.shape[1]}x{colours.shape[0]}, not {width}x{height}")
-    result = replace(picture, pixels=colours, alpha=enlarged_alpha)
+    if colors.shape[:2] != (height, width):
+        raise ShapeError(f"internal: the result is {colors.shape[1]}x{colors.shape[0]}, not {width}x{height}")
+    result = replace(picture, pixels=colors, alpha=enlarged_alpha)
     return Enlarged(result, tuple(reports), time.perf_counter() - started)
 
 
@@ -241,7 +241,7 @@ def check_picture(header: Header, upscaler: Upscaler, source: Path, target: Path
     """Refuse, before the network runs, what the network or the target's format does not take.
 
     Raises:
-        ImageError: colours for a gray network, a result too large, or transparency that the format does not hold.
+        ImageError: colors for a gray network, a result too large, or transparency that the format does not hold.
     """
     if header.channels > upscaler.spec.channels:
         raise ImageError(f"{source} is an RGB picture, but the network takes gray ones; convert it to gray first")

@@ -1,6 +1,6 @@
 """Whether what a network gave is a picture of what it was given. The limits are far from what sound networks do.
 
-docs/tiles.md has what realesr-animevideov3 does with photographs, text, noise, flat colours and edges: worst is pure
+docs/tiles.md has what realesr-animevideov3 does with photographs, text, noise, flat colors and edges: worst is pure
 black and white noise, which it takes to values 1.3 beyond the range, and a checkerboard, whose mean moves by 0.14.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CELL = 16
-"""Side, in low-resolution pixels, of the squares whose mean colours are compared. Smaller ones would compare detail,
+"""Side, in low-resolution pixels, of the squares whose mean colors are compared. Smaller ones would compare detail,
 which a network may change."""
 
 
@@ -27,11 +27,11 @@ class GuardLimits:
     """How far a sample may lie below 0 or above 1. Sharpening overshoots by tenths, or by one on noise; sums that
     overflow and weights that were damaged give tens and more."""
     contrast: float = 0.02
-    """Standard deviation of an input that cannot become one flat colour; noise below it may be smoothed away."""
+    """Standard deviation of an input that cannot become one flat color; noise below it may be smoothed away."""
     flatness: float = 0.5 / 255
-    """Range of each channel up to which a result is one flat colour: half a step of 8 bit."""
+    """Range of each channel up to which a result is one flat color: half a step of 8 bit."""
     drift: float = 0.35
-    """How far the mean colour of a square of 16 input pixels may move in any channel."""
+    """How far the mean color of a square of 16 input pixels may move in any channel."""
 
 
 DEFAULT_LIMITS = GuardLimits()
@@ -102,7 +102,7 @@ def find_problem(lr_NCHW: NDArray[np.float32], lr: Statistics, sr: Statistics, l
         return f"values from {low:.3g} to {high:.3g} ({-limits.overshoot:g} to {1 + limits.overshoot:g} is let through)"
     drift = float(np.abs(np.clip(sr.means, 0, 1) - lr.means).max())
     if drift > limits.drift:
-        return f"colours {drift:.2f} away from the input's (up to {limits.drift:g} is let through)"
+        return f"colors {drift:.2f} away from the input's (up to {limits.drift:g} is let through)"
     if float((sr.high - sr.low).max()) <= limits.flatness and float(lr_NCHW.std(axis=(2, 3)).max()) > limits.contrast:
-        return "one flat colour for an input that is none"
+        return "one flat color for an input that is none"
     return None

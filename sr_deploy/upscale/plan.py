@@ -83,13 +83,13 @@ class TilePlan:
     window_width: int
     """Of every window."""
     halo: int
-    """Pixels on each inner side of a window that belong to its neighbour; 0 for a whole picture."""
+    """Pixels on each inner side of a window that belong to its neighbor; 0 for a whole picture."""
     rows: tuple[Span, ...]
     """Windows from top to bottom."""
     columns: tuple[Span, ...]
     """Windows from left to right."""
     blend: int = 0
-    """Neighbours are mixed over this many pixels on either side of a seam; 0: each ends where the next begins."""
+    """Neighbors are mixed over this many pixels on either side of a seam; 0: each ends where the next begins."""
 
     @property
     def count(self) -> int:

@@ -30,7 +30,7 @@ class Halo:
     width: int
     """Pixels on each side."""
     blend: int
-    """Pixels on either side of a seam over which neighbours are blended."""
+    """Pixels on either side of a seam over which neighbors are blended."""
     expected_db: float | None = None
     """Seam PSNR that the probe expects of it; None where the picture is too small to tell."""
 
@@ -102,7 +102,7 @@ def measure_edge_errors(
 
 
 def expect_seam_db(errors: NDArray[np.float64], halo: int) -> float:
-    """PSNR over the blended strip: errors of the two neighbours, independent, each with its weight."""
+    """PSNR over the blended strip: errors of the two neighbors, independent, each with its weight."""
     blend = blend_of(halo)
     after = ramp(2 * blend).astype(np.float64)
     distance = halo - blend + np.arange(2 * blend)  # of the tile that comes after, from its own edge

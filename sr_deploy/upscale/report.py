@@ -22,7 +22,7 @@ class UpscaleReport:
     recomputed: int
     """Tiles that a guard objected to and that were right when computed again in FP32."""
     seam_db: float | None
-    """PSNR of the blended strips against the whole picture at once, judged by how neighbouring tiles differ there;
+    """PSNR of the blended strips against the whole picture at once, judged by how neighboring tiles differ there;
     None: nothing was blended."""
     seam_budget_db: float
     """What `seam_db` should reach at least."""

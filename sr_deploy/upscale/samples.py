@@ -22,6 +22,6 @@ def require_samples(spec: RunnerSpec, shape: tuple[int, ...], dtype: np.dtype[np
         raise ShapeError(f"a picture needs at least one pixel, not {shape[1]}x{shape[0]}")
     if dtype == np.uint16 and spec.dtype == "uint8":
         raise ShapeError(
-            f"{spec} has ends of 8 bit ({spec.artefact}) and would lose what a 16-bit picture has more; convert "
+            f"{spec} has ends of 8 bit ({spec.artifact}) and would lose what a 16-bit picture has more; convert "
             "the picture, or export without --ends uint8"
         )

@@ -17,7 +17,7 @@ from sr_deploy.imaging.header import Header, find_losses
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.imaging.row_reader import STRIP, RowReader
 from sr_deploy.imaging.row_writer import RowWriter, open_row_writer, require_by_rows
-from sr_deploy.imaging.transparency import ColourBleeder
+from sr_deploy.imaging.transparency import ColorBleeder
 from sr_deploy.upscale.canvas import OnRows
 from sr_deploy.upscale.files import (
     FileSettings,
@@ -42,7 +42,7 @@ def stream_file(
     """As `upscale_file`, with no more than some rows of the picture and of its result in memory.
 
     The result is the same, bit for bit, where the halo is all that the network sees; else the halo is chosen on the
-    picture's first rows instead of on all of it. A picture with transparency is read three times, and its colours wait
+    picture's first rows instead of on all of it. A picture with transparency is read three times, and its colors wait
     for it in a file without a name beside the target.
 
     Raises:
@@ -76,10 +76,10 @@ def stream_file(
                 on_share(share)
 
         job = _Job(upscaler, source, header, settings, show)
-        if isinstance(transparency, ColourBleeder):
+        if isinstance(transparency, ColorBleeder):
             reports = job.run_with_alpha(writer, transparency, target)
         else:
-            reports = job.run_colours(writer, transparency)
+            reports = job.run_colors(writer, transparency)
     return UpscaledFile(
         source=source,
         target=target,
@@ -103,23 +103,23 @@ class _Job:
     settings: FileSettings
     on_share: OnShare
 
-    def run_colours(self, writer: RowWriter, alpha: int | None) -> tuple[UpscaleReport, ...]:
-        """The colours, with a transparency that is the same everywhere if there is one."""
+    def run_colors(self, writer: RowWriter, alpha: int | None) -> tuple[UpscaleReport, ...]:
+        """The colors, with a transparency that is the same everywhere if there is one."""
 
-        def write(colours: Pixels) -> None:
-            writer.write(colours if alpha is None else _join(colours, alpha))
+        def write(colors: Pixels) -> None:
+            writer.write(colors if alpha is None else _join(colors, alpha))
 
         channels = self.header.channels
         with self._open() as reader:
             return (self._upscale((strip[..., :channels] for strip in reader.strips()), channels, write, (0.0, 1.0)),)
 
-    def run_with_alpha(self, writer: RowWriter, bleeder: ColourBleeder, target: Path) -> tuple[UpscaleReport, ...]:
-        """The colours into a file that has no name, then the transparency, which takes them from there."""
+    def run_with_alpha(self, writer: RowWriter, bleeder: ColorBleeder, target: Path) -> tuple[UpscaleReport, ...]:
+        """The colors into a file that has no name, then the transparency, which takes them from there."""
         channels = self.header.channels
         with _open_spool(target) as spool:
 
-            def keep(colours: Pixels) -> None:
-                spool.write(colours.data)
+            def keep(colors: Pixels) -> None:
+                spool.write(colors.data)
 
             def write(alpha: Pixels) -> None:
                 height, width, _ = alpha.shape
@@ -131,10 +131,10 @@ class _Job:
                     bleeder.bleed(strip[..., :-1], strip[..., -1], number * STRIP)
                     for number, strip in enumerate(reader.strips())
                 )
-                colours = self._upscale(bled, channels, keep, (0.0, 0.5))
+                colors = self._upscale(bled, channels, keep, (0.0, 0.5))
             spool.seek(0)
             with self._open() as reader:
-                return colours, self._upscale((strip[..., -1:] for strip in reader.strips()), 1, write, (0.5, 1.0))
+                return colors, self._upscale((strip[..., -1:] for strip in reader.strips()), 1, write, (0.5, 1.0))
 
     def _open(self) -> RowReader:
         return RowReader(self.source, max_pixels=self.settings.max_pixels)
@@ -151,14 +151,14 @@ class _Job:
         )
 
 
-def _look_at(source: Path, settings: FileSettings) -> int | ColourBleeder:
-    """What the transparency of a picture is everywhere, or else what continues its colours.
+def _look_at(source: Path, settings: FileSettings) -> int | ColorBleeder:
+    """What the transparency of a picture is everywhere, or else what continues its colors.
 
     Raises:
         ImageError: the source is damaged.
         InputError: it is not the same everywhere, and bicubic interpolation is asked for.
     """
-    bleeder = ColourBleeder()
+    bleeder = ColorBleeder()
     low, high = np.iinfo(np.uint16).max, 0
     with RowReader(source, max_pixels=settings.max_pixels) as reader:
         for strip in reader.strips():
@@ -175,10 +175,10 @@ def _look_at(source: Path, settings: FileSettings) -> int | ColourBleeder:
     return bleeder
 
 
-def _join(colours: Pixels, alpha: Pixels | int) -> Pixels:
+def _join(colors: Pixels, alpha: Pixels | int) -> Pixels:
     """H x W x C with the transparency, H x W or the same everywhere, as one more channel."""
-    joined = np.empty((*colours.shape[:2], colours.shape[2] + 1), colours.dtype)
-    joined[..., :-1] = colours
+    joined = np.empty((*colors.shape[:2], colors.shape[2] + 1), colors.dtype)
+    joined[..., :-1] = colors
     joined[..., -1] = alpha
     return cast("Pixels", joined)
 

@@ -2,7 +2,7 @@
 
 A tile is a window of the picture. Of its result only the inner part is kept: what lies at least `halo` pixels away from
 every side of the window that is not a side of the picture. With a halo as wide as the network's receptive radius this
-gives what the whole picture at once would give. Where that is too wide, neighbours are blended over a strip along their
+gives what the whole picture at once would give. Where that is too wide, neighbors are blended over a strip along their
 seam (`blend`). One shape for all tiles means one allocation, one engine profile, one tuning. Shapes: lr_NCHW is a batch
 of one, all lengths are low-resolution pixels unless said otherwise. docs/tiles.md has the algebra.
 """
@@ -65,7 +65,7 @@ def plan_tiles(
         tile: side of a tile's core, without halo; 0: the whole picture at once; None: whole if small, else
             `default_tile`.
         halo: pixels around the core that the network looks at.
-        blend: pixels on either side of a seam to blend neighbours over; at most the halo and half a core.
+        blend: pixels on either side of a seam to blend neighbors over; at most the halo and half a core.
         multiple: sides of windows, and where they begin, must be multiples of this.
         profiles: shapes that the runner takes; none: any. Where they allow no window as large as wanted, the halo is
             at most a quarter of the window.

@@ -215,8 +215,8 @@ def save_item(
 
 def describe_making(spec: RunnerSpec, settings: FileSettings, tile: int | None, batch: int | None = None) -> str:
     """A hash of what decides on a result's pixels, the source and the format apart; `tile`, `batch`: as asked for."""
-    artefact = spec.artefact
-    network = sha256_of(artefact) if artefact is not None and artefact.is_file() else str(artefact)
+    artifact = spec.artifact
+    network = sha256_of(artifact) if artifact is not None and artifact.is_file() else str(artifact)
     making = (
         network,
         str(spec),

@@ -1,1 +1,1 @@
-"""Verification: every artefact against FP32 PyTorch, on real photographs, written down as a certificate."""
+"""Verification: every artifact against FP32 PyTorch, on real photographs, written down as a certificate."""

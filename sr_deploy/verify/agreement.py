@@ -1,4 +1,4 @@
-"""How near an artefact's pictures are to the reference's, in words for people. No torch here."""
+"""How near an artifact's pictures are to the reference's, in words for people. No torch here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sr_deploy.bundle import CertificateEntry
 Grade = Literal["ok", "passes", "FAILED"]
 
 _FEW = 0.01
-"""Share of the samples more than one 8-bit step off from which an artefact is no longer plainly ok."""
+"""Share of the samples more than one 8-bit step off from which an artifact is no longer plainly ok."""
 _STEPS = 255
 
 

@@ -1,6 +1,6 @@
 """Which node of one graph is which of another that computes the same in another precision. No torch here.
 
-Casts, quantisations and constants are looked through: what is left must be the same nodes in both, wired alike.
+Casts, quantizations and constants are looked through: what is left must be the same nodes in both, wired alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Constant:
     values: NDArray[np.generic]
     """As it comes out of the DequantizeLinear behind it, in double precision; `stored` itself where there is none."""
     scale: NDArray[np.float64] | None = None
-    """Step of the quantisation, so that it can be multiplied with `values`; None: not quantised."""
+    """Step of the quantization, so that it can be multiplied with `values`; None: not quantized."""
 
 
 class GraphView:
@@ -48,7 +48,7 @@ class GraphView:
         self.nodes = [node for node in model.graph.node if not _is_seen_through(node, "Constant")]
 
     def chain(self, name: str) -> list[NodeProto]:
-        """The casts and quantisations that a tensor comes through, the last one first."""
+        """The casts and quantizations that a tensor comes through, the last one first."""
         chain: list[NodeProto] = []
         node = self._producers.get(name)
         while node is not None and _is_seen_through(node) and node.input and len(chain) < len(self._producers):
@@ -57,7 +57,7 @@ class GraphView:
         return chain
 
     def source(self, name: str) -> str:
-        """The tensor behind casts and quantisations."""
+        """The tensor behind casts and quantizations."""
         chain = self.chain(name)
         return chain[-1].input[0] if chain else name
 
@@ -66,20 +66,20 @@ class GraphView:
         return self._producers.get(name)
 
     def readers(self, name: str) -> list[NodeProto]:
-        """All nodes that read a tensor, casts and quantisations too."""
+        """All nodes that read a tensor, casts and quantizations too."""
         return [node for node in self.model.graph.node if name in node.input]
 
     def constant(self, name: str) -> Constant | None:
-        """What a constant holds, behind casts and quantisations; None for a tensor that is computed."""
+        """What a constant holds, behind casts and quantizations; None for a tensor that is computed."""
         chain, name = self.chain(name), self.source(name)
         stored = self._read(name)
         if stored is None:
             return None
-        quantiser = next((one for one in chain if one.op_type == "DequantizeLinear"), None)
-        if quantiser is None:
+        quantizer = next((one for one in chain if one.op_type == "DequantizeLinear"), None)
+        if quantizer is None:
             return Constant(name, stored, stored)
-        scale = self._spread(self.read_scale(quantiser), quantiser, stored.shape)
-        zero = self._spread(self.read_zero(quantiser), quantiser, stored.shape)
+        scale = self._spread(self.read_scale(quantizer), quantizer, stored.shape)
+        zero = self._spread(self.read_zero(quantizer), quantizer, stored.shape)
         return Constant(name, stored, (stored.astype(np.float64) - zero) * scale, scale)
 
     def is_constant(self, name: str) -> bool:

@@ -6,15 +6,16 @@ rounding alone allows:
     FP32   the same number
     FP16   the nearest FP16 number: half a unit in the last place
     BF16   likewise
-    INT8   half a step of the weight's quantisation, a whole one where `int8.json` says that rounding was learned, and a
+    INT8   half a step of the weight's quantization, a whole one where `int8.json` says that rounding was learned, and a
            step no longer than the greatest weight asks for
-    bias   of a convolution with quantised input: the corrected one that `int8.json` records (`quantised`)
+    bias   of a convolution with quantized input: the corrected one that `int8.json` records (`quantized`)
 
-And so is what lies between the nodes: the type of every result, every cast and every quantisation (`storage`).
+And so is what lies between the nodes: the type of every result, every cast and every quantization (`storage`).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import Check, utc_now
 from sr_deploy.errors import GraphError
@@ -30,7 +33,7 @@ from sr_deploy.files import sha256_of
 from sr_deploy.graph.load import load_whole_model, opset_of
 from sr_deploy.graph.read import METADATA_PREFIX
 from sr_deploy.verify.align import Constant, GraphView, align_graphs, describe_node, list_wiring, read_attribute
-from sr_deploy.verify.quantised import is_corrected_bias, list_quantisation
+from sr_deploy.verify.quantized import is_corrected_bias, list_quantization
 from sr_deploy.verify.storage import list_storage, plan_storage
 
 if TYPE_CHECKING:
@@ -73,13 +76,13 @@ def audit_graph(path: Path, reference: Path | ModelProto, due: str, terms: Terms
         due: what that is, for the message.
         terms: how the one was made of the other.
     """
-    what = f"every node, type and constant against {due}: the same, cast, or quantised"
+    what = f"every node, type and constant against {due}: the same, cast, or quantized"
     try:
         candidate = GraphView(load_whole_model(path))
         original = GraphView(load_whole_model(reference) if isinstance(reference, Path) else reference)
         findings = list(_list_findings(original, candidate, terms))
         count = sum(original.is_constant(name) for node in original.nodes for name in node.input if name)
-        what = f"{len(original.nodes)} nodes and {count} constants against {due}: the same, cast, or quantised"
+        what = f"{len(original.nodes)} nodes and {count} constants against {due}: the same, cast, or quantized"
     except GraphError as error:
         findings = [str(error)]
     return Check(
@@ -123,8 +126,8 @@ def _list_findings(original: GraphView, candidate: GraphView, terms: Terms) -> I
         yield alignment.mismatch
     yield from list_wiring(original, candidate, alignment)
     yield from list_storage(original, candidate, alignment, storage)
-    if storage.quantised:
-        yield from list_quantisation(original, candidate, alignment, storage, terms.int8)
+    if storage.quantized:
+        yield from list_quantization(original, candidate, alignment, storage, terms.int8)
 
 
 def _compare_outside(original: ModelProto, candidate: ModelProto, precision: Precision) -> Iterator[str]:
@@ -152,6 +155,10 @@ def _read_metadata(model: ModelProto) -> dict[str, str]:
     """What our exporter writes, but for the precision, which is judged for itself."""
     entries = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(METADATA_PREFIX)}
     entries.pop(f"{METADATA_PREFIX}precision", None)
+    arch = f"{METADATA_PREFIX}arch"
+    if arch in entries:
+        with contextlib.suppress(ValidationError):  # an option that is null says the same as one that is left out
+            entries[arch] = ArchSpec.model_validate_json(entries[arch]).model_dump_json()
     return entries
 
 
@@ -251,6 +258,6 @@ def _compare_steps(where: str, want: NDArray[np.generic], scale: NDArray[np.floa
     if wrong.any():
         index = int(np.argmax(wrong))
         yield (
-            f"{where}: {int(wrong.sum())} of {scale.size} quantisation steps are longer than the weights ask for, "
+            f"{where}: {int(wrong.sum())} of {scale.size} quantization steps are longer than the weights ask for, "
             f"first {np.ravel(scale)[index]:.4g} where {np.ravel(greatest)[index] / _LEVELS:.4g} would do"
         )

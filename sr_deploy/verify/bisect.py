@@ -167,7 +167,7 @@ def _pair_outputs(reference: ModelProto, candidate: ModelProto, *, by_name: bool
 
 
 def _run_marked(model: ModelProto, names: Sequence[str], lr_NCHW: NDArray[np.float32]) -> Outputs:
-    """The tensors of these names for an input, by ONNX Runtime without optimisations."""
+    """The tensors of these names for an input, by ONNX Runtime without optimizations."""
     require("polygraphy", "--bisect")
     from polygraphy.backend.onnx import modify_outputs
 

@@ -7,7 +7,7 @@ else on other crops of these:
 - **steps**: 127 of them, less the factor that was learned, reach as far as the layer's input does, within `_EXACT` on
   the same crops, `_WIDE` on others; and that factor is none that learning could not give. Of a network that was trained
   for INT8 they are those in the metadata of its weights;
-- **corrections**: a bias is moved by as much as quantising shifts its channel, not by many times that;
+- **corrections**: a bias is moved by as much as quantizing shifts its channel, not by many times that;
 - **loss**: what the graph loses against the originals may not be surely more than its budget.
 """
 
@@ -24,13 +24,13 @@ from sr_deploy.arch.weights import read_input_steps
 from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Bundle, Check, GraphRecord, utc_now
 from sr_deploy.errors import BackendError, SrDeployError
-from sr_deploy.export.int8.calibration import measure_ranges, measure_shifts, quantise_layers
-from sr_deploy.export.int8.equalise import apply_factors
+from sr_deploy.export.int8.calibration import measure_ranges, measure_shifts, quantize_layers
+from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.execute import Engine, choose_engine, open_graph
 from sr_deploy.export.int8.insert import LEVELS
 from sr_deploy.export.int8.options import LEAST_FACTOR, MOST_FACTOR
 from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs
-from sr_deploy.export.int8.placement import Placement, find_modules, place_quantisation
+from sr_deploy.export.int8.placement import Placement, find_modules, place_quantization
 from sr_deploy.export.int8.quality import Judge, Loss
 from sr_deploy.export.int8.work import RANGES_STREAM
 from sr_deploy.graph.load import find_ends
@@ -126,7 +126,7 @@ def _set_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
 
 
 def _make_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
-    reference = apply_factors(make_again(model, bundle, ends="fp32"), report.equalised)
+    reference = apply_factors(make_again(model, bundle, ends="fp32"), report.equalized)
     cost = find_cost(model)
     options, photographs = report.options, find_photographs(None)
     shape = CropShape(
@@ -144,7 +144,7 @@ def _make_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
         same = CropShape(side, model.scale, model.channels, options.seed)
         ranges = [crop.lr for crop in cut_crops(photographs.calibration, options.crops, same, RANGES_STREAM)]
     steps = read_input_steps(bundle.reference) if report.trained else {}
-    return _Scene(reference, place_quantisation(reference), report, choose_engine(), crops, ranges, exact, steps)
+    return _Scene(reference, place_quantization(reference), report, choose_engine(), crops, ranges, exact, steps)
 
 
 def _check_ranges(scene: _Scene) -> tuple[str, tuple[str, ...]]:
@@ -217,14 +217,14 @@ def _judge_shifts(scene: _Scene) -> Iterator[str]:
     }
     chosen = tuple(one for one in scene.placement.candidates if one.data in limits)
     placement = Placement(chosen, scene.placement.kept)
-    layers = quantise_layers(scene.reference, placement, limits, scene.report.options)
+    layers = quantize_layers(scene.reference, placement, limits, scene.report.options)
     found = measure_shifts(scene.reference, layers, lambda: iter(scene.ranges), scene.engine)
     for name, shift in scene.report.shifts.items():
         most = _MOST_SHIFTS * float(np.abs(found[name]).max(initial=0)) if name in found else 0.0
         greatest = float(np.abs(np.array(shift)).max(initial=0))
         if not greatest <= most:
             yield (
-                f"the bias of {name} is corrected by {greatest:.3g}, and quantising it shifts no channel by more than "
+                f"the bias of {name} is corrected by {greatest:.3g}, and quantizing it shifts no channel by more than "
                 f"{most / _MOST_SHIFTS:.3g}"
             )
 

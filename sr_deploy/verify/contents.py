@@ -36,8 +36,8 @@ def draw_content(content: str, shape: Shape, channels: int, scale: int) -> NDArr
         InputError: no such content.
     """
     if content in _PURE:
-        colour = np.array(_PURE[content] if channels == 3 else [round(float(np.dot(_PURE[content], _LUMA)))])
-        return _to_unit(np.broadcast_to(colour[None, :, None, None], (shape.n, channels, shape.h, shape.w)))
+        color = np.array(_PURE[content] if channels == 3 else [round(float(np.dot(_PURE[content], _LUMA)))])
+        return _to_unit(np.broadcast_to(color[None, :, None, None], (shape.n, channels, shape.h, shape.w)))
     if content in (PHOTOGRAPH, "dark"):
         batch = photograph_batch(shape, channels, scale)
         return batch if content == PHOTOGRAPH else _to_unit(np.rint(batch * _DARKEST))
@@ -52,9 +52,9 @@ def _to_unit(levels_NCHW: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def _draw_flat(index: int, height: int, width: int) -> NDArray[np.uint8]:
-    """One colour: shows what borders and tiles add."""
-    colour = np.array([(96, 150, 200), (255, 255, 255), (0, 0, 0), (30, 220, 90)], np.uint8)[index % 4]
-    return np.broadcast_to(colour, (height, width, 3)).copy()
+    """One color: shows what borders and tiles add."""
+    color = np.array([(96, 150, 200), (255, 255, 255), (0, 0, 0), (30, 220, 90)], np.uint8)[index % 4]
+    return np.broadcast_to(color, (height, width, 3)).copy()
 
 
 def _draw_checkerboard(index: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -64,7 +64,7 @@ def _draw_checkerboard(index: int, height: int, width: int) -> NDArray[np.uint8]
 
 
 def _draw_saturated(index: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Squares of the eight purest colours: the ends of the range, all steps as high as can be."""
+    """Squares of the eight purest colors: the ends of the range, all steps as high as can be."""
     draw = np.random.default_rng((1, index, height, width))
     small = draw.integers(0, 2, (-(-height // _BLOCK), -(-width // _BLOCK), 3), np.uint8) * 255
     large: NDArray[np.uint8] = small.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1)[:height, :width].astype(np.uint8)
@@ -117,7 +117,7 @@ _PURE: MappingProxyType[str, tuple[int, int, int]] = MappingProxyType(
 """Every pixel of every image: what divides by a variance, or takes the logarithm of a sample, fails on them alone."""
 
 PURE = tuple(_PURE)
-"""Contents of one colour, which say as much in small as in large; gray networks get their luma."""
+"""Contents of one color, which say as much in small as in large; gray networks get their luma."""
 VARIED = (PHOTOGRAPH, "text", "checkerboard", "saturated", "noise", "dark", "gradient", "flat")
 """The others; `dark` is a photograph in the nine darkest of 256 levels."""
 CONTENTS = (*VARIED, *PURE)

@@ -72,7 +72,7 @@ def measure_entry(
         return _record_refusal(setting, choice, limits, str(error)), ()
     with runner:
         spec = runner.spec
-        artefact = _find_artefact(model, spec)
+        artifact = _find_artifact(model, spec)
         grid = plan_grid(
             choice,
             spec.device,
@@ -83,14 +83,14 @@ def measure_entry(
             most_pixels=setting.most_pixels,
         )
         rounds = find_asked_precision(model, choice) == "fp32"
-        run = run_grid(runner, grid, outputs, limits, file=artefact.file, rounds=rounds, tell=tell)
+        run = run_grid(runner, grid, outputs, limits, file=artifact.file, rounds=rounds, tell=tell)
     if not run.measurements:
         raise BackendError(f"the reference runs none of the inputs for {choice}: {run.left_out[0]}")
     rounding = rounding_of(spec.dtype) + outputs.rounding
     entry = _make_entry(
         choice,
         outputs,
-        artefact=artefact,
+        artifact=artifact,
         backend=name_backend(choice, spec),
         backend_version=spec.version,
         rewrites=spec.rewrites,
@@ -115,7 +115,7 @@ def _record_refusal(setting: Setting, choice: BackendChoice, limits: Thresholds,
     return _make_entry(
         choice,
         setting.outputs,
-        artefact=FileRecord(file=path.name, sha256=sha256_of(path)),
+        artifact=FileRecord(file=path.name, sha256=sha256_of(path)),
         backend=str(choice),
         backend_version=installed_version(MODULES[choice.backend]) or "",
         rewrites=(),
@@ -171,9 +171,9 @@ def _open_surely(model: Model, choice: BackendChoice) -> Runner:
         raise DamagedBundleError(str(error)) from error
 
 
-def _find_artefact(model: Model, spec: RunnerSpec) -> FileRecord:
+def _find_artifact(model: Model, spec: RunnerSpec) -> FileRecord:
     """The file that was run, its hash taken from its bytes as they are now."""
-    path = spec.artefact
+    path = spec.artifact
     if path is None:
         raise InputError(f"{spec} does not say which file it runs")
     name = path.relative_to(model.bundle.path).as_posix() if model.bundle is not None else path.name

@@ -9,7 +9,7 @@ from sr_deploy.verify.audit import Terms, audit_graph
 from sr_deploy.verify.origin import make_again
 
 _TERMS = Terms(tolerance=2.0**-22)
-"""Rewrites and folded normalisations compute in FP64 and round once: another processor may round the other way."""
+"""Rewrites and folded normalizations compute in FP64 and round once: another processor may round the other way."""
 _EXPORTERS = ("torch", "onnx", "onnxscript", "sr-deploy")
 
 

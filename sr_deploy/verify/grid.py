@@ -1,7 +1,7 @@
-"""On which inputs an artefact is compared: shapes times contents, as many as its cost allows. No torch here.
+"""On which inputs an artifact is compared: shapes times contents, as many as its cost allows. No torch here.
 
 Every shape is run at least once and so is every content; the shapes of the grid below with a photograph each, the
-contents that are then missing on one of them, pure colours on a small one. What else of the product is run depends on
+contents that are then missing on one of them, pure colors on a small one. What else of the product is run depends on
 what it costs: the cheapest first, until a budget is spent. A small network so gets the whole product of the small
 shapes, a large one little more than the covering. The best shape of each of the deployment's profiles is always run,
 whatever it takes; others that cost too much are left out by name.
@@ -36,7 +36,7 @@ STRIPS = (Shape(1, 1, LONG_SIDE), Shape(1, LONG_SIDE, 1), Shape(1, 3, 521), Shap
 # PyTorch's true half convolutions on a CPU take ten times as long as FP32 ones (measured).
 SLOW_SHAPES = (Shape(1, 25, 31), Shape(2, 16, 24), Shape(1, 19, 1))
 PURE_SHAPE = Shape(1, 16, 16)
-"""Of pure colours."""
+"""Of pure colors."""
 
 ONE_INPUT = 64e9
 """What one input with a profile's least or greatest shape may cost, in multiply-adds; a larger one is left out, and

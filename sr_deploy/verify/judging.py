@@ -22,7 +22,7 @@ from sr_deploy.bundle import (
 from sr_deploy.bundle.acceptance import accept_finding
 from sr_deploy.bundle.certificate import Place
 from sr_deploy.bundle.thresholds import Looser, list_looser
-from sr_deploy.bundle.verdict import Judgement, judge
+from sr_deploy.bundle.verdict import Judgment, judge
 from sr_deploy.errors import BundleError, InputError
 from sr_deploy.files import sha256_of
 from sr_deploy.gpus import visible_gpus
@@ -39,7 +39,7 @@ class Found:
     """What one verification found."""
 
     entries: tuple[CertificateEntry, ...]
-    """One for each artefact and backend that ran."""
+    """One for each artifact and backend that ran."""
     checks: tuple[Check, ...]
     """Of the files."""
     ledgers: tuple[Ledger, ...]
@@ -70,7 +70,7 @@ def judge_found(
     *,
     asked: Collection[Precision] | None = None,
     thresholds: Mapping[Precision, Thresholds] | None = None,
-) -> Judgement:
+) -> Judgment:
     """The verdict of a verification.
 
     Args:
@@ -93,12 +93,12 @@ def judge_found(
     )
 
 
-def judge_stored(bundle: Bundle, certificate: Certificate) -> Judgement:
+def judge_stored(bundle: Bundle, certificate: Certificate) -> Judgment:
     """The verdict of what is written down: of the last verification, on whichever machine, and what was built since."""
     last, graphs, engines = certificate.last, bundle.manifest.graphs, bundle.engines()
     ran = None if last is None else {(one.file, one.sha256) for one in last.ran}
-    counted = [one for one in certificate.entries if ran is None or (one.artefact.file, one.artefact.sha256) in ran]
-    done = {(one.artefact.file, one.artefact.sha256) for one in counted}
+    counted = [one for one in certificate.entries if ran is None or (one.artifact.file, one.artifact.sha256) in ran]
+    done = {(one.artifact.file, one.artifact.sha256) for one in counted}
     not_run = [] if last is None else [one for one in last.not_run if one.file is None]
     not_run += [
         NotRun(what=f"{record.backend}:{record.precision} {record.engine.file}", file=record.engine.file, reason=_YET)
@@ -117,7 +117,7 @@ def judge_stored(bundle: Bundle, certificate: Certificate) -> Judgement:
     )
 
 
-def judge_bundle(bundle: Bundle) -> tuple[Certificate, Judgement, str]:
+def judge_bundle(bundle: Bundle) -> tuple[Certificate, Judgment, str]:
     """A bundle's certificate, what it comes to, and why it does not hold; it says nothing but that then.
 
     Returns:
@@ -132,14 +132,14 @@ def judge_bundle(bundle: Bundle) -> tuple[Certificate, Judgement, str]:
     return certificate, judge_stored(bundle, certificate), problem
 
 
-def accept_findings(certificate: Certificate, judgement: Judgement, names: Sequence[str]) -> Certificate:
+def accept_findings(certificate: Certificate, judgment: Judgment, names: Sequence[str]) -> Certificate:
     """A copy in which this user accepts findings by their names, or by a file that only one of them is about.
 
     Raises:
         InputError: no finding is called so, or several are about that file; nothing is accepted then.
         OutputError: the acceptance cannot be noted.
     """
-    open_ones = (*judgement.failures, *judgement.accepted)
+    open_ones = (*judgment.failures, *judgment.accepted)
     chosen = []
     for name in dict.fromkeys(names):
         fitting = [one for one in open_ones if one.name == name] or [one for one in open_ones if one.file == name]
@@ -154,15 +154,15 @@ def accept_findings(certificate: Certificate, judgement: Judgement, names: Seque
     return certificate.model_copy(update={"accepted": (*kept, *accepted)})
 
 
-def record_verdict(certificate: Certificate, judgement: Judgement) -> Certificate:
+def record_verdict(certificate: Certificate, judgment: Judgment) -> Certificate:
     """A copy that says what it came to, where and when."""
     last = LastVerification(
-        verdict=judgement.verdict,
+        verdict=judgment.verdict,
         at=utc_now(),
         machine=describe_machine().cpu,
-        asked=judgement.asked,
-        ran=judgement.ran,
-        not_run=judgement.not_run,
+        asked=judgment.asked,
+        ran=judgment.ran,
+        not_run=judgment.not_run,
     )
     return certificate.model_copy(update={"last": last})
 

@@ -27,7 +27,7 @@ class Verified:
     """What `verify_backends` measured."""
 
     entries: tuple[CertificateEntry, ...]
-    """One for each artefact and backend."""
+    """One for each artifact and backend."""
     crops: tuple[Crop, ...]
     """The worst places of each entry."""
     invented: tuple[str, ...] = ()
@@ -45,10 +45,10 @@ def verify_backends(
     most_pixels: float | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Verified:
-    """Compare every artefact with the reference on a grid of shapes and contents.
+    """Compare every artifact with the reference on a grid of shapes and contents.
 
     The reference is PyTorch in float64, in FP32 (TF32 off) where an input is too large for that, or for a graph without
-    weights ONNX Runtime in FP32 with all optimisations off. What FP32 may be off by is derived from its own rounding
+    weights ONNX Runtime in FP32 with all optimizations off. What FP32 may be off by is derived from its own rounding
     (`sr_deploy.bundle.tolerance`). An FP16 graph is accompanied by PyTorch's true half, because ONNX Runtime computes
     FP16 convolutions in FP32 on a CPU: the FP16 figure is the worse of the two (`worst_entry`). Where graphs have ends
     of other types than float32, all are shown what those ends can hold, and the thresholds allow for their rounding.
@@ -63,7 +63,7 @@ def verify_backends(
         on_stage: told what is being done, one line each.
 
     Returns:
-        One entry for each artefact and backend, each bound to the artefact's hash. `passed` says how it went. None
+        One entry for each artifact and backend, each bound to the artifact's hash. `passed` says how it went. None
         where no backend of a bundle's graphs is here.
 
     Raises:

@@ -8,7 +8,7 @@ from sr_deploy.backends import Precision
 from sr_deploy.bundle import Bundle
 from sr_deploy.bundle.documents import read_record
 from sr_deploy.errors import GraphError
-from sr_deploy.export.int8.bundle import load_quantised_source
+from sr_deploy.export.int8.bundle import load_quantized_source
 from sr_deploy.export.int8.report import Int8Report
 from sr_deploy.graph.ends import ENDS_OF_DTYPE, Ends, change_ends
 from sr_deploy.graph.load import load_whole_model
@@ -43,7 +43,7 @@ def load_reference(bundle: Bundle, precision: Precision) -> ModelProto:
         GraphError: a damaged graph.
     """
     if precision == "int8" and bundle.manifest.int8 is not None:
-        return load_quantised_source(bundle.graph("fp32"), bundle.path / bundle.manifest.int8.report.file)
+        return load_quantized_source(bundle.graph("fp32"), bundle.path / bundle.manifest.int8.report.file)
     return load_whole_model(bundle.graph("fp32"))
 
 

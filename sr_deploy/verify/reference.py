@@ -50,7 +50,7 @@ class Expected:
 
 
 def describe_exact(model: Model) -> Reference:
-    """What a model's artefacts are judged by: PyTorch in float64, or what stands in where there are no weights.
+    """What a model's artifacts are judged by: PyTorch in float64, or what stands in where there are no weights.
 
     Raises:
         InputError: neither weights nor an ONNX graph.

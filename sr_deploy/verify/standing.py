@@ -76,7 +76,7 @@ def list_invented(certificate: Certificate, outputs: ReferenceOutputs) -> Iterat
         measured = outputs.measure_rounding(_find_point(one, outputs))
         if measured is not None and _is_more(claimed, measured):
             yield (
-                f"the entry of {entry.artefact.file} on {entry.backend} ({entry.machine}) says that PyTorch's FP32 is "
+                f"the entry of {entry.artifact.file} on {entry.backend} ({entry.machine}) says that PyTorch's FP32 is "
                 f"off by {claimed.max_abs:.1e} on {one.content} {one.shape}, and here it is {measured.max_abs:.1e}"
             )
 
@@ -125,7 +125,7 @@ def _list_wide_roundings(bundle: Bundle, certificate: Certificate) -> Iterator[s
     for entry in widened:
         if entry.thresholds["rounding"] > most:
             yield (
-                f"{bundle.path / CERTIFICATE_NAME} contradicts the graphs: the entry of {entry.artefact.file} on "
+                f"{bundle.path / CERTIFICATE_NAME} contradicts the graphs: the entry of {entry.artifact.file} on "
                 f"{entry.backend} allows {entry.thresholds['rounding']:g} for rounding at the ends, which round by "
                 f"{most:g} at most"
             )
@@ -138,7 +138,7 @@ def _keep_failures(bundle: Bundle, stated: Certificate) -> Certificate:
     present = {(record.file, record.sha256) for record in records}
 
     def speaks_against(entry: CertificateEntry) -> bool:
-        of_these = (entry.artefact.file, entry.artefact.sha256) in present
+        of_these = (entry.artifact.file, entry.artifact.sha256) in present
         return bool(entry.measurements) and of_these and not entry.sound
 
     entries = {entry.identity: entry for entry in stated.entries if speaks_against(entry)}

@@ -1,8 +1,8 @@
 """What values are stored in between the nodes of a graph: types of results, and casts on the way. No torch here.
 
-Alignment looks through casts and quantisations, so that graphs of several precisions can be paired. Here they are
+Alignment looks through casts and quantizations, so that graphs of several precisions can be paired. Here they are
 looked at: every result has the type that its precision and its plan say, and on its way to a reader it goes through no
-type that cannot hold it and no quantisation that the reader does not ask for.
+type that cannot hold it and no quantization that the reader does not ask for.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _HOLDING = {
     _FLOAT: {_DOUBLE},
 }
 """Types that hold every value of another."""
-_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
-QUANTISED_INPUTS = {"Conv": (0, 1)}
-"""Inputs that an INT8 graph may quantise, by operator; `quantised` looks at how."""
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+QUANTIZED_INPUTS = {"Conv": (0, 1)}
+"""Inputs that an INT8 graph may quantize, by operator; `quantized` looks at how."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Storage:
     """ONNX's number for the type that takes FP32's place."""
     held: frozenset[str]
     """Results of the reference that stay FP32 all the same, by name of the tensor."""
-    quantised: bool
-    """Whether convolutions may read quantised tensors."""
+    quantized: bool
+    """Whether convolutions may read quantized tensors."""
 
     def type_of(self, due: int, *, held: bool) -> int:
         """The type where the reference has `due`."""
@@ -62,7 +62,7 @@ def plan_storage(
         reference: the FP32 graph, whatever its ends.
         precision: of the graph that was made of it.
         planned_fp32: nodes that stay FP32.
-        rest: what an INT8 graph computes in between its quantised convolutions.
+        rest: what an INT8 graph computes in between its quantized convolutions.
 
     Raises:
         GraphError: a planned node that is not there, or a type that cannot be inferred.
@@ -84,12 +84,12 @@ def list_storage(reference: GraphView, candidate: GraphView, alignment: Alignmen
         held = node.output[0] in storage.held
         for name, result in zip(node.output, other.output, strict=False):
             due, seen = storage.type_of(due_types.get(name, 0), held=held), types.get(result, 0)
-            if due != seen and not (storage.quantised and _is_quantised_join(candidate, other, types)):
+            if due != seen and not (storage.quantized and _is_quantized_join(candidate, other, types)):
                 yield f"{describe_node(other)} gives {_show(seen)} where {_show(due)} is due"
         for position, (name, taken) in enumerate(zip(node.input, other.input, strict=False)):
             stays = held or position in FP32_INPUTS.get(node.op_type, ())
             due = storage.type_of(due_types.get(name, 0), held=stays)
-            if not name or not taken or _is_planned_quantisation(candidate, other, position, storage, types):
+            if not name or not taken or _is_planned_quantization(candidate, other, position, storage, types):
                 continue
             for wrong in judge_way(candidate.chain(taken), types, taken, due):
                 yield f"input {position} of {describe_node(other)} {wrong}"
@@ -110,9 +110,9 @@ def judge_way(chain: Sequence[NodeProto], types: Mapping[str, int], read: str, d
     seen = types.get(read, 0)
     if seen != due:
         yield f"is read in {_show(seen)} where {_show(due)} is due"
-    quantisers = [node for node in chain if node.op_type in _QUANTISERS]
-    if quantisers:
-        yield f"comes through {describe_node(quantisers[-1])}, and is to be read as it is"
+    quantizers = [node for node in chain if node.op_type in _QUANTIZERS]
+    if quantizers:
+        yield f"comes through {describe_node(quantizers[-1])}, and is to be read as it is"
     elif chain:
         made = types.get(chain[-1].input[0], 0)
         for node in chain:
@@ -121,20 +121,20 @@ def judge_way(chain: Sequence[NodeProto], types: Mapping[str, int], read: str, d
                 yield f"comes through {describe_node(node)} in {_show(between)}, which does not hold {_show(made)}"
 
 
-def _is_planned_quantisation(
+def _is_planned_quantization(
     view: GraphView, node: NodeProto, position: int, storage: Storage, types: dict[str, int]
 ) -> bool:
-    if not storage.quantised or not any(one.op_type in _QUANTISERS for one in view.chain(node.input[position])):
+    if not storage.quantized or not any(one.op_type in _QUANTIZERS for one in view.chain(node.input[position])):
         return False
-    return position in QUANTISED_INPUTS.get(node.op_type, ()) or _is_quantised_join(view, node, types)
+    return position in QUANTIZED_INPUTS.get(node.op_type, ()) or _is_quantized_join(view, node, types)
 
 
-def _is_quantised_join(view: GraphView, node: NodeProto, types: dict[str, int]) -> bool:
-    """Whether a node joins or repeats quantised parts for convolutions that dequantise them (`export.int8.joins`)."""
+def _is_quantized_join(view: GraphView, node: NodeProto, types: dict[str, int]) -> bool:
+    """Whether a node joins or repeats quantized parts for convolutions that dequantize them (`export.int8.joins`)."""
     if not list_joined(node) or types.get(node.output[0]) != _INT8:
         return False
     return all(
-        one.op_type == "DequantizeLinear" or _is_quantised_join(view, one, types)
+        one.op_type == "DequantizeLinear" or _is_quantized_join(view, one, types)
         for one in view.readers(node.output[0])
     )
 

@@ -37,7 +37,7 @@ class Crop:
     reference: NDArray[np.uint8]
     """H x W x C, 8 bit: what the reference made of it."""
     candidate: NDArray[np.uint8]
-    """H x W x C, 8 bit: what the artefact made of it; values that are not finite are black."""
+    """H x W x C, 8 bit: what the artifact made of it; values that are not finite are black."""
     lr: NDArray[np.uint8]
     """The input's pixels there, each as a square of `scale` pixels; H x W x C, 8 bit."""
 
@@ -59,7 +59,7 @@ def cut_crop(
         point: the input.
         place: where the difference is greatest.
         max_abs: the difference there.
-        pictures: the input and the outputs of reference and artefact, N x C x H x W.
+        pictures: the input and the outputs of reference and artifact, N x C x H x W.
     """
     lr, reference, candidate = (picture[place.image : place.image + 1] for picture in pictures)
     height, width = reference.shape[2:]

@@ -39,13 +39,13 @@ def make_case(seed: int) -> tuple[str, bytes]:
     draw = random.Random(seed)
     if draw.random() < 0.15:
         name = draw.choice(sorted(BLOWN_UP))
-        return f"{name}-{seed}", _serialise(BLOWN_UP[name](draw))
+        return f"{name}-{seed}", _serialize(BLOWN_UP[name](draw))
     base = draw.choice(sorted(BASES))
     model = BASES[base]()
     if draw.random() < 0.25:
         return f"{base}-bytes-{seed}", _damage_bytes(draw, model.SerializeToString())
     done = [_change_model(draw, model) for _ in range(draw.choice((1, 1, 1, 2, 3, 5)))]
-    return f"{base}-{'-'.join(done)[:80]}-{seed}", _serialise(model)
+    return f"{base}-{'-'.join(done)[:80]}-{seed}", _serialize(model)
 
 
 def make_cases(first: int, count: int) -> Iterator[tuple[str, bytes]]:
@@ -54,7 +54,7 @@ def make_cases(first: int, count: int) -> Iterator[tuple[str, bytes]]:
         yield make_case(seed)
 
 
-def _serialise(model: onnx.ModelProto) -> bytes:
+def _serialize(model: onnx.ModelProto) -> bytes:
     return model.SerializePartialToString()
 
 

@@ -89,7 +89,7 @@ def _make_unshuffled() -> onnx.ModelProto:
     return draft.finish(draft.add("Slice", body, np.array([0, 0]), ends, np.array([2, 3]), np.array([1, 1])))
 
 
-def _make_quantised() -> onnx.ModelProto:
+def _make_quantized() -> onnx.ModelProto:
     draft = Draft()
     scale, zero = np.float32(1 / 127), np.int8(0)
     codes = draft.add("QuantizeLinear", "x", scale, zero)
@@ -144,7 +144,7 @@ BASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "compact": _make_compact,
     "dense": _make_dense,
     "unshuffled": _make_unshuffled,
-    "quantised": _make_quantised,
+    "quantized": _make_quantized,
     "half": _make_half,
     "attentive": _make_attentive,
     "functional": _make_functional,

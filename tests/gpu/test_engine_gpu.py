@@ -112,7 +112,7 @@ def test_a_timing_cache_is_learnt_and_taken(graphs):
     assert again.record.build_seconds < first.record.build_seconds
 
 
-def test_compatible_engines_of_the_data_centre_sdk_build(graphs):
-    options = EngineOptions(version_compatible=True, hardware_compatible=True, optimisation_level=1, workspace_gib=1)
+def test_compatible_engines_of_the_data_center_sdk_build(graphs):
+    options = EngineOptions(version_compatible=True, hardware_compatible=True, optimization_level=1, workspace_gib=1)
     record = build_engine(request_for(graphs, "tensorrt", "fp16", options=options)).record
     assert (record.flags["version_compatible"], record.flags["hardware_compatible"]) == ("on", "on")

@@ -23,7 +23,7 @@ def recipe() -> Recipe:
         "scale": 4,
         "network": {"architecture": "compact", "features": 16, "blocks": 2},
         "data": {"training": ["astronaut"], "held_out": ["coffee"], "patch_size": 64, "batch": 8},
-        "optimiser": {"learning_rate": 2e-3},
+        "optimizer": {"learning_rate": 2e-3},
         "run": {"steps": 60, "log_every": 10, "checkpoint_every": 20, "validate_every": 60, "preview_every": 60},
     }
     return validate_config(document, Recipe, "test")

@@ -32,7 +32,7 @@ def make_recipe(pictures: Path) -> Callable[..., Recipe]:
             "seed": 3,
             "network": {"architecture": "compact", "features": 8, "blocks": 1},
             "data": {"folder": str(pictures), "validation_folder": str(pictures), "patch_size": 16, "batch": 2},
-            "optimiser": {"learning_rate": 2e-3, "schedule": {"kind": "cosine", "warm_up": 3}},
+            "optimizer": {"learning_rate": 2e-3, "schedule": {"kind": "cosine", "warm_up": 3}},
             "precision": {"autocast": "off", "channels_last": False},
             "run": {"steps": 12, "log_every": 3, "checkpoint_every": 4, "validate_every": 6, "preview_every": 100},
         }

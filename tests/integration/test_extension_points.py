@@ -70,7 +70,7 @@ width = 12
 patch_size = 16
 batch = 2
 
-[optimiser]
+[optimizer]
 learning_rate = 1e-3
 
 [run]

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from sr_deploy.arch.quantised import quantise_convolutions
+from sr_deploy.arch.quantized import quantize_convolutions
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import describe_input_steps, read_checkpoint, read_input_steps, save_generator
@@ -43,7 +43,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     save_generator(root / "net.safetensors", build_network(ARCH).state_dict(), ARCH)
     sets = [
-        "data.patch_size=32", "data.batch=4", "optimiser.learning_rate=3e-4", "run.steps=60", "run.log_every=10",
+        "data.patch_size=32", "data.batch=4", "optimizer.learning_rate=3e-4", "run.steps=60", "run.log_every=10",
         "precision.autocast=off", "precision.channels_last=false", "loss.weight=0.001",
     ]  # fmt: skip
     words = [part for value in sets for part in ("--set", value)]
@@ -60,8 +60,8 @@ def test_the_network_comes_nearer_to_what_it_was_in_fp32(work: Path) -> None:
     assert distances[-1] < 0.9 * distances[0]
     recipe = read_run_recipe(work / "runs/compact-qat/recipe.toml")
     assert recipe.arch_spec() == ARCH
-    assert recipe.quantisation is not None
-    assert set(recipe.quantisation.input_steps) == {"body.2", "body.4", "body.6"}  # all but the first
+    assert recipe.quantization is not None
+    assert set(recipe.quantization.input_steps) == {"body.2", "body.4", "body.6"}  # all but the first
 
 
 @pytest.mark.xdist_group("qat")
@@ -73,7 +73,7 @@ def test_the_exported_graph_computes_what_was_trained(work: Path, monkeypatch: p
     report = json.loads((bundle.path / "int8.json").read_text())
     steps = read_input_steps(bundle.reference)
     assert report["trained"]
-    assert (report["equalised"], report["learned"], report["shifts"]) == ({}, {}, {})
+    assert (report["equalized"], report["learned"], report["shifts"]) == ({}, {}, {})
     assert [layer["step"] for layer in report["layers"] if layer["precision"] == "int8"] == list(steps.values())
     checkpoint = read_checkpoint(bundle.reference)
     network = build_network(checkpoint.spec).eval()
@@ -81,7 +81,7 @@ def test_the_exported_graph_computes_what_was_trained(work: Path, monkeypatch: p
     lr_NCHW = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         in_fp32 = network(lr_NCHW).numpy()
-        quantise_convolutions(network, steps)
+        quantize_convolutions(network, steps)
         expected = network(lr_NCHW).numpy()
     session = onnxruntime.InferenceSession(bundle.graph("int8"), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"lr": lr_NCHW.numpy()})
@@ -117,7 +117,7 @@ def test_verify_holds_the_graph_to_the_steps_in_the_weights(work: Path, capsys: 
         (["--qat", "net.safetensors", "no-such"], "no-such"),
         (["--qat", "gone.pth"], "gone.pth does not exist"),
         (["--qat", "srresnet.safetensors"], "no recipe for INT8 is shipped for srresnet"),
-        (["srresnet", "--qat", "srresnet.safetensors"], "as where batch normalisation is folded into them"),
+        (["srresnet", "--qat", "srresnet.safetensors"], "as where batch normalization is folded into them"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(work: Path, words: list[str], message: str, monkeypatch, capsys) -> None:

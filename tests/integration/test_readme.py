@@ -61,8 +61,8 @@ def test_commands_run_in_their_order(script, commands, tmp_path, monkeypatch, ca
 
     bundle = tmp_path / "deployments" / "demo"
     certificate = json.loads((bundle / "certificate.json").read_text())
-    artefacts = {entry["artefact"]["file"] for entry in certificate["entries"]}
-    assert artefacts >= {"model.fp32.onnx", "model.fp16.onnx"}
+    artifacts = {entry["artifact"]["file"] for entry in certificate["entries"]}
+    assert artifacts >= {"model.fp32.onnx", "model.fp16.onnx"}
     assert all(entry["passed"] for entry in certificate["entries"])
     assert "model.fp16.onnx" in printed["export"]
     assert "onnxruntime" in printed["bench"]

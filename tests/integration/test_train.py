@@ -54,7 +54,7 @@ def stop_at(step: int) -> dict[str, object]:
 
 
 def assert_same_end(one: Path, other: Path) -> None:
-    """Weights, averages and optimiser of the last checkpoints are equal to the bit."""
+    """Weights, averages and optimizer of the last checkpoints are equal to the bit."""
     (step, first), (other_step, second) = find_last_checkpoint(one), find_last_checkpoint(other)
     assert step == other_step
     for name in (GENERATOR_NAME, AVERAGE_NAME):
@@ -64,9 +64,9 @@ def assert_same_end(one: Path, other: Path) -> None:
     state, other_state = (torch.load(folder / STATE_NAME, weights_only=True) for folder in (first, second))
     assert state["figures"] == other_state["figures"]
     assert state["scaler"] == other_state["scaler"]
-    for index, moments in state["optimiser"]["state"].items():
+    for index, moments in state["optimizer"]["state"].items():
         assert all(
-            torch.equal(tensor, other_state["optimiser"]["state"][index][key]) for key, tensor in moments.items()
+            torch.equal(tensor, other_state["optimizer"]["state"][index][key]) for key, tensor in moments.items()
         )
 
 
@@ -78,7 +78,7 @@ def logged_losses(run: Path) -> list[tuple[int, float]]:
 SRRESNET = {"architecture": "srresnet", "features": 8, "blocks": 1}
 VARIANTS = {
     "compact fp32": {},
-    "batch normalisation, channels last": {"network": SRRESNET, "precision": {"channels_last": True}},
+    "batch normalization, channels last": {"network": SRRESNET, "precision": {"channels_last": True}},
     "bf16": {"precision": {"autocast": "bf16", "channels_last": True}, "data": {"workers": 2}},
 }
 
@@ -180,7 +180,7 @@ def test_training_lowers_the_loss_and_beats_its_own_start(tmp_path, make_recipe,
     recipe = make_recipe(
         loss={"pixel": pixel},
         data={"batch": 4, "workers": 0},
-        optimiser={"learning_rate": 5e-3},
+        optimizer={"learning_rate": 5e-3},
         run={"steps": 120, "log_every": 20, "checkpoint_every": 200, "validate_every": 200, "preview_every": 200},
     )
     start = train(recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": 1})}), tmp_path / "start")
@@ -193,8 +193,8 @@ def test_training_lowers_the_loss_and_beats_its_own_start(tmp_path, make_recipe,
 
 def test_resume_refuses_another_recipe_and_other_data(tmp_path, make_recipe, pictures):
     train(make_recipe(), tmp_path / "run", **stop_at(5))
-    with pytest.raises(TrainingError, match=r"with another recipe: optimiser\.learning_rate: 0\.002 -> 0\.1; leave"):
-        train(make_recipe(optimiser={"learning_rate": 0.1}), tmp_path / "run", resume=True)
+    with pytest.raises(TrainingError, match=r"with another recipe: optimizer\.learning_rate: 0\.002 -> 0\.1; leave"):
+        train(make_recipe(optimizer={"learning_rate": 0.1}), tmp_path / "run", resume=True)
     with pytest.raises(TrainingError, match=r"run\.steps = 3: its last checkpoint is of step 5 already"):
         train(make_recipe(run={"steps": 3}), tmp_path / "run", resume=True)
     with pytest.raises(TrainingError, match="there is no run"):
@@ -220,7 +220,7 @@ def test_a_finished_run_says_so_and_can_be_trained_on(tmp_path, make_recipe):
 
 def test_starting_from_weights(tmp_path, make_recipe):
     train(make_recipe(), tmp_path / "first")
-    recipe = make_recipe(seed=99, optimiser={"learning_rate": 1e-12}, run={"steps": 1})
+    recipe = make_recipe(seed=99, optimizer={"learning_rate": 1e-12}, run={"steps": 1})
     manifest = train(recipe, tmp_path / "second", start_from=tmp_path / "first")
     before = load_file(tmp_path / "first" / "checkpoints" / "step-000012" / AVERAGE_NAME)
     after = read_checkpoint(tmp_path / "second" / "checkpoints" / "step-000001" / GENERATOR_NAME).state

@@ -57,5 +57,5 @@ def test_two_processes_with_half_a_batch_each_train_like_one_with_all_of_it(tmp_
 
 def test_a_batch_that_does_not_divide_is_refused_in_one_line(tmp_path):
     _, stderr = run(2, tmp_path / "run", settings=["run.steps=1", "data.batch=3"], code=1)
-    assert "error: data.batch = 3 does not divide among 2 processes with optimiser.accumulate = 1" in stderr
+    assert "error: data.batch = 3 does not divide among 2 processes with optimizer.accumulate = 1" in stderr
     assert not (tmp_path / "run").exists()

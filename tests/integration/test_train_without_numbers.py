@@ -19,11 +19,11 @@ from sr_deploy.train.update import Updater
 
 def test_a_training_that_diverges_ends_and_keeps_the_checkpoints(tmp_path, make_recipe):
     recipe = make_recipe(
-        optimiser={"schedule": {"kind": "constant"}}, run={"checkpoint_every": 1, "bad_steps": 2, "keep_checkpoints": 9}
+        optimizer={"schedule": {"kind": "constant"}}, run={"checkpoint_every": 1, "bad_steps": 2, "keep_checkpoints": 9}
     )
     # More than a recipe may ask for: it takes one step for the weights to grow beyond all numbers.
-    far = recipe.optimiser.model_copy(update={"learning_rate": 1e30})
-    recipe = recipe.model_copy(update={"optimiser": far})
+    far = recipe.optimizer.model_copy(update={"learning_rate": 1e30})
+    recipe = recipe.model_copy(update={"optimizer": far})
     with pytest.raises(TrainingError, match=r"no number in 3 steps in a row, up to step 4 \(loss (nan|inf)\)"):
         train(recipe, tmp_path / "run")
     manifest = read_manifest(tmp_path / "run")

@@ -64,9 +64,9 @@ def test_published_schedules(name):
     recipe = load_recipe(name)
     steps, batch, patch_size, learning_rate, before = PUBLISHED[name]
     assert (recipe.run.steps, recipe.data.batch, recipe.data.patch_size) == (steps, batch, patch_size)
-    assert (recipe.optimiser.learning_rate, recipe.init_from) == (learning_rate, before)
+    assert (recipe.optimizer.learning_rate, recipe.init_from) == (learning_rate, before)
     assert recipe.ema.decay == 0.999
-    schedule = recipe.optimiser.schedule
+    schedule = recipe.optimizer.schedule
     assert sum(schedule.periods) in {0, steps}
     assert all(milestone < steps for milestone in schedule.milestones)
 

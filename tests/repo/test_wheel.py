@@ -1,4 +1,4 @@
-"""What users install: the wheel holds the package, its types, its licence, and the recipes and specs as data."""
+"""What users install: the wheel holds the package, its types, its license, and the recipes and specs as data."""
 
 import os
 import subprocess

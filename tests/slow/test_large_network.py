@@ -13,10 +13,10 @@ from sr_deploy.deploy import export_bundle
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.export.fp16 import convert_model_to_fp16
-from sr_deploy.export.int8.calibration import quantise_layers
-from sr_deploy.export.int8.insert import insert_quantisation
+from sr_deploy.export.int8.calibration import quantize_layers
+from sr_deploy.export.int8.insert import insert_quantization
 from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.export.int8.placement import Placement, place_quantisation
+from sr_deploy.export.int8.placement import Placement, place_quantization
 from sr_deploy.export.spec import load_spec
 from sr_deploy.export.write import write_graph
 from sr_deploy.files import sha256_of
@@ -31,12 +31,12 @@ CONVOLUTIONS = 1 + 23 * 15 + 1 + 2 + 2
 PROFILES = (parse_profile("tile=1x16x16,1x64x64,1x128x128"),)
 
 
-def write_quantised(source: Path, path: Path) -> Placement:
+def write_quantized(source: Path, path: Path) -> Placement:
     """All that the default placement allows in INT8, with ranges made up, the rest in FP16."""
     model = load_model(source)
-    placement = place_quantisation(model)
+    placement = place_quantization(model)
     limits = {candidate.data: 2.0 for candidate in placement.candidates}
-    insert_quantisation(model, quantise_layers(model, placement, limits, Int8Options()))
+    insert_quantization(model, quantize_layers(model, placement, limits, Int8Options()))
     convert_model_to_fp16(model, source.name)
     write_graph(model, path)
     return placement
@@ -67,13 +67,13 @@ def test_rrdbnet_23_is_exported_built_and_verified(tmp_path):
     assert cost.flops_per_input_pixel == pytest.approx(2 * after.multiply_adds, rel=0.001)
 
     # INT8: the share of the multiply-adds follows from the wiring alone, whatever the weights are.
-    quantised = tmp_path / "model.int8.onnx"
-    placement = write_quantised(result.bundle.graph("fp32"), quantised)
+    quantized = tmp_path / "model.int8.onnx"
+    placement = write_quantized(result.bundle.graph("fp32"), quantized)
     assert len(placement.candidates) == CONVOLUTIONS - 1
     assert placement.share == pytest.approx(0.9999, abs=0.0002)  # docs/int8.md
     request = EngineRequest(
-        graph=quantised,
-        graph_sha256=sha256_of(quantised),
+        graph=quantized,
+        graph_sha256=sha256_of(quantized),
         precision="int8",
         backend="tensorrt-rtx",
         profiles=PROFILES,

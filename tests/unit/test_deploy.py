@@ -103,7 +103,7 @@ def test_certificate_is_part_of_it_and_passed(made):
     assert entries["onnxruntime:fp32"].worst_max_abs <= 1e-5
     assert entries["onnxruntime:fp32"].thresholds["max_abs"] == 1e-5
     assert entries["onnxruntime:fp16"].worst_psnr_db > 55
-    assert entries["onnxruntime:fp16"].artefact.sha256 == sha256_of(result.bundle.graph("fp16"))
+    assert entries["onnxruntime:fp16"].artifact.sha256 == sha256_of(result.bundle.graph("fp16"))
 
 
 @needs_rtx

@@ -106,12 +106,12 @@ def test_certificate_is_of_these_very_files() -> None:
     bundle = open_bundle(DEFAULT_MODEL)  # the hash of every graph and of the weights is checked
     certificate, manifest = bundle.certificate(), bundle.manifest
     graphs = {graph.file: graph.sha256 for graph in manifest.graphs}
-    assert {entry.artefact.file for entry in certificate.entries} >= set(graphs)
+    assert {entry.artifact.file for entry in certificate.entries} >= set(graphs)
     assert {entry.precision for entry in certificate.entries} == {"fp32", "fp16", "int8"}
     for entry in certificate.entries:
         assert entry.passed
         assert entry.reference_sha256 == manifest.reference.sha256
-        assert entry.artefact.sha256 == graphs.get(entry.artefact.file, manifest.reference.sha256)
+        assert entry.artifact.sha256 == graphs.get(entry.artifact.file, manifest.reference.sha256)
     assert all(check.passed for check in certificate.checks)
     looked_at = {"calibration", "certificate", "weights", "precision", "drop"}
     assert {check.kind for check in certificate.checks} == looked_at

@@ -52,7 +52,7 @@ def test_capabilities_come_from_the_sdk_and_in_its_order():
         trt.resolve_compute_capabilities("tensorrt-rtx", ("sm90",))
 
 
-def test_data_centre_sdk_takes_no_capabilities():
+def test_data_center_sdk_takes_no_capabilities():
     assert trt.resolve_compute_capabilities("tensorrt", ()) == ()
     with pytest.raises(InputError, match="builds for the GPU it runs on alone"):
         trt.resolve_compute_capabilities("tensorrt", ("sm90",))
@@ -102,7 +102,7 @@ def test_gpus_are_read_from_the_driver(driver, monkeypatch):
     assert trt.why_not_buildable("tensorrt") is None
 
 
-def test_no_gpu_means_no_data_centre_engine(driver, monkeypatch):
+def test_no_gpu_means_no_data_center_engine(driver, monkeypatch):
     fake_driver(driver, r"NVIDIA-SMI has failed\n", code=9)
     assert visible_gpus() == ()
     with pytest.raises(BackendError, match="no NVIDIA GPU is visible"):

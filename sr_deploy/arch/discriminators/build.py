@@ -12,7 +12,7 @@ from sr_deploy.errors import InputError
 
 
 def build_discriminator(spec: DiscriminatorSpec) -> nn.Module:
-    """The network that `spec` describes, initialised for training, on the CPU, in fp32.
+    """The network that `spec` describes, initialized for training, on the CPU, in fp32.
 
     Its forward takes N x C x H x W in [0, 1] and gives logits, above 0 for originals: N x 1 x H x W (unet) or N x 1.
 
@@ -35,7 +35,7 @@ def check_discriminator(spec: DiscriminatorSpec) -> None:
         InputError: the patches do not fit, or a value that this discriminator does not take.
     """
     if spec.spectral_norm and spec.architecture != "unet":
-        raise InputError(f"{spec.architecture} has no spectral normalisation; only unet does")
+        raise InputError(f"{spec.architecture} has no spectral normalization; only unet does")
     if spec.patch_size is None:
         if spec.architecture == "unet":
             return

@@ -19,7 +19,7 @@ _HIDDEN = 1024
 
 
 class SrganDiscriminator(nn.Module):
-    """Convolutions of 3 x 3, every second one halving the sides, all but the first normalised; two dense layers."""
+    """Convolutions of 3 x 3, every second one halving the sides, all but the first normalized; two dense layers."""
 
     def __init__(self, channels: int, features: int, patch_size: int) -> None:
         """Build it for square patches of one size.

@@ -18,9 +18,9 @@ _SLOPE = 0.2
 
 
 class UNetDiscriminator(nn.Module):
-    """Three halvings, three bilinear doublings with skips added, and three convolutions; no normalisation of features.
+    """Three halvings, three bilinear doublings with skips added, and three convolutions; no normalization of features.
 
-    The weights of the eight inner convolutions are divided by their largest singular value (spectral normalisation,
+    The weights of the eight inner convolutions are divided by their largest singular value (spectral normalization,
     Miyato et al. 2018), which one power iteration for each call in training mode follows.
     """
 
@@ -30,7 +30,7 @@ class UNetDiscriminator(nn.Module):
         Args:
             channels: of the images.
             features: channels at full resolution; they double with each halving.
-            spectral: whether weights are normalised.
+            spectral: whether weights are normalized.
         """
         super().__init__()
         self.conv0 = nn.Conv2d(channels, features, 3, padding=1)

@@ -20,7 +20,7 @@ _HIDDEN = 100
 
 
 class VggStyleDiscriminator(nn.Module):
-    """Stages of a 3 x 3 and a halving 4 x 4 convolution, all but the very first normalised; two dense layers."""
+    """Stages of a 3 x 3 and a halving 4 x 4 convolution, all but the very first normalized; two dense layers."""
 
     def __init__(self, channels: int, features: int, patch_size: int, stages: int) -> None:
         """Build it for square patches of one size.

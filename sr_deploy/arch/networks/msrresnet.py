@@ -1,4 +1,4 @@
-"""MSRResNet: SRResNet without batch normalisation, as BasicSR publishes it (ESRGAN's SRGAN baseline).
+"""MSRResNet: SRResNet without batch normalization, as BasicSR publishes it (ESRGAN's SRGAN baseline).
 
 Shape suffixes: N batch, C channels, H height, W width.
 """
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from sr_deploy.arch.initialise import scale_kaiming
+from sr_deploy.arch.initialize import scale_kaiming
 from sr_deploy.arch.registry import (
     Architecture,
     Layout,

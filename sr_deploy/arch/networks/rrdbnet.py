@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from sr_deploy.arch.initialise import scale_kaiming
+from sr_deploy.arch.initialize import scale_kaiming
 from sr_deploy.arch.registry import (
     Architecture,
     Layout,

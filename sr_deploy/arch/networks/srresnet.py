@@ -37,7 +37,7 @@ class SRResNetSpec(ArchSpec):
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions with a PReLU between them, and the input added."""
+    """Two normalized convolutions with a PReLU between them, and the input added."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Upsample(nn.Module):
 
 
 class SRResNet(nn.Module):
-    """Residual blocks with batch normalisation, a skip around all of them, and pixel shuffles by 2."""
+    """Residual blocks with batch normalization, a skip around all of them, and pixel shuffles by 2."""
 
     def __init__(self, spec: SRResNetSpec) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class SRResNet(nn.Module):
         return sr_NCHW
 
     def fold(self) -> None:
-        """Make each batch normalisation part of the convolution before it (evaluation mode)."""
+        """Make each batch normalization part of the convolution before it (evaluation mode)."""
         for block in self.body:
             assert isinstance(block, ResidualBlock)
             _fold_pair(block, "conv1", "bn1")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sr_deploy.bundle import Int8Record, record_file
 from sr_deploy.bundle.documents import read_record
 from sr_deploy.errors import DamagedBundleError, GraphError
-from sr_deploy.export.int8.equalise import apply_factors
+from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.make import make_int8_graph
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.report import REPORT_NAME, Int8Report
@@ -48,10 +48,10 @@ class Calibration:
     """That the network was trained for INT8 with, by name of the convolution's module; empty: they are calibrated."""
 
 
-def load_quantised_source(fp32_path: Path, report_path: Path) -> onnx.ModelProto:
-    """The FP32 graph that an INT8 graph is the quantised form of: a bundle's, with its channels brought to like ranges.
+def load_quantized_source(fp32_path: Path, report_path: Path) -> onnx.ModelProto:
+    """The FP32 graph that an INT8 graph is the quantized form of: a bundle's, with its channels brought to like ranges.
 
-    For audits: every constant of the INT8 graph is one of this graph's, cast or quantised, but for corrected biases.
+    For audits: every constant of the INT8 graph is one of this graph's, cast or quantized, but for corrected biases.
 
     Args:
         fp32_path: the bundle's FP32 graph.
@@ -67,14 +67,14 @@ def load_quantised_source(fp32_path: Path, report_path: Path) -> onnx.ModelProto
     tensors = {name for node in model.graph.node for name in node.output}
     named = [("layer", layer.name, nodes) for layer in report.layers]
     named += [("layer", name, nodes) for name in report.shifts]
-    named += [("feature map", name, tensors) for name in report.equalised]
+    named += [("feature map", name, tensors) for name in report.equalized]
     for kind, name, known in named:
         if name not in known:
             raise DamagedBundleError(
                 f"{report_path} is of another network: {fp32_path.name} has no {kind} {name!r}; export the bundle again"
             )
     try:
-        return apply_factors(model, report.equalised)
+        return apply_factors(model, report.equalized)
     except GraphError as error:
         raise DamagedBundleError(f"{report_path} is of another network: {error}; export the bundle again") from error
 

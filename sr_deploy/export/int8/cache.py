@@ -24,7 +24,7 @@ _SETTINGS = (
     "method",
     "percentile",
     "per_channel",
-    "equalise",
+    "equalize",
     "bias_correction",
     "learn_steps",
     "learn_batch",
@@ -44,7 +44,7 @@ class Measured(BaseModel):
     factors: dict[str, tuple[float, ...]]
     """What each channel of a feature map is divided by, by tensor."""
     limits: dict[str, float]
-    """Greatest quantised magnitude of each feature map, by tensor."""
+    """Greatest quantized magnitude of each feature map, by tensor."""
     learned: dict[str, float]
     """What the step of each feature map is multiplied with, by tensor; empty where nothing was learned."""
     moved: dict[str, str]
@@ -58,7 +58,7 @@ class Measured(BaseModel):
     """With everything in INT8, dB lost against ground truth and PSNR against FP32 on calibration crops: of the biases
     as they are (`off`) and corrected (`on`); empty where only one was looked at."""
     errors: dict[str, float]
-    """Mean squared error against FP32 with this convolution alone quantised."""
+    """Mean squared error against FP32 with this convolution alone quantized."""
 
 
 class Judged(BaseModel):

@@ -1,4 +1,4 @@
-"""What calibration measures: the range of each convolution's input, and the shift that quantising it causes."""
+"""What calibration measures: the range of each convolution's input, and the shift that quantizing it causes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
 from sr_deploy.export.int8.execute import Engine, open_graph
-from sr_deploy.export.int8.insert import QuantisedConv, choose_scale, insert_quantisation, quantise_weight
+from sr_deploy.export.int8.insert import QuantisedConv, choose_scale, insert_quantization, quantize_weight
 from sr_deploy.export.int8.joins import group_by_step
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Placement
@@ -30,7 +30,7 @@ _TENSORS_AT_ONCE = 48
 def measure_ranges(
     model: onnx.ModelProto, placement: Placement, inputs: Inputs, options: Int8Options, engine: Engine
 ) -> dict[str, float]:
-    """The magnitude that each candidate's data input is quantised up to, by tensor.
+    """The magnitude that each candidate's data input is quantized up to, by tensor.
 
     Where feature maps share a step (`joins`), it is that of the one that reaches farthest.
 
@@ -77,19 +77,19 @@ def _watch(model: onnx.ModelProto, ranges: Mapping[str, Range], inputs: Inputs, 
             one.add(results[outputs[name]])
 
 
-def quantise_layers(
+def quantize_layers(
     model: onnx.ModelProto,
     placement: Placement,
     limits: Mapping[str, float],
     options: Int8Options,
     moved: Mapping[str, NDArray[np.int8]] = MappingProxyType({}),
 ) -> dict[str, QuantisedConv]:
-    """Every candidate quantised, with its bias as it was.
+    """Every candidate quantized, with its bias as it was.
 
     Args:
         model: the FP32 graph.
         placement: its candidates.
-        limits: what each one's data input is quantised up to, by tensor.
+        limits: what each one's data input is quantized up to, by tensor.
         options: for the steps of weights.
         moved: steps that are added to rounded weights, -1 to 1, by node.
     """
@@ -101,23 +101,23 @@ def quantise_layers(
     for candidate in placement.candidates:
         node = nodes[candidate.name]
         weight = onnx.numpy_helper.to_array(tensors[node.input[1]])
-        quantised, scale = quantise_weight(weight, per_channel=options.per_channel)
+        quantized, scale = quantize_weight(weight, per_channel=options.per_channel)
         if candidate.name in moved:
-            quantised = quantised + moved[candidate.name]
+            quantized = quantized + moved[candidate.name]
         bias = None
         if len(node.input) > 2 and node.input[2] in tensors:
             bias = onnx.numpy_helper.to_array(tensors[node.input[2]]).astype(np.float32)
-        layers[candidate.name] = QuantisedConv(float(choose_scale(limits[candidate.data])), quantised, scale, bias)
+        layers[candidate.name] = QuantisedConv(float(choose_scale(limits[candidate.data])), quantized, scale, bias)
     return layers
 
 
 def measure_shifts(
     model: onnx.ModelProto, layers: Mapping[str, QuantisedConv], inputs: Inputs, engine: Engine
 ) -> dict[str, NDArray[np.float32]]:
-    """By how much quantising each convolution alone lowers the mean of each of its output channels.
+    """By how much quantizing each convolution alone lowers the mean of each of its output channels.
 
     Each is fed what the float network feeds it, so that its own rounding is measured and no other's: corrections then
-    hold whichever layers are quantised together.
+    hold whichever layers are quantized together.
 
     Returns:
         To be added to the biases, by node name.
@@ -125,7 +125,7 @@ def measure_shifts(
     import onnx
 
     twin = copy_model(model)
-    insert_quantisation(twin, layers)
+    insert_quantization(twin, layers)
     fed_by_floats = _feed_with_floats(model, twin, layers)
     axes = onnx.numpy_helper.from_array(np.array([0, 2, 3], np.int64), "shift.axes")
     fed_by_floats.graph.initializer.append(axes)
@@ -155,14 +155,14 @@ def measure_shifts(
 
 
 def _feed_with_floats(
-    model: onnx.ModelProto, quantised: onnx.ModelProto, layers: Mapping[str, QuantisedConv]
+    model: onnx.ModelProto, quantized: onnx.ModelProto, layers: Mapping[str, QuantisedConv]
 ) -> onnx.ModelProto:
-    """The float graph, and beside each of its convolutions the quantised one on the same input, named `*.twin`."""
+    """The float graph, and beside each of its convolutions the quantized one on the same input, named `*.twin`."""
     both = copy_model(model)
     known = {tensor.name for tensor in both.graph.initializer}
-    added = {node.name for node in quantised.graph.node} - {node.name for node in model.graph.node}
-    both.graph.initializer.extend(tensor for tensor in quantised.graph.initializer if tensor.name not in known)
-    for node in quantised.graph.node:
+    added = {node.name for node in quantized.graph.node} - {node.name for node in model.graph.node}
+    both.graph.initializer.extend(tensor for tensor in quantized.graph.initializer if tensor.name not in known)
+    for node in quantized.graph.node:
         if node.name in added:
             both.graph.node.append(node)
         elif node.name in layers:

@@ -1,6 +1,6 @@
-"""An FP32 graph in PyTorch, so that gradients flow through it: as it is, or with convolutions quantised.
+"""An FP32 graph in PyTorch, so that gradients flow through it: as it is, or with convolutions quantized.
 
-Quantised convolutions multiply whole numbers, which BF16 holds as exactly as FP32 does up to 256; their sums are
+Quantized convolutions multiply whole numbers, which BF16 holds as exactly as FP32 does up to 256; their sums are
 scaled afterwards. So a CPU with BF16 instructions computes what INT8 will, but for the rounding of results.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sr_deploy.arch.quantised import round_to_levels
+from sr_deploy.arch.quantized import round_to_levels
 from sr_deploy.export.int8.joins import find_parts, list_joined
 from sr_deploy.graph.load import find_ends
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Quantised:
-    """What a quantised convolution computes with; gradients flow to whatever asks for them."""
+class Quantized:
+    """What a quantized convolution computes with; gradients flow to whatever asks for them."""
 
     step: Tensor
     """Of its data input; a scalar."""
@@ -74,14 +74,14 @@ class DifferentiableGraph:
     def run(
         self,
         lr_NCHW: Tensor,
-        layers: Mapping[str, Quantised] | None = None,
+        layers: Mapping[str, Quantized] | None = None,
         on_convolution: OnConvolution | None = None,
     ) -> Tensor:
         """Compute the output in the type of the graph, not clamped.
 
         Args:
             lr_NCHW: [0, 1].
-            layers: convolutions to quantise, by node; convolutions that share a feature map share its step.
+            layers: convolutions to quantize, by node; convolutions that share a feature map share its step.
             on_convolution: given each float convolution, its attributes, its data and its result; what it returns takes
                 the place of the result.
         """
@@ -95,7 +95,7 @@ class DifferentiableGraph:
                 result = _OPERATORS[node.op_type](attributes, data)
             elif node.name in layers:
                 layer = layers[node.name]
-                read = self._quantise(node.input[0], layer.step, values, levels)
+                read = self._quantize(node.input[0], layer.step, values, levels)
                 result = convolve(attributes, [read, layer.weight.to(self._dtype), None])
                 scale = (layer.step * layer.weight_step).detach().reshape(1, -1, 1, 1)
                 result = result * scale.to(self._dtype)
@@ -108,20 +108,20 @@ class DifferentiableGraph:
             values[node.output[0]] = result
         return values[self._output]
 
-    def _quantise(self, name: str, step: Tensor, values: Mapping[str, Tensor], levels: dict[str, Tensor]) -> Tensor:
+    def _quantize(self, name: str, step: Tensor, values: Mapping[str, Tensor], levels: dict[str, Tensor]) -> Tensor:
         if name not in levels:
             node = self._producers.get(name)
             joined = list_joined(node)
             if node is not None and joined:
-                parts = [self._quantise(part, step, values, levels) for part in joined]
+                parts = [self._quantize(part, step, values, levels) for part in joined]
                 rest = [self._constants.get(one) for one in node.input[len(parts) :]]
                 levels[name] = _OPERATORS[node.op_type](self._attributes[id(node)], [*parts, *rest])
             else:
                 levels[name] = round_to_levels(values[name], step)
         return levels[name]
 
-    def _list_needed(self, layers: Mapping[str, Quantised]) -> Sequence[NodeProto]:
-        """Nodes that are computed as floats: without concatenations that quantised convolutions alone read."""
+    def _list_needed(self, layers: Mapping[str, Quantized]) -> Sequence[NodeProto]:
+        """Nodes that are computed as floats: without concatenations that quantized convolutions alone read."""
         wanted = {self._output}
         needed = []
         for node in reversed(self._nodes):

@@ -25,7 +25,7 @@ def build_graph(work: Work, kept: Collection[str], layers: Layers) -> onnx.Model
     from sr_deploy.export.fp16 import convert_model_to_fp16
     from sr_deploy.export.onnx_export import set_metadata
 
-    model = work.quantise({name: layer for name, layer in layers.items() if name not in kept})
+    model = work.quantize({name: layer for name, layer in layers.items() if name not in kept})
     if work.options.rest == "fp16":
         convert_model_to_fp16(model, str(work.path), work.keep_fp32)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -41,7 +41,7 @@ class Gate:
 
         Args:
             work: with channels evened out.
-            layers: all candidates quantised.
+            layers: all candidates quantized.
             key: under which what is judged is kept.
         """
         self._work, self.layers, self._key = work, layers, key
@@ -70,7 +70,7 @@ class Gate:
 def describe_layers(
     model: onnx.ModelProto, placement: Placement, point: Point, errors: Mapping[str, float], layers: Layers
 ) -> tuple[LayerReport, ...]:
-    """Every convolution: its precision, why, what it costs, and how it is quantised."""
+    """Every convolution: its precision, why, what it costs, and how it is quantized."""
     candidates = {candidate.name: candidate for candidate in placement.candidates}
     described = []
     for node in model.graph.node:
@@ -82,12 +82,12 @@ def describe_layers(
                 why = "left out to meet the budget"
                 layer = LayerReport(name=node.name, precision="float", why=why, share=share, error=error)
             else:
-                layer = _describe_quantised(node.name, layers[node.name], share, error)
+                layer = _describe_quantized(node.name, layers[node.name], share, error)
             described.append(layer)
     return tuple(described)
 
 
-def _describe_quantised(name: str, layer: QuantisedConv, share: float, error: float) -> LayerReport:
+def _describe_quantized(name: str, layer: QuantisedConv, share: float, error: float) -> LayerReport:
     bias = None if layer.bias is None else tuple(map(float, layer.bias))
     return LayerReport(
         name=name,

@@ -1,11 +1,11 @@
-"""Quantisation in numbers, and the nodes that stand for it.
+"""Quantization in numbers, and the nodes that stand for it.
 
 A convolution's data input goes through QuantizeLinear and DequantizeLinear with one scale and zero point 0; its weight
 is stored as int8 and comes out of a DequantizeLinear. Its bias and its result stay float:
 
     q(x) = clamp(round(x / s), -128, 127)        y = conv(s q(x), t q(w)) + b
 
-What is concatenated or enlarged before a convolution reads it is quantised part by part (`joins`).
+What is concatenated or enlarged before a convolution reads it is quantized part by part (`joins`).
 
 Scales are numbers that FP16 holds, so that the same arithmetic stands in an FP16 and in an FP32 graph.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
 LEVELS = 127
-"""Greatest quantised magnitude of weights, and of the calibrated range."""
+"""Greatest quantized magnitude of weights, and of the calibrated range."""
 _LEAST_SCALE = 2.0**-20
 """FP16 steps by 2^-24 here: a scale rounded up to it is off by a sixteenth at most."""
 _ZERO = "int8.zero"
@@ -54,8 +54,8 @@ def choose_scale(limit: NDArray[np.float64] | float) -> NDArray[np.float32]:
     return raised.astype(np.float32)
 
 
-def quantise_weight(weight: NDArray[np.float32], *, per_channel: bool) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Quantise to -127 to 127, symmetrically.
+def quantize_weight(weight: NDArray[np.float32], *, per_channel: bool) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantize to -127 to 127, symmetrically.
 
     Args:
         weight: output channels x input channels x height x width.
@@ -70,11 +70,11 @@ def quantise_weight(weight: NDArray[np.float32], *, per_channel: bool) -> tuple[
     return np.clip(np.rint(weight / step), -LEVELS, LEVELS).astype(np.int8), scale
 
 
-def insert_quantisation(model: onnx.ModelProto, layers: Mapping[str, QuantisedConv], source: str = "the graph") -> None:
-    """Quantise convolutions of a float graph, in place.
+def insert_quantization(model: onnx.ModelProto, layers: Mapping[str, QuantisedConv], source: str = "the graph") -> None:
+    """Quantize convolutions of a float graph, in place.
 
     Convolutions that read the same tensor share its QuantizeLinear. A convolution keeps its type: scales, and what its
-    inputs are dequantised to, have the type of its old weight.
+    inputs are dequantized to, have the type of its old weight.
 
     Args:
         model: FP32, FP16 or both.
@@ -95,13 +95,13 @@ def insert_quantisation(model: onnx.ModelProto, layers: Mapping[str, QuantisedCo
         if layer is not None and node.op_type == "Conv" and node.input[1] in weights:
             found.add(node.name)
             dtype = onnx.helper.tensor_dtype_to_np_dtype(weights[node.input[1]])
-            data = inserter.dequantise_data(node.input[0], np.asarray(layer.input_scale, dtype))
+            data = inserter.dequantize_data(node.input[0], np.asarray(layer.input_scale, dtype))
             inserter.replace_weight(node, layer, dtype)
             node.input[0] = data
         inserter.nodes.append(node)
     missing = sorted(set(layers) - found)
     if missing:
-        raise GraphError(f"{source} has no convolution {missing[0]!r} with a constant weight to quantise")
+        raise GraphError(f"{source} has no convolution {missing[0]!r} with a constant weight to quantize")
     inserter.finish()
 
 
@@ -112,31 +112,31 @@ class _Inserter:
         self.nodes: list[onnx.NodeProto] = []
         self._graph = graph
         self._joins = {node.output[0]: node for node in graph.node if list_joined(node)}
-        self._quantised: dict[tuple[str, float], str] = {}
-        self._dequantised: dict[tuple[str, float], str] = {}
+        self._quantized: dict[tuple[str, float], str] = {}
+        self._dequantized: dict[tuple[str, float], str] = {}
         self._scales: dict[tuple[str, float], str] = {}
         self._store(_ZERO, np.zeros((), np.int8))
 
-    def dequantise_data(self, data: str, scale: NDArray[Any]) -> str:
-        """Name of `data` quantised and dequantised with `scale`, a scalar of the type to come back to."""
+    def dequantize_data(self, data: str, scale: NDArray[Any]) -> str:
+        """Name of `data` quantized and dequantized with `scale`, a scalar of the type to come back to."""
         key = (data, float(scale))
-        if key not in self._dequantised:
-            quantised = self._quantise(data, scale)
-            self._add("DequantizeLinear", [quantised, self._scale_of(scale), _ZERO], f"{quantised}.back")
-            self._dequantised[key] = f"{quantised}.back"
-        return self._dequantised[key]
+        if key not in self._dequantized:
+            quantized = self._quantize(data, scale)
+            self._add("DequantizeLinear", [quantized, self._scale_of(scale), _ZERO], f"{quantized}.back")
+            self._dequantized[key] = f"{quantized}.back"
+        return self._dequantized[key]
 
-    def _quantise(self, data: str, scale: NDArray[Any]) -> str:
-        """Quantise a tensor; of a concatenation, each part; and what is enlarged, before.
+    def _quantize(self, data: str, scale: NDArray[Any]) -> str:
+        """Quantize a tensor; of a concatenation, each part; and what is enlarged, before.
 
-        That is the same, number by number. OpenVINO (2026.4) needs it so: it moves the quantisation of a concatenation
+        That is the same, number by number. OpenVINO (2026.4) needs it so: it moves the quantization of a concatenation
         into the parts itself, and then cuts negative numbers off one of them.
         """
         key = (data, float(scale))
-        if key in self._quantised:
-            return self._quantised[key]
-        count = sum(name == data for name, _ in self._quantised)
-        result = self._quantised[key] = f"{data}.int8" if not count else f"{data}.int8_{count}"
+        if key in self._quantized:
+            return self._quantized[key]
+        count = sum(name == data for name, _ in self._quantized)
+        result = self._quantized[key] = f"{data}.int8" if not count else f"{data}.int8_{count}"
         join = self._joins.get(data)
         if join is None:
             self._add("QuantizeLinear", [data, self._scale_of(scale), _ZERO], result)
@@ -146,7 +146,7 @@ class _Inserter:
         whole.CopyFrom(join)
         whole.name, whole.output[0] = f"{join.op_type}.{result}", result
         for place, part in enumerate(parts):
-            whole.input[place] = self._quantise(part, scale)
+            whole.input[place] = self._quantize(part, scale)
         self.nodes.append(whole)
         return result
 

@@ -1,8 +1,8 @@
-"""Feature maps that are joined or enlarged on their way to a convolution, and so are quantised with one step.
+"""Feature maps that are joined or enlarged on their way to a convolution, and so are quantized with one step.
 
 A concatenation of whole numbers, and one enlarged by repeating its pixels, is the concatenation or enlargement
-quantised, number by number, if all parts have the same step. So the quantisers stand at the parts: each part is
-quantised once, whoever reads it, and what moves is a byte a sample. The parts of a dense block (Huang et al. 2017) are
+quantized, number by number, if all parts have the same step. So the quantizers stand at the parts: each part is
+quantized once, whoever reads it, and what moves is a byte a sample. The parts of a dense block (Huang et al. 2017) are
 read by several concatenations, which ties all of them to one step.
 """
 
@@ -34,7 +34,7 @@ def _repeats(node: onnx.NodeProto) -> bool:
 
 
 def find_parts(producers: Mapping[str, onnx.NodeProto], tensor: str) -> tuple[str, ...]:
-    """The feature maps that have to be quantised for a convolution to read `tensor` in INT8.
+    """The feature maps that have to be quantized for a convolution to read `tensor` in INT8.
 
     Args:
         producers: nodes of the graph, by the tensors that they give.

@@ -1,6 +1,6 @@
-"""Steps and weights learned, so that the quantised network gives what the FP32 network gives.
+"""Steps and weights learned, so that the quantized network gives what the FP32 network gives.
 
-The quantised graph is trained to repeat the FP32 graph on crops of calibration photographs (distillation; no originals
+The quantized graph is trained to repeat the FP32 graph on crops of calibration photographs (distillation; no originals
 are needed), all layers together, by Adam on the mean squared error of the output clamped to [0, 1]. What is learned:
 
 - the step of each feature map (Esser et al. 2020), as a factor of the calibrated one, from 1/2 to 2;
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantised, UnsupportedGraphError
+from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantized, UnsupportedGraphError
 from sr_deploy.export.int8.insert import LEVELS
 from sr_deploy.export.int8.joins import group_by_step
 from sr_deploy.export.int8.options import LEAST_FACTOR, MOST_FACTOR
@@ -39,7 +39,7 @@ _WEIGHT_RATE, _FACTOR_RATE = 0.01, 3e-3
 realesrgan-x4plus-anime: four times that of weights ends 1.6 dB below where it began after 100 changes, since every
 weight wanders; a little less than this is 0.5 dB above after 40."""
 _START = 1.25
-"""Factor of the calibrated step that learning begins with. Calibration clips what is rare, and saturated colours are:
+"""Factor of the calibrated step that learning begins with. Calibration clips what is rare, and saturated colors are:
 they fade. Learning narrows ranges where that pays, but hardly finds the way back to what is always clipped."""
 _WARM_UP = 10
 _LAST_RATE = 0.05
@@ -63,7 +63,7 @@ def learn_layers(work: Work, placement: Placement, layers: Layers) -> Learned | 
     Args:
         work: the graph with its channels evened out.
         placement: its candidates.
-        layers: all of them quantised as calibrated.
+        layers: all of them quantized as calibrated.
 
     Returns:
         What was learned; or, where the graph has an operator that gradients are not told a way through, which.
@@ -74,7 +74,7 @@ def learn_layers(work: Work, placement: Placement, layers: Layers) -> Learned | 
     except UnsupportedGraphError as error:
         return str(error)
     trainee = _Trainee(work, placement, layers)
-    optimiser = torch.optim.Adam(
+    optimizer = torch.optim.Adam(
         [
             {"params": list(trainee.weights.values()), "lr": _WEIGHT_RATE},
             {"params": list(trainee.factors.values()), "lr": _FACTOR_RATE},
@@ -83,7 +83,7 @@ def learn_layers(work: Work, placement: Placement, layers: Layers) -> Learned | 
     )
     options = work.options
     count = options.learn_steps
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, count))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, count))
     side = -(-options.learn_size // work.multiple) * work.multiple
     shape = CropShape(side, work.shape.scale, work.shape.channels, options.seed)
     crops = cut_crops(work.photographs.calibration, count * options.learn_batch, shape, _STREAM)
@@ -94,10 +94,10 @@ def learn_layers(work: Work, placement: Placement, layers: Layers) -> Learned | 
         lr = lr.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             expected = graph.run(lr).float().clamp(0, 1)
-        off = (graph.run(lr, trainee.quantise()).float() - expected).square().mean()
-        optimiser.zero_grad()
+        off = (graph.run(lr, trainee.quantize()).float() - expected).square().mean()
+        optimizer.zero_grad()
         torch.autograd.backward(off)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         trainee.keep_within()
     return trainee.read()
@@ -109,7 +109,7 @@ def _rate(step: int, count: int) -> float:
 
 
 class _Trainee:
-    """The quantised layers as numbers that are learned."""
+    """The quantized layers as numbers that are learned."""
 
     def __init__(self, work: Work, placement: Placement, layers: Layers) -> None:
         import onnx
@@ -130,10 +130,10 @@ class _Trainee:
             self._plain[name] = plain
             self.weights[name] = plain.clone().requires_grad_()
 
-    def quantise(self) -> Mapping[str, Quantised]:
+    def quantize(self) -> Mapping[str, Quantized]:
         """All layers, for gradients to flow to what is learned."""
         return {
-            one.name: Quantised(
+            one.name: Quantized(
                 self._layers[one.name].input_scale * self.factors[self._first[one.data]],
                 _round(self.weights[one.name]),
                 self._steps[one.name],

@@ -12,14 +12,14 @@ import numpy as np
 from sr_deploy.cache import keep, read_kept
 from sr_deploy.errors import GraphError, VerificationError
 from sr_deploy.export.int8.cache import KIND, Measured, calibration_key, pack_moves, unpack_moves
-from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, measure_shifts, quantise_layers
+from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, measure_shifts, quantize_layers
 from sr_deploy.export.int8.differentiable import UnsupportedGraphError
-from sr_deploy.export.int8.equalise import apply_factors, find_factors
+from sr_deploy.export.int8.equalize import apply_factors, find_factors
 from sr_deploy.export.int8.finish import Gate, build_graph, describe_layers, describe_point, explain_refusal
 from sr_deploy.export.int8.insert import LEVELS, QuantisedConv
 from sr_deploy.export.int8.learn import learn_layers
 from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.export.int8.placement import Candidate, Placement, find_modules, place_quantisation
+from sr_deploy.export.int8.placement import Candidate, Placement, find_modules, place_quantization
 from sr_deploy.export.int8.quality import Judge
 from sr_deploy.export.int8.report import PICTURE_NAME, Int8Report, draw_search, make_curve
 from sr_deploy.export.int8.search import Point, SearchResult, rank_candidates, search_share
@@ -56,7 +56,7 @@ def make_int8_graph(
         VerificationError: the budget cannot be met; the message has the figures, and nothing is written. Or, with
             `force`, what comes out is not finite.
         InputError: no photographs, or all too small.
-        GraphError: nothing in the graph may be quantised.
+        GraphError: nothing in the graph may be quantized.
         OutputError: a file cannot be written.
     """
     work = start_work(
@@ -69,13 +69,13 @@ def make_int8_graph(
         tell=tell,
     )
     options = work.options
-    placement = place_quantisation(work.model)
+    placement = place_quantization(work.model)
     if not placement.candidates:
         reasons = ", ".join(f"{name} ({reason})" for name, reason in placement.kept.items())
         raise GraphError(f"{fp32_path.name} has no convolution that may be INT8: {reasons or 'it has none at all'}")
     measured, key = _calibrate(work, placement)
     work = replace(work, model=apply_factors(work.model, measured.factors))
-    layers = _quantise(work, placement, measured)
+    layers = _quantize(work, placement, measured)
     gate = Gate(work, layers, key)
     result = _search(work, placement, measured, gate)
     if result.chosen is None and not force:
@@ -113,7 +113,7 @@ def _describe(work: Work, placement: Placement, measured: Measured, result: Sear
         photographs=f"{work.photographs.source} ({len(work.photographs.hashes)})",
         measured_with=work.engine_name,
         trained=bool(work.input_steps),
-        equalised=measured.factors,
+        equalized=measured.factors,
         learned={data: factor for data, factor in measured.learned.items() if data in inside},
         learning=measured.learning,
         shifts={name: shift for name, shift in measured.shifts.items() if name not in chosen.kept},
@@ -166,9 +166,9 @@ def _measure(work: Work, placement: Placement) -> Measured:
 
 
 def calibrate_ranges(work: Work, placement: Placement) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
-    """The factors that even channels out, and the magnitude that each feature map is quantised up to after that."""
+    """The factors that even channels out, and the magnitude that each feature map is quantized up to after that."""
     options = work.options
-    factors = find_factors(work.model, placement, work.stream_inputs, work.engine) if options.equalise else {}
+    factors = find_factors(work.model, placement, work.stream_inputs, work.engine) if options.equalize else {}
     even = apply_factors(work.model, factors)
     limits = measure_ranges(even, placement, work.stream_inputs, options, work.engine)
     modules = find_modules(work.model, placement)
@@ -178,7 +178,7 @@ def calibrate_ranges(work: Work, placement: Placement) -> tuple[dict[str, tuple[
 
 def _learn(work: Work, placement: Placement, measured: Measured, judge: Judge) -> Measured:
     """With what was learned, if that is nearer to FP32 on crops that nothing was learned from."""
-    plain = _quantise(work, placement, measured)
+    plain = _quantize(work, placement, measured)
     learned = learn_layers(work, placement, plain)
     if isinstance(learned, str):
         work.tell(f"int8: nothing is learned, since no gradient is known for the graph's {learned}")
@@ -190,7 +190,7 @@ def _learn(work: Work, placement: Placement, measured: Measured, judge: Judge) -
         }
     )
     before, after = (
-        judge.judge(work.open_with(layers)).psnr_fp32_db for layers in (plain, _quantise(work, placement, better))
+        judge.judge(work.open_with(layers)).psnr_fp32_db for layers in (plain, _quantize(work, placement, better))
     )
     work.tell(f"int8: {before:.1f} dB to FP32 as calibrated, {after:.1f} dB learned, with everything in INT8")
     best = better if after > before else measured
@@ -199,7 +199,7 @@ def _learn(work: Work, placement: Placement, measured: Measured, judge: Judge) -
 
 def _measure_errors(work: Work, placement: Placement, measured: Measured, judge: Judge) -> dict[str, float]:
     """Of each layer alone; by gradients, and where the graph has none, by running it once for each layer."""
-    layers = _quantise(work, placement, measured)
+    layers = _quantize(work, placement, measured)
     try:
         return estimate_errors(work.model, layers, work.stream_search_inputs(), work.options.seed)
     except UnsupportedGraphError:
@@ -208,7 +208,7 @@ def _measure_errors(work: Work, placement: Placement, measured: Measured, judge:
 
 def _measure_correction(work: Work, placement: Placement, measured: Measured, judge: Judge) -> Measured:
     """With the shifts of biases; for `auto` only if they lose less against ground truth."""
-    plain = _quantise(work, placement, measured)
+    plain = _quantize(work, placement, measured)
     found = measure_shifts(work.model, plain, work.stream_inputs, work.engine)
     corrected = measured.model_copy(
         update={"shifts": {name: tuple(map(float, shift)) for name, shift in found.items()}}
@@ -217,19 +217,19 @@ def _measure_correction(work: Work, placement: Placement, measured: Measured, ju
         return corrected
     losses = {
         "off": judge.judge(work.open_with(plain)),
-        "on": judge.judge(work.open_with(_quantise(work, placement, corrected))),
+        "on": judge.judge(work.open_with(_quantize(work, placement, corrected))),
     }
     best = corrected if losses["on"].drop_db <= losses["off"].drop_db else measured
     figures = {name: (loss.drop_db, loss.psnr_fp32_db) for name, loss in losses.items()}
     return best.model_copy(update={"corrections": figures})
 
 
-def _quantise(work: Work, placement: Placement, measured: Measured) -> dict[str, QuantisedConv]:
+def _quantize(work: Work, placement: Placement, measured: Measured) -> dict[str, QuantisedConv]:
     limits = {data: limit * measured.learned.get(data, 1.0) for data, limit in measured.limits.items()}
-    layers = quantise_layers(work.model, placement, limits, work.options)
+    layers = quantize_layers(work.model, placement, limits, work.options)
     if measured.moved:
         moved = {name: unpack_moves(text, layers[name].weight.shape) for name, text in measured.moved.items()}
-        layers = quantise_layers(work.model, placement, limits, work.options, moved)
+        layers = quantize_layers(work.model, placement, limits, work.options, moved)
     if not measured.shifts:
         return layers
     return correct_biases(layers, {name: np.array(shift, np.float32) for name, shift in measured.shifts.items()})

@@ -13,7 +13,7 @@ Method = Literal["max", "mse", "percentile"]
 Correction = Literal["auto", "on", "off"]
 """Whether biases are corrected."""
 Rest = Literal["fp16", "fp32"]
-"""What computes between the quantised convolutions."""
+"""What computes between the quantized convolutions."""
 LEAST_FACTOR, MOST_FACTOR = 0.5, 2.0
 """What learning may multiply a calibrated step with."""
 
@@ -39,10 +39,10 @@ class Int8Options(BaseModel):
     """For that method: share of the magnitudes inside the range, in percent."""
     per_channel: bool = True
     """A scale for each output channel of a weight; false: one for the whole weight, which fuses better on RTX."""
-    equalise: bool = True
+    equalize: bool = True
     """Whether channels of feature maps are brought to like ranges first, by factors that change no output."""
     bias_correction: Correction = "auto"
-    """Whether the shift of each output channel's mean that quantising causes is taken out of the bias: `on`, `off`, or
+    """Whether the shift of each output channel's mean that quantizing causes is taken out of the bias: `on`, `off`, or
     `auto`, which takes what loses less against ground truth on the calibration photographs."""
     learn_steps: int = Field(default=120, ge=0, le=100_000)
     """Times that steps and weights are changed to bring the output back to FP32's; 0: they stay as calibrated."""
@@ -63,4 +63,4 @@ class Int8Options(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides where crops lie, and the signs that layers are ranked with."""
     rest: Rest = "fp16"
-    """What computes between the quantised convolutions: `fp16` for GPUs (CPUs run it too), or `fp32`."""
+    """What computes between the quantized convolutions: `fp16` for GPUs (CPUs run it too), or `fp32`."""

@@ -1,4 +1,4 @@
-"""Which convolutions of a graph may be quantised.
+"""Which convolutions of a graph may be quantized.
 
 Read off the graph's shape, not its names, so that rewritten graphs and other people's are treated alike:
 
@@ -28,7 +28,7 @@ _PROBE_SIDES = 48
 
 @dataclass(frozen=True)
 class Candidate:
-    """A convolution that may be quantised."""
+    """A convolution that may be quantized."""
 
     name: str
     """Of its node."""
@@ -40,7 +40,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Placement:
-    """What is quantised and what is not."""
+    """What is quantized and what is not."""
 
     candidates: tuple[Candidate, ...]
     """In the graph's order."""
@@ -53,8 +53,8 @@ class Placement:
         return sum(candidate.share for candidate in self.candidates)
 
 
-def place_quantisation(model: onnx.ModelProto) -> Placement:
-    """Find the convolutions that may be quantised.
+def place_quantization(model: onnx.ModelProto) -> Placement:
+    """Find the convolutions that may be quantized.
 
     Args:
         model: an FP32 graph with its weights; nodes without a name of their own get one.
@@ -124,5 +124,5 @@ def _measure_shares(model: onnx.ModelProto) -> dict[str, float]:
     for layer in describe_layers(model, shape):
         shares[layer.name] += layer.share
     if not any(shares.values()):
-        raise GraphError("the graph has no multiply-adds, so there is nothing to quantise")
+        raise GraphError("the graph has no multiply-adds, so there is nothing to quantize")
     return shares

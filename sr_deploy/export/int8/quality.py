@@ -1,6 +1,6 @@
-"""What a quantised graph loses: against FP32, against the originals, and where it is seen.
+"""What a quantized graph loses: against FP32, against the originals, and where it is seen.
 
-Against the originals each crop is compared with itself, FP32's PSNR less the quantised graph's. The mean of these
+Against the originals each crop is compared with itself, FP32's PSNR less the quantized graph's. The mean of these
 differences is known as well as they agree, so it comes with an interval; its upper end is what a budget is held to.
 
 A single sample that is off is seen by nobody if those around it are off the other way, and the worst of millions says
@@ -35,7 +35,7 @@ class Loss:
     psnr_fp32_db: float
     """PSNR against FP32, peak 1.0, over all samples, in dB; at most 100."""
     drop_db: float
-    """PSNR on luma against the originals: FP32's less the quantised graph's, mean over the crops, in dB."""
+    """PSNR on luma against the originals: FP32's less the quantized graph's, mean over the crops, in dB."""
     max_abs: float
     """Greatest difference from FP32 of any sample."""
     standard_error_db: float = 0.0

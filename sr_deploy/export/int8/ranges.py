@@ -27,7 +27,7 @@ class Range(Protocol):
         """Take values in, any shape."""
 
     def limit(self) -> float:
-        """The magnitude that the greatest quantised number stands for."""
+        """The magnitude that the greatest quantized number stands for."""
 
 
 class MaximumRange:
@@ -48,7 +48,7 @@ class MaximumRange:
 class Histogram:
     """Counts of magnitudes in `BINS` bins of equal width, from 0 on.
 
-    A magnitude beyond the last bin doubles the width until it fits; neighbouring counts are then added, so nothing is
+    A magnitude beyond the last bin doubles the width until it fits; neighboring counts are then added, so nothing is
     lost but sharpness.
     """
 
@@ -84,18 +84,18 @@ class Histogram:
         return min((place + 1) * self.width, self.greatest)
 
     def best_clip(self) -> float:
-        """The limit with the least squared error between values and their quantised form, values at bins' centres."""
+        """The limit with the least squared error between values and their quantized form, values at bins' centers."""
         if self.width == 0:
             return 0.0
-        centres = (np.arange(BINS) + 0.5) * self.width
+        centers = (np.arange(BINS) + 0.5) * self.width
         filled = self.counts > 0
-        centres, counts = centres[filled], self.counts[filled].astype(np.float64)
+        centers, counts = centers[filled], self.counts[filled].astype(np.float64)
         limits = self.greatest * np.linspace(1 / _CLIPS, 1, _CLIPS)
         errors = []
         for limit in limits:
             step = limit / LEVELS
-            rounded = np.clip(np.rint(centres / step), 0, LEVELS) * step
-            errors.append(float((counts * (centres - rounded) ** 2).sum()))
+            rounded = np.clip(np.rint(centers / step), 0, LEVELS) * step
+            errors.append(float((counts * (centers - rounded) ** 2).sum()))
         return float(limits[int(np.argmin(errors))])
 
 

@@ -64,10 +64,10 @@ class LayerReport(_Record):
     """Mean squared error against FP32 with this layer alone in INT8, to first order (`sensitivity`); None where a rule
     keeps it float."""
     step: float | None = None
-    """One step of its quantised input; None where it is float. This and what follows is None in reports that an older
+    """One step of its quantized input; None where it is float. This and what follows is None in reports that an older
     sr-deploy wrote."""
     zero_point: int | None = None
-    """Of that quantisation: 0; None where it is float."""
+    """Of that quantization: 0; None where it is float."""
     bias: tuple[float, ...] | None = None
     """Its bias, with the correction; None where it is float or has none."""
 
@@ -105,7 +105,7 @@ class Int8Report(_Record):
     """What ran the graphs, with its version."""
     trained: bool = False
     """Whether steps are those that the network was trained for INT8 with, as its checkpoint has them."""
-    equalised: dict[str, tuple[FiniteFloat, ...]]
+    equalized: dict[str, tuple[FiniteFloat, ...]]
     """What each channel of a feature map is divided by and the weights that read it multiplied with."""
     learned: dict[str, FiniteFloat] = Field(default={})
     """What the calibrated step of each feature map that INT8 convolutions read was multiplied with, by tensor; empty

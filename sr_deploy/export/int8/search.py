@@ -41,7 +41,7 @@ class SearchResult:
     """All that was measured."""
 
     points: tuple[Point, ...]
-    """From all candidates quantised to the fewest, in that order."""
+    """From all candidates quantized to the fewest, in that order."""
     chosen: Point | None
     """The one within the budget with the fewest candidates left out; None: there is none."""
 

@@ -1,4 +1,4 @@
-"""What quantising each convolution alone costs the output, of all in one backward pass for each crop.
+"""What quantizing each convolution alone costs the output, of all in one backward pass for each crop.
 
 To first order the output moves by J d, with d what the layer's own rounding changes in its result, and J the output's
 derivatives by that. For a random vector v of signs, E[(J'v)_i^2] = sum_o J_oi^2 (Hutchinson 1989), so where the parts
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sr_deploy.arch.quantised import round_to_levels
+from sr_deploy.arch.quantized import round_to_levels
 from sr_deploy.export.int8.differentiable import DifferentiableGraph, convolve
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def estimate_errors(
     model: ModelProto, layers: Layers, inputs: Iterable[NDArray[np.float32]], seed: int
 ) -> dict[str, float]:
-    """Mean squared error of the output with each of these convolutions alone quantised, to first order.
+    """Mean squared error of the output with each of these convolutions alone quantized, to first order.
 
     Args:
         model: the FP32 graph.
@@ -62,8 +62,8 @@ def estimate_errors(
                 weight = torch.from_numpy(layer.weight.astype(np.float32))
                 bias = None if layer.bias is None else torch.from_numpy(layer.bias)
                 step = torch.from_numpy(np.atleast_1d(layer.weight_scale) * np.float32(layer.input_scale))
-                quantised = convolve(attributes, [levels, weight, None]) * step.reshape(1, -1, 1, 1)
-                off = quantised + (0.0 if bias is None else bias.reshape(1, -1, 1, 1)) - result
+                quantized = convolve(attributes, [levels, weight, None]) * step.reshape(1, -1, 1, 1)
+                off = quantized + (0.0 if bias is None else bias.reshape(1, -1, 1, 1)) - result
             marked = result if result.requires_grad else result.requires_grad_()
             changes[node.name] = (marked, off)
             return marked

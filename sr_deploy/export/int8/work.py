@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.deps import installed_version
 from sr_deploy.export.int8.execute import Engine, Run, choose_engine, open_graph
-from sr_deploy.export.int8.insert import QuantisedConv, insert_quantisation
+from sr_deploy.export.int8.insert import QuantisedConv, insert_quantization
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.photographs import CropShape, Photographs, cut_crops, find_photographs
 from sr_deploy.export.int8.quality import Judge
@@ -30,7 +30,7 @@ _SEARCH, _GATE = 1, 2
 Tell = Callable[[str], None]
 """Told what is being done, one line each."""
 Layers = Mapping[str, QuantisedConv]
-"""Quantised convolutions by the name of their node."""
+"""Quantized convolutions by the name of their node."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ class Work:
         crops = list(cut_crops(paths, count, self.shape, stream))
         return Judge(crops, open_graph(self.model, self.engine), self.output, self.shape.scale)
 
-    def quantise(self, layers: Layers) -> onnx.ModelProto:
+    def quantize(self, layers: Layers) -> onnx.ModelProto:
         """The graph with these convolutions in INT8 and the rest in FP32."""
         model = type(self.model)()
         model.CopyFrom(self.model)
-        insert_quantisation(model, layers)
+        insert_quantization(model, layers)
         return model
 
     def open_with(self, layers: Layers) -> Run:
         """That graph, ready to run."""
-        return open_graph(self.quantise(layers), self.engine)
+        return open_graph(self.quantize(layers), self.engine)
 
 
 def start_work(
@@ -119,7 +119,7 @@ def start_work(
         tell("int8: there is one photograph only, so the budget is checked on what was calibrated with")
     if input_steps:  # trained with, as they are: every change would be one that the weights have not learned
         tell(f"int8: the network was trained for it, with steps of {len(input_steps)} convolutions that are kept")
-        options = options.model_copy(update={"equalise": False, "learn_steps": 0, "bias_correction": "off"})
+        options = options.model_copy(update={"equalize": False, "learn_steps": 0, "bias_correction": "off"})
     side = -(-options.crop_size // info.input_multiple) * info.input_multiple
     return Work(
         model=model,

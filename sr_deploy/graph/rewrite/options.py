@@ -35,7 +35,7 @@ class RewriteOptions:
 
 DEFAULT = RewriteOptions()
 """What a graph's file is given: what pays or does no harm in every CPU backend that was measured, and nothing that is
-worse to halve or to quantise than the plain graph."""
+worse to halve or to quantize than the plain graph."""
 
 FOR_OPENVINO = RewriteOptions(residual_taps=True, sub_pixel="transposed", concat=2)
 """What OpenVINO runs fastest in FP32 on a CPU, by `benchmarks/graph_rewrites.py`. Its runner adds it."""

@@ -6,7 +6,7 @@ with s = 1, for a convolution that keeps the sides and has as many output channe
 the first part of the concatenation, and with the sum gone the outer residual scale follows a convolution and is folded
 too. Rounding: half a unit in the last place of W + 1, so 2^-24 |W + 1| |x| at each of these taps.
 
-An option, and not for graphs that are quantised or halved: W is small beside 1, and what is left of it in W + 1 is
+An option, and not for graphs that are quantized or halved: W is small beside 1, and what is left of it in W + 1 is
 little in 16 bits and nothing in 8.
 """
 
@@ -40,7 +40,7 @@ def fold_residuals(graph: EditableGraph) -> int:
 def _fold_sum(graph: EditableGraph, node: onnx.NodeProto, place: int) -> tuple[Conv, onnx.NodeProto] | None:
     source, residual = node.input[place], node.input[1 - place]
     conv = read_conv(graph, graph.producer(source, "Conv"))
-    if conv is None or not graph.is_private(source) or not _keeps_centre(conv):
+    if conv is None or not graph.is_private(source) or not _keeps_center(conv):
         return None
     start = _find_start(graph, conv.node.input[0], residual)
     out_channels, in_channels, tall, wide = conv.weight.shape
@@ -54,7 +54,7 @@ def _fold_sum(graph: EditableGraph, node: onnx.NodeProto, place: int) -> tuple[C
     return conv, new
 
 
-def _keeps_centre(conv: Conv) -> bool:
+def _keeps_center(conv: Conv) -> bool:
     top, left, bottom, right = conv.pads
     return conv.is_plain and conv.keeps_sides and top == bottom and left == right
 

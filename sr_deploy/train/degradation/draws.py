@@ -31,7 +31,7 @@ _SAMPLE_STREAM = 10
 _BATCH_STREAM = 11
 
 KINDS = (
-    "none", "sinc", "isotropic", "anisotropic", "generalised isotropic", "generalised anisotropic",
+    "none", "sinc", "isotropic", "anisotropic", "generalized isotropic", "generalized anisotropic",
     "plateau isotropic", "plateau anisotropic",
 )  # fmt: skip
 NONE, SINC = 0, 1
@@ -177,9 +177,9 @@ def _draw_kernel(recipe: KernelRecipe, numbers: Floats, sinc: bool) -> KernelDra
     sizes = np.asarray(recipe.sizes)[(size * len(recipe.sizes)).astype(np.int64)]
     isotropic = np.char.endswith(np.asarray(KINDS)[kinds], " isotropic") | (kinds == KINDS.index("isotropic"))
     widths = _spread(recipe.sigma, np.stack([first, np.where(isotropic, first, second)], axis=1))
-    generalised = _split_at_one(recipe.generalised_beta, half, beta)
+    generalized = _split_at_one(recipe.generalized_beta, half, beta)
     plateau = _split_at_one(recipe.plateau_beta, half, beta)
-    exponent = np.where(kinds >= KINDS.index("plateau isotropic"), plateau, generalised)
+    exponent = np.where(kinds >= KINDS.index("plateau isotropic"), plateau, generalized)
     narrow, wide = recipe.sinc_cutoff_small, recipe.sinc_cutoff
     return KernelDraw(
         kind=kinds,

@@ -2,7 +2,7 @@
 
 Small kernels on a CPU by convolution, whose time goes by their size, and those that are the product of a column and a
 row (round Gaussians, nearly half of all) by two convolutions with lines; all others by FFT. The kernels are symmetric
-about their centre, so their transforms are real numbers, which two small matrix products give; the image takes one real
+about their center, so their transforms are real numbers, which two small matrix products give; the image takes one real
 FFT there and one back.
 """
 
@@ -30,7 +30,7 @@ def filter_samples(images_NCHW: Tensor, kernels_NKK: Tensor, sizes_N: NDArray[np
 
     Args:
         images_NCHW: float32, of any size: where a side is shorter than the kernel it is reflected more than once.
-        kernels_NKK: float32, K odd, each symmetric about its centre.
+        kernels_NKK: float32, K odd, each symmetric about its center.
         sizes_N: on the host: side of the middle of each kernel that counts, odd; 1 leaves the sample as it is.
     """
     side = kernels_NKK.shape[-1]
@@ -122,7 +122,7 @@ def reflect(images_NCHW: Tensor, sides: tuple[int, int], ends: tuple[int, int]) 
 
 
 def find_fast_length(least: int) -> int:
-    """The smallest multiple of 4 from `least` on with no prime factor above 13: an FFT's favourite lengths."""
+    """The smallest multiple of 4 from `least` on with no prime factor above 13: an FFT's favorite lengths."""
     length = least + -least % 4
     while not _is_smooth(length):
         length += 4
@@ -147,7 +147,7 @@ def reflected_positions(length: int, before: int, after: int) -> Tensor:
 
 
 def _transform(kernels_NKK: Tensor, rows: int, columns: int) -> Tensor:
-    """N x rows x (columns / 2 + 1), complex: the transforms of kernels centred at the origin.
+    """N x rows x (columns / 2 + 1), complex: the transforms of kernels centered at the origin.
 
     cos(a + b) = cos a cos b - sin a sin b; the sine terms of a sum over symmetric pairs vanish.
     """

@@ -47,13 +47,13 @@ def compress_jpeg(images_NCHW: Tensor, quality_N: Tensor) -> Tensor:
     room = (-width % _MCU, -height % _MCU)
     padded = F.pad(images_NCHW, (0, room[0], 0, room[1]), mode="replicate") if any(room) else images_NCHW
     luma_table, chroma_table = scale_tables(quality_N.to(images_NCHW.device))
-    luma = _quantise(_to_luma(padded).sub_(_MIDDLE)[:, None], luma_table)[:, 0]
-    chroma = _quantise(_to_halved_chroma(padded), chroma_table)
-    return _to_colour(luma.add_(_MIDDLE), chroma)[..., :height, :width]
+    luma = _quantize(_to_luma(padded).sub_(_MIDDLE)[:, None], luma_table)[:, 0]
+    chroma = _quantize(_to_halved_chroma(padded), chroma_table)
+    return _to_color(luma.add_(_MIDDLE), chroma)[..., :height, :width]
 
 
 def scale_tables(quality_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantisation tables of luma and chroma, N x 64, for qualities of 1 to 100 on the device."""
+    """Quantization tables of luma and chroma, N x 64, for qualities of 1 to 100 on the device."""
     luma, chroma = _tables_of_qualities(quality_N.device)
     return luma[quality_N], chroma[quality_N]
 
@@ -76,17 +76,17 @@ def _to_halved_chroma(images_NCHW: Tensor) -> Tensor:
     return torch.stack([blue / (2 * (1 - _LUMA[2])), red / (2 * (1 - _LUMA[0]))], dim=1)
 
 
-def _to_colour(luma_NHW: Tensor, chroma_NCHW: Tensor) -> Tensor:
-    # libjpeg's "fancy" upsampling weighs the nearer sample 3/4 and the farther 1/4: bilinear, half-pixel centres.
+def _to_color(luma_NHW: Tensor, chroma_NCHW: Tensor) -> Tensor:
+    # libjpeg's "fancy" upsampling weighs the nearer sample 3/4 and the farther 1/4: bilinear, half-pixel centers.
     blue, red = _double(_double(chroma_NCHW, 3), 2).unbind(1)
     to_red, to_blue = 2 * (1 - _LUMA[0]), 2 * (1 - _LUMA[2])
     count, height, width = luma_NHW.shape
-    colour = luma_NHW.new_empty(count, 3, height, width)
-    torch.add(luma_NHW, red, alpha=to_red, out=colour[:, 0])
-    torch.add(luma_NHW, red, alpha=-to_red * _LUMA[0] / _LUMA[1], out=colour[:, 1])
-    colour[:, 1].add_(blue, alpha=-to_blue * _LUMA[2] / _LUMA[1])
-    torch.add(luma_NHW, blue, alpha=to_blue, out=colour[:, 2])
-    return colour.round_().clamp_(0.0, 255.0).mul_(1 / 255)
+    color = luma_NHW.new_empty(count, 3, height, width)
+    torch.add(luma_NHW, red, alpha=to_red, out=color[:, 0])
+    torch.add(luma_NHW, red, alpha=-to_red * _LUMA[0] / _LUMA[1], out=color[:, 1])
+    color[:, 1].add_(blue, alpha=-to_blue * _LUMA[2] / _LUMA[1])
+    torch.add(luma_NHW, blue, alpha=to_blue, out=color[:, 2])
+    return color.round_().clamp_(0.0, 255.0).mul_(1 / 255)
 
 
 def _double(planes_NCHW: Tensor, axis: int) -> Tensor:
@@ -97,7 +97,7 @@ def _double(planes_NCHW: Tensor, axis: int) -> Tensor:
     doubled = planes_NCHW.new_empty(shape)
     quarter = planes_NCHW * 0.25
     before, after = quarter.narrow(axis, 0, length - 1), quarter.narrow(axis, 1, length - 1)
-    # Between each two neighbours lie two places: the first is nearer to the one before, the second to the one after.
+    # Between each two neighbors lie two places: the first is nearer to the one before, the second to the one after.
     inner = torch.unflatten(doubled.narrow(axis, 1, 2 * length - 2), axis, (length - 1, 2))
     torch.add(after, planes_NCHW.narrow(axis, 0, length - 1), alpha=0.75, out=inner.select(axis + 1, 0))
     torch.add(before, planes_NCHW.narrow(axis, 1, length - 1), alpha=0.75, out=inner.select(axis + 1, 1))
@@ -106,7 +106,7 @@ def _double(planes_NCHW: Tensor, axis: int) -> Tensor:
     return doubled
 
 
-def _quantise(planes_NCHW: Tensor, table_NF: Tensor) -> Tensor:
+def _quantize(planes_NCHW: Tensor, table_NF: Tensor) -> Tensor:
     """Round each block's DCT coefficients to multiples of the table; planes within -128 to 127, kept there.
 
     Coefficients stay where their block's pixels are, so nothing is rearranged.

@@ -1,6 +1,6 @@
 """Blur kernels of all samples at once, from their parameters.
 
-Formulas: Real-ESRGAN (Wang et al. 2021), sections 3.1 and 3.4. C is the position of a pixel from the centre, S the
+Formulas: Real-ESRGAN (Wang et al. 2021), sections 3.1 and 3.4. C is the position of a pixel from the center, S the
 covariance R diag(sigma_1^2, sigma_2^2) R^T. Everything is evaluated in double precision: it is little work, and what
 leaves here is exact to the last bits of FP32.
 """
@@ -19,7 +19,7 @@ _NOTHING = 20.0  # exp(-20) of the peak, 2e-9, is left out of a convolution
 
 
 def make_kernels(draw: KernelDraw, side: int, device: torch.device) -> Tensor:
-    """N x side x side, float32: each normalised to sum 1, on a common grid, zero outside of its own size.
+    """N x side x side, float32: each normalized to sum 1, on a common grid, zero outside of its own size.
 
     Args:
         draw: N kernels.
@@ -59,10 +59,10 @@ def _gaussian(draw: KernelDraw, x: Tensor, y: Tensor, plateau: Tensor) -> Tensor
 
 
 def _sinc(draw: KernelDraw, x: Tensor, y: Tensor) -> Tensor:
-    """The ideal circular low-pass filter: w / (2 pi r) J1(w r), and its limit w^2 / (4 pi) in the centre."""
+    """The ideal circular low-pass filter: w / (2 pi r) J1(w r), and its limit w^2 / (4 pi) in the center."""
     cutoff = _column(draw.cutoff, x.device)
     radius = (x.square() + y.square()).sqrt()
-    away = radius.clamp(min=1.0)  # the centre is replaced below
+    away = radius.clamp(min=1.0)  # the center is replaced below
     ring = cutoff * torch.special.bessel_j1(cutoff * away) / (2 * torch.pi * away)
     return torch.where(radius == 0, cutoff.square() / (4 * torch.pi), ring)
 

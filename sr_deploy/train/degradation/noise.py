@@ -1,4 +1,4 @@
-"""Gaussian and Poisson noise, in colour or alike in all channels, with a strength for each sample."""
+"""Gaussian and Poisson noise, in color or alike in all channels, with a strength for each sample."""
 
 from __future__ import annotations
 

@@ -96,8 +96,8 @@ def _poisson_probabilities(mean: NDArray[np.float64], lowest: NDArray[np.float64
     logarithm[mean == 0] = -np.inf
     logarithm[mean == 0, 0] = 0.0
     probability = np.exp(logarithm)
-    normalised: NDArray[np.float64] = probability / probability.sum(axis=1, keepdims=True)
-    return normalised
+    normalized: NDArray[np.float64] = probability / probability.sum(axis=1, keepdims=True)
+    return normalized
 
 
 def build_alias_tables(probability_RK: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -14,7 +14,7 @@ _SHARPNESS = -0.75  # the free parameter of the cubic (Keys 1981), as OpenCV and
 
 
 def resize(images_NCHW: Tensor, size: tuple[int, int], mode: ResizeMode) -> Tensor:
-    """What `torch.nn.functional.interpolate` gives with half-pixel centres, several times as fast on a CPU.
+    """What `torch.nn.functional.interpolate` gives with half-pixel centers, several times as fast on a CPU.
 
     Bicubic overshoots; whoever is next clips.
 
@@ -43,9 +43,9 @@ def _find_taps(before: int, after: int, mode: ResizeMode, device: torch.device) 
         weights = (positions < ends) / (ends - starts).double()
     else:
         reach = 1 if mode == "bilinear" else 2
-        centres = (index.double() + 0.5) * before / after - 0.5
-        positions = centres.floor().long() + torch.arange(1 - reach, 1 + reach)
-        distance = (centres - positions).abs()
+        centers = (index.double() + 0.5) * before / after - 0.5
+        positions = centers.floor().long() + torch.arange(1 - reach, 1 + reach)
+        distance = (centers - positions).abs()
         weights = 1 - distance if mode == "bilinear" else _weigh_cubic(distance)
     return Taps.make(positions.clamp(0, before - 1), weights.float(), device)
 

@@ -89,8 +89,8 @@ def draw_kernels(kernels_NKK: Tensor, side: int) -> NDArray[np.uint8]:
     drawn = np.full((side, pixels * kernels_NKK.shape[-1], 3), 255, np.uint8)
     for number, kernel in enumerate(kernels_NKK.numpy()):
         share = np.sqrt(np.abs(kernel) / np.abs(kernel).max())
-        colour = np.stack([np.where(kernel > 0, share, 0.25 * share)] * 2 + [share], axis=-1)
-        picture = np.rint(255 * colour).astype(np.uint8).repeat(pixels, axis=0).repeat(pixels, axis=1)
+        color = np.stack([np.where(kernel > 0, share, 0.25 * share)] * 2 + [share], axis=-1)
+        picture = np.rint(255 * color).astype(np.uint8).repeat(pixels, axis=0).repeat(pixels, axis=1)
         top = number * (picture.shape[0] + 2)
         drawn[top : top + picture.shape[0]] = picture
     return drawn

@@ -1,4 +1,4 @@
-"""What is minimised: pixel, perceptual and adversarial terms. Each gives a scalar in FP32."""
+"""What is minimized: pixel, perceptual and adversarial terms. Each gives a scalar in FP32."""
 
 from __future__ import annotations
 

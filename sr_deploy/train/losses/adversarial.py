@@ -18,13 +18,13 @@ AdversarialKind = Literal["vanilla", "least_squares", "hinge", "relativistic_ave
 
 
 class AdversarialLoss(Protocol):
-    """What the two networks of a GAN minimise."""
+    """What the two networks of a GAN minimize."""
 
     needs_real: ClassVar[bool]
     """Whether the generator's loss depends on the logits of originals too."""
 
     def generator_loss(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
-        """What the generator minimises.
+        """What the generator minimizes.
 
         Args:
             fake: logits of generated images, with their gradient.
@@ -35,7 +35,7 @@ class AdversarialLoss(Protocol):
         """
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
-        """What the discriminator minimises: the term of the originals and that of the generated images, added.
+        """What the discriminator minimizes: the term of the originals and that of the generated images, added.
 
         Args:
             real: logits of originals.

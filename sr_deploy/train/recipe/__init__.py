@@ -20,7 +20,7 @@ from sr_deploy.train.recipe.files import (
     write_recipe,
 )
 from sr_deploy.train.recipe.losses import AdversarialRecipe, DiscriminatorRecipe, LossRecipe, PerceptualRecipe
-from sr_deploy.train.recipe.optimiser import EmaRecipe, OptimiserRecipe, PrecisionRecipe, ScheduleRecipe
+from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimiserRecipe, PrecisionRecipe, ScheduleRecipe
 from sr_deploy.train.recipe.stage import NetworkRecipe, QuantisationRecipe, Recipe, RunRecipe
 
 __all__ = [

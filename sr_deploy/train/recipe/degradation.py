@@ -63,10 +63,10 @@ class KernelRecipe(_Ranges):
     """Share of round Gaussians."""
     anisotropic: Probability = 0.25
     """Share of elongated, turned Gaussians."""
-    generalised_isotropic: Probability = 0.12
-    """Share of round generalised Gaussians."""
-    generalised_anisotropic: Probability = 0.03
-    """Share of elongated generalised Gaussians."""
+    generalized_isotropic: Probability = 0.12
+    """Share of round generalized Gaussians."""
+    generalized_anisotropic: Probability = 0.03
+    """Share of elongated generalized Gaussians."""
     plateau_isotropic: Probability = 0.12
     """Share of round plateaus."""
     plateau_anisotropic: Probability = 0.03
@@ -75,8 +75,8 @@ class KernelRecipe(_Ranges):
     """Widths in pixels; both axes of elongated kernels."""
     rotation: AngleRange = (-math.pi, math.pi)
     """Angles in radians."""
-    generalised_beta: Range = (0.5, 4.0)
-    """Exponents of generalised Gaussians; half of the draws lie below 1, half above."""
+    generalized_beta: Range = (0.5, 4.0)
+    """Exponents of generalized Gaussians; half of the draws lie below 1, half above."""
     plateau_beta: Range = (1.0, 2.0)
     """Exponents of plateaus, likewise."""
     sinc_cutoff: Range = (math.pi / 5, math.pi)
@@ -93,14 +93,14 @@ class KernelRecipe(_Ranges):
             raise ValueError(f"the shares of the six kinds of kernel add up to {sum(shares):g}; they must to 1")
         if min(self.sinc_cutoff[0], self.sinc_cutoff_small[0]) <= 0:
             raise ValueError("sinc_cutoff and sinc_cutoff_small must be above 0")
-        if self.sigma[0] <= 0 or self.generalised_beta[0] <= 0 or self.plateau_beta[0] <= 0:
-            raise ValueError("sigma, generalised_beta and plateau_beta must be above 0")
+        if self.sigma[0] <= 0 or self.generalized_beta[0] <= 0 or self.plateau_beta[0] <= 0:
+            raise ValueError("sigma, generalized_beta and plateau_beta must be above 0")
         return self
 
     def shares(self) -> tuple[float, ...]:
-        """Of isotropic, anisotropic, generalised isotropic and anisotropic, plateau isotropic and anisotropic."""
+        """Of isotropic, anisotropic, generalized isotropic and anisotropic, plateau isotropic and anisotropic."""
         return (
-            self.isotropic, self.anisotropic, self.generalised_isotropic, self.generalised_anisotropic,
+            self.isotropic, self.anisotropic, self.generalized_isotropic, self.generalized_anisotropic,
             self.plateau_isotropic, self.plateau_anisotropic,
         )  # fmt: skip
 

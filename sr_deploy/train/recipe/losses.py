@@ -1,4 +1,4 @@
-"""What is minimised, and by whom the generator is judged."""
+"""What is minimized, and by whom the generator is judged."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.train.recipe.data import DataRecipe
 from sr_deploy.train.recipe.degradation import DegradationRecipe
 from sr_deploy.train.recipe.losses import DiscriminatorRecipe, LossRecipe
-from sr_deploy.train.recipe.optimiser import EmaRecipe, OptimiserRecipe, PrecisionRecipe
+from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimiserRecipe, PrecisionRecipe
 from sr_deploy.train.recipe.section import Factor, Section, Steps
 
 
@@ -24,7 +24,7 @@ class NetworkRecipe(Section):
 
 
 class QuantisationRecipe(Section):
-    """Weights learn to live with the rounding of INT8, which the forward pass then has (quantisation-aware training).
+    """Weights learn to live with the rounding of INT8, which the forward pass then has (quantization-aware training).
 
     `train --qat` measures the steps on the training photographs and begins with the weights that it is given.
     """
@@ -79,12 +79,12 @@ class Recipe(Section):
     degradation: DegradationRecipe | None = None
     """How low resolution is made; left out: the papers' bicubic."""
     loss: LossRecipe = LossRecipe()
-    """What is minimised."""
-    optimiser: OptimiserRecipe
-    """How it is minimised."""
+    """What is minimized."""
+    optimizer: OptimiserRecipe
+    """How it is minimized."""
     discriminator: DiscriminatorRecipe | None = None
     """Needed by an adversarial loss, and by nothing else."""
-    quantisation: QuantisationRecipe | None = None
+    quantization: QuantisationRecipe | None = None
     """What is computed in INT8; left out: nothing."""
     ema: EmaRecipe = EmaRecipe()
     """The average of the weights."""
@@ -104,10 +104,10 @@ class Recipe(Section):
                     f"degradation.canvas = {canvas} must be a multiple of scale = {self.scale} and at least "
                     f"data.patch_size = {self.data.patch_size}"
                 )
-        if self.data.batch % self.optimiser.accumulate:
+        if self.data.batch % self.optimizer.accumulate:
             raise ValueError(
-                f"data.batch = {self.data.batch} does not divide into optimiser.accumulate = "
-                f"{self.optimiser.accumulate} parts"
+                f"data.batch = {self.data.batch} does not divide into optimizer.accumulate = "
+                f"{self.optimizer.accumulate} parts"
             )
         return self
 

@@ -59,8 +59,8 @@ def _require_frames(info: VideoInfo, plan: EncoderPlan, result: VideoInfo) -> No
     planned = (plan.kind.width, plan.kind.height, plan.kind.pixel_format, plan.aspect, info.display_matrix)
     if seen != planned:
         raise VideoError(f"the result's frames are {seen}, not {planned}")
-    if result.kind.colours != plan.kind.colours:
-        raise VideoError(f"the result's colours are {result.kind.colours}, not {plan.kind.colours}")
+    if result.kind.colors != plan.kind.colors:
+        raise VideoError(f"the result's colors are {result.kind.colors}, not {plan.kind.colors}")
 
 
 def _find_sound_unit(source: StreamSpan, span: StreamSpan, path: Path) -> Fraction:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.deps import require
 from sr_deploy.imaging.opening import Pixels
-from sr_deploy.upscale.video.colours import RGB, UNSPECIFIED
+from sr_deploy.upscale.video.colors import RGB, UNSPECIFIED
 from sr_deploy.upscale.video.kind import FrameKind
 from sr_deploy.upscale.video.pixel_formats import view_planes
 
@@ -62,7 +62,7 @@ class ToPixels:
                 kind,
                 kind.pixel_format,
                 _rgb_format(kind.deep),
-                in_range=kind.colours.range_name,
+                in_range=kind.colors.range_name,
                 in_chroma_loc=kind.chroma_location,
                 out_range="pc",
                 **_matrix_option("in", kind),
@@ -91,15 +91,15 @@ class ToFrames:
                 self._format,
                 kind.pixel_format,
                 in_range="pc",
-                out_range=kind.colours.range_name,
+                out_range=kind.colors.range_name,
                 out_chroma_loc=kind.chroma_location,
                 **_matrix_option("out", kind),
             )
 
     def __call__(self, pixels: Pixels) -> VideoFrame:
-        """A frame with its colours said, without a time."""
+        """A frame with its colors said, without a time."""
         av = require("av", "upscaling videos")
-        kind, colours = self._kind, self._kind.colours
+        kind, colors = self._kind, self._kind.colors
         if self._scale is not None:
             samples = pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
             frame = self._scale(av.VideoFrame.from_ndarray(np.ascontiguousarray(samples), format=self._format))
@@ -107,8 +107,8 @@ class ToFrames:
             frame = av.VideoFrame(kind.width, kind.height, kind.pixel_format)
             luma = pixels[..., 0].astype(np.float32) / np.iinfo(pixels.dtype).max
             view_planes(frame)[0][:] = _to_levels(luma, *kind.luma_levels, deep=kind.deep)
-        frame.colorspace, frame.color_range = colours.matrix, 2 if colours.full_range else 1
-        frame.color_primaries, frame.color_trc = colours.primaries, colours.transfer
+        frame.colorspace, frame.color_range = colors.matrix, 2 if colors.full_range else 1
+        frame.color_primaries, frame.color_trc = colors.primaries, colors.transfer
         return frame
 
 
@@ -119,7 +119,7 @@ def _to_levels(luma: NDArray[np.floating[Any]], black: int, white: int, *, deep:
 
 
 def _matrix_option(side: str, kind: FrameKind) -> dict[str, str]:
-    return {} if kind.colours.matrix == RGB else {f"{side}_color_matrix": kind.colours.matrix_name}
+    return {} if kind.colors.matrix == RGB else {f"{side}_color_matrix": kind.colors.matrix_name}
 
 
 def _rgb_format(deep: bool) -> str:

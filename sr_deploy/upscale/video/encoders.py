@@ -16,7 +16,7 @@ from sr_deploy.errors import InputError, VideoError
 from sr_deploy.legible import show_value
 from sr_deploy.upscale.files import require_scale
 from sr_deploy.upscale.video.codecs import CODECS, Codec, CodecName
-from sr_deploy.upscale.video.colours import RGB, Colours, MasteringLight, guess_matrix
+from sr_deploy.upscale.video.colors import RGB, Colors, MasteringLight, guess_matrix
 from sr_deploy.upscale.video.kind import FrameKind
 from sr_deploy.upscale.video.pixel_formats import choose_format, count_bits, share_chroma_alike
 from sr_deploy.upscale.video.source import VideoInfo
@@ -98,7 +98,7 @@ def plan_encoder(info: VideoInfo, size: tuple[int, int], target: Path, settings:
     chosen = choose_format(codec.encoder, source, size, settings.pixel_format, codec.usual_formats)
     return EncoderPlan(
         codec=name,
-        kind=FrameKind(width, height, chosen.name, _output_colours(info.kind, chosen, codec)),
+        kind=FrameKind(width, height, chosen.name, _output_colors(info.kind, chosen, codec)),
         time_base=info.time_base,
         rate=info.rate,
         aspect=info.aspect,
@@ -119,11 +119,11 @@ def make_encoder(plan: EncoderPlan) -> CodecContext:
 
 def configure_encoder(context: CodecContext, plan: EncoderPlan) -> None:
     """Tell a codec context all that is planned."""
-    kind, colours = plan.kind, plan.kind.colours
+    kind, colors = plan.kind, plan.kind.colors
     context.width, context.height, context.pix_fmt = kind.width, kind.height, kind.pixel_format
     context.time_base, context.framerate, context.sample_aspect_ratio = plan.time_base, plan.rate, plan.aspect
-    context.colorspace, context.color_range = colours.matrix, 2 if colours.full_range else 1
-    context.color_primaries, context.color_trc = colours.primaries, colours.transfer
+    context.colorspace, context.color_range = colors.matrix, 2 if colors.full_range else 1
+    context.color_primaries, context.color_trc = colors.primaries, colors.transfer
     context.options = dict(plan.options)
 
 
@@ -230,13 +230,13 @@ def _has_avx512() -> bool:
         return False
 
 
-def _output_colours(source: FrameKind, chosen: VideoFormat, codec: Codec) -> Colours:
-    colours = source.colours
+def _output_colors(source: FrameKind, chosen: VideoFormat, codec: Codec) -> Colors:
+    colors = source.colors
     if chosen.is_rgb:
-        return Colours(RGB, True, colours.primaries, colours.transfer)
-    if colours.matrix != RGB:
-        return replace(colours, full_range=colours.full_range and codec.says_range)
-    return Colours(guess_matrix(source.width, source.height), False, colours.primaries, colours.transfer)
+        return Colors(RGB, True, colors.primaries, colors.transfer)
+    if colors.matrix != RGB:
+        return replace(colors, full_range=colors.full_range and codec.says_range)
+    return Colors(guess_matrix(source.width, source.height), False, colors.primaries, colors.transfer)
 
 
 def _describe_changes(info: VideoInfo, source: VideoFormat, chosen: VideoFormat, codec: Codec) -> list[str]:
@@ -247,7 +247,7 @@ def _describe_changes(info: VideoInfo, source: VideoFormat, chosen: VideoFormat,
         notes.append(f"{source.name} becomes {chosen.name}")
     if codec.light is None and info.light != MasteringLight():
         notes.append(f"HDR metadata cannot be told to {codec.encoder} and are lost")
-    if info.kind.colours.full_range and info.kind.colours.matrix != RGB and not codec.says_range:
+    if info.kind.colors.full_range and info.kind.colors.matrix != RGB and not codec.says_range:
         notes.append(f"full range becomes TV range, for {codec.encoder} does not say which")
     if info.interlaced:
         notes.append("the video is interlaced, and networks know whole pictures only; deinterlace it first")

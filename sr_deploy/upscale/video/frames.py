@@ -202,7 +202,7 @@ def _group_frames(
 
 
 class FrameMaker:
-    """From samples to frames of the result's size and colours."""
+    """From samples to frames of the result's size and colors."""
 
     def __init__(self, kind: FrameKind, *, deep: bool) -> None:
         """`kind`: of the frames; `deep`: whether samples have 16 bit."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from sr_deploy.upscale.video.colours import Colours
+from sr_deploy.upscale.video.colors import Colors
 from sr_deploy.upscale.video.pixel_formats import describe_format
 
 
 @dataclass(frozen=True)
 class FrameKind:
-    """Size, format and colours."""
+    """Size, format and colors."""
 
     width: int
     """In pixels."""
@@ -19,7 +19,7 @@ class FrameKind:
     """In pixels."""
     pixel_format: str
     """FFmpeg's name of how samples are stored."""
-    colours: Colours
+    colors: Colors
     """What they mean."""
     chroma_location: str = "left"
     """Where chroma samples lie, as FFmpeg's scale filter calls it; left is what most codecs mean if nothing is said."""
@@ -38,7 +38,7 @@ class FrameKind:
     def luma_levels(self) -> tuple[int, int]:
         """The samples of black and of white."""
         bits = describe_format(self.pixel_format).bits
-        return (0, 2**bits - 1) if self.colours.full_range else (16 << bits - 8, 235 << bits - 8)
+        return (0, 2**bits - 1) if self.colors.full_range else (16 << bits - 8, 235 << bits - 8)
 
     @property
     def sample_bytes(self) -> int:

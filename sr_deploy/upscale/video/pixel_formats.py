@@ -57,7 +57,7 @@ def choose_format(
             return one
     if any(one.name == wanted for one in offered):
         raise InputError(
-            f"in {wanted} neighbouring pixels share their chroma, but the result is {size[1]}x{size[0]}; take an even "
+            f"in {wanted} neighboring pixels share their chroma, but the result is {size[1]}x{size[0]}; take an even "
             "size with --scale, or a format where they do not, as in yuv444p"
         )
     raise InputError(f"{encoder} does not take {wanted}; it takes {', '.join(one.name for one in offered)}")

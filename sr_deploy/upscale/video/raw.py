@@ -14,7 +14,7 @@ from sr_deploy.deps import require
 from sr_deploy.errors import InputError, OutputError, VideoError
 from sr_deploy.imaging.limits import MAX_PIXELS
 from sr_deploy.legible import shorten, show_value
-from sr_deploy.upscale.video.colours import RGB, UNSPECIFIED, Colours, guess_matrix
+from sr_deploy.upscale.video.colors import RGB, UNSPECIFIED, Colors, guess_matrix
 from sr_deploy.upscale.video.kind import FrameKind
 from sr_deploy.upscale.video.pixel_formats import view_planes
 
@@ -45,7 +45,7 @@ class RawFormat:
     """What every frame of a stream is."""
 
     kind: FrameKind
-    """Size, format and colours."""
+    """Size, format and colors."""
     words: tuple[str, ...] | None = None
     """What else the head of a y4m stream says, which is kept word for word; None: the stream has no head."""
 
@@ -142,9 +142,9 @@ def _read_y4m_head(stream: BinaryIO) -> RawFormat:
             f"{shorten(line.decode('ascii', 'replace').strip(), 200)}"
         )
     width, height = size
-    colours = Colours(guess_matrix(width, height), "XCOLORRANGE=FULL" in words, UNSPECIFIED, UNSPECIFIED)
+    colors = Colors(guess_matrix(width, height), "XCOLORRANGE=FULL" in words, UNSPECIFIED, UNSPECIFIED)
     kept = tuple(word for word in words if word[0] not in "WH")
-    return RawFormat(FrameKind(width, height, pixel_format, colours, location), kept)
+    return RawFormat(FrameKind(width, height, pixel_format, colors, location), kept)
 
 
 def _describe_rgb24(size: str | None) -> RawFormat:
@@ -155,7 +155,7 @@ def _describe_rgb24(size: str | None) -> RawFormat:
             f"rgb24 streams do not say their size: give it with --size, as in 640x360 ({_SIZES}), not "
             f"{show_value(size)}"
         )
-    return RawFormat(FrameKind(*found, "rgb24", Colours(RGB, True, UNSPECIFIED, UNSPECIFIED)))
+    return RawFormat(FrameKind(*found, "rgb24", Colors(RGB, True, UNSPECIFIED, UNSPECIFIED)))
 
 
 def _read_size(width: str, height: str) -> tuple[int, int] | None:

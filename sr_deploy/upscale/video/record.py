@@ -37,10 +37,10 @@ def describe_job(
     batch: int | None = None,
 ) -> str:
     """A hash of all that decides on the segments; `tile`, `batch`: as asked for."""
-    artefact = spec.artefact
+    artifact = spec.artifact
     making: dict[str, object] = {
         "source": sha256_of(source),
-        "network": sha256_of(artefact) if artefact is not None and artefact.is_file() else str(artefact),
+        "network": sha256_of(artifact) if artifact is not None and artifact.is_file() else str(artifact),
         "backend": f"{spec} {spec.version}",
         "tile": tile,
         "plan": {**asdict(plan), "options": dict(plan.options)},

@@ -17,7 +17,7 @@ from sr_deploy.errors import VideoError
 from sr_deploy.files import require_file
 from sr_deploy.imaging.limits import MAX_PIXELS
 from sr_deploy.upscale.video.address import lend_address
-from sr_deploy.upscale.video.colours import MasteringLight, read_colours, read_mastering_light
+from sr_deploy.upscale.video.colors import MasteringLight, read_colors, read_mastering_light
 from sr_deploy.upscale.video.entries import Entry, EntryFinder
 from sr_deploy.upscale.video.kind import FrameKind
 from sr_deploy.upscale.video.length import count_missing_bytes
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 _ATTACHED_PICTURE = 1 << 10
-_CENTRED_CHROMA = ("mjpeg", "mpeg1video")
+_CENTERED_CHROMA = ("mjpeg", "mpeg1video")
 """Codecs whose chroma lies between pixels; PyAV does not tell what a file says of it."""
 _SHORT_BY = Fraction(1, 4)  # seconds that a file may end before its header says so
 
@@ -173,7 +173,7 @@ def read_video_info(path: Path) -> VideoInfo:
 
     Raises:
         InputError: no such file.
-        VideoError: no video, no frame that can be decoded, transparency, or colours that are not known.
+        VideoError: no video, no frame that can be decoded, transparency, or colors that are not known.
     """
     with open_video(path) as container:
         stream = find_video_stream(container, path)
@@ -186,8 +186,8 @@ def read_video_info(path: Path) -> VideoInfo:
                 frame.width,
                 frame.height,
                 frame.format.name,
-                read_colours(frame),
-                "center" if stream.codec_context.name in _CENTRED_CHROMA else "left",
+                read_colors(frame),
+                "center" if stream.codec_context.name in _CENTERED_CHROMA else "left",
             ),
             light=read_mastering_light(frame),
             time_base=stream.time_base or Fraction(1, 1000),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sr_deploy.bundle import Certificate, CertificateEntry, EngineRecord, FileRecord, GraphRecord, Manifest, utc_now
 from sr_deploy.bundle.certificate import Place
-from sr_deploy.bundle.verdict import Judgement
+from sr_deploy.bundle.verdict import Judgment
 from sr_deploy.model import Model
 from sr_deploy.verify.engines import find_engines
 from sr_deploy.verify.judging import list_graphs, list_places
@@ -22,7 +22,7 @@ class PageContent:
     """What was verified."""
     network: str
     """Its architecture for people; empty if unknown."""
-    judgement: Judgement
+    judgment: Judgment
     """The verdict, with what it covers and what it does not."""
     certificate: Certificate
     """Entries of all machines, checks, ledgers."""
@@ -52,7 +52,7 @@ class PageContent:
         """Every file that is hashed."""
         manifest = self.manifest
         if manifest is None:
-            return tuple({entry.artefact.file: entry.artefact for entry in self.entries}.values())
+            return tuple({entry.artifact.file: entry.artifact for entry in self.entries}.values())
         records = [manifest.reference, *self.graphs, *(record.engine for record in self.engines)]
         if manifest.int8 is not None:
             records += [manifest.int8.report, *((manifest.int8.picture,) if manifest.int8.picture else ())]
@@ -61,7 +61,7 @@ class PageContent:
 
 def describe_page(
     model: Model,
-    judgement: Judgement,
+    judgment: Judgment,
     certificate: Certificate,
     *,
     entries: Sequence[CertificateEntry] = (),
@@ -71,7 +71,7 @@ def describe_page(
 
     Args:
         model: what was verified, or what engines were built of.
-        judgement: what `certificate` comes to.
+        judgment: what `certificate` comes to.
         certificate: all that is known of the model.
         entries: those of the verification at hand.
         crops: its worst places.
@@ -83,7 +83,7 @@ def describe_page(
     return PageContent(
         title=model.path.resolve().name,
         network=model.arch.title() if model.arch is not None else "",
-        judgement=judgement,
+        judgment=judgment,
         certificate=certificate,
         graphs=list_graphs(model),
         engines=folder.engines() if folder is not None else (),

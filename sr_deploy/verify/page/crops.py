@@ -34,7 +34,7 @@ def show_crops(crops: Sequence[Crop], *, ran: bool) -> str:
     parts = ["<h2>Worst places</h2>"]
     if figures:
         parts.append(
-            "<p>Drag the handle, or use the arrow keys: the reference is left of it, the artefact right of it.</p>"
+            "<p>Drag the handle, or use the arrow keys: the reference is left of it, the artifact right of it.</p>"
             f'<div class="figures">{figures}</div>'
         )
     if hidden:
@@ -57,7 +57,7 @@ def _show_crop(number: int, crop: Crop) -> str:
     difference = np.abs(crop.candidate.astype(np.int16) - crop.reference)
     gain = max(1, _FULL // max(1, int(difference.max())))
     views = {
-        "artefact": ("artefact", "artefact", crop.candidate),
+        "artifact": ("artifact", "artifact", crop.candidate),
         "difference": (f"difference in 8 bit, times {gain}", "difference", (difference * gain).astype(np.uint8)),
         "input": ("input", "input", crop.lr),
     }
@@ -67,7 +67,7 @@ def _show_crop(number: int, crop: Crop) -> str:
     )
     choices = "".join(
         f'<label><input type="radio" name="view{number}" value="{view}" data-name="{escape(name)}"'
-        f"{' checked' if view == 'artefact' else ''}> {label}</label>"
+        f"{' checked' if view == 'artifact' else ''}> {label}</label>"
         for view, (name, label, _) in views.items()
     )
     place = f"{crop.point}, {describe_place(crop.place)}"
@@ -79,7 +79,7 @@ def _show_crop(number: int, crop: Crop) -> str:
         f'style="width: {drawn}px; aspect-ratio: {width}/{height}">'
         f'<img class="right" alt="{escape(crop.backend)}" src="{encode_picture(crop.candidate)}">'
         f'<img class="left" alt="reference" src="{encode_picture(crop.reference)}"><span class="handle"></span></div>'
-        f'<div class="sides"><span>reference</span><span class="right-name">artefact</span></div>'
+        f'<div class="sides"><span>reference</span><span class="right-name">artifact</span></div>'
         f'<div class="views" role="radiogroup" aria-label="Shown on the right">{choices}</div>{stored}'
         f"<figcaption>{escape(crop.backend)}, <code>{escape(crop.file)}</code>: off by {crop.max_abs:.1e} in "
         f"{escape(place)}</figcaption></figure>"

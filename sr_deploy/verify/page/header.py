@@ -18,16 +18,16 @@ from sr_deploy.verify.page.measured import show_state
 
 def show_header(content: PageContent) -> str:
     """Name, verdict, and on failure the causes with what follows from each."""
-    judgement = content.judgement
-    said, *limits = judgement.describe().split("; ")
-    colour = {"verified": "good", "incomplete": "warn", "failed": "bad"}[judgement.verdict]
-    if judgement.failures:
+    judgment = content.judgment
+    said, *limits = judgment.describe().split("; ")
+    color = {"verified": "good", "incomplete": "warn", "failed": "bad"}[judgment.verdict]
+    if judgment.failures:
         said = "NOT verified"
     chips = "".join(f'<span class="limit warn">{escape(limit)}</span>' for limit in limits)
     version = tool_versions().get("sr-deploy", "")
     places = " and ".join(name for name, _ in content.here)
     return (
-        f'<header><h1>{escape(content.title)}</h1><span class="verdict {colour}">{escape(said)}</span>{chips}'
+        f'<header><h1>{escape(content.title)}</h1><span class="verdict {color}">{escape(said)}</span>{chips}'
         f'<span class="soft">{escape(content.network)}</span></header>{_show_causes(content)}'
         f'<p class="soft">Written by sr-deploy {escape(version)} on {escape(places)}, '
         f"{escape(_show_time(content.written_at))} UTC.</p>"
@@ -35,7 +35,7 @@ def show_header(content: PageContent) -> str:
 
 
 def _show_causes(content: PageContent) -> str:
-    groups = group_failures(content.judgement.failures, content.graphs, content.engines)
+    groups = group_failures(content.judgment.failures, content.graphs, content.engines)
     parts = []
     for cause, consequences in groups:
         folded = "".join(_show_failure(one) for one in consequences)
@@ -71,11 +71,11 @@ def show_coverage(content: PageContent) -> str:
 
 
 def _list_covered(content: PageContent) -> Iterator[str]:
-    ran = {(one.file, one.sha256) for one in content.judgement.ran}
-    for file in dict.fromkeys(one.file for one in content.judgement.ran):
-        of_file = [one for one in content.entries if one.artefact.file == file]
-        counted = [one for one in content.ran_now if one.artefact.file == file] or of_file
-        counted = [one for one in counted if (one.artefact.file, one.artefact.sha256) in ran]
+    ran = {(one.file, one.sha256) for one in content.judgment.ran}
+    for file in dict.fromkeys(one.file for one in content.judgment.ran):
+        of_file = [one for one in content.entries if one.artifact.file == file]
+        counted = [one for one in content.ran_now if one.artifact.file == file] or of_file
+        counted = [one for one in counted if (one.artifact.file, one.artifact.sha256) in ran]
         inputs = max(len(one.measurements) for one in counted)
         backends = ", ".join(dict.fromkeys(one.backend for one in counted))
         count = f"{inputs} input{'' if inputs == 1 else 's'}"
@@ -90,18 +90,18 @@ def _list_covered(content: PageContent) -> Iterator[str]:
 
 
 def _list_uncovered(content: PageContent) -> Iterator[str]:
-    judgement = content.judgement
-    for graph in judgement.missing:
+    judgment = content.judgment
+    for graph in judgment.missing:
         yield f"{graph.file}: no backend ran it"
-    for graph in judgement.aside:
+    for graph in judgment.aside:
         yield f"{graph.file}: nobody asked for it"
-    for one in judgement.not_run:
+    for one in judgment.not_run:
         yield f"{one.what}: {one.reason}"
-    for check in judgement.unchecked:
+    for check in judgment.unchecked:
         yield f"{check.file} ({check.kind}) was not checked: {check.not_checked}"
-    for looser in judgement.looser:
+    for looser in judgment.looser:
         yield f"looser than the default: {looser}"
-    for failure in judgement.accepted:
+    for failure in judgment.accepted:
         by = failure.accepted
         if by is not None:
             yield f"{failure.name}, accepted by {by.by} on {by.accepted_at[:10]}: {'; '.join(failure.lines)}"
@@ -131,10 +131,10 @@ def show_holdings(content: PageContent) -> str:
 def _list_rows(content: PageContent, record: FileRecord, what: str) -> Iterator[list[str]]:
     head = [f'<code>{escape(record.file)}</code><br><span class="soft">{escape(what)}</span>']
     head.append(_show_checks_of(content, record.file))
-    of_file = [one for one in content.entries if one.artefact.file == record.file]
-    now = {(one.file, one.sha256) for one in content.judgement.ran}
+    of_file = [one for one in content.entries if one.artifact.file == record.file]
+    now = {(one.file, one.sha256) for one in content.judgment.ran}
     if (record.file, record.sha256) not in now:
-        reason = next((one.reason for one in content.judgement.not_run if one.file == record.file), "")
+        reason = next((one.reason for one in content.judgment.not_run if one.file == record.file), "")
         yield [show_state("not run"), *head, f'<span class="soft">{escape(reason)}</span>', "", ""]
         head = ["", ""]
     for entry in of_file:
@@ -202,7 +202,7 @@ def _list_thresholds(content: PageContent) -> Iterator[str]:
     manifest = content.manifest
     if manifest is None:
         return
-    looser = {one.precision: one for one in content.judgement.looser}
+    looser = {one.precision: one for one in content.judgment.looser}
     for graph in manifest.graphs:
         precision, asked = graph.precision, manifest.thresholds_for(graph.precision)
         parts = [] if asked.psnr_db is None else [f"{asked.psnr_db:g} dB at least"]
@@ -212,7 +212,7 @@ def _list_thresholds(content: PageContent) -> Iterator[str]:
         if precision == "fp32" and parts:
             line += f", or {FP32_MULTIPLE:g} times the error of PyTorch's own FP32 where that is more"
         if precision in looser:
-            said = "; ".join(str(one) for one in content.judgement.looser if one.precision == precision)
+            said = "; ".join(str(one) for one in content.judgment.looser if one.precision == precision)
             yield f'{escape(line)} <span class="bad">(looser than the default: {escape(said)})</span>'
         elif precision not in manifest.thresholds:
             yield f"{escape(line)} (the default; the bundle names none)"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sr_deploy.bundle import CertificateEntry, Measurement, WorstPlace
 from sr_deploy.bundle.shortfall import describe_allowance, describe_failure, find_worst
-from sr_deploy.page.html import bars, colour_of, escape, table
+from sr_deploy.page.html import bars, color_of, escape, table
 from sr_deploy.verify.agreement import describe_agreement
 from sr_deploy.verify.margin import margin_of, measure_margin
 from sr_deploy.verify.page.content import PageContent
@@ -17,7 +17,7 @@ _FAR_DB = 30.0
 
 
 def show_entries(content: PageContent) -> str:
-    """The figures of each artefact on each backend and machine."""
+    """The figures of each artifact on each backend and machine."""
     entries = content.entries
     if not entries:
         return "<h2>What was run</h2><p>Nothing was run yet.</p>"
@@ -31,7 +31,7 @@ def show_entries(content: PageContent) -> str:
         rows.append(
             [
                 show_state(describe_agreement(entry).grade),
-                f"<code>{escape(entry.artefact.file)}</code>",
+                f"<code>{escape(entry.artifact.file)}</code>",
                 _show_place(content, entry),
                 _two_lines(
                     "equal" if noisiest.psnr_db is None else f"{noisiest.psnr_db:.1f} dB",
@@ -44,15 +44,15 @@ def show_entries(content: PageContent) -> str:
                 _show_worst(worst),
             ]
         )
-    header = ["", "artefact", "ran on", "PSNR", "max abs", "margin", "SSIM", "off in 8 bit", "worst place"]
-    margins = [(f"{one.artefact.file} {one.backend}", measure_margin(one)) for one in entries]
+    header = ["", "artifact", "ran on", "PSNR", "max abs", "margin", "SSIM", "off in 8 bit", "worst place"]
+    margins = [(f"{one.artifact.file} {one.backend}", measure_margin(one)) for one in entries]
     plot = bars(
         [
             (_shorten(name), max(-_FAR_DB, margin), show_margin(margin))
             for name, margin in margins
             if margin is not None
         ],
-        "Margin of each artefact to its nearest threshold, in dB",
+        "Margin of each artifact to its nearest threshold, in dB",
     )
     return (
         "<h2>What was run</h2><p>On every machine; the worst of all inputs counts, beside what it is allowed. Max "
@@ -67,12 +67,12 @@ def show_entries(content: PageContent) -> str:
 def _show_allowances(entries: Sequence[CertificateEntry]) -> str:
     """Where FP32's bounds come from, and what each failure is."""
     lines = [
-        f"{entry.artefact.file} on {entry.backend} is allowed {said}"
+        f"{entry.artifact.file} on {entry.backend} is allowed {said}"
         for entry in entries
         if (said := describe_allowance(entry))
     ]
     lines += [
-        f"{entry.artefact.file} on {entry.backend} fell short at {said}"
+        f"{entry.artifact.file} on {entry.backend} fell short at {said}"
         for entry in entries
         if (said := describe_failure(entry))
     ]
@@ -81,8 +81,8 @@ def _show_allowances(entries: Sequence[CertificateEntry]) -> str:
 
 def show_state(state: str) -> str:
     """`ok`, `passes`, `FAILED`, `not run` and the like, in its color."""
-    colour = {"ok": "good", "FAILED": "bad"}.get(state, "warn")
-    return f'<span class="{colour}">{escape(state)}</span>'
+    color = {"ok": "good", "FAILED": "bad"}.get(state, "warn")
+    return f'<span class="{color}">{escape(state)}</span>'
 
 
 def describe_place(place: WorstPlace) -> str:
@@ -129,7 +129,7 @@ def show_maps(content: PageContent) -> str:
     maps = []
     for number, entry in enumerate(entries):
         opened = " open" if number == 0 or describe_agreement(entry).grade == "FAILED" else ""
-        name = f"{entry.artefact.file} on {entry.backend} ({entry.machine}), {len(entry.measurements)} inputs"
+        name = f"{entry.artifact.file} on {entry.backend} ({entry.machine}), {len(entry.measurements)} inputs"
         shown = _show_judged(entry) + _show_map(entry)
         maps.append(f"<details{opened}><summary>{escape(name)}</summary>{shown}</details>")
     return (
@@ -163,11 +163,11 @@ def _show_cell(entry: CertificateEntry, measurement: Measurement | None) -> str:
     if measurement is None:
         return '<td class="none" title="not run"></td>'
     margin = margin_of(entry, measurement)
-    colour = colour_of(1.0 if margin is None else margin / _FAR_DB)
+    color = color_of(1.0 if margin is None else margin / _FAR_DB)
     text = "equal" if measurement.psnr_db is None else f"{measurement.psnr_db:.1f}"
     told = f"max abs {measurement.max_abs:.2e}, margin {show_margin(margin) or 'none asked'}"
     if measurement.fp32_rounding is not None:
         told += f", PyTorch's FP32 is off by {measurement.fp32_rounding.max_abs:.2e}"
     if measurement.reference is not None:
         told += f", compared with {measurement.reference}"
-    return f'<td style="background:{colour}" title="{escape(told)}">{text}</td>'
+    return f'<td style="background:{color}" title="{escape(told)}">{text}</td>'

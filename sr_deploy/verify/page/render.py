@@ -98,8 +98,8 @@ def _show_checks(checks: Sequence[Check]) -> str:
     return f"<h2>What is in the files</h2>{table(['file', 'looked at', 'what', ''], rows)}"
 
 
-def _show_files(artefacts: Sequence[FileRecord]) -> str:
-    if not artefacts:
+def _show_files(artifacts: Sequence[FileRecord]) -> str:
+    if not artifacts:
         return ""
-    rows = [[f"<code>{escape(one.file)}</code>", f"<code>{escape(one.sha256)}</code>"] for one in artefacts]
+    rows = [[f"<code>{escape(one.file)}</code>", f"<code>{escape(one.sha256)}</code>"] for one in artifacts]
     return f"<h2>Files</h2>{table(['file', 'sha256'], rows)}"

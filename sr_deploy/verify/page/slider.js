@@ -1,4 +1,4 @@
-// Each .slider shows the reference left of its handle and the artefact right of it. Mouse, finger, arrow keys.
+// Each .slider shows the reference left of its handle and the artifact right of it. Mouse, finger, arrow keys.
 "use strict";
 for (const slider of document.querySelectorAll(".slider")) {
   const move = (share) => {

@@ -78,7 +78,7 @@ def test_parameters_of_unet_by_hand(spectral_norm):
 
 
 def test_keys_of_published_files():
-    """Those of BasicSR's VGGStyleDiscriminator and UNetDiscriminatorSN, without the counters of normalisations."""
+    """Those of BasicSR's VGGStyleDiscriminator and UNetDiscriminatorSN, without the counters of normalizations."""
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     vgg = {"conv0_0.weight", "conv0_0.bias", "conv0_1.weight", *(f"bn0_1.{name}" for name in norm)}
     for stage in range(1, 5):
@@ -94,8 +94,8 @@ def lrelu(x):
     return torch.where(x > 0, x, 0.2 * x)
 
 
-def normalise(x, state, name):
-    """Batch normalisation in evaluation mode."""
+def normalize(x, state, name):
+    """Batch normalization in evaluation mode."""
     mean, var, weight, bias = (
         state[f"{name}.{key}"].view(1, -1, 1, 1) for key in ("running_mean", "running_var", "weight", "bias")
     )
@@ -106,16 +106,16 @@ def judge_srgan(state, x):
     x = lrelu(F.conv2d(x, state["conv0.weight"], state["conv0.bias"], padding=1))
     for number, stride in enumerate((2, 1, 2, 1, 2, 1, 2), 1):
         x = F.conv2d(x, state[f"conv{number}.weight"], stride=stride, padding=1)
-        x = lrelu(normalise(x, state, f"bn{number}"))
+        x = lrelu(normalize(x, state, f"bn{number}"))
     return judge_dense(state, x)
 
 
 def judge_vgg(state, x, stages):
     for stage in range(stages):
         x = F.conv2d(x, state[f"conv{stage}_0.weight"], state.get(f"conv{stage}_0.bias"), padding=1)
-        x = lrelu(normalise(x, state, f"bn{stage}_0") if stage else x)
+        x = lrelu(normalize(x, state, f"bn{stage}_0") if stage else x)
         x = F.conv2d(x, state[f"conv{stage}_1.weight"], stride=2, padding=1)
-        x = lrelu(normalise(x, state, f"bn{stage}_1"))
+        x = lrelu(normalize(x, state, f"bn{stage}_1"))
     return judge_dense(state, x)
 
 
@@ -162,7 +162,7 @@ def test_verdicts_are_those_of_a_plain_computation(spec, judge):
 
 
 @torch.no_grad()
-def test_unet_takes_other_sizes_and_normalises_its_weights():
+def test_unet_takes_other_sizes_and_normalizes_its_weights():
     network = make(UNET).eval()
     state = {"conv0.bias": network.conv0.bias, "conv9.bias": network.conv9.bias}
     for number in range(10):
@@ -260,7 +260,7 @@ def test_legacy_spectral_norm_gives_the_same_verdicts(tmp_path):
 
 
 @by_title
-def test_published_layouts_are_recognised_from_keys_and_shapes(tmp_path, spec):
+def test_published_layouts_are_recognized_from_keys_and_shapes(tmp_path, spec):
     network = make(spec)
     torch.save({"params": network.state_dict()}, tmp_path / "d.pth")
     read_spec, state = read_discriminator(tmp_path / "d.pth")
@@ -290,7 +290,7 @@ def test_patch_sizes_that_do_not_fit(architecture, patch_size, multiple):
 def test_values_that_make_no_discriminator():
     with pytest.raises(InputError, match="vgg128 needs patch_size"):
         build_discriminator(DiscriminatorSpec(architecture="vgg128"))
-    with pytest.raises(InputError, match="srgan has no spectral normalisation"):
+    with pytest.raises(InputError, match="srgan has no spectral normalization"):
         build_discriminator(DiscriminatorSpec(architecture="srgan", patch_size=96, spectral_norm=True))
 
 

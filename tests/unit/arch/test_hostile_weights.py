@@ -112,7 +112,7 @@ def test_shapes_of_discriminators_are_told_without_building_them(architecture, s
     from sr_deploy.arch.discriminators import build_discriminator
 
     if spectral and architecture != "unet":
-        pytest.skip("only the U-Net has spectral normalisation")
+        pytest.skip("only the U-Net has spectral normalization")
     spec = DiscriminatorSpec(architecture=architecture, features=4, patch_size=128, spectral_norm=spectral)
     built = build_discriminator(spec).state_dict()
     assert _list_shapes(spec) == {key: tuple(tensor.shape) for key, tensor in built.items()}

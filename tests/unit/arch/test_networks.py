@@ -44,7 +44,7 @@ def title(spec):
     return f"{spec.architecture}-x{spec.scale}-{spec.channels}" if isinstance(spec, ArchSpec) else str(spec)
 
 
-def randomise(network):
+def randomize(network):
     """Weights and statistics that no shortcut of the code could guess."""
     generator = torch.Generator().manual_seed(1)
     for name, tensor in network.state_dict().items():
@@ -111,7 +111,7 @@ def test_convolutions_are_those_of_the_network(spec):
 
 @pytest.mark.parametrize("spec", SMALL, ids=title)
 def test_folded_network_computes_the_same(spec):
-    network = randomise(build_network(spec))
+    network = randomize(build_network(spec))
     multiple = input_multiple(spec)
     lr = torch.rand(2, spec.channels, 7 * multiple, 5 * multiple)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
@@ -135,7 +135,7 @@ def test_unshuffle_becomes_one_strided_convolution(scale, kernel, stride):
 
 @pytest.mark.parametrize("spec", [SMALL[0], SMALL[5], SMALL[6], SMALL[9], SMALL[10]], ids=title)
 def test_torch_export_takes_dynamic_shapes(spec):
-    network = randomise(build_network(spec))
+    network = randomize(build_network(spec))
     dynamic = torch.export.Dim.DYNAMIC
     program = torch.export.export(
         network, (torch.rand(2, spec.channels, 12, 16),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},)
@@ -171,7 +171,7 @@ def test_msrresnet_adds_the_bilinear_upsample():
 
 def test_dense_block_reads_all_before_it_and_adds_a_fifth():
     block = build_network(SMALL[8]).body[0].rdb1
-    randomise(block)
+    randomize(block)
     lr = torch.rand(1, 6, 5, 5)
     seen = [lr]
     for conv in (block.conv1, block.conv2, block.conv3, block.conv4):

@@ -79,7 +79,7 @@ def test_only_what_is_needed_is_built():
     }
 
 
-def test_pictures_are_centred_as_imagenet_was():
+def test_pictures_are_centered_as_imagenet_was():
     network = Vgg19Features(["conv1_1"])
     mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     bias = network.features[0].bias
@@ -120,7 +120,7 @@ def test_file_with_more_than_is_needed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        # VGG16's third stage has three convolutions; one with batch normalisation has its weights at 1.
+        # VGG16's third stage has three convolutions; one with batch normalization has its weights at 1.
         ({"features.7.weight": None}, "'features.7.weight' is missing for VGG19"),
         ({"features.2.weight": (64,)}, "'features.2.weight' has shape (64,)"),
         ({"features.2.weight": (64, 64, 5, 5)}, "it must have (64, 64, 3, 3)"),

@@ -134,7 +134,7 @@ def test_averaged_weights_come_before_the_others(tmp_path, weights_of):
     assert_reads(tmp_path / "x.pth", COMPACT, "compact", averaged)
 
 
-def test_foreign_safetensors_are_recognised_by_their_keys(tmp_path, weights_of):
+def test_foreign_safetensors_are_recognized_by_their_keys(tmp_path, weights_of):
     from safetensors.torch import save_file
 
     state = weights_of(RRDB)

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from sr_deploy.bench.statistics import compare_speed, is_warm, plan_schedule, summarise_calls
+from sr_deploy.bench.statistics import compare_speed, is_warm, plan_schedule, summarize_calls
 
 
 def test_figures_of_known_samples():
     calls = np.arange(1, 101) / 1000  # 1 to 100 ms
-    timing = summarise_calls([list(calls[:50]), list(calls[50:])])
+    timing = summarize_calls([list(calls[:50]), list(calls[50:])])
     assert timing.median == pytest.approx(0.0505)
     assert timing.p95 == pytest.approx(0.09505)
     assert timing.p99 == pytest.approx(0.09901)

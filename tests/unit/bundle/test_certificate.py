@@ -45,7 +45,7 @@ def make_entry(psnrs, sha256="a" * 64, **changes):
         for shape, psnr_db in psnrs.items()
     )
     fields = {
-        "artefact": FileRecord(file="m.onnx", sha256=sha256), "precision": "fp16", "backend": "onnxruntime:fp16",
+        "artifact": FileRecord(file="m.onnx", sha256=sha256), "precision": "fp16", "backend": "onnxruntime:fp16",
         "backend_version": "1", "machine": "cpu", "reference": "torch:fp32", "reference_sha256": "b" * 64,
         "measured_at": "2026-01-01", "thresholds": {"psnr_db": 55.0}, "measurements": measurements,
         "worst_max_abs": 0.1, "worst_psnr_db": min(psnrs.values()), "passed": min(psnrs.values()) >= 55,

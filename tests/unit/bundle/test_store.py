@@ -51,7 +51,7 @@ def make_bundle(path, created_at="2026-01-01T00:00:00"):
 
 def make_entry(bundle, **changes):
     fields = {
-        "artefact": record_file(bundle.path, "model.fp32.onnx"),
+        "artifact": record_file(bundle.path, "model.fp32.onnx"),
         "precision": "fp32",
         "backend": "onnxruntime:fp32",
         "backend_version": "1",
@@ -186,7 +186,7 @@ def test_certificate_is_bound_to_its_files(tmp_path):
         BundleError, match=r"was measured against other weights than this bundle's; run: sr-deploy verify"
     ):
         other.certificate()
-    foreign = make_entry(bundle, artefact=FileRecord(file="model.fp32.onnx", sha256="f" * 64))
+    foreign = make_entry(bundle, artifact=FileRecord(file="model.fp32.onnx", sha256="f" * 64))
     bundle.write_certificate(Certificate().with_entry(foreign))
     with pytest.raises(BundleError, match="was changed after it was recorded"):
         bundle.certificate()
@@ -222,7 +222,7 @@ def test_key_changes_with_every_ingredient():
         "backend_version": "1.7",
         "target": "sm86",
         "profiles": (PROFILE,),
-        "flags": {"optimisation_level": "3", "tf32": "off"},
+        "flags": {"optimization_level": "3", "tf32": "off"},
     }
     changes = [
         {"graph_sha256": "b" * 64},
@@ -230,11 +230,11 @@ def test_key_changes_with_every_ingredient():
         {"backend_version": "1.8"},
         {"target": "sm89"},
         {"profiles": (parse_profile("tile=1x8x8,1x16x16,1x32x33"),)},
-        {"flags": {"optimisation_level": "3", "tf32": "on"}},
+        {"flags": {"optimization_level": "3", "tf32": "on"}},
     ]
     keys = {engine_key(**(base | change)) for change in [{}, *changes]}
     assert len(keys) == 7
-    reordered = base | {"flags": {"tf32": "off", "optimisation_level": "3"}}
+    reordered = base | {"flags": {"tf32": "off", "optimization_level": "3"}}
     assert engine_key(**reordered) == engine_key(**base)
 
 

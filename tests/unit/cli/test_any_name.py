@@ -151,7 +151,7 @@ def test_an_onnx_file_whose_name_is_no_utf8_runs(here, exported, capsys):
     assert main(["info", model, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["path"] == model
     assert main(["verify", model, "--html", f"{BYTES}.html", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["entries"][0]["artefact"]["file"] == "caf\ufffd.onnx"
+    assert json.loads(capsys.readouterr().out)["entries"][0]["artifact"]["file"] == "caf\ufffd.onnx"
     if is_installed("tensorrt_rtx"):
         profile = "t=1x16x16,1x16x16,1x32x32"
         words = ["--backend", "tensorrt-rtx", "--compute-capability", "sm89", "--profile", profile]

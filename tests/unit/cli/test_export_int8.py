@@ -80,7 +80,7 @@ def test_a_bundle_with_int8(export, photographs, tmp_path):
     assert (report["options"]["method"], report["options"]["per_channel"]) == ("mse", False)
     assert report["photographs"] == "photographs (4)"
     assert {"onnxruntime:int8"} <= {entry["backend"] for entry in document["certificate"]}
-    assert any(factor != 1 for factors in report["equalised"].values() for factor in factors)
+    assert any(factor != 1 for factors in report["equalized"].values() for factor in factors)
     (found,) = [one for one in bisect_model(open_model(bundle.path)) if one.file == "model.int8.onnx"]
     assert (found.culprit, found.mismatch) == (None, None)  # against the graph whose channels were evened out alike
     (bundle.path / "int8.json").write_text(json.dumps(report | {"share": 0.99}))

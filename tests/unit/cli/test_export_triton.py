@@ -47,14 +47,14 @@ def test_build_shows_what_engines_compute_in_and_keeps_those_that_hold(checkpoin
     assert main([*arguments, "--profile", "tile=1x8x8,1x16x16,1x16x16"]) == 0
     build = ["build", bundle, "--backend", "tensorrt-rtx", "--compute-capability", "sm89"]
     capsys.readouterr()
-    assert main([*build, "--optimisation-level", "2"]) == 0
+    assert main([*build, "--optimization-level", "2"]) == 0
     shown = capsys.readouterr()
     assert "100.0 % fp16" in shown.out
     assert "build the tensorrt-rtx:fp16 engine for sm89" in shown.err
-    assert main([*build, "--optimisation-level", "2", "--json"]) == 0
+    assert main([*build, "--optimization-level", "2", "--json"]) == 0
     kept = json.loads(capsys.readouterr().out)
     assert (kept["built"], len(kept["kept"])) == ([], 2)
-    assert main([*build, "--optimisation-level", "3", "--json"]) == 0
+    assert main([*build, "--optimization-level", "3", "--json"]) == 0
     rebuilt = json.loads(capsys.readouterr().out)
-    assert [record["flags"]["optimisation_level"] for record in rebuilt["built"]] == ["3", "3"]
+    assert [record["flags"]["optimization_level"] for record in rebuilt["built"]] == ["3", "3"]
     assert len(rebuilt["removed"]) == 2

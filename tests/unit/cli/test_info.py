@@ -28,10 +28,10 @@ def run_text(capsys, path):
     return capsys.readouterr().out
 
 
-def entry_of(bundle, *, passed, artefact="model.fp32.onnx"):
+def entry_of(bundle, *, passed, artifact="model.fp32.onnx"):
     measured = Measurement(shape="1x8x8", content="photograph", max_abs=2e-6, psnr_db=131.25, changed_8bit=0)
     return CertificateEntry(
-        artefact=record_file(bundle.path, artefact),
+        artifact=record_file(bundle.path, artifact),
         precision="fp32",
         backend="onnxruntime:fp32",
         backend_version="1.31",
@@ -122,7 +122,7 @@ def test_bundle_before_and_after_verification(tmp_path, make_bundle, capsys):
     assert "passed: all 1 entries" in text
     assert "model.fp32.onnx by onnxruntime:fp32 1.31: passed, 131.2 dB, max abs 2e-06, on a processor" in text
 
-    entries = (entry_of(bundle, passed=True), entry_of(bundle, passed=False, artefact="model.fp16.onnx"))
+    entries = (entry_of(bundle, passed=True), entry_of(bundle, passed=False, artifact="model.fp16.onnx"))
     bundle.write_certificate(Certificate(entries=entries))
     assert run_json(capsys, bundle.path)["certificate"]["state"] == "failed: 1 of 2 entries"
 

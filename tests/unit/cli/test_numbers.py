@@ -23,7 +23,7 @@ OPTIONS = {
     "--seconds": ["bench", "net"],
     "--max-slowdown": ["bench", "--compare", "a", "b"],
     "--max-drop-db": ["export", "net"],
-    "--optimisation-level": ["build", "b"],
+    "--optimization-level": ["build", "b"],
 }
 
 

@@ -168,7 +168,7 @@ def test_what_was_said_of_an_engine_goes_when_another_takes_its_place(bundle):
     )  # fmt: skip
     bundle.add_engine(record, b"old")
     failed = next(one for one in bundle.certificate().entries if one.backend == "onnxruntime:fp32").model_copy(
-        update={"artefact": record.engine, "backend": "tensorrt-rtx:fp32", "machine": FOREIGN, "passed": False}
+        update={"artifact": record.engine, "backend": "tensorrt-rtx:fp32", "machine": FOREIGN, "passed": False}
     )
     bundle.write_certificate(bundle.certificate().with_entry(failed))
     assert judge_bundle(bundle)[1].verdict == "failed"
@@ -269,7 +269,7 @@ def test_thresholds_looser_than_the_defaults_are_said_everywhere(bundle, capsys)
 def test_thresholds_of_the_caller_are_said_and_leave_the_certificate_alone(bundle):
     before = (bundle.path / "certificate.json").read_bytes()
     loose = verify_model(bundle.path, thresholds={"fp16": Thresholds(psnr_db=10.0, max_abs=0.05)})
-    assert loose.judgement.describe() == (
+    assert loose.judgment.describe() == (
         "verified: graphs; looser than the defaults: fp16 needs 10 dB, the default is 55 dB"
     )
     assert loose.written == ()

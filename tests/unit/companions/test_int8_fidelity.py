@@ -1,4 +1,4 @@
-"""The script that compares quantisers, on a network of a few weights."""
+"""The script that compares quantizers, on a network of a few weights."""
 
 import json
 import sys
@@ -30,17 +30,17 @@ def run(script, monkeypatch, tmp_path, write_gentle_network):
     return call
 
 
-def test_quantisers_are_compared_timed_and_kept(run, tmp_path, capsys):
+def test_quantizers_are_compared_timed_and_kept(run, tmp_path, capsys):
     document, page = run()
     little = document["little"]
     graphs = {row["graph"]: row for row in little["fidelity"]}
-    quantiser = "ONNX Runtime's quantiser, "
-    assert set(graphs) - {"NVIDIA modelopt", "NNCF"} == {"FP16", "INT8", quantiser + "MinMax", quantiser + "Entropy"}
-    assert graphs["FP16"]["int8_share"] == 0 < graphs["INT8"]["int8_share"] < graphs[quantiser + "MinMax"]["int8_share"]
+    quantizer = "ONNX Runtime's quantizer, "
+    assert set(graphs) - {"NVIDIA modelopt", "NNCF"} == {"FP16", "INT8", quantizer + "MinMax", quantizer + "Entropy"}
+    assert graphs["FP16"]["int8_share"] == 0 < graphs["INT8"]["int8_share"] < graphs[quantizer + "MinMax"]["int8_share"]
     assert graphs["FP16"]["psnr_fp32_db"] > graphs["INT8"]["psnr_fp32_db"] > 20
     timed = {(row["graph"], row["backend"]): row for row in little["speed"]}
     assert timed["FP32", "onnxruntime"]["ratio"] == 1
-    assert all(timed[graph, "onnxruntime"]["ms"] > 0 for graph in ("INT8", quantiser + "MinMax"))
+    assert all(timed[graph, "onnxruntime"]["ms"] > 0 for graph in ("INT8", quantizer + "MinMax"))
     assert str(tmp_path) not in page + json.dumps(document)
     assert "| little | INT8 | onnxruntime | 1x16x16 |" in page
     # Where it is not installed, the page says so; nothing else may have failed.

@@ -102,7 +102,7 @@ def test_a_video_spec_builds_with_all_its_shapes(bundles):
     record = result.built[1]
     assert [profile.name for profile in record.profiles] == ["frame", "cropped", "batch"]
     assert record.multiply_add_shares == pytest.approx({"fp16": 1.0})
-    assert record.flags["optimisation_level"] == "5"
+    assert record.flags["optimization_level"] == "5"
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def test_record_says_what_the_engine_is(exported):
     off = ("tf32", "version_compatible", "hardware_compatible", "strip_weights", "refittable")
     assert record.flags == {
         "strongly_typed": "on",
-        "optimisation_level": "default",
+        "optimization_level": "default",
         "workspace_gib": "default",
         **dict.fromkeys(off, "off"),
     }
@@ -140,8 +140,8 @@ def test_key_changes_with_each_ingredient(exported, monkeypatch):
             {"options": EngineOptions.model_validate({name: value})}
             for name, value in (
                 ("tf32", True),
-                ("optimisation_level", 0),
-                ("optimisation_level", 5),
+                ("optimization_level", 0),
+                ("optimization_level", 5),
                 ("workspace_gib", 1),
                 ("workspace_gib", 1.0000001),
                 ("version_compatible", True),

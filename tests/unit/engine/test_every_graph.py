@@ -22,10 +22,10 @@ from sr_deploy.engine.precision import find_unplanned_nodes, judge_layers
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.export.fp16 import convert_graph_to_fp16, convert_graph_to_half, convert_model_to_fp16
 from sr_deploy.export.half_format import BF16
-from sr_deploy.export.int8.calibration import quantise_layers
-from sr_deploy.export.int8.insert import insert_quantisation
+from sr_deploy.export.int8.calibration import quantize_layers
+from sr_deploy.export.int8.insert import insert_quantization
 from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.export.int8.placement import place_quantisation
+from sr_deploy.export.int8.placement import place_quantization
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.export.rewrite import rewrite_graph_file
 from sr_deploy.export.write import write_graph
@@ -90,23 +90,23 @@ def make_graph(plain: Path, rewritten: Path, kind: str, folder: Path) -> Graph:
         planned = tuple(convolutions[1:3]) if variant else ()
         convert_graph_to_fp16(rewritten, path, planned)
     else:
-        planned = write_quantised(rewritten, path, variant)
+        planned = write_quantized(rewritten, path, variant)
     record = GraphRecord(file=path.name, sha256=sha256_of(path), precision=precision, planned_fp32=planned)
     return Graph(path, record)
 
 
-def write_quantised(source: Path, path: Path, variant: str) -> tuple[str, ...]:
-    """Every convolution that may be quantised, with ranges made up; returns those that stay FP32 on purpose."""
+def write_quantized(source: Path, path: Path, variant: str) -> tuple[str, ...]:
+    """Every convolution that may be quantized, with ranges made up; returns those that stay FP32 on purpose."""
     model = onnx.load(source)
-    placement = place_quantisation(model)
+    placement = place_quantization(model)
     assert placement.candidates
     limits = {candidate.data: 2.0 for candidate in placement.candidates}
-    layers = quantise_layers(model, placement, limits, Int8Options(per_channel=variant != "per tensor"))
-    insert_quantisation(model, layers)
+    layers = quantize_layers(model, placement, limits, Int8Options(per_channel=variant != "per tensor"))
+    insert_quantization(model, layers)
     planned: tuple[str, ...] = ()
     if variant == "in fp32":
         planned = tuple(placement.kept)
-    elif variant == "planned":  # a float convolution, and a quantised one, which stays INT8 between FP32 feature maps
+    elif variant == "planned":  # a float convolution, and a quantized one, which stays INT8 between FP32 feature maps
         planned = (next(iter(placement.kept)), placement.candidates[0].name)
         convert_model_to_fp16(model, str(source), planned)
     else:
@@ -153,7 +153,7 @@ def built(exported, make_network, tmp_path_factory):
     return graphs, answers
 
 
-def find_quantised(path: Path) -> set[str]:
+def find_quantized(path: Path) -> set[str]:
     """Convolutions whose weight comes out of a DequantizeLinear."""
     nodes = onnx.load(path).graph.node
     unpacked = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
@@ -180,8 +180,8 @@ def test_it_is_parsed_and_built_as_what_it_says(built, name, kind):
     elif kind == "int8 planned":
         assert declared[record.planned_fp32[0]] == "fp32"
         assert declared[record.planned_fp32[1]] == "int8"
-        quantised = find_quantised(graph.path)
-        kinds_due = {name: "int8" if name in quantised else "fp16" for name in convolutions}
+        quantized = find_quantized(graph.path)
+        kinds_due = {name: "int8" if name in quantized else "fp16" for name in convolutions}
         assert declared == kinds_due | {record.planned_fp32[0]: "fp32"}
     elif kind.startswith("int8"):
         assert kinds == {"int8", "fp32" if kind == "int8 in fp32" else "fp16"}

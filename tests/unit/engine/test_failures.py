@@ -176,7 +176,7 @@ def test_a_killed_builder_takes_nothing_with_it(built):
             os.kill(worker, signal.SIGKILL)
             killed.append(worker)
 
-    error = fail(bundle, options=EngineOptions(optimisation_level=1), on_progress=kill)
+    error = fail(bundle, options=EngineOptions(optimization_level=1), on_progress=kill)
     assert killed
     assert "the builder was ended by SIGKILL, perhaps for want of memory" in str(error)
     assert "lower the largest shape, 1x32x32 of profile 'tile'" in str(error)
@@ -197,7 +197,7 @@ def test_an_interrupted_build_leaves_no_builder_behind(built):
             bundle,
             "tensorrt-rtx",
             compute_capabilities=CAPABILITIES,
-            options=EngineOptions(optimisation_level=2),
+            options=EngineOptions(optimization_level=2),
             on_progress=interrupt,
         )
     assert find_worker() is None
@@ -212,7 +212,7 @@ def test_the_command_refuses_what_the_backend_lacks_and_touches_nothing(built, c
     assert "tensorrt-rtx has no --version-compatible" in capsys.readouterr().err
     assert main([*arguments, "--workspace", "0"]) == 1
     assert "workspace_gib of the builder is 0" in capsys.readouterr().err
-    assert main([*arguments, "--optimisation-level", "9"]) == 2
+    assert main([*arguments, "--optimization-level", "9"]) == 2
     assert main(["build", str(bundle.path), "--backend", "none"]) == 1
     assert "has nothing to do" in capsys.readouterr().err
     assert list_files(bundle.path) == before

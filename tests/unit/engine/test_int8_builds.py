@@ -11,33 +11,33 @@ from sr_deploy.bundle import parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.export.fp16 import convert_model_to_fp16
-from sr_deploy.export.int8.insert import QuantisedConv, insert_quantisation, quantise_weight
-from sr_deploy.export.int8.placement import place_quantisation
+from sr_deploy.export.int8.insert import QuantisedConv, insert_quantization, quantize_weight
+from sr_deploy.export.int8.placement import place_quantization
 from sr_deploy.export.write import write_graph
 from sr_deploy.files import sha256_of
 
 pytestmark = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 
 
-def quantise(path, target, *, per_channel):
+def quantize(path, target, *, per_channel):
     """Every convolution that may be INT8 in INT8, with arbitrary ranges; the rest in FP16."""
     model = onnx.load(path)
-    placement = place_quantisation(model)
+    placement = place_quantization(model)
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     layers = {}
     for node in model.graph.node:
         if node.name in {candidate.name for candidate in placement.candidates}:
-            weight, scale = quantise_weight(tensors[node.input[1]], per_channel=per_channel)
+            weight, scale = quantize_weight(tensors[node.input[1]], per_channel=per_channel)
             bias = tensors[node.input[2]].astype(np.float32) if len(node.input) > 2 else None
             layers[node.name] = QuantisedConv(1 / 127, weight, scale, bias)
-    insert_quantisation(model, layers)
+    insert_quantization(model, layers)
     convert_model_to_fp16(model, "test")
     write_graph(model, target)
     return placement
 
 
 def build_int8(graph, path, *, per_channel):
-    placement = quantise(graph, path, per_channel=per_channel)
+    placement = quantize(graph, path, per_channel=per_channel)
     request = EngineRequest(
         graph=path,
         graph_sha256=sha256_of(path),
@@ -54,7 +54,7 @@ def build_int8(graph, path, *, per_channel):
     assert record.multiply_add_shares["int8"] == pytest.approx(placement.share)
 
 
-def test_rtx_builds_every_quantised_network(each_exported, tmp_path):
+def test_rtx_builds_every_quantized_network(each_exported, tmp_path):
     build_int8(each_exported.path, tmp_path / "model.int8.onnx", per_channel=True)
 
 

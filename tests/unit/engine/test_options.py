@@ -86,7 +86,7 @@ def read_back(request, tmp_path):
 @needs_rtx
 def test_every_setting_and_the_very_shapes_reach_the_sdk(exported, tmp_path):
     options = EngineOptions(
-        tf32=True, optimisation_level=2, workspace_gib=1.5, strip_weights=True, refittable=True, version_compatible=True
+        tf32=True, optimization_level=2, workspace_gib=1.5, strip_weights=True, refittable=True, version_compatible=True
     )
     seen = read_back(request_for(exported("compact-x4").path, options=options), tmp_path)
     assert seen["shapes"] == {  # min, opt, max
@@ -108,9 +108,9 @@ def test_nothing_is_on_that_was_not_asked_for(exported, tmp_path):
 
 @needs_rtx
 def test_an_engine_is_built_with_three_profiles_a_level_and_a_workspace(exported):
-    options = EngineOptions(optimisation_level=5, workspace_gib=2)
+    options = EngineOptions(optimization_level=5, workspace_gib=2)
     built = build_engine(request_for(exported("compact-x4").path, options=options))
-    assert (built.record.flags["optimisation_level"], built.record.flags["workspace_gib"]) == ("5", "2.0")
+    assert (built.record.flags["optimization_level"], built.record.flags["workspace_gib"]) == ("5", "2.0")
     assert built.record.profiles == PROFILES
     assert built.timing_cache is None  # TensorRT-RTX keeps none
 
@@ -149,14 +149,14 @@ def test_capabilities_with_tensorrt_are_refused_before_anything_is_made():
 def test_values_out_of_range_are_input_errors():
     with pytest.raises(InputError, match="workspace_gib of the builder is -1: Input should be greater than 0"):
         EngineOptions().with_options(workspace_gib=-1)
-    with pytest.raises(InputError, match="optimisation_level of the builder is 6"):
-        EngineOptions().with_options(optimisation_level=6)
+    with pytest.raises(InputError, match="optimization_level of the builder is 6"):
+        EngineOptions().with_options(optimization_level=6)
 
 
 def test_what_is_asked_for_comes_before_what_stood_there():
-    plan = EnginePlan(optimisation_level=4, refittable=True, backend="tensorrt")
-    options = plan.with_options(optimisation_level=0, workspace_gib=None, strip_weights=True, refittable=False)
-    assert options == EngineOptions(optimisation_level=0, refittable=True, strip_weights=True)
+    plan = EnginePlan(optimization_level=4, refittable=True, backend="tensorrt")
+    options = plan.with_options(optimization_level=0, workspace_gib=None, strip_weights=True, refittable=False)
+    assert options == EngineOptions(optimization_level=0, refittable=True, strip_weights=True)
 
 
 def test_timing_caches_are_named_by_builder_and_gpu(exported, monkeypatch):
@@ -170,7 +170,7 @@ def test_timing_caches_are_named_by_builder_and_gpu(exported, monkeypatch):
 
 @needs_rtx
 def test_the_worker_reads_and_writes_a_timing_cache(exported, tmp_path):
-    # TensorRT-RTX's cache is there in name only, but the calls are the data-centre SDK's.
+    # TensorRT-RTX's cache is there in name only, but the calls are the data-center SDK's.
     request = request_for(exported("compact-x1").path)
     job = BuildJob(
         request=request, engine=tmp_path / "engine", report=tmp_path / "report", timing_cache=tmp_path / "timing"

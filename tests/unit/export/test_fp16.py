@@ -144,13 +144,13 @@ def test_graphs_of_other_types_are_refused(kind):
         convert_model_to_fp16(model, "net")
 
 
-def quantised_model(opset=20):
+def quantized_model(opset=20):
     """A convolution with int8 weights for each output channel, on an input of one scale."""
     rng = np.random.default_rng(3)
     nodes = [
-        helper.make_node("QuantizeLinear", ["x", "s", "zero"], ["q"], name="quantise_0"),
-        helper.make_node("DequantizeLinear", ["q", "s", "zero"], ["d"], name="dequantise_0"),
-        helper.make_node("DequantizeLinear", ["w", "t"], ["dw"], name="dequantise_w", axis=0),
+        helper.make_node("QuantizeLinear", ["x", "s", "zero"], ["q"], name="quantize_0"),
+        helper.make_node("DequantizeLinear", ["q", "s", "zero"], ["d"], name="dequantize_0"),
+        helper.make_node("DequantizeLinear", ["w", "t"], ["dw"], name="dequantize_w", axis=0),
         helper.make_node("Conv", ["d", "dw", "b"], ["c"], name="conv_0", pads=[1, 1, 1, 1]),
         helper.make_node("Add", ["c", "d"], ["y"], name="add_0"),
     ]
@@ -166,8 +166,8 @@ def quantised_model(opset=20):
     return model
 
 
-def test_quantised_graphs_keep_their_whole_numbers_and_take_fp16_scales():
-    model = quantised_model()
+def test_quantized_graphs_keep_their_whole_numbers_and_take_fp16_scales():
+    model = quantized_model()
     x = np.random.default_rng(1).random((1, 3, 6, 5), dtype=np.float32)
     expected = run(model, x)
     convert_model_to_fp16(model, "net")
@@ -175,28 +175,28 @@ def test_quantised_graphs_keep_their_whole_numbers_and_take_fp16_scales():
     half, int8 = TensorProto.FLOAT16, TensorProto.INT8
     assert kinds == {"s": half, "zero": int8, "w": int8, "t": half, "b": half}
     assert [node.op_type for node in model.graph.node].count("Cast") == 2
-    # These scales are powers of two, so only the quantiser's ties and the result's rounding differ.
+    # These scales are powers of two, so only the quantizer's ties and the result's rounding differ.
     assert np.abs(run(model, x) - expected).max() < 2 / 128
 
 
-def test_a_planned_convolution_takes_what_is_dequantised_to_fp32():
-    model = quantised_model()
+def test_a_planned_convolution_takes_what_is_dequantized_to_fp32():
+    model = quantized_model()
     convert_model_to_fp16(model, "net", keep_fp32=["conv_0"])
     nodes = {node.name: node for node in model.graph.node}
     makers = {node.output[0]: node for node in model.graph.node}
     assert [makers[name].op_type for name in nodes["conv_0"].input[:2]] == ["DequantizeLinear"] * 2
-    assert makers[nodes["add_0"].input[1]].name == "dequantise_0"  # the FP16 reader keeps its own
+    assert makers[nodes["add_0"].input[1]].name == "dequantize_0"  # the FP16 reader keeps its own
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    for name, kind in (("conv_0", TensorProto.FLOAT), ("dequantise_0", TensorProto.FLOAT16)):
+    for name, kind in (("conv_0", TensorProto.FLOAT), ("dequantize_0", TensorProto.FLOAT16)):
         node = makers[nodes[name].input[0]] if name == "conv_0" else nodes[name]
         assert kinds[node.input[1]] == kind
     x = np.random.default_rng(1).random((1, 3, 6, 5), dtype=np.float32)
-    assert np.abs(run(model, x) - run(quantised_model(), x)).max() < 2 / 128
+    assert np.abs(run(model, x) - run(quantized_model(), x)).max() < 2 / 128
 
 
-def test_quantised_graphs_of_old_operator_sets_are_refused():
-    with pytest.raises(GraphError, match=r"node 'quantise_0' quantises \(QuantizeLinear\) in operator set 17"):
-        convert_model_to_fp16(quantised_model(opset=17), "net")
+def test_quantized_graphs_of_old_operator_sets_are_refused():
+    with pytest.raises(GraphError, match=r"node 'quantize_0' quantizes \(QuantizeLinear\) in operator set 17"):
+        convert_model_to_fp16(quantized_model(opset=17), "net")
 
 
 def chain():
@@ -218,7 +218,7 @@ def chain():
     [
         ((), ["x to 16", "y to 32"]),
         (("c1",), ["x to 16", "a to 32", "b to 16", "y to 32"]),
-        (("c1", "c2"), ["x to 16", "a to 32", "c to 16", "y to 32"]),  # none between neighbours
+        (("c1", "c2"), ["x to 16", "a to 32", "c to 16", "y to 32"]),  # none between neighbors
         (("c0",), ["a to 16", "y to 32"]),  # it reads the FP32 input as it is; one cast for both readers of its result
         (("c3",), ["x to 16", "d to 32"]),
         (("c0", "c1", "c2", "sum", "c3"), []),

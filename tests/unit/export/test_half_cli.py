@@ -69,7 +69,7 @@ def test_true_half_arithmetic_of_a_planned_graph_is_the_graphs_own(planned):
     entries = {entry.backend: entry for entry in bundle.certificate().entries}
     rounded = entries["onnxruntime:fp16 rounded"]
     assert rounded.passed
-    assert rounded.artefact.file == "model.fp16.onnx"
+    assert rounded.artifact.file == "model.fp16.onnx"
     assert rounded.rewrites == ("round-results",)
     assert 60 < rounded.worst_psnr_db < 120
     assert "torch:fp16" not in entries  # it would run everything in half, and overflow
@@ -81,7 +81,7 @@ def test_bf16_is_verified_by_the_graph_itself_and_needs_no_plan(planned):
     assert bundle.manifest.graph("bf16").planned_fp32 == ()
     assert read_graph(bundle.graph("bf16")).precision == "bf16"
     entries = {entry.backend: entry for entry in bundle.certificate().entries}
-    assert entries["onnxruntime:bf16"].artefact.file == "model.bf16.onnx"
+    assert entries["onnxruntime:bf16"].artifact.file == "model.bf16.onnx"
     figures = [entries[name].worst_psnr_db for name in ("onnxruntime:bf16", "torch:bf16")]
     assert min(figures) > 38
     assert abs(figures[0] - figures[1]) < 1.5

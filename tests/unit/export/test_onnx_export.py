@@ -54,7 +54,7 @@ def test_graph_says_what_it_is(each_exported):
         ("rrdbnet-x4", {"Conv": 21, "LeakyRelu": 15, "Concat": 12, "Mul": 4, "Add": 5, "Resize": 2}),
         ("rrdbnet-x2", {"Conv": 21, "LeakyRelu": 15, "Concat": 12, "Mul": 4, "Add": 5, "Resize": 2}),
         ("rrdbnet-x1-gray", {"Conv": 21, "LeakyRelu": 15, "Concat": 12, "Mul": 4, "Add": 5, "Resize": 2}),
-        # batch normalisation is gone
+        # batch normalization is gone
         ("srresnet-x4", {"Conv": 9, "PRelu": 5, "Add": 3, "DepthToSpace": 2}),
         ("msrresnet-x4", {"Conv": 9, "LeakyRelu": 4, "Relu": 2, "Add": 3, "DepthToSpace": 2, "Resize": 1}),
     ],

@@ -97,7 +97,7 @@ def test_the_served_graph_takes_what_the_configuration_says(make_bundle, tmp_pat
         assert sr.shape == (1, 3, 64, 64)
 
 
-def test_engines_of_the_data_centre_sdk_become_plans(make_bundle, tmp_path, read, schema):
+def test_engines_of_the_data_center_sdk_become_plans(make_bundle, tmp_path, read, schema):
     bundle = make_bundle("compact-x4", tmp_path, fp16=True)
     add_engine(bundle, "tensorrt", b"old", "2026-01-01")
     add_engine(bundle, "tensorrt", b"new", "2026-02-01")

@@ -20,7 +20,7 @@ def test_cost_of_our_graphs_is_that_of_their_architectures(exported, name):
 
 @pytest.mark.parametrize(("name", "norms"), [("compact-x4", 0), ("rrdbnet-x2", 0), ("srresnet-x4", 5)])
 def test_parameters_of_our_graphs(exported, name, norms):
-    """Folding gives each convolution before a batch normalisation a bias, and takes that one's gain and bias away."""
+    """Folding gives each convolution before a batch normalization a bias, and takes that one's gain and bias away."""
     made = exported(name)
     expected = describe_cost(made.spec).parameters - norms * made.spec.features
     # The slopes of all PReLUs start equal, and the exporter stores equal constants once.
@@ -80,7 +80,7 @@ def test_matrix_product_over_channels(make_graph):
     assert cost.parameters == 9
 
 
-def quantise(source, name):
+def quantize(source, name):
     return [
         helper.make_node("QuantizeLinear", [source, f"{name}_s", "zero"], [f"{name}_q"]),
         helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_s", "zero"], [f"{name}_d"]),
@@ -88,10 +88,10 @@ def quantise(source, name):
 
 
 def test_precision_by_layer(make_graph, tools):
-    """One convolution in each precision, and one with a quantised weight only, which computes in floating point."""
+    """One convolution in each precision, and one with a quantized weight only, which computes in floating point."""
     fp32, fp16 = 1, 10
     nodes = [
-        *quantise("x", "data"),
+        *quantize("x", "data"),
         helper.make_node("DequantizeLinear", ["stored", "weight_s", "zero"], ["weight"]),
         conv("data_d", "weight", "a"),
         conv("a", "weight", "b"),
@@ -185,9 +185,9 @@ def test_layers_by_hand(make_graph, tools):
     assert describe_graph_cost(path).bytes_per_input_pixel == (total.bytes_read + total.bytes_written) / pixels
 
 
-def test_a_quantised_weight_is_read_as_it_is_stored(make_graph, tools):
+def test_a_quantized_weight_is_read_as_it_is_stored(make_graph, tools):
     nodes = [
-        *quantise("x", "data"),
+        *quantize("x", "data"),
         helper.make_node("DequantizeLinear", ["stored", "weight_s", "zero"], ["weight"]),
         conv("data_d", "weight", "y"),
     ]

@@ -139,7 +139,7 @@ def test_multiple_of_space_to_depth(make_graph):
     assert (graph.scale, graph.input_multiple) == (1, 2)
 
 
-def test_quantised_graph_is_int8(make_graph, tools):
+def test_quantized_graph_is_int8(make_graph, tools):
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),

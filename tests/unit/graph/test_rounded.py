@@ -86,7 +86,7 @@ def test_it_loses_what_torch_loses_in_true_half(exported, tmp_path, half, floor)
     with RoundedRunner(open_model(path), half.precision) as runner:
         rounded = runner.infer(lr)
         assert runner.spec.rewrites == ("round-results",)
-        assert runner.spec.artefact == path
+        assert runner.spec.artifact == path
     assert psnr(rounded, expected) > floor
     assert abs(psnr(rounded, expected) - psnr(true, expected)) < 1.5
     assert psnr(rounded, true) > psnr(true, expected) - 1.5
@@ -125,8 +125,8 @@ def test_other_ends_stay_as_they_are(exported, tmp_path, ends):
     assert np.abs(np.clip(sr, 0, 1) - np.clip(expected, 0, 1)).max() < (0.01 if ends == "fp16" else 0.03)
 
 
-def test_whole_numbers_of_a_quantised_graph_are_taken_as_they_are():
-    """Of int8 steps and FP16 scales only the convolution's result is rounded, not what is dequantised."""
+def test_whole_numbers_of_a_quantized_graph_are_taken_as_they_are():
+    """Of int8 steps and FP16 scales only the convolution's result is rounded, not what is dequantized."""
     half = TensorProto.FLOAT16
     rng = np.random.default_rng(6)
     constants = {

@@ -100,9 +100,9 @@ def test_gray_is_for_gray_networks(tmp_path: Path, photograph: NDArray[np.uint8]
     assert np.array_equal(read_image(path, channels=1), photograph[..., :1])
     with pytest.raises(ImageError, match="is a gray picture, but the network takes RGB; convert it"):
         read_image(path)
-    colour = saved(tmp_path, "rgb.png", Image.fromarray(photograph))
+    color = saved(tmp_path, "rgb.png", Image.fromarray(photograph))
     with pytest.raises(ImageError, match="is an RGB picture, but the network takes gray ones; convert it"):
-        read_image(colour, channels=1)
+        read_image(color, channels=1)
 
 
 def test_bmp_is_read_exactly(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:

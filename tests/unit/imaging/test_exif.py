@@ -32,7 +32,7 @@ def test_orientation_and_thumbnail_alone_change(order: str, prefix: bytes, orien
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_resolution_in_inches_centimetres_and_no_unit(order: str) -> None:
+def test_resolution_in_inches_centimeters_and_no_unit(order: str) -> None:
     assert read_dpi(build_exif(order, 1)) == (300.0, 100.0)
     assert read_dpi(build_exif(order, 1, unit=3)) == pytest.approx((762.0, 254.0))
     assert read_dpi(build_exif(order, 1, unit=1)) is None

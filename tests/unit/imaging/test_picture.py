@@ -95,7 +95,7 @@ def test_nothing_is_invented(tmp_path: Path, photograph: NDArray[np.uint8], suff
 def test_a_profile_for_other_channels_is_left_out_and_said(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
     picture = Picture(photograph[..., :1], icc=SRGB)
     assert write_picture(tmp_path / "a.png", picture) == (
-        "the colour profile is for another kind of picture and was left out",
+        "the color profile is for another kind of picture and was left out",
     )
     assert read_picture(tmp_path / "a.png").icc is None
 
@@ -213,7 +213,7 @@ def test_cmyk_is_converted_by_its_own_profile_or_refused(tmp_path: Path, photogr
 
     inks = Image.fromarray(photograph).convert("CMYK")
     inks.save(tmp_path / "bare.jpg", quality=98)
-    with pytest.raises(ImageError, match=r"CMYK picture .* without a colour profile for its four inks; convert it"):
+    with pytest.raises(ImageError, match=r"CMYK picture .* without a color profile for its four inks; convert it"):
         read_picture(tmp_path / "bare.jpg")
     profile = bytes(pyvips.Image.profile_load("cmyk"))
     inks.save(tmp_path / "known.tif", icc_profile=profile)

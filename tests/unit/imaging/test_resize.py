@@ -39,10 +39,10 @@ def imresize(image: NDArray[np.uint8], factor: float, round_between: bool) -> ND
         width = 4 / shrink
         result = np.zeros((round(rows.shape[0] * factor), *rows.shape[1:]))
         for out in range(result.shape[0]):
-            centre = (out + 1) / factor + 0.5 * (1 - 1 / factor)
-            left = math.floor(centre - width / 2)
+            center = (out + 1) / factor + 0.5 * (1 - 1 / factor)
+            left = math.floor(center - width / 2)
             taps = [left + tap for tap in range(math.ceil(width) + 2)]
-            weights = [cubic(shrink * (centre - tap)) for tap in taps]
+            weights = [cubic(shrink * (center - tap)) for tap in taps]
             for tap, weight in zip(taps, weights, strict=True):
                 result[out] += weight / sum(weights) * rows[min(max(tap, 1), rows.shape[0]) - 1]
         return result

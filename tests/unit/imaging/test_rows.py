@@ -99,7 +99,7 @@ def test_palettes_and_cmyk_are_converted_as_ever(tmp_path: Path, photograph: NDA
     for name in ("palette.png", "cmyk.tif"):
         assert np.array_equal(read_rows(tmp_path / name), join(read_picture(tmp_path / name)))
     Image.fromarray(photograph).convert("CMYK").save(tmp_path / "plain.tif")
-    with pytest.raises(ImageError, match=r"CMYK picture .* without a colour profile"):
+    with pytest.raises(ImageError, match=r"CMYK picture .* without a color profile"):
         RowReader(tmp_path / "plain.tif")
 
 

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 from sr_deploy.errors import ShapeError
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image
-from sr_deploy.measure.niqe import fit_generalised_gaussian, halve_plane, niqe
+from sr_deploy.measure.niqe import fit_generalized_gaussian, halve_plane, niqe
 
 BABOON = Path(os.environ.get("SR_DEPLOY_DATA", ".")) / "valid" / "set14" / "img_001_SRF_4_HR.png"
 
@@ -59,7 +59,7 @@ def test_fit_finds_the_distribution_that_values_were_drawn_from(shape, left, rig
     magnitudes = rng.gamma(1 / shape, size=count) ** (1 / shape)
     negative = rng.random(count) < left / (left + right)
     values = np.where(negative, -left * magnitudes, right * magnitudes)
-    fit = fit_generalised_gaussian(values[None])
+    fit = fit_generalized_gaussian(values[None])
     assert fit.shape[0] == pytest.approx(shape, rel=0.03)
     assert fit.left[0] == pytest.approx(left, rel=0.03)
     assert fit.right[0] == pytest.approx(right, rel=0.03)
@@ -68,7 +68,7 @@ def test_fit_finds_the_distribution_that_values_were_drawn_from(shape, left, rig
 
 def test_scale_of_a_normal_distribution_is_its_deviation_times_root_2():
     values = np.random.default_rng(2).normal(0, 3, (1, 400_000))
-    fit = fit_generalised_gaussian(values)
+    fit = fit_generalized_gaussian(values)
     assert fit.left[0] / np.sqrt(2) == pytest.approx(3, rel=0.02)
     assert fit.right[0] / np.sqrt(2) == pytest.approx(3, rel=0.02)
 

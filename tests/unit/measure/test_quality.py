@@ -30,10 +30,10 @@ def reference_ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(similarity[5:-5, 5:-5].mean())
 
 
-def test_luma_of_known_colours() -> None:
-    colours = np.array([[[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
-    assert luma(colours)[0].tolist() == pytest.approx([235, 16, 81.481, 144.553, 40.966])
-    assert luma(colours[..., :1])[0, :2].tolist() == pytest.approx([235, 16])
+def test_luma_of_known_colors() -> None:
+    colors = np.array([[[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    assert luma(colors)[0].tolist() == pytest.approx([235, 16, 81.481, 144.553, 40.966])
+    assert luma(colors[..., :1])[0, :2].tolist() == pytest.approx([235, 16])
 
 
 def test_psnr_worked_by_hand(hr: NDArray[np.uint8]) -> None:

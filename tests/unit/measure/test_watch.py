@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sr_deploy.measure import watch
-from sr_deploy.measure.watch import summarise_gpus, watch_while
+from sr_deploy.measure.watch import summarize_gpus, watch_while
 
 _GPUS = [
     "0, NVIDIA H200, 1980, 1980, 612.5, 58, 0x0000000000000000",
@@ -17,7 +17,7 @@ _GPUS = [
 
 
 def test_gpus_are_summed_up_one_by_one() -> None:
-    first, second = summarise_gpus(_GPUS)
+    first, second = summarize_gpus(_GPUS)
     assert (first.name, first.clock_mhz, first.clock_most_mhz) == ("NVIDIA H200", 1890, 1980)
     assert (first.power_watts, first.temperature_c, first.throttled) == (656.5, 61, 0.5)
     assert (second.clock_mhz, second.power_watts, second.throttled) == (345, None, 0)

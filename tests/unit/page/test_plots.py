@@ -37,7 +37,7 @@ def test_ticks_are_one_two_and_five():
     assert find_ticks(0.04, 0.3) == pytest.approx([0.05, 0.1, 0.2])
 
 
-def test_more_series_than_colours_are_told_apart_by_dashes():
+def test_more_series_than_colors_are_told_apart_by_dashes():
     drawn = draw_lines("t", [Series(str(n), [Point(1, 1 + n, 0, "")]) for n in range(11)], "x", "y")
     strokes = re.findall(r'fill="none" stroke="(#\w+)" stroke-width="2" stroke-dasharray="([^"]*)"', drawn)
     assert len(set(strokes)) == 11

@@ -68,7 +68,7 @@ def make_entry(bundle, choice, file, **changes):
     machine = describe_machine()
     backend, _, precision = choice.partition(":")
     fields = {
-        "artefact": FileRecord(file=file, sha256=sha256_of(bundle.path / file)),
+        "artifact": FileRecord(file=file, sha256=sha256_of(bundle.path / file)),
         "precision": precision,
         "backend": choice,
         "backend_version": installed_version(backend),
@@ -141,7 +141,7 @@ def test_what_was_asked_for_and_passed_here_counts(bundle):
         ({"cpu_features": ()}, "not verified on this machine"),  # written by an older sr-deploy
         ({"backend_version": "1.0"}, "not verified on this machine with these versions"),
         ({"reference_sha256": "0" * 64}, "not verified on this machine"),
-        ({"artefact": FileRecord(file="model.int8.onnx", sha256="0" * 64)}, "not verified on this machine"),
+        ({"artifact": FileRecord(file="model.int8.onnx", sha256="0" * 64)}, "not verified on this machine"),
         ({"backend": "onnxruntime:fp32"}, "not verified on this machine"),
     ],
 )

@@ -23,8 +23,8 @@ def test_photographs_are_photographs_and_always_the_same():
 
 
 def test_gray_is_the_luma_of_the_same_picture():
-    colour, gray = photograph_batch(Shape(1, 20, 20), 3, 2), photograph_batch(Shape(1, 20, 20), 1, 2)
-    expected = 0.299 * colour[0, 0] + 0.587 * colour[0, 1] + 0.114 * colour[0, 2]
+    color, gray = photograph_batch(Shape(1, 20, 20), 3, 2), photograph_batch(Shape(1, 20, 20), 1, 2)
+    expected = 0.299 * color[0, 0] + 0.587 * color[0, 1] + 0.114 * color[0, 2]
     np.testing.assert_allclose(gray[0, 0], expected, atol=1e-6)
 
 

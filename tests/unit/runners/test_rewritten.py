@@ -52,7 +52,7 @@ def test_each_backend_has_its_own(exported, lr, name, choice):
     with open_runner(path, choice) as runner, open_runner(path, choice, rewrite=False) as plain:
         assert runner.spec.rewrites == ADDED[name, choice]
         assert plain.spec.rewrites == ()
-        assert runner.spec.artefact == plain.spec.artefact == path
+        assert runner.spec.artifact == plain.spec.artifact == path
         sr, expected = runner.infer(lr), plain.infer(lr)
     assert np.abs(sr - expected).max() <= 1e-5
     if name == "rrdbnet-x4":
@@ -82,7 +82,7 @@ def test_other_precisions_and_the_reference_run_as_they_are_written(make_bundle,
         with open_runner(model, choice) as runner:
             assert runner.spec.rewrites == ()
     graph = open_model(exported("rrdbnet-x4").path)
-    with OnnxRuntimeRunner(graph, BackendChoice("onnxruntime"), "cpu", 1, optimise=False) as reference:
+    with OnnxRuntimeRunner(graph, BackendChoice("onnxruntime"), "cpu", 1, optimize=False) as reference:
         assert reference.spec.rewrites == ()
 
 

@@ -84,7 +84,7 @@ def test_the_protocol_is_kept_by_all(compact):
             assert str(runner.spec) == str(choice)
             assert (runner.spec.device, runner.spec.scale, runner.spec.channels) == ("cpu", 4, 3)
             assert runner.spec.version[0].isdigit()
-            assert runner.spec.artefact.is_file()
+            assert runner.spec.artifact.is_file()
 
 
 @pytest.mark.parametrize("choice", BACKENDS_FP32)
@@ -128,8 +128,8 @@ def test_results_are_the_callers_to_keep(compact, lr):
 
 def test_fp16_runs_the_fp16_graph(compact, lr):
     with open_runner(compact, "onnxruntime:fp32") as exact, open_runner(compact, "onnxruntime:fp16") as half:
-        assert exact.spec.artefact.name == "model.fp32.onnx"
-        assert half.spec.artefact.name == "model.fp16.onnx"
+        assert exact.spec.artifact.name == "model.fp32.onnx"
+        assert half.spec.artifact.name == "model.fp16.onnx"
         comparison = compare_outputs(half.infer(lr), exact.infer(lr))
     assert 0 < comparison.max_abs < 5e-3
     assert comparison.psnr_db > 55
@@ -168,7 +168,7 @@ def test_openvino_bf16_is_asked_for_and_fp32_stays_fp32(compact, lr):
         expected = exact.infer(lr)
         assert np.abs(plain.infer(lr) - expected).max() < 1e-5  # its own default here would be bf16
     with open_runner(compact, "openvino:bf16") as rough:
-        assert rough.spec.artefact.name == "model.fp32.onnx"
+        assert rough.spec.artifact.name == "model.fp32.onnx"
         comparison = compare_outputs(rough.infer(lr), expected)
     assert comparison.max_abs > 1e-4
     assert comparison.psnr_db > 35

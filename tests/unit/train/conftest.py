@@ -43,7 +43,7 @@ def make_recipe(picture_folder: Path) -> Callable[..., Recipe]:
                 "batch": 4,
                 "workers": 0,
             },
-            "optimiser": {"learning_rate": 1e-3},
+            "optimizer": {"learning_rate": 1e-3},
             "precision": {"autocast": "off", "channels_last": False},
             "run": {"steps": 4},
         }

@@ -22,7 +22,7 @@ training = ["astronaut"]
 held_out = ["chelsea"]
 patch_size = 32
 batch = 2
-[optimiser]
+[optimizer]
 learning_rate = 1e-3
 [run]
 steps = 5

@@ -26,16 +26,16 @@ def build_state(recipe, seed: int) -> TrainingState:
     return TrainingState(
         network=network,
         average=MovingAverage(network, recipe.ema),
-        optimiser=torch.optim.Adam(network.parameters(), fused=True),
+        optimizer=torch.optim.Adam(network.parameters(), fused=True),
         scaler=torch.amp.GradScaler("cpu", enabled=False),
     )
 
 
 def make_steps(state: TrainingState, count: int) -> None:
     for _ in range(count):
-        state.optimiser.zero_grad()
+        state.optimizer.zero_grad()
         state.network(torch.full((1, 3, 8, 8), 0.5)).square().mean().backward()
-        state.optimiser.step()
+        state.optimizer.step()
         state.average.update(state.network, state.step)
         state.step += 1
         state.figures.setdefault("loss", []).append(float(state.step))
@@ -65,7 +65,7 @@ def test_state_holds_tensors_and_plain_containers_only(tmp_path, make_recipe):
     folder = write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=1)
     packed = torch.load(folder / STATE_NAME, weights_only=True)
     assert packed["step"] == 1
-    assert packed["optimiser"]["state"][0]["exp_avg"].shape == state.network.state_dict()["body.0.weight"].shape
+    assert packed["optimizer"]["state"][0]["exp_avg"].shape == state.network.state_dict()["body.0.weight"].shape
 
 
 def test_generators_say_what_they_are(tmp_path, make_recipe):

@@ -34,7 +34,7 @@ def test_shipped_recipe_explains_every_field_that_it_sets(name):
 def test_demo_is_the_network_of_the_issue():
     recipe = load_recipe("demo")
     assert recipe.arch_spec().title() == "compact x4, 8 blocks, 48 features, RGB"
-    assert recipe.optimiser.schedule.kind == "cosine"
+    assert recipe.optimizer.schedule.kind == "cosine"
     lite = load_recipe("rrdb-lite").arch_spec()
     assert (lite.architecture, lite.blocks, lite.features) == ("rrdbnet", 4, 32)
     assert not set(recipe.data.training) & set(recipe.data.held_out)
@@ -48,14 +48,14 @@ def test_overrides_change_single_values():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimiser.learning_rat=1", "unknown key 'optimiser.learning_rat' (did you mean 'learning_rate'?)"),
-        ("optimiser.schedule.milestone=[1]", "(did you mean 'milestones'?)"),
+        ("optimizer.learning_rat=1", "unknown key 'optimizer.learning_rat' (did you mean 'learning_rate'?)"),
+        ("optimizer.schedule.milestone=[1]", "(did you mean 'milestones'?)"),
         ("network.scale=2", "unknown key 'network.scale'"),
         ("run.steps=many", "'run.steps': Input should be a valid integer"),
         ("data.patch_size=130", "data.patch_size = 130 is no multiple of scale = 4"),
         ('data.held_out=["motorcycle_left"]', "motorcycle_left cannot be in both"),
         ("loss.pixel=l2", "'loss.pixel': Input should be 'l1', 'mse' or 'charbonnier'"),
-        ("optimiser.schedule.kind=multistep", "multistep needs milestones"),
+        ("optimizer.schedule.kind=multistep", "multistep needs milestones"),
     ],
 )
 def test_mistakes_are_named(override, message):
@@ -81,7 +81,7 @@ def test_written_recipe_reads_back_equal(tmp_path, make_recipe):
     recipe = Recipe.model_validate(
         {
             **recipe.model_dump(),
-            "optimiser": {"learning_rate": 1e-7, "schedule": {"kind": "multistep", "milestones": [1, 5]}},
+            "optimizer": {"learning_rate": 1e-7, "schedule": {"kind": "multistep", "milestones": [1, 5]}},
         }
     )
     write_recipe(tmp_path / "recipe.toml", recipe)
@@ -102,10 +102,10 @@ def test_differences_name_keys_and_values(make_recipe):
     stored = make_recipe()
     longer = make_recipe(run={"steps": 9, "checkpoint_every": 2}, data={"workers": 3}, precision={"autocast": "auto"})
     assert find_differences(stored, longer) == []
-    other = make_recipe(optimiser={"learning_rate": 0.5}, loss={"pixel": "mse"}, precision={"autocast": "bf16"})
+    other = make_recipe(optimizer={"learning_rate": 0.5}, loss={"pixel": "mse"}, precision={"autocast": "bf16"})
     assert find_differences(stored, other) == [
         "loss.pixel: 'l1' -> 'mse'",
-        "optimiser.learning_rate: 0.001 -> 0.5",
+        "optimizer.learning_rate: 0.001 -> 0.5",
         "precision.autocast: 'off' -> 'bf16'",
     ]
 

@@ -20,7 +20,7 @@ def build_state(recipe, seed: int = 1) -> TrainingState:
     return TrainingState(
         network=network,
         average=MovingAverage(network, recipe.ema),
-        optimiser=torch.optim.Adam(network.parameters(), fused=True),
+        optimizer=torch.optim.Adam(network.parameters(), fused=True),
         scaler=torch.amp.GradScaler("cpu", enabled=True),
         pool=PairPool(2, 0),
     )
@@ -32,7 +32,7 @@ def folder(tmp_path, make_recipe):
     recipe = make_recipe()
     state = build_state(recipe)
     state.network(torch.full((1, 3, 8, 8), 0.5)).square().mean().backward()
-    state.optimiser.step()
+    state.optimizer.step()
     state.step, state.figures = 1, {"loss": [0.5]}
     return write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=2)
 
@@ -55,7 +55,7 @@ def assert_refused(folder, recipe, *words: str) -> None:
 
 
 def moments(packed):
-    return packed["optimiser"]["state"]
+    return packed["optimizer"]["state"]
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def moments(packed):
         (lambda packed: packed.update(schema_version=3), "'schema_version'"),
         (lambda packed: packed.update(other=1), "'other'"),
         (lambda packed: packed.pop("pools"), "'pools'"),
-        (lambda packed: packed.update(optimiser=torch.zeros(2)), "'optimiser'"),
+        (lambda packed: packed.update(optimizer=torch.zeros(2)), "'optimizer'"),
         (lambda packed: packed.update(best_validation={"step": 1}), "model"),
         (lambda packed: packed.update(pools=[{"filled": -1}]), "'pools'.0.'filled'"),
         (lambda packed: packed.update(scaler={"scale": 1.0}), "another precision"),
         (lambda packed: packed["scaler"].update(scale=float("nan")), "'scaler'.'scale'"),
-        (lambda packed: packed["optimiser"].pop("state"), "moments are missing"),
+        (lambda packed: packed["optimizer"].pop("state"), "moments are missing"),
         (lambda packed: moments(packed).update({10**6: {}}), "none of this network's"),
         (lambda packed: moments(packed)[0].pop("exp_avg"), "none of this network's"),
         (lambda packed: moments(packed)[0].update(exp_avg=torch.zeros(3)), "moment 0 (exp_avg)"),
@@ -97,12 +97,12 @@ def test_hostile_states_are_refused_as_weights_are(folder, make_recipe, name):
     assert_refused(folder, make_recipe(), STATE_NAME)
 
 
-def test_the_optimiser_s_settings_are_the_recipe_s(folder, make_recipe):
+def test_the_optimizer_s_settings_are_the_recipe_s(folder, make_recipe):
     """A file cannot switch on what would change or end the training."""
-    change(folder, lambda packed: packed["optimiser"]["param_groups"][0].update(betas=(9.0, 9.0), maximize=True))
+    change(folder, lambda packed: packed["optimizer"]["param_groups"][0].update(betas=(9.0, 9.0), maximize=True))
     state = build_state(make_recipe(), 2)
     read_checkpoint_into(folder, state)
     assert state.step == 1
-    assert state.optimiser.param_groups[0]["betas"] == (0.9, 0.999)
-    assert state.optimiser.param_groups[0]["maximize"] is False
-    assert float(state.optimiser.state_dict()["state"][0]["step"]) == 1
+    assert state.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+    assert state.optimizer.param_groups[0]["maximize"] is False
+    assert float(state.optimizer.state_dict()["state"][0]["step"]) == 1

@@ -7,8 +7,8 @@ from sr_deploy.train.schedule import learning_rate_at
 
 
 def rates(schedule: dict[str, object], steps: list[int], total: int = 100) -> list[float]:
-    optimiser = OptimiserRecipe(learning_rate=2e-4, schedule=ScheduleRecipe.model_validate(schedule))
-    return [learning_rate_at(step, optimiser, total) for step in steps]
+    optimizer = OptimiserRecipe(learning_rate=2e-4, schedule=ScheduleRecipe.model_validate(schedule))
+    return [learning_rate_at(step, optimizer, total) for step in steps]
 
 
 def test_constant():

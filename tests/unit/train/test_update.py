@@ -42,12 +42,12 @@ def everything(updater) -> dict[str, torch.Tensor]:
     """Weights, buffers and moments of both networks, copied."""
     state = updater.state
     found = {f"generator.{key}": tensor for key, tensor in state.network.state_dict().items()}
-    optimisers = {"generator": state.optimiser}
+    optimizers = {"generator": state.optimizer}
     if state.opponent is not None:
         found |= {f"discriminator.{key}": tensor for key, tensor in state.opponent.network.state_dict().items()}
-        optimisers["discriminator"] = state.opponent.optimiser
-    for name, optimiser in optimisers.items():
-        for index, moments in optimiser.state_dict()["state"].items():
+        optimizers["discriminator"] = state.opponent.optimizer
+    for name, optimizer in optimizers.items():
+        for index, moments in optimizer.state_dict()["state"].items():
             found |= {f"{name}.moments.{index}.{key}": tensor for key, tensor in moments.items()}
     return {key: tensor.clone() for key, tensor in found.items()}
 
@@ -76,7 +76,7 @@ def test_a_batch_without_numbers_changes_nothing_but_the_count(make_recipe, sect
 def test_parts_of_a_batch_make_the_step_of_the_whole(make_recipe):
     recipe = make_recipe()
     whole = make_updater(recipe)
-    parts = make_updater(make_recipe(optimiser={"accumulate": 4}))
+    parts = make_updater(make_recipe(optimizer={"accumulate": 4}))
     for seed in range(3):
         one, other = (updater.update(make_pair(recipe, seed), 1e-3) for updater in (whole, parts))
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-5)
@@ -85,7 +85,7 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(make_recipe):
 
 
 def test_clipping_shortens_the_gradient_to_the_norm(make_recipe):
-    recipe = make_recipe(optimiser={"clip_norm": 1e-3})
+    recipe = make_recipe(optimizer={"clip_norm": 1e-3})
     updater = make_updater(recipe)
     updater.update(make_pair(recipe), 1e-3)
     gradients = [parameter.grad for parameter in updater.state.network.parameters()]

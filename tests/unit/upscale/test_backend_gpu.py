@@ -65,7 +65,7 @@ def enter_run_on_gpu(bundle, **changes):
     on_gpu = {
         "backend": "tensorrt-rtx:fp16",
         "backend_version": trt.sdk_version("tensorrt-rtx"),
-        "artefact": engine.engine,
+        "artifact": engine.engine,
         "machine": GPU.name,
         "cpu_features": (),
     }

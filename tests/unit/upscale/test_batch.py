@@ -116,7 +116,7 @@ def test_guards_look_at_each_window_and_mend_it_alone(
 
 
 def test_blended_tiles_come_in_order_whatever_a_guard_says(sound: Runner, picture: NDArray[np.uint8]) -> None:
-    """A blend takes the strip of the neighbour before: a tile that overtakes another would show."""
+    """A blend takes the strip of the neighbor before: a tile that overtakes another would show."""
     expected, spoilt = (
         Upscaler(WatchedRunner(sound, bad), tile=32, batch=batch).upscale(picture)
         for bad, batch in ((set(), 1), ({2, 4}, 3))

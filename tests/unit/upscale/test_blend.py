@@ -57,7 +57,7 @@ def test_what_agrees_is_left_as_it_is(
 
 
 def test_a_step_becomes_a_slope() -> None:
-    """Neighbours apart by 0.2: hard tiles jump by that, blended ones climb by at most pi / 2 of a straight line."""
+    """Neighbors apart by 0.2: hard tiles jump by that, blended ones climb by at most pi / 2 of a straight line."""
     picture = np.full((1, 1, 30, 200), 0.5, np.float32)
     hard, none = place_all(plan_tiles(30, 200, tile=80, halo=20), 1, picture, 0.1)
     soft, seam_db = place_all(plan_tiles(30, 200, tile=80, halo=20, blend=10), 1, picture, 0.1)

@@ -104,7 +104,7 @@ def test_transparency_by_the_network_and_by_bicubic(
         assert result.pixels.dtype == alpha.dtype
         seen = twice(alpha) > 0
         assert np.array_equal(result.pixels[seen], twice(black)[seen])
-        # What lay black beside the visible part has its colour now, so that no edge is drawn dark.
+        # What lay black beside the visible part has its color now, so that no edge is drawn dark.
         beside = result.pixels[30:70, 28].astype(int)
         assert np.abs(beside - result.pixels[30:70, 31]).mean() < 0.1 * np.iinfo(alpha.dtype).max
 
@@ -118,7 +118,7 @@ def test_opaque_alpha_costs_nothing_and_stays(nearest: Upscaler, photograph: NDA
     assert (enlarged.picture.alpha == 255).all()
 
 
-def test_progress_goes_from_0_to_1_over_colours_and_transparency(photograph: NDArray[np.uint8]) -> None:
+def test_progress_goes_from_0_to_1_over_colors_and_transparency(photograph: NDArray[np.uint8]) -> None:
     alpha = np.ascontiguousarray(photograph[..., 0])
     shares: list[float] = []
     with Upscaler(NearestRunner(), halo=0, tile=25) as upscaler:

@@ -26,8 +26,8 @@ from sr_deploy.upscale.places import plan_folder
 class NearestRunner(BaseRunner):
     """Repeats pixels; counts calls, and can do something at each."""
 
-    def __init__(self, artefact: Path | None = None) -> None:
-        super().__init__(RunnerSpec("torch", "0", "fp32", "cpu", 2, 3, artefact=artefact))
+    def __init__(self, artifact: Path | None = None) -> None:
+        super().__init__(RunnerSpec("torch", "0", "fp32", "cpu", 2, 3, artifact=artifact))
         self.calls = 0
         self.at_call = lambda _number: None
 

@@ -60,14 +60,14 @@ def test_a_black_square_is_found(lr: NDArray[np.float32]) -> None:
     assert "away from the input's (up to 0.35" in str(judge(lr, sr))
 
 
-def test_one_colour_is_found_unless_the_input_is_one() -> None:
+def test_one_color_is_found_unless_the_input_is_one() -> None:
     dark = np.random.default_rng(0).random((1, 3, 32, 32), np.float32) * np.float32(0.2)
     black = np.zeros((1, 3, 64, 64), np.float32)
-    assert judge(dark, black) == "one flat colour for an input that is none"
+    assert judge(dark, black) == "one flat color for an input that is none"
     assert judge(dark * 0, black) is None
     assert judge(dark / 10, black) is None  # noise may be smoothed away
-    coloured = np.broadcast_to(np.float32([0.1, 0.2, 0.05])[:, None, None], (1, 3, 64, 64))
-    assert judge(dark, coloured) == "one flat colour for an input that is none"
+    colored = np.broadcast_to(np.float32([0.1, 0.2, 0.05])[:, None, None], (1, 3, 64, 64))
+    assert judge(dark, colored) == "one flat color for an input that is none"
 
 
 @pytest.mark.parametrize(("length", "cells"), [(1, 1), (15, 1), (31, 1), (32, 2), (47, 2), (100, 6)])

@@ -37,7 +37,7 @@ SPECS = {
 
 
 class BadRunner(BaseRunner):
-    """Repeats pixels, but gives a flat colour from the second row of tiles on."""
+    """Repeats pixels, but gives a flat color from the second row of tiles on."""
 
     def __init__(self) -> None:
         super().__init__(RunnerSpec("torch", "0", "fp32", "cpu", 2, 3))

@@ -1,4 +1,4 @@
-"""Graphs against the graph that they were made from, with quantisation and casts between."""
+"""Graphs against the graph that they were made from, with quantization and casts between."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from sr_deploy.export.fp16 import convert_graph_to_fp16
-from sr_deploy.export.int8.insert import QuantisedConv, insert_quantisation, quantise_weight
+from sr_deploy.export.int8.insert import QuantisedConv, insert_quantization, quantize_weight
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.report import Int8Report, LayerReport
 from sr_deploy.verify.align import GraphView, align_graphs
@@ -24,16 +24,16 @@ def plain(exported):
     return exported("compact-x4").path
 
 
-def quantise(plain, target, *, shift=0.0, per_channel=True):
+def quantize(plain, target, *, shift=0.0, per_channel=True):
     """INT8 where P's placement would put it: every convolution but the first and the last."""
     model = onnx.load(plain)
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     layers = {}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     for node in convolutions[1:-1]:
-        levels, scale = quantise_weight(tensors[node.input[1]], per_channel=per_channel)
+        levels, scale = quantize_weight(tensors[node.input[1]], per_channel=per_channel)
         layers[node.name] = QuantisedConv(STEP, levels, scale, tensors[node.input[2]] + np.float32(shift))
-    insert_quantisation(model, layers)
+    insert_quantization(model, layers)
     for entry in model.metadata_props:
         entry.value = "int8" if entry.key == "sr_deploy.precision" else entry.value
     onnx.save(model, target)
@@ -60,7 +60,7 @@ def report_layers(convolutions, layers, shift):
         options=Int8Options(rest="fp32"),
         photographs="none (0)",
         measured_with="nothing",
-        equalised={},
+        equalized={},
         shifts={name: (shift,) * len(layer.bias) for name, layer in layers.items()} if shift else {},
         corrections={},
         layers=tuple(describe(node.name) for node in convolutions),
@@ -82,15 +82,15 @@ def findings(path, plain, terms=PLAIN):
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_a_quantised_graph_passes(plain, tmp_path, per_channel):
-    path, terms = quantise(plain, tmp_path / "q.onnx", shift=1e-3, per_channel=per_channel)
+def test_a_quantized_graph_passes(plain, tmp_path, per_channel):
+    path, terms = quantize(plain, tmp_path / "q.onnx", shift=1e-3, per_channel=per_channel)
     check = audit_graph(path, plain, "model.fp32.onnx", terms)
     assert check.findings == ()
     assert check.what.startswith(f"{len(GraphView(onnx.load(plain)).nodes)} nodes and ")
 
 
-def test_a_halved_quantised_graph_passes_too(plain, tmp_path):
-    path, terms = quantise(plain, tmp_path / "q.onnx")
+def test_a_halved_quantized_graph_passes_too(plain, tmp_path):
+    path, terms = quantize(plain, tmp_path / "q.onnx")
     half = tmp_path / "h.onnx"
     convert_graph_to_fp16(path, half)
     assert terms.int8 is not None
@@ -104,18 +104,18 @@ def test_a_level_a_step_and_a_bias_that_are_wrong_are_named(plain, tmp_path):
         levels[3, 2, 1, 0] += 2
         return levels
 
-    path, terms = quantise(plain, tmp_path / "a.onnx")
+    path, terms = quantize(plain, tmp_path / "a.onnx")
     name = change(path, ".int8", raise_one)
     (line,) = findings(path, plain, terms)
     assert name in line
     assert "1 of 576 values differ beyond rounding, most at (3, 2, 1, 0)" in line
 
-    path, terms = quantise(plain, tmp_path / "b.onnx")
+    path, terms = quantize(plain, tmp_path / "b.onnx")
     change(path, "weight.scale", lambda scale: scale * np.float32(1.05))
     lines = findings(path, plain, terms)
-    assert any("8 of 8 quantisation steps are longer than the weights ask for" in line for line in lines)
+    assert any("8 of 8 quantization steps are longer than the weights ask for" in line for line in lines)
 
-    path, terms = quantise(plain, tmp_path / "c.onnx", shift=1e-3)
+    path, terms = quantize(plain, tmp_path / "c.onnx", shift=1e-3)
     change(path, "conv_1.bias", lambda biases: biases + np.float32(0.01))
     (line,) = findings(path, plain, terms)
     assert "the bias of Conv 'conv_1': 8 of 8 values are wrong, first at 0" in line

@@ -47,7 +47,7 @@ def make_entry(off, far, **changes):
         mean_abs=1.9 / 255,
     )  # fmt: skip
     fields = {
-        "artefact": FileRecord(file="model.int8.onnx", sha256="3" * 64), "precision": "int8",
+        "artifact": FileRecord(file="model.int8.onnx", sha256="3" * 64), "precision": "int8",
         "backend": "openvino:int8", "backend_version": "1", "machine": "cpu", "reference": "torch:fp32",
         "reference_sha256": "b" * 64, "measured_at": "2026-01-01", "thresholds": {"psnr_db": 35.0},
         "measurements": (one,), "worst_max_abs": 0.1, "worst_psnr_db": 39.0, "passed": True,

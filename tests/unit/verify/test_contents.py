@@ -39,7 +39,7 @@ def test_contents_are_what_they_are_called():
     assert 0.05 < (text < 0.5).mean() < 0.5
 
 
-def test_pure_colours_fill_the_picture_and_gray_networks_get_their_luma():
+def test_pure_colors_fill_the_picture_and_gray_networks_get_their_luma():
     shape = Shape(2, 5, 4)
     for name, due in zip(PURE, ((0, 0, 0), (1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1)), strict=True):
         assert (draw_content(name, shape, 3, 2) == np.array(due, np.float32)[None, :, None, None]).all()

@@ -262,8 +262,8 @@ def test_another_scale_of_int8_is_found(asked_once, tmp_path, fault):
     def change(model):
         convolution = nodes(model, "Conv")[2]
         makers = {name: node for node in model.graph.node for name in node.output}
-        dequantiser = makers[convolution.input[0 if fault == "activations" else 1]]
-        name = dequantiser.input[1]
+        dequantizer = makers[convolution.input[0 if fault == "activations" else 1]]
+        name = dequantizer.input[1]
         while name in makers:
             name = makers[name].input[0]
         edit(model, name, lambda values: (values * np.asarray(1.5)).astype(values.dtype))
@@ -315,7 +315,7 @@ def test_a_record_that_declares_other_layers_is_found(copy):
     assert findings_of(bundle, "fp16") == "its record states declared of 'conv_99' as 'fp16' where None is due"
 
 
-def test_an_fp32_engine_labelled_fp16_is_found(copy):
+def test_an_fp32_engine_labeled_fp16_is_found(copy):
     """The record is made to agree with itself: key, name and hash."""
     bundle = copy("compact-x4")
     wide, half = record_of(bundle, "fp32"), record_of(bundle, "fp16")
@@ -328,9 +328,9 @@ def test_an_fp32_engine_labelled_fp16_is_found(copy):
 def test_a_record_with_settings_that_no_builder_has_is_found(copy):
     bundle = copy("compact-x4")
     record = record_of(bundle, "fp32")
-    record = forge(bundle, record, flags=record.flags | {"optimisation_level": "9"})
-    assert "no builder has the setting optimisation_level='9'" in findings_of(bundle, "fp32")
-    forge(bundle, record, flags=record.flags | {"optimisation_level": "default"}, target="sm999")
+    record = forge(bundle, record, flags=record.flags | {"optimization_level": "9"})
+    assert "no builder has the setting optimization_level='9'" in findings_of(bundle, "fp32")
+    forge(bundle, record, flags=record.flags | {"optimization_level": "default"}, target="sm999")
     assert "does not build for compute capability 'sm999'" in findings_of(bundle, "fp32")
 
 
@@ -405,7 +405,7 @@ def test_an_engine_of_a_builder_that_is_absent_is_not_checked(copy, elsewhere, m
         assert "to build it again and compare: tensorrt-rtx is not installed" in check.not_checked
 
 
-def test_an_engine_of_the_data_centre_sdk_is_not_checked_unless_it_was_built_here(copy):
+def test_an_engine_of_the_data_center_sdk_is_not_checked_unless_it_was_built_here(copy):
     bundle = copy("compact-x4")
     record = record_of(bundle, "fp32")
     content = b"ftrt" + bytes(20) + bytes([10, 14, 1, 48]) + bytes(1000)

@@ -168,7 +168,7 @@ def test_missing_and_damaged_files_are_named(bundle, capsys):
     assert "bundle.json is damaged" in capsys.readouterr().err
 
 
-def test_an_fp32_graph_labelled_fp16_is_found(bundle, capsys):
+def test_an_fp32_graph_labeled_fp16_is_found(bundle, capsys):
     shutil.copyfile(bundle.graph("fp32"), bundle.path / "model.fp16.onnx")
     forge(bundle, "model.fp16.onnx")
     assert main(["verify", str(bundle.path), "--backend", "onnxruntime:fp16"]) == 3

@@ -85,7 +85,7 @@ def judged_on_flat_alone(document):
     entry |= {"judged": ["flat"], "worst_psnr_db": 70.0, "worst_max_abs": 0.001}
 
 
-def labelled_int8(document):
+def labeled_int8(document):
     """Whose thresholds are the loosest."""
     entry = entry_of(document, "onnxruntime:fp32")
     set_figures(entry, psnr_db=36.0, max_abs=0.5)
@@ -95,16 +95,16 @@ def labelled_int8(document):
 def weights_in_place_of_the_graph(document):
     """PyTorch's own entry, said to be of the graph."""
     entry = entry_of(document, "torch:fp16")
-    entry["artefact"] = entry_of(document)["artefact"]
+    entry["artifact"] = entry_of(document)["artifact"]
     document["entries"].remove(entry_of(document))
 
 
 def graph_in_place_of_another(document):
-    entry_of(document)["artefact"] = entry_of(document, "onnxruntime:fp32")["artefact"]
+    entry_of(document)["artifact"] = entry_of(document, "onnxruntime:fp32")["artifact"]
 
 
 def another_graph(document):
-    entry_of(document)["artefact"]["sha256"] = "0" * 64
+    entry_of(document)["artifact"]["sha256"] = "0" * 64
 
 
 def other_weights(document):
@@ -142,7 +142,7 @@ def a_small_difference_with_a_low_psnr(document):
 
 
 def a_file_that_nothing_runs(document):
-    entry_of(document)["artefact"] = entry_of(document, "torch:fp16")["artefact"]
+    entry_of(document)["artifact"] = entry_of(document, "torch:fp16")["artifact"]
 
 
 def a_check_of_another_file(document):
@@ -167,7 +167,7 @@ FORGERIES = {
     rounding_invented: "allows 0.5 for rounding at the ends, which round by 0 at most",
     no_figures: "measured nothing",
     judged_on_flat_alone: "is judged on flat alone, where every content counts",
-    labelled_int8: "is of precision int8, and what onnxruntime:int8 runs there is fp32",
+    labeled_int8: "is of precision int8, and what onnxruntime:int8 runs there is fp32",
     weights_in_place_of_the_graph: r"on torch:fp16 \(.*\) is of a file that its backend does not run",
     graph_in_place_of_another: "is of precision fp16, and what onnxruntime:fp16 runs there is fp32",
     another_graph: "was changed after it was recorded",

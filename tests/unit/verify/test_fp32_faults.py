@@ -47,15 +47,15 @@ def none_on_black(model, surgery):
     surgery.spoil_output(model, nodes, "x.sr")
 
 
-def wrong_on(colour: tuple[int, int, int]):
-    """Adds 0.1 where every pixel has this colour: 1 - sign of the greatest difference from it."""
+def wrong_on(color: tuple[int, int, int]):
+    """Adds 0.1 where every pixel has this color: 1 - sign of the greatest difference from it."""
 
     def change(model, surgery):
-        surgery.add_constant(model, "x.colour", np.array(colour, np.float32).reshape(1, 3, 1, 1))
+        surgery.add_constant(model, "x.color", np.array(color, np.float32).reshape(1, 3, 1, 1))
         surgery.add_constant(model, "x.one", np.array(1, np.float32))
         surgery.add_constant(model, "x.wrong", np.array(0.1, np.float32))
         nodes = [
-            helper.make_node("Sub", ["lr", "x.colour"], ["x.apart"], "x.Sub"),
+            helper.make_node("Sub", ["lr", "x.color"], ["x.apart"], "x.Sub"),
             helper.make_node("Abs", ["x.apart"], ["x.size"], "x.Abs"),
             helper.make_node("ReduceMax", ["x.size"], ["x.most"], "x.ReduceMax", keepdims=1),
             helper.make_node("Sign", ["x.most"], ["x.sign"], "x.Sign"),
@@ -106,7 +106,7 @@ def rounded_on_the_way(model, surgery):
     surgery.insert_behind(model, surgery.find(model, "Conv", 1), *casts)
 
 
-def quantised_on_the_way(model, surgery):
+def quantized_on_the_way(model, surgery):
     node = surgery.find(model, "Conv", 1)
     scale = surgery.add_constant(model, "x.scale", np.array(0.01, np.float32))
     zero = surgery.add_constant(model, "x.zero", np.array(0, np.int8))
@@ -130,7 +130,7 @@ def operator_of_its_own(model, surgery):
 HIDDEN = {
     "one rewritten weight by 1 %": (rewritten_weight, "1 of .* values differ beyond rounding, most at"),
     "FP16 on the way": (rounded_on_the_way, "comes through Cast .* in FLOAT16, which does not hold FLOAT"),
-    "INT8 on the way": (quantised_on_the_way, "comes through QuantizeLinear .*, and is to be read as it is"),
+    "INT8 on the way": (quantized_on_the_way, "comes through QuantizeLinear .*, and is to be read as it is"),
     "an operator of its own": (
         operator_of_its_own,
         "node 2 is Add .* where LeakyRelu .* is due|node 3 is Add .* where PRelu .* is due",

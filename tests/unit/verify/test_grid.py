@@ -46,7 +46,7 @@ def test_a_cheap_network_runs_more_of_the_product_and_all_of_its_profile():
     assert {Shape(1, 8, 8), Shape(1, 16, 16), Shape(1, 32, 32)} < set(shapes_of(grid))
     counts = Counter(point.shape for point in grid.points)
     assert all(counts[shape] == len(VARIED) for shape in (Shape(1, 8, 8), Shape(1, 41, 1), Shape(1, 37, 53)))
-    assert counts[PURE_SHAPE] == len(CONTENTS)  # the profile's best shape, and that of pure colours
+    assert counts[PURE_SHAPE] == len(CONTENTS)  # the profile's best shape, and that of pure colors
     assert all(counts[shape] == 1 for shape in STRIPS)
     assert grid.left_out == ()
     assert len(set(grid.points)) == len(grid.points)

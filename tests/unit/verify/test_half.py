@@ -27,5 +27,5 @@ def test_a_lone_fp16_graph_gives_its_own(exported, tmp_path):
     assert flattered.reference == true.reference == "onnxruntime:fp32, graph widened from fp16"
     assert true.passed
     assert true.rewrites == ("round-results",)
-    assert true.artefact == flattered.artefact
+    assert true.artifact == flattered.artifact
     assert 55 < true.worst_psnr_db < flattered.worst_psnr_db + 1

@@ -27,7 +27,7 @@ def rounded_to_bf16(model, surgery, activation):
 
 
 def coarse_steps(model, surgery, activation):
-    """A quantisation of an FP16 graph's feature map."""
+    """A quantization of an FP16 graph's feature map."""
     scale = surgery.add_constant(model, "x.scale", np.array(0.01, np.float16))
     zero = surgery.add_constant(model, "x.zero", np.array(0, np.int8))
     surgery.insert_behind(model, surgery.find(model, activation, 1), ("QuantizeLinear", {}), ("DequantizeLinear", {}))

@@ -50,7 +50,7 @@ def test_the_rest_is_computed_in_bf16(bundle):
 @needs_bf16
 def test_it_is_certified_as_its_own_entry_with_its_loss_and_auto_may_take_it(bundle):
     entry = next(one for one in bundle.certificate().entries if one.backend == "openvino:int8+bf16")
-    assert (entry.passed, entry.precision, entry.artefact.file) == (True, "int8", "model.int8.onnx")
+    assert (entry.passed, entry.precision, entry.artifact.file) == (True, "int8", "model.int8.onnx")
     assert entry.drop_db is not None
     assert entry.drop_db <= bundle.manifest.int8.max_drop_db
     assert INT8_BF16 in list_faithful(open_model(bundle.path))

@@ -13,8 +13,8 @@ import pytest
 from onnx import numpy_helper
 
 from sr_deploy.export.fp16 import convert_model_to_fp16
-from sr_deploy.export.int8.bundle import load_quantised_source
-from sr_deploy.export.int8.insert import QuantisedConv, insert_quantisation, quantise_weight
+from sr_deploy.export.int8.bundle import load_quantized_source
+from sr_deploy.export.int8.insert import QuantisedConv, insert_quantization, quantize_weight
 
 FILE = "model.int8.onnx"
 NETWORKS = ("compact", pytest.param("rrdb", marks=pytest.mark.slow))
@@ -27,7 +27,7 @@ def list_steps(model: onnx.ModelProto) -> list[str]:
 
 
 def list_biases(model: onnx.ModelProto) -> list[str]:
-    """Of the quantised convolutions."""
+    """Of the quantized convolutions."""
     return [
         node.input[2] for node in model.graph.node if node.op_type == "Conv" and node.input[1].endswith(".weight.back")
     ]
@@ -44,10 +44,10 @@ def scale_tensors(choose: Callable[[onnx.ModelProto], list[str]], factor: float)
 def one_zero_point(model, surgery):
     """20 for one layer's data, in both of its nodes."""
     zero = surgery.add_constant(model, "x.zero", np.array(20, np.int8))
-    quantiser = surgery.find(model, "QuantizeLinear")
-    quantiser.input[2] = zero
+    quantizer = surgery.find(model, "QuantizeLinear")
+    quantizer.input[2] = zero
     for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and quantiser.output[0] in node.input:
+        if node.op_type == "DequantizeLinear" and quantizer.output[0] in node.input:
             node.input[2] = zero
 
 
@@ -98,20 +98,20 @@ def test_what_the_graph_alone_says_is_held_to_int8_json(forge, surgery, capsys, 
 
 
 def leave_all_but_one(bundle) -> int:
-    """Make the graph anew with its first quantised convolution alone in INT8; returns how many there were."""
+    """Make the graph anew with its first quantized convolution alone in INT8; returns how many there were."""
     path, report = bundle.path / FILE, json.loads((bundle.path / "int8.json").read_text())
-    model = load_quantised_source(bundle.path / "model.fp32.onnx", bundle.path / "int8.json")
+    model = load_quantized_source(bundle.path / "model.fp32.onnx", bundle.path / "int8.json")
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    quantised = [layer for layer in report["layers"] if layer["precision"] == "int8"]
-    node = next(node for node in model.graph.node if node.name == quantised[0]["name"])
-    levels, scale = quantise_weight(tensors[node.input[1]], per_channel=True)
-    bias = np.array(quantised[0]["bias"], np.float32)
-    insert_quantisation(model, {node.name: QuantisedConv(quantised[0]["step"], levels, scale, bias)})
+    quantized = [layer for layer in report["layers"] if layer["precision"] == "int8"]
+    node = next(node for node in model.graph.node if node.name == quantized[0]["name"])
+    levels, scale = quantize_weight(tensors[node.input[1]], per_channel=True)
+    bias = np.array(quantized[0]["bias"], np.float32)
+    insert_quantization(model, {node.name: QuantisedConv(quantized[0]["step"], levels, scale, bias)})
     convert_model_to_fp16(model, FILE)
     next(one for one in model.metadata_props if one.key == "sr_deploy.precision").value = "int8"
     onnx.save(model, path)
     bundle.enter_hashes()
-    return len(quantised)
+    return len(quantized)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -52,7 +52,7 @@ def make_entry(passed=True, psnr_db=70.0, machine="cpu", far=0.0, **changes):
         mean_abs=0.004, ssim=0.75, worst=WorstPlace(image=0, channel=1, y=3, x=4),
     )  # fmt: skip
     fields = {
-        "artefact": FileRecord(file=GRAPH.file, sha256=GRAPH.sha256), "precision": "fp16",
+        "artifact": FileRecord(file=GRAPH.file, sha256=GRAPH.sha256), "precision": "fp16",
         "backend": "onnxruntime:fp16", "backend_version": "1", "machine": machine, "reference": "torch:fp32",
         "reference_sha256": "b" * 64, "measured_at": "2026-02-03T04:05:06",
         "thresholds": {"psnr_db": 55.0, "max_abs": 0.05}, "measurements": (measurement,),
@@ -94,9 +94,9 @@ def make_page(*, entries=None, checks=(), here=(("cpu", ()),), manifest=None, cr
     entries = (make_entry(),) if entries is None else entries
     certificate = Certificate(entries=entries, checks=checks, ledgers=(make_ledger(),))
     looser = () if manifest is None else manifest.list_looser()
-    judgement = judge(certificate, graphs=graphs, here=here, looser=looser)
+    judgment = judge(certificate, graphs=graphs, here=here, looser=looser)
     content = PageContent(
-        title="demo & co", network="compact", judgement=judgement, certificate=certificate, graphs=graphs,
+        title="demo & co", network="compact", judgment=judgment, certificate=certificate, graphs=graphs,
         manifest=manifest, ran_now=[entry for entry in entries if entry.place in here], crops=crops, here=here,
         written_at="2026-03-04T05:06:07",
     )  # fmt: skip

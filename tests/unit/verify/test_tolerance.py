@@ -182,7 +182,7 @@ def test_a_loosened_certificate_does_not_turn_a_failure_into_a_success(bundle):
         document["ledgers"] = []
         document["last"] = None
         for entry in document["entries"]:
-            entry["artefact"]["sha256"] = sha256
+            entry["artifact"]["sha256"] = sha256
             loosen(entry, 1.9e-3)
 
     edit_certificate(bundle, forge)

@@ -46,7 +46,7 @@ def test_every_graph_of_a_bundle_is_verified_and_bound_to_its_bytes(verified):
     assert list(by_backend) == ["onnxruntime:fp32", "openvino:fp32", "onnxruntime:fp16", "torch:fp16"]
     assert all(entry.passed for entry in entries)
     for entry in entries:
-        assert entry.artefact.sha256 == sha256_of(bundle.path / entry.artefact.file)
+        assert entry.artifact.sha256 == sha256_of(bundle.path / entry.artifact.file)
         assert entry.reference == "torch:fp64"
         assert entry.reference_sha256 == bundle.manifest.reference.sha256
         assert entry.worst_max_abs == max(one.max_abs for one in entry.measurements)
@@ -59,8 +59,8 @@ def test_every_graph_of_a_bundle_is_verified_and_bound_to_its_bytes(verified):
     assert by_backend["onnxruntime:fp32"].worst_max_abs <= 1e-5
     shapes = {one.shape for one in by_backend["openvino:fp32"].measurements}
     assert shapes == {*map(str, (*SHAPES, *STRIPS)), "1x8x8", "1x16x16", "1x32x32"}  # the last are of its profile
-    assert by_backend["onnxruntime:fp16"].artefact.file == "model.fp16.onnx"
-    assert by_backend["torch:fp16"].artefact.file == "generator.safetensors"
+    assert by_backend["onnxruntime:fp16"].artifact.file == "model.fp16.onnx"
+    assert by_backend["torch:fp16"].artifact.file == "generator.safetensors"
     assert 55 < by_backend["torch:fp16"].worst_psnr_db < 120
 
 
@@ -192,7 +192,7 @@ def test_a_foreign_graph_is_compared_with_itself_as_it_is_written(exported, tmp_
     for entry in entries:
         assert entry.passed
         assert entry.reference == "onnxruntime:fp32, graph as written"
-        assert entry.reference_sha256 == entry.artefact.sha256 == sha256_of(path)
+        assert entry.reference_sha256 == entry.artifact.sha256 == sha256_of(path)
     assert [file.name for file in tmp_path.iterdir()] == ["foreign.onnx"]
 
 

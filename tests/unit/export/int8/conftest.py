@@ -27,12 +27,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     crops = list(cut_crops(paths, 24, CropShape(32, 2, 3, 5), 9))
     lr = torch.from_numpy(np.concatenate([crop.lr for crop in crops]))
     hr = torch.from_numpy(np.stack([crop.hr for crop in crops])).permute(0, 3, 1, 2).float() / 255
-    optimiser = torch.optim.Adam(network.parameters(), 2e-3)
+    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
     for step in range(150):
         pick = slice(step % 3 * 8, step % 3 * 8 + 8)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.nn.functional.l1_loss(network(lr[pick]), hr[pick]).backward()
-        optimiser.step()
+        optimizer.step()
     folder = tmp_path_factory.mktemp("trained")
     checkpoint, graph = folder / "little.safetensors", folder / "model.fp32.onnx"
     save_generator(checkpoint, network.state_dict(), TRAINED)

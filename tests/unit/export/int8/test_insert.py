@@ -10,7 +10,7 @@ from sr_deploy.errors import GraphError
 from sr_deploy.export.fp16 import convert_model_to_fp16
 from sr_deploy.export.int8 import execute
 from sr_deploy.export.int8.execute import open_graph
-from sr_deploy.export.int8.insert import QuantisedConv, choose_scale, insert_quantisation, quantise_weight
+from sr_deploy.export.int8.insert import QuantisedConv, choose_scale, insert_quantization, quantize_weight
 from sr_deploy.measure.machine import has_multiplier
 
 RANDOM = np.random.default_rng(0)
@@ -53,7 +53,7 @@ def test_the_search_runs_where_int8_is_exact(monkeypatch):
 
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_a_quantised_convolution_computes_what_is_written(per_channel, engine):
+def test_a_quantized_convolution_computes_what_is_written(per_channel, engine):
     if engine == "openvino":
         require_exact_openvino()
     weight = (RANDOM.standard_normal((4, 3, 3, 3)) * [[[[0.1]]], [[[1]]], [[[3]]], [[[0.01]]]]).astype(np.float32)
@@ -61,9 +61,9 @@ def test_a_quantised_convolution_computes_what_is_written(per_channel, engine):
     model = model_of(
         [helper.make_node("Conv", ["x", "w", "b"], ["y"], name="conv", pads=[1] * 4)], {"w": weight, "b": bias}
     )
-    stored, scale = quantise_weight(weight, per_channel=per_channel)
+    stored, scale = quantize_weight(weight, per_channel=per_channel)
     step = float(choose_scale(1.5))
-    insert_quantisation(model, {"conv": QuantisedConv(step, stored, scale, bias + np.float32(0.5))})
+    insert_quantization(model, {"conv": QuantisedConv(step, stored, scale, bias + np.float32(0.5))})
     x = (RANDOM.random((1, 3, 7, 9), dtype=np.float32) - 0.5) * 5  # some of it beyond the range, on both sides
     q = np.clip(np.rint(x / np.float32(step)), -128, 127)
     assert q.min() == -128
@@ -109,19 +109,19 @@ def dense_model(second_reader: bool = False) -> onnx.ModelProto:
     return model_of(nodes, constants)
 
 
-def quantised_dense(second_reader: bool = False) -> onnx.ModelProto:
+def quantized_dense(second_reader: bool = False) -> onnx.ModelProto:
     model = dense_model(second_reader)
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     layers = {}
     for name, weight, limit in (("one", "w1", 2.0), ("three", "w3", 2.0), ("two", "w2", 3.0)):
-        stored, scale = quantise_weight(tensors[weight], per_channel=True)
+        stored, scale = quantize_weight(tensors[weight], per_channel=True)
         layers[name] = QuantisedConv(float(choose_scale(limit)), stored, scale, None)
-    insert_quantisation(model, layers)
+    insert_quantization(model, layers)
     return model
 
 
-def test_only_convolutions_inputs_are_quantised_and_readers_of_one_tensor_share():
-    model = quantised_dense()
+def test_only_convolutions_inputs_are_quantized_and_readers_of_one_tensor_share():
+    model = quantized_dense()
     counts: dict[str, int] = {}
     for node in model.graph.node:
         counts[node.op_type] = counts.get(node.op_type, 0) + 1
@@ -141,9 +141,9 @@ def test_only_convolutions_inputs_are_quantised_and_readers_of_one_tensor_share(
 @pytest.mark.parametrize("second_reader", [False, True])
 @pytest.mark.parametrize("half", [False, True])
 def test_openvino_and_onnxruntime_agree_on_concatenations(second_reader, half):
-    """OpenVINO 2026.4 cuts negative numbers off where a concatenation is quantised as a whole."""
+    """OpenVINO 2026.4 cuts negative numbers off where a concatenation is quantized as a whole."""
     require_exact_openvino()
-    model = quantised_dense(second_reader)
+    model = quantized_dense(second_reader)
     if half:
         convert_model_to_fp16(model, "net")
     onnx.checker.check_model(model, full_check=True)
@@ -154,27 +154,27 @@ def test_openvino_and_onnxruntime_agree_on_concatenations(second_reader, half):
     assert error < (-40 if half else -50)  # single numbers that lie between two steps may go either way
 
 
-def test_quantised_concatenation_equals_that_of_its_parts():
-    whole = quantised_dense()
+def test_quantized_concatenation_equals_that_of_its_parts():
+    whole = quantized_dense()
     x = RANDOM.random((1, 3, 11, 9), dtype=np.float32)
     plain = open_graph(whole, "onnxruntime")(x)["y"]
     nodes = {node.name: node for node in whole.graph.node}
     join = next(node for node in whole.graph.node if node.op_type == "Concat")
     back = next(node for node in whole.graph.node if join.output[0] in node.input)
-    quantisers = {node.output[0]: node for node in whole.graph.node if node.op_type == "QuantizeLinear"}
-    parts = [quantisers[name] for name in join.input]
+    quantizers = {node.output[0]: node for node in whole.graph.node if node.op_type == "QuantizeLinear"}
+    parts = [quantizers[name] for name in join.input]
     assert [part.input[0] for part in parts] == ["a", "b"]
     assert {part.input[1] for part in parts} == {back.input[1]}  # one step for all of it
     join.input[:] = ["a", "b"]
-    quantise = helper.make_node("QuantizeLinear", [join.output[0], *parts[0].input[1:]], ["whole"])
+    quantize = helper.make_node("QuantizeLinear", [join.output[0], *parts[0].input[1:]], ["whole"])
     back.input[0] = "whole"
     place = list(whole.graph.node).index(back)
-    whole.graph.node.insert(place, quantise)
+    whole.graph.node.insert(place, quantize)
     del nodes
     assert np.array_equal(open_graph(whole, "onnxruntime")(x)["y"], plain)
 
 
 def test_a_layer_that_is_not_there_is_named():
-    stored, scale = quantise_weight(np.ones((1, 1, 1, 1), np.float32), per_channel=True)
+    stored, scale = quantize_weight(np.ones((1, 1, 1, 1), np.float32), per_channel=True)
     with pytest.raises(GraphError, match=r"net has no convolution 'gone' with a constant weight"):
-        insert_quantisation(dense_model(), {"gone": QuantisedConv(1.0, stored, scale, None)}, "net")
+        insert_quantization(dense_model(), {"gone": QuantisedConv(1.0, stored, scale, None)}, "net")

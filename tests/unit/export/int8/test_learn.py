@@ -10,17 +10,17 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from sr_deploy.arch.quantised import round_to_levels
+from sr_deploy.arch.quantized import round_to_levels
 from sr_deploy.export.int8 import work as int8_work
-from sr_deploy.export.int8.calibration import measure_ranges, quantise_layers
-from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantised
+from sr_deploy.export.int8.calibration import measure_ranges, quantize_layers
+from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantized
 from sr_deploy.export.int8.execute import open_graph
-from sr_deploy.export.int8.insert import insert_quantisation
+from sr_deploy.export.int8.insert import insert_quantization
 from sr_deploy.export.int8.joins import group_by_step
 from sr_deploy.export.int8.learn import learn_layers
 from sr_deploy.export.int8.make import make_int8_graph
 from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.export.int8.placement import place_quantisation
+from sr_deploy.export.int8.placement import place_quantization
 from sr_deploy.export.int8.sensitivity import estimate_errors
 
 pytestmark = pytest.mark.xdist_group("int8")
@@ -34,9 +34,9 @@ def work(trained, quick, tmp_path):
     )
 
 
-def as_torch(layers) -> dict[str, Quantised]:
+def as_torch(layers) -> dict[str, Quantized]:
     return {
-        name: Quantised(
+        name: Quantized(
             torch.tensor(layer.input_scale),
             torch.from_numpy(layer.weight.astype(np.float32)),
             torch.from_numpy(layer.weight_scale),
@@ -51,30 +51,30 @@ def test_floats_are_those_of_onnxruntime(each_exported):
     channels = next(iter(model.graph.input)).type.tensor_type.shape.dim[1].dim_value
     lr = RANDOM.random((2, channels, 16, 12), dtype=np.float32)
     expected = open_graph(model, "onnxruntime")(lr)["sr"]
-    placement = place_quantisation(model)
+    placement = place_quantization(model)
     graph = DifferentiableGraph(model, torch.float32)
     assert np.abs(graph.run(torch.from_numpy(lr)).numpy() - expected).max() < 1e-4 * np.ptp(expected)
-    # And quantised: what the graph with quantisers computes, dense blocks and enlargements included.
+    # And quantized: what the graph with quantizers computes, dense blocks and enlargements included.
     limits = {candidate.data: 2.0 for candidate in placement.candidates}
-    layers = quantise_layers(model, placement, limits, Int8Options())
+    layers = quantize_layers(model, placement, limits, Int8Options())
     with torch.no_grad():
-        quantised = graph.run(torch.from_numpy(lr), as_torch(layers)).numpy()
-    insert_quantisation(model, layers)
+        quantized = graph.run(torch.from_numpy(lr), as_torch(layers)).numpy()
+    insert_quantization(model, layers)
     stored = open_graph(model, "onnxruntime")(lr)["sr"]
     assert np.abs(stored - expected).max() > 1e-3 * np.ptp(expected)
     # Numbers that lie between two steps may go either way.
-    assert np.mean((quantised - stored) ** 2) < 1e-2 * np.mean((stored - expected) ** 2)
+    assert np.mean((quantized - stored) ** 2) < 1e-2 * np.mean((stored - expected) ** 2)
 
 
-def test_dense_blocks_and_enlargements_share_a_step_and_are_quantised_once(exported):
+def test_dense_blocks_and_enlargements_share_a_step_and_are_quantized_once(exported):
     model = onnx.load(exported("rrdbnet-x4").path)
-    placement = place_quantisation(model)
+    placement = place_quantization(model)
     groups = group_by_step(model, (one.data for one in placement.candidates))
     assert sorted({len(parts) for parts in groups.values()}) == [1, 5]
     limits = {one.data: 2.0 for one in placement.candidates}
-    insert_quantisation(model, quantise_layers(model, placement, limits, Int8Options()))
-    quantised = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    assert len(quantised) == len(set(quantised)) == sum(map(len, set(groups.values())))
+    insert_quantization(model, quantize_layers(model, placement, limits, Int8Options()))
+    quantized = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert len(quantized) == len(set(quantized)) == sum(map(len, set(groups.values())))
     types = {
         value.name: value.type.tensor_type.elem_type
         for value in onnx.shape_inference.infer_shapes(model).graph.value_info
@@ -95,11 +95,11 @@ def test_gradients_of_steps_and_values():
 
 
 def test_what_is_learned_stays_within_its_bounds_and_is_nearer_to_fp32(work, quick):
-    placement = place_quantisation(work.model)
+    placement = place_quantization(work.model)
     options = quick.model_copy(update={"learn_steps": 40, "percentile": 90.0})  # clips far too much
     work = replace(work, options=options)
     limits = measure_ranges(work.model, placement, work.stream_inputs, options, work.engine)
-    layers = quantise_layers(work.model, placement, limits, options)
+    layers = quantize_layers(work.model, placement, limits, options)
     learned = learn_layers(work, placement, layers)
     assert not isinstance(learned, str)
     assert all(0.5 <= factor <= 2 for factor in learned.factors.values())
@@ -108,23 +108,23 @@ def test_what_is_learned_stays_within_its_bounds_and_is_nearer_to_fp32(work, qui
     assert any(moves.any() for moves in learned.moved.values())
     wider = {data: limit * learned.factors[data] for data, limit in limits.items()}
     judge = work.open_search_judge()
-    after = quantise_layers(work.model, placement, wider, options, learned.moved)
+    after = quantize_layers(work.model, placement, wider, options, learned.moved)
     assert judge.error(work.open_with(after)) < 0.9 * judge.error(work.open_with(layers))
 
 
 def test_learning_begins_with_wider_ranges_than_calibrated(work, quick):
-    placement = place_quantisation(work.model)
+    placement = place_quantization(work.model)
     work = replace(work, options=quick.model_copy(update={"learn_steps": 1}))
     limits = measure_ranges(work.model, placement, work.stream_inputs, work.options, work.engine)
-    learned = learn_layers(work, placement, quantise_layers(work.model, placement, limits, work.options))
+    learned = learn_layers(work, placement, quantize_layers(work.model, placement, limits, work.options))
     assert not isinstance(learned, str)
     assert all(factor == pytest.approx(1.25, abs=0.01) for factor in learned.factors.values())
 
 
 def test_estimates_are_near_to_what_each_layer_costs_alone(work, quick):
-    placement = place_quantisation(work.model)
+    placement = place_quantization(work.model)
     limits = measure_ranges(work.model, placement, work.stream_inputs, quick, work.engine)
-    layers = quantise_layers(work.model, placement, limits, quick)
+    layers = quantize_layers(work.model, placement, limits, quick)
     estimated = estimate_errors(work.model, layers, work.stream_search_inputs(), seed=0)
     judge = work.open_search_judge()
     for name, layer in layers.items():

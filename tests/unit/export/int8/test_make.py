@@ -13,7 +13,7 @@ from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import GraphError, VerificationError
 from sr_deploy.export.int8 import work as int8_work
-from sr_deploy.export.int8.bundle import Calibration, load_quantised_source, write_int8_graph
+from sr_deploy.export.int8.bundle import Calibration, load_quantized_source, write_int8_graph
 from sr_deploy.export.int8.execute import choose_engine, open_graph
 from sr_deploy.export.int8.make import make_int8_graph
 from sr_deploy.export.int8.options import Int8Options
@@ -57,14 +57,14 @@ def test_the_graph_is_what_the_report_says(trained, quick, tmp_path):
     assert 30 < -10 * np.log10(error) < 90
 
 
-def test_corrected_biases_move_by_no_more_than_quantising_can_cost(write_gentle_network, quick, tmp_path):
+def test_corrected_biases_move_by_no_more_than_quantizing_can_cost(write_gentle_network, quick, tmp_path):
     """Feature maps of a few hundredths: OpenVINO's own error is there many times the shift that is to be corrected."""
     model = open_model(write_gentle_network(tmp_path / "gentle.safetensors", 24, 4))
     fp32, path = tmp_path / "model.fp32.onnx", tmp_path / "model.int8.onnx"
     export_network_to_onnx(model.load_network(), model.arch, fp32, "5" * 64)
     written = write_int8_graph(fp32, path, lax(quick, bias_correction="on"), Calibration())
     assert len(written.report.shifts) == 5
-    source = load_quantised_source(fp32, tmp_path / written.record.report.file)
+    source = load_quantized_source(fp32, tmp_path / written.record.report.file)
     terms = Terms("int8", int8=written.report)
     assert audit_graph(path, source, "the FP32 graph", terms).findings == ()
 
@@ -174,13 +174,13 @@ def test_biases_are_corrected_where_it_helps(trained, quick, tmp_path):
 
 
 def test_correction_takes_the_mean_error_of_a_layer_away(trained, quick):
-    from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, measure_shifts, quantise_layers
-    from sr_deploy.export.int8.placement import place_quantisation
+    from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, measure_shifts, quantize_layers
+    from sr_deploy.export.int8.placement import place_quantization
 
     work = int8_work.start_work(trained[1], Path("unused"), quick, calibration=None, keep_fp32=(), tell=lambda _: None)
-    placement = place_quantisation(work.model)
+    placement = place_quantization(work.model)
     limits = measure_ranges(work.model, placement, work.stream_inputs, quick, work.engine)
-    layers = quantise_layers(work.model, placement, limits, quick)
+    layers = quantize_layers(work.model, placement, limits, quick)
     before = measure_shifts(work.model, layers, work.stream_inputs, work.engine)
     after = measure_shifts(work.model, correct_biases(layers, before), work.stream_inputs, work.engine)
     for name, shift in before.items():
@@ -254,25 +254,25 @@ def test_the_picture_is_drawn_or_said_to_be_missing(trained, quick, tmp_path, mo
     assert any("pip install 'sr-deploy[plots]'" in line for line in told)
 
 
-def test_what_was_quantised_can_be_made_again(trained, quick, tmp_path):
+def test_what_was_quantized_can_be_made_again(trained, quick, tmp_path):
     made = write_int8_graph(trained[1], tmp_path / "model.int8.onnx", lax(quick), Calibration())
     stored = json.loads((tmp_path / "int8.json").read_text())
     assert stored["share"] == made.record.share
     assert made.record.report.sha256 == sha256_of(tmp_path / "int8.json")
-    source = load_quantised_source(trained[1], tmp_path / "int8.json")
+    source = load_quantized_source(trained[1], tmp_path / "int8.json")
     floats = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in source.graph.initializer}
     stored_graph = onnx.load(tmp_path / "model.int8.onnx").graph
-    quantised = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in stored_graph.initializer}
+    quantized = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in stored_graph.initializer}
     nodes = {node.name: node for node in source.graph.node}
     inside = [layer.name for layer in made.report.layers if layer.precision == "int8"]
     assert inside
     for name in inside:
-        scale = quantised[f"{name}.weight.scale"].astype(np.float32).reshape(-1, 1, 1, 1)
-        error = np.abs(quantised[f"{name}.weight.int8"] * scale - floats[nodes[name].input[1]])
+        scale = quantized[f"{name}.weight.scale"].astype(np.float32).reshape(-1, 1, 1, 1)
+        error = np.abs(quantized[f"{name}.weight.int8"] * scale - floats[nodes[name].input[1]])
         assert (error <= scale * 1.001).all()
 
 
-def test_nothing_to_quantise_is_said(tmp_path, quick):
+def test_nothing_to_quantize_is_said(tmp_path, quick):
     from onnx import TensorProto, helper, numpy_helper
 
     graph = helper.make_graph(

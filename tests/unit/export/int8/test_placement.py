@@ -6,13 +6,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.errors import GraphError
-from sr_deploy.export.int8.placement import place_quantisation
+from sr_deploy.export.int8.placement import place_quantization
 from sr_deploy.graph.rewrite import DEFAULT, rewrite_model
 
 
 def kept_by(model: onnx.ModelProto) -> dict[str, list[str]]:
     """Weights of the convolutions that stay float, by reason."""
-    placement = place_quantisation(model)
+    placement = place_quantization(model)
     weights = {node.name: node.input[1] for node in model.graph.node if len(node.input) > 1}
     reasons: dict[str, list[str]] = {}
     for name, reason in placement.kept.items():
@@ -34,22 +34,22 @@ def kept_by(model: onnx.ModelProto) -> dict[str, list[str]]:
 def test_what_reads_the_picture_stays_float(exported, name, first, candidates):
     model = onnx.load(exported(name).path)
     assert kept_by(model) == {"first convolution": first}
-    placement = place_quantisation(model)
+    placement = place_quantization(model)
     assert len(placement.candidates) == candidates
     assert 0 < placement.share < 1
 
 
 def test_every_network_has_candidates_before_and_after_rewriting(each_exported):
     model = onnx.load(each_exported.path)
-    before = place_quantisation(model)
+    before = place_quantization(model)
     rewrite_model(model, DEFAULT)
-    after = place_quantisation(model)
+    after = place_quantization(model)
     assert len(before.candidates) == len(after.candidates) > 0
     assert set(after.kept.values()) == {"first convolution"}
 
 
 def test_shares_are_those_of_the_multiply_adds(exported):
-    placement = place_quantisation(onnx.load(exported("compact-x4").path))
+    placement = place_quantization(onnx.load(exported("compact-x4").path))
     body, last = 8 * 8 * 9, 8 * 48 * 9
     whole = 3 * 8 * 9 + 2 * body + last
     assert [one.share for one in placement.candidates] == pytest.approx([body / whole] * 2 + [last / whole])
@@ -85,7 +85,7 @@ def test_every_rule_at_once():
     ]
     constants = {"w33": w33, "w88": w88, "w38": w38, "deep": depthwise, "two": np.full((), 2, np.float32)}
     constants["scales"] = np.array([1, 1, 2, 2], np.float32)
-    placement = place_quantisation(graph_of(nodes, constants))
+    placement = place_quantization(graph_of(nodes, constants))
     assert [candidate.name for candidate in placement.candidates] == ["inside", "trunk", "up", "last"]
     named = dict(placement.kept)
     assert named.pop("first") == "first convolution"
@@ -93,7 +93,7 @@ def test_every_rule_at_once():
     assert list(named.values()) == ["weight is no constant"]
 
 
-def test_a_graph_without_convolutions_has_nothing_to_quantise():
+def test_a_graph_without_convolutions_has_nothing_to_quantize():
     model = graph_of([helper.make_node("Relu", ["x"], ["y"])], {})
     with pytest.raises(GraphError, match="no multiply-adds"):
-        place_quantisation(model)
+        place_quantization(model)

@@ -36,7 +36,7 @@ def test_pairs_have_their_sizes_and_lie_on_levels(photographs, degradation):
 
 
 def test_patches_of_a_pair_show_the_same_place(photographs, degradation):
-    """Shrunk originals resemble their own degraded patch far more than the neighbour's."""
+    """Shrunk originals resemble their own degraded patch far more than the neighbor's."""
     pair = make_degrader(degradation).degrade(photographs, 1)
     small = F.interpolate(pair.hr_NCHW, size=24, mode="area")
     distance = (small[:, None] - pair.lr_NCHW[None]).abs().mean((2, 3, 4))

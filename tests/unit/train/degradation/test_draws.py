@@ -67,10 +67,10 @@ def test_ranges_of_samples(samples, stage, widest, noisiest, scale):
 def test_exponents(samples):
     kernel = samples.stages[0].kernel
     assert (kernel.beta[kernel.kind <= KINDS.index("anisotropic")] == 1).all()
-    generalised = kernel.beta[np.isin(kernel.kind, [4, 5])]
-    assert_share(generalised < 1, 0.5)
-    assert_uniform(generalised[generalised < 1], 0.5, 1.0)
-    assert_uniform(generalised[generalised >= 1], 1.0, 4.0)
+    generalized = kernel.beta[np.isin(kernel.kind, [4, 5])]
+    assert_share(generalized < 1, 0.5)
+    assert_uniform(generalized[generalized < 1], 0.5, 1.0)
+    assert_uniform(generalized[generalized >= 1], 1.0, 4.0)
     plateau = kernel.beta[np.isin(kernel.kind, [6, 7])]
     assert_share(plateau == 1, 0.5)
     assert_uniform(plateau[plateau > 1], 1.0, 2.0)

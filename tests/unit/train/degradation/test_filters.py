@@ -40,7 +40,7 @@ def test_products_of_lines_are_found_and_filtered_as_lines(photographs, degradat
     products = are_products(kernels)
     kinds = {KINDS[kind] for kind in draw.kind[products]}
     assert products[draw.kind == KINDS.index("isotropic")].all()
-    assert kinds <= {"isotropic", "anisotropic", "generalised isotropic"}  # the others by chance alone
+    assert kinds <= {"isotropic", "anisotropic", "generalized isotropic"}  # the others by chance alone
     assert not products[draw.kind == KINDS.index("sinc")].any()
     kernels = kernels[products][:4]
     assert (convolve_lines(photographs, kernels) - convolve_by_fft(photographs, kernels)).abs().max() < 2e-6

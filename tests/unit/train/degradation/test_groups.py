@@ -31,7 +31,7 @@ def test_samples_given_back_as_they_are_are_copied_among_others(photographs):
     ("keys", "runs"),
     [([3, 1, 1, 3], [(0, 1), (1, 3), (3, 4)]), ([False] * 4, [(0, 4)]), ([2, 2, 1, 1], [(0, 2), (2, 4)])],
 )
-def test_neighbours_alike_are_done_together(photographs, keys, runs):
+def test_neighbors_alike_are_done_together(photographs, keys, runs):
     seen = []
 
     def work(images, run):

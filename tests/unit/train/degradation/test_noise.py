@@ -14,7 +14,7 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(5)
 
 
-def test_gaussian_noise_has_each_samples_strength_and_colour(generator):
+def test_gaussian_noise_has_each_samples_strength_and_color(generator):
     images = torch.full((3, 3, 128, 128), 0.5)
     sigma, gray = np.array([2.0, 10.0, 25.0]), np.array([False, True, False])
     noise = (add_gaussian_noise(images, sigma, gray, generator) - images) * 255

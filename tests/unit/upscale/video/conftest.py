@@ -88,7 +88,7 @@ def _make_clip(
     time_base: Fraction = Fraction(1, 24),
     rate: Fraction = Fraction(24),
     options: Sequence[tuple[str, str]] | None = None,
-    colours: tuple[int, int, int, int] = (2, 1, 2, 2),
+    colors: tuple[int, int, int, int] = (2, 1, 2, 2),
     aspect: Fraction = Fraction(1),
     rotation: float | None = None,
     sound: str | None = None,
@@ -97,11 +97,11 @@ def _make_clip(
     tags: dict[str, str] | None = None,
     chapters: bool = False,
 ) -> Path:
-    """Write a clip; `numbers` say which pictures, `colours` are matrix, range, primaries and transfer."""
+    """Write a clip; `numbers` say which pictures, `colors` are matrix, range, primaries and transfer."""
     height, width = size
     times = range(len(numbers)) if times is None else times
     options = ENCODERS.get(codec, ()) if options is None else options
-    matrix, color_range, primaries, transfer = colours
+    matrix, color_range, primaries, transfer = colors
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, rate=rate, options=dict(options))
         context = video.codec_context

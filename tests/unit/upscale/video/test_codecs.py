@@ -25,7 +25,7 @@ def test_odd_results_share_no_chroma(clip: Clip, frames_of, runner, tmp_path):
     with Upscaler(type(runner)(scale=3), halo=0) as upscaler:
         result = upscale_video(upscaler, source, tmp_path / "out.mkv", VideoSettings(codec="vp9"))
         assert (result.plan.kind.width, result.plan.kind.height, result.plan.kind.pixel_format) == (141, 93, "yuv444p")
-        with pytest.raises(InputError, match=r"in yuv420p neighbouring pixels share .* 141x93; take an even"):
+        with pytest.raises(InputError, match=r"in yuv420p neighboring pixels share .* 141x93; take an even"):
             upscale_video(upscaler, source, tmp_path / "out.mp4", VideoSettings(pixel_format="yuv420p"))
         result = upscale_video(upscaler, source, tmp_path / "scaled.mp4", VideoSettings(scale=1.5))
     frame = frames_of(tmp_path / "scaled.mp4")[0]

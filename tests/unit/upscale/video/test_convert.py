@@ -8,7 +8,7 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from sr_deploy.errors import VideoError
-from sr_deploy.upscale.video.colours import Colours, guess_matrix, read_colours
+from sr_deploy.upscale.video.colors import Colors, guess_matrix, read_colors
 from sr_deploy.upscale.video.convert import ToFrames, ToPixels
 from sr_deploy.upscale.video.kind import FrameKind
 from sr_deploy.upscale.video.pixel_formats import view_planes
@@ -19,12 +19,12 @@ LUMA = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593), 7: (0.212, 
 FFMPEG = {1: Colorspace.ITU709, 6: Colorspace.ITU601, 9: Colorspace.BT2020, 7: Colorspace.SMPTE240M}
 
 
-def to_ycbcr(rgb, colours, bits):
+def to_ycbcr(rgb, colors, bits):
     """By ITU-T H.273, 8.3: rgb in [0, 1], not rounded."""
-    red, blue = LUMA[colours.matrix]
+    red, blue = LUMA[colors.matrix]
     luma = red * rgb[..., 0] + (1 - red - blue) * rgb[..., 1] + blue * rgb[..., 2]
     chroma = [(rgb[..., 2] - luma) / (2 - 2 * blue), (rgb[..., 0] - luma) / (2 - 2 * red)]
-    if colours.full_range:
+    if colors.full_range:
         planes = [luma * (2**bits - 1), *(one * (2**bits - 1) + 2 ** (bits - 1) for one in chroma)]
     else:
         step = 2 ** (bits - 8)
@@ -46,12 +46,12 @@ def random_rgb(seed=0):
 @pytest.mark.parametrize("full_range", [False, True])
 @pytest.mark.parametrize("matrix", LUMA)
 @pytest.mark.parametrize(("pixel_format", "bits"), [("yuv444p", 8), ("yuv444p10le", 10)])
-def test_colours_are_converted_by_their_matrix(pixel_format, bits, matrix, full_range):
-    colours = Colours(matrix, full_range, 2, 2)
+def test_colors_are_converted_by_their_matrix(pixel_format, bits, matrix, full_range):
+    colors = Colors(matrix, full_range, 2, 2)
     rgb = random_rgb()
-    ycbcr = np.rint(to_ycbcr(rgb, colours, bits))
+    ycbcr = np.rint(to_ycbcr(rgb, colors, bits))
     highest = 255 if bits == 8 else 65535
-    kind = FrameKind(WIDTH, HEIGHT, pixel_format, colours)
+    kind = FrameKind(WIDTH, HEIGHT, pixel_format, colors)
     pixels = ToPixels(kind)(make_frame(ycbcr, pixel_format))
     assert pixels.dtype == (np.uint8 if bits == 8 else np.uint16)
     # A step of the samples is up to 2.1 of RGB; FFmpeg's scaler is up to four more off at 10 bit.
@@ -68,7 +68,7 @@ def test_colours_are_converted_by_their_matrix(pixel_format, bits, matrix, full_
 @pytest.mark.parametrize("matrix", LUMA)
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv420p10le"])
 def test_conversions_are_those_of_ffmpeg(pixel_format, matrix):
-    kind = FrameKind(WIDTH, HEIGHT, pixel_format, Colours(matrix, False, 2, 2), "center")
+    kind = FrameKind(WIDTH, HEIGHT, pixel_format, Colors(matrix, False, 2, 2), "center")
     deep = kind.deep
     rgb = np.rint(random_rgb(1) * (65535 if deep else 255)).astype(np.uint16 if deep else np.uint8)
     name = "rgb48le" if deep else "rgb24"
@@ -91,7 +91,7 @@ def test_matrices_differ_where_they_should():
     green[..., 1] = 255
     luma = {}
     for matrix in (1, 6, 9):
-        kind = FrameKind(WIDTH, HEIGHT, "yuv444p", Colours(matrix, False, 2, 2))
+        kind = FrameKind(WIDTH, HEIGHT, "yuv444p", Colors(matrix, False, 2, 2))
         luma[matrix] = view_planes(ToFrames(kind, deep=False)(green))[0][0, 0]
     assert luma == {1: 173, 6: 145, 9: 164}
 
@@ -99,11 +99,11 @@ def test_matrices_differ_where_they_should():
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p"])
 @pytest.mark.parametrize("location", ["left", "center"])
 def test_chroma_stays_in_its_place(pixel_format, location):
-    """An impulse of chroma: its centre of mass in RGB and after the way back."""
+    """An impulse of chroma: its center of mass in RGB and after the way back."""
     down = 2 if "420" in pixel_format else 1
     planes = [np.full((16, 32), 128), np.full((16 // down, 16), 128), np.full((16 // down, 16), 128)]
     planes[1][:, 8] = 168
-    kind = FrameKind(32, 16, pixel_format, Colours(1, False, 2, 2), location)
+    kind = FrameKind(32, 16, pixel_format, Colors(1, False, 2, 2), location)
     pixels = ToPixels(kind)(make_frame(planes, pixel_format))
     blue = pixels[8, :, 2].astype(float) - pixels[8, 0, 2]
     assert (blue * np.arange(32)).sum() / blue.sum() == pytest.approx(16 if location == "left" else 16.5, abs=0.05)
@@ -115,7 +115,7 @@ def test_chroma_stays_in_its_place(pixel_format, location):
 @pytest.mark.parametrize(("pixel_format", "bits"), [("gray", 8), ("gray10le", 10)])
 def test_gray_stays_one_channel(pixel_format, bits):
     ramp = np.linspace(16 * 2 ** (bits - 8), 235 * 2 ** (bits - 8), SIZE[0] * SIZE[1]).reshape(SIZE).round()
-    kind = FrameKind(WIDTH, HEIGHT, pixel_format, Colours(1, False, 2, 2))
+    kind = FrameKind(WIDTH, HEIGHT, pixel_format, Colors(1, False, 2, 2))
     pixels = ToPixels(kind)(make_frame([ramp], pixel_format))
     assert pixels.shape == (*SIZE, 1)
     assert (pixels.min(), pixels.max()) == (0, 255 if bits == 8 else pytest.approx(65535, abs=200))
@@ -123,15 +123,15 @@ def test_gray_stays_one_channel(pixel_format, bits):
     assert np.abs(view_planes(back)[0] - ramp).max() <= 1
 
 
-def test_colours_of_frames():
+def test_colors_of_frames():
     frame = av.VideoFrame(48, 32, "yuv420p")
-    assert read_colours(frame) == Colours(6, False, 2, 2)
+    assert read_colors(frame) == Colors(6, False, 2, 2)
     frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc = 9, 2, 9, 16
-    assert read_colours(frame) == Colours(9, True, 9, 16)
+    assert read_colors(frame) == Colors(9, True, 9, 16)
     frame.colorspace = 14
-    with pytest.raises(VideoError, match=r"colour matrix 14 \(H.273\), which is not known here"):
-        read_colours(frame)
-    assert read_colours(av.VideoFrame(48, 32, "gbrp")).matrix == 0
+    with pytest.raises(VideoError, match=r"color matrix 14 \(H.273\), which is not known here"):
+        read_colors(frame)
+    assert read_colors(av.VideoFrame(48, 32, "gbrp")).matrix == 0
     sizes = ((1279, 719), (1280, 544), (1024, 720))
     assert [guess_matrix(width, height) for width, height in sizes] == [6, 1, 1]
 
@@ -141,12 +141,12 @@ def test_colours_of_frames():
     [("nv12", "yuv420p"), ("p010le", "yuv420p10le"), ("p210le", "yuv422p10le"), ("yuv444p10msble", "yuv444p10le")],
 )
 def test_formats_for_encoders_of_a_gpu_hold_the_same_samples(given, planar):
-    colours = Colours(1, False, 1, 1)
+    colors = Colors(1, False, 1, 1)
     deep = "10" in planar
     rgb = np.rint(random_rgb(2) * (65535 if deep else 255)).astype(np.uint16 if deep else np.uint8)
-    frame = ToFrames(FrameKind(WIDTH, HEIGHT, given, colours), deep=deep)(rgb)
+    frame = ToFrames(FrameKind(WIDTH, HEIGHT, given, colors), deep=deep)(rgb)
     assert frame.format.name == given
-    expected = ToFrames(FrameKind(WIDTH, HEIGHT, planar, colours), deep=deep)(rgb)
+    expected = ToFrames(FrameKind(WIDTH, HEIGHT, planar, colors), deep=deep)(rgb)
     luma, *chroma = view_planes(expected)
     low = 6 if given.startswith("p") or "msb" in given else 0  # 10 bits stand at the upper end of 16
     dtype = luma.dtype

@@ -149,13 +149,13 @@ def test_lost_streams_are_found(finished):
         check(finished, copied=Copied((1, 2), ()))
 
 
-def test_other_frames_and_colours_are_found(finished):
+def test_other_frames_and_colors_are_found(finished):
     with pytest.raises(VideoError, match=r"the result's frames are \(128, 64, 'yuv420p'.* not \(128, 66"):
         check(finished, plan=replace(finished.plan, kind=replace(finished.plan.kind, height=66)))
     with pytest.raises(VideoError, match=r"the result's frames are .*, not .* \(0, 65536"):
         check(finished, info=replace(finished.info, display_matrix=(0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)))
-    kind = replace(finished.plan.kind, colours=replace(finished.plan.kind.colours, full_range=True))
-    with pytest.raises(VideoError, match=r"the result's colours are"):
+    kind = replace(finished.plan.kind, colors=replace(finished.plan.kind.colors, full_range=True))
+    with pytest.raises(VideoError, match=r"the result's colors are"):
         check(finished, plan=replace(finished.plan, kind=kind))
 
 

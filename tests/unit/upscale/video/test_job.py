@@ -247,7 +247,7 @@ def test_rotation_is_kept_and_not_applied(clip: Clip, frames_of, upscaler, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("colours", "pixel_format", "shown"),
+    ("colors", "pixel_format", "shown"),
     [
         ((1, 1, 1, 1), "yuv420p", (1, 1, 1, 1)),
         ((6, 2, 6, 6), "yuv420p", (6, 2, 6, 6)),
@@ -257,9 +257,9 @@ def test_rotation_is_kept_and_not_applied(clip: Clip, frames_of, upscaler, tmp_p
     ],
     ids=["bt709", "bt601-full", "unsaid", "yuvj", "bt2020-pq"],
 )
-def test_colours_are_said_as_they_are(clip: Clip, frames_of, upscaler, tmp_path, *, colours, pixel_format, shown):
+def test_colors_are_said_as_they_are(clip: Clip, frames_of, upscaler, tmp_path, *, colors, pixel_format, shown):
     codec = "libx265" if "10" in pixel_format else "libx264"
-    source = clip("in.mkv", colours=colours, pixel_format=pixel_format, codec=codec)
+    source = clip("in.mkv", colors=colors, pixel_format=pixel_format, codec=codec)
     for suffix in (".mkv", ".mp4"):
         upscale_video(upscaler, source, tmp_path / f"out{suffix}", SMALL)
         frame = frames_of(tmp_path / f"out{suffix}")[0]
@@ -271,7 +271,7 @@ def test_colours_are_said_as_they_are(clip: Clip, frames_of, upscaler, tmp_path,
     [("h264", ".mp4"), ("h265", ".mov"), ("av1", ".webm"), ("vp9", ".mp4"), ("ffv1", ".mkv"), ("prores", ".mov")],
 )
 def test_full_range_is_said_or_becomes_tv_range(clip: Clip, frames_of, upscaler, tmp_path, *, codec, suffix):
-    source = clip("in.mov", codec="mjpeg", pixel_format="yuvj422p", colours=(5, 2, 2, 2), options=(("qmin", "1"),))
+    source = clip("in.mov", codec="mjpeg", pixel_format="yuvj422p", colors=(5, 2, 2, 2), options=(("qmin", "1"),))
     result = upscale_video(upscaler, source, tmp_path / f"out{suffix}", VideoSettings(codec=codec))
     told = ("full range becomes TV range, for prores_ks does not say which",) if codec == "prores" else ()
     assert result.notes[-1:] == told or not told
@@ -283,7 +283,7 @@ def test_full_range_is_said_or_becomes_tv_range(clip: Clip, frames_of, upscaler,
 @pytest.mark.parametrize(("codec", "suffix"), [("h265", ".mp4"), ("h264", ".mkv"), ("av1", ".webm")])
 def test_hdr_metadata_are_kept(clip: Clip, upscaler, tmp_path, codec, suffix):
     options = (("x265-params", f"log-level=error:{HDR}"),)
-    source = clip("in.mkv", codec="libx265", pixel_format="yuv420p10le", options=options, colours=BT2020_PQ)
+    source = clip("in.mkv", codec="libx265", pixel_format="yuv420p10le", options=options, colors=BT2020_PQ)
     upscale_video(upscaler, source, tmp_path / f"out{suffix}", VideoSettings(codec=codec))
     light = read_video_info(tmp_path / f"out{suffix}").light
     assert light.content == (1000, 400)
@@ -293,7 +293,7 @@ def test_hdr_metadata_are_kept(clip: Clip, upscaler, tmp_path, codec, suffix):
 
 def test_lost_hdr_metadata_are_named(clip: Clip, upscaler, tmp_path):
     options = (("x265-params", f"log-level=error:{HDR}"),)
-    source = clip("in.mkv", codec="libx265", pixel_format="yuv420p10le", options=options, colours=BT2020_PQ)
+    source = clip("in.mkv", codec="libx265", pixel_format="yuv420p10le", options=options, colors=BT2020_PQ)
     result = upscale_video(upscaler, source, tmp_path / "out.mkv", LOSSLESS)
     assert result.notes == ("HDR metadata cannot be told to ffv1 and are lost",)
 
@@ -340,4 +340,4 @@ def test_progress_and_result_tell_what_was_done(clip: Clip, upscaler, tmp_path):
     assert all(0 < seconds < result.seconds for seconds in result.stages.values())
     assert not find_work_folder(result.target).exists()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.mkv"]
-    assert astuple(result.plan.kind.colours) == (6, False, 2, 2)
+    assert astuple(result.plan.kind.colors) == (6, False, 2, 2)

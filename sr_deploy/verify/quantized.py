@@ -1,6 +1,6 @@
-"""How an INT8 graph is quantised, against what `int8.json` records and the FP32 graph holds. No torch here.
+"""How an INT8 graph is quantized, against what `int8.json` records and the FP32 graph holds. No torch here.
 
-Quantisers are not looked through here but read: steps, zero points and types of every one, which layers have them, and
+Quantizers are not looked through here but read: steps, zero points and types of every one, which layers have them, and
 the biases that were corrected for what they cost. What `int8.json` says is so held to the graph, number for number.
 Whether it is good is measured (`calibration`), since whoever changes the graph can change that file too.
 """
@@ -30,14 +30,14 @@ _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def is_corrected_bias(report: Int8Report, node: NodeProto, position: int) -> bool:
-    """Whether an input is the bias of a convolution that `int8.json` records as quantised, and so held to that."""
-    return position == 2 and node.op_type in _CONVOLUTIONS and name_of(node) in _list_quantised(report)
+    """Whether an input is the bias of a convolution that `int8.json` records as quantized, and so held to that."""
+    return position == 2 and node.op_type in _CONVOLUTIONS and name_of(node) in _list_quantized(report)
 
 
-def list_quantisation(
+def list_quantization(
     reference: GraphView, candidate: GraphView, alignment: Alignment, storage: Storage, report: Int8Report | None
 ) -> Iterator[str]:
-    """What is wrong with the quantisation of a graph, one line each, each naming the layer.
+    """What is wrong with the quantization of a graph, one line each, each naming the layer.
 
     Args:
         reference: the FP32 graph with its channels evened out (`audit.load_reference`).
@@ -47,7 +47,7 @@ def list_quantisation(
         report: `int8.json`; None: there is none.
     """
     if report is None:
-        yield "nothing records how it was quantised (int8 of the manifest); export the bundle again"
+        yield "nothing records how it was quantized (int8 of the manifest); export the bundle again"
         return
     layers = {layer.name: layer for layer in report.layers}
     pairs = [(node, other) for node, other in alignment.pairs if other.op_type in _CONVOLUTIONS]
@@ -57,11 +57,11 @@ def list_quantisation(
         if layer is None:
             yield f"int8.json says nothing of {describe_node(other)}"
             continue
-        quantised = bool(_quantisers(candidate, other.input[1]))
-        if quantised != (layer.precision == "int8"):
-            seen = "int8" if quantised else "float"
+        quantized = bool(_quantizers(candidate, other.input[1]))
+        if quantized != (layer.precision == "int8"):
+            seen = "int8" if quantized else "float"
             yield f"{describe_node(other)} computes in {seen}, and int8.json records {layer.precision}"
-        elif quantised:
+        elif quantized:
             yield from _Layer(reference, candidate, node, other, layer, storage, types).judge(report)
     for name in sorted(layers.keys() - {name_of(node) for node, _ in pairs}):
         yield f"int8.json records {name!r}, which is no convolution of the graph"
@@ -70,11 +70,11 @@ def list_quantisation(
         yield f"int8.json records {name!r} {names[name]} times, and each layer has one record"
 
 
-def _list_quantised(report: Int8Report) -> set[str]:
+def _list_quantized(report: Int8Report) -> set[str]:
     return {layer.name for layer in report.layers if layer.precision == "int8"}
 
 
-def _quantisers(view: GraphView, name: str) -> list[NodeProto]:
+def _quantizers(view: GraphView, name: str) -> list[NodeProto]:
     return [node for node in view.chain(name) if node.op_type != "Cast"]
 
 
@@ -109,35 +109,35 @@ class _Layer:
         due = self.storage.type_of(1, held=self.due.output[0] in self.storage.held)
         for position in (0, 1):
             if self.types.get(self.node.input[position]) != due:
-                yield f"input {position} of {describe_node(self.node)} is not dequantised to the type it computes in"
+                yield f"input {position} of {describe_node(self.node)} is not dequantized to the type it computes in"
 
     def _judge_data(self, name: str) -> Iterator[str]:
         """What is read as a DequantizeLinear of a QuantizeLinear, or of what joins several or repeats one."""
         chain = self.candidate.chain(name)
         if not chain or chain[0].op_type != "DequantizeLinear":
-            yield f"the data of {describe_node(self.node)} is not quantised, though its weight is"
+            yield f"the data of {describe_node(self.node)} is not quantized, though its weight is"
             return
-        yield from self._judge_quantiser(chain[0])
-        yield from self._judge_quantised(chain[0].input[0])
+        yield from self._judge_quantizer(chain[0])
+        yield from self._judge_quantized(chain[0].input[0])
 
-    def _judge_quantised(self, name: str) -> Iterator[str]:
+    def _judge_quantized(self, name: str) -> Iterator[str]:
         chain = self.candidate.chain(name)
         parts = () if chain else list_joined(self.candidate.producer(name))
         for part in parts:
-            yield from self._judge_quantised(part)
+            yield from self._judge_quantized(part)
         if parts:
             return
         if not chain or chain[0].op_type != "QuantizeLinear":
             yield f"the data of {describe_node(self.node)} comes through no QuantizeLinear of its own"
             return
-        yield from self._judge_quantiser(chain[0])
+        yield from self._judge_quantizer(chain[0])
         if self.types.get(chain[0].output[0]) != _INT8:
-            yield f"{describe_node(chain[0])} before {describe_node(self.node)} does not quantise to int8"
+            yield f"{describe_node(chain[0])} before {describe_node(self.node)} does not quantize to int8"
         read = chain[0].input[0]
         for wrong in judge_way(chain[1:], self.types, read, self.storage.float_type):
             yield f"the input of {describe_node(chain[0])} before {describe_node(self.node)} {wrong}"
 
-    def _judge_quantiser(self, node: NodeProto) -> Iterator[str]:
+    def _judge_quantizer(self, node: NodeProto) -> Iterator[str]:
         steps = np.ravel(self.candidate.read_scale(node))
         if steps.size != 1 or float(steps[0]) != self.layer.step:
             shown = ", ".join(f"{float(step):.7g}" for step in steps[:3])

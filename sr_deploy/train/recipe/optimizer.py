@@ -66,7 +66,7 @@ class EmaRecipe(Section):
 
 
 class PrecisionRecipe(Section):
-    """How the forward and backward pass compute. Weights and optimiser stay FP32."""
+    """How the forward and backward pass compute. Weights and optimizer stay FP32."""
 
     autocast: Literal["auto", "off", "bf16", "fp16"] = "auto"
     """auto measures at the start which is fastest here; off is FP32."""

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from sr_deploy.arch.quantised import find_weight_steps, quantise_convolutions, round_to_levels
+from sr_deploy.arch.quantized import find_weight_steps, quantize_convolutions, round_to_levels
 from sr_deploy.errors import CheckpointError
-from sr_deploy.export.int8.insert import quantise_weight
+from sr_deploy.export.int8.insert import quantize_weight
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-4, 0.3, 40.0])
 def test_steps_of_weights_are_those_of_the_exported_graph(size: float) -> None:
     weight = size * np.random.default_rng(0).normal(size=(16, 8, 3, 3)).astype(np.float32)
-    levels, steps = quantise_weight(weight, per_channel=True)
+    levels, steps = quantize_weight(weight, per_channel=True)
     found = find_weight_steps(torch.from_numpy(weight))
     assert np.array_equal(found.numpy(), steps)
     assert np.array_equal(np.rint(weight / found.numpy().reshape(-1, 1, 1, 1)), levels)
@@ -28,7 +28,7 @@ def test_a_convolution_multiplies_whole_numbers_and_scales_their_sums(dtype: tor
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 2, 1, bias=False))
     plain = copy.deepcopy(network)
-    quantise_convolutions(network, {"0": 1 / 64})
+    quantize_convolutions(network, {"0": 1 / 64})
     assert network.state_dict().keys() == plain.state_dict().keys()
     x = torch.rand(1, 3, 9, 7) * 4 - 2
     step = find_weight_steps(plain[0].weight).reshape(-1, 1, 1, 1)
@@ -52,7 +52,7 @@ def test_gradients_go_through_rounding_inside_the_range_and_reach_the_weights() 
     convolution(x).sum().backward()
     plain = [parameter.grad.clone() for parameter in convolution.parameters()]
     convolution.zero_grad()
-    quantise_convolutions(convolution, {"0": 1 / 127})
+    quantize_convolutions(convolution, {"0": 1 / 127})
     convolution(x).sum().backward()
     for gradient, parameter in zip(plain, convolution.parameters(), strict=True):
         assert torch.allclose(parameter.grad, gradient, rtol=0.02)
@@ -61,4 +61,4 @@ def test_gradients_go_through_rounding_inside_the_range_and_reach_the_weights() 
 @pytest.mark.parametrize("name", ["1", "0.weight", ""])
 def test_steps_of_what_is_no_convolution_are_refused(name: str) -> None:
     with pytest.raises(CheckpointError, match="no plain convolution"):
-        quantise_convolutions(nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()), {name: 0.1})
+        quantize_convolutions(nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()), {name: 0.1})

@@ -1,4 +1,4 @@
-"""Convolutions that compute as INT8 ones will, through which gradients flow: quantisation-aware training.
+"""Convolutions that compute as INT8 ones will, through which gradients flow: quantization-aware training.
 
 Data and weights become whole numbers, are multiplied as such, and the sums are scaled afterwards:
 
@@ -21,7 +21,7 @@ from torch.nn import functional
 from sr_deploy.errors import CheckpointError
 
 LEVELS = 127
-"""Greatest quantised magnitude of weights, and of a calibrated range."""
+"""Greatest quantized magnitude of weights, and of a calibrated range."""
 LEAST_SCALE = 2.0**-20
 """FP16 steps by 2^-24 here: a scale rounded up to it is off by a sixteenth at most."""
 
@@ -90,7 +90,7 @@ class QuantisedConv2d(nn.Conv2d):
         return scaled if self.bias is None else scaled + self.bias.reshape(1, -1, 1, 1).to(sums.dtype)
 
 
-def quantise_convolutions(network: nn.Module, input_steps: Mapping[str, float]) -> None:
+def quantize_convolutions(network: nn.Module, input_steps: Mapping[str, float]) -> None:
     """Let convolutions of a network compute as INT8 ones, in place; its state dict stays as it is.
 
     Args:

@@ -51,7 +51,7 @@ class _Link:
 
 
 def find_factors(model: onnx.ModelProto, placement: Placement, inputs: Inputs, engine: Engine) -> Factors:
-    """Measure the channels of every feature map that can be equalised, and choose the factors."""
+    """Measure the channels of every feature map that can be equalized, and choose the factors."""
     import onnx
 
     links = [link for link in _find_links(model.graph) if link.data in {one.data for one in placement.candidates}]
@@ -96,8 +96,8 @@ def choose_factors(greatest: NDArray[np.float32], weight: NDArray[np.float32]) -
     if not alive.any():
         return (1.0,) * len(greatest)
     logarithm = _BALANCE * np.log(np.maximum(greatest, _LEAST)) - (1 - _BALANCE) * np.log(np.maximum(read_with, _LEAST))
-    centred = np.where(alive, logarithm - logarithm[alive].mean(), 0.0)
-    factors = np.clip(np.exp(centred), 1 / _MOST, _MOST).astype(np.float32)
+    centered = np.where(alive, logarithm - logarithm[alive].mean(), 0.0)
+    factors = np.clip(np.exp(centered), 1 / _MOST, _MOST).astype(np.float32)
     return tuple(float(one) for one in factors)
 
 

@@ -5,9 +5,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from sr_deploy.export.int8.equalise import apply_factors, choose_factors, find_factors
+from sr_deploy.export.int8.equalize import apply_factors, choose_factors, find_factors
 from sr_deploy.export.int8.execute import open_graph
-from sr_deploy.export.int8.placement import place_quantisation
+from sr_deploy.export.int8.placement import place_quantization
 
 pytestmark = pytest.mark.xdist_group("int8")  # one process calibrates for all
 
@@ -18,7 +18,7 @@ def inputs():
 
 def test_the_function_stays_and_channels_come_together(trained):
     model = onnx.load(trained[1])
-    placement = place_quantisation(model)
+    placement = place_quantization(model)
     factors = find_factors(model, placement, inputs, "onnxruntime")
     assert set(factors) == {candidate.data for candidate in placement.candidates}
     equal = apply_factors(model, factors)
@@ -36,7 +36,7 @@ def test_the_function_stays_and_channels_come_together(trained):
 
 def test_networks_whose_features_are_read_twice_are_left_alone(exported):
     model = onnx.load(exported("rrdbnet-x4").path)
-    found = find_factors(model, place_quantisation(model), inputs, "onnxruntime")
+    found = find_factors(model, place_quantization(model), inputs, "onnxruntime")
     readers = {name: [node.op_type for node in model.graph.node if name in node.input] for name in found}
     assert len(readers) == 2  # of the tail
     assert all(reading == ["Conv"] for reading in readers.values())

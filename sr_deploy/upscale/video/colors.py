@@ -22,11 +22,11 @@ _HD_WIDTH, _HD_HEIGHT = 1280, 720
 
 
 @dataclass(frozen=True)
-class Colours:
+class Colors:
     """How samples become light."""
 
     matrix: int
-    """Between RGB and luma and chroma; 0 for RGB itself. Never left open: see `read_colours`."""
+    """Between RGB and luma and chroma; 0 for RGB itself. Never left open: see `read_colors`."""
     full_range: bool
     """Whether samples use all numbers (PC range) or leave room at both ends (TV range)."""
     primaries: int
@@ -74,8 +74,8 @@ def guess_matrix(width: int, height: int) -> int:
     return BT709 if width >= _HD_WIDTH or height >= _HD_HEIGHT else BT601
 
 
-def read_colours(frame: VideoFrame) -> Colours:
-    """The colours of a decoded frame.
+def read_colors(frame: VideoFrame) -> Colors:
+    """The colors of a decoded frame.
 
     Videos often do not say their matrix. Players then take BT.709 for 1280 x 720 and more, and BT.601 below; so does
     this. The result says it, for at its size players would guess anew.
@@ -84,17 +84,17 @@ def read_colours(frame: VideoFrame) -> Colours:
         VideoError: a matrix that is not known.
     """
     if frame.format.is_rgb or frame.format.has_palette:
-        return Colours(RGB, True, frame.color_primaries, frame.color_trc)
+        return Colors(RGB, True, frame.color_primaries, frame.color_trc)
     matrix = frame.colorspace
     if matrix == UNSPECIFIED:
         matrix = guess_matrix(frame.width, frame.height)
     if matrix not in _MATRICES:
         raise VideoError(
-            f"the video has colour matrix {matrix} (H.273), which is not known here; convert it first, as in: ffmpeg "
+            f"the video has color matrix {matrix} (H.273), which is not known here; convert it first, as in: ffmpeg "
             "-i IN -vf scale=out_color_matrix=bt709 -colorspace bt709 OUT"
         )
     full_range = frame.color_range == _FULL_RANGE or frame.format.name.startswith("yuvj")
-    return Colours(matrix, full_range, frame.color_primaries, frame.color_trc)
+    return Colors(matrix, full_range, frame.color_primaries, frame.color_trc)
 
 
 def read_mastering_light(frame: VideoFrame) -> MasteringLight:

@@ -9,7 +9,7 @@ from torch import nn
 def scale_kaiming(module: nn.Module, factor: float) -> None:
     """Kaiming-normal weights times `factor` and zero biases for each convolution in `module`.
 
-    Small starting values keep deep residual networks without batch normalisation stable (ESRGAN, section 3.1).
+    Small starting values keep deep residual networks without batch normalization stable (ESRGAN, section 3.1).
     """
     for layer in module.modules():
         # On the meta device there is nothing to set, and torch would load its decompositions for it, for seconds.
