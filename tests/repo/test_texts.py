@@ -35,6 +35,22 @@ def test_no_path_of_one_machine_is_committed():
     assert found == []
 
 
+def test_spelling_is_american():
+    british = re.compile(
+        r"(?:equal|general|initial|minim|normal|optim|quant|random|recogn|serial|summar)is(?:e|ed|er|ers|es|ing|ation)\b"
+        r"|artefact|behaviour|centre|(?<!sr_deploy\.)colour|judgement|neighbour",  # that one is in published graphs
+        re.IGNORECASE,
+    )
+    found = []
+    for path in tracked_files():
+        if path.suffix in {".py", ".md", ".toml"} and path != Path(__file__):
+            lines = path.read_text(encoding="utf-8").splitlines()
+            found += [
+                f"{path.relative_to(ROOT)}:{n}: {line}" for n, line in enumerate(lines, 1) if british.search(line)
+            ]
+    assert found == []
+
+
 def test_links_between_pages_lead_somewhere():
     broken = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:

@@ -1,11 +1,15 @@
+import ast
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from sr_deploy.arch import registry
 from sr_deploy.arch.fold import fold_for_export
 from sr_deploy.arch.registry import (
+    architecture_names,
     build_network,
     describe_cost,
     input_multiple,
@@ -215,3 +219,15 @@ def test_what_cannot_be_built_is_named(changes, message):
     fields = {"architecture": "compact", "scale": 4, "features": 6, "blocks": 1} | changes
     with pytest.raises(InputError, match=message):
         build_network(ArchSpec(**fields))
+
+
+def test_no_other_module_names_an_architecture():
+    package = Path(registry.__file__).parents[1]
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        if path.parent == package / "arch/networks":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in architecture_names():
+                found.append(f"{path.relative_to(package)}:{node.lineno}: {node.value}")
+    assert found == []
