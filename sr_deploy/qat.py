@@ -30,7 +30,7 @@ from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 from sr_deploy.train.chain import Stage, plan_stages
-from sr_deploy.train.recipe import QuantisationRecipe, load_recipe
+from sr_deploy.train.recipe import QuantizationRecipe, load_recipe
 
 _LEAST_SIDE = 16
 _ALIKE = 1e-3
@@ -87,7 +87,7 @@ def plan_qat(
     (stage,) = plan_stages(name, [*overrides, f"scale={arch.scale}", *fixed], runs, alone=True, out=out)
     side = max(stage.recipe.data.patch_size // arch.scale, _LEAST_SIDE)
     start = prepare_training(checkpoint, weights, data, side=side, tell=tell)
-    quantization = (stage.recipe.quantization or QuantisationRecipe()).model_copy(
+    quantization = (stage.recipe.quantization or QuantizationRecipe()).model_copy(
         update={
             "input_steps": start.input_steps,
             "checkpoint": str(checkpoint),

@@ -73,7 +73,7 @@ def find_weight_steps(weight: Tensor) -> Tensor:
     return raised.view(torch.float16).float()
 
 
-class QuantisedConv2d(nn.Conv2d):
+class QuantizedConv2d(nn.Conv2d):
     """A convolution that computes as its INT8 form: one step for its data, one for each output channel's weights."""
 
     input_step: Tensor
@@ -105,6 +105,6 @@ def quantize_convolutions(network: nn.Module, input_steps: Mapping[str, float]) 
         convolution = modules.get(name)
         if type(convolution) is not nn.Conv2d or convolution.groups != 1 or convolution.padding_mode != "zeros":
             raise CheckpointError(f"steps are given for {name!r}, which is no plain convolution of this network")
-        convolution.__class__ = QuantisedConv2d
+        convolution.__class__ = QuantizedConv2d
         device = convolution.weight.device
         convolution.register_buffer("input_step", torch.tensor(step, device=device), persistent=False)

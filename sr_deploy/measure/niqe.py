@@ -28,7 +28,7 @@ _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class GeneralisedGaussian:
+class GeneralizedGaussian:
     """Asymmetric generalized Gaussian distributions, one for each of B blocks (the paper's equation 4)."""
 
     shape: _Floats
@@ -86,7 +86,7 @@ def niqe(image: NDArray[np.uint8], crop_border: int = 0) -> float:
     return _distance(features)
 
 
-def fit_generalized_gaussian(values_BP: _Floats) -> GeneralisedGaussian:
+def fit_generalized_gaussian(values_BP: _Floats) -> GeneralizedGaussian:
     """Fit a distribution to each row by matching moments (Lasmar et al. 2009; the paper's section II.C).
 
     Args:
@@ -106,7 +106,7 @@ def fit_generalized_gaussian(values_BP: _Floats) -> GeneralisedGaussian:
     nearest = np.abs(ratios[None] - wanted[:, None]).argmin(axis=1)
     shape = np.where(np.isfinite(wanted), shapes[nearest], np.nan)
     spread = np.sqrt(gamma(1 / shape) / gamma(3 / shape))
-    return GeneralisedGaussian(shape, left * spread, right * spread)
+    return GeneralizedGaussian(shape, left * spread, right * spread)
 
 
 def halve_plane(plane: _Floats) -> _Floats:

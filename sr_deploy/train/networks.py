@@ -28,7 +28,7 @@ from sr_deploy.train.losses import (
 from sr_deploy.train.photographs import training_paths, validation_paths
 from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
-from sr_deploy.train.recipe import DiscriminatorRecipe, LossRecipe, QuantisationRecipe, Recipe
+from sr_deploy.train.recipe import DiscriminatorRecipe, LossRecipe, QuantizationRecipe, Recipe
 from sr_deploy.train.run import StartingPoint
 from sr_deploy.train.state import Opponent, TrainingState
 from sr_deploy.train.update import Criteria, Updater
@@ -125,7 +125,7 @@ def build_criteria(recipe: LossRecipe, device: torch.device) -> Criteria:
 
 
 def build_distillation(
-    recipe: QuantisationRecipe, teacher: nn.Module, precision: PrecisionChoice, device: torch.device
+    recipe: QuantizationRecipe, teacher: nn.Module, precision: PrecisionChoice, device: torch.device
 ) -> Criterion | None:
     """Distance from what `teacher` makes of the same low resolution; None where its factor is 0."""
     if recipe.distillation == 0:

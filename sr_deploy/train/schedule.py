@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from sr_deploy.train.recipe import OptimiserRecipe, ScheduleRecipe
+from sr_deploy.train.recipe import OptimizerRecipe, ScheduleRecipe
 
 
-def learning_rate_at(step: int, optimizer: OptimiserRecipe, steps: int) -> float:
+def learning_rate_at(step: int, optimizer: OptimizerRecipe, steps: int) -> float:
     """The learning rate of one update.
 
     Args:

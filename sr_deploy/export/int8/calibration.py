@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
 from sr_deploy.export.int8.execute import Engine, open_graph
-from sr_deploy.export.int8.insert import QuantisedConv, choose_scale, insert_quantization, quantize_weight
+from sr_deploy.export.int8.insert import QuantizedConv, choose_scale, insert_quantization, quantize_weight
 from sr_deploy.export.int8.joins import group_by_step
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Placement
@@ -83,7 +83,7 @@ def quantize_layers(
     limits: Mapping[str, float],
     options: Int8Options,
     moved: Mapping[str, NDArray[np.int8]] = MappingProxyType({}),
-) -> dict[str, QuantisedConv]:
+) -> dict[str, QuantizedConv]:
     """Every candidate quantized, with its bias as it was.
 
     Args:
@@ -107,12 +107,12 @@ def quantize_layers(
         bias = None
         if len(node.input) > 2 and node.input[2] in tensors:
             bias = onnx.numpy_helper.to_array(tensors[node.input[2]]).astype(np.float32)
-        layers[candidate.name] = QuantisedConv(float(choose_scale(limits[candidate.data])), quantized, scale, bias)
+        layers[candidate.name] = QuantizedConv(float(choose_scale(limits[candidate.data])), quantized, scale, bias)
     return layers
 
 
 def measure_shifts(
-    model: onnx.ModelProto, layers: Mapping[str, QuantisedConv], inputs: Inputs, engine: Engine
+    model: onnx.ModelProto, layers: Mapping[str, QuantizedConv], inputs: Inputs, engine: Engine
 ) -> dict[str, NDArray[np.float32]]:
     """By how much quantizing each convolution alone lowers the mean of each of its output channels.
 
@@ -155,7 +155,7 @@ def measure_shifts(
 
 
 def _feed_with_floats(
-    model: onnx.ModelProto, quantized: onnx.ModelProto, layers: Mapping[str, QuantisedConv]
+    model: onnx.ModelProto, quantized: onnx.ModelProto, layers: Mapping[str, QuantizedConv]
 ) -> onnx.ModelProto:
     """The float graph, and beside each of its convolutions the quantized one on the same input, named `*.twin`."""
     both = copy_model(model)
@@ -174,13 +174,13 @@ def _feed_with_floats(
 
 
 def correct_biases(
-    layers: Mapping[str, QuantisedConv], shifts: Mapping[str, NDArray[np.float32]]
-) -> dict[str, QuantisedConv]:
+    layers: Mapping[str, QuantizedConv], shifts: Mapping[str, NDArray[np.float32]]
+) -> dict[str, QuantizedConv]:
     """The same layers with the shifts added to their biases."""
     corrected = {}
     for name, layer in layers.items():
         bias = np.zeros(len(layer.weight), np.float32) if layer.bias is None else layer.bias
-        corrected[name] = QuantisedConv(layer.input_scale, layer.weight, layer.weight_scale, bias + shifts[name])
+        corrected[name] = QuantizedConv(layer.input_scale, layer.weight, layer.weight_scale, bias + shifts[name])
     return corrected
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sr_deploy.cache import keep, read_kept
 from sr_deploy.export.int8.cache import JUDGED_KIND, Judged
 from sr_deploy.export.int8.execute import open_graph
-from sr_deploy.export.int8.insert import QuantisedConv
+from sr_deploy.export.int8.insert import QuantizedConv
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Placement
 from sr_deploy.export.int8.quality import Judge, Loss
@@ -87,7 +87,7 @@ def describe_layers(
     return tuple(described)
 
 
-def _describe_quantized(name: str, layer: QuantisedConv, share: float, error: float) -> LayerReport:
+def _describe_quantized(name: str, layer: QuantizedConv, share: float, error: float) -> LayerReport:
     bias = None if layer.bias is None else tuple(map(float, layer.bias))
     return LayerReport(
         name=name,

@@ -33,7 +33,7 @@ _ZERO = "int8.zero"
 
 
 @dataclass(frozen=True)
-class QuantisedConv:
+class QuantizedConv:
     """Everything that replaces a float convolution."""
 
     input_scale: float
@@ -70,7 +70,7 @@ def quantize_weight(weight: NDArray[np.float32], *, per_channel: bool) -> tuple[
     return np.clip(np.rint(weight / step), -LEVELS, LEVELS).astype(np.int8), scale
 
 
-def insert_quantization(model: onnx.ModelProto, layers: Mapping[str, QuantisedConv], source: str = "the graph") -> None:
+def insert_quantization(model: onnx.ModelProto, layers: Mapping[str, QuantizedConv], source: str = "the graph") -> None:
     """Quantize convolutions of a float graph, in place.
 
     Convolutions that read the same tensor share its QuantizeLinear. A convolution keeps its type: scales, and what its
@@ -157,7 +157,7 @@ class _Inserter:
             self._store(self._scales[key], scale)
         return self._scales[key]
 
-    def replace_weight(self, node: onnx.NodeProto, layer: QuantisedConv, dtype: np.dtype[Any]) -> None:
+    def replace_weight(self, node: onnx.NodeProto, layer: QuantizedConv, dtype: np.dtype[Any]) -> None:
         """Let a convolution take int8 weights, and the bias of `layer`."""
         name = f"{node.name}.weight"
         self._store(f"{name}.int8", layer.weight)

@@ -16,7 +16,7 @@ from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, me
 from sr_deploy.export.int8.differentiable import UnsupportedGraphError
 from sr_deploy.export.int8.equalize import apply_factors, find_factors
 from sr_deploy.export.int8.finish import Gate, build_graph, describe_layers, describe_point, explain_refusal
-from sr_deploy.export.int8.insert import LEVELS, QuantisedConv
+from sr_deploy.export.int8.insert import LEVELS, QuantizedConv
 from sr_deploy.export.int8.learn import learn_layers
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Candidate, Placement, find_modules, place_quantization
@@ -224,7 +224,7 @@ def _measure_correction(work: Work, placement: Placement, measured: Measured, ju
     return best.model_copy(update={"corrections": figures})
 
 
-def _quantize(work: Work, placement: Placement, measured: Measured) -> dict[str, QuantisedConv]:
+def _quantize(work: Work, placement: Placement, measured: Measured) -> dict[str, QuantizedConv]:
     limits = {data: limit * measured.learned.get(data, 1.0) for data, limit in measured.limits.items()}
     layers = quantize_layers(work.model, placement, limits, work.options)
     if measured.moved:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.deps import installed_version
 from sr_deploy.export.int8.execute import Engine, Run, choose_engine, open_graph
-from sr_deploy.export.int8.insert import QuantisedConv, insert_quantization
+from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.photographs import CropShape, Photographs, cut_crops, find_photographs
 from sr_deploy.export.int8.quality import Judge
@@ -29,7 +29,7 @@ _SEARCH, _GATE = 1, 2
 
 Tell = Callable[[str], None]
 """Told what is being done, one line each."""
-Layers = Mapping[str, QuantisedConv]
+Layers = Mapping[str, QuantizedConv]
 """Quantized convolutions by the name of their node."""
 
 

@@ -20,8 +20,8 @@ from sr_deploy.train.recipe.files import (
     write_recipe,
 )
 from sr_deploy.train.recipe.losses import AdversarialRecipe, DiscriminatorRecipe, LossRecipe, PerceptualRecipe
-from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimiserRecipe, PrecisionRecipe, ScheduleRecipe
-from sr_deploy.train.recipe.stage import NetworkRecipe, QuantisationRecipe, Recipe, RunRecipe
+from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimizerRecipe, PrecisionRecipe, ScheduleRecipe
+from sr_deploy.train.recipe.stage import NetworkRecipe, QuantizationRecipe, Recipe, RunRecipe
 
 __all__ = [
     "AdversarialRecipe",
@@ -34,10 +34,10 @@ __all__ = [
     "LossRecipe",
     "NetworkRecipe",
     "NoiseRecipe",
-    "OptimiserRecipe",
+    "OptimizerRecipe",
     "PerceptualRecipe",
     "PrecisionRecipe",
-    "QuantisationRecipe",
+    "QuantizationRecipe",
     "Recipe",
     "ResizeRecipe",
     "RunRecipe",

@@ -35,7 +35,7 @@ class ScheduleRecipe(Section):
         return self
 
 
-class OptimiserRecipe(Section):
+class OptimizerRecipe(Section):
     """Adam."""
 
     learning_rate: LearningRate

@@ -10,7 +10,7 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.train.recipe.data import DataRecipe
 from sr_deploy.train.recipe.degradation import DegradationRecipe
 from sr_deploy.train.recipe.losses import DiscriminatorRecipe, LossRecipe
-from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimiserRecipe, PrecisionRecipe
+from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimizerRecipe, PrecisionRecipe
 from sr_deploy.train.recipe.section import Factor, Section, Steps
 
 
@@ -23,7 +23,7 @@ class NetworkRecipe(Section):
     """Name of a module of `sr_deploy.arch.networks`."""
 
 
-class QuantisationRecipe(Section):
+class QuantizationRecipe(Section):
     """Weights learn to live with the rounding of INT8, which the forward pass then has (quantization-aware training).
 
     `train --qat` measures the steps on the training photographs and begins with the weights that it is given.
@@ -80,11 +80,11 @@ class Recipe(Section):
     """How low resolution is made; left out: the papers' bicubic."""
     loss: LossRecipe = LossRecipe()
     """What is minimized."""
-    optimizer: OptimiserRecipe
+    optimizer: OptimizerRecipe
     """How it is minimized."""
     discriminator: DiscriminatorRecipe | None = None
     """Needed by an adversarial loss, and by nothing else."""
-    quantization: QuantisationRecipe | None = None
+    quantization: QuantizationRecipe | None = None
     """What is computed in INT8; left out: nothing."""
     ema: EmaRecipe = EmaRecipe()
     """The average of the weights."""

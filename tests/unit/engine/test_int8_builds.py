@@ -11,7 +11,7 @@ from sr_deploy.bundle import parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.export.fp16 import convert_model_to_fp16
-from sr_deploy.export.int8.insert import QuantisedConv, insert_quantization, quantize_weight
+from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization, quantize_weight
 from sr_deploy.export.int8.placement import place_quantization
 from sr_deploy.export.write import write_graph
 from sr_deploy.files import sha256_of
@@ -29,7 +29,7 @@ def quantize(path, target, *, per_channel):
         if node.name in {candidate.name for candidate in placement.candidates}:
             weight, scale = quantize_weight(tensors[node.input[1]], per_channel=per_channel)
             bias = tensors[node.input[2]].astype(np.float32) if len(node.input) > 2 else None
-            layers[node.name] = QuantisedConv(1 / 127, weight, scale, bias)
+            layers[node.name] = QuantizedConv(1 / 127, weight, scale, bias)
     insert_quantization(model, layers)
     convert_model_to_fp16(model, "test")
     write_graph(model, target)

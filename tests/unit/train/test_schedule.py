@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from sr_deploy.train.recipe import OptimiserRecipe, ScheduleRecipe
+from sr_deploy.train.recipe import OptimizerRecipe, ScheduleRecipe
 from sr_deploy.train.schedule import learning_rate_at
 
 
 def rates(schedule: dict[str, object], steps: list[int], total: int = 100) -> list[float]:
-    optimizer = OptimiserRecipe(learning_rate=2e-4, schedule=ScheduleRecipe.model_validate(schedule))
+    optimizer = OptimizerRecipe(learning_rate=2e-4, schedule=ScheduleRecipe.model_validate(schedule))
     return [learning_rate_at(step, optimizer, total) for step in steps]
 
 

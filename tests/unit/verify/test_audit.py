@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from sr_deploy.export.fp16 import convert_graph_to_fp16
-from sr_deploy.export.int8.insert import QuantisedConv, insert_quantization, quantize_weight
+from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization, quantize_weight
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.report import Int8Report, LayerReport
 from sr_deploy.verify.align import GraphView, align_graphs
@@ -32,7 +32,7 @@ def quantize(plain, target, *, shift=0.0, per_channel=True):
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     for node in convolutions[1:-1]:
         levels, scale = quantize_weight(tensors[node.input[1]], per_channel=per_channel)
-        layers[node.name] = QuantisedConv(STEP, levels, scale, tensors[node.input[2]] + np.float32(shift))
+        layers[node.name] = QuantizedConv(STEP, levels, scale, tensors[node.input[2]] + np.float32(shift))
     insert_quantization(model, layers)
     for entry in model.metadata_props:
         entry.value = "int8" if entry.key == "sr_deploy.precision" else entry.value

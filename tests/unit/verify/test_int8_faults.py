@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from sr_deploy.export.fp16 import convert_model_to_fp16
 from sr_deploy.export.int8.bundle import load_quantized_source
-from sr_deploy.export.int8.insert import QuantisedConv, insert_quantization, quantize_weight
+from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization, quantize_weight
 
 FILE = "model.int8.onnx"
 NETWORKS = ("compact", pytest.param("rrdb", marks=pytest.mark.slow))
@@ -106,7 +106,7 @@ def leave_all_but_one(bundle) -> int:
     node = next(node for node in model.graph.node if node.name == quantized[0]["name"])
     levels, scale = quantize_weight(tensors[node.input[1]], per_channel=True)
     bias = np.array(quantized[0]["bias"], np.float32)
-    insert_quantization(model, {node.name: QuantisedConv(quantized[0]["step"], levels, scale, bias)})
+    insert_quantization(model, {node.name: QuantizedConv(quantized[0]["step"], levels, scale, bias)})
     convert_model_to_fp16(model, FILE)
     next(one for one in model.metadata_props if one.key == "sr_deploy.precision").value = "int8"
     onnx.save(model, path)

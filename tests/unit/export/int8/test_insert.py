@@ -10,7 +10,7 @@ from sr_deploy.errors import GraphError
 from sr_deploy.export.fp16 import convert_model_to_fp16
 from sr_deploy.export.int8 import execute
 from sr_deploy.export.int8.execute import open_graph
-from sr_deploy.export.int8.insert import QuantisedConv, choose_scale, insert_quantization, quantize_weight
+from sr_deploy.export.int8.insert import QuantizedConv, choose_scale, insert_quantization, quantize_weight
 from sr_deploy.measure.machine import has_multiplier
 
 RANDOM = np.random.default_rng(0)
@@ -63,7 +63,7 @@ def test_a_quantized_convolution_computes_what_is_written(per_channel, engine):
     )
     stored, scale = quantize_weight(weight, per_channel=per_channel)
     step = float(choose_scale(1.5))
-    insert_quantization(model, {"conv": QuantisedConv(step, stored, scale, bias + np.float32(0.5))})
+    insert_quantization(model, {"conv": QuantizedConv(step, stored, scale, bias + np.float32(0.5))})
     x = (RANDOM.random((1, 3, 7, 9), dtype=np.float32) - 0.5) * 5  # some of it beyond the range, on both sides
     q = np.clip(np.rint(x / np.float32(step)), -128, 127)
     assert q.min() == -128
@@ -115,7 +115,7 @@ def quantized_dense(second_reader: bool = False) -> onnx.ModelProto:
     layers = {}
     for name, weight, limit in (("one", "w1", 2.0), ("three", "w3", 2.0), ("two", "w2", 3.0)):
         stored, scale = quantize_weight(tensors[weight], per_channel=True)
-        layers[name] = QuantisedConv(float(choose_scale(limit)), stored, scale, None)
+        layers[name] = QuantizedConv(float(choose_scale(limit)), stored, scale, None)
     insert_quantization(model, layers)
     return model
 
@@ -177,4 +177,4 @@ def test_quantized_concatenation_equals_that_of_its_parts():
 def test_a_layer_that_is_not_there_is_named():
     stored, scale = quantize_weight(np.ones((1, 1, 1, 1), np.float32), per_channel=True)
     with pytest.raises(GraphError, match=r"net has no convolution 'gone' with a constant weight"):
-        insert_quantization(dense_model(), {"gone": QuantisedConv(1.0, stored, scale, None)}, "net")
+        insert_quantization(dense_model(), {"gone": QuantizedConv(1.0, stored, scale, None)}, "net")
