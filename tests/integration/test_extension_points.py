@@ -1,9 +1,13 @@
-"""What another package brings, each in one file, goes through the whole chain by its name."""
+"""What another package brings, in one file, goes through the whole chain by its name: as CONTRIBUTING.md says."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,79 +16,24 @@ from sr_deploy.arch import registry
 from sr_deploy.cli import main
 from sr_deploy.imaging.codec import read_image
 
-NETWORK = '''
-from pydantic import ConfigDict, Field
-from torch import nn
-from torch.nn import functional as F
-
-from sr_deploy.arch.registry import Architecture, Layout, find_shape, keep_names
-from sr_deploy.arch.spec import ArchSpec
+GUIDE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
 
-class TwoConvSpec(ArchSpec):
-    """Options of this architecture."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    width: int = Field(ge=1, le=64)
-    """Channels between its two convolutions."""
+def read_blocks(heading: str) -> list[str]:
+    """The blocks of code below a heading of the guide, in their order."""
+    section = GUIDE.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
 
 
-class TwoConv(nn.Module):
-    """Two convolutions and a pixel shuffle, added to the nearest pixel."""
-
-    def __init__(self, spec):
-        super().__init__()
-        self.scale = spec.scale
-        self.inner = nn.Conv2d(spec.channels, spec.width, 5, padding=2)
-        self.outer = nn.Conv2d(spec.width, spec.channels * spec.scale**2, 3, padding=1)
-
-    def forward(self, lr):
-        detail = F.pixel_shuffle(self.outer(F.relu(self.inner(lr))), self.scale)
-        return detail + F.interpolate(lr, scale_factor=float(self.scale), mode="nearest")
-
-
-def infer(shapes):
-    width, channels = find_shape(shapes, "inner.weight", 4)[:2]
-    scale = round((find_shape(shapes, "outer.weight", 4)[0] / channels) ** 0.5)
-    return TwoConvSpec(architecture="twoconv", scale=scale, channels=channels, width=width)
-
-
-ARCHITECTURE = Architecture(
-    title="Two convolutions",
-    spec=TwoConvSpec,
-    build=TwoConv,
-    infer=infer,
-    layouts=(Layout("twoconv", "inner.weight", lambda shapes: "inner.weight" in shapes, keep_names),),
-)
-'''
-RECIPE = """
-name = "toy"
-scale = 2
-
-[network]
-architecture = "twoconv"
-width = 12
-
-[data]
-patch_size = 16
-batch = 2
-
-[optimizer]
-learning_rate = 1e-3
-
-[run]
-steps = 6
-"""
-
-
-def install(folder: Path, group: str, name: str, text: str) -> None:
-    """Put a distribution into `folder` that brings one module and names it in an entry point."""
-    (folder / f"{name}_of_another_package.py").write_text(text)
+def install(folder: Path, project: str, text: str) -> None:
+    """Put a distribution into `folder` that brings one module and names it in an entry point, as `project` has it."""
+    ((group, points),) = tomllib.loads(project)["project"]["entry-points"].items()
+    ((name, module),) = points.items()
+    (folder / f"{module}.py").write_text(text)
     metadata = folder / f"{name}-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {name}_of_another_package\n")
+    (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
 
 
 @pytest.fixture
@@ -97,24 +46,22 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_architecture_is_one_file(site, pictures, tmp_path, monkeypatch, capsys):
-    install(site, "sr_deploy.architectures", "twoconv", NETWORK)
+    project, module, recipe, commands = read_blocks("Add an architecture")
+    install(site, project, module)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "toy.toml").write_text(RECIPE)
+    shutil.copytree(pictures, tmp_path / "pictures")
+    (tmp_path / "toy.toml").write_text(recipe)
     registry._find_modules.cache_clear()
     try:
-        train = ["train", "toy.toml", "--data", str(pictures), "--set", f"data.validation_folder={pictures}"]
-        assert main([*train, "--set", "network.witdh=3"]) == 1
+        assert main(["train", "toy.toml", "--set", "network.witdh=3"]) == 1
         assert "unknown key 'network.witdh' (did you mean 'width'?)" in capsys.readouterr().err
-        assert main(train) == 0
+        for command in commands.splitlines():
+            assert main(shlex.split(command)[1:]) == 0, command
+        assert read_image(tmp_path / "out.png").shape == (144, 176, 3)
         capsys.readouterr()
         assert main(["info", "runs/toy", "--json"]) == 0
         network = json.loads(capsys.readouterr().out)
         assert network["arch"] == {"architecture": "twoconv", "scale": 2, "channels": 3, "width": 12}
-        assert main(["export", "runs/toy", "--fp16", "--backend", "none"]) == 0
-        assert main(["verify", "deployments/toy"]) == 0
-        picture = next(iter(sorted(pictures.glob("*.png"))))
-        assert main(["upscale", str(picture), "out.png", "--model", "deployments/toy"]) == 0
-        assert read_image(tmp_path / "out.png").shape == (144, 176, 3)
     finally:
         registry._find_modules.cache_clear()
         registry.get_architecture.cache_clear()
