@@ -177,6 +177,11 @@ def _find_flips(before: dict[tuple[str, str], BenchResult], after: dict[tuple[st
 def _find_notes(old: BenchReport, new: BenchReport) -> Iterator[str]:
     if old.model_sha256 != new.model_sha256:
         yield f"the models differ: {old.model} and {new.model}"
+    if old.schema_version != new.schema_version and any(one.device != "cpu" for one in new.results):
+        yield (
+            f"WARNING: on a GPU reports of version {old.schema_version} and {new.schema_version} are measured in "
+            "different ways (turns, length, memory, copies)"
+        )
     for name in dict.fromkeys([*old.versions, *new.versions]):
         before, after = (report.versions.get(name, "not installed") for report in (old, new))
         if before != after:

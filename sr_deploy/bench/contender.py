@@ -7,24 +7,25 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from sr_deploy import errors
-from sr_deploy.bench.worker import OpenAnswer, OpenRequest
+from sr_deploy.bench.messages import DeviceAnswer, OpenAnswer, OpenRequest, TurnKind
 from sr_deploy.errors import BackendError
 
 
-class EndToEndTurns:
-    """The turns of a contender from file to file."""
+@dataclass(frozen=True)
+class TurnsOf:
+    """The turns of a contender of one kind, for `run_rounds`."""
 
-    def __init__(self, contender: Contender) -> None:
-        """Of this contender."""
-        self._contender = contender
+    contender: Contender
+    kind: TurnKind
 
     def take_turn(self, calls: int, primed: bool) -> list[float]:
         """Seconds of each of `calls` calls."""
-        return self._contender.take_turn(calls, primed, files=True)
+        return self.contender.take_turn(calls, primed, self.kind)
 
 
 class Contender:
@@ -58,22 +59,27 @@ class Contender:
         """Of the worker."""
         return self._process.pid
 
-    def take_turn(self, calls: int, primed: bool, files: bool = False) -> list[float]:
-        """Seconds of each of `calls` calls; `files`: from picture files to picture files.
+    def take_turn(self, calls: int, primed: bool, kind: TurnKind) -> list[float]:
+        """Seconds of each of `calls` calls.
 
         Raises:
             BackendError: it failed.
         """
-        seconds: list[float] = self._ask({"calls": calls, "primed": primed, "files": files})
+        seconds: list[float] = self._ask({"calls": calls, "primed": primed, "kind": kind})
         return seconds
 
     def measure_peak(self) -> float:
         """Greatest resident memory up to now, in MiB."""
-        peak: float = self._ask({"peak": True})
+        peak: float = self._ask({"tell": "peak"})
         return peak
 
+    def tell_device(self) -> DeviceAnswer | None:
+        """Of all calls so far that were timed on a GPU one by one; None where there is none."""
+        answer: DeviceAnswer | None = self._ask({"tell": "device"})
+        return answer
+
     def close(self) -> None:
-        """End the process."""
+        """End the process, and with it what it holds on a GPU; a second time does nothing."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             with contextlib.suppress(BrokenPipeError):  # it may have ended already
                 self._process.stdin.close()

@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from sr_deploy.bench.choices import ContenderChoice
-from sr_deploy.bench.report import BenchResult, ColdStart, EndToEnd, HostCopies, Parity
-from sr_deploy.bench.rounds import Turns
+import numpy as np
+
+from sr_deploy.bench.device_timing import IN_FLIGHT
+from sr_deploy.bench.entry import Entry
+from sr_deploy.bench.messages import FILE_FORMAT, OpenAnswer
+from sr_deploy.bench.report import BenchResult, ColdStart, DeviceTiming, EndToEnd, HostCopies, Parity
 from sr_deploy.bench.statistics import compare_speed, summarize_calls
 from sr_deploy.bench.work import describe_roofline, find_work
-from sr_deploy.bench.worker import FILE_FORMAT, OpenAnswer
 from sr_deploy.bundle import Shape, Thresholds
 from sr_deploy.measure.compare import Comparison
 from sr_deploy.measure.peak import Peaks
 from sr_deploy.model import Model
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Of one contender on one shape."""
+def describe_result(model: Model, entry: Entry, shape: Shape, parity: Parity, peaks: Peaks) -> BenchResult:
+    """The contender's place in the report.
 
-    opened: OpenAnswer
-    """What its process said when it was ready."""
-    parity: Parity
-    """How near its output is to the reference's."""
-    baseline: Turns
-    """The baseline's turns."""
-    own: Turns
-    """Its own."""
-    files: Turns
-    """Its own from file to file."""
-    peak_mib: float
-    """Greatest resident memory."""
-
-
-def describe_result(
-    model: Model, choice: ContenderChoice, shape: Shape, measured: Measured, peaks: Peaks
-) -> BenchResult:
-    """The contender's entry."""
-    opened, own = measured.opened, measured.own
-    timing, speedup = summarize_calls(own), compare_speed(measured.baseline, own)
+    Args:
+        model: what ran.
+        entry: what was measured; it is released.
+        shape: of the input.
+        parity: how near its output is to the reference's.
+        peaks: what its device reaches.
+    """
+    choice, opened, own = entry.choice, entry.process.opened, entry.own
+    timing, speedup = summarize_calls(own), compare_speed(entry.baseline, own)
     work = find_work(model, choice, shape, on_cpu=opened["device"] == "cpu")
     megapixels = shape.n * shape.h * shape.w / 1e6
     return BenchResult(
@@ -60,17 +49,18 @@ def describe_result(
         images_per_second=shape.n / timing.median,
         input_megapixels_per_second=megapixels / timing.median,
         output_megapixels_per_second=megapixels * model.scale**2 / timing.median,
-        peak_memory_mib=measured.peak_mib,
+        peak_memory_mib=entry.peak_mib,
         import_memory_mib=opened["import_mib"],
         device_memory_mib=opened["device_mib"],
         speedup=speedup.ratio,
         speedup_low=speedup.low,
         speedup_high=speedup.high,
         cold_start=_describe_cold_start(opened),
-        end_to_end=_describe_files(measured.files, shape),
+        end_to_end=_describe_files(entry.files, shape),
         host_copies=_describe_copies(opened),
+        device_timing=_describe_device(entry, shape),
         roofline=None if work is None else describe_roofline(work, timing.median, peaks),
-        parity=measured.parity,
+        parity=parity,
     )
 
 
@@ -106,5 +96,24 @@ def _describe_files(turns: Sequence[Sequence[float]], shape: Shape) -> EndToEnd:
 
 
 def _describe_copies(opened: OpenAnswer) -> HostCopies | None:
-    size, seconds = opened["copied_bytes"], opened["copy_seconds"]
-    return None if size is None else HostCopies(bytes=size, median_ms=None if seconds is None else seconds * 1e3)
+    copies = opened["copies"]
+    if copies is None:
+        return None
+    host, device = (None if one is None else one * 1e3 for one in (copies["seconds"], copies["device_seconds"]))
+    return HostCopies(bytes=copies["bytes"], median_ms=host, device_ms=device)
+
+
+def _describe_device(entry: Entry, shape: Shape) -> DeviceTiming | None:
+    if entry.device is None:
+        return None
+    device, pipelined = summarize_calls([entry.device["device_seconds"]]), summarize_calls(entry.pipelined)
+    return DeviceTiming(
+        median_ms=device.median * 1e3,
+        spread_ms=device.spread * 1e3,
+        enqueue_ms=float(np.median(entry.device["enqueue_seconds"])) * 1e3,
+        seconds=sum(map(sum, entry.own)),
+        in_flight=IN_FLIGHT,
+        pipelined_ms=pipelined.median * 1e3,
+        pipelined_spread_ms=pipelined.spread * 1e3,
+        pipelined_images_per_second=shape.n / pipelined.median,
+    )

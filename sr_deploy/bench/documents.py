@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from sr_deploy.bench.compare import BUSY_PROCESSORS
 from sr_deploy.bench.report import BenchReport, BenchResult, ShapeRun
@@ -25,7 +25,11 @@ def show_milliseconds(value: float) -> str:
 
 def show_time(result: BenchResult) -> str:
     """Median and spread, as in `8.30 ms ±3 %`."""
-    return f"{show_milliseconds(result.median_ms)} ±{100 * result.spread_ms / result.median_ms:.0f} %"
+    return _show_spread(result.median_ms, result.spread_ms)
+
+
+def _show_spread(median_ms: float, spread_ms: float) -> str:
+    return f"{show_milliseconds(median_ms)} ±{100 * spread_ms / median_ms:.0f} %"
 
 
 def show_speedup(result: BenchResult, baseline: str) -> str:
@@ -72,8 +76,10 @@ def describe_report(report: BenchReport) -> list[str]:
         "time: median of the calls ± half the distance between their quartiles; speed-up: median of the rounds (10th "
         "to 90th percentile)",
         "memory: peak resident memory of a process with this contender alone, libraries included",
+        *_describe_protocol(report),
         f"parity: PSNR against {report.reference}; what is not verified is never ranked first",
         *_describe_peaks(report),
+        *_describe_lock(report),
         *(line for run in report.runs for line in describe_conditions(run)),
         *_describe_copies(report),
         *describe_fixed_shapes(report),
@@ -105,6 +111,8 @@ def describe_conditions(run: ShapeRun) -> list[str]:
     for gpu in seen.gpus:
         known = {"MHz": gpu.clock_mhz, "W": gpu.power_watts, "°C": gpu.temperature_c}
         figures = " ".join(f"{value:.0f} {unit}" for unit, value in known.items() if value is not None)
+        if gpu.clock_lowest_mhz is not None and gpu.clock_highest_mhz is not None:
+            figures += f" ({gpu.clock_lowest_mhz:.0f} to {gpu.clock_highest_mhz:.0f} MHz while it worked)"
         parts.append(f"{gpu.name} {figures}")
     lines = [f"clocks at {run.shape}: {', '.join(parts)}"] if parts else []
     if seen.cpu_throttled:
@@ -113,6 +121,35 @@ def describe_conditions(run: ShapeRun) -> list[str]:
         if gpu.throttled:
             lines.append(f"WARNING: heat or power held {gpu.name} back {100 * gpu.throttled:.0f} % of the time")
     return lines
+
+
+def device_header(in_flight: int) -> tuple[str, ...]:
+    """Of the columns that `device_cells` fills."""
+    return ("contender", "on the GPU", "enqueue", f"{in_flight} in flight", "images/s", "GPU memory", "copies")
+
+
+def device_cells(result: BenchResult) -> list[str]:
+    """What a GPU's own clock told of a contender; empty where none did."""
+    timing, copies = result.device_timing, result.host_copies
+    if timing is None:
+        return []
+    moved = None if copies is None else copies.median_ms
+    return [
+        show_name(result),
+        _show_spread(timing.median_ms, timing.spread_ms),
+        show_milliseconds(timing.enqueue_ms),
+        _show_spread(timing.pipelined_ms, timing.pipelined_spread_ms),
+        show_figure(timing.pipelined_images_per_second),
+        "-" if result.device_memory_mib is None else f"{result.device_memory_mib:.0f} MiB",
+        "-" if moved is None else show_milliseconds(moved),
+    ]
+
+
+def device_table(report: BenchReport, shape: str) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Header and rows of one shape; no rows where no contender ran on a GPU."""
+    timed = [one for one in report.results_of(shape) if one.device_timing is not None]
+    in_flight = max((one.device_timing.in_flight for one in timed if one.device_timing), default=0)
+    return device_header(in_flight), [device_cells(one) for one in timed]
 
 
 def describe_fixed_shapes(report: BenchReport) -> list[str]:
@@ -133,6 +170,8 @@ def make_markdown(report: BenchReport) -> str:
     parts = [_to_markdown(f"# {report.model} x{report.scale}"), ""]
     for run in report.runs:
         parts += [f"## Input {run.shape}", "", *make_markdown_table(report, run.shape), ""]
+        header, rows = device_table(report, run.shape)
+        parts += [*_lay_out(header, rows), ""] if rows else []
     return "\n".join([*parts, *(_to_markdown(f"- {line}") for line in describe_report(report)), ""])
 
 
@@ -148,9 +187,8 @@ def make_markdown_table(report: BenchReport, shape: str) -> list[str]:
         *(f"against {report.baseline}", "of the roofline", "peak memory", "cold start"),
         f"parity with {report.reference}",
     )
-    lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
-    for result in report.results_of(shape):
-        cells = (
+    rows = [
+        (
             *(show_name(result), show_time(result)),
             *(show_milliseconds(result.p95_ms), show_milliseconds(result.p99_ms)),
             *(show_milliseconds(result.end_to_end.median_ms), show_figure(result.images_per_second)),
@@ -158,8 +196,14 @@ def make_markdown_table(report: BenchReport, shape: str) -> list[str]:
             *(show_share(result), show_memory(result)),
             *(show_milliseconds(result.cold_start.total_ms), show_parity(result)),
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        for result in report.results_of(shape)
+    ]
+    return _lay_out(header, rows)
+
+
+def _lay_out(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
+    return [*lines, *(f"| {' | '.join(cells)} |" for cells in rows)]
 
 
 def make_csv(report: BenchReport) -> str:
@@ -190,12 +234,38 @@ def _describe_peaks(report: BenchReport) -> Iterator[str]:
         )
 
 
+def _describe_protocol(report: BenchReport) -> list[str]:
+    """How contenders on a GPU were measured, if there were any."""
+    timings = [one.device_timing for one in report.results if one.device_timing is not None]
+    if not timings:
+        return []
+    return [
+        "on a GPU each contender takes turns with the baseline and is released before the next is loaded; its calls "
+        f"last {min(one.seconds for one in timings):.1f} s or more; on the GPU: between CUDA events, a call at a time; "
+        "enqueue: until the host has queued a call; in flight: time for each call while so many are queued"
+    ]
+
+
+def _describe_lock(report: BenchReport) -> Iterator[str]:
+    lock = report.clock_lock
+    if lock is None:
+        return
+    if lock.refused is not None:
+        yield f"WARNING: the GPU's clock was not locked at {lock.mhz} MHz: {lock.refused}"
+        return
+    yield f"the GPU's clock was locked at {lock.mhz} MHz"
+    if lock.kept is not None:
+        yield f"WARNING: it is locked still ({lock.kept}); let it go with: nvidia-smi --reset-gpu-clocks"
+
+
 def _describe_copies(report: BenchReport) -> Iterator[str]:
     for one in report.results:
         if one.host_copies is not None:
             copies, where = one.host_copies, "within the time above"
             if copies.median_ms is not None:
                 where = f"{show_milliseconds(copies.median_ms)}, not within the time above"
+            if copies.device_ms is not None:
+                where += f"; {show_milliseconds(copies.device_ms)} of it on the way, through pinned memory"
             yield f"host copies of {one.contender} at {one.shape}: {copies.bytes / 1e6:.1f} MB, {where}"
 
 

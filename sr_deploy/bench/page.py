@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from sr_deploy.bench.documents import (
     describe_report,
+    device_table,
     show_figure,
     show_memory,
     show_milliseconds,
@@ -48,6 +49,10 @@ def _show_tables(report: BenchReport) -> Iterator[str]:
     for run in report.runs:
         rows = [_cells(result, report.baseline) for result in report.results_of(run.shape)]
         yield f"<h2>Input {escape(run.shape)}</h2>{table(_HEADER, rows, numbers=range(1, len(_HEADER)))}"
+        header, rows = device_table(report, run.shape)
+        if rows:
+            told = [list(map(escape, cells)) for cells in rows]
+            yield f"<h3>By the GPU's clock</h3>{table(header, told, numbers=range(1, len(header)))}"
 
 
 def _cells(result: BenchResult, baseline: str) -> list[str]:

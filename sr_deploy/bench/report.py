@@ -1,4 +1,4 @@
-"""The document of a benchmark. Schema version 2; each field is explained where it stands."""
+"""The document of a benchmark. Schema version 3, and 2 is read; each field is explained where it stands."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from sr_deploy.backends import Precision
 from sr_deploy.config import Document
 from sr_deploy.errors import InputError
 from sr_deploy.files import require_file
+from sr_deploy.measure.clocks import ClockLock
 from sr_deploy.measure.machine import Machine
 from sr_deploy.measure.peak import Peaks
 from sr_deploy.measure.watch import Conditions
 from sr_deploy.untrusted import read_json
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 
 
 class _Record(Document):
@@ -71,12 +72,41 @@ class EndToEnd(_Record):
 
 
 class HostCopies(_Record):
-    """Input to the GPU and output back, apart from the inference."""
+    """Input to the GPU and output back, apart from the inference.
+
+    Samples of 8 bit through pinned memory, as `upscale` moves them; in version 2 samples of the contender's own type,
+    from memory that is not pinned.
+    """
 
     bytes: int
     """Both together, for one call."""
     median_ms: float | None
-    """Median time; None where the backend copies inside its call, so that the inference holds it."""
+    """Median time, with the copies into the pinned memory and out of it; None where the backend copies inside its call,
+    so that the inference holds it."""
+    device_ms: float | None = None
+    """Median time of the two transfers alone, by CUDA events; None as for `median_ms`, and in version 2."""
+
+
+class DeviceTiming(_Record):
+    """Calls on a GPU by its own clock, and with several of them in flight."""
+
+    median_ms: float
+    """Median time between a CUDA event before a call and one behind it, each call alone on the GPU: what `median_ms` of
+    the result is without the way there and back. A GPU that waits for launches waits within it."""
+    spread_ms: float
+    """Half the distance between the quartiles of these times."""
+    enqueue_ms: float
+    """Median time that the host takes to queue a call. Where it is near `median_ms`, the host is what limits."""
+    seconds: float
+    """What all timed calls lasted together, at least 3."""
+    in_flight: int
+    """Calls that the GPU had at a time for the figures below."""
+    pipelined_ms: float
+    """Time from the end of a call to the end of the next one; median over the turns of their means."""
+    pipelined_spread_ms: float
+    """Half the distance between the quartiles of these means."""
+    pipelined_images_per_second: float
+    """Batch size over `pipelined_ms`."""
 
 
 class Roofline(_Record):
@@ -137,7 +167,8 @@ class BenchResult(_Record):
     import_memory_mib: float
     """Of these, resident before the model was loaded: Python and the backend's library."""
     device_memory_mib: float | None
-    """GPU memory that loading and running it took; None on a CPU, and where no torch is loaded that could tell."""
+    """GPU memory that loading and running it took, with several calls in flight, without CUDA's own; only the baseline
+    was loaded besides (in version 2 all others). None on a CPU, and where no torch is loaded that could tell."""
     speedup: float
     """Times as fast as the baseline: median over the rounds of the ratio within a round; 1 for the baseline."""
     speedup_low: float
@@ -150,6 +181,8 @@ class BenchResult(_Record):
     """From file to file."""
     host_copies: HostCopies | None
     """Copies to and from the GPU; None on a CPU, where there are none."""
+    device_timing: DeviceTiming | None = None
+    """By the GPU's clock; None on a CPU, where the backend takes arrays of the host, and in version 2."""
     roofline: Roofline | None
     """Its speed against this machine's; None where the operations of the network are unknown."""
     parity: Parity
@@ -164,9 +197,11 @@ class ShapeRun(_Record):
     sha256: str
     """Hash of the input: its shape and its samples, as float32 in the machine's order of bytes."""
     rounds: int
-    """Rounds in which every contender had its turn."""
+    """Rounds in which every contender had its turn; where they took turns with the baseline one after the other, as on
+    a GPU, the fewest that one had."""
     others_load: float | None
-    """Mean number of processors that other processes kept busy during the rounds; None where unknown."""
+    """Mean number of processors that other processes kept busy during the rounds, the greatest where there were several
+    groups; None where unknown."""
     conditions: Conditions
     """Clocks, power and throttling during the rounds, as far as the machine tells."""
 
@@ -183,7 +218,7 @@ class LeftOut(_Record):
 class BenchReport(_Record):
     """What `sr-deploy bench` measured."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[2, 3] = SCHEMA_VERSION
     """Raised when a reader of an older version could misread the document."""
     measured_at: str
     """UTC, ISO 8601."""
@@ -193,6 +228,8 @@ class BenchReport(_Record):
     """Where."""
     threads: int
     """Threads of the CPU that each contender had."""
+    clock_lock: ClockLock | None = None
+    """The clock that the GPU was to keep; None: none was asked for."""
     peaks: tuple[Peaks, ...]
     """What this machine's arithmetic and memory reach, for each device that a contender ran on."""
     versions: dict[str, str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from operator import lt
 from typing import Protocol
 
 from sr_deploy.bench.statistics import Schedule
@@ -29,9 +30,14 @@ def run_rounds(contenders: Sequence[TurnTaker], schedule: Schedule, on_round: Ca
         For each contender, for each round, the seconds of its calls.
     """
     turns: list[Turns] = [[] for _ in contenders]
-    for done in range(schedule.rounds):
+    least = schedule.least_seconds or (0.0,) * len(contenders)
+    spent = [0.0] * len(contenders)
+    done = 0
+    while done < schedule.rounds or any(map(lt, spent, least)):
         for index, contender in enumerate(contenders):
             time.sleep(_PAUSE_SECONDS)
             turns[index].append(contender.take_turn(schedule.calls[index], schedule.primed[index]))
-        on_round(done + 1)
+            spent[index] += sum(turns[index][-1])
+        done += 1
+        on_round(done)
     return turns

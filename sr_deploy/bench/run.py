@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from sr_deploy.bench.choices import ContenderChoice, choose_contenders, parse_co
 from sr_deploy.bench.report import BenchReport
 from sr_deploy.bench.shape import Progress, ShapeBench
 from sr_deploy.bundle import Shape, utc_now
+from sr_deploy.gpus import find_gpu
+from sr_deploy.measure.clocks import LockedClock
 from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.measure.peak import measure_peaks_apart
 from sr_deploy.model import Model, open_model
@@ -27,14 +30,16 @@ def bench_model(
     choices: Sequence[ContenderChoice | str] | None = None,
     seconds_each: float = DEFAULT_SECONDS,
     threads: int | None = None,
+    lock_mhz: int | None = None,
     command: str = "sr_deploy.bench_model",
     on_progress: Progress | None = None,
 ) -> BenchReport:
     """Time PyTorch and other backends side by side on photographs.
 
     Every contender runs in a process of its own with the same number of threads, is warmed up until its calls take
-    the same time, and then they take turns, round after round: first the inference alone, then from file to file. Its
-    output is compared with the reference's on the very input that is timed.
+    the same time, and then they take turns, round after round: first the inference alone, then from file to file. On a
+    GPU each takes turns with the baseline alone, and is released before the next is loaded. Its output is compared with
+    the reference's on the very input that is timed.
 
     Args:
         model: a bundle, an ONNX file or a checkpoint, or its path.
@@ -42,8 +47,10 @@ def bench_model(
         choices: contenders, as in `openvino:bf16` or `torch:bf16+compile`; None: all that run here and are quickly
             loaded. The baseline (PyTorch as people write it, or ONNX Runtime where there are no weights) is always
             among them.
-        seconds_each: time for the rounds of each contender and shape, on average.
+        seconds_each: time for the rounds of each contender and shape, on average; 3 at least on a GPU.
         threads: of the CPU; None: one a core.
+        lock_mhz: keep the first GPU at this clock meanwhile, for everybody on it; needs an administrator's rights, and
+            the report says whether it was done. None: leave it to the GPU.
         command: named in the report.
         on_progress: told how much of how much is done, and a note.
 
@@ -61,22 +68,25 @@ def bench_model(
     tell = on_progress or (lambda _done, _total, _note: None)
     find_peaks = functools.partial(measure_peaks_apart, threads=threads)
     outcomes = []
-    for index, shape in enumerate(shapes):
-        bench = ShapeBench(
-            model,
-            shape,
-            threads=threads,
-            seconds_each=seconds_each,
-            find_peaks=find_peaks,
-            tell=_scaled(tell, index, len(shapes)),
-        )
-        outcomes.append(bench.run(contenders))
+    lock = None if lock_mhz is None else LockedClock(find_gpu(None), lock_mhz)
+    with lock or contextlib.nullcontext():
+        for index, shape in enumerate(shapes):
+            bench = ShapeBench(
+                model,
+                shape,
+                threads=threads,
+                seconds_each=seconds_each,
+                find_peaks=find_peaks,
+                tell=_scaled(tell, index, len(shapes)),
+            )
+            outcomes.append(bench.run(contenders))
     results = [result for outcome in outcomes for result in outcome.results]
     return BenchReport(
         measured_at=utc_now(),
         command=command,
         machine=describe_machine(),
         threads=threads,
+        clock_lock=None if lock is None else lock.record,
         peaks=tuple(map(find_peaks, dict.fromkeys(result.device for result in results))),
         versions=tool_versions(),
         model=model.path.name,

@@ -1,4 +1,4 @@
-"""All contenders on one shape: load each, warm it up, then let them take turns in rounds."""
+"""All contenders on one shape: load each, warm it up, let them take turns in rounds, release them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.bench.choices import ContenderChoice
-from sr_deploy.bench.contender import Contender, EndToEndTurns
-from sr_deploy.bench.describe import Measured, describe_parity, describe_result
-from sr_deploy.bench.load import others_load, sample_load
+from sr_deploy.bench.contender import Contender
+from sr_deploy.bench.describe import describe_parity, describe_result
+from sr_deploy.bench.entry import Entry, Meanwhile, take_turns
+from sr_deploy.bench.messages import FILE_FORMAT, OpenRequest
 from sr_deploy.bench.report import BenchResult, LeftOut, Parity, ShapeRun
-from sr_deploy.bench.rounds import Turns, run_rounds
-from sr_deploy.bench.statistics import plan_schedule
 from sr_deploy.bench.variants import write_fixed_graph
-from sr_deploy.bench.worker import FILE_FORMAT, OpenRequest
 from sr_deploy.bundle import Shape
 from sr_deploy.bundle.tolerance import Fp32Rounding, widen_for_rounding
 from sr_deploy.errors import SrDeployError
@@ -28,14 +26,13 @@ from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.convert import to_image
 from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.measure.peak import Peaks
-from sr_deploy.measure.watch import Conditions, watch_while
 from sr_deploy.model import Model
 from sr_deploy.runners.ends import compare_at_ends, rounding_of, snap_input
 from sr_deploy.runners.inputs import photograph_batch
 
 Progress = Callable[[float, float, str], None]
 _WARM_UP_SECONDS = 1.5
-_LOADING, _ROUNDS = 0.4, 0.5  # parts of the progress bar; the rest is from file to file
+_LOADING = 0.4  # of the time, where all are loaded before they take turns
 
 
 @dataclass(frozen=True)
@@ -80,37 +77,66 @@ class ShapeBench:
         self._find_peaks = find_peaks
         self._tell = tell
         self._failed: list[LeftOut] = []
+        self._done = 0.0
 
     def run(self, choices: Sequence[ContenderChoice]) -> ShapeOutcome:
         """Measure them, the baseline first.
 
+        Contenders on a CPU take turns all together. One on a GPU takes turns with the baseline alone and is released
+        before the next is loaded, so that each has the GPU's memory for itself and the baseline.
+
         Raises:
             SrDeployError: the baseline failed.
         """
-        with tempfile.TemporaryDirectory(prefix="sr-deploy-bench-") as name, contextlib.ExitStack() as stack:
-            folder = Path(name)
+        with tempfile.TemporaryDirectory(prefix="sr-deploy-bench-") as name:
+            folder, meanwhile = Path(name), Meanwhile()
             sha256 = self._write_inputs(folder)
-            running = list(self._open_all(choices, folder, stack))
-            parities = self._measure_parities(running, folder)
-            turns, load, conditions = self._time_calls([one for _, one in running])
-            peaks_mib = [one.measure_peak() for _, one in running]
-            file_turns = self._time_files([one for _, one in running])
-            results = [
-                describe_result(
-                    self._model,
-                    choice,
-                    self._shape,
-                    Measured(one.opened, parity, turns[0], own, files, peak_mib),
-                    self._find_peaks(one.opened["device"]),
-                )
-                for (choice, one), parity, own, files, peak_mib in zip(
-                    running, parities, turns, file_turns, peaks_mib, strict=True
-                )
-            ]
+            self._write_reference(folder)
+            with contextlib.ExitStack() as stack:
+                entries = self._take_all_turns(self._open_all(choices, folder, stack), len(choices), meanwhile)
+            parities = self._measure_parities(entries, folder)
+        results = [
+            describe_result(self._model, one, self._shape, parity, self._find_peaks(one.process.opened["device"]))
+            for one, parity in zip(entries, parities, strict=True)
+        ]
         run = ShapeRun(
-            shape=str(self._shape), sha256=sha256, rounds=len(turns[0]), others_load=load, conditions=conditions
+            shape=str(self._shape),
+            sha256=sha256,
+            rounds=min(meanwhile.rounds),
+            others_load=max(meanwhile.loads, default=None),
+            conditions=meanwhile.watch.summarize(),
         )
         return ShapeOutcome(run, sort_results(results), self._failed)
+
+    def _take_all_turns(self, opening: Iterator[Entry], count: int, meanwhile: Meanwhile) -> list[Entry]:
+        baseline = next(opening)
+        entries, together = [baseline], [baseline]
+        for entry in opening:
+            entries.append(entry)
+            if entry.on_gpu:
+                place = len(entries) + len(self._failed)
+                self._take_turns([baseline, entry], meanwhile, (place - 1) / count, place / count)
+                entry.release()
+            else:
+                together.append(entry)
+        if len(together) > 1 or not baseline.own:
+            self._take_turns(together, meanwhile, _LOADING, 1)
+        for entry in together:
+            entry.release()
+        return entries
+
+    def _take_turns(self, group: Sequence[Entry], meanwhile: Meanwhile, begin: float, end: float) -> None:
+        """`begin` and `end`: which part of all that is to do this is."""
+
+        def tell(done: float, note: str) -> None:
+            self._progress(begin + (end - begin) * done, f"{names}: {note}")
+
+        names = ", ".join(str(one.choice) for one in group)
+        take_turns(group, self._seconds_each, meanwhile, tell)
+
+    def _progress(self, done: float, note: str) -> None:
+        self._done = max(self._done, done)  # how much a GPU's contenders have yet to do is known when they are loaded
+        self._tell(self._done, 1, f"{self._shape}: {note}")
 
     def _write_inputs(self, folder: Path) -> str:
         """Write the input as an array and as pictures; the hash of the array."""
@@ -124,15 +150,17 @@ class ShapeBench:
 
     def _open_all(
         self, choices: Sequence[ContenderChoice], folder: Path, stack: contextlib.ExitStack
-    ) -> Iterator[tuple[ContenderChoice, Contender]]:
+    ) -> Iterator[Entry]:
         for index, choice in enumerate(choices):
-            self._tell(_LOADING * index / len(choices), 1, f"{self._shape}: {choice}")
+            self._progress(_LOADING * index / len(choices), str(choice))
             try:
-                yield choice, stack.enter_context(Contender(str(choice), self._request(choice, folder)))
+                process = stack.enter_context(Contender(str(choice), self._request(choice, folder)))
             except SrDeployError as error:
                 if index == 0:
                     raise  # without the baseline there is nothing to tell
                 self._failed.append(LeftOut(contender=f"{choice} at {self._shape}", reason=str(error)))
+            else:
+                yield Entry(choice, process)
 
     def _request(self, choice: ContenderChoice | None, folder: Path) -> OpenRequest:
         path = self._model.path
@@ -149,13 +177,14 @@ class ShapeBench:
             trust=asdict(self._model.trust),
         )
 
-    def _measure_parities(self, running: Sequence[tuple[ContenderChoice, Contender]], folder: Path) -> list[Parity]:
-        expected = self._reference_output(str(running[0][0]), folder)
+    def _measure_parities(self, entries: Sequence[Entry], folder: Path) -> list[Parity]:
+        reference = str(entries[0].choice) if self._model.has_weights else "reference"
+        expected: NDArray[np.float32] = np.load(folder / f"{reference}.npy")
         reference_rounding = 0.0 if self._model.has_weights else rounding_of(self._model.end_dtype)
-        fp32_rounding = self._compare_layouts([str(choice) for choice, _ in running], folder)
+        fp32_rounding = self._compare_layouts([str(one.choice) for one in entries], folder)
         parities = []
-        for choice, one in running:
-            dtype = one.opened["dtype"]
+        for one in entries:
+            choice, dtype = one.choice, one.process.opened["dtype"]
             ends = rounding_of(dtype) + reference_rounding
             limits = self._model.thresholds_for(choice.backend.precision).widened(ends)
             if choice.backend.precision == "fp32":
@@ -173,32 +202,10 @@ class ShapeBench:
             return None
         return Fp32Rounding(max_abs=comparison.max_abs, psnr_db=comparison.psnr_db)
 
-    def _reference_output(self, baseline: str, folder: Path) -> NDArray[np.float32]:
-        """The baseline's own output where it is the reference too, else that of a graph computed as it is written."""
+    def _write_reference(self, folder: Path) -> None:
+        """Where the baseline's own output is not the reference too: that of a graph computed as it is written."""
         if not self._model.has_weights:
             Contender("reference", self._request(None, folder)).close()
-        expected: NDArray[np.float32] = np.load(folder / f"{baseline if self._model.has_weights else 'reference'}.npy")
-        return expected
-
-    def _time_calls(self, running: Sequence[Contender]) -> tuple[list[Turns], float | None, Conditions]:
-        schedule = plan_schedule([one.opened["call_seconds"] for one in running], self._seconds_each)
-        processes = [one.process_id for one in running]
-        before = sample_load(processes)
-        part = _ROUNDS / schedule.rounds
-        turns, conditions = watch_while(
-            lambda: run_rounds(
-                running, schedule, lambda done: self._tell(_LOADING + part * done, 1, f"{self._shape}: round {done}")
-            )
-        )
-        return turns, others_load(before, sample_load(processes)), conditions
-
-    def _time_files(self, running: Sequence[Contender]) -> list[Turns]:
-        """From file to file, in half the time; the first call of each only tells how long one takes."""
-        takers = [EndToEndTurns(one) for one in running]
-        schedule = plan_schedule([one.take_turn(1, primed=True)[0] for one in takers], self._seconds_each / 2)
-        return run_rounds(
-            takers, schedule, lambda done: self._tell(_LOADING + _ROUNDS, 1, f"{self._shape}: files, round {done}")
-        )
 
 
 def sort_results(results: Sequence[BenchResult]) -> list[BenchResult]:

@@ -25,6 +25,8 @@ class Schedule:
     """Timed calls in a turn, for each contender."""
     primed: tuple[bool, ...]
     """Whether a turn starts with a call that is not timed, for each contender."""
+    least_seconds: tuple[float, ...] = ()
+    """What the timed calls of each contender last at least, by further rounds if need be; empty: nothing."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ def is_steady(seconds: Sequence[float]) -> bool:
     return len(last) == 3 and max(last) <= 1.1 * min(last)
 
 
-def is_warm(seconds: Sequence[float], budget: float) -> bool:
-    """Whether warm-up may end: calls are steady, or the budget is spent."""
-    return bool(seconds) and (is_steady(seconds) or sum(seconds) >= budget)
+def is_warm(seconds: Sequence[float], budget: float, least: float = 0.0) -> bool:
+    """Whether warm-up may end: calls are steady and lasted `least` seconds, or the budget is spent."""
+    spent = sum(seconds)
+    return bool(seconds) and (spent >= budget or (spent >= least and is_steady(seconds)))
 
 
 def plan_schedule(call_seconds: Sequence[float], seconds_each: float) -> Schedule:

@@ -8,21 +8,29 @@ from __future__ import annotations
 import gc
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypedDict, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.bench.choices import parse_contender
+from sr_deploy.bench.device_timing import IN_FLIGHT, CudaDevice, Device, DeviceTimer, PinnedCopies
+from sr_deploy.bench.messages import (
+    FILE_FORMAT,
+    ColdSeconds,
+    CopiesAnswer,
+    DeviceAnswer,
+    OpenAnswer,
+    OpenRequest,
+    TurnKind,
+)
 from sr_deploy.bench.statistics import is_steady, is_warm
 from sr_deploy.deps import require
 from sr_deploy.errors import SrDeployError
-from sr_deploy.graph.ends import Dtype
 from sr_deploy.measure.timer import resident_mib, time_call, time_turn
 from sr_deploy.runners.ends import encode_input
 
@@ -30,56 +38,18 @@ if TYPE_CHECKING:
     from sr_deploy.model import Model
     from sr_deploy.runners.protocol import DeviceRunner, Runner
 
-FILE_FORMAT = "png"
-"""Of the pictures in `files` and of the results."""
-_COPIES = 20  # of input and output, timed apart
 
-
-class OpenRequest(TypedDict):
-    """Load a contender and put its output for `input` into `output`."""
-
-    model: str
-    choice: str | None  # None: the reference
-    threads: int
-    input: str
-    output: str
-    files: str  # folder of the same input as pictures
-    warm_up_seconds: float
-    trust: dict[str, bool]  # fields of `EngineTrust`
-
-
-class OpenAnswer(TypedDict):
-    """What was loaded, what that took, and what a call takes once warm."""
-
-    version: str
-    rewrites: list[str]
-    device: str
-    dtype: Dtype
-    arrays: str
-    cold_seconds: ColdSeconds
-    warm_up_calls: int
-    steady: bool
-    call_seconds: float
-    copied_bytes: int | None
-    copy_seconds: float | None
-    import_mib: float
-    device_mib: float | None
-
-
-class ColdSeconds(TypedDict):
-    """The parts of a cold start."""
-
-    imported: float
-    loaded: float
-    first_call: float
-    built: float | None
+def find_device(runner: Runner) -> Device | None:
+    """The GPU of a runner that takes tensors there; None: it takes and gives arrays of the host."""
+    on_device = runner.spec.device != "cpu" and hasattr(runner, "infer_on_device")
+    return CudaDevice(runner.spec.device) if on_device else None
 
 
 class Worker:
     """What the process holds: a runner, its input and what it measured."""
 
-    def __init__(self, request: OpenRequest) -> None:
-        """Load, run once, write the output, warm up."""
+    def __init__(self, request: OpenRequest, find: Callable[[Runner], Device | None] = find_device) -> None:
+        """Load, run once, write the output, warm up; `find` is for tests."""
         imported = time_call(lambda: _import_library(request["choice"]))
         import_mib, device_before = resident_mib("now"), _device_used()
         started = time.perf_counter()
@@ -92,53 +62,61 @@ class Worker:
         first_call = time.perf_counter() - started
         np.save(request["output"], sr)
         self._files = Path(request["files"])
-        self._call = self._make_call()
-        times: list[float] = []
-        while not is_warm(times, request["warm_up_seconds"]):
-            times.append(time_call(self._call))
+        device = find(self._runner)
+        self._timer = None if device is None else DeviceTimer(device, self._make_device_call())
+        times = self._warm_up(request["warm_up_seconds"])
         spec = self._runner.spec
         built = _find_build_seconds(model, request, spec.artifact)
-        copied_bytes, copy_seconds = self._time_copies(sr)
         self.answer = OpenAnswer(
             version=spec.version,
             rewrites=list(spec.rewrites),
             device=spec.device,
             dtype=spec.dtype,
-            arrays="device" if self._on_device() else "host",
+            arrays="host" if device is None else "device",
             cold_seconds=ColdSeconds(imported=imported, loaded=loaded, first_call=first_call, built=built),
             warm_up_calls=len(times),
             steady=is_steady(times),
             call_seconds=min(times[-3:]),
-            copied_bytes=copied_bytes,
-            copy_seconds=copy_seconds,
             import_mib=import_mib,
-            device_mib=self._measure_device(device_before),
+            # Before the next contender is loaded: the driver tells what all processes have together.
+            device_mib=None if device is None else _measure_device(device_before),
+            copies=self._time_copies(sr, device),
         )
 
-    def take_turn(self, calls: int, primed: bool, files: bool) -> list[float]:
-        """Time `calls` calls, in seconds each; one more goes before them untimed if `primed`.
+    def take_turn(self, calls: int, primed: bool, kind: TurnKind) -> list[float]:
+        """Time `calls` calls, in seconds each; one more goes before them untimed if `primed`."""
+        gc.collect()  # here and not within a turn: a large process takes long over it
+        if kind == "files":
+            return time_turn(self._call_with_files, calls, primed)
+        if self._timer is None:
+            return time_turn(self._infer, calls, primed)
+        return self._timer.time_pipelined(calls) if kind == "pipelined" else self._timer.time_turn(calls, primed)
 
-        `files`: each from the pictures on disk to the pictures on disk.
-        """
-        gc.collect()  # here and not in time_turn: a large process takes long over it
-        return time_turn(self._call_with_files if files else self._call, calls, primed)
+    def tell_device(self) -> DeviceAnswer | None:
+        """Of all calls so far that were timed on a GPU one by one; None where there is none."""
+        if self._timer is None:
+            return None
+        return DeviceAnswer(device_seconds=self._timer.device_seconds, enqueue_seconds=self._timer.enqueue_seconds)
 
-    def _on_device(self) -> bool:
-        return self._runner.spec.device != "cpu" and hasattr(self._runner, "infer_on_device")
+    def _infer(self) -> None:
+        self._runner.infer(self._lr)
 
-    def _make_call(self) -> Callable[[], object]:
-        if not self._on_device():
-            return lambda: self._runner.infer(self._lr)
+    def _make_device_call(self) -> Callable[[], object]:
         import torch
 
         runner = cast("DeviceRunner", self._runner)
         lr = torch.from_numpy(encode_input(self._lr, runner.spec.dtype)).to(runner.spec.device)
+        return lambda: runner.infer_on_device(lr)
 
-        def call_and_wait() -> None:
-            runner.infer_on_device(lr)
-            torch.cuda.synchronize(lr.device)
-
-        return call_and_wait
+    def _warm_up(self, budget: float) -> list[float]:
+        if self._timer is not None:
+            times = self._timer.warm_up(budget)
+            self._timer.time_pipelined(IN_FLIGHT)  # takes the memory that calls in flight together need
+            return times
+        times = []
+        while not is_warm(times, budget):
+            times.append(time_call(self._infer))
+        return times
 
     def _call_with_files(self) -> None:
         from sr_deploy.imaging.codec import read_image, write_image
@@ -152,30 +130,23 @@ class Worker:
         for index, path in enumerate(sources):
             write_image(results / path.name, to_image(sr[index : index + 1]))
 
-    def _time_copies(self, sr: NDArray[np.float32]) -> tuple[int | None, float | None]:
-        """Bytes to the GPU and back, and the median time of both copies; (None, None) on a CPU."""
+    def _time_copies(self, sr: NDArray[np.float32], device: Device | None) -> CopiesAnswer | None:
+        """None on a CPU; of contenders that take tensors on the GPU as `upscale` copies for them."""
         spec = self._runner.spec
+        if device is not None:
+            copies = PinnedCopies(encode_input(self._lr, "uint8"), encode_input(sr, "uint8"), spec.device)
+            seconds, device_seconds = copies.time(device)
+            return CopiesAnswer(bytes=copies.bytes, seconds=seconds, device_seconds=device_seconds)
         if spec.device == "cpu":
-            return None, None
-        ends = [encode_input(one, spec.dtype) for one in (self._lr, sr)]
-        size = sum(one.nbytes for one in ends)
-        if not self._on_device():
-            return size, None
-        import torch
+            return None
+        size = sum(encode_input(one, spec.dtype).nbytes for one in (self._lr, sr))
+        return CopiesAnswer(bytes=size, seconds=None, device_seconds=None)
 
-        host_lr, device_sr = torch.from_numpy(ends[0]), torch.from_numpy(ends[1]).to(spec.device)
 
-        def copy_both() -> None:
-            host_lr.to(spec.device)
-            device_sr.cpu()
-            torch.cuda.synchronize(device_sr.device)
-
-        return size, statistics.median(time_turn(copy_both, _COPIES, primed=True))
-
-    def _measure_device(self, before: float | None) -> float | None:
-        # Before the next contender is loaded: the driver tells what all processes have together.
-        used = _device_used() if self._runner.spec.device != "cpu" else None
-        return None if used is None or before is None else used - before
+def _measure_device(before: float | None) -> float | None:
+    """MiB of the first GPU more than before; None where that is not told."""
+    used = _device_used()
+    return None if used is None or before is None else used - before
 
 
 def _import_library(choice: str | None) -> None:
@@ -217,7 +188,7 @@ def _find_build_seconds(model: Model, request: OpenRequest, artifact: Path | Non
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
-    """Answer until the requests end: first an `OpenRequest`, then `{"calls", "primed", "files"}` or `{"peak"}`."""
+    """Answer until the requests end: first an `OpenRequest`, then arguments of `Worker.take_turn`, or what to tell."""
     worker: Worker | None = None
     for line in requests:
         request = json.loads(line)
@@ -225,8 +196,10 @@ def serve(requests: TextIO, answers: TextIO) -> None:
             if worker is None:
                 worker = Worker(request)
                 answer: object = worker.answer
-            elif "peak" in request:
+            elif request == {"tell": "peak"}:
                 answer = resident_mib("peak")
+            elif request == {"tell": "device"}:
+                answer = worker.tell_device()
             else:
                 answer = worker.take_turn(**request)
             document = {"answer": answer}

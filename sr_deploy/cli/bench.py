@@ -46,7 +46,16 @@ def bench(
             "--seconds",
             parser=read_number(0.01, 86400),
             metavar="X",
-            help="Time for the rounds of each contender and shape, on average [2].",
+            help="Time for the rounds of each contender and shape, on average [2]; on a GPU 3 at least.",
+        ),
+    ] = None,
+    lock_clock: Annotated[
+        float | None,
+        typer.Option(
+            "--lock-clock",
+            parser=read_number(1, 100000),
+            metavar="MHZ",
+            help="Keep the first GPU at this clock meanwhile, for everybody on it; needs an administrator's rights.",
         ),
     ] = None,
     html: Annotated[
@@ -91,7 +100,7 @@ def bench(
     output = Output(as_json)
     files = [path for path in (html, markdown, csv) if path is not None]
     if compare is not None:
-        if model or shape or backend or seconds or files:
+        if model or shape or backend or seconds or lock_clock or files:
             raise InputError("--compare measures nothing; leave MODEL and every option but --max-slowdown out")
         _compare(output, *compare, max_slowdown)
         return
@@ -107,12 +116,14 @@ def bench(
     words += [word for text in shape or [] for word in ("--shape", text)]
     words += [word for text in backend or [] for word in ("--backend", text)]
     words += ["--seconds", f"{seconds:g}"] if seconds else []
+    words += ["--lock-clock", f"{lock_clock:.0f}"] if lock_clock else []
     with output.progress("bench", total=len(shapes)) as advance:
         report = bench_model(
             opened,
             shapes=shapes,
             choices=choices,
             seconds_each=seconds or DEFAULT_SECONDS,
+            lock_mhz=None if lock_clock is None else round(lock_clock),
             command=shlex.join(["sr-deploy", "bench", *words]),
             on_progress=lambda done, _total, note: advance(done, note),
         )

@@ -15,7 +15,10 @@ _WIDE = 115
 
 
 def make_tables(report: BenchReport, width: int) -> list[Table]:
-    """One table for each shape; a terminal with fewer columns than `_WIDE` gets the most important ones."""
+    """One table for each shape, and one beneath it for what ran on a GPU.
+
+    A terminal with fewer columns than `_WIDE` gets the most important ones.
+    """
     from rich.table import Table
 
     tables = []
@@ -28,7 +31,25 @@ def make_tables(report: BenchReport, width: int) -> list[Table]:
         for row in rows:
             table.add_row(*(text for text, narrow in row.values() if narrow or width >= _WIDE))
         tables.append(table)
+        tables += _make_device_table(report, run.shape)
     return tables
+
+
+def _make_device_table(report: BenchReport, shape: str) -> list[Table]:
+    """By the GPU's clock; none where no contender ran on one."""
+    from rich.table import Table
+
+    from sr_deploy.bench.documents import device_table
+
+    header, rows = device_table(report, shape)
+    if not rows:
+        return []
+    table = Table(title=f"by the GPU's clock, input {shape}", title_justify="left", padding=0)
+    for name in header:
+        table.add_column(name, justify="left" if name == "contender" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return [table]
 
 
 def _cells(result: BenchResult, baseline: str) -> dict[str, tuple[str, bool]]:

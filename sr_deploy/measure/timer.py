@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -21,11 +22,18 @@ def time_call(call: Callable[[], object]) -> float:
 
 def time_turn(call: Callable[[], object], calls: int, primed: bool) -> list[float]:
     """Time `calls` calls, in seconds each, with the garbage collector at rest; one more goes before if `primed`."""
-    gc.disable()
-    try:
+    with resting_collector():
         if primed:
             call()
         return [time_call(call) for _ in range(calls)]
+
+
+@contextlib.contextmanager
+def resting_collector() -> Iterator[None]:
+    """The garbage collector does nothing inside."""
+    gc.disable()
+    try:
+        yield
     finally:
         gc.enable()
 

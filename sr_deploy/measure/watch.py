@@ -23,6 +23,7 @@ _ENERGY = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 _INTERVAL_SECONDS = 0.5
 _GPU_FIELDS = ("name", "clocks.sm", "clocks.max.sm", "power.draw", "temperature.gpu", "clocks_throttle_reasons.active")
 # Reasons that slow a GPU down for heat or power (NVML's bits); idling and clocks that a user set are none of them.
+_IDLE = 0x01
 _SLOWED = 0x04 | 0x08 | 0x20 | 0x40 | 0x80
 
 
@@ -37,6 +38,10 @@ class GpuConditions(BaseModel):
     """Median clock of its multiprocessors."""
     clock_most_mhz: float | None
     """The highest that they may have."""
+    clock_lowest_mhz: float | None = None
+    """Their lowest clock at any look at which the GPU was not idle."""
+    clock_highest_mhz: float | None = None
+    """Their highest clock at these looks."""
     power_watts: float | None
     """Mean power drawn."""
     temperature_c: float | None
@@ -63,34 +68,52 @@ class Conditions(BaseModel):
     """NVIDIA GPUs."""
 
 
-def watch_while(call: Callable[[], Result]) -> tuple[Result, Conditions]:
-    """Call, and look at the machine twice a second meanwhile."""
-    looks, ended = [read_clocks()], threading.Event()
+class Watch:
+    """Looks at the machine twice a second while something runs, as often as it is asked to."""
 
-    def look_on() -> None:
-        while not ended.wait(_INTERVAL_SECONDS):
-            looks.append(read_clocks())
+    def __init__(self) -> None:
+        """Nothing was seen yet."""
+        self._looks: list[list[float]] = []
+        self._gpu_lines: list[str] = []
+        self._throttled: float | None = 0
+        self._joules: float | None = 0.0
+        self._seconds = 0.0
 
-    thread = threading.Thread(target=look_on, daemon=True)
-    throttled, energy, started = _count_throttling(), _read_number(_ENERGY), time.monotonic()
-    with _watch_gpus() as gpu_lines:
-        thread.start()
-        try:
-            result = call()
-        finally:
-            ended.set()
-            thread.join()
-    looks.append(read_clocks())
-    seconds = time.monotonic() - started
-    throttled_after, energy_after = _count_throttling(), _read_number(_ENERGY)
-    known = [clocks for clocks in looks if clocks]
-    return result, Conditions(
-        cpu_mhz=statistics.median(clock for clocks in known for clock in clocks) if known else None,
-        cpu_lowest_mhz=min(map(statistics.mean, known)) if known else None,
-        cpu_throttled=None if throttled is None or throttled_after is None else throttled_after - throttled,
-        cpu_watts=_mean_watts(energy, energy_after, seconds),
-        gpus=summarize_gpus(gpu_lines),
-    )
+    def during(self, call: Callable[[], Result]) -> Result:
+        """Call, and look on."""
+        self._looks.append(read_clocks())
+        ended = threading.Event()
+
+        def look_on() -> None:
+            while not ended.wait(_INTERVAL_SECONDS):
+                self._looks.append(read_clocks())
+
+        thread = threading.Thread(target=look_on, daemon=True)
+        throttled, energy, started = _count_throttling(), _read_number(_ENERGY), time.monotonic()
+        with _watch_gpus() as gpu_lines:
+            thread.start()
+            try:
+                result = call()
+            finally:
+                ended.set()
+                thread.join()
+        self._looks.append(read_clocks())
+        self._gpu_lines += gpu_lines
+        self._seconds += time.monotonic() - started
+        self._throttled = _add(self._throttled, throttled, _count_throttling())
+        self._joules = _add(self._joules, energy, _read_number(_ENERGY), 1e-6)
+        return result
+
+    def summarize(self) -> Conditions:
+        """All that was seen."""
+        known = [clocks for clocks in self._looks if clocks]
+        return Conditions(
+            cpu_mhz=statistics.median(clock for clocks in known for clock in clocks) if known else None,
+            cpu_lowest_mhz=min(map(statistics.mean, known)) if known else None,
+            cpu_throttled=None if self._throttled is None else int(self._throttled),
+            cpu_watts=None if self._joules is None or self._seconds <= 0 else self._joules / self._seconds,
+            gpus=summarize_gpus(self._gpu_lines),
+        )
 
 
 def read_clocks() -> list[float]:
@@ -117,10 +140,13 @@ def summarize_gpus(lines: Sequence[str]) -> tuple[GpuConditions, ...]:
 
 def _summarize_gpu(looks: Sequence[Sequence[str]]) -> GpuConditions:
     clocks, highest, power, heat = ([_parse(look[place]) for look in looks] for place in range(1, 5))
+    busy = _known([clock for clock, look in zip(clocks, looks, strict=True) if not _parse_bits(look[5]) & _IDLE])
     return GpuConditions(
         name=looks[0][0],
         clock_mhz=statistics.median(known) if (known := _known(clocks)) else None,
         clock_most_mhz=max(_known(highest), default=None),
+        clock_lowest_mhz=min(busy, default=None),
+        clock_highest_mhz=max(busy, default=None),
         power_watts=statistics.mean(known) if (known := _known(power)) else None,
         temperature_c=max(_known(heat), default=None),
         throttled=sum(bool(_parse_bits(look[5]) & _SLOWED) for look in looks) / len(looks),
@@ -156,10 +182,11 @@ def _count_throttling() -> int | None:
     return int(sum(known)) if known else None
 
 
-def _mean_watts(before: float | None, after: float | None, seconds: float) -> float | None:
-    if before is None or after is None or after < before or seconds <= 0:  # the counter starts again at its end
+def _add(total: float | None, before: float | None, after: float | None, factor: float = 1) -> float | None:
+    """What a counter rose by, added; None where it is unknown, or started again at its end, this time or before."""
+    if total is None or before is None or after is None or after < before:
         return None
-    return (after - before) / 1e6 / seconds
+    return total + (after - before) * factor
 
 
 def _read_number(path: Path) -> float | None:

@@ -92,3 +92,16 @@ def test_what_else_differs_is_said(report):
         f"torch: {report.versions['torch']}, then 9.9.9",
         "WARNING: other processes kept 1.3 processors busy during the new report",
     )
+
+
+def test_reports_that_measured_gpus_differently_are_compared_with_a_warning(report, gpu_report):
+    def warnings(first, second):
+        return [note for note in compare_reports(first, second).notes if "on a GPU" in note]
+
+    def old(one):
+        return one.model_copy(update={"schema_version": 2})
+
+    (note,) = warnings(old(gpu_report), gpu_report)
+    assert note.startswith("WARNING: on a GPU reports of version 2 and 3 are measured in different ways")
+    assert warnings(old(report), report) == []  # on a CPU nothing changed
+    assert warnings(gpu_report, gpu_report) == []

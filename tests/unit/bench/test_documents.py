@@ -9,6 +9,7 @@ import pytest
 from sr_deploy.bench.documents import (
     describe_conditions,
     describe_fixed_shapes,
+    describe_report,
     make_csv,
     make_markdown,
     show_figure,
@@ -17,11 +18,14 @@ from sr_deploy.bench.documents import (
 from sr_deploy.bench.page import render_page
 from sr_deploy.bench.report import BenchReport, HostCopies, read_report
 from sr_deploy.errors import InputError
+from sr_deploy.measure.clocks import ClockLock
 from sr_deploy.measure.watch import Conditions, GpuConditions
 
 pytestmark = pytest.mark.xdist_group("bench")  # one process measures for all
 
-SCHEMA = Path(__file__).parents[3] / "docs" / "bench-report.schema.json"
+ROOT = Path(__file__).parents[3]
+SCHEMA = ROOT / "docs" / "bench-report.schema.json"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 @pytest.mark.parametrize(
@@ -117,13 +121,90 @@ def test_host_copies_stand_apart(with_results):
     assert f"{line}within the time above" in make_markdown(within)
 
 
+GPU_CELLS = ["12.5 ms ±2 %", "1.25 ms", "10.0 ms ±1 %", "200", "321 MiB", "1.50 ms"]
+GPU_HEADER = ["contender", "on the GPU", "enqueue", "3 in flight", "images/s", "GPU memory", "copies"]
+
+
+def test_figures_of_a_gpu_have_a_table_of_their_own(gpu_report, report):
+    lines = make_markdown(gpu_report).splitlines()
+    place = lines.index(f"| {' | '.join(GPU_HEADER)} |")
+    assert lines[place + 2 : place + 4] == [f"| onnxruntime:fp32 cuda:0 | {' | '.join(GPU_CELLS)} |", ""]
+    page = render_page(gpu_report)
+    assert "".join(f"<td>{one}</td>" for one in GPU_CELLS) in page.replace(" class=number", "")
+    assert page.count("By the GPU's clock") == 1
+    (told,) = [line for line in lines if line.startswith("- on a GPU each contender takes turns with the baseline")]
+    assert "its calls last 3.0 s or more" in told
+    (copies,) = [line for line in lines if line.startswith("- host copies of onnxruntime:fp32 at 2x24x16: 5.0 MB, ")]
+    assert copies.endswith("1.50 ms, not within the time above; 0.750 ms of it on the way, through pinned memory")
+    for plain in (make_markdown(report), render_page(report)):
+        assert "in flight" not in plain
+        assert "GPU's clock" not in plain
+
+
+def test_csv_has_the_figures_of_a_gpu(gpu_report):
+    rows = {row["contender"]: row for row in csv.DictReader(io.StringIO(make_csv(gpu_report)))}
+    assert rows["onnxruntime:fp32"]["device_timing.pipelined_images_per_second"] == "200.0"
+    assert rows["torch:fp32+nchw"]["device_timing.pipelined_images_per_second"] == ""
+
+
+def test_the_range_of_a_gpus_clock_is_shown(report):
+    gpu = GpuConditions(
+        name="H200",
+        clock_mhz=1800,
+        clock_most_mhz=1980,
+        clock_lowest_mhz=1635,
+        clock_highest_mhz=1980,
+        power_watts=None,
+        temperature_c=None,
+        throttled=0,
+    )
+    seen = Conditions(cpu_mhz=None, cpu_lowest_mhz=None, cpu_throttled=None, cpu_watts=None, gpus=(gpu,))
+    assert describe_conditions(report.runs[0].model_copy(update={"conditions": seen})) == [
+        "clocks at 2x24x16: H200 1800 MHz (1635 to 1980 MHz while it worked)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("refused", "kept", "lines"),
+    [
+        (None, None, ["the GPU's clock was locked at 1500 MHz"]),
+        ("no permission", None, ["WARNING: the GPU's clock was not locked at 1500 MHz: no permission"]),
+        (
+            None,
+            "it is lost",
+            [
+                "the GPU's clock was locked at 1500 MHz",
+                "WARNING: it is locked still (it is lost); let it go with: nvidia-smi --reset-gpu-clocks",
+            ],
+        ),
+    ],
+)
+def test_whether_the_clock_was_locked_is_said(report, refused, kept, lines):
+    locked = report.model_copy(update={"clock_lock": ClockLock(mhz=1500, refused=refused, kept=kept)})
+    assert [line for line in describe_report(locked) if "locked" in line] == lines
+    assert not [line for line in describe_report(report) if "locked" in line]
+
+
+def test_reports_of_version_2_are_read(report, tmp_path):
+    old = read_report(RESULTS / "photo.json")  # measured before version 3
+    assert (old.schema_version, old.clock_lock) == (2, None)
+    assert len(old.results) == 21
+    assert all(one.device_timing is None for one in old.results)
+    document = json.loads(report.model_dump_json()) | {"schema_version": 2}
+    for one in document["results"]:
+        del one["device_timing"]
+    del document["clock_lock"]
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    assert read_report(tmp_path / "old.json") == report.model_copy(update={"schema_version": 2})
+
+
 def test_a_report_is_read_back_and_anything_else_refused(report, tmp_path):
     path = tmp_path / "report.json"
     path.write_text(report.model_dump_json())
     assert read_report(path) == report
     document = json.loads(path.read_text())
     path.write_text(json.dumps(document | {"schema_version": 1}))
-    with pytest.raises(InputError, match=r"report\.json is no report of schema version 2 \(schema_version: "):
+    with pytest.raises(InputError, match=r"report\.json is no report of schema version 3 \(schema_version: "):
         read_report(path)
 
 

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from sr_deploy.bench import run as run_module
 from sr_deploy.bench.load import LoadSample, others_load, sample_load
 from sr_deploy.bench.report import BenchReport
 from sr_deploy.bench.rounds import run_rounds
 from sr_deploy.bench.run import bench_model
-from sr_deploy.bench.shape import sort_results
+from sr_deploy.bench.shape import ShapeOutcome, sort_results
 from sr_deploy.bench.statistics import Schedule
 from sr_deploy.bench.worker import serve
 from sr_deploy.bundle import Shape
@@ -18,6 +19,7 @@ from sr_deploy.files import sha256_of
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.imaging.codec import read_image, write_image
 from sr_deploy.imaging.convert import to_image
+from sr_deploy.measure.clocks import ClockLock, LockedClock
 from sr_deploy.runners.inputs import photograph_batch
 
 pytestmark = pytest.mark.xdist_group("bench")  # one process measures for all
@@ -55,7 +57,7 @@ def test_what_is_not_verified_is_never_first(report):
 
 
 def test_the_report_names_where_what_and_how(report, bundle):
-    assert report.schema_version == 2
+    assert report.schema_version == 3
     assert report.command == "sr-deploy bench"
     assert report.model == "compact-x4"
     assert report.model_sha256 == sha256_of(bundle.reference)
@@ -90,7 +92,7 @@ def test_the_figures_fit_each_other(report):
         assert one.images_per_second == pytest.approx(2000 / one.median_ms)
         assert one.input_megapixels_per_second == pytest.approx(2 * 24 * 16 / 1e3 / one.median_ms)
         assert one.output_megapixels_per_second == pytest.approx(16 * one.input_megapixels_per_second)
-        assert (one.arrays, one.device_memory_mib, one.host_copies) == ("host", None, None)
+        assert (one.arrays, one.device_memory_mib, one.host_copies, one.device_timing) == ("host", None, None, None)
         assert one.peak_memory_mib > one.import_memory_mib > 10
     # torch alone is more than ONNX Runtime with everything it needs: each has its own process
     assert baseline.import_memory_mib > graph.import_memory_mib + 50
@@ -107,6 +109,35 @@ def test_files_and_the_cold_start_are_told_apart_from_the_inference(report):
         assert min(cold.import_ms, cold.load_ms, cold.first_call_ms) > 0
         assert cold.build_ms is None
         assert cold.total_ms == cold.import_ms + cold.load_ms + cold.first_call_ms
+
+
+def test_the_clock_is_locked_while_shapes_are_measured_and_the_report_says_so(report, bundle, monkeypatch):
+    log = []
+
+    class Lock(LockedClock):
+        def __enter__(self):
+            log.append("lock")
+            return super().__enter__()
+
+        def __exit__(self, *error):
+            super().__exit__(*error)
+            log.append("let go")
+
+        def _ask(self, option):
+            return "no permission" if option.startswith("--lock") else None
+
+    def measure(bench, choices):
+        log.append("measure")
+        return ShapeOutcome(report.runs[0], report.results, [])
+
+    monkeypatch.setattr(run_module, "LockedClock", Lock)
+    monkeypatch.setattr(run_module.ShapeBench, "run", measure)
+    locked = bench_model(bundle.path, shapes=[Shape(2, 24, 16)] * 2, choices=[], threads=1, lock_mhz=1500)
+    assert log == ["lock", "measure", "measure", "let go"]
+    assert locked.clock_lock == ClockLock(mhz=1500, refused="no permission", kept=None)
+    log.clear()
+    assert bench_model(bundle.path, shapes=[Shape(2, 24, 16)], choices=[], threads=1).clock_lock is None
+    assert log == ["measure"]
 
 
 @without_gpu
@@ -153,14 +184,12 @@ def test_the_worker_answers_line_by_line(bundle, tmp_path):
         "warm_up_seconds": 0.1,
         "trust": {},
     }
-    turn = {"calls": 3, "primed": True, "files": False}
+    turn = {"calls": 3, "primed": True, "kind": "calls"}
+    lines = (request, turn, turn | {"kind": "files"}, {"tell": "peak"}, {"tell": "device"})
     answers = io.StringIO()
-    serve(
-        io.StringIO("".join(json.dumps(line) + "\n" for line in (request, turn, turn | {"files": True}, {"peak": 1}))),
-        answers,
-    )
-    opened, plain, files, peak = (json.loads(line)["answer"] for line in answers.getvalue().splitlines())
-    assert (opened["device"], opened["arrays"], opened["copied_bytes"]) == ("cpu", "host", None)
+    serve(io.StringIO("".join(json.dumps(line) + "\n" for line in lines)), answers)
+    opened, plain, files, peak, device = (json.loads(line)["answer"] for line in answers.getvalue().splitlines())
+    assert (opened["device"], opened["arrays"], opened["copies"], device) == ("cpu", "host", None, None)
     assert min(opened["call_seconds"], *plain, *files) > 0
     assert (len(plain), len(files)) == (3, 3)
     assert peak > 0

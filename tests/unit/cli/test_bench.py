@@ -4,7 +4,7 @@ import re
 import pytest
 
 from sr_deploy.bench.documents import describe_report, show_figure
-from sr_deploy.bench.report import BenchReport
+from sr_deploy.bench.report import BenchReport, DeviceTiming
 from sr_deploy.cli import main
 from sr_deploy.cli.bench_tables import make_tables
 
@@ -82,6 +82,30 @@ def test_the_table_fits_the_terminal(report, width, columns):
     assert "equal" in row
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_ran_on_a_gpu_has_a_second_table_that_fits(report, width):
+    timing = DeviceTiming(
+        median_ms=12.5,
+        spread_ms=0.25,
+        enqueue_ms=1.25,
+        seconds=3.02,
+        in_flight=3,
+        pipelined_ms=10.0,
+        pipelined_spread_ms=0.1,
+        pipelined_images_per_second=100.0,
+    )
+    figures = {"device": "cuda:0", "device_memory_mib": 321.4, "device_timing": timing}
+    results = tuple(
+        one.model_copy(update=figures if one.contender == "torch:fp32+nchw" else {}) for one in report.results
+    )
+    text = draw(report.model_copy(update={"results": results}), width)
+    assert max(map(len, text.splitlines())) <= width
+    below = text.partition("by the GPU's clock, input 1x16x16")[2]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in below.splitlines() if "ms" in line]
+    assert [row[1:] for row in rows] == [["12.5 ms ±2 %", "1.25 ms", "10.0 ms ±1 %", "100", "321 MiB", "-"]]
+    assert "GPU" not in draw(report, width)
+
+
 def test_the_lines_below_name_machine_versions_and_command(report):
     text = "\n".join(describe_report(report))
     assert report.machine.cpu in text
@@ -139,6 +163,7 @@ def test_compare_ends_with_3_beyond_the_bound_and_says_what(made, tmp_path, caps
         (["bench", "--backend", "torch+jit"], "unknown variant 'jit' in 'torch+jit'"),
         (["bench", "--compare", "old.json", "new.json"], "old.json does not exist"),
         (["bench", "--compare", "old.json", "new.json", "--shape", "1x8x8"], "--compare measures nothing"),
+        (["bench", "--compare", "old.json", "new.json", "--lock-clock", "1500"], "--compare measures nothing"),
         (["bench", "--max-slowdown", "5"], "--max-slowdown belongs to --compare OLD NEW"),
     ],
 )

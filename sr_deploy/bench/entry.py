@@ -1,0 +1,129 @@
+"""A contender on one shape: the turns that it took with others, from when it was loaded until it is released."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sr_deploy.bench.choices import ContenderChoice
+from sr_deploy.bench.contender import Contender, TurnsOf
+from sr_deploy.bench.device_timing import lengthen_schedule
+from sr_deploy.bench.load import others_load, sample_load
+from sr_deploy.bench.messages import DeviceAnswer
+from sr_deploy.bench.rounds import Turns, run_rounds
+from sr_deploy.bench.statistics import Schedule, plan_schedule
+from sr_deploy.measure.watch import Watch
+
+Tell = Callable[[float, str], None]
+"""Of how much is done, 0 to 1, and what."""
+_CALLS, _PIPELINED = 0.6, 0.8  # what is done of a group's turns after these
+
+
+@dataclass
+class Entry:
+    """What was measured of a contender."""
+
+    choice: ContenderChoice
+    """What it is."""
+    process: Contender
+    """Where it runs."""
+    own: Turns = field(default_factory=list)
+    """Its turns."""
+    baseline: Turns = field(default_factory=list)
+    """The baseline's turns in the same rounds."""
+    pipelined: Turns = field(default_factory=list)
+    """Its turns with several calls in flight; none where it does not take tensors on a GPU."""
+    files: Turns = field(default_factory=list)
+    """Its turns from file to file."""
+    peak_mib: float = 0.0
+    """Greatest resident memory before files were read."""
+    device: DeviceAnswer | None = None
+    """Calls by the GPU's clock, once it is released; None as for `pipelined`."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on one."""
+        return self.process.opened["device"] != "cpu"
+
+    @property
+    def takes_tensors(self) -> bool:
+        """Whether its input and output stay on a GPU."""
+        return self.process.opened["arrays"] == "device"
+
+    def release(self) -> None:
+        """Ask for what it still has to tell, and end its process."""
+        self.device = self.process.tell_device()
+        self.process.close()
+
+
+@dataclass
+class Meanwhile:
+    """What the machine did during the turns of one shape."""
+
+    watch: Watch = field(default_factory=Watch)
+    """Clocks, power and throttling."""
+    rounds: list[int] = field(default_factory=list)
+    """How many there were, for each group that took turns."""
+    loads: list[float] = field(default_factory=list)
+    """Processors that others kept busy, for each group, where that is known."""
+
+
+def take_turns(entries: Sequence[Entry], seconds_each: float, meanwhile: Meanwhile, tell: Tell) -> None:
+    """Let a group take turns: inference alone, several calls in flight on a GPU, then from file to file.
+
+    Args:
+        entries: the baseline first.
+        seconds_each: for each contender, on average; on a GPU its turns last longer if need be.
+        meanwhile: gets what the machine does.
+        tell: of each round.
+    """
+    seconds = [one.process.opened["call_seconds"] for one in entries]
+    schedule = lengthen_schedule(plan_schedule(seconds, seconds_each), seconds, [one.on_gpu for one in entries])
+    calls = _time_calls(entries, schedule, meanwhile, tell)
+    for entry, own in zip(entries, calls, strict=True):
+        entry.own += own
+        entry.baseline += calls[0]
+    _time_pipelined([one for one in entries if one.takes_tensors], seconds_each, meanwhile, tell)
+    for entry in entries:
+        if not entry.files:
+            entry.peak_mib = entry.process.measure_peak()
+    _time_files(entries, seconds_each, tell)
+
+
+def _time_calls(entries: Sequence[Entry], schedule: Schedule, meanwhile: Meanwhile, tell: Tell) -> list[Turns]:
+    processes = [one.process.process_id for one in entries]
+    takers = [TurnsOf(one.process, "calls") for one in entries]
+    before = sample_load(processes)
+    turns = meanwhile.watch.during(
+        lambda: run_rounds(takers, schedule, _tell_rounds(tell, 0, _CALLS, "round", schedule))
+    )
+    load = others_load(before, sample_load(processes))
+    meanwhile.rounds.append(len(turns[0]))
+    meanwhile.loads += [] if load is None else [load]
+    return turns
+
+
+def _time_pipelined(entries: Sequence[Entry], seconds_each: float, meanwhile: Meanwhile, tell: Tell) -> None:
+    if not entries:
+        return
+    seconds = [one.process.opened["call_seconds"] for one in entries]
+    schedule = lengthen_schedule(plan_schedule(seconds, seconds_each), seconds, [True] * len(entries))
+    takers = [TurnsOf(one.process, "pipelined") for one in entries]
+    on_round = _tell_rounds(tell, _CALLS, _PIPELINED, "several in flight, round", schedule)
+    turns = meanwhile.watch.during(lambda: run_rounds(takers, schedule, on_round))
+    for entry, own in zip(entries, turns, strict=True):
+        entry.pipelined += own
+
+
+def _time_files(entries: Sequence[Entry], seconds_each: float, tell: Tell) -> None:
+    """In half the time; the first call of each only tells how long one takes."""
+    takers = [TurnsOf(one.process, "files") for one in entries]
+    schedule = plan_schedule([one.take_turn(1, primed=True)[0] for one in takers], seconds_each / 2)
+    turns = run_rounds(takers, schedule, _tell_rounds(tell, _PIPELINED, 1, "files, round", schedule))
+    for entry, own in zip(entries, turns, strict=True):
+        entry.files += own
+
+
+def _tell_rounds(tell: Tell, begin: float, end: float, what: str, schedule: Schedule) -> Callable[[int], None]:
+    """For `run_rounds`: from `begin` to `end` of what is to do."""
+    return lambda done: tell(begin + (end - begin) * min(1, done / schedule.rounds), f"{what} {done}")
