@@ -34,7 +34,7 @@ from sr_deploy.arch.vgg import Vgg19Features
 from sr_deploy.config import named_files
 from sr_deploy.deps import is_installed
 from sr_deploy.measure.machine import describe_machine, tool_versions
-from sr_deploy.train.processes import ALONE
+from sr_deploy.train.processes import SINGLE_PROCESS
 from sr_deploy.train.recipe import Recipe, load_recipe
 from sr_deploy.train.sampling import Batch, iterate_batches
 from sr_deploy.train.schedule import learning_rate_at
@@ -129,7 +129,13 @@ def watch_gpu(device: torch.device) -> Iterator[list[float]]:
 def measure(recipe: Recipe, folder: Path, device: str | None, steps: int) -> StepTimes:
     """Open the recipe's training in `folder` and time it."""
     opening = open_session(
-        recipe, folder / recipe.name, resume=False, device=device, start_from=None, report=print, processes=ALONE
+        recipe,
+        folder / recipe.name,
+        resume=False,
+        device=device,
+        start_from=None,
+        report=print,
+        processes=SINGLE_PROCESS,
     )
     with opening as session:
         on_gpu = session.device.type == "cuda"
@@ -157,7 +163,13 @@ def measure(recipe: Recipe, folder: Path, device: str | None, steps: int) -> Ste
 def count_operations(recipe: Recipe, folder: Path) -> float:
     """TFLOP of one step with one patch, on the CPU."""
     opening = open_session(
-        recipe, folder / recipe.name, resume=False, device="cpu", start_from=None, report=print, processes=ALONE
+        recipe,
+        folder / recipe.name,
+        resume=False,
+        device="cpu",
+        start_from=None,
+        report=print,
+        processes=SINGLE_PROCESS,
     )
     with opening as session, FlopCounterMode(display=False) as counter:
         make_step(session, iterate_batches(session.sampler, 0, 1, 0))

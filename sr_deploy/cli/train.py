@@ -103,8 +103,8 @@ def train(
         return [Stage(_recipe_to_resume(recipe, run, changes), run, "resume")], None
 
     with contextlib.ExitStack() as held, join_processes(device) as processes, stop_on_signals() as stop:
-        output = Output(as_json, silent=not processes.is_first)
-        stages, before = processes.agree(plan)
+        output = Output(as_json, silent=not processes.is_main)
+        stages, before = processes.broadcast(plan)
         for stage in stages:
             if stage.action != "take":
                 check_inputs(stage.recipe)
@@ -119,7 +119,7 @@ def train(
             before = run = run.with_name(manifest.name) if stage.numbered else run
             if manifest.status == "stopped":
                 break
-        if processes.is_first:  # it alone wrote the checkpoints that are spoken of
+        if processes.is_main:  # it alone wrote the checkpoints that are spoken of
             _show_result(output, run, manifest)
         output.finish({"run": str(run), **manifest.model_dump(mode="json")})
     if manifest.status == "stopped":

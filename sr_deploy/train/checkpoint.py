@@ -19,14 +19,14 @@ from sr_deploy.errors import CheckpointError, InputError, TrainingError
 from sr_deploy.files import output_error, replacing_folder
 from sr_deploy.train.run import checkpoint_folder, list_checkpoints
 from sr_deploy.train.saved_state import STATE_SCHEMA, load_optimizer, load_scaler, read_saved_state
-from sr_deploy.train.state import Opponent, TrainingState
+from sr_deploy.train.state import DiscriminatorState, TrainingState
 
 GENERATOR_NAME = "generator.safetensors"
 AVERAGE_NAME = "generator_ema.safetensors"
 DISCRIMINATOR_NAME = "discriminator.safetensors"
 STATE_NAME = "state.pt"
 
-_COUNTERS = ("step", "seconds", "figures", "skipped", "skipped_lately", "bad_in_row")
+_COUNTERS = ("step", "seconds", "metrics", "skipped", "skipped_lately", "bad_in_row")
 
 PoolState = Mapping[str, object]
 """Content of one process's pool."""
@@ -64,8 +64,10 @@ def write_checkpoint(
     with replacing_folder(folder) as temporary:
         save_generator(temporary / GENERATOR_NAME, state.network.state_dict(), spec, {**own, "weights": "trained"})
         save_generator(temporary / AVERAGE_NAME, state.average.network.state_dict(), spec, {**own, "weights": "ema"})
-        if (opponent := state.opponent) is not None:
-            save_discriminator(temporary / DISCRIMINATOR_NAME, opponent.network.state_dict(), opponent.spec, extra)
+        if (discriminator := state.discriminator) is not None:
+            save_discriminator(
+                temporary / DISCRIMINATOR_NAME, discriminator.network.state_dict(), discriminator.spec, extra
+            )
         (temporary / STATE_NAME).write_bytes(_pack(state, pools))
     for _, old in list_checkpoints(run)[:-keep]:
         _delete_folder(old)
@@ -84,12 +86,12 @@ def read_checkpoint_into(folder: Path, state: TrainingState, *, rank: int = 0, p
     try:
         _load_weights(folder / GENERATOR_NAME, state.network)
         _load_weights(folder / AVERAGE_NAME, state.average.network)
-        if state.opponent is not None:
-            _load_weights(folder / DISCRIMINATOR_NAME, state.opponent.network)
+        if state.discriminator is not None:
+            _load_weights(folder / DISCRIMINATOR_NAME, state.discriminator.network)
         saved = read_saved_state(folder / STATE_NAME)
         load_optimizer(state.optimizer, saved.optimizer)
-        if state.opponent is not None:
-            load_optimizer(state.opponent.optimizer, saved.discriminator_optimizer)
+        if state.discriminator is not None:
+            load_optimizer(state.discriminator.optimizer, saved.discriminator_optimizer)
         load_scaler(state.scaler, saved.scaler)
         pool_fits = state.pool is None or len(saved.pools) == processes
         if state.pool is not None and pool_fits:
@@ -123,12 +125,12 @@ def delete_leftovers(run: Path) -> None:
 
 def _pack(state: TrainingState, pools: Sequence[PoolState]) -> bytes:
     """Tensors and plain containers only: `torch.load(weights_only=True)` reads it."""
-    best, opponent = state.best_validation, state.opponent
+    best, discriminator = state.best_validation, state.discriminator
     packed = {
         "schema_version": STATE_SCHEMA,
         **{name: getattr(state, name) for name in _COUNTERS},
         "optimizer": state.optimizer.state_dict(),
-        "discriminator_optimizer": opponent.optimizer.state_dict() if opponent is not None else None,
+        "discriminator_optimizer": discriminator.optimizer.state_dict() if discriminator is not None else None,
         "scaler": state.scaler.state_dict(),
         "pools": list(pools),
         "best_validation": best.model_dump(mode="json") if best else None,
@@ -140,10 +142,10 @@ def _pack(state: TrainingState, pools: Sequence[PoolState]) -> bytes:
 
 
 def _check_weights(state: TrainingState) -> None:
-    opponent: Opponent | None = state.opponent
+    discriminator: DiscriminatorState | None = state.discriminator
     networks = {"generator": state.network, "average": state.average.network}
-    if opponent is not None:
-        networks["discriminator"] = opponent.network
+    if discriminator is not None:
+        networks["discriminator"] = discriminator.network
     for name, network in networks.items():
         for key, tensor in network.state_dict().items():
             if not bool(torch.isfinite(tensor).all()):

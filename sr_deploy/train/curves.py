@@ -17,7 +17,7 @@ Points = tuple[list[int], list[float]]
 
 # What is drawn together, by the names in metrics.jsonl.
 _LOSSES = ("loss", "pixel", "perceptual", "adversarial")
-_GAME = ("discriminator", "verdict_original", "verdict_result")
+_GAME = ("discriminator", "d_real", "d_fake")
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 

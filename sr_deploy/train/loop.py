@@ -17,10 +17,10 @@ import torch
 
 from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory
 from sr_deploy.train.checkpoint import write_checkpoint
-from sr_deploy.train.figures import FigureLedger
+from sr_deploy.train.metric_buffer import MetricBuffer
 from sr_deploy.train.metrics import MetricsLog
 from sr_deploy.train.photographs import Report
-from sr_deploy.train.processes import ALONE, Processes
+from sr_deploy.train.processes import SINGLE_PROCESS, Processes
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import RunManifest, find_last_checkpoint, read_manifest, require_kept
 from sr_deploy.train.sampling import Batch, iterate_batches
@@ -40,7 +40,7 @@ class StepReport:
     step: int
     """Updates made."""
     loss: float
-    """Mean of the latest steps; not a number before the first figures are in."""
+    """Mean of the latest steps; not a number before the first metrics are in."""
     steps_per_second: float
     """Of the latest steps."""
 
@@ -53,7 +53,7 @@ def train(
     device: str | None = None,
     start_from: Path | None = None,
     numbered: bool = False,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     stop: threading.Event | None = None,
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_note: Report = lambda line: None,
@@ -115,7 +115,7 @@ def _describe_want_of_memory(recipe: Recipe, run: Path | None) -> str:
 def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepReport], None], on_note: Report) -> None:
     """The loop. One turn is one update, then whatever is due after it."""
     recipe, state, processes = session.recipe, session.state, session.processes
-    ledger = FigureLedger(state, processes, recipe.run.bad_steps)
+    buffer = MetricBuffer(state, processes, recipe.run.bad_steps)
     clock = _Clock(state)
     postponed = False  # whether a checkpoint was due and was not written
     torch.backends.cudnn.benchmark = session.device.type == "cuda"  # shapes do not change from step to step
@@ -130,29 +130,29 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             # The update.
             pair = session.make_pair(batch)
             learning_rate = learning_rate_at(state.step, recipe.optimizer, recipe.run.steps)
-            figures = session.updater.update(pair, learning_rate)
+            metrics = session.updater.update(pair, learning_rate)
             state.average.update(state.network, state.step)
             state.step += 1
-            ledger.add(figures)
+            buffer.add(metrics)
 
             # What is due. Figures come first: steps without numbers must end the run before anything is written.
-            ending = processes.any_wishes(stop.is_set()) or state.step == recipe.run.steps
-            figures_due = state.step % recipe.run.log_every == 0
+            ending = processes.any(stop.is_set()) or state.step == recipe.run.steps
+            metrics_due = state.step % recipe.run.log_every == 0
             checkpoint_due = ending or postponed or state.step % recipe.run.checkpoint_every == 0
             validation_due, preview_due = _validation_due(recipe, state.step)
-            if figures_due or checkpoint_due or validation_due or preview_due or session.device.type == "cpu":
-                ledger.collect()
+            if metrics_due or checkpoint_due or validation_due or preview_due or session.device.type == "cpu":
+                buffer.collect()
             clock.tick(state)
-            if figures_due:
-                means = ledger.take_means()
+            if metrics_due:
+                means = buffer.take_means()
                 clock.lap(state, means.get("loss", math.nan))
                 for line in _advise(means, clock, recipe):
                     on_note(line)
                 if log is not None:
-                    log.log_training(state.step, {**means, "learning_rate": learning_rate, **clock.figures()})
+                    log.log_training(state.step, {**means, "learning_rate": learning_rate, **clock.metrics()})
             if validation_due and log is not None:
                 _validate(session, log)
-            if preview_due and session.previews and processes.is_first:
+            if preview_due and session.previews and processes.is_main:
                 preview = session.run / "previews" / f"step-{state.step:06d}.png"
                 write_preview(preview, state.average.network, session.held_out, recipe.scale)
             # Weights that gave no numbers just now may be beyond use, finite as they are: the next good step shows.
@@ -170,7 +170,7 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
 
 def _open_log(session: Session) -> AbstractContextManager[MetricsLog | None]:
     """The log of the run; the first process writes it for all."""
-    return MetricsLog(session.run, session.state.step) if session.processes.is_first else nullcontext()
+    return MetricsLog(session.run, session.state.step) if session.processes.is_main else nullcontext()
 
 
 def _advise(means: Mapping[str, float], clock: _Clock, recipe: Recipe) -> Iterator[str]:
@@ -206,7 +206,7 @@ def _write_checkpoint(session: Session) -> None:
     """By the first process, for all; every process must call it."""
     state, run = session.state, session.recipe.run
     pools = session.processes.gather(state.pool.state_dict()) if state.pool is not None else []
-    if session.processes.is_first:
+    if session.processes.is_main:
         require_kept(session.run)
         quantization = session.recipe.quantization
         steps = quantization.input_steps if quantization is not None else {}
@@ -257,7 +257,7 @@ class _Clock:
         self.steps_per_second, self.data_wait = (state.step - self._lap_step) / passed, self._waited / passed
         self._lap_at, self._lap_step, self._waited, self.loss = now, state.step, 0.0, loss
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Of the latest stretch, as the log has them."""
         return {"steps_per_second": round(self.steps_per_second, 3), "data_wait": round(self.data_wait, 3)}
 

@@ -48,14 +48,14 @@ class MetricsLog:
             if self._events:
                 self._events.close()
 
-    def log_training(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write figures of the steps since the last line: means of `loss` and of its terms, `learning_rate`, the pace.
+    def log_training(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write metrics of the steps since the last line: means of `loss` and of its terms, `learning_rate`, the pace.
 
         Raises:
             OutputError: no space, no permission.
         """
-        self._append({"step": step, "kind": "training", **figures})
-        self._add_events("training", step, figures)
+        self._append({"step": step, "kind": "training", **metrics})
+        self._add_events("training", step, metrics)
 
     def log_validation(self, result: ValidationResult) -> None:
         """Write means and each photograph.
@@ -74,9 +74,9 @@ class MetricsLog:
         except OSError as error:
             raise output_error(self._path, error) from error
 
-    def _add_events(self, group: str, step: int, figures: Mapping[str, float]) -> None:
+    def _add_events(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
         if self._events:
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 self._events.add_scalar(f"{group}/{name}", value, step)
 
 

@@ -30,7 +30,7 @@ from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
 from sr_deploy.train.recipe import DiscriminatorRecipe, LossRecipe, QuantizationRecipe, Recipe
 from sr_deploy.train.run import StartingPoint
-from sr_deploy.train.state import Opponent, TrainingState
+from sr_deploy.train.state import DiscriminatorState, TrainingState
 from sr_deploy.train.update import Criteria, Updater
 
 
@@ -100,13 +100,13 @@ def check_inputs(recipe: Recipe) -> None:
     validation_paths(recipe.data)
     if recipe.quantization is not None and not recipe.quantization.input_steps:
         raise TrainingError(f"recipe {recipe.name} trains a network for INT8; give it with --qat CHECKPOINT")
-    perceptual, opponent = recipe.loss.perceptual, recipe.discriminator
+    perceptual, discriminator = recipe.loss.perceptual, recipe.discriminator
     if perceptual is not None and perceptual.weight > 0:
         find_vgg19(perceptual)
-    if opponent is not None:
-        check_discriminator(_discriminator_spec(recipe, opponent))
-        if opponent.weights is not None:
-            require_file(Path(opponent.weights), "a discriminator's weights")
+    if discriminator is not None:
+        check_discriminator(_discriminator_spec(recipe, discriminator))
+        if discriminator.weights is not None:
+            require_file(Path(discriminator.weights), "a discriminator's weights")
 
 
 def build_criteria(recipe: LossRecipe, device: torch.device) -> Criteria:
@@ -140,7 +140,7 @@ def build_distillation(
     return measure
 
 
-def build_opponent(recipe: Recipe, device: torch.device, *, resume: bool) -> Opponent | None:
+def build_discriminator_state(recipe: Recipe, device: torch.device, *, resume: bool) -> DiscriminatorState | None:
     """The recipe's discriminator with its optimizer, from its seed or from the weights that the recipe names.
 
     Raises:
@@ -167,18 +167,18 @@ def build_opponent(recipe: Recipe, device: torch.device, *, resume: bool) -> Opp
     network.to(device)
     rate = settings.learning_rate or recipe.optimizer.learning_rate
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, betas=recipe.optimizer.betas, fused=True)
-    return Opponent(network, spec, optimizer, rate_factor=rate / recipe.optimizer.learning_rate)
+    return DiscriminatorState(network, spec, optimizer, rate_factor=rate / recipe.optimizer.learning_rate)
 
 
 def build_state(
     recipe: Recipe,
     network: nn.Module,
-    opponent: Opponent | None,
+    discriminator: DiscriminatorState | None,
     precision: PrecisionChoice,
     device: torch.device,
 ) -> TrainingState:
     """Networks in the layout that was chosen, ready to train from step 0."""
-    for one in (network, opponent.network if opponent is not None else None):
+    for one in (network, discriminator.network if discriminator is not None else None):
         if one is not None:
             one.train().to(memory_format=precision.memory_format())  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(
@@ -189,7 +189,7 @@ def build_state(
         average=MovingAverage(network, recipe.ema),
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=precision.autocast == "fp16"),
-        opponent=opponent,
+        discriminator=discriminator,
     )
 
 
@@ -205,7 +205,7 @@ def build_updater(
     """What makes the updates; networks are compiled and shared between processes as due."""
     called = torch.compile(state.network) if recipe.precision.compile else state.network
     assert isinstance(called, nn.Module)
-    judged = state.opponent.network if state.opponent is not None else None
+    judged = state.discriminator.network if state.discriminator is not None else None
     return Updater(
         state=state,
         generator=processes.share_gradients(called, device, share_buffers=True),

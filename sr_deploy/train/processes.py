@@ -27,26 +27,26 @@ class Processes:
 
     rank: int = 0
     """Number of this process."""
-    count: int = 1
+    world_size: int = 1
     """Processes in all."""
     local_rank: int = 0
     """Number of this process on its machine."""
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes, validates and speaks for all."""
         return self.rank == 0
 
-    def agree(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """What `make` gives in the first process, in all of them; its error likewise.
 
         Raises:
             SrDeployError: what `make` raised.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return make()
         message: list[T | SrDeployError | None] = [None]
-        if self.is_first:
+        if self.is_main:
             try:
                 message[0] = make()
             except SrDeployError as error:
@@ -57,40 +57,40 @@ class Processes:
             raise result
         return result  # type: ignore[return-value]
 
-    def any_wishes(self, wish: bool) -> bool:
-        """Whether any process wishes: all get the same answer at the same step."""
-        if self.count == 1:
-            return wish
-        flag = torch.tensor(int(wish))
-        distributed.all_reduce(flag, distributed.ReduceOp.MAX)
-        return bool(flag)
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process: all get the same answer at the same step."""
+        if self.world_size == 1:
+            return flag
+        highest = torch.tensor(int(flag))
+        distributed.all_reduce(highest, distributed.ReduceOp.MAX)
+        return bool(highest)
 
     def all_healthy(self, healthy: Tensor) -> Tensor:
         """Whether a flag (0-dim, bool, on any device) is set in every process."""
-        if self.count == 1:
+        if self.world_size == 1:
             return healthy
         flag = healthy.int()
         distributed.all_reduce(flag, distributed.ReduceOp.MIN)
         return flag.bool()
 
-    def average(self, figures: Tensor) -> Tensor:
+    def average(self, values: Tensor) -> Tensor:
         """Mean over the processes."""
-        if self.count > 1:
-            distributed.all_reduce(figures)
-            figures /= self.count
-        return figures
+        if self.world_size > 1:
+            distributed.all_reduce(values)
+            values /= self.world_size
+        return values
 
     def gather(self, part: T) -> list[T]:
         """The parts of all processes by rank, in the first one; nothing in the others."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [part]
-        parts: list[T | None] | None = [None] * self.count if self.is_first else None
+        parts: list[T | None] | None = [None] * self.world_size if self.is_main else None
         distributed.gather_object(part, parts, dst=0)
         return [one for one in parts or [] if one is not None]
 
     def share_gradients(self, network: nn.Module, device: torch.device, *, share_buffers: bool) -> nn.Module:
         """A network whose gradients are averaged over the processes (DistributedDataParallel); itself if alone."""
-        if self.count == 1:
+        if self.world_size == 1:
             return network
         data_parallel: Callable[..., nn.Module] = nn.parallel.DistributedDataParallel
         ids = [device.index] if device.type == "cuda" else None
@@ -100,7 +100,7 @@ class Processes:
         return data_parallel(network, device_ids=ids, **{option: share_buffers})
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 @contextmanager
@@ -113,9 +113,9 @@ def join_processes(device: str | None) -> Iterator[Processes]:
     Raises:
         TrainingError: torchrun's variables are there, but the processes do not find each other.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
-        yield ALONE
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield SINGLE_PROCESS
         return
     on_gpu = torch.cuda.is_available() and device != "cpu"
     try:
@@ -123,10 +123,10 @@ def join_processes(device: str | None) -> Iterator[Processes]:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise TrainingError(
-            f"WORLD_SIZE = {count} says that torchrun started this, but the processes do not find each other "
-            f"({reason}); start them as: torchrun --nproc-per-node {count} -m sr_deploy train ..."
+            f"WORLD_SIZE = {world_size} says that torchrun started this, but the processes do not find each other "
+            f"({reason}); start them as: torchrun --nproc-per-node {world_size} -m sr_deploy train ..."
         ) from error
     try:
-        yield Processes(distributed.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
+        yield Processes(distributed.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         distributed.destroy_process_group()

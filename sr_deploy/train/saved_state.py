@@ -36,7 +36,7 @@ class SavedState(BaseModel):
     """Updates made."""
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """Time in the loop."""
-    figures: dict[str, list[Finite]]
+    metrics: dict[str, list[Finite]]
     """Of the healthy steps since the last line of metrics, by name."""
     skipped: Count
     """Steps left out."""

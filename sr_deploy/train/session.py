@@ -23,16 +23,16 @@ from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
 from sr_deploy.train.losses import build_pixel_loss
 from sr_deploy.train.networks import (
     build_criteria,
+    build_discriminator_state,
     build_distillation,
     build_generator,
-    build_opponent,
     build_state,
     build_updater,
 )
 from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
 from sr_deploy.train.photographs import Photographs, Report, training_paths
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
-from sr_deploy.train.processes import ALONE, Processes
+from sr_deploy.train.processes import SINGLE_PROCESS, Processes
 from sr_deploy.train.recipe import LossRecipe, Recipe, find_differences, read_run_recipe, write_recipe
 from sr_deploy.train.run import (
     RECIPE_NAME,
@@ -95,7 +95,7 @@ def open_session(
     device: str | None,
     start_from: Path | None,
     report: Report,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     numbered: bool = False,
 ) -> Iterator[Session]:
     """Prepare a new run in the empty folder `run`, or go on with the run that lies there; no other process may then.
@@ -119,7 +119,7 @@ def open_session(
     with ExitStack() as held:
         if resume:
             require_run(run)
-            processes.agree(lambda: held.enter_context(hold_run(run)))
+            processes.broadcast(lambda: held.enter_context(hold_run(run)))
         yield _prepare(
             recipe, run, resume=resume, device=device, start_from=start_from, report=report, processes=processes,
             claim=lambda: held.enter_context(claim_run_folder(run, name=recipe.name if numbered else None)),
@@ -140,15 +140,15 @@ def _prepare(
     """The session; the run is held by the first process, or is claimed by it as soon as all else stands."""
     manifest = check_resumable(recipe, run) if resume else None
     chosen_device = choose_device(device, processes)
-    photographs = _open_photographs(recipe, report if processes.is_first else lambda line: None)
+    photographs = _open_photographs(recipe, report if processes.is_main else lambda line: None)
     fingerprint = photographs.fingerprint()
     if manifest is not None and manifest.data_sha256 != fingerprint:
         raise TrainingError(
             f"cannot resume {run}: the training images are not those it began with (names or sizes differ); "
             "bring them back, or start a new run from its weights with --from"
         )
-    held_out = read_held_out(recipe, report) if processes.is_first else []
-    sampler = PatchSampler(photographs, recipe, rank=processes.rank, processes=processes.count)
+    held_out = read_held_out(recipe, report) if processes.is_main else []
+    sampler = PatchSampler(photographs, recipe, rank=processes.rank, processes=processes.world_size)
     network, starting_point = build_generator(recipe, None if resume else start_from, resume=resume)
     network.to(chosen_device)
     teacher = _start_quantized(recipe, network, run, resume=resume)
@@ -158,24 +158,26 @@ def _prepare(
             path=given.checkpoint or starting_point.path, sha256=given.checkpoint_sha256 or starting_point.sha256
         )
     criteria = build_criteria(recipe.loss, chosen_device)
-    opponent = build_opponent(recipe, chosen_device, resume=resume)
+    discriminator = build_discriminator_state(recipe, chosen_device, resume=resume)
     if manifest is None:
-        precision = processes.agree(lambda: _choose_precision(recipe, network, sampler, chosen_device))
-        run = processes.agree(claim)
+        precision = processes.broadcast(lambda: _choose_precision(recipe, network, sampler, chosen_device))
+        run = processes.broadcast(claim)
         manifest = _new_manifest(
             recipe, run, precision, data_sha256=fingerprint, device=chosen_device, starting_point=starting_point
         )
     else:
         precision = PrecisionChoice.model_validate(manifest.precision.model_dump())
-        processes.agree(lambda: delete_leftovers(run))
+        processes.broadcast(lambda: delete_leftovers(run))
     recipe = _fix_precision(recipe, precision)
     if recipe.quantization is not None and teacher is not None:
         distillation = build_distillation(recipe.quantization, teacher, precision, chosen_device)
         criteria = replace(criteria, distillation=distillation)
-    state = build_state(recipe, network, opponent, precision, chosen_device)
+    state = build_state(recipe, network, discriminator, precision, chosen_device)
     state.pool = build_pool(recipe, processes.rank)
     last = find_last_checkpoint(run) if resume else None
-    if last is not None and not read_checkpoint_into(last[1], state, rank=processes.rank, processes=processes.count):
+    if last is not None and not read_checkpoint_into(
+        last[1], state, rank=processes.rank, processes=processes.world_size
+    ):
         report(f"the pool of training pairs begins anew: {last[1]} was written by another number of processes")
     updater = build_updater(recipe, state, criteria, precision=precision, device=chosen_device, processes=processes)
     session = Session(
@@ -183,7 +185,7 @@ def _prepare(
         make_pair=build_pair_maker(recipe, chosen_device, state.pool), held_out=held_out, updater=updater, state=state,
         processes=processes, previews=training_decoder() == "pyvips",
     )  # fmt: skip
-    processes.agree(lambda: _record_start(session, teacher, resume=resume))
+    processes.broadcast(lambda: _record_start(session, teacher, resume=resume))
     return session
 
 
@@ -202,7 +204,7 @@ def _start_quantized(recipe: Recipe, network: nn.Module, run: Path, *, resume: b
     return teacher
 
 
-def choose_device(name: str | None, processes: Processes = ALONE) -> torch.device:
+def choose_device(name: str | None, processes: Processes = SINGLE_PROCESS) -> torch.device:
     """The device of that name, or the best one here; side by side, each process has a GPU of its own.
 
     Raises:
@@ -212,7 +214,7 @@ def choose_device(name: str | None, processes: Processes = ALONE) -> torch.devic
     if torch.cuda.is_available():
         available = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
     chosen = name or available[0]
-    if processes.count > 1 and chosen == "cuda":
+    if processes.world_size > 1 and chosen == "cuda":
         chosen = f"cuda:{processes.local_rank}"
         torch.cuda.set_device(processes.local_rank)
     if chosen not in available:
@@ -232,13 +234,13 @@ def update_manifest(session: Session, **changes: object) -> None:
         "steps": session.recipe.run.steps,
         "seconds": round(state.seconds, 2),
         "skipped_steps": state.skipped,
-        "processes": session.processes.count,
+        "processes": session.processes.world_size,
         "best_validation": state.best_validation,
         "device": str(session.device),
         "checkpoints": tuple(str(path.relative_to(session.run)) for _, path in list_checkpoints(session.run)),
     }
     manifest = session.manifest.model_copy(update={**present, **changes})
-    if session.processes.is_first:
+    if session.processes.is_main:
         require_kept(session.run)
         manifest = write_manifest(session.run, manifest)
     session.manifest = manifest
@@ -297,10 +299,10 @@ def _choose_precision(
 
 
 def _check_share(recipe: Recipe, processes: Processes) -> None:
-    parts = processes.count * recipe.optimizer.accumulate
+    parts = processes.world_size * recipe.optimizer.accumulate
     if recipe.data.batch % parts:
         raise RecipeError(
-            f"data.batch = {recipe.data.batch} does not divide among {processes.count} processes with "
+            f"data.batch = {recipe.data.batch} does not divide among {processes.world_size} processes with "
             f"optimizer.accumulate = {recipe.optimizer.accumulate}; give a multiple of {parts}"
         )
 

@@ -14,7 +14,7 @@ from sr_deploy.train.run import ValidationResult
 
 
 @dataclass
-class Opponent:
+class DiscriminatorState:
     """The discriminator."""
 
     network: nn.Module
@@ -39,7 +39,7 @@ class TrainingState:
     """Adam, with its moments."""
     scaler: torch.amp.GradScaler
     """Keeps FP16 gradients from vanishing; passes everything through for other formats."""
-    opponent: Opponent | None = None
+    discriminator: DiscriminatorState | None = None
     """The discriminator, where the loss has an adversarial term."""
     pool: PairPool | None = None
     """Training pairs kept for later batches, of this process."""
@@ -47,7 +47,7 @@ class TrainingState:
     """Updates made, those left out among them."""
     seconds: float = 0.0
     """Time in the loop, over all resumptions."""
-    figures: dict[str, list[float]] = field(default_factory=dict)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
     """Of the healthy steps since the last line of metrics, by name."""
     skipped: int = 0
     """Steps left out so far."""

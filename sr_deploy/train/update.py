@@ -17,7 +17,7 @@ from sr_deploy.train.degradation import TrainingPair
 from sr_deploy.train.losses import AdversarialLoss, Criterion
 from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
-from sr_deploy.train.state import Opponent, TrainingState
+from sr_deploy.train.state import DiscriminatorState, TrainingState
 
 Mark = Callable[[str], None]
 """Told the name of each phase as it begins: forward, backward, update."""
@@ -48,7 +48,7 @@ class Updater:
     generator: nn.Module
     """The state's network as it is called: compiled, or shared between processes."""
     discriminator: nn.Module | None
-    """The opponent's network as it is called in its own update."""
+    """The discriminator as it is called in its own update."""
     criteria: Criteria
     """The losses."""
     precision: PrecisionChoice
@@ -74,31 +74,31 @@ class Updater:
             0-dim tensors on the device: `healthy` (1, or 0 if a loss or gradient was no number and nothing was
             changed), `loss`, each of its terms, and with a discriminator its loss and its mean verdicts (logits).
         """
-        state, opponent = self.state, self.state.opponent
-        kept = _keep_buffers(state.network, *([opponent.network] if opponent else []))
-        figures = _Figures(self.accumulate)
+        state, discriminator = self.state, self.state.discriminator
+        kept = _keep_buffers(state.network, *([discriminator.network] if discriminator else []))
+        metrics = _Metrics(self.accumulate)
         parts = _split(self._lay_out(pair), self.accumulate)
         state.optimizer.zero_grad(set_to_none=True)
         sr_parts = []
         for number, part in enumerate(parts):
             with self._sharing(self.generator, last=number == len(parts) - 1):
-                sr_parts.append(self._generator_pass(part, figures, mark))
+                sr_parts.append(self._generator_pass(part, metrics, mark))
         mark("update")
-        healthy = self._step(state.optimizer, state.network, learning_rate, self.clip_norm, figures["loss"])
-        if opponent is not None:
-            opponent.optimizer.zero_grad(set_to_none=True)
+        healthy = self._step(state.optimizer, state.network, learning_rate, self.clip_norm, metrics["loss"])
+        if discriminator is not None:
+            discriminator.optimizer.zero_grad(set_to_none=True)
             for number, (part, sr_NCHW) in enumerate(zip(parts, sr_parts, strict=True)):
                 with self._sharing(self.discriminator, last=number == len(parts) - 1):
-                    self._discriminator_pass(opponent, part.hr_NCHW, sr_NCHW, figures, mark)
+                    self._discriminator_pass(discriminator, part.hr_NCHW, sr_NCHW, metrics, mark)
             mark("update")
-            rate = learning_rate * opponent.rate_factor
-            healthy &= self._step(opponent.optimizer, opponent.network, rate, None, figures["discriminator"])
+            rate = learning_rate * discriminator.rate_factor
+            healthy &= self._step(discriminator.optimizer, discriminator.network, rate, None, metrics["discriminator"])
         state.scaler.update()
         _restore_buffers(kept, healthy)
-        return {**figures.means, "healthy": healthy.float()}
+        return {**metrics.means, "healthy": healthy.float()}
 
-    def _generator_pass(self, part: TrainingPair, figures: _Figures, mark: Mark) -> Tensor:
-        criteria, opponent = self.criteria, self.state.opponent
+    def _generator_pass(self, part: TrainingPair, metrics: _Metrics, mark: Mark) -> Tensor:
+        criteria, discriminator = self.criteria, self.state.discriminator
         mark("forward")
         with self.precision.autocast_on(self.device):
             sr_NCHW: Tensor = self.generator(part.lr_NCHW)
@@ -109,20 +109,20 @@ class Updater:
             terms["perceptual"] = criteria.perceptual(sr_NCHW, part.target_NCHW)
         if criteria.distillation is not None:
             terms["distillation"] = criteria.distillation(part.lr_NCHW, sr_NCHW)
-        if criteria.adversarial is not None and opponent is not None:
-            opponent.network.requires_grad_(False)
-            real = self._judge(opponent, part.hr_NCHW).detach() if criteria.adversarial.needs_real else None
-            verdict = self._judge(opponent, sr_NCHW)
+        if criteria.adversarial is not None and discriminator is not None:
+            discriminator.network.requires_grad_(False)
+            real = self._judge(discriminator, part.hr_NCHW).detach() if criteria.adversarial.needs_real else None
+            verdict = self._judge(discriminator, sr_NCHW)
             terms["adversarial"] = criteria.adversarial_weight * criteria.adversarial.generator_loss(verdict, real)
-            opponent.network.requires_grad_(True)
+            discriminator.network.requires_grad_(True)
         loss = torch.stack(list(terms.values())).sum()
-        figures.add({"loss": loss, **(terms if len(terms) > 1 else {})})
+        metrics.add({"loss": loss, **(terms if len(terms) > 1 else {})})
         mark("backward")
         self.state.scaler.scale(loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
         return sr_NCHW.detach()
 
     def _discriminator_pass(
-        self, opponent: Opponent, hr_NCHW: Tensor, sr_NCHW: Tensor, figures: _Figures, mark: Mark
+        self, discriminator: DiscriminatorState, hr_NCHW: Tensor, sr_NCHW: Tensor, metrics: _Metrics, mark: Mark
     ) -> None:
         assert self.criteria.adversarial is not None
         assert self.discriminator is not None
@@ -131,13 +131,13 @@ class Updater:
             # Two passes: batch statistics of originals and of results stay apart, as in the papers' code.
             real, fake = self.discriminator(hr_NCHW), self.discriminator(sr_NCHW)
         loss = self.criteria.adversarial.discriminator_loss(real, fake)
-        figures.add({"discriminator": loss, "verdict_original": real.mean(), "verdict_result": fake.mean()})
+        metrics.add({"discriminator": loss, "d_real": real.mean(), "d_fake": fake.mean()})
         mark("backward")
         self.state.scaler.scale(loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
 
-    def _judge(self, opponent: Opponent, images_NCHW: Tensor) -> Tensor:
+    def _judge(self, discriminator: DiscriminatorState, images_NCHW: Tensor) -> Tensor:
         with self.precision.autocast_on(self.device):
-            verdict: Tensor = opponent.network(images_NCHW)
+            verdict: Tensor = discriminator.network(images_NCHW)
         return verdict
 
     def _step(
@@ -179,15 +179,15 @@ class Updater:
         return nullcontext()
 
 
-class _Figures:
+class _Metrics:
     """Means over the parts of a batch."""
 
     def __init__(self, parts: int) -> None:
         self.means: dict[str, Tensor] = {}
         self._parts = parts
 
-    def add(self, figures: dict[str, Tensor]) -> None:
-        for name, value in figures.items():
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
             share = value.detach().float() / self._parts
             self.means[name] = self.means[name] + share if name in self.means else share
 

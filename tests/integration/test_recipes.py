@@ -108,7 +108,7 @@ def test_runs_from_the_stage_before_and_logs_each_term(train: Train, name: str) 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     terms = {"loss"}
     if recipe.loss.adversarial is not None:
-        terms |= {"adversarial", "discriminator", "verdict_original", "verdict_result"}
+        terms |= {"adversarial", "discriminator", "d_real", "d_fake"}
         terms |= {"pixel"} if recipe.loss.weight > 0 else set()
         terms |= {"perceptual"} if name in WITH_VGG19 else set()
     terms |= {"pixel", "distillation"} if name in FOR_INT8 else set()

@@ -62,7 +62,7 @@ def assert_same_end(one: Path, other: Path) -> None:
         assert tensors.keys() == others.keys()
         assert all(torch.equal(tensor, others[key]) for key, tensor in tensors.items()), name
     state, other_state = (torch.load(folder / STATE_NAME, weights_only=True) for folder in (first, second))
-    assert state["figures"] == other_state["figures"]
+    assert state["metrics"] == other_state["metrics"]
     assert state["scaler"] == other_state["scaler"]
     for index, moments in state["optimizer"]["state"].items():
         assert all(

@@ -112,7 +112,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_opponents(self) -> Self:
+    def _check_discriminator(self) -> Self:
         if self.loss.adversarial is not None and self.discriminator is None:
             raise ValueError("loss.adversarial needs a [discriminator]")
         if self.loss.adversarial is None and self.discriminator is not None:

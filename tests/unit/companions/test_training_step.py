@@ -11,7 +11,7 @@ SMALL = [
     "network.features=8", "network.blocks=1", "data.patch_size=32", "data.workers=0", "precision.autocast=off",
     "precision.channels_last=false",
 ]  # fmt: skip
-WITH_OPPONENT = ["discriminator.features=8", "degradation.canvas=96", "loss.perceptual.weight=0"]
+WITH_DISCRIMINATOR = ["discriminator.features=8", "degradation.canvas=96", "loss.perceptual.weight=0"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def run(script, monkeypatch, folder, settings, *arguments):
 
 def test_times_each_phase(script, monkeypatch, tmp_path):
     arguments = ["--recipe", "compact-gan", "--steps", "2", "--batch", "2", "--device", "cpu"]
-    run(script, monkeypatch, tmp_path, WITH_OPPONENT, *arguments)
+    run(script, monkeypatch, tmp_path, WITH_DISCRIMINATOR, *arguments)
     document = json.loads((tmp_path / "training_step_cpu.json").read_text())
     (row,) = document["rows"]
     assert (row["recipe"], row["batch"], row["patch_size"], row["precision"]) == ("compact-gan", 2, 32, "fp32")

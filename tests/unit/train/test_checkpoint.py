@@ -38,7 +38,7 @@ def make_steps(state: TrainingState, count: int) -> None:
         state.optimizer.step()
         state.average.update(state.network, state.step)
         state.step += 1
-        state.figures.setdefault("loss", []).append(float(state.step))
+        state.metrics.setdefault("loss", []).append(float(state.step))
 
 
 def test_everything_comes_back(tmp_path, make_recipe):
@@ -50,7 +50,7 @@ def test_everything_comes_back(tmp_path, make_recipe):
     assert sorted(path.name for path in folder.iterdir()) == [GENERATOR_NAME, AVERAGE_NAME, STATE_NAME]
     other = build_state(recipe, 2)
     read_checkpoint_into(folder, other)
-    assert (other.step, other.figures) == (3, {"loss": [1.0, 2.0, 3.0]})
+    assert (other.step, other.metrics) == (3, {"loss": [1.0, 2.0, 3.0]})
     make_steps(state, 2)
     make_steps(other, 2)
     for mine, theirs in ((state.network, other.network), (state.average.network, other.average.network)):

@@ -33,7 +33,7 @@ def folder(tmp_path, make_recipe):
     state = build_state(recipe)
     state.network(torch.full((1, 3, 8, 8), 0.5)).square().mean().backward()
     state.optimizer.step()
-    state.step, state.figures = 1, {"loss": [0.5]}
+    state.step, state.metrics = 1, {"loss": [0.5]}
     return write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=2)
 
 
@@ -65,8 +65,8 @@ def moments(packed):
         (lambda packed: packed.update(step=10**30), "'step'"),
         (lambda packed: packed.update(step="1"), "'step'"),
         (lambda packed: packed.update(seconds=float("nan")), "'seconds'"),
-        (lambda packed: packed.update(figures={"loss": [float("inf")]}), "'figures'.'loss'"),
-        (lambda packed: packed.update(figures=[1]), "'figures'"),
+        (lambda packed: packed.update(metrics={"loss": [float("inf")]}), "'metrics'.'loss'"),
+        (lambda packed: packed.update(metrics=[1]), "'metrics'"),
         (lambda packed: packed.update(schema_version=3), "'schema_version'"),
         (lambda packed: packed.update(other=1), "'other'"),
         (lambda packed: packed.pop("pools"), "'pools'"),

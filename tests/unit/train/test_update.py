@@ -8,10 +8,16 @@ import torch
 from torch import nn
 
 from sr_deploy.train.degradation import TrainingPair
-from sr_deploy.train.figures import FigureLedger
-from sr_deploy.train.networks import build_criteria, build_generator, build_opponent, build_state, build_updater
+from sr_deploy.train.metric_buffer import MetricBuffer
+from sr_deploy.train.networks import (
+    build_criteria,
+    build_discriminator_state,
+    build_generator,
+    build_state,
+    build_updater,
+)
 from sr_deploy.train.precision import PrecisionChoice
-from sr_deploy.train.processes import ALONE
+from sr_deploy.train.processes import SINGLE_PROCESS
 
 CPU = torch.device("cpu")
 GAN = {
@@ -24,10 +30,10 @@ GAN = {
 def make_updater(recipe):
     precision = PrecisionChoice(autocast="off", channels_last=False)
     network, _ = build_generator(recipe, None, resume=False)
-    opponent = build_opponent(recipe, CPU, resume=False)
-    state = build_state(recipe, network, opponent, precision, CPU)
+    discriminator = build_discriminator_state(recipe, CPU, resume=False)
+    state = build_state(recipe, network, discriminator, precision, CPU)
     return build_updater(
-        recipe, state, build_criteria(recipe.loss, CPU), precision=precision, device=CPU, processes=ALONE
+        recipe, state, build_criteria(recipe.loss, CPU), precision=precision, device=CPU, processes=SINGLE_PROCESS
     )
 
 
@@ -43,9 +49,9 @@ def everything(updater) -> dict[str, torch.Tensor]:
     state = updater.state
     found = {f"generator.{key}": tensor for key, tensor in state.network.state_dict().items()}
     optimizers = {"generator": state.optimizer}
-    if state.opponent is not None:
-        found |= {f"discriminator.{key}": tensor for key, tensor in state.opponent.network.state_dict().items()}
-        optimizers["discriminator"] = state.opponent.optimizer
+    if state.discriminator is not None:
+        found |= {f"discriminator.{key}": tensor for key, tensor in state.discriminator.network.state_dict().items()}
+        optimizers["discriminator"] = state.discriminator.optimizer
     for name, optimizer in optimizers.items():
         for index, moments in optimizer.state_dict()["state"].items():
             found |= {f"{name}.moments.{index}.{key}": tensor for key, tensor in moments.items()}
@@ -102,7 +108,7 @@ def test_both_networks_learn_and_the_figures_add_up(make_recipe):
     figures = updater.update(make_pair(recipe), 1e-3)
     after = everything(updater)
     assert set(figures) == {
-        "healthy", "loss", "pixel", "adversarial", "discriminator", "verdict_original", "verdict_result"
+        "healthy", "loss", "pixel", "adversarial", "discriminator", "d_real", "d_fake"
     }  # fmt: skip
     assert float(figures["loss"]) == pytest.approx(float(figures["pixel"] + figures["adversarial"]), rel=1e-6)
     for name in ("generator.body.0.weight", "discriminator.conv0_0.weight"):
@@ -113,23 +119,23 @@ def test_the_generators_pass_leaves_no_gradient_in_the_discriminator(make_recipe
     recipe = make_recipe(**GAN)
     updater, alone = make_updater(recipe), make_updater(recipe)
     pair = make_pair(recipe)
-    opponent = copy.deepcopy(alone.state.opponent.network)
+    discriminator = copy.deepcopy(alone.state.discriminator.network)
     with torch.no_grad():
         sr = alone.state.network(pair.lr_NCHW)
-    alone.criteria.adversarial.discriminator_loss(opponent(pair.hr_NCHW), opponent(sr)).backward()
+    alone.criteria.adversarial.discriminator_loss(discriminator(pair.hr_NCHW), discriminator(sr)).backward()
     updater.update(pair, 1e-3)
-    mine = {name: one.grad for name, one in updater.state.opponent.network.named_parameters()}
-    for name, one in opponent.named_parameters():
+    mine = {name: one.grad for name, one in updater.state.discriminator.network.named_parameters()}
+    for name, one in discriminator.named_parameters():
         torch.testing.assert_close(one.grad, mine[name], rtol=1e-4, atol=1e-6)
 
 
 def test_the_ledger_leaves_bad_steps_out_of_the_means_and_counts_them(make_recipe):
     state = make_updater(make_recipe()).state
-    ledger = FigureLedger(state, ALONE, bad_steps=2)
+    buffer = MetricBuffer(state, SINGLE_PROCESS, bad_steps=2)
     for loss in (1.0, float("nan"), 3.0):
         state.step += 1
-        ledger.add({"healthy": torch.tensor(float(math.isfinite(loss))), "loss": torch.tensor(loss)})
-    ledger.collect()
+        buffer.add({"healthy": torch.tensor(float(math.isfinite(loss))), "loss": torch.tensor(loss)})
+    buffer.collect()
     assert (state.skipped, state.bad_in_row) == (1, 0)
-    assert ledger.take_means() == {"loss": 2.0, "skipped_steps": 1}
-    assert ledger.take_means() == {}
+    assert buffer.take_means() == {"loss": 2.0, "skipped_steps": 1}
+    assert buffer.take_means() == {}

@@ -10,8 +10,8 @@ from sr_deploy.train.processes import Processes
 from sr_deploy.train.state import TrainingState
 
 
-class FigureLedger:
-    """Keeps figures on the device until they are due: to read each at once would make a GPU wait."""
+class MetricBuffer:
+    """Keeps metrics on the device until they are due: to read each at once would make a GPU wait."""
 
     def __init__(self, state: TrainingState, processes: Processes, bad_steps: int) -> None:
         """`bad_steps`: steps in a row without numbers that are borne."""
@@ -20,9 +20,9 @@ class FigureLedger:
         self._bad_steps = bad_steps
         self._waiting: list[dict[str, Tensor]] = []
 
-    def add(self, figures: dict[str, Tensor]) -> None:
+    def add(self, metrics: dict[str, Tensor]) -> None:
         """Take what an update returned; the state's step is counted already."""
-        self._waiting.append(figures)
+        self._waiting.append(metrics)
 
     def collect(self) -> None:
         """Move what waits into the state, steps that were left out apart.
@@ -33,23 +33,23 @@ class FigureLedger:
         if not self._waiting:
             return
         names = list(self._waiting[0])
-        table = torch.stack([torch.stack([figures[name] for name in names]) for figures in self._waiting])
+        table = torch.stack([torch.stack([metrics[name] for name in names]) for metrics in self._waiting])
         rows = self._processes.average(table).tolist()
         first = self._state.step - len(rows) + 1
         self._waiting.clear()
         for offset, row in enumerate(rows):
-            figures = dict(zip(names, row, strict=True))
-            if figures.pop("healthy") == 1.0:
+            metrics = dict(zip(names, row, strict=True))
+            if metrics.pop("healthy") == 1.0:
                 self._state.bad_in_row = 0
-                for name, value in figures.items():
-                    self._state.figures.setdefault(name, []).append(value)
+                for name, value in metrics.items():
+                    self._state.metrics.setdefault(name, []).append(value)
             else:
-                self._count_bad(first + offset, figures["loss"])
+                self._count_bad(first + offset, metrics["loss"])
 
     def take_means(self) -> dict[str, float]:
         """Means of the steps since the last call, and how many were left out; none of the losses if all were."""
-        figures, self._state.figures = self._state.figures, {}
-        means = {name: sum(values) / len(values) for name, values in figures.items()}
+        metrics, self._state.metrics = self._state.metrics, {}
+        means = {name: sum(values) / len(values) for name, values in metrics.items()}
         skipped, self._state.skipped_lately = self._state.skipped_lately, 0
         return {**means, "skipped_steps": skipped} if skipped else means
 
