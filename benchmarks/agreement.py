@@ -25,9 +25,9 @@ class Agreement:
     scenario: str
     """Its name."""
     medians: int
-    """Contenders times shapes in both."""
+    """Candidates times shapes in both."""
     pairs: int
-    """Of contenders on one shape."""
+    """Of candidates on one shape."""
     apart: int
     """Pairs that lie beyond their spreads in both runs: they have a ranking."""
     flips: tuple[str, ...]
@@ -46,7 +46,7 @@ def find_agreement(name: str, first: BenchReport, second: BenchReport) -> Agreem
     """
     comparison = compare_reports(first, second)
     changes = [abs(one.change_percent) for one in comparison.changes if one.change_percent is not None]
-    reports = [{(one.shape, one.contender): one for one in report.results} for report in (first, second)]
+    reports = [{(one.shape, one.candidate): one for one in report.results} for report in (first, second)]
     shared = [place for place in reports[0] if place in reports[1]]
     pairs = [pair for pair in itertools.combinations(shared, 2) if pair[0][0] == pair[1][0]]
     apart = [(one, two) for one, two in pairs if all(is_apart(report[one], report[two]) for report in reports)]
@@ -78,7 +78,7 @@ def write_agreement(results: Path, again: Path, names: Sequence[str]) -> None:
 
 def _format_rows(rows: Sequence[Agreement]) -> list[str]:
     lines = [
-        "| scenario | medians | pairs of contenders | beyond their spreads both times | order changed | "
+        "| scenario | medians | pairs of candidates | beyond their spreads both times | order changed | "
         "a median changed by, middle (greatest) |",
         "|---|---:|---:|---:|---:|---:|",
     ]

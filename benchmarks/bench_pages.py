@@ -48,10 +48,10 @@ def make_readme_table(report: BenchReport, shape: str) -> str:
         "|---|---|---:|---:|---:|---:|---|",
     ]
     for result in report.results_of(shape):
-        backend, precision = result.contender.split(":")
-        speedup = "1" if result.contender == report.baseline else f"{result.speedup:.2f} times as fast"
+        backend, precision = result.candidate.split(":")
+        speedup = "1" if result.candidate == report.baseline else f"{result.speedup:.2f} times as fast"
         psnr = result.parity.psnr_db
-        agreement = "the reference" if result.contender == report.baseline else "equal"
+        agreement = "the reference" if result.candidate == report.baseline else "equal"
         if psnr is not None:
             agreement = f"{psnr:.1f} dB, {100 * result.parity.changed_8bit:.2g} % of 8-bit samples differ"
         lines.append(

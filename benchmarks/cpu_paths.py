@@ -5,7 +5,7 @@
     python benchmarks/cpu_paths.py compact ... --also torch:bf16+compile --also torch:fp32+compile
     python benchmarks/cpu_paths.py --pages
 
-The bundle is one that `sr-deploy export --int8` made. `sr_deploy.bench_model` does the timing: each contender in a
+The bundle is one that `sr-deploy export --int8` made. `sr_deploy.bench_model` does the timing: each candidate in a
 process of its own, in turns, on photographs. Its baseline is PyTorch eager in the default memory layout.
 What each loses against ground truth is the difference in PSNR on luma to PyTorch in FP32, on the pairs of `--hr` and
 `--lr`. Results stay in `results/cpu_paths.json`, a network at a time; tables go into `results/cpu_paths.md` and
@@ -24,7 +24,7 @@ from pages import describe_command, replace_table
 from pydantic import BaseModel, ConfigDict
 
 import sr_deploy
-from sr_deploy.bench.choices import parse_contender
+from sr_deploy.bench.choices import parse_candidate
 from sr_deploy.bench.report import BenchReport, BenchResult
 from sr_deploy.bench.run import bench_model
 from sr_deploy.bundle import parse_shape
@@ -36,7 +36,7 @@ from sr_deploy.runners.faithful import list_faithful
 from sr_deploy.upscale.backend import choose_backend
 
 RESULTS = Path(__file__).parent / "results" / "cpu_paths"
-CONTENDERS = (
+CANDIDATES = (
     *("torch:fp32", "torch:bf16", "onnxruntime:fp32", "onnxruntime:int8"),
     *("openvino:fp32", "openvino:bf16", "openvino:int8"),
 )
@@ -82,7 +82,7 @@ class Target:
     """Agreement with PyTorch in FP32 that counts; None: what counts is the loss against ground truth."""
 
     def counts(self, result: BenchResult, lost_db: float) -> bool:
-        """Whether a contender is as faithful as this target asks."""
+        """Whether a candidate is as faithful as this target asks."""
         if self.psnr_db is None:
             return lost_db <= BUDGET_DB
         return result.parity.psnr_db is None or result.parity.psnr_db >= self.psnr_db
@@ -105,10 +105,10 @@ PREDICTIONS = {
 
 
 def measure_network(model: Model, wanted: argparse.Namespace) -> NetworkResult:
-    """Time all contenders, then let each upscale the pairs."""
+    """Time all candidates, then let each upscale the pairs."""
     auto = choose_backend(model, "auto")
     runnable = {str(choice) for choice in runnable_choices(model)}
-    names = [name for name in CONTENDERS if name in runnable]
+    names = [name for name in CANDIDATES if name in runnable]
     report = bench_model(
         model,
         shapes=[parse_shape(wanted.shape)],
@@ -133,22 +133,22 @@ def measure_network(model: Model, wanted: argparse.Namespace) -> NetworkResult:
 
 def lost_of(network: NetworkResult, result: BenchResult) -> float:
     """Against ground truth; a variant computes as its backend does."""
-    return network.lost_db[str(parse_contender(result.contender).backend)]
+    return network.lost_db[str(parse_candidate(result.candidate).backend)]
 
 
 def format_network(name: str, network: NetworkResult) -> Iterator[str]:
-    """A network's table of contenders."""
+    """A network's table of candidates."""
     report = network.report
     yield f"### {name}: {report.model}, input {report.runs[0].shape}"
     yield ""
-    yield "| contender | median | against eager | trial | against FP32 | lost against ground truth |"
+    yield "| candidate | median | against eager | trial | against FP32 | lost against ground truth |"
     yield "|---|---:|---:|---:|---:|---:|"
     for result in report.results:
         cells = (
-            result.contender + (", taken by `auto`" if result.contender == network.auto else ""),
+            result.candidate + (", taken by `auto`" if result.candidate == network.auto else ""),
             f"{result.median_ms:.0f} ± {result.spread_ms:.0f} ms",
             format_speed(result),
-            PREDICTIONS.get(result.contender, ""),
+            PREDICTIONS.get(result.candidate, ""),
             "equal" if result.parity.psnr_db is None else f"{result.parity.psnr_db:.1f} dB",
             f"{lost_of(network, result):+.3f} dB",
         )
@@ -166,14 +166,14 @@ def format_speed(result: BenchResult) -> str:
 
 def describe_auto(network: NetworkResult) -> str:
     """Whether `auto` took the fastest of what it may take."""
-    timed = {result.contender: result for result in network.report.results if result.contender in network.faithful}
+    timed = {result.candidate: result for result in network.report.results if result.candidate in network.faithful}
     best, taken = min(timed.values(), key=lambda one: one.median_ms), timed[network.auto]
     told = f"Faithful here: {', '.join(network.faithful)}. `auto` takes {network.auto}"
     if taken is best:
         return f"{told}, the fastest of them."
     apart = taken.median_ms - best.median_ms
     within = "within" if apart <= taken.spread_ms + best.spread_ms else "beyond"
-    return f"{told}, {apart:.0f} ms from {best.contender}, the fastest of them: {within} the spread."
+    return f"{told}, {apart:.0f} ms from {best.candidate}, the fastest of them: {within} the spread."
 
 
 def describe_place(machine: Machine, report: BenchReport) -> str:
@@ -195,7 +195,7 @@ def format_targets(results: Results) -> Iterator[str]:
             able = [one for one in network.report.results if target.counts(one, lost_of(network, one))]
             best = max(able, key=lambda one: one.speedup)
             reached = f"**{best.speedup:.2f}**" if best.speedup >= target.least[name] else f"{best.speedup:.2f}"
-            yield f"| {name} | {target.words} | {target.least[name]} | {reached} | {best.contender} |"
+            yield f"| {name} | {target.words} | {target.least[name]} | {reached} | {best.candidate} |"
 
 
 def write_pages(results: Results) -> None:
@@ -218,8 +218,8 @@ def main() -> None:
     parser.add_argument("--shape", default="1x512x512", help="input, NxHxW")
     parser.add_argument("--hr", type=Path, help="folder of originals")
     parser.add_argument("--lr", type=Path, help="folder of their small versions; left out: made by the papers' bicubic")
-    parser.add_argument("--also", action="append", default=[], help="another contender of sr-deploy bench; repeatable")
-    parser.add_argument("--seconds", type=float, default=10, help="for the rounds of each contender")
+    parser.add_argument("--also", action="append", default=[], help="another candidate of sr-deploy bench; repeatable")
+    parser.add_argument("--seconds", type=float, default=10, help="for the rounds of each candidate")
     parser.add_argument("--pages", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
     path = RESULTS.with_suffix(".json")

@@ -24,7 +24,7 @@ from agreement import write_agreement
 from bench_pages import RESULTS, update_pages, write_tables
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from sr_deploy.bench.choices import is_quick, parse_contender
+from sr_deploy.bench.choices import is_quick, parse_candidate
 from sr_deploy.bench.report import BenchReport
 from sr_deploy.config import load_config
 from sr_deploy.files import write_text
@@ -43,10 +43,10 @@ class BenchArguments(_Section):
     shapes: tuple[str, ...]
     """Inputs, each `NxHxW`."""
     backends: tuple[str, ...]
-    """Contenders beside the baseline; what does not run on a machine is named in the results. PyTorch in BF16 is left
+    """Candidates beside the baseline; what does not run on a machine is named in the results. PyTorch in BF16 is left
     out where it has no instructions for it and takes a minute for a frame."""
     seconds: float
-    """For the rounds of each contender and shape."""
+    """For the rounds of each candidate and shape."""
 
 
 class ScriptArguments(_Section):
@@ -92,7 +92,7 @@ def make_command(scenario: Scenario, model: str, out: Path) -> list[str]:
         return [sys.executable, str(FOLDER / name), *given, "--out", str(out)]
     assert scenario.bench is not None  # one of the two, as validated
     command = [sys.executable, "-m", "sr_deploy", "bench", model, "--json", "--seconds", f"{scenario.bench.seconds:g}"]
-    backends = [one for one in scenario.bench.backends if is_quick(parse_contender(one))]
+    backends = [one for one in scenario.bench.backends if is_quick(parse_candidate(one))]
     for option, values in (("--shape", scenario.bench.shapes), ("--backend", backends)):
         command += [word for value in values for word in (option, value)]
     return command

@@ -1,4 +1,4 @@
-"""Contenders: a backend in a precision, and the ways in which the same network may be run besides."""
+"""Candidates: a backend in a precision, and the ways in which the same network may be run besides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
 @dataclass(frozen=True)
-class ContenderChoice:
+class CandidateChoice:
     """Who takes part, written `openvino:fp32` or `openvino:fp32+fixed`."""
 
     backend: BackendChoice
@@ -39,11 +39,11 @@ class ContenderChoice:
         return f"{self.backend}+{self.variant}" if self.variant else str(self.backend)
 
 
-BASELINE = ContenderChoice(BackendChoice("torch", "fp32"), "nchw")
+BASELINE = CandidateChoice(BackendChoice("torch", "fp32"), "nchw")
 """PyTorch as people write it: eager, single precision, the default memory layout."""
 
 
-def parse_contender(text: str) -> ContenderChoice:
+def parse_candidate(text: str) -> CandidateChoice:
     """Read `NAME[:PRECISION][+VARIANT]`.
 
     Raises:
@@ -56,16 +56,16 @@ def parse_contender(text: str) -> ContenderChoice:
         name, plus, wanted = text.partition("+")
         backend = parse_backend(name)
     if not plus:
-        return ContenderChoice(backend)
+        return CandidateChoice(backend)
     for variant in VARIANTS:
         if wanted == variant:
-            return ContenderChoice(backend, variant)
+            return CandidateChoice(backend, variant)
     raise InputError(f"unknown variant {wanted!r} in {text!r}; known: {', '.join(VARIANTS)}")
 
 
-def choose_contenders(
-    model: Model, choices: Sequence[ContenderChoice] | None
-) -> tuple[list[ContenderChoice], list[LeftOut]]:
+def choose_candidates(
+    model: Model, choices: Sequence[CandidateChoice] | None
+) -> tuple[list[CandidateChoice], list[LeftOut]]:
     """Who runs, the baseline first, and who does not and why.
 
     Raises:
@@ -75,33 +75,33 @@ def choose_contenders(
     reason = why_not_timed(model, baseline)
     if reason is not None:
         raise BackendError(f"the baseline does not run: {reason}")
-    wanted = _all_contenders() if choices is None else list(dict.fromkeys(choices))
+    wanted = _all_candidates() if choices is None else list(dict.fromkeys(choices))
     if choices is None:
         wanted = [choice for choice in wanted if _is_telling(model, choice)]
     running, left_out = [baseline], []
     for choice in wanted:
         reason = why_not_timed(model, choice) or (_why_left_out(choice) if choices is None else None)
         if reason is not None:
-            left_out.append(LeftOut(contender=str(choice), reason=reason))
+            left_out.append(LeftOut(candidate=str(choice), reason=reason))
         elif choice != baseline:
             running.append(choice)
     return running, left_out
 
 
-def is_quick(choice: ContenderChoice) -> bool:
+def is_quick(choice: CandidateChoice) -> bool:
     """Whether its pace says anything: not that of PyTorch in BF16 on a CPU that has no such instructions."""
     on_torch_in_bf16 = choice.backend == BackendChoice("torch", "bf16")
     return not on_torch_in_bf16 or bool(visible_gpus()) or has_multiplier("bf16")
 
 
-def find_baseline(model: Model) -> ContenderChoice:
+def find_baseline(model: Model) -> CandidateChoice:
     """PyTorch in fp32, or ONNX Runtime with the graph there is."""
     if model.has_weights or not model.precisions:
         return BASELINE
-    return ContenderChoice(BackendChoice("onnxruntime", model.precisions[0]))
+    return CandidateChoice(BackendChoice("onnxruntime", model.precisions[0]))
 
 
-def why_not_timed(model: Model, choice: ContenderChoice) -> str | None:
+def why_not_timed(model: Model, choice: CandidateChoice) -> str | None:
     """Why this machine cannot run it, in one line with the way out; None if it can."""
     on_torch = choice.backend.backend == "torch"
     if choice.variant == "fixed":
@@ -131,14 +131,14 @@ def _why_not_compiled() -> str | None:
     return "needs a C++ compiler, which this machine lacks; on Debian: apt-get install g++"
 
 
-def _all_contenders() -> list[ContenderChoice]:
-    plain = [ContenderChoice(backend) for backend in all_choices()]
-    compiled = [ContenderChoice(one.backend, "compile") for one in plain if one.backend.backend == "torch"]
-    eager = [ContenderChoice(one.backend, "eager") for one in plain if one.backend.backend == "torch"]
+def _all_candidates() -> list[CandidateChoice]:
+    plain = [CandidateChoice(backend) for backend in all_choices()]
+    compiled = [CandidateChoice(one.backend, "compile") for one in plain if one.backend.backend == "torch"]
+    eager = [CandidateChoice(one.backend, "eager") for one in plain if one.backend.backend == "torch"]
     return [BASELINE, *plain, *compiled, *(eager if visible_gpus() else [])]
 
 
-def _why_left_out(choice: ContenderChoice) -> str | None:
+def _why_left_out(choice: CandidateChoice) -> str | None:
     if choice.backend == BackendChoice("torch", "fp16") and not visible_gpus():
         return f"half precision on a CPU shows its error, not its speed; to time it all the same: --backend {choice}"
     if choice.variant is None and not is_quick(choice):
@@ -150,7 +150,7 @@ def _why_left_out(choice: ContenderChoice) -> str | None:
     return None
 
 
-def _is_telling(model: Model, choice: ContenderChoice) -> bool:
+def _is_telling(model: Model, choice: CandidateChoice) -> bool:
     """Whether a reader misses it: not a precision that the model has no graph of, nor one that exists nowhere."""
     backend, precision = choice.backend.backend, choice.backend.precision
     if backend == "torch":

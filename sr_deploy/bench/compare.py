@@ -21,11 +21,11 @@ Verdict = Literal["faster", "slower", "same", "unverified", "gone", "new"]
 
 
 class Change(Document):
-    """One contender on one shape, in both reports."""
+    """One candidate on one shape, in both reports."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    contender: str
+    candidate: str
     """Backend, precision and variant."""
     shape: str
     """Input, `NxHxW`."""
@@ -56,7 +56,7 @@ class BenchComparison(Document):
     changes: tuple[Change, ...]
     """By shape, in the old report's order; new ones last."""
     flips: tuple[str, ...]
-    """Pairs of contenders whose order changed although their distance was beyond their spreads in both reports."""
+    """Pairs of candidates whose order changed although their distance was beyond their spreads in both reports."""
     notes: tuple[str, ...]
     """What differs besides, and what makes the figures doubtful."""
 
@@ -74,7 +74,7 @@ def compare_reports(
     Args:
         old: before a change.
         new: after it.
-        max_slowdown_percent: how much slower a contender may be, where it is slower beyond the noise.
+        max_slowdown_percent: how much slower a candidate may be, where it is slower beyond the noise.
 
     Raises:
         InputError: another machine, or other inputs: their times say nothing about each other.
@@ -97,7 +97,7 @@ def is_apart(one: BenchResult, other: BenchResult) -> bool:
 
 
 def _by_place(report: BenchReport) -> dict[tuple[str, str], BenchResult]:
-    return {(result.shape, result.contender): result for result in report.results}
+    return {(result.shape, result.candidate): result for result in report.results}
 
 
 def _require_comparable(old: BenchReport, new: BenchReport) -> None:
@@ -133,7 +133,7 @@ def _compare(old: BenchResult | None, new: BenchResult | None, bound: float) -> 
     assert known is not None  # a place is in one of the two
     if old is None or new is None:
         return Change(
-            contender=known.contender,
+            candidate=known.candidate,
             shape=known.shape,
             verdict="gone" if new is None else "new",
             old_ms=old.median_ms if old else None,
@@ -150,7 +150,7 @@ def _compare(old: BenchResult | None, new: BenchResult | None, bound: float) -> 
     elif is_apart(old, new):
         verdict = "slower" if change > 0 else "faster"
     return Change(
-        contender=known.contender,
+        candidate=known.candidate,
         shape=known.shape,
         verdict=verdict,
         old_ms=old.median_ms,

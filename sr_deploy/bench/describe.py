@@ -1,4 +1,4 @@
-"""From what was measured of a contender to its entry in the report."""
+"""From what was measured of a candidate to its entry in the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sr_deploy.model import Model
 
 
 def describe_result(model: Model, entry: Entry, shape: Shape, parity: Parity, peaks: Peaks) -> BenchResult:
-    """The contender's place in the report.
+    """The candidate's place in the report.
 
     Args:
         model: what ran.
@@ -33,7 +33,7 @@ def describe_result(model: Model, entry: Entry, shape: Shape, parity: Parity, pe
     work = find_work(model, choice, shape, on_cpu=opened["device"] == "cpu")
     megapixels = shape.n * shape.h * shape.w / 1e6
     return BenchResult(
-        contender=str(choice),
+        candidate=str(choice),
         backend_version=opened["version"],
         rewrites=tuple(opened["rewrites"]),
         device=opened["device"],

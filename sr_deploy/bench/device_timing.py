@@ -172,12 +172,12 @@ class DeviceTimer:
 
 
 def lengthen_schedule(schedule: Schedule, call_seconds: Sequence[float], on_gpu: Sequence[bool]) -> Schedule:
-    """The same rounds, with so many calls of contenders on a GPU that they last 3 s and are 10; others as they were.
+    """The same rounds, with so many calls of candidates on a GPU that they last 3 s and are 10; others as they were.
 
     Args:
         schedule: as it is without a GPU.
-        call_seconds: what one call of each contender takes.
-        on_gpu: of each contender.
+        call_seconds: what one call of each candidate takes.
+        on_gpu: of each candidate.
     """
     calls = tuple(
         max(n, ceil(LEAST_SECONDS / seconds / schedule.rounds), ceil(LEAST_CALLS / schedule.rounds)) if gpu else n

@@ -34,7 +34,7 @@ def _show_spread(median_ms: float, spread_ms: float) -> str:
 
 def show_speedup(result: BenchResult, baseline: str) -> str:
     """As in `2.13x (2.01-2.43)`."""
-    if result.contender == baseline:
+    if result.candidate == baseline:
         return "baseline"
     return f"{result.speedup:.2f}x ({result.speedup_low:.2f}-{result.speedup_high:.2f})"
 
@@ -58,8 +58,8 @@ def show_share(result: BenchResult) -> str:
 
 
 def show_name(result: BenchResult) -> str:
-    """The contender, with its device if that is no CPU."""
-    return result.contender if result.device == "cpu" else f"{result.contender} {result.device}"
+    """The candidate, with its device if that is no CPU."""
+    return result.candidate if result.device == "cpu" else f"{result.candidate} {result.device}"
 
 
 def describe_report(report: BenchReport) -> list[str]:
@@ -68,14 +68,14 @@ def describe_report(report: BenchReport) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     plural = "s" if report.threads != 1 else ""
     lines = [
-        f"machine: {machine.title()}; {report.threads} thread{plural} for each contender",
+        f"machine: {machine.title()}; {report.threads} thread{plural} for each candidate",
         f"versions: {versions}, Python {machine.python}",
         f"command: {report.command} ({report.measured_at[:10]})",
         f"inputs: {report.content}; "
         + "; ".join(f"{run.shape} (sha256 {run.sha256[:12]}), {run.rounds} interleaved rounds" for run in report.runs),
         "time: median of the calls ± half the distance between their quartiles; speed-up: median of the rounds (10th "
         "to 90th percentile)",
-        "memory: peak resident memory of a process with this contender alone, libraries included",
+        "memory: peak resident memory of a process with this candidate alone, libraries included",
         *_describe_protocol(report),
         f"parity: PSNR against {report.reference}; what is not verified is never ranked first",
         *_describe_peaks(report),
@@ -84,12 +84,12 @@ def describe_report(report: BenchReport) -> list[str]:
         *_describe_copies(report),
         *describe_fixed_shapes(report),
     ]
-    rewritten = {one.contender: ", ".join(one.rewrites) for one in report.results if one.rewrites}
+    rewritten = {one.candidate: ", ".join(one.rewrites) for one in report.results if one.rewrites}
     lines += [f"{name} rewrites the graph when it opens it: {rewrites}" for name, rewrites in rewritten.items()]
     for run in report.runs:
-        slower = describe_slow_int8({one.contender: one.median_ms for one in report.results if one.shape == run.shape})
+        slower = describe_slow_int8({one.candidate: one.median_ms for one in report.results if one.shape == run.shape})
         lines += [f"at {run.shape}: {slower}"] if slower else []
-    unsteady = [f"{one.contender} at {one.shape}" for one in report.results if not one.steady]
+    unsteady = [f"{one.candidate} at {one.shape}" for one in report.results if not one.steady]
     if unsteady:
         lines.append(f"WARNING: not steady when the warm-up's time was spent: {', '.join(unsteady)}")
     busiest = max((run.others_load or 0 for run in report.runs), default=0)
@@ -125,11 +125,11 @@ def describe_conditions(run: ShapeRun) -> list[str]:
 
 def device_header(in_flight: int) -> tuple[str, ...]:
     """Of the columns that `device_cells` fills."""
-    return ("contender", "on the GPU", "enqueue", f"{in_flight} in flight", "images/s", "GPU memory", "copies")
+    return ("candidate", "on the GPU", "enqueue", f"{in_flight} in flight", "images/s", "GPU memory", "copies")
 
 
 def device_cells(result: BenchResult) -> list[str]:
-    """What a GPU's own clock told of a contender; empty where none did."""
+    """What a GPU's own clock told of a candidate; empty where none did."""
     timing, copies = result.device_timing, result.host_copies
     if timing is None:
         return []
@@ -146,18 +146,18 @@ def device_cells(result: BenchResult) -> list[str]:
 
 
 def device_table(report: BenchReport, shape: str) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Header and rows of one shape; no rows where no contender ran on a GPU."""
+    """Header and rows of one shape; no rows where no candidate ran on a GPU."""
     timed = [one for one in report.results_of(shape) if one.device_timing is not None]
     in_flight = max((one.device_timing.in_flight for one in timed if one.device_timing), default=0)
     return device_header(in_flight), [device_cells(one) for one in timed]
 
 
 def describe_fixed_shapes(report: BenchReport) -> list[str]:
-    """What dynamic shapes cost, for each contender that ran with a fixed shape too."""
+    """What dynamic shapes cost, for each candidate that ran with a fixed shape too."""
     lines = []
     for fixed in report.results:
-        name, plus, variant = fixed.contender.partition("+")
-        dynamic = [one for one in report.results_of(fixed.shape) if one.contender == name]
+        name, plus, variant = fixed.candidate.partition("+")
+        dynamic = [one for one in report.results_of(fixed.shape) if one.candidate == name]
         if plus and variant == "fixed" and dynamic:
             cost = 100 * (dynamic[0].median_ms / fixed.median_ms - 1)
             noise = 100 * (dynamic[0].spread_ms + fixed.spread_ms) / fixed.median_ms
@@ -183,7 +183,7 @@ def _to_markdown(line: str) -> str:
 def make_markdown_table(report: BenchReport, shape: str) -> list[str]:
     """The lines of one shape's table."""
     header = (
-        *("contender", "inference", "p95", "p99", "file to file", "images/s", "Mpx/s out"),
+        *("candidate", "inference", "p95", "p99", "file to file", "images/s", "Mpx/s out"),
         *(f"against {report.baseline}", "of the roofline", "peak memory", "cold start"),
         f"parity with {report.reference}",
     )
@@ -207,7 +207,7 @@ def _lay_out(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def make_csv(report: BenchReport) -> str:
-    """A line for each contender and shape; columns are the fields of `BenchResult`, nested ones with dots."""
+    """A line for each candidate and shape; columns are the fields of `BenchResult`, nested ones with dots."""
     rows = [dict(_flatten(result.model_dump(mode="json"))) for result in report.results]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     stream = io.StringIO()
@@ -235,12 +235,12 @@ def _describe_peaks(report: BenchReport) -> Iterator[str]:
 
 
 def _describe_protocol(report: BenchReport) -> list[str]:
-    """How contenders on a GPU were measured, if there were any."""
+    """How candidates on a GPU were measured, if there were any."""
     timings = [one.device_timing for one in report.results if one.device_timing is not None]
     if not timings:
         return []
     return [
-        "on a GPU each contender takes turns with the baseline and is released before the next is loaded; its calls "
+        "on a GPU each candidate takes turns with the baseline and is released before the next is loaded; its calls "
         f"last {min(one.seconds for one in timings):.1f} s or more; on the GPU: between CUDA events, a call at a time; "
         "enqueue: until the host has queued a call; in flight: time for each call while so many are queued"
     ]
@@ -266,12 +266,12 @@ def _describe_copies(report: BenchReport) -> Iterator[str]:
                 where = f"{show_milliseconds(copies.median_ms)}, not within the time above"
             if copies.device_ms is not None:
                 where += f"; {show_milliseconds(copies.device_ms)} of it on the way, through pinned memory"
-            yield f"host copies of {one.contender} at {one.shape}: {copies.bytes / 1e6:.1f} MB, {where}"
+            yield f"host copies of {one.candidate} at {one.shape}: {copies.bytes / 1e6:.1f} MB, {where}"
 
 
 def _describe_left_out(report: BenchReport) -> list[str]:
     """One line for each reason, naming all that it keeps from running."""
     by_reason: dict[str, list[str]] = {}
     for one in report.left_out:
-        by_reason.setdefault(one.reason.removeprefix(f"{one.contender} "), []).append(one.contender)
+        by_reason.setdefault(one.reason.removeprefix(f"{one.candidate} "), []).append(one.candidate)
     return [f"not timed: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]

@@ -1,12 +1,12 @@
-"""A contender on one shape: the turns that it took with others, from when it was loaded until it is released."""
+"""A candidate on one shape: the turns that it took with others, from when it was loaded until it is released."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sr_deploy.bench.choices import ContenderChoice
-from sr_deploy.bench.contender import Contender, TurnsOf
+from sr_deploy.bench.candidate import Candidate, TurnsOf
+from sr_deploy.bench.choices import CandidateChoice
 from sr_deploy.bench.device_timing import lengthen_schedule
 from sr_deploy.bench.load import others_load, sample_load
 from sr_deploy.bench.messages import DeviceAnswer
@@ -21,11 +21,11 @@ _CALLS, _PIPELINED = 0.6, 0.8  # what is done of a group's turns after these
 
 @dataclass
 class Entry:
-    """What was measured of a contender."""
+    """What was measured of a candidate."""
 
-    choice: ContenderChoice
+    choice: CandidateChoice
     """What it is."""
-    process: Contender
+    process: Candidate
     """Where it runs."""
     own: Turns = field(default_factory=list)
     """Its turns."""
@@ -73,7 +73,7 @@ def take_turns(entries: Sequence[Entry], seconds_each: float, meanwhile: Meanwhi
 
     Args:
         entries: the baseline first.
-        seconds_each: for each contender, on average; on a GPU its turns last longer if need be.
+        seconds_each: for each candidate, on average; on a GPU its turns last longer if need be.
         meanwhile: gets what the machine does.
         tell: of each round.
     """

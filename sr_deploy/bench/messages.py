@@ -1,4 +1,4 @@
-"""What `bench` and the process of a contender say to each other, as JSON."""
+"""What `bench` and the process of a candidate say to each other, as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILE_FORMAT = "png"
 
 
 class OpenRequest(TypedDict):
-    """Load a contender and put its output for `input` into `output`."""
+    """Load a candidate and put its output for `input` into `output`."""
 
     model: str
     choice: str | None  # None: the reference

@@ -22,7 +22,7 @@ from sr_deploy.page.html import bars, escape, make_page, table
 from sr_deploy.page.plots import Point, Series, draw_lines
 
 _HEADER = (
-    *("contender", "inference", "p95 / p99", "file to file", "images/s", "Mpx/s out", "speed-up", "parity"),
+    *("candidate", "inference", "p95 / p99", "file to file", "images/s", "Mpx/s out", "speed-up", "parity"),
     *("roofline", "peak memory", "cold start"),
 )
 
@@ -99,25 +99,25 @@ def _draw_series(
     across: Callable[[Shape], float],
     upward: Callable[[BenchResult], tuple[float, float]],
 ) -> list[Series]:
-    """One for each contender: `across` places a shape, `upward` gives figure and spread."""
+    """One for each candidate: `across` places a shape, `upward` gives figure and spread."""
     points: dict[str, list[Point]] = {}
     for shape in shapes:
         for result in report.results_of(str(shape)):
             value, spread = upward(result)
-            note = f"{result.contender}, {shape}: {show_time(result)}, {show_figure(result.images_per_second)} images/s"
-            points.setdefault(result.contender, []).append(Point(across(shape), value, spread, note))
-    names = dict.fromkeys(result.contender for result in report.results)  # in every plot the same, so the colors are
+            note = f"{result.candidate}, {shape}: {show_time(result)}, {show_figure(result.images_per_second)} images/s"
+            points.setdefault(result.candidate, []).append(Point(across(shape), value, spread, note))
+    names = dict.fromkeys(result.candidate for result in report.results)  # in every plot the same, so the colors are
     return [Series(name, points[name]) for name in names if name in points]
 
 
 def _show_bars(report: BenchReport, shape: str) -> str:
     results = report.results_of(shape)
     shares = [
-        (one.contender, one.roofline.share, f"{show_share(one)}, {one.roofline.gflops_per_second:.0f} GFLOP/s")
+        (one.candidate, one.roofline.share, f"{show_share(one)}, {one.roofline.gflops_per_second:.0f} GFLOP/s")
         for one in results
         if one.roofline is not None and one.roofline.share is not None
     ]
-    memory = [(one.contender, one.peak_memory_mib, show_memory(one)) for one in results]
+    memory = [(one.candidate, one.peak_memory_mib, show_memory(one)) for one in results]
     parts = [("Share of the roofline", bars(shares, f"Share of the roofline at {shape}", 1.0))] if shares else []
     parts.append(("Peak memory", bars(memory, f"Peak memory at {shape}")))
     return f"<h2>Roofline and memory at {escape(shape)}</h2>" + "".join(

@@ -21,12 +21,12 @@ SCHEMA_VERSION: Literal[3] = 3
 
 
 class _Record(Document):
-    # A contender whose output is not finite has an infinite error, which JSON has no number for.
+    # A candidate whose output is not finite has an infinite error, which JSON has no number for.
     model_config = ConfigDict(ser_json_inf_nan="strings", use_attribute_docstrings=True, protected_namespaces=())
 
 
 class Parity(_Record):
-    """A contender's output against the reference's, on the very input that was timed."""
+    """A candidate's output against the reference's, on the very input that was timed."""
 
     max_abs: float
     """Greatest absolute difference, unclamped, in units of the [0, 1] range."""
@@ -74,7 +74,7 @@ class EndToEnd(_Record):
 class HostCopies(_Record):
     """Input to the GPU and output back, apart from the inference.
 
-    Samples of 8 bit through pinned memory, as `upscale` moves them; in version 2 samples of the contender's own type,
+    Samples of 8 bit through pinned memory, as `upscale` moves them; in version 2 samples of the candidate's own type,
     from memory that is not pinned.
     """
 
@@ -110,7 +110,7 @@ class DeviceTiming(_Record):
 
 
 class Roofline(_Record):
-    """A contender's speed against the fastest that this machine's arithmetic and memory allow."""
+    """A candidate's speed against the fastest that this machine's arithmetic and memory allow."""
 
     gflops_per_second: float
     """Operations of convolutions and matrix products (two for each multiply-add) over the median, in billions."""
@@ -128,9 +128,9 @@ class Roofline(_Record):
 
 
 class BenchResult(_Record):
-    """One contender on one shape."""
+    """One candidate on one shape."""
 
-    contender: str
+    candidate: str
     """Backend, precision and variant, as in `openvino:fp32+fixed`."""
     backend_version: str
     """Version of the backend."""
@@ -163,7 +163,7 @@ class BenchResult(_Record):
     output_megapixels_per_second: float
     """Upscaled pixels over the median."""
     peak_memory_mib: float
-    """Greatest resident memory of a process that ran this contender alone, its libraries included, without files."""
+    """Greatest resident memory of a process that ran this candidate alone, its libraries included, without files."""
     import_memory_mib: float
     """Of these, resident before the model was loaded: Python and the backend's library."""
     device_memory_mib: float | None
@@ -190,14 +190,14 @@ class BenchResult(_Record):
 
 
 class ShapeRun(_Record):
-    """What the contenders of one shape have in common."""
+    """What the candidates of one shape have in common."""
 
     shape: str
     """Input, `NxHxW`."""
     sha256: str
     """Hash of the input: its shape and its samples, as float32 in the machine's order of bytes."""
     rounds: int
-    """Rounds in which every contender had its turn; where they took turns with the baseline one after the other, as on
+    """Rounds in which every candidate had its turn; where they took turns with the baseline one after the other, as on
     a GPU, the fewest that one had."""
     others_load: float | None
     """Mean number of processors that other processes kept busy during the rounds, the greatest where there were several
@@ -207,9 +207,9 @@ class ShapeRun(_Record):
 
 
 class LeftOut(_Record):
-    """A contender that was not timed."""
+    """A candidate that was not timed."""
 
-    contender: str
+    candidate: str
     """Backend, precision and variant."""
     reason: str
     """Why not, and what would make it run."""
@@ -227,11 +227,11 @@ class BenchReport(_Record):
     machine: Machine
     """Where."""
     threads: int
-    """Threads of the CPU that each contender had."""
+    """Threads of the CPU that each candidate had."""
     clock_lock: ClockLock | None = None
     """The clock that the GPU was to keep; None: none was asked for."""
     peaks: tuple[Peaks, ...]
-    """What this machine's arithmetic and memory reach, for each device that a contender ran on."""
+    """What this machine's arithmetic and memory reach, for each device that a candidate ran on."""
     versions: dict[str, str]
     """Name and version of everything that had a hand in it."""
     model: str
@@ -247,11 +247,11 @@ class BenchReport(_Record):
     reference: str
     """What parity is measured against."""
     baseline: str
-    """The contender that speed-ups are against."""
+    """The candidate that speed-ups are against."""
     runs: tuple[ShapeRun, ...]
     """One for each shape."""
     results: tuple[BenchResult, ...]
-    """By shape; verified contenders first, the fastest of them at the top."""
+    """By shape; verified candidates first, the fastest of them at the top."""
     left_out: tuple[LeftOut, ...]
     """What was not timed, and why."""
 

@@ -1,4 +1,4 @@
-"""Rounds in which contenders take turns: A B C A B C ..."""
+"""Rounds in which candidates take turns: A B C A B C ..."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 from sr_deploy.bench.statistics import Schedule
 
 Turns = list[list[float]]
-"""Seconds of one contender's calls, for each round."""
+"""Seconds of one candidate's calls, for each round."""
 
 _PAUSE_SECONDS = 0.005  # threads of the one before go to sleep
 
@@ -23,20 +23,20 @@ class TurnTaker(Protocol):
         ...
 
 
-def run_rounds(contenders: Sequence[TurnTaker], schedule: Schedule, on_round: Callable[[int], None]) -> list[Turns]:
-    """Let every contender have its turn in each round.
+def run_rounds(candidates: Sequence[TurnTaker], schedule: Schedule, on_round: Callable[[int], None]) -> list[Turns]:
+    """Let every candidate have its turn in each round.
 
     Returns:
-        For each contender, for each round, the seconds of its calls.
+        For each candidate, for each round, the seconds of its calls.
     """
-    turns: list[Turns] = [[] for _ in contenders]
-    least = schedule.least_seconds or (0.0,) * len(contenders)
-    spent = [0.0] * len(contenders)
+    turns: list[Turns] = [[] for _ in candidates]
+    least = schedule.least_seconds or (0.0,) * len(candidates)
+    spent = [0.0] * len(candidates)
     done = 0
     while done < schedule.rounds or any(map(lt, spent, least)):
-        for index, contender in enumerate(contenders):
+        for index, candidate in enumerate(candidates):
             time.sleep(_PAUSE_SECONDS)
-            turns[index].append(contender.take_turn(schedule.calls[index], schedule.primed[index]))
+            turns[index].append(candidate.take_turn(schedule.calls[index], schedule.primed[index]))
             spent[index] += sum(turns[index][-1])
         done += 1
         on_round(done)

@@ -1,4 +1,4 @@
-"""`bench_model`: every contender on every shape, and the report."""
+"""`bench_model`: every candidate on every shape, and the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from sr_deploy.bench.choices import ContenderChoice, choose_contenders, parse_contender
+from sr_deploy.bench.choices import CandidateChoice, choose_candidates, parse_candidate
 from sr_deploy.bench.report import BenchReport
 from sr_deploy.bench.shape import Progress, ShapeBench
 from sr_deploy.bundle import Shape, utc_now
@@ -27,7 +27,7 @@ def bench_model(
     model: Model | Path | str,
     *,
     shapes: Sequence[Shape] = DEFAULT_SHAPES,
-    choices: Sequence[ContenderChoice | str] | None = None,
+    choices: Sequence[CandidateChoice | str] | None = None,
     seconds_each: float = DEFAULT_SECONDS,
     threads: int | None = None,
     lock_mhz: int | None = None,
@@ -36,7 +36,7 @@ def bench_model(
 ) -> BenchReport:
     """Time PyTorch and other backends side by side on photographs.
 
-    Every contender runs in a process of its own with the same number of threads, is warmed up until its calls take
+    Every candidate runs in a process of its own with the same number of threads, is warmed up until its calls take
     the same time, and then they take turns, round after round: first the inference alone, then from file to file. On a
     GPU each takes turns with the baseline alone, and is released before the next is loaded. Its output is compared with
     the reference's on the very input that is timed.
@@ -44,10 +44,10 @@ def bench_model(
     Args:
         model: a bundle, an ONNX file or a checkpoint, or its path.
         shapes: inputs.
-        choices: contenders, as in `openvino:bf16` or `torch:bf16+compile`; None: all that run here and are quickly
+        choices: candidates, as in `openvino:bf16` or `torch:bf16+compile`; None: all that run here and are quickly
             loaded. The baseline (PyTorch as people write it, or ONNX Runtime where there are no weights) is always
             among them.
-        seconds_each: time for the rounds of each contender and shape, on average; 3 at least on a GPU.
+        seconds_each: time for the rounds of each candidate and shape, on average; 3 at least on a GPU.
         threads: of the CPU; None: one a core.
         lock_mhz: keep the first GPU at this clock meanwhile, for everybody on it; needs an administrator's rights, and
             the report says whether it was done. None: leave it to the GPU.
@@ -63,8 +63,8 @@ def bench_model(
         model = open_model(Path(model))
     threads = threads or default_threads()
     reference = describe_reference(model)
-    wanted = None if choices is None else [parse_contender(one) if isinstance(one, str) else one for one in choices]
-    contenders, left_out = choose_contenders(model, wanted)
+    wanted = None if choices is None else [parse_candidate(one) if isinstance(one, str) else one for one in choices]
+    candidates, left_out = choose_candidates(model, wanted)
     tell = on_progress or (lambda _done, _total, _note: None)
     find_peaks = functools.partial(measure_peaks_apart, threads=threads)
     outcomes = []
@@ -79,7 +79,7 @@ def bench_model(
                 find_peaks=find_peaks,
                 tell=_scaled(tell, index, len(shapes)),
             )
-            outcomes.append(bench.run(contenders))
+            outcomes.append(bench.run(candidates))
     results = [result for outcome in outcomes for result in outcome.results]
     return BenchReport(
         measured_at=utc_now(),
@@ -95,7 +95,7 @@ def bench_model(
         channels=model.channels,
         content="photographs",
         reference=reference.title,
-        baseline=str(contenders[0]),
+        baseline=str(candidates[0]),
         runs=tuple(outcome.run for outcome in outcomes),
         results=tuple(results),
         left_out=tuple(left_out + [one for outcome in outcomes for one in outcome.failed]),

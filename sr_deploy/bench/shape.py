@@ -1,4 +1,4 @@
-"""All contenders on one shape: load each, warm it up, let them take turns in rounds, release them."""
+"""All candidates on one shape: load each, warm it up, let them take turns in rounds, release them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.bench.choices import ContenderChoice
-from sr_deploy.bench.contender import Contender
+from sr_deploy.bench.candidate import Candidate
+from sr_deploy.bench.choices import CandidateChoice
 from sr_deploy.bench.describe import describe_parity, describe_result
 from sr_deploy.bench.entry import Entry, Meanwhile, take_turns
 from sr_deploy.bench.messages import FILE_FORMAT, OpenRequest
@@ -40,15 +40,15 @@ class ShapeOutcome:
     """What came of one shape."""
 
     run: ShapeRun
-    """What the contenders have in common."""
+    """What the candidates have in common."""
     results: Sequence[BenchResult]
     """Verified ones first, the fastest of them at the top."""
     failed: Sequence[LeftOut]
-    """Contenders that failed on it."""
+    """Candidates that failed on it."""
 
 
 class ShapeBench:
-    """All contenders on one shape."""
+    """All candidates on one shape."""
 
     def __init__(
         self,
@@ -65,8 +65,8 @@ class ShapeBench:
         Args:
             model: what runs.
             shape: of the input.
-            threads: of the CPU, for each contender.
-            seconds_each: for the rounds of each contender, on average.
+            threads: of the CPU, for each candidate.
+            seconds_each: for the rounds of each candidate, on average.
             find_peaks: what a device reaches.
             tell: of progress.
         """
@@ -79,10 +79,10 @@ class ShapeBench:
         self._failed: list[LeftOut] = []
         self._done = 0.0
 
-    def run(self, choices: Sequence[ContenderChoice]) -> ShapeOutcome:
+    def run(self, choices: Sequence[CandidateChoice]) -> ShapeOutcome:
         """Measure them, the baseline first.
 
-        Contenders on a CPU take turns all together. One on a GPU takes turns with the baseline alone and is released
+        Candidates on a CPU take turns all together. One on a GPU takes turns with the baseline alone and is released
         before the next is loaded, so that each has the GPU's memory for itself and the baseline.
 
         Raises:
@@ -135,7 +135,7 @@ class ShapeBench:
         take_turns(group, self._seconds_each, meanwhile, tell)
 
     def _progress(self, done: float, note: str) -> None:
-        self._done = max(self._done, done)  # how much a GPU's contenders have yet to do is known when they are loaded
+        self._done = max(self._done, done)  # how much a GPU's candidates have yet to do is known when they are loaded
         self._tell(self._done, 1, f"{self._shape}: {note}")
 
     def _write_inputs(self, folder: Path) -> str:
@@ -149,20 +149,20 @@ class ShapeBench:
         return hashlib.sha256(f"{lr_NCHW.shape}".encode() + lr_NCHW.tobytes()).hexdigest()
 
     def _open_all(
-        self, choices: Sequence[ContenderChoice], folder: Path, stack: contextlib.ExitStack
+        self, choices: Sequence[CandidateChoice], folder: Path, stack: contextlib.ExitStack
     ) -> Iterator[Entry]:
         for index, choice in enumerate(choices):
             self._progress(_LOADING * index / len(choices), str(choice))
             try:
-                process = stack.enter_context(Contender(str(choice), self._request(choice, folder)))
+                process = stack.enter_context(Candidate(str(choice), self._request(choice, folder)))
             except SrDeployError as error:
                 if index == 0:
                     raise  # without the baseline there is nothing to tell
-                self._failed.append(LeftOut(contender=f"{choice} at {self._shape}", reason=str(error)))
+                self._failed.append(LeftOut(candidate=f"{choice} at {self._shape}", reason=str(error)))
             else:
                 yield Entry(choice, process)
 
-    def _request(self, choice: ContenderChoice | None, folder: Path) -> OpenRequest:
+    def _request(self, choice: CandidateChoice | None, folder: Path) -> OpenRequest:
         path = self._model.path
         if choice is not None and choice.variant == "fixed":
             path = write_fixed_graph(self._model, choice, self._shape, folder)
@@ -205,7 +205,7 @@ class ShapeBench:
     def _write_reference(self, folder: Path) -> None:
         """Where the baseline's own output is not the reference too: that of a graph computed as it is written."""
         if not self._model.has_weights:
-            Contender("reference", self._request(None, folder)).close()
+            Candidate("reference", self._request(None, folder)).close()
 
 
 def sort_results(results: Sequence[BenchResult]) -> list[BenchResult]:

@@ -17,21 +17,21 @@ PRIMED_BELOW_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Schedule:
-    """How often every contender has its turn, and how many calls are timed in each."""
+    """How often every candidate has its turn, and how many calls are timed in each."""
 
     rounds: int
-    """Rounds; in each every contender has one turn, in the same order."""
+    """Rounds; in each every candidate has one turn, in the same order."""
     calls: tuple[int, ...]
-    """Timed calls in a turn, for each contender."""
+    """Timed calls in a turn, for each candidate."""
     primed: tuple[bool, ...]
-    """Whether a turn starts with a call that is not timed, for each contender."""
+    """Whether a turn starts with a call that is not timed, for each candidate."""
     least_seconds: tuple[float, ...] = ()
-    """What the timed calls of each contender last at least, by further rounds if need be; empty: nothing."""
+    """What the timed calls of each candidate last at least, by further rounds if need be; empty: nothing."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Calls of one contender, in seconds."""
+    """Calls of one candidate, in seconds."""
 
     median: float
     """Half of the calls took less."""
@@ -71,8 +71,8 @@ def plan_schedule(call_seconds: Sequence[float], seconds_each: float) -> Schedul
     """Share out the time.
 
     Args:
-        call_seconds: what one call of each contender takes.
-        seconds_each: time for each contender on average; slow ones get at least 5 rounds of one call all the same.
+        call_seconds: what one call of each candidate takes.
+        seconds_each: time for each candidate on average; slow ones get at least 5 rounds of one call all the same.
     """
     calls = tuple(int(np.clip(TURN_SECONDS / seconds, 1, MOST_CALLS)) for seconds in call_seconds)
     primed = tuple(seconds < PRIMED_BELOW_SECONDS for seconds in call_seconds)
@@ -88,12 +88,12 @@ def summarize_calls(rounds: Sequence[Sequence[float]]) -> Timing:
     return Timing(median=median, p95=p95, p99=p99, spread=(high - low) / 2)
 
 
-def compare_speed(baseline: Sequence[Sequence[float]], contender: Sequence[Sequence[float]]) -> Speedup:
+def compare_speed(baseline: Sequence[Sequence[float]], candidate: Sequence[Sequence[float]]) -> Speedup:
     """Speed-up with its spread.
 
     Both were measured in the same rounds, so that what slows the machine down for a while slows both and leaves a
     round's ratio as it is.
     """
-    ratios = [float(np.median(ours) / np.median(theirs)) for ours, theirs in zip(baseline, contender, strict=True)]
+    ratios = [float(np.median(ours) / np.median(theirs)) for ours, theirs in zip(baseline, candidate, strict=True)]
     low, middle, high = (float(value) for value in np.percentile(ratios, (10, 50, 90)))
     return Speedup(middle, low, high)

@@ -1,4 +1,4 @@
-"""Opens a contender: as `sr-deploy upscale` would, or in one of the ways that exist for comparison alone."""
+"""Opens a candidate: as `sr-deploy upscale` would, or in one of the ways that exist for comparison alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sr_deploy.backends import TENSORRT_BACKENDS
-from sr_deploy.bench.choices import ContenderChoice
+from sr_deploy.bench.choices import CandidateChoice
 from sr_deploy.bundle import Profile, Shape
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.load import load_whole_model
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sr_deploy.runners.protocol import Runner
 
 
-def open_contender(model: Model, choice: ContenderChoice, threads: int) -> Runner:
+def open_candidate(model: Model, choice: CandidateChoice, threads: int) -> Runner:
     """Load it; for `+fixed`, `model` is the graph that `write_fixed_graph` wrote.
 
     Raises:
@@ -46,8 +46,8 @@ def open_contender(model: Model, choice: ContenderChoice, threads: int) -> Runne
     return open_runner(model, choice.backend, threads=threads)
 
 
-def write_fixed_graph(model: Model, choice: ContenderChoice, shape: Shape, folder: Path) -> Path:
-    """Write the contender's graph with its batch, height and width fixed, and build an engine of it if it runs one.
+def write_fixed_graph(model: Model, choice: CandidateChoice, shape: Shape, folder: Path) -> Path:
+    """Write the candidate's graph with its batch, height and width fixed, and build an engine of it if it runs one.
 
     Raises:
         BackendError: there is no such graph, or no engine can be built.
@@ -83,7 +83,7 @@ def fix_shape(proto: ModelProto, shape: Shape, channels_last: bool) -> None:
             target.type.tensor_type.shape.dim[axis].Clear()
 
 
-def find_build_seconds(model: Model, choice: ContenderChoice, artifact: Path | None) -> float | None:
+def find_build_seconds(model: Model, choice: CandidateChoice, artifact: Path | None) -> float | None:
     """How long the engine that runs took to build, by its record; None where it is no engine."""
     if choice.backend.backend not in TENSORRT_BACKENDS or artifact is None:
         return None

@@ -1,4 +1,4 @@
-"""What a contender has to do for one call: operations and bytes, from the graph or the architecture."""
+"""What a candidate has to do for one call: operations and bytes, from the graph or the architecture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sr_deploy.backends import Precision
-from sr_deploy.bench.choices import ContenderChoice
+from sr_deploy.bench.choices import CandidateChoice
 from sr_deploy.bench.report import Roofline
 from sr_deploy.bundle import Shape
 from sr_deploy.errors import GraphError, ShapeError
@@ -33,7 +33,7 @@ class Work:
     """What the layers move one by one; None where no graph tells."""
 
 
-def find_work(model: Model, choice: ContenderChoice, shape: Shape, on_cpu: bool) -> Work | None:
+def find_work(model: Model, choice: CandidateChoice, shape: Shape, on_cpu: bool) -> Work | None:
     """Count; None where neither the graph nor the architecture tells."""
     backend, precision = choice.backend.backend, choice.backend.precision
     # torch and bf16 run the network of the FP32 graph, OpenVINO's fp32 that of any: in one precision throughout.
@@ -79,7 +79,7 @@ def _least_seconds(work: Work, peaks: Peaks | None) -> float | None:
     return sum(flops / peaks.matrix_gflops[precision] / 1e9 for precision, flops in work.flops.items())
 
 
-def _computed_in(choice: ContenderChoice, declared: Precision, on_cpu: bool) -> Precision:
+def _computed_in(choice: CandidateChoice, declared: Precision, on_cpu: bool) -> Precision:
     """Neither ONNX Runtime nor OpenVINO computes FP16 on a CPU: they do it in FP32."""
     return "fp32" if on_cpu and declared == "fp16" and choice.backend.backend != "torch" else declared
 

@@ -1,6 +1,6 @@
-"""One contender in a process of its own: `python -m sr_deploy.bench.worker`, one JSON request a line, one answer each.
+"""One candidate in a process of its own: `python -m sr_deploy.bench.worker`, one JSON request a line, one answer each.
 
-A process alone tells how much memory a contender needs, and no backend's waiting threads take another's time.
+A process alone tells how much memory a candidate needs, and no backend's waiting threads take another's time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.bench.choices import parse_contender
+from sr_deploy.bench.choices import parse_candidate
 from sr_deploy.bench.device_timing import IN_FLIGHT, CudaDevice, Device, DeviceTimer, PinnedCopies
 from sr_deploy.bench.messages import (
     FILE_FORMAT,
@@ -78,7 +78,7 @@ class Worker:
             steady=is_steady(times),
             call_seconds=min(times[-3:]),
             import_mib=import_mib,
-            # Before the next contender is loaded: the driver tells what all processes have together.
+            # Before the next candidate is loaded: the driver tells what all processes have together.
             device_mib=None if device is None else _measure_device(device_before),
             copies=self._time_copies(sr, device),
         )
@@ -131,7 +131,7 @@ class Worker:
             write_image(results / path.name, to_image(sr[index : index + 1]))
 
     def _time_copies(self, sr: NDArray[np.float32], device: Device | None) -> CopiesAnswer | None:
-        """None on a CPU; of contenders that take tensors on the GPU as `upscale` copies for them."""
+        """None on a CPU; of candidates that take tensors on the GPU as `upscale` copies for them."""
         spec = self._runner.spec
         if device is not None:
             copies = PinnedCopies(encode_input(self._lr, "uint8"), encode_input(sr, "uint8"), spec.device)
@@ -150,10 +150,10 @@ def _measure_device(before: float | None) -> float | None:
 
 
 def _import_library(choice: str | None) -> None:
-    """Import what the contender computes with."""
+    """Import what the candidate computes with."""
     if choice is not None:
-        backend = parse_contender(choice).backend.backend
-        require({"tensorrt": "torch", "tensorrt-rtx": "torch"}.get(backend, backend), f"the contender {choice}")
+        backend = parse_candidate(choice).backend.backend
+        require({"tensorrt": "torch", "tensorrt-rtx": "torch"}.get(backend, backend), f"the candidate {choice}")
 
 
 def _device_used() -> float | None:
@@ -173,18 +173,18 @@ def _open_model(request: OpenRequest) -> Model:
 
 
 def _open(model: Model, request: OpenRequest) -> Runner:
-    from sr_deploy.bench.variants import open_contender
+    from sr_deploy.bench.variants import open_candidate
     from sr_deploy.runners.parity import open_reference
 
     if request["choice"] is None:
         return open_reference(model, threads=request["threads"])
-    return open_contender(model, parse_contender(request["choice"]), request["threads"])
+    return open_candidate(model, parse_candidate(request["choice"]), request["threads"])
 
 
 def _find_build_seconds(model: Model, request: OpenRequest, artifact: Path | None) -> float | None:
     from sr_deploy.bench.variants import find_build_seconds
 
-    return find_build_seconds(model, parse_contender(request["choice"]), artifact) if request["choice"] else None
+    return find_build_seconds(model, parse_candidate(request["choice"]), artifact) if request["choice"] else None
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:

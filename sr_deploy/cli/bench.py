@@ -36,7 +36,7 @@ def bench(
         typer.Option(
             "--backend",
             metavar="NAME[:PRECISION][+VARIANT]",
-            help="A contender beside the baseline, as in openvino:bf16; repeatable. Variants: +nchw and +compile of "
+            help="A candidate beside the baseline, as in openvino:bf16; repeatable. Variants: +nchw and +compile of "
             "torch, +fixed of graphs and engines (the timed shape alone). Default: all that run here and load quickly.",
         ),
     ] = None,
@@ -46,7 +46,7 @@ def bench(
             "--seconds",
             parser=read_number(0.01, 86400),
             metavar="X",
-            help="Time for the rounds of each contender and shape, on average [2]; on a GPU 3 at least.",
+            help="Time for the rounds of each candidate and shape, on average [2]; on a GPU 3 at least.",
         ),
     ] = None,
     lock_clock: Annotated[
@@ -65,7 +65,7 @@ def bench(
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write the report as Markdown, too.")
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write a line for each contender and shape, too.")
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write a line for each candidate and shape, too.")
     ] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
@@ -90,7 +90,7 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Side by side with PyTorch: latency, throughput, memory and parity of every backend on the same photographs."""
-    from sr_deploy.bench.choices import parse_contender
+    from sr_deploy.bench.choices import parse_candidate
     from sr_deploy.bench.run import DEFAULT_SECONDS, DEFAULT_SHAPES, bench_model
     from sr_deploy.bundle import find_newest_bundle, parse_shape
     from sr_deploy.errors import InputError
@@ -109,7 +109,7 @@ def bench(
     for path in files:
         make_folder(path.parent)  # now, and not when everything is measured
     shapes = [parse_shape(text) for text in shape] if shape else DEFAULT_SHAPES
-    choices = [parse_contender(text) for text in backend] if backend else None
+    choices = [parse_candidate(text) for text in backend] if backend else None
     trust = read_trust(trust_engine, engine_host_code)
     opened = open_model(model or find_newest_bundle(Path("deployments")), trust)
     words = [str(model)] if model else []

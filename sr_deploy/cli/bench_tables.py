@@ -27,7 +27,7 @@ def make_tables(report: BenchReport, width: int) -> list[Table]:
         rows = [_cells(result, report.baseline) for result in report.results_of(run.shape)]
         for name, (_, narrow) in rows[0].items():
             if narrow or width >= _WIDE:
-                table.add_column(name, justify="left" if name == "contender" else "right", overflow="fold")
+                table.add_column(name, justify="left" if name == "candidate" else "right", overflow="fold")
         for row in rows:
             table.add_row(*(text for text, narrow in row.values() if narrow or width >= _WIDE))
         tables.append(table)
@@ -36,7 +36,7 @@ def make_tables(report: BenchReport, width: int) -> list[Table]:
 
 
 def _make_device_table(report: BenchReport, shape: str) -> list[Table]:
-    """By the GPU's clock; none where no contender ran on one."""
+    """By the GPU's clock; none where no candidate ran on one."""
     from rich.table import Table
 
     from sr_deploy.bench.documents import device_table
@@ -46,7 +46,7 @@ def _make_device_table(report: BenchReport, shape: str) -> list[Table]:
         return []
     table = Table(title=f"by the GPU's clock, input {shape}", title_justify="left", padding=0)
     for name in header:
-        table.add_column(name, justify="left" if name == "contender" else "right", overflow="fold")
+        table.add_column(name, justify="left" if name == "candidate" else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return [table]
@@ -57,7 +57,7 @@ def _cells(result: BenchResult, baseline: str) -> dict[str, tuple[str, bool]]:
     from sr_deploy.bench import documents as show
 
     return {
-        "contender": (show.show_name(result), True),
+        "candidate": (show.show_name(result), True),
         "inference": (show.show_time(result), True),
         "p95": (show.show_milliseconds(result.p95_ms), False),
         "files": (show.show_milliseconds(result.end_to_end.median_ms), False),
@@ -72,11 +72,11 @@ def _cells(result: BenchResult, baseline: str) -> dict[str, tuple[str, bool]]:
 
 
 def make_comparison_table(comparison: BenchComparison) -> Table:
-    """What changed, contender by contender."""
+    """What changed, candidate by candidate."""
     from rich.table import Table
 
     table = Table(title=f"at most {comparison.max_slowdown_percent:g} % slower", title_justify="left")
-    table.add_column("contender", no_wrap=True)
+    table.add_column("candidate", no_wrap=True)
     for name in ("shape", "before", "now", "time", "noise", "memory", ""):
         table.add_column(name, justify="right" if name else "left")
     for change in comparison.changes:
@@ -89,7 +89,7 @@ def _change_cells(change: Change) -> list[str]:
 
     times = ["-" if value is None else show_milliseconds(value) for value in (change.old_ms, change.new_ms)]
     return [
-        change.contender,
+        change.candidate,
         change.shape,
         *times,
         "" if change.change_percent is None else f"{change.change_percent:+.1f} %",

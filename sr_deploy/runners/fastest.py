@@ -138,9 +138,9 @@ def ask_fastest(
 def _measure(
     model: Model, candidates: Sequence[BackendChoice], question: Question, device: str | None, threads: int | None
 ) -> Answer:
-    from sr_deploy.runners.race import race_choices
+    from sr_deploy.runners.autotune import autotune
 
-    result = race_choices(model, candidates, device=device, threads=threads)
+    result = autotune(model, candidates, device=device, threads=threads)
     return Answer(
         question=question,
         chosen=str(result.winner),
@@ -171,7 +171,7 @@ def measure_int8_pace(model: Model, threads: int | None = None) -> str:
     Returns:
         Empty where INT8 does not run here, or nothing that it could be compared with.
     """
-    from sr_deploy.runners.race import race_choices
+    from sr_deploy.runners.autotune import autotune
 
     wanted = [INT8_BF16, *(BackendChoice("openvino", precision) for precision in ("int8", "bf16", "fp32"))]
     wanted.append(BackendChoice("onnxruntime", "int8"))
@@ -180,7 +180,7 @@ def measure_int8_pace(model: Model, threads: int | None = None) -> str:
     if "int8" not in precisions or len(precisions) < 2:
         return ""
     try:
-        result = race_choices(model, runnable, threads=threads)
+        result = autotune(model, runnable, threads=threads)
     except BackendError:
         return ""
     slower = describe_slow_int8(result.milliseconds)

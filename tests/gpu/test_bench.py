@@ -38,8 +38,8 @@ def report(tmp_path_factory):
     )
 
 
-def test_every_contender_runs_on_the_device_and_is_near_the_reference(report):
-    assert {one.contender for one in report.results} == {
+def test_every_candidate_runs_on_the_device_and_is_near_the_reference(report):
+    assert {one.candidate for one in report.results} == {
         "torch:fp32+nchw", "torch:fp32", "torch:fp16", "torch:fp16+compile",
     }  # fmt: skip
     for one in report.results:
@@ -107,7 +107,7 @@ def test_what_is_queued_at_once_hides_the_time_of_the_host():
 def test_memory_is_each_ones_own(report):
     _, total = torch.cuda.mem_get_info(0)
     assert sum(one.device_memory_mib or 0 for one in report.results) * 2**20 < total
-    own = [one.device_memory_mib or 0 for one in report.results if not one.contender.endswith("+compile")]
+    own = [one.device_memory_mib or 0 for one in report.results if not one.candidate.endswith("+compile")]
     # Feature maps of 64 channels in FP32 at least, and nobody has the memory of the others on top.
     assert min(own) * 2**20 > SHAPE.n * SHAPE.h * SHAPE.w * 64 * 2
     assert max(own) < 3 * min(own) + 2048

@@ -76,9 +76,9 @@ def test_a_remembered_choice_imports_no_other_backend(folder, tmp_path, monkeypa
     monkeypatch.setenv("SR_DEPLOY_CACHE", str(tmp_path))
     end = (
         "from sr_deploy.backends import BackendChoice\n"
-        "from sr_deploy.runners import race\n"
-        f"result = race.RaceResult(BackendChoice({backend!r}), race.Shape(1, 8, 8), {{}}, {{}})\n"
-        "race.race_choices = lambda *_args, **_options: result\n"
+        "from sr_deploy.runners import autotune\n"
+        f"result = autotune.AutotuneResult(BackendChoice({backend!r}), autotune.Shape(1, 8, 8), {{}}, {{}})\n"
+        "autotune.autotune = lambda *_args, **_options: result\n"
     )
     upscale = run_in(folder, ["upscale", "in.png", "out.png", "--model", MODEL])
     modules_after(end + upscale)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SHAPES = ("1x16x16", "1x32x32", "2x16x16")
-CONTENDERS = ("torch:fp32+nchw", "torch:bf16", "onnxruntime:fp32")
+CANDIDATES = ("torch:fp32+nchw", "torch:bf16", "onnxruntime:fp32")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def bundle(tmp_path_factory):
 def page(bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     words = [word for shape in SHAPES for word in ("--shape", shape)]
-    words += [word for name in CONTENDERS[1:] for word in ("--backend", name)]
+    words += [word for name in CANDIDATES[1:] for word in ("--backend", name)]
     assert main(["bench", str(bundle), *words, "--seconds", "0.1", "--html", str(folder / "bench.html")]) == 0
     return folder / "bench.html"
 
@@ -48,7 +48,7 @@ def test_tables_and_plots_are_drawn(opened_alone, page):
     assert len(tables) == len(SHAPES)
     for table in tables:
         names = [row.find_element("css selector", "td").text for row in table.find_elements("css selector", "tbody tr")]
-        assert sorted(names) == sorted(CONTENDERS)
+        assert sorted(names) == sorted(CANDIDATES)
     latency, throughput, *bars = browser.find_elements("css selector", "svg")
     assert latency.accessible_name == "Latency against size, batch 1"
     assert throughput.accessible_name == "Throughput against batch, 16x16"
@@ -57,7 +57,7 @@ def test_tables_and_plots_are_drawn(opened_alone, page):
     ]
     for plot in (latency, throughput):
         frame, points = plot.rect, [one.rect for one in plot.find_elements("css selector", "circle")]
-        assert len(points) == 2 * len(CONTENDERS)
+        assert len(points) == 2 * len(CANDIDATES)
         for point in points:  # each is on the picture
             assert frame["x"] <= point["x"] <= frame["x"] + frame["width"]
             assert frame["y"] <= point["y"] <= frame["y"] + frame["height"]

@@ -128,7 +128,7 @@ def test_bench_verifies_what_it_times(bundles, capsys):
     words = ["bench", str(bundles["uint8"]), "--shape", "1x24x32", "--backend", "openvino"]
     assert main([*words, "--seconds", "0.1", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)["results"]
-    parities = {one["contender"]: one["parity"] for one in results}
+    parities = {one["candidate"]: one["parity"] for one in results}
     assert set(parities) == {"torch:fp32+nchw", "openvino:fp32"}
     assert all(parity["verified"] for parity in parities.values())
     assert 0.45 / 255 < parities["openvino:fp32"]["max_abs"] < 0.5 / 255 + 1e-5

@@ -26,11 +26,11 @@ def report(bundle):
 
 @pytest.fixture
 def with_results(report):
-    """Gives the report with some fields of each contender's result replaced."""
+    """Gives the report with some fields of each candidate's result replaced."""
 
-    def change(**by_contender):
+    def change(**by_candidate):
         results = [
-            result.model_copy(update=by_contender.get(result.contender.replace(":", "_").replace("+", "_"), {}))
+            result.model_copy(update=by_candidate.get(result.candidate.replace(":", "_").replace("+", "_"), {}))
             for result in report.results
         ]
         return report.model_copy(update={"results": tuple(results)})
@@ -52,7 +52,7 @@ DEVICE_TIMING = DeviceTiming(
 
 @pytest.fixture
 def gpu_report(with_results):
-    """As if ONNX Runtime's contender had run on a GPU."""
+    """As if ONNX Runtime's candidate had run on a GPU."""
     copies = HostCopies(bytes=5_000_000, median_ms=1.5, device_ms=0.75)
     figures = {"device": "cuda:0", "device_memory_mib": 321.4, "host_copies": copies, "device_timing": DEVICE_TIMING}
     return with_results(onnxruntime_fp32=figures)

@@ -25,7 +25,7 @@ def test_a_change_counts_beyond_both_spreads_and_stops_beyond_the_bound(
 ):
     old = with_results(onnxruntime_fp32=OLD)
     new = with_results(onnxruntime_fp32=OLD | {"median_ms": median})
-    (change,) = [one for one in compare_reports(old, new, bound).changes if one.contender == "onnxruntime:fp32"]
+    (change,) = [one for one in compare_reports(old, new, bound).changes if one.candidate == "onnxruntime:fp32"]
     assert (change.verdict, change.regression) == (verdict, regression)
     assert change.change_percent == pytest.approx(median - 100)
     assert change.noise_percent == pytest.approx(2)
@@ -35,15 +35,15 @@ def test_what_is_gone_new_or_no_longer_verified(report, with_results):
     parity = report.results[0].parity.model_copy(update={"verified": False})
     doubted = with_results(torch_fp32_nchw={"parity": parity})
     fewer = doubted.model_copy(
-        update={"results": tuple(one for one in doubted.results if one.contender != "onnxruntime:fp32+fixed")}
+        update={"results": tuple(one for one in doubted.results if one.candidate != "onnxruntime:fp32+fixed")}
     )
-    verdicts = {one.contender: (one.verdict, one.regression) for one in compare_reports(report, fewer).changes}
+    verdicts = {one.candidate: (one.verdict, one.regression) for one in compare_reports(report, fewer).changes}
     assert verdicts == {
         "torch:fp32+nchw": ("unverified", True),
         "onnxruntime:fp32": ("same", False),
         "onnxruntime:fp32+fixed": ("gone", True),
     }
-    back = {one.contender: (one.verdict, one.regression) for one in compare_reports(fewer, report).changes}
+    back = {one.candidate: (one.verdict, one.regression) for one in compare_reports(fewer, report).changes}
     assert back["onnxruntime:fp32+fixed"] == ("new", False)
     assert len(compare_reports(report, fewer).regressions) == 2
 

@@ -82,7 +82,7 @@ def test_warm_up_lasts_200_ms_and_until_calls_are_steady(simulated_gpu, work, ca
 
 
 class Taker:
-    """A contender whose calls take as long as it says."""
+    """A candidate whose calls take as long as it says."""
 
     def __init__(self, seconds):
         self.seconds = seconds
@@ -108,7 +108,7 @@ def test_turns_that_were_planned_for_slower_calls_go_on_until_3_seconds_are_over
     assert len(own) > schedule.rounds
 
 
-def test_contenders_on_a_cpu_keep_their_turns():
+def test_candidates_on_a_cpu_keep_their_turns():
     seconds = [0.2, 0.01, 0.0001]
     plain = plan_schedule(seconds, 2)
     lengthened = lengthen_schedule(plain, seconds, [False, False, False])

@@ -39,11 +39,11 @@ def test_three_digits_of_a_figure_are_shown_at_least(value, shown):
     assert show_figure(value) == shown
 
 
-def test_markdown_has_a_row_for_each_contender_and_says_how(report):
+def test_markdown_has_a_row_for_each_candidate_and_says_how(report):
     page = make_markdown(report)
     assert page.startswith("# compact-x4 x4\n\n## Input 2x24x16\n")
     for result in report.results:
-        (row,) = [line for line in page.splitlines() if line.startswith(f"| {result.contender} |")]
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {result.candidate} |")]
         assert f"| {show_figure(result.images_per_second)} |" in row
         assert show_share(result) in row
     assert f"- command: {report.command} (" in page
@@ -53,7 +53,7 @@ def test_markdown_has_a_row_for_each_contender_and_says_how(report):
 
 def test_csv_has_every_figure_in_a_column(report):
     rows = list(csv.DictReader(io.StringIO(make_csv(report))))
-    assert [row["contender"] for row in rows] == [one.contender for one in report.results]
+    assert [row["candidate"] for row in rows] == [one.candidate for one in report.results]
     for row, result in zip(rows, report.results, strict=True):
         assert float(row["median_ms"]) == result.median_ms
         assert float(row["cold_start.load_ms"]) == result.cold_start.load_ms
@@ -122,7 +122,7 @@ def test_host_copies_stand_apart(with_results):
 
 
 GPU_CELLS = ["12.5 ms ±2 %", "1.25 ms", "10.0 ms ±1 %", "200", "321 MiB", "1.50 ms"]
-GPU_HEADER = ["contender", "on the GPU", "enqueue", "3 in flight", "images/s", "GPU memory", "copies"]
+GPU_HEADER = ["candidate", "on the GPU", "enqueue", "3 in flight", "images/s", "GPU memory", "copies"]
 
 
 def test_figures_of_a_gpu_have_a_table_of_their_own(gpu_report, report):
@@ -132,7 +132,7 @@ def test_figures_of_a_gpu_have_a_table_of_their_own(gpu_report, report):
     page = render_page(gpu_report)
     assert "".join(f"<td>{one}</td>" for one in GPU_CELLS) in page.replace(" class=number", "")
     assert page.count("By the GPU's clock") == 1
-    (told,) = [line for line in lines if line.startswith("- on a GPU each contender takes turns with the baseline")]
+    (told,) = [line for line in lines if line.startswith("- on a GPU each candidate takes turns with the baseline")]
     assert "its calls last 3.0 s or more" in told
     (copies,) = [line for line in lines if line.startswith("- host copies of onnxruntime:fp32 at 2x24x16: 5.0 MB, ")]
     assert copies.endswith("1.50 ms, not within the time above; 0.750 ms of it on the way, through pinned memory")
@@ -142,7 +142,7 @@ def test_figures_of_a_gpu_have_a_table_of_their_own(gpu_report, report):
 
 
 def test_csv_has_the_figures_of_a_gpu(gpu_report):
-    rows = {row["contender"]: row for row in csv.DictReader(io.StringIO(make_csv(gpu_report)))}
+    rows = {row["candidate"]: row for row in csv.DictReader(io.StringIO(make_csv(gpu_report)))}
     assert rows["onnxruntime:fp32"]["device_timing.pipelined_images_per_second"] == "200.0"
     assert rows["torch:fp32+nchw"]["device_timing.pipelined_images_per_second"] == ""
 

@@ -9,7 +9,7 @@ from sr_deploy.bench import entry as entry_module
 from sr_deploy.bench import rounds as rounds_module
 from sr_deploy.bench import shape as shape_module
 from sr_deploy.bench import worker as worker_module
-from sr_deploy.bench.choices import parse_contender
+from sr_deploy.bench.choices import parse_candidate
 from sr_deploy.bench.shape import ShapeBench
 from sr_deploy.bench.worker import Worker
 from sr_deploy.bundle import Shape
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.xdist_group("bench")  # one process measures for all
 WORK = {"torch:fp32+nchw": 0.080, "torch:fp32": 0.040, "torch:fp16": 0.020, "torch:bf16": 0.010}
 """Seconds of a call on the GPU."""
 MEMORY = {"torch:fp32+nchw": 900.0, "torch:fp32": 700.0, "torch:fp16": 400.0, "torch:bf16": 300.0}
-"""MiB that a contender takes."""
-GPU_CHOICES = tuple(map(parse_contender, WORK))
+"""MiB that a candidate takes."""
+GPU_CHOICES = tuple(map(parse_candidate, WORK))
 
 
 class Scene:
-    """One GPU for all contenders, which gets slower by half whenever another one is loaded."""
+    """One GPU for all candidates, which gets slower by half whenever another one is loaded."""
 
     def __init__(self, make_gpu):
         self.gpu = make_gpu(enqueue=0.001, wake=0.0)
@@ -36,11 +36,11 @@ class Scene:
         self.looks = iter(())
         self.log = []
 
-    def contender(self, title, request):
-        return SimulatedContender(self, title, request)
+    def candidate(self, title, request):
+        return SimulatedCandidate(self, title, request)
 
 
-class SimulatedContender:
+class SimulatedCandidate:
     """The real worker in this process, computing on the CPU, timed on the simulated GPU."""
 
     process_id = os.getpid()
@@ -103,7 +103,7 @@ class SimulatedContender:
 def on_simulated_gpu(make_gpu):
     made = Scene(make_gpu)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(shape_module, "Contender", made.contender)
+        monkeypatch.setattr(shape_module, "Candidate", made.candidate)
         monkeypatch.setattr(worker_module, "_device_used", lambda: next(made.looks))
         monkeypatch.setattr(rounds_module, "_PAUSE_SECONDS", 0)
         monkeypatch.setattr(worker_module.gc, "collect", lambda: 0)  # takes long here, and no time on the GPU's clock
@@ -128,8 +128,8 @@ def run(bundle, choices, told=None):
         find_peaks=find_peaks,
         tell=lambda done, total, note: told.append((done / total, note)) if told is not None else None,
     )
-    outcome = bench.run([parse_contender(str(one)) for one in choices])
-    return outcome, {one.contender: one for one in outcome.results}
+    outcome = bench.run([parse_candidate(str(one)) for one in choices])
+    return outcome, {one.candidate: one for one in outcome.results}
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_ratios_are_those_of_the_same_rounds_though_the_gpu_gets_slower(measured
     assert baseline.calls > 3 * 10
 
 
-def test_contenders_on_a_cpu_take_turns_together_with_the_baseline(bundle, scene):
+def test_candidates_on_a_cpu_take_turns_together_with_the_baseline(bundle, scene):
     _, by_name = run(bundle, [*GPU_CHOICES[:2], "onnxruntime:fp32", "openvino:fp32"])
     pair, after = scene.log.index(("close", "torch:fp32")), scene.log.index(("open", "onnxruntime:fp32"))
     assert pair < after

@@ -36,10 +36,10 @@ class Recorder:
         return [float(len(self.calls))] * calls
 
 
-def test_contenders_take_turns():
+def test_candidates_take_turns():
     seen, rounds = [], []
-    contenders = [Recorder(name, seen) for name in "ABC"]
-    turns = run_rounds(contenders, Schedule(2, (1, 2, 3), (False, True, False)), rounds.append)
+    candidates = [Recorder(name, seen) for name in "ABC"]
+    turns = run_rounds(candidates, Schedule(2, (1, 2, 3), (False, True, False)), rounds.append)
     assert seen == [("A", 1, False), ("B", 2, True), ("C", 3, False)] * 2
     assert turns == [[[1.0], [4.0]], [[2.0] * 2, [5.0] * 2], [[3.0] * 3, [6.0] * 3]]
     assert rounds == [1, 2]
@@ -50,10 +50,10 @@ def test_what_is_not_verified_is_never_first(report):
     wrong = one.parity.model_copy(update={"verified": False})
     made = {"wrong": (1.0, wrong), "slow": (9.0, one.parity), "fast": (2.0, one.parity)}
     results = [
-        one.model_copy(update={"contender": name, "median_ms": median, "parity": parity})
+        one.model_copy(update={"candidate": name, "median_ms": median, "parity": parity})
         for name, (median, parity) in made.items()
     ]
-    assert [result.contender for result in sort_results(results)] == ["fast", "slow", "wrong"]
+    assert [result.candidate for result in sort_results(results)] == ["fast", "slow", "wrong"]
 
 
 def test_the_report_names_where_what_and_how(report, bundle):
@@ -74,7 +74,7 @@ def test_the_report_names_where_what_and_how(report, bundle):
 
 
 def test_the_figures_fit_each_other(report):
-    by_name = {one.contender: one for one in report.results}
+    by_name = {one.candidate: one for one in report.results}
     assert set(by_name) == {"torch:fp32+nchw", "onnxruntime:fp32", "onnxruntime:fp32+fixed"}
     medians = [one.median_ms for one in report.results]
     assert medians == sorted(medians)
@@ -141,9 +141,9 @@ def test_the_clock_is_locked_while_shapes_are_measured_and_the_report_says_so(re
 
 
 @without_gpu
-def test_contenders_that_cannot_run_are_named_with_the_reason(report):
+def test_candidates_that_cannot_run_are_named_with_the_reason(report):
     (missing,) = report.left_out
-    assert missing.contender == "tensorrt:fp16"
+    assert missing.candidate == "tensorrt:fp16"
     assert "needs an NVIDIA GPU" in missing.reason
 
 
@@ -152,7 +152,7 @@ def test_a_foreign_graph_is_timed_against_onnxruntime(exported):
     report = bench_model(path, shapes=[Shape(1, 8, 8)], choices=["openvino"], seconds_each=0.05, threads=1)
     assert report.baseline == "onnxruntime:fp32"
     assert report.reference == "onnxruntime:fp32, graph as written"
-    assert {one.contender for one in report.results} == {"onnxruntime:fp32", "openvino:fp32"}
+    assert {one.candidate for one in report.results} == {"onnxruntime:fp32", "openvino:fp32"}
     assert all(one.parity.verified for one in report.results)
 
 
@@ -162,11 +162,11 @@ def test_a_shape_that_the_network_does_not_take_is_an_error(make_bundle, tmp_pat
         bench_model(bundle.path, shapes=[Shape(1, 7, 8)], choices=[], seconds_each=0.05)
 
 
-def test_a_contender_that_fails_does_not_take_the_others_with_it(exported, make_bundle, tmp_path):
+def test_a_candidate_that_fails_does_not_take_the_others_with_it(exported, make_bundle, tmp_path):
     bundle = make_bundle("compact-x1", tmp_path, graph=exported("rrdbnet-x2").path)  # takes even sides only
     report = bench_model(bundle.path, shapes=[Shape(1, 7, 9)], choices=["openvino"], seconds_each=0.05)
-    assert [one.contender for one in report.results] == ["torch:fp32+nchw"]
-    assert [one.contender for one in report.left_out] == ["openvino:fp32 at 1x7x9"]
+    assert [one.candidate for one in report.results] == ["torch:fp32+nchw"]
+    assert [one.candidate for one in report.left_out] == ["openvino:fp32 at 1x7x9"]
 
 
 def test_the_worker_answers_line_by_line(bundle, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sr_deploy.bench import choices
-from sr_deploy.bench.choices import parse_contender
+from sr_deploy.bench.choices import parse_candidate
 from sr_deploy.bundle import parse_shape
 from sr_deploy.errors import RecipeError
 
@@ -48,7 +48,7 @@ def test_each_scenario_can_run(run_all, monkeypatch):
     for scenario in scenarios.values():
         if scenario.bench is not None:
             assert [str(parse_shape(one)) for one in scenario.bench.shapes] == list(scenario.bench.shapes)
-            assert [str(parse_contender(one)) for one in scenario.bench.backends] == list(scenario.bench.backends)
+            assert [str(parse_candidate(one)) for one in scenario.bench.backends] == list(scenario.bench.backends)
         else:
             script, *words = scenario.script.words
             options = {word for word in words if word.startswith("--")}
@@ -139,7 +139,7 @@ def test_pages_are_rewritten_from_the_results(run_all, report, tmp_path):
         assert "; `sr-deploy bench`" in written
         assert measured.machine.cpu in written
     assert [line.split(" | ")[0] for line in readme.splitlines() if line.startswith("| ")][1:] == [
-        f"| {one.contender.split(':')[0]}" for one in measured.results
+        f"| {one.candidate.split(':')[0]}" for one in measured.results
     ]
     assert "| fp32+nchw |" in readme
     pages.write_tables(["photo", "video-720p"], results)

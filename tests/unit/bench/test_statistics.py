@@ -16,15 +16,15 @@ def test_figures_of_known_samples():
 def test_a_slow_moment_of_the_machine_leaves_the_speed_up_as_it_is():
     slow_down = [1, 1, 5, 1, 3]  # of the machine, round by round
     baseline = [[0.4 * factor] * 2 for factor in slow_down]
-    contender = [[0.1 * factor] * 3 for factor in slow_down]
-    speedup = compare_speed(baseline, contender)
+    candidate = [[0.1 * factor] * 3 for factor in slow_down]
+    speedup = compare_speed(baseline, candidate)
     assert (speedup.ratio, speedup.low, speedup.high) == pytest.approx((4, 4, 4))
 
 
 def test_the_spread_is_that_of_the_rounds():
     baseline = [[1.0]] * 11
-    contender = [[1 / ratio] for ratio in range(1, 12)]  # ratios 1 to 11
-    speedup = compare_speed(baseline, contender)
+    candidate = [[1 / ratio] for ratio in range(1, 12)]  # ratios 1 to 11
+    speedup = compare_speed(baseline, candidate)
     assert (speedup.ratio, speedup.low, speedup.high) == pytest.approx((6, 2, 10))
 
 
@@ -44,7 +44,7 @@ def test_warm_up_ends_when_calls_take_the_same_time(seconds, warm):
     assert is_warm(seconds, budget=2.0) is warm
 
 
-def test_fast_contenders_get_more_calls_and_slow_ones_their_rounds():
+def test_fast_candidates_get_more_calls_and_slow_ones_their_rounds():
     schedule = plan_schedule([0.2, 0.01, 0.0001], seconds_each=2)
     assert schedule.calls == (1, 10, 20)
     assert schedule.primed == (False, True, True)

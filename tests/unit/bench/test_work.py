@@ -2,7 +2,7 @@ import pytest
 
 from sr_deploy.arch.registry import describe_cost
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.bench.choices import parse_contender
+from sr_deploy.bench.choices import parse_candidate
 from sr_deploy.bench.work import Work, describe_roofline, find_work
 from sr_deploy.bundle import Shape
 from sr_deploy.measure.peak import Peaks
@@ -34,20 +34,20 @@ def test_published_networks_cost_what_is_counted_by_hand(spec, megaflops):
     [("torch:fp32", "fp32", 4), ("torch:bf16+compile", "bf16", 2), ("openvino:fp32", "fp32", 4)],
 )
 def test_work_is_counted_in_the_precision_that_computes(bundle, name, precision, bytes_of_a_weight):
-    work = find_work(open_model(bundle.path), parse_contender(name), SHAPE, on_cpu=True)
+    work = find_work(open_model(bundle.path), parse_candidate(name), SHAPE, on_cpu=True)
     assert dict(work.flops) == {precision: FLOPS * PIXELS}
     assert work.least_bytes == pytest.approx(END_BYTES + PARAMETERS * bytes_of_a_weight, abs=100)  # sizes of Resize
     assert work.layer_bytes > work.least_bytes
 
 
 def test_what_a_cpu_computes_in_fp32_counts_as_that(bundle):
-    model, choice = open_model(bundle.path), parse_contender("onnxruntime:fp16")
+    model, choice = open_model(bundle.path), parse_candidate("onnxruntime:fp16")
     assert set(find_work(model, choice, SHAPE, on_cpu=True).flops) == {"fp32"}
     assert set(find_work(model, choice, SHAPE, on_cpu=False).flops) == {"fp16"}
 
 
 def test_a_checkpoint_alone_is_counted_by_its_architecture(bundle):
-    work = find_work(open_model(bundle.reference), parse_contender("torch:bf16"), SHAPE, on_cpu=True)
+    work = find_work(open_model(bundle.reference), parse_candidate("torch:bf16"), SHAPE, on_cpu=True)
     assert work == Work({"bf16": FLOPS * PIXELS}, END_BYTES + 2 * PARAMETERS, None)
 
 

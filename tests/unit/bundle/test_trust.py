@@ -31,9 +31,9 @@ from sr_deploy.engine.bundle import build_engines
 from sr_deploy.errors import BackendError
 from sr_deploy.gpus import Gpu, visible_gpus
 from sr_deploy.model import open_model
+from sr_deploy.runners.autotune import AutotuneResult
 from sr_deploy.runners.engines import find_engine, list_untrusted, make_search
 from sr_deploy.runners.open_engine import KernelCache, load_engine
-from sr_deploy.runners.race import RaceResult
 from sr_deploy.upscale.backend import choose_backend
 
 ROOT = Path(__file__).parents[3]
@@ -144,8 +144,8 @@ def test_auto_treats_an_untrusted_engine_as_absent_and_says_so(bundle, elsewhere
     monkeypatch.setattr("sr_deploy.gpus._ask_once", lambda: (RTX_4090,))
     monkeypatch.setattr("sr_deploy.upscale.backend._why_torch_sees_no_gpu", lambda: "")
     monkeypatch.setattr(
-        "sr_deploy.runners.race.race_choices",
-        lambda _, candidates, **__: RaceResult(candidates[0], Shape(1, 32, 32), {str(candidates[0]): 1.0}, {}),
+        "sr_deploy.runners.autotune.autotune",
+        lambda _, candidates, **__: AutotuneResult(candidates[0], Shape(1, 32, 32), {str(candidates[0]): 1.0}, {}),
     )
     with caplog.at_level("INFO"):
         chosen = choose_backend(open_model(bundle.path), "auto")

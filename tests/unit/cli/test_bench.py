@@ -47,7 +47,7 @@ def test_json_is_the_report_alone(report):
     assert [run.shape for run in report.runs] == ["1x16x16"]
     assert report.command.startswith("sr-deploy bench /")
     assert report.command.endswith("compact-x1 --shape 1x16x16 --backend onnxruntime --seconds 0.05")
-    assert {one.contender for one in report.results} == {"torch:fp32+nchw", "onnxruntime:fp32"}
+    assert {one.candidate for one in report.results} == {"torch:fp32+nchw", "onnxruntime:fp32"}
 
 
 def test_files_are_written_beside(made, report):
@@ -62,7 +62,7 @@ def test_the_table_says_what_was_measured(report):
     (row,) = [line for line in text.splitlines() if "torch:fp32+nchw" in line]
     assert "baseline" in row
     (row,) = [line for line in text.splitlines() if "onnxruntime:fp32" in line]
-    graph = next(one for one in report.results if one.contender == "onnxruntime:fp32")
+    graph = next(one for one in report.results if one.candidate == "onnxruntime:fp32")
     cells = [cell.strip() for cell in row.split("│")[1:-1]]
     assert re.fullmatch(r"[\d.]+ ms ±\d+ %", cells[1])
     assert float(cells[1].split()[0]) == pytest.approx(graph.median_ms, rel=0.005)  # three digits at least
@@ -96,7 +96,7 @@ def test_what_ran_on_a_gpu_has_a_second_table_that_fits(report, width):
     )
     figures = {"device": "cuda:0", "device_memory_mib": 321.4, "device_timing": timing}
     results = tuple(
-        one.model_copy(update=figures if one.contender == "torch:fp32+nchw" else {}) for one in report.results
+        one.model_copy(update=figures if one.candidate == "torch:fp32+nchw" else {}) for one in report.results
     )
     text = draw(report.model_copy(update={"results": results}), width)
     assert max(map(len, text.splitlines())) <= width
@@ -117,7 +117,7 @@ def test_the_lines_below_name_machine_versions_and_command(report):
 def test_what_is_missing_and_a_busy_machine_are_named(made):
     raw = json.loads((made / "report.json").read_text())
     raw["left_out"] = [
-        {"contender": name, "reason": f"{name} needs an NVIDIA GPU"} for name in ("tensorrt:fp32", "tensorrt:fp16")
+        {"candidate": name, "reason": f"{name} needs an NVIDIA GPU"} for name in ("tensorrt:fp32", "tensorrt:fp16")
     ]
     raw["runs"][0]["others_load"] = 1.31
     raw["results"][0]["parity"] |= {"verified": False, "psnr_db": 12.3}
@@ -126,7 +126,7 @@ def test_what_is_missing_and_a_busy_machine_are_named(made):
     assert "not timed: tensorrt:fp32, tensorrt:fp16: needs an NVIDIA GPU" in lines
     assert any(line.startswith("WARNING: other processes kept 1.3 processors busy") for line in lines)
     assert (
-        f"WARNING: not steady when the warm-up's time was spent: {raw['results'][1]['contender']} at 1x16x16" in lines
+        f"WARNING: not steady when the warm-up's time was spent: {raw['results'][1]['candidate']} at 1x16x16" in lines
     )
     raw["runs"][0]["others_load"], raw["results"][1]["steady"] = 0.05, True
     raw["results"][0]["steady"] = True

@@ -1,4 +1,4 @@
-"""Which choice is the fastest: a race whose times are known, and what is remembered of it."""
+"""Which choice is the fastest: autotuning with known times, and what is remembered of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sr_deploy.backends import BackendChoice, parse_backend
 from sr_deploy.cache import cache_folder
 from sr_deploy.errors import BackendError
 from sr_deploy.model import open_model
-from sr_deploy.runners import race
+from sr_deploy.runners import autotune
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.fastest import KIND, Answer, find_fastest
 from sr_deploy.runners.protocol import RunnerSpec
@@ -22,7 +22,7 @@ FP32 = (BackendChoice("openvino"), BackendChoice("onnxruntime"))
 
 
 class KnownRunner(BaseRunner):
-    """Takes a known time, as far as a race can tell, and fails from a known call on."""
+    """Takes a known time, as far as autotuning can tell, and fails from a known call on."""
 
     def __init__(self, choice: BackendChoice, seconds: float, fails_at: int = 10**9) -> None:
         super().__init__(RunnerSpec(choice.backend, "0", choice.precision, "cpu", 4, 3))
@@ -55,7 +55,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def contenders(monkeypatch):
+def candidates(monkeypatch):
     """Puts runners in the place of real ones; a string in the place of a runner is why it does not open."""
     runners: dict[str, KnownRunner | str] = {}
 
@@ -70,9 +70,9 @@ def contenders(monkeypatch):
             call()
         return [call.__self__.runner.seconds] * calls
 
-    monkeypatch.setattr(race, "open_runner", open_one)
-    monkeypatch.setattr(race, "time_turn", time_known)
-    monkeypatch.setattr(race, "time_call", lambda call: time_known(call)[0])
+    monkeypatch.setattr(autotune, "open_runner", open_one)
+    monkeypatch.setattr(autotune, "time_turn", time_known)
+    monkeypatch.setattr(autotune, "time_call", lambda call: time_known(call)[0])
 
     def enter(**seconds: float | str | KnownRunner) -> list[BackendChoice]:
         choices = [parse_backend(name.replace("_", ":")) for name in seconds]
@@ -86,19 +86,19 @@ def contenders(monkeypatch):
 
 @pytest.fixture
 def finish_race(monkeypatch):
-    """Lets every race end in a known way."""
+    """Lets autotuning end in a known way."""
 
     def finish(winner: BackendChoice, milliseconds: dict[str, float] | None = None, **failed: str) -> None:
         failures = {name.replace("_", ":"): reason for name, reason in failed.items()}
-        result = race.RaceResult(winner, race.Shape(1, 8, 8), milliseconds or {}, failures)
-        monkeypatch.setattr(race, "race_choices", lambda *_args, **_options: result)
+        result = autotune.AutotuneResult(winner, autotune.Shape(1, 8, 8), milliseconds or {}, failures)
+        monkeypatch.setattr(autotune, "autotune", lambda *_args, **_options: result)
 
     return finish
 
 
-def test_the_fastest_wins_and_slow_ones_stop_early(graph, contenders):
-    choices = contenders(torch_fp32=0.06, openvino_int8=0.002, onnxruntime_fp32=0.0026, openvino_fp32=0.0022)
-    result = race.race_choices(graph, choices)
+def test_the_fastest_wins_and_slow_ones_stop_early(graph, candidates):
+    choices = candidates(torch_fp32=0.06, openvino_int8=0.002, onnxruntime_fp32=0.0026, openvino_fp32=0.0022)
+    result = autotune.autotune(graph, choices)
     assert result.winner == BackendChoice("openvino", "int8")
     assert result.milliseconds == {
         "openvino:int8": 2.0,
@@ -108,21 +108,21 @@ def test_the_fastest_wins_and_slow_ones_stop_early(graph, contenders):
     }
     assert str(result.shape) == "1x128x128"  # a small network takes the largest tile
     assert result.failed == {}
-    calls = {str(choice): contenders.runners[str(choice)].calls for choice in choices}
+    calls = {str(choice): candidates.runners[str(choice)].calls for choice in choices}
     assert calls["torch:fp32"] == 2  # one that compiles, one that is timed
     assert calls["onnxruntime:fp32"] == 2 + 3 * 11  # three rounds of ten calls and one that wakes the threads
     assert calls["openvino:int8"] == calls["openvino:fp32"] == 2 + 9 * 11
-    assert all(runner.is_closed for runner in contenders.runners.values())
+    assert all(runner.is_closed for runner in candidates.runners.values())
 
 
-def test_what_fails_is_named_and_the_others_go_on(graph, contenders):
-    choices = contenders(
+def test_what_fails_is_named_and_the_others_go_on(graph, candidates):
+    choices = candidates(
         openvino_int8="no memory for it",
         openvino_bf16=KnownRunner(BackendChoice("openvino", "bf16"), 0.001, fails_at=5),
         torch_bf16=KnownRunner(BackendChoice("torch", "bf16"), 0.001, fails_at=9),
         onnxruntime_fp32=0.1,
     )
-    result = race.race_choices(graph, choices)
+    result = autotune.autotune(graph, choices)
     assert result.winner == BackendChoice("onnxruntime")  # dropped as hopeless before the faster ones failed
     assert result.failed == {
         "openvino:int8": "no memory for it",
@@ -130,30 +130,30 @@ def test_what_fails_is_named_and_the_others_go_on(graph, contenders):
         "torch:bf16": "torch:bf16 is out of order",
     }
     with pytest.raises(BackendError, match=r"nothing computes .* here: no memory for it"):
-        race.race_choices(graph, choices[:1])
+        autotune.autotune(graph, choices[:1])
 
 
 @pytest.mark.parametrize(("fp32", "winner"), [(1.02, "onnxruntime:fp32"), (1.05, "openvino:int8")])
-def test_of_two_that_are_as_fast_the_more_precise_is_taken(graph, contenders, fp32, winner):
-    one, other = contenders(openvino_int8=0.0, onnxruntime_fp32=0.0)
+def test_of_two_that_are_as_fast_the_more_precise_is_taken(graph, candidates, fp32, winner):
+    one, other = candidates(openvino_int8=0.0, onnxruntime_fp32=0.0)
     lr_NCHW = np.zeros((1, 3, 8, 8), np.float32)
-    racers = [race._Racer(choice, contenders.runners[str(choice)], lr_NCHW) for choice in (one, other)]
-    racers[0].seconds, racers[1].seconds = 1.0, fp32
-    picked = race._Race(racers).pick()
+    candidates = [autotune._Candidate(choice, candidates.runners[str(choice)], lr_NCHW) for choice in (one, other)]
+    candidates[0].seconds, candidates[1].seconds = 1.0, fp32
+    picked = autotune._Autotuner(candidates).pick()
     assert str(picked.choice) == winner
 
 
 def test_tiles_suit_the_network(graph, monkeypatch, make_bundle, tmp_path):
     spec = RunnerSpec("openvino", "0", "fp32", "cpu", 4, 3)
-    cost = race.describe_graph_cost(graph.path)
+    cost = autotune.describe_graph_cost(graph.path)
     for flops, side in ((1.24e6, 128), (11.4e6, 64), (35.9e6, 48), (1e9, 32)):
         monkeypatch.setattr(
-            race, "describe_graph_cost", lambda _path, flops=flops: replace(cost, flops_per_input_pixel=flops)
+            autotune, "describe_graph_cost", lambda _path, flops=flops: replace(cost, flops_per_input_pixel=flops)
         )
-        assert race._draw_tile(graph, spec).shape == (1, 3, side, side)
-        assert race._draw_tile(graph, replace(spec, input_multiple=24)).shape[2] % 24 == 0
+        assert autotune._draw_tile(graph, spec).shape == (1, 3, side, side)
+        assert autotune._draw_tile(graph, replace(spec, input_multiple=24)).shape[2] % 24 == 0
     profile = make_bundle("compact-x4", tmp_path).manifest.profiles[0]  # 1x8x8 to 1x32x32
-    assert race._draw_tile(graph, replace(spec, profiles=(profile,))).shape == (1, 3, 32, 32)
+    assert autotune._draw_tile(graph, replace(spec, profiles=(profile,))).shape == (1, 3, 32, 32)
 
 
 def test_it_is_measured_once(graph, own_cache, monkeypatch, caplog):
@@ -167,7 +167,7 @@ def test_it_is_measured_once(graph, own_cache, monkeypatch, caplog):
     assert answer.chosen == str(chosen)
     assert set(answer.milliseconds) == {"openvino:fp32", "onnxruntime:fp32"}
 
-    monkeypatch.setattr(race, "race_choices", lambda *_args, **_options: pytest.fail("measured again"))
+    monkeypatch.setattr(autotune, "autotune", lambda *_args, **_options: pytest.fail("measured again"))
     caplog.clear()
     assert find_fastest(graph, FP32) == chosen
     assert find_fastest(graph, FP32[:1], threads=7) == FP32[0]  # nothing to choose from: nothing to measure

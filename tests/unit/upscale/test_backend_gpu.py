@@ -15,7 +15,7 @@ from sr_deploy.engine.bundle import build_engines
 from sr_deploy.errors import BackendError
 from sr_deploy.gpus import Gpu, visible_gpus
 from sr_deploy.model import open_model
-from sr_deploy.runners.race import RaceResult
+from sr_deploy.runners.autotune import AutotuneResult
 from sr_deploy.upscale.backend import choose_backend
 
 pytestmark = [
@@ -49,11 +49,11 @@ def raced(monkeypatch):
     """What is timed against each other; the first of them wins."""
     seen = []
 
-    def race(_, candidates, **__):
+    def autotune(_, candidates, **__):
         seen.append([str(choice) for choice in candidates])
-        return RaceResult(candidates[0], Shape(1, 32, 32), {str(candidates[0]): 1.0}, {})
+        return AutotuneResult(candidates[0], Shape(1, 32, 32), {str(candidates[0]): 1.0}, {})
 
-    monkeypatch.setattr("sr_deploy.runners.race.race_choices", race)
+    monkeypatch.setattr("sr_deploy.runners.autotune.autotune", autotune)
     return seen
 
 

@@ -110,7 +110,7 @@ def test_every_kind_is_timed(foreign):
     report = bench_model(
         path, shapes=[Shape(1, 20, 24)], choices=[f"onnxruntime:{precision}"], seconds_each=0.05, threads=1
     )
-    assert [result.contender for result in report.results] == [f"onnxruntime:{precision}"]
+    assert [result.candidate for result in report.results] == [f"onnxruntime:{precision}"]
     assert report.results[0].median_ms > 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.backends import INT8_BF16, BackendChoice, parse_backend
-from sr_deploy.bench.choices import parse_contender
+from sr_deploy.bench.choices import parse_candidate
 from sr_deploy.bundle import open_bundle
 from sr_deploy.certification import verify_model
 from sr_deploy.cli import main
@@ -32,8 +32,8 @@ def test_it_is_written_with_a_plus_that_is_no_variants():
     assert parse_backend("openvino:int8+bf16") == INT8_BF16 != BackendChoice("openvino", "int8")
     assert str(INT8_BF16) == "openvino:int8+bf16"
     for text in ("openvino:int8+bf16", "openvino:int8+bf16+fixed", "openvino:int8+fixed"):
-        assert str(parse_contender(text)) == text
-    assert parse_contender("openvino:int8+bf16+fixed").backend == INT8_BF16
+        assert str(parse_candidate(text)) == text
+    assert parse_candidate("openvino:int8+bf16+fixed").backend == INT8_BF16
     with pytest.raises(InputError, match=r"unknown precision 'int8\+bf16'.* and openvino:int8\+bf16"):
         parse_backend("onnxruntime:int8+bf16")
 

@@ -1,4 +1,4 @@
-"""The other end of `worker`: a contender in its own process."""
+"""The other end of `worker`: a candidate in its own process."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from sr_deploy.errors import BackendError
 
 @dataclass(frozen=True)
 class TurnsOf:
-    """The turns of a contender of one kind, for `run_rounds`."""
+    """The turns of a candidate of one kind, for `run_rounds`."""
 
-    contender: Contender
+    candidate: Candidate
     kind: TurnKind
 
     def take_turn(self, calls: int, primed: bool) -> list[float]:
         """Seconds of each of `calls` calls."""
-        return self.contender.take_turn(calls, primed, self.kind)
+        return self.candidate.take_turn(calls, primed, self.kind)
 
 
-class Contender:
+class Candidate:
     """A backend that was loaded in a process of its own and waits for its turns."""
 
     def __init__(self, title: str, request: OpenRequest) -> None:

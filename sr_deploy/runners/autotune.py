@@ -34,7 +34,7 @@ _PAUSE_SECONDS = 0.01  # threads of the one before go to sleep
 
 
 @dataclass(frozen=True)
-class RaceResult:
+class AutotuneResult:
     """What was measured."""
 
     winner: BackendChoice
@@ -47,9 +47,9 @@ class RaceResult:
     """Choices that did not open or compute, and why."""
 
 
-def race_choices(
+def autotune(
     model: Model, candidates: Sequence[BackendChoice], *, device: str | None = None, threads: int | None = None
-) -> RaceResult:
+) -> AutotuneResult:
     """Time the choices in turns, A B C A B C ...
 
     The quickest call of each counts: on a machine that does other work too, it is the one that was disturbed least.
@@ -64,30 +64,30 @@ def race_choices(
         BackendError: none of them computes this model.
     """
     with contextlib.ExitStack() as stack:
-        race = _Race()
+        tuner = _Autotuner()
         for choice in candidates:
             try:
                 runner = stack.enter_context(open_runner(model, choice, device=device, threads=threads))
-                race.racers.append(_Racer(choice, runner, _draw_tile(model, runner.spec)))
+                tuner.candidates.append(_Candidate(choice, runner, _draw_tile(model, runner.spec)))
             except BackendError as error:
-                race.failed[str(choice)] = str(error)
-            race.drop_slow(_HOPELESS)
-        race.run()
-        winner = race.pick()
+                tuner.failed[str(choice)] = str(error)
+            tuner.drop_slow(_HOPELESS)
+        tuner.run()
+        winner = tuner.pick()
     if winner is None:
-        raise BackendError(f"nothing computes {model.path} here: {'; '.join(race.failed.values())}")
-    ranked = sorted(race.racers, key=lambda one: one.seconds)
+        raise BackendError(f"nothing computes {model.path} here: {'; '.join(tuner.failed.values())}")
+    ranked = sorted(tuner.candidates, key=lambda one: one.seconds)
     n, _, h, w = winner.lr_NCHW.shape
-    return RaceResult(
+    return AutotuneResult(
         winner=winner.choice,
         shape=Shape(n, h, w),
         milliseconds={str(one.choice): round(1e3 * one.seconds, 3) for one in ranked},
-        failed=race.failed,
+        failed=tuner.failed,
     )
 
 
 @dataclass
-class _Racer:
+class _Candidate:
     """A choice that takes turns."""
 
     choice: BackendChoice
@@ -115,15 +115,15 @@ class _Racer:
 
 
 @dataclass
-class _Race:
+class _Autotuner:
     """Who takes part, and who failed."""
 
-    racers: list[_Racer] = field(default_factory=list)
+    candidates: list[_Candidate] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
     @property
-    def running(self) -> list[_Racer]:
-        return [one for one in self.racers if not one.dropped]
+    def running(self) -> list[_Candidate]:
+        return [one for one in self.candidates if not one.dropped]
 
     def run(self) -> None:
         started = time.monotonic()
@@ -146,9 +146,9 @@ class _Race:
             if one.seconds > times * fastest:
                 one.drop()
 
-    def pick(self) -> _Racer | None:
+    def pick(self) -> _Candidate | None:
         """The winner: of all that did not fail, since those that were dropped may be all that is left."""
-        able = [one for one in self.racers if str(one.choice) not in self.failed]
+        able = [one for one in self.candidates if str(one.choice) not in self.failed]
         fastest = min((one.seconds for one in able), default=math.inf)
         alike = [one for one in able if one.seconds <= _ALIKE * fastest]
         return min(alike, key=lambda one: (_rank_precision(one.choice), one.seconds), default=None)
