@@ -132,5 +132,5 @@ def _find_loss(result: ExportResult, backend: BackendChoice) -> tuple[float, flo
         return entry.drop_db or 0.0, None
     if backend.precision == "int8" and int8 is not None:
         return int8.drop_db, int8.upper_db
-    ledgers = [one for one in result.verification.ledgers if one.precision == backend.precision]
-    return (ledgers[-1].drop_db if ledgers and backend.precision != "fp32" else 0.0), None
+    error_budgets = [one for one in result.verification.error_budgets if one.precision == backend.precision]
+    return (error_budgets[-1].drop_db if error_budgets and backend.precision != "fp32" else 0.0), None

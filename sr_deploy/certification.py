@@ -18,7 +18,7 @@ from sr_deploy.bundle import (
     Check,
     EngineBackend,
     EngineOptions,
-    Ledger,
+    ErrorBudget,
     NotRun,
     Profile,
     Thresholds,
@@ -29,11 +29,11 @@ from sr_deploy.bundle.engine_folder import EngineFolder, engines_of_graph
 from sr_deploy.bundle.store import PAGE_NAME, blaming_bundle
 from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.bundle.verdict import Judgment, Verdict
-from sr_deploy.drift import Tell, measure_ledgers
 from sr_deploy.engine.build import OnProgress
 from sr_deploy.engine.bundle import BuildResult
 from sr_deploy.engine.bundle import build_engines as build_in_folder
 from sr_deploy.engine.profiles import check_profiles
+from sr_deploy.error_budget import Tell, measure_error_budgets
 from sr_deploy.errors import GraphError, InputError
 from sr_deploy.files import require_file
 from sr_deploy.model import Model, open_model
@@ -82,9 +82,9 @@ class Verification:
         return self.found.checks
 
     @property
-    def ledgers(self) -> tuple[Ledger, ...]:
+    def error_budgets(self) -> tuple[ErrorBudget, ...]:
         """One for each chain that was measured."""
-        return self.found.ledgers
+        return self.found.error_budgets
 
     @property
     def not_run(self) -> tuple[NotRun, ...]:
@@ -136,16 +136,16 @@ def verify_model(
 
     Every artifact is compared with PyTorch in float64, or for a graph without weights with ONNX Runtime in FP32, on a
     grid of shapes and contents. Of a bundle the weights of each graph are held against those of the FP32 one,
-    the precision of every layer against the manifest, engines against their records and graphs, and the drift ledger
-    says which stage loses how much. The result goes into its `certificate.json` and `certificate.html`, whether it
+    the precision of every layer against the manifest, engines against their records and graphs, and the error budget by
+    stage says which one loses how much. The result goes into its `certificate.json` and `certificate.html`, whether it
     passed or not; a bundle that ships with sr-deploy stays as it is.
 
     Args:
         model: a bundle, an ONNX file or a checkpoint, or its path.
         thresholds: what to meet, by precision; what is left out is what the bundle asks, or the default. What is
             measured against others than the bundle's does not go into its certificate.
-        choices: what to run; None: everything that runs here. With choices there is no ledger, and the verdict is of
-            the graphs of their precisions.
+        choices: what to run; None: everything that runs here. With choices there is no error budget, and the verdict is
+            of the graphs of their precisions.
         deep: hold the FP32 graph against what PyTorch's exporter makes of the network too; takes up to a minute.
         source: the checkpoint or run that the bundle says it was made of, to hold it against.
         accept: names of findings, as the verdict has them, that this user accepts from now on.
@@ -179,7 +179,7 @@ def verify_model(
                 checks += check_graphs(model, bundle, deep=deep, tell=tell)
             checks += [] if source is None else [check_source(model, source)]
             checks += [] if signed is None else [signed]
-        ledgers: tuple[Ledger, ...] = ()
+        error_budgets: tuple[ErrorBudget, ...] = ()
         with blaming_bundle(bundle):
             checks += check_engines(model, again=deep, tell=tell)
             verified = verify_backends(
@@ -193,11 +193,13 @@ def verify_model(
             if bundle is not None and verified.invented:
                 standing, checks[0] = distrust(bundle, checks[0], verified.invented)
             if choices is None and model.precisions:
-                tell("drift ledger")
-                ledgers = tuple(measure_ledgers(model, tell))
+                tell("error budget by stage")
+                error_budgets = tuple(measure_error_budgets(model, tell))
         if bundle is not None:
-            checks += _check_drops(bundle, ledgers)
-        found = Found(verified.entries, tuple(checks), ledgers, (*list_not_run(model, choices), *verified.not_run))
+            checks += _check_drops(bundle, error_budgets)
+        found = Found(
+            verified.entries, tuple(checks), error_budgets, (*list_not_run(model, choices), *verified.not_run)
+        )
         certificate = found.added_to(standing)
         asked = None if choices is None else {choice.precision for choice in choices if choice.backend != "torch"}
         judgment = judge_found(model, certificate, found, asked=asked, thresholds=thresholds)
@@ -218,7 +220,7 @@ def _count_most_pixels(model: Model) -> float | None:
     return None if not per_pixel or free is None else MEMORY_SHARE * free / per_pixel
 
 
-def _check_drops(bundle: Bundle, ledgers: Sequence[Ledger]) -> list[Check]:
+def _check_drops(bundle: Bundle, error_budgets: Sequence[ErrorBudget]) -> list[Check]:
     """What graphs lose against ground truth, where somebody said how much they may."""
     int8, graph = bundle.manifest.int8, bundle.manifest.graph("int8")
     checks = []
@@ -226,12 +228,12 @@ def _check_drops(bundle: Bundle, ledgers: Sequence[Ledger]) -> list[Check]:
         said = int8.describe_loss()
         findings = () if int8.passed else (f"kept with --force: {said}",)
         checks.append(_make_drop(graph.file, graph.sha256, f"when it was made: {said}", findings))
-    for ledger in ledgers:
-        allowed = bundle.manifest.thresholds_for(ledger.precision).max_drop_db
+    for budget in error_budgets:
+        allowed = bundle.manifest.thresholds_for(budget.precision).max_drop_db
         if allowed is not None:
-            said = f"{ledger.drop_db:.3f} dB lost on {ledger.inputs}, {allowed:.3f} allowed"
-            findings = (said,) if ledger.drop_db > allowed else ()
-            checks.append(_make_drop(ledger.file, ledger.sha256, f"in the drift ledger: {said}", findings))
+            said = f"{budget.drop_db:.3f} dB lost on {budget.inputs}, {allowed:.3f} allowed"
+            findings = (said,) if budget.drop_db > allowed else ()
+            checks.append(_make_drop(budget.file, budget.sha256, f"in the error budget by stage: {said}", findings))
     return checks
 
 

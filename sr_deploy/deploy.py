@@ -94,7 +94,7 @@ class ExportResult:
     not_run: tuple[NotRun, ...]
     """What could not be measured here, and why."""
     verification: Verification
-    """All that was found: the entries above, what is in the files, the drift ledger."""
+    """All that was found: the entries above, what is in the files, the error budget by stage."""
     saving: GraphSaving | None = None
     """What rewriting the graph saved; None if the spec leaves it plain."""
     half_plan: HalfPlan | None = None

@@ -205,7 +205,7 @@ class Check(Record):
         return not self.not_checked and self.depth >= other.depth
 
 
-class LedgerStage(Record):
+class BudgetStage(Record):
     """One step on the way from the trained network to a picture on disk."""
 
     name: str
@@ -224,7 +224,7 @@ class LedgerStage(Record):
     """How much of `truth_psnr_db` this stage lost against the one before; negative: gained by chance."""
 
 
-class Ledger(Record):
+class ErrorBudget(Record):
     """Where the tenths of a dB go: one chain of stages, on the same photographs throughout."""
 
     precision: Precision
@@ -239,11 +239,11 @@ class Ledger(Record):
     """What was shown, as in `2 photographs of 64x128`."""
     measured_at: Timestamp
     """UTC, ISO 8601."""
-    stages: tuple[LedgerStage, ...] = Field(min_length=1)
+    stages: tuple[BudgetStage, ...] = Field(min_length=1)
     """In their order, PyTorch first."""
 
     @property
-    def worst_stage(self) -> LedgerStage:
+    def worst_stage(self) -> BudgetStage:
         """The one that lost most against the photographs."""
         return max(self.stages, key=lambda stage: stage.lost_db)
 
@@ -305,7 +305,7 @@ class Certificate(Record):
     """Newest measurement of each."""
     checks: tuple[Check, ...] = ()
     """Newest of each kind for each file, and deeper ones that found something which the newest did not look for."""
-    ledgers: tuple[Ledger, ...] = ()
+    error_budgets: tuple[ErrorBudget, ...] = ()
     """Newest for each precision and machine."""
     accepted: tuple[Acceptance, ...] = ()
     """Findings that were accepted; one counts only for the user who accepted it."""
@@ -331,16 +331,16 @@ class Certificate(Record):
         kept = tuple(old for old in self.checks if not any(new.clears(old) for new in checks))
         return self.model_copy(update={"checks": (*kept, *checks)})
 
-    def with_ledger(self, ledger: Ledger) -> Certificate:
-        """A copy in which `ledger` replaces that of the same precision and machine."""
-        identity = (ledger.precision, ledger.machine)
-        kept = tuple(other for other in self.ledgers if (other.precision, other.machine) != identity)
-        return self.model_copy(update={"ledgers": (*kept, ledger)})
+    def with_error_budget(self, budget: ErrorBudget) -> Certificate:
+        """A copy in which `budget` replaces that of the same precision and machine."""
+        identity = (budget.precision, budget.machine)
+        kept = tuple(other for other in self.error_budgets if (other.precision, other.machine) != identity)
+        return self.model_copy(update={"error_budgets": (*kept, budget)})
 
     def files(self) -> tuple[str, ...]:
         """Every file that it speaks of."""
         named = [entry.artifact.file for entry in self.entries] + [check.file for check in self.checks]
-        named += [stage.file for ledger in self.ledgers for stage in ledger.stages if stage.file is not None]
+        named += [stage.file for budget in self.error_budgets for stage in budget.stages if stage.file is not None]
         return tuple(dict.fromkeys(named))
 
     def without_file(self, file: str) -> Certificate:
@@ -349,8 +349,8 @@ class Certificate(Record):
             update={
                 "entries": tuple(entry for entry in self.entries if entry.artifact.file != file),
                 "checks": tuple(check for check in self.checks if check.file != file),
-                "ledgers": tuple(
-                    ledger for ledger in self.ledgers if file not in {stage.file for stage in ledger.stages}
+                "error_budgets": tuple(
+                    budget for budget in self.error_budgets if file not in {stage.file for stage in budget.stages}
                 ),
             }
         )

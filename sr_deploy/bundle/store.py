@@ -93,7 +93,7 @@ class Bundle(EngineFolder):
                 certificate = certificate.without_file(file)
         spoken_of = [entry.artifact for entry in certificate.entries]
         looked_at = [(check.file, check.sha256) for check in certificate.checks]
-        looked_at += [(ledger.file, ledger.sha256) for ledger in certificate.ledgers]
+        looked_at += [(error_budget.file, error_budget.sha256) for error_budget in certificate.error_budgets]
         spoken_of += [FileRecord(file=file, sha256=sha256) for file, sha256 in looked_at if sha256 is not None]
         for record in dict.fromkeys(spoken_of):
             check_file(self.path, record)

@@ -24,7 +24,7 @@ class Thresholds(BaseModel):
     """Greatest absolute difference of unclamped outputs, in units of the [0, 1] range; at most this."""
 
     max_drop_db: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """What the graph may lose against ground truth, in dB of PSNR, in the drift ledger's photographs together."""
+    """What the graph may lose against ground truth, in dB of PSNR, over the photographs of the error budget."""
 
     def met_by(self, comparison: Comparison) -> bool:
         """Whether one comparison meets them."""

@@ -11,7 +11,7 @@ from sr_deploy.cli.output import Output
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sr_deploy.bundle import CertificateEntry, Ledger
+    from sr_deploy.bundle import CertificateEntry, ErrorBudget
     from sr_deploy.bundle.verdict import Judgment
     from sr_deploy.certification import Verification
     from sr_deploy.verify.bisect import Bisection
@@ -22,14 +22,14 @@ EXIT_CODES = {"verified": 0, "failed": 3, "incomplete": 4}
 
 
 def show_verification(output: Output, title: str, verification: Verification) -> None:
-    """A row for each artifact and backend, the inputs, the drift ledger, what is in the files, what did not run."""
+    """A row for each artifact and backend, the inputs, the error budget, what is in the files, what did not run."""
     entries = verification.entries
     if entries:
         output.show(_make_table(title, entries))
         for line in _describe_figures(entries):
             output.show(line)
-    for ledger in verification.ledgers:
-        output.show(_make_ledger(ledger))
+    for budget in verification.error_budgets:
+        output.show(_make_error_budget(budget))
     checks = verification.checks
     if checks:
         sound = sum(check.passed and not check.not_checked for check in checks)
@@ -132,17 +132,17 @@ def _make_table(title: str, entries: Sequence[CertificateEntry]) -> Table:
     return table
 
 
-def _make_ledger(ledger: Ledger) -> Table:
+def _make_error_budget(budget: ErrorBudget) -> Table:
     from rich.table import Table
 
-    worst = ledger.worst_stage
+    worst = budget.worst_stage
     said = f"{worst.name} loses most" if worst.lost_db > 0 else "nothing is lost"
-    table = Table(title=f"drift ledger, {ledger.precision}, {ledger.inputs}: {said}", title_justify="left")
+    table = Table(title=f"error budget by stage, {budget.precision}, {budget.inputs}: {said}", title_justify="left")
     table.add_column("stage", no_wrap=True)
     table.add_column("what ran", no_wrap=True)
     for name in ("to PyTorch", "to stage before", "to photographs", "lost"):
         table.add_column(name, justify="right", no_wrap=True)
-    for number, stage in enumerate(ledger.stages):
+    for number, stage in enumerate(budget.stages):
         figures = (stage.psnr_db, stage.step_psnr_db, stage.truth_psnr_db)
         cells = [
             "equal" if one is None else f"{one:.{digits}f} dB" for one, digits in zip(figures, (1, 1, 3), strict=True)

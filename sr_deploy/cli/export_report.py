@@ -69,7 +69,7 @@ def document_export(result: ExportResult) -> dict[str, object]:
         "not_built": [asdict(missing) for missing in result.not_built],
         "certificate": [entry.model_dump(mode="json") for entry in result.certificate],
         "checks": [check.model_dump(mode="json") for check in result.verification.checks],
-        "ledgers": [ledger.model_dump(mode="json") for ledger in result.verification.ledgers],
+        "error_budgets": [error_budget.model_dump(mode="json") for error_budget in result.verification.error_budgets],
         "not_run": [unrun.model_dump(mode="json") for unrun in result.not_run],
         **describe_judgment(result.verification.judgment),
     }

@@ -158,7 +158,7 @@ def _verify(
             "entries": [entry.model_dump(mode="json") for entry in verification.entries],
             "elsewhere": [entry.model_dump(mode="json") for entry in verification.elsewhere],
             "checks": [check.model_dump(mode="json") for check in verification.checks],
-            "ledgers": [ledger.model_dump(mode="json") for ledger in verification.ledgers],
+            "error_budgets": [error_budget.model_dump(mode="json") for error_budget in verification.error_budgets],
             "not_run": [one.model_dump(mode="json") for one in verification.not_run],
             "bisections": [bisection.model_dump(mode="json") for bisection in bisections],
             "certificate": str(verification.written[0]) if verification.written else None,

@@ -11,10 +11,10 @@ from sr_deploy.bundle import (
     Certificate,
     CertificateEntry,
     Check,
+    ErrorBudget,
     FileRecord,
     GraphRecord,
     LastVerification,
-    Ledger,
     NotRun,
     Thresholds,
     utc_now,
@@ -42,7 +42,7 @@ class Found:
     """One for each artifact and backend that ran."""
     checks: tuple[Check, ...]
     """Of the files."""
-    ledgers: tuple[Ledger, ...]
+    error_budgets: tuple[ErrorBudget, ...]
     """One for each chain that was measured."""
     not_run: tuple[NotRun, ...]
     """What this machine could not run, and why."""
@@ -52,8 +52,8 @@ class Found:
         certificate = standing.with_checks(self.checks)
         for entry in self.entries:
             certificate = certificate.with_entry(entry)
-        for ledger in self.ledgers:
-            certificate = certificate.with_ledger(ledger)
+        for budget in self.error_budgets:
+            certificate = certificate.with_error_budget(budget)
         return certificate
 
 

@@ -25,7 +25,7 @@ class PageContent:
     judgment: Judgment
     """The verdict, with what it covers and what it does not."""
     certificate: Certificate
-    """Entries of all machines, checks, ledgers."""
+    """Entries of all machines, checks, error budgets."""
     graphs: Sequence[GraphRecord]
     """ONNX graphs."""
     engines: Sequence[EngineRecord] = ()

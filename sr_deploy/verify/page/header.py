@@ -83,10 +83,10 @@ def _list_covered(content: PageContent) -> Iterator[str]:
     done = [check for check in content.certificate.checks if not check.not_checked]
     if done:
         yield f"what is in the files: {len(done)} checks, listed below"
-    for ledger in content.certificate.ledgers:
-        if (ledger.file, ledger.sha256) not in ran:
+    for budget in content.certificate.error_budgets:
+        if (budget.file, budget.sha256) not in ran:
             continue
-        yield f"{ledger.precision}: {ledger.drop_db:.4f} dB lost on {ledger.inputs} by {ledger.machine}"
+        yield f"{budget.precision}: {budget.drop_db:.4f} dB lost on {budget.inputs} by {budget.machine}"
 
 
 def _list_uncovered(content: PageContent) -> Iterator[str]:

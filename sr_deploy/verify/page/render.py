@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from sr_deploy.bundle import Check, FileRecord, Ledger
+from sr_deploy.bundle import Check, ErrorBudget, FileRecord
 from sr_deploy.files import write_text
 from sr_deploy.page.html import bars, escape, make_page, table, verdict
 from sr_deploy.verify.page.content import PageContent
@@ -32,7 +32,7 @@ def render_page(content: PageContent) -> str:
         show_coverage(content),
         show_facts(content),
         show_entries(content),
-        _show_ledgers(content.certificate.ledgers),
+        _show_error_budgets(content.certificate.error_budgets),
         show_crops(content.crops, ran=bool(content.ran_now)),
         show_maps(content),
         _show_checks(content.certificate.checks),
@@ -48,10 +48,10 @@ def show_lost(lost_db: float) -> str:
     return f"+{-rounded:.4f} dB" if rounded < 0 else f"{abs(rounded):.4f} dB"
 
 
-def _show_ledgers(ledgers: Sequence[Ledger]) -> str:
+def _show_error_budgets(error_budgets: Sequence[ErrorBudget]) -> str:
     parts = []
-    greatest = max((abs(stage.lost_db) for ledger in ledgers for stage in ledger.stages), default=0.0)
-    for ledger in ledgers:
+    greatest = max((abs(stage.lost_db) for budget in error_budgets for stage in budget.stages), default=0.0)
+    for budget in error_budgets:
         rows = [
             [
                 escape(stage.name),
@@ -61,25 +61,25 @@ def _show_ledgers(ledgers: Sequence[Ledger]) -> str:
                 "equal" if stage.truth_psnr_db is None else f"{stage.truth_psnr_db:.3f} dB",
                 show_lost(stage.lost_db) if number else "",
             ]
-            for number, stage in enumerate(ledger.stages)
+            for number, stage in enumerate(budget.stages)
         ]
         header = ["stage", "what ran", "to PyTorch", "to the stage before", "to the photographs", "lost"]
         plot = bars(
-            [(stage.name, stage.lost_db, show_lost(stage.lost_db)) for stage in ledger.stages[1:]],
-            f"dB lost in each stage of the {ledger.precision} chain",
+            [(stage.name, stage.lost_db, show_lost(stage.lost_db)) for stage in budget.stages[1:]],
+            f"dB lost in each stage of the {budget.precision} chain",
             greatest,
         )
-        worst = ledger.worst_stage
+        worst = budget.worst_stage
         said = f"{worst.name} loses most, {worst.lost_db:.4f} dB" if worst.lost_db > 0 else "no stage loses anything"
         parts.append(
-            f"<h3>{escape(ledger.precision)} on {escape(ledger.machine)}, {escape(ledger.inputs)}: {escape(said)}</h3>"
+            f"<h3>{escape(budget.precision)} on {escape(budget.machine)}, {escape(budget.inputs)}: {escape(said)}</h3>"
             f"{table(header, rows, numbers=range(2, 6))}{plot}"
         )
     if not parts:
         return ""
     return (
-        "<h2>Drift ledger</h2><p>The same photographs through every stage from the trained network to the file on "
-        "disk. Lost is what the stage takes from the PSNR against the original photographs.</p>" + "".join(parts)
+        "<h2>Error budget by stage</h2><p>The same photographs through every stage from the trained network to the "
+        "file on disk. Lost is what it takes from the PSNR against the original photographs.</p>" + "".join(parts)
     )
 
 

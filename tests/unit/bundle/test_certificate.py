@@ -84,8 +84,8 @@ def test_shortfalls_are_what_was_judged_and_what_is_infinite():
 @pytest.mark.parametrize(
     ("part", "document", "message"),
     [
-        ("ledgers", {"stages": []}, "ledgers.0.stages: Tuple should have at least 1 item"),
-        ("ledgers", {"measured_at": "now"}, "ledgers.0.measured_at: Invalid isoformat string"),
+        ("error_budgets", {"stages": []}, "error_budgets.0.stages: Tuple should have at least 1 item"),
+        ("error_budgets", {"measured_at": "now"}, "error_budgets.0.measured_at: Invalid isoformat string"),
         ("checks", {"checked_at": "never"}, "checks.0.checked_at: Invalid isoformat string"),
         ("checks", {"sha256": "0"}, "checks.0.sha256: String should match"),
         ("checks", {"file": "../m.onnx"}, "checks.0.file: '../m.onnx' leads out of its folder"),
@@ -97,7 +97,7 @@ def test_what_no_certificate_can_say_is_damage(tmp_path, part, document, message
     sound = {"file": "m.onnx", "sha256": "a" * 64}
     parts = {
         "checks": {**sound, "kind": "weights", "what": "looked", "checked_at": "2026-01-01"},
-        "ledgers": {
+        "error_budgets": {
             **sound, "precision": "fp16", "machine": "", "inputs": "", "measured_at": "2026-01-01", "stages": [stage]
         },
     }  # fmt: skip

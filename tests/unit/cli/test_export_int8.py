@@ -116,7 +116,7 @@ def test_a_budget_without_a_precision_names_what_is_fastest_within_it(export, tm
         "fp16": 20,
         "bf16": 20,
     }
-    drops = {check["file"] for check in document["checks"] if check["kind"] == "drop" and "ledger" in check["what"]}
+    drops = {check["file"] for check in document["checks"] if check["kind"] == "drop" and "budget" in check["what"]}
     assert drops == {"model.fp16.onnx", "model.bf16.onnx"}
     choice = document["choice"]
     assert set(choice["milliseconds"]) >= {"torch:fp32", "onnxruntime:fp32", "onnxruntime:int8"}

@@ -35,7 +35,7 @@ def test_a_sound_bundle_gives_0_and_a_table(bundle, capsys):
     contents = "photograph, text, checkerboard, saturated, noise, dark, gradient, flat, "
     assert f"inputs: {contents}" in out
     assert " in shapes 1x64x64, " in out
-    assert "drift ledger, fp16, " in out
+    assert "error budget by stage, fp16, " in out
     assert "5 of 5 checks found nothing wrong" in out
     written = f"written: {bundle.path / 'certificate.json'}, {bundle.path / 'certificate.html'}"
     assert written in out.replace("\n", "")

@@ -129,7 +129,7 @@ def test_the_generators_pass_leaves_no_gradient_in_the_discriminator(make_recipe
         torch.testing.assert_close(one.grad, mine[name], rtol=1e-4, atol=1e-6)
 
 
-def test_the_ledger_leaves_bad_steps_out_of_the_means_and_counts_them(make_recipe):
+def test_the_error_budget_leaves_bad_steps_out_of_the_means_and_counts_them(make_recipe):
     state = make_updater(make_recipe()).state
     buffer = MetricBuffer(state, SINGLE_PROCESS, bad_steps=2)
     for loss in (1.0, float("nan"), 3.0):

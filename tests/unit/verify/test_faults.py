@@ -196,9 +196,9 @@ def test_a_graph_that_loses_more_than_its_budget_fails(bundle):
         manifest["thresholds"] = {"fp16": {"psnr_db": 55.0, "max_drop_db": allowed}}
         path.write_text(json.dumps(manifest))
         verification = verify_model(bundle.path)
-        ledger = next(one for one in verification.ledgers if one.precision == "fp16")
+        error_budget = next(one for one in verification.error_budgets if one.precision == "fp16")
         drops[allowed] = find_check(verification, "drop", "model.fp16.onnx")
-        assert bool(drops[allowed].findings) == (ledger.drop_db > allowed)
-        assert ("model.fp16.onnx (drop)" in verification.failures) == (ledger.drop_db > allowed)
+        assert bool(drops[allowed].findings) == (error_budget.drop_db > allowed)
+        assert ("model.fp16.onnx (drop)" in verification.failures) == (error_budget.drop_db > allowed)
     assert "dB lost on 4 photographs of" in drops[1.0].what
     assert drops[1.0].passed

@@ -99,8 +99,8 @@ def test_every_kind_is_verified_against_fp32(foreign):
         assert entry.reference_sha256 == sha256_of(path)
     if half:  # not compared with itself
         assert 1e-5 < max(entry.worst_max_abs for entry in verification.entries) < 0.01
-    (ledger,) = verification.ledgers
-    assert [stage.name for stage in ledger.stages[-2:]] == ["tiled", "8-bit file"]
+    (error_budget,) = verification.error_budgets
+    assert [stage.name for stage in error_budget.stages[-2:]] == ["tiled", "8-bit file"]
     assert [file.name for file in path.parent.iterdir()] == ["foreign.onnx"]
 
 

@@ -154,8 +154,8 @@ def an_engine_entry_of_a_graph(document):
     document["entries"].append(entry | ELSEWHERE | {"backend": "tensorrt-rtx:fp32"})
 
 
-def a_ledger_without_losses(document):
-    document["ledgers"][1]["stages"][1]["lost_db"] = "NaN"
+def a_error_budget_without_losses(document):
+    document["error_budgets"][1]["stages"][1]["lost_db"] = "NaN"
 
 
 FORGERIES = {
@@ -181,7 +181,7 @@ FORGERIES = {
     a_small_difference_with_a_low_psnr: "with a greatest difference of 1e-06, which makes 120.0 at least",
     a_file_that_nothing_runs: "is of a file that its backend does not run",
     a_check_of_another_file: "was changed after it was recorded",
-    a_ledger_without_losses: r"is damaged: ledgers\.1\.stages\.1\.lost_db",
+    a_error_budget_without_losses: r"is damaged: error_budgets\.1\.stages\.1\.lost_db",
     an_engine_entry_of_a_graph: "is of precision fp16, and what tensorrt-rtx:fp32 runs there|its backend does not run",
 }
 

@@ -7,13 +7,13 @@ import pytest
 
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.bundle import (
+    BudgetStage,
     Certificate,
     CertificateEntry,
     Check,
+    ErrorBudget,
     FileRecord,
     GraphRecord,
-    Ledger,
-    LedgerStage,
     Manifest,
     Measurement,
     Shape,
@@ -68,12 +68,12 @@ def make_check(findings=(), **changes):
     return Check(**(fields | {"findings": findings} | changes))
 
 
-def make_ledger():
+def make_error_budget():
     stages = [
-        LedgerStage(name=name, runs="r", psnr_db=None, step_psnr_db=None, truth_psnr_db=30.0 - lost, lost_db=lost)
+        BudgetStage(name=name, runs="r", psnr_db=None, step_psnr_db=None, truth_psnr_db=30.0 - lost, lost_db=lost)
         for name, lost in (("torch:fp32", 0.0), ("ONNX FP16", 0.0321), ("8-bit file", -0.002))
     ]
-    return Ledger(
+    return ErrorBudget(
         precision="fp16", file="m.onnx", sha256="c" * 64, machine="cpu", inputs="1 photograph",
         measured_at="2026-01-01",
         stages=tuple(stages),
@@ -92,7 +92,7 @@ def make_manifest(thresholds=None, **source):
 
 def make_page(*, entries=None, checks=(), here=(("cpu", ()),), manifest=None, crops=(), graphs=(GRAPH,)):
     entries = (make_entry(),) if entries is None else entries
-    certificate = Certificate(entries=entries, checks=checks, ledgers=(make_ledger(),))
+    certificate = Certificate(entries=entries, checks=checks, error_budgets=(make_error_budget(),))
     looser = () if manifest is None else manifest.list_looser()
     judgment = judge(certificate, graphs=graphs, here=here, looser=looser)
     content = PageContent(
@@ -133,7 +133,7 @@ def test_the_page_says_what_was_found():
 def test_every_row_has_the_columns_of_its_table():
     page = make_page(manifest=make_manifest(), checks=[make_check()])
     tables = re.findall(r"<thead><tr>(.*?)</tr></thead><tbody>(.*?)</tbody>", page)
-    assert len(tables) == 5  # deployed, run, the ledger, checks, files
+    assert len(tables) == 5  # deployed, run, the error budget, checks, files
     for head, body in tables:
         assert {row.count("<td") for row in body.split("<tr>")[1:]} == {head.count("<th")}
     assert "onnxruntime:fp16 1, cpu, now 70.0 dB" in read_text(page)

@@ -179,7 +179,7 @@ def test_a_loosened_certificate_does_not_turn_a_failure_into_a_success(bundle):
 
     def forge(document):
         document["checks"] = []
-        document["ledgers"] = []
+        document["error_budgets"] = []
         document["last"] = None
         for entry in document["entries"]:
             entry["artifact"]["sha256"] = sha256

@@ -84,20 +84,20 @@ def test_the_certificate_holds_what_was_returned(verified):
     bundle, entries = verified
     certificate = open_bundle(bundle.path).certificate()
     assert certificate.entries == entries
-    assert [ledger.precision for ledger in certificate.ledgers] == ["fp32", "fp16"]
+    assert [error_budget.precision for error_budget in certificate.error_budgets] == ["fp32", "fp16"]
 
 
 def test_certificates_without_what_came_later_are_still_read(verified):
     bundle, entries = verified
     document = json.loads((bundle.path / "certificate.json").read_text())
-    del document["checks"], document["ledgers"]
+    del document["checks"], document["error_budgets"]
     for entry in document["entries"]:
         del entry["left_out"]
         for one in entry["measurements"]:
             for name in ("changed_8bit_more", "mean_abs", "ssim", "worst"):
                 del one[name]
     old = Certificate.model_validate(document)
-    assert old.checks == old.ledgers == ()
+    assert old.checks == old.error_budgets == ()
     assert [entry.worst_max_abs for entry in old.entries] == [entry.worst_max_abs for entry in entries]
 
 

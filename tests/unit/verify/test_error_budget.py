@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sr_deploy.verify.ledger import Stage, choose_photographs, make_stages, measure_psnr, write_and_read
+from sr_deploy.verify.error_budget import Stage, choose_photographs, make_stages, measure_psnr, write_and_read
 
 
 def constant(value):

@@ -1,4 +1,4 @@
-"""Runs the chains of the drift ledger: graphs, engines, the tiles that `upscale` cuts, the file that it writes."""
+"""Runs the chains of the error budget: graphs, engines, the tiles that `upscale` cuts, the file that it writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice, Precision
-from sr_deploy.bundle import Ledger, utc_now
+from sr_deploy.bundle import ErrorBudget, utc_now
 from sr_deploy.errors import BackendError
 from sr_deploy.files import sha256_of
 from sr_deploy.model import Model
@@ -20,7 +20,7 @@ from sr_deploy.runners.parity import describe_reference, open_reference
 from sr_deploy.runners.protocol import Runner
 from sr_deploy.upscale.tiles import MAX_HALO, plan_tiles, run_tiles
 from sr_deploy.verify.entry import name_machine
-from sr_deploy.verify.ledger import (
+from sr_deploy.verify.error_budget import (
     Photograph,
     Stage,
     choose_photographs,
@@ -34,8 +34,8 @@ from sr_deploy.verify.ledger import (
 Tell = Callable[[str], None]
 
 
-def measure_ledgers(model: Model, tell: Tell = lambda _: None) -> list[Ledger]:
-    """The drift ledger of each precision that has a graph and runs here.
+def measure_error_budgets(model: Model, tell: Tell = lambda _: None) -> list[ErrorBudget]:
+    """The error budget by stage of each precision that has a graph and runs here.
 
     Args:
         model: a bundle or a graph.
@@ -46,7 +46,7 @@ def measure_ledgers(model: Model, tell: Tell = lambda _: None) -> list[Ledger]:
     chains = [chain for precision in model.precisions if (chain := _list_chain(model, precision))]
     if not chains:
         return []
-    ledgers = []
+    error_budgets = []
     with open_reference(model) as oracle:
         if any(one.min.n > 1 for one in oracle.spec.profiles):
             return []  # a graph that takes batches only makes no picture
@@ -66,11 +66,11 @@ def measure_ledgers(model: Model, tell: Tell = lambda _: None) -> list[Ledger]:
         try:
             stages, machine = _run_chain(model, chain, photographs, known, halo)
         except BackendError as error:  # its entry in the certificate says so too
-            tell(f"no drift ledger for {chain[-1]}: {error}")
+            tell(f"no error budget by stage for {chain[-1]}: {error}")
             continue
         graph = model.graph_path(chain[-1].precision)
-        ledgers.append(
-            Ledger(
+        error_budgets.append(
+            ErrorBudget(
                 precision=chain[-1].precision,
                 file=graph.name,
                 sha256=_hash_of(model, chain[-1].precision, graph),
@@ -80,7 +80,7 @@ def measure_ledgers(model: Model, tell: Tell = lambda _: None) -> list[Ledger]:
                 stages=make_stages([first, *stages], [one.truth for one in photographs]),
             )
         )
-    return ledgers
+    return error_budgets
 
 
 def _find_fixed_sides(runner: Runner) -> tuple[int | None, int | None]:

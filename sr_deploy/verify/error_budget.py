@@ -1,4 +1,4 @@
-"""The drift ledger: what each stage between the trained network and a picture on disk takes away. No torch here.
+"""The error budget: what each stage between the trained network and a picture on disk takes away. No torch here.
 
 The stages are shown the same photographs. What is lost is counted in dB of PSNR against the photographs that the inputs
 were made of, which is what a viewer could notice; how far a stage is from PyTorch in FP32, and from the stage before,
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.bundle import LedgerStage
+from sr_deploy.bundle import BudgetStage
 from sr_deploy.imaging.codec import bundled_photographs, read_image, read_training_image, write_image
 from sr_deploy.imaging.convert import to_image, to_nchw
 from sr_deploy.imaging.resize import downscale_bicubic
@@ -108,20 +108,20 @@ def write_and_read(outputs: Sequence[NDArray[np.float32]]) -> Outputs:
     return read
 
 
-def make_stages(stages: Sequence[Stage], truth: Sequence[NDArray[np.float32]]) -> tuple[LedgerStage, ...]:
+def make_stages(stages: Sequence[Stage], truth: Sequence[NDArray[np.float32]]) -> tuple[BudgetStage, ...]:
     """The figures of a chain, whose first stage is the oracle.
 
     Args:
         stages: in their order.
         truth: the photographs themselves.
     """
-    rows: list[LedgerStage] = []
+    rows: list[BudgetStage] = []
     oracle = stages[0].outputs
     for number, stage in enumerate(stages):
         before = stages[max(0, number - 1)].outputs
         truth_db = measure_psnr(stage.outputs, truth)
         rows.append(
-            LedgerStage(
+            BudgetStage(
                 name=stage.name,
                 runs=stage.runs,
                 file=stage.file,
