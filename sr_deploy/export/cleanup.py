@@ -74,7 +74,8 @@ def _rename_tensors(graph: onnx.GraphProto) -> None:
     for tensor in graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
     ordered = sorted(graph.initializer, key=lambda tensor: tensor.name)
-    kept = [_copy(tensor) for tensor in ordered if any(tensor.name in node.input for node in graph.node)]
+    used = {name for node in graph.node for name in node.input}
+    kept = [_copy(tensor) for tensor in ordered if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
 

@@ -63,6 +63,8 @@ class GraphInfo:
     """Precision of the convolutions: int8 where there are quantized ones, else the type of the largest weight."""
     metadata: dict[str, str]
     """The file's metadata properties."""
+    nodes: int
+    """Nodes of the graph as the file has it."""
 
     @property
     def layout(self) -> Literal["NCHW", "NHWC"]:
@@ -168,6 +170,7 @@ def read_model(path: Path, model: ModelProto, *, from_file: bool) -> GraphInfo:
     source, target = find_ends(path, model)
     input_dtype, output_dtype = read_dtypes(path, source, target)
     precision = _find_precision(model)
+    nodes = len(model.graph.node)
     strip_weights(model)
     if layout_of(input_dtype) == "NHWC":
         expose_nchw(model)
@@ -199,6 +202,7 @@ def read_model(path: Path, model: ModelProto, *, from_file: bool) -> GraphInfo:
         input_shape=input_shape,
         precision=precision,
         metadata=metadata,
+        nodes=nodes,
     )
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _CUDA = "CUDAExecutionProvider"
 _PURPOSE = "the onnxruntime backend"
+_MOST_PLANNED = 256
+"""Nodes of the largest graphs whose memory ONNX Runtime plans ahead (`silent_session_options`)."""
 
 
 class SessionRunner(BaseRunner):
@@ -88,7 +90,9 @@ class OnnxRuntimeRunner(SessionRunner):
         session, rewrites = open_rewritten(
             path,
             FOR_ONNXRUNTIME if rewrite and optimize and device == "cpu" and choice.precision == "fp32" else None,
-            lambda content: open_session(path, content, device, threads, optimize),
+            lambda content: open_session(
+                path, content, device, threads, optimize, plan_memory=graph.nodes <= _MOST_PLANNED
+            ),
         )
         spec = graph_runner_spec(model, choice, str(ort.__version__), device, path, graph=graph, rewrites=rewrites)
         super().__init__(session, spec)
@@ -103,11 +107,11 @@ def why_no_cuda_provider() -> str | None:
 
 
 def open_session(
-    path: Path, content: Path | bytes, device: str, threads: int, optimize: bool
+    path: Path, content: Path | bytes, device: str, threads: int, optimize: bool, *, plan_memory: bool = True
 ) -> onnxruntime.InferenceSession:
     """A session of the file itself, or of bytes made of it; `path` is for messages."""
     ort = require("onnxruntime", _PURPOSE)
-    options = silent_session_options(_PURPOSE)
+    options = silent_session_options(_PURPOSE, plan_memory=plan_memory)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     level = ort.GraphOptimizationLevel

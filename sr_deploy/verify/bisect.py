@@ -173,7 +173,7 @@ def _run_marked(model: ModelProto, names: Sequence[str], lr_NCHW: NDArray[np.flo
 
     ort = require("onnxruntime", "--bisect")
     marked = modify_outputs(type(model).FromString(model.SerializeToString()), outputs=list(dict.fromkeys(names)))
-    options = silent_session_options("--bisect")
+    options = silent_session_options("--bisect", plan_memory=False)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = ort.InferenceSession(marked.SerializeToString(), options, providers=["CPUExecutionProvider"])

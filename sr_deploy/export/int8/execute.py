@@ -36,8 +36,14 @@ def choose_engine() -> Engine:
     return "openvino" if is_installed("openvino") and has_multiplier("int8") else "onnxruntime"
 
 
-def open_graph(model: onnx.ModelProto, engine: Engine) -> Run:
+def open_graph(model: onnx.ModelProto, engine: Engine, *, optimize: bool = True) -> Run:
     """Make a graph ready to run; it takes any shape that the graph does.
+
+    Args:
+        model: the graph, with its weights.
+        engine: what runs it.
+        optimize: False: ONNX Runtime runs node by node what is written, and opens graphs of thousands of nodes in time
+            that grows with their number; OpenVINO optimizes all the same.
 
     Raises:
         BackendError: the engine refuses the graph.
@@ -46,7 +52,7 @@ def open_graph(model: onnx.ModelProto, engine: Engine) -> Run:
     try:
         if engine == "openvino":
             return _open_openvino(content, [value.name for value in model.graph.output])
-        return _open_onnxruntime(content)
+        return _open_onnxruntime(content, optimize)
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class
@@ -73,10 +79,12 @@ def _open_openvino(content: bytes, names: list[str]) -> Run:
     return run
 
 
-def _open_onnxruntime(content: bytes) -> Run:
+def _open_onnxruntime(content: bytes, optimize: bool) -> Run:
     ort = require("onnxruntime", _PURPOSE)
-    options = silent_session_options(_PURPOSE)
+    options = silent_session_options(_PURPOSE, plan_memory=optimize)
     options.intra_op_num_threads = _threads()
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     (source,) = (value.name for value in session.get_inputs())
     names = [value.name for value in session.get_outputs()]
