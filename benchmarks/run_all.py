@@ -1,12 +1,14 @@
 """Run every scenario of `benchmarks/scenarios` and put the results where people read them.
 
-    python benchmarks/run_all.py MODEL                   # all of them, about half an hour on two quiet cores
+    python benchmarks/run_all.py MODEL                   # all of them, about an hour on two quiet cores
     python benchmarks/run_all.py MODEL --only photo      # one; repeatable
+    python benchmarks/run_all.py --only cost-curves      # one that needs no MODEL
     python benchmarks/run_all.py --list                  # names, what they do and how long they take
     python benchmarks/run_all.py --pages                 # measure nothing: write the pages again from the results
     python benchmarks/run_all.py --agree DIR             # what came of a second run into DIR beside the results
 
-MODEL is a bundle, as `sr-deploy export CHECKPOINT --fp16 --int8` makes it. A scenario is a TOML file: either a
+MODEL is a bundle, as `sr-deploy export CHECKPOINT --fp16 --int8` makes it; scripts that bring their own network need
+none. A scenario is a TOML file: either a
 `[bench]` table with the arguments of `sr-deploy bench`, or a `[script]` table with the words that start another script
 of this folder and the name of what it writes. Results go to `results/NAME.json` and `NAME.md`; the table of the README
 and the tables of docs/benchmarking.md are rewritten from them.
@@ -72,6 +74,11 @@ class Scenario(_Section):
     script: ScriptArguments | None = None
     """... or this."""
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether it measures the model on the command line."""
+        return self.model is None and (self.script is None or MODEL in self.script.words)
+
     @model_validator(mode="after")
     def _one_of_two(self) -> Scenario:
         if (self.bench is None) == (self.script is None):
@@ -99,7 +106,7 @@ def make_command(scenario: Scenario, model: str, out: Path) -> list[str]:
 
 
 def run_scenario(name: str, scenario: Scenario, model: Path, out: Path) -> None:
-    """Run it and write its results."""
+    """Run it and write its results; a scenario that needs no model takes any path."""
     print(f"{name}: {scenario.description} (about {scenario.minutes:g} min)", file=sys.stderr, flush=True)
     # Where the model lies, so that no other folder of this machine is named in the results.
     command = make_command(scenario, scenario.model or model.name, out)
@@ -144,11 +151,11 @@ def main() -> None:
     if options.pages:
         write_tables(benches, out)
     else:
-        if options.model is None:
+        if options.model is None and any(one.needs_model for one in scenarios.values()):
             parser.error("which MODEL? a bundle, as sr-deploy export makes it")
         out.mkdir(parents=True, exist_ok=True)
         for name, scenario in scenarios.items():
-            run_scenario(name, scenario, options.model.resolve(), out)
+            run_scenario(name, scenario, (options.model or FOLDER).resolve(), out)
     if out == RESULTS.resolve():  # results elsewhere are for --compare
         update_pages(benches)
 

@@ -44,6 +44,7 @@ def test_each_scenario_can_run(run_all, monkeypatch):
     scenarios = run_all.read_scenarios()
     assert set(scenarios) == {
         "photo", "photo-12mp", "thumbnails", "video-720p", "video-1080p", "training-step", "degradation",
+        "cost-curves",
     }  # fmt: skip
     for scenario in scenarios.values():
         if scenario.bench is not None:
@@ -64,6 +65,20 @@ def test_commands_are_what_a_user_would_type(run_all):
     command = run_all.make_command(scenarios["photo-12mp"], "small-x2", Path("out"))
     assert command[1:4] == [str(BENCHMARKS / "upscale_folder.py"), "--model", "small-x2"]
     assert command[-2:] == ["--out", "out"]
+
+
+def test_scenarios_with_a_network_of_their_own_need_no_model(run_all, monkeypatch, tmp_path, capsys):
+    own = [name for name, one in run_all.read_scenarios().items() if not one.needs_model]
+    assert own == ["cost-curves", "degradation", "training-step", "video-1080p", "video-720p"]
+    run = []
+    monkeypatch.setattr(run_all.subprocess, "run", lambda command, **_: run.append(command))
+    monkeypatch.setattr(sys, "argv", ["run_all.py", "--only", "cost-curves", "--out", str(tmp_path)])
+    run_all.main()
+    assert run == [[sys.executable, str(BENCHMARKS / "cost_curves.py"), "--out", str(tmp_path)]]
+    monkeypatch.setattr(sys, "argv", ["run_all.py", "--only", "thumbnails", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        run_all.main()
+    assert "which MODEL?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("able", [True, False])
@@ -106,7 +121,7 @@ def test_only_what_is_asked_for_and_known(run_all):
     scenarios = run_all.read_scenarios()
     assert list(run_all.choose(scenarios, ["photo", "degradation"])) == ["degradation", "photo"]
     assert run_all.choose(scenarios, []) == scenarios
-    with pytest.raises(SystemExit, match="no scenario named picture; known: degradation, photo"):
+    with pytest.raises(SystemExit, match="no scenario named picture; known: cost-curves, degradation, photo"):
         run_all.choose(scenarios, ["picture"])
 
 
