@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from sr_deploy.bundle.records import EngineRecord, Record, Sha256
 from sr_deploy.cache import keep, kept_path, read_kept
 from sr_deploy.errors import BackendError
-from sr_deploy.trt import sdk_log
+from sr_deploy.trt import sdk_log, take_errors
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
@@ -114,7 +114,10 @@ def open_engine(sdk: ModuleType, content: bytes, trust: EngineTrust = BUILT_HERE
     """
     if not trust.elsewhere and not were_made_here(content):
         raise BackendError("the engine was not built here, and an engine is code; to run it: --trust-engine")
+    take_errors()  # of others, before
     runtime = sdk.Runtime(sdk_log(sdk))
+    if said := take_errors():  # a driver too old: TensorRT gives a runtime all the same, and its next call is the last
+        raise BackendError(f"{sdk.__name__} does not start here: {said}")
     runtime.engine_host_code_allowed = trust.host_code
     return runtime.deserialize_cuda_engine(content)
 

@@ -1,6 +1,17 @@
 """CUDA graphs: what is launched on a GPU for one shape is recorded once and launched as a whole from then on.
 
-Thin, because only a GPU can run it.
+Why it is right, which tests hold on a simulated GPU (tests/unit/gpu):
+
+- All of a `GraphReplay` runs on one stream, its own: what is computed as it is, captures and replays. So graphs, and
+  what they were captured of, may share memory: one of them uses it at a time.
+- That stream waits for the caller's before each call, and the caller's for it behind the call. So an input of the
+  caller's stream may be dropped when the call returns. A result belongs to the own stream and is read on the caller's,
+  which `record_stream` tells torch's allocator: it may be dropped at any time.
+- A graph has addresses in it: of an input of its own, which each call copies into, of its output, and of what was
+  captured. `_Graph` keeps all of them; it is dropped after the stream was waited for.
+- A result is a copy, for the next replay of any of the graphs overwrites what they share.
+- One capture at a time in a process: torch waits for the device and empties its caches first, which the capture of
+  another thread, on another GPU too, does not survive.
 """
 
 from __future__ import annotations
@@ -24,42 +35,43 @@ MOST_GRAPHS = 8
 
 _LOG = logging.getLogger(__name__)
 _CAPTURING = threading.Lock()
-"""Held while a graph is captured: torch empties its caches and waits for the device first, which the capture of another
-thread, on another GPU too, does not survive."""
 
 
 class GraphReplay:
     """A `Compute` that replays CUDA graphs, one for each shape.
 
     The first call with a shape is computed as it is, for a shape that comes once is not worth a graph. The second one
-    captures, and it and all others replay. Results are the caller's: a graph's own output, which the next replay
-    overwrites, is copied. Where torch refuses to capture, the log says so once, and nothing is captured any more.
+    captures, and it and all others replay. Where torch refuses to capture, the log says so once, and nothing is
+    captured any more. After a call that failed all shapes are forgotten and torch's cached memory is given back.
     """
 
     def __init__(
         self,
         compute: Compute,
         name: str,
+        device: torch.device,
         *,
         make_compute: Callable[[], Compute] | None = None,
         most: int = MOST_GRAPHS,
-        capture: Callable[[Compute, torch.Tensor], Compute] | None = None,
     ) -> None:
         """Nothing is captured yet.
 
         Args:
             compute: what to do.
             name: of what computes, for the log.
+            device: a GPU, with its number.
             make_compute: gives a `compute` for each graph alone; None: they share one.
-            most: shapes that are remembered; the one that was not used for longest is forgotten.
-            capture: makes a replay of a `compute` for tensors like this one; None: a CUDA graph.
+            most: shapes that are remembered; the one that was not used for longest is forgotten. 0: nothing is
+                captured.
         """
         self._compute = compute
         self._name = name
+        self._device = device
         self._make_compute = make_compute or (lambda: compute)
         self._most = most
-        self._capture = capture or _GraphMaker().capture
-        self._known: OrderedDict[tuple[object, ...], Compute | None] = OrderedDict()
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+        self._known: OrderedDict[tuple[object, ...], _Graph | None] = OrderedDict()
         self._refused = False
 
     def __call__(self, lr: torch.Tensor) -> torch.Tensor:
@@ -68,30 +80,54 @@ class GraphReplay:
         Raises:
             Exception: as `compute`; torch's error where there is no memory for a graph.
         """
-        key = (*lr.shape, lr.dtype)
-        seen = key in self._known
-        replay = self._known.pop(key, None)
-        self._known[key] = replay  # used last
-        if len(self._known) > self._most:
-            _wait_for(self._known.popitem(last=False)[1])
-        if replay is None and seen and not self._refused:
-            replay = self._known[key] = self._try_capture(lr)
-        return (replay or self._compute)(lr)
+        caller = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(caller)
+        try:
+            with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+                sr = (self._find_graph(lr) or self._compute)(lr)
+        except (RuntimeError, MemoryError, OutOfMemoryError):
+            self.clear()
+            torch.cuda.empty_cache()  # what is cached is of other shapes than the next one
+            raise
+        sr.record_stream(caller)
+        caller.wait_stream(self._stream)
+        return sr
 
     @property
     def captured(self) -> int:
         """Graphs that are kept."""
-        return sum(replay is not None for replay in self._known.values())
+        return sum(graph is not None for graph in self._known.values())
 
     def clear(self) -> None:
-        """Forget all shapes, and give back the memory of their graphs."""
-        for replay in self._known.values():
-            _wait_for(replay)
+        """Wait for all that was queued, and forget all shapes with the memory of their graphs."""
+        self._stream.synchronize()
         self._known.clear()
 
-    def _try_capture(self, lr: torch.Tensor) -> Compute | None:
+    def _find_graph(self, lr: torch.Tensor) -> _Graph | None:
+        key = (*lr.shape, lr.dtype)
+        seen = key in self._known
+        graph = self._known.pop(key, None)
+        if graph is None and seen and not self._refused:
+            graph = self._capture(lr)
+        self._known[key] = graph  # used last
+        if len(self._known) > self._most:
+            self._stream.synchronize()
+            self._known.popitem(last=False)
+        return graph
+
+    def _capture(self, lr: torch.Tensor) -> _Graph | None:
+        """Run once, to warm up, then record."""
         try:
-            return self._capture(self._make_compute(), lr)
+            compute, own_lr, graph = self._make_compute(), lr.clone(), torch.cuda.CUDAGraph()
+            compute(own_lr)
+            # The stream again: a capture that fails leaves its own as the current one. Of other threads what they do
+            # (pinned memory, other GPUs) is no part of this graph.
+            with (
+                _CAPTURING,
+                torch.cuda.stream(self._stream),
+                torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+            ):
+                own_sr = compute(own_lr)
         except (torch.OutOfMemoryError, OutOfMemoryError):
             raise
         except (RuntimeError, BackendError) as error:
@@ -103,42 +139,7 @@ class GraphReplay:
                 first_line(error),
             )
             return None
-
-
-def _wait_for(replay: Compute | None) -> None:
-    """What it launches must not go while it runs."""
-    if isinstance(replay, _Graph):
-        replay.taken.synchronize()
-
-
-class _GraphMaker:
-    """Captures graphs that share their memory, for they never run at the same time."""
-
-    def __init__(self) -> None:
-        self._stream: torch.cuda.Stream | None = None  # torch wants one stream for all captures that share memory
-
-    def capture(self, compute: Compute, lr: torch.Tensor) -> Compute:
-        """Run once beside the current stream, to warm up, then record."""
-        with torch.cuda.device(lr.device):
-            current = torch.cuda.current_stream()
-            if self._stream is None:
-                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-                self._pool = torch.cuda.graph_pool_handle()
-                self._taken = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            static_lr = lr.clone()
-            self._stream.wait_stream(current)
-            with torch.cuda.stream(self._stream):
-                compute(static_lr)
-            current.wait_stream(self._stream)
-            graph = torch.cuda.CUDAGraph()
-            with (
-                _CAPTURING,
-                torch.cuda.stream(self._stream),  # a capture that fails leaves its stream as the current one
-                # Other threads go on: what they do (pinned memory, other GPUs) is no part of this graph.
-                torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
-            ):
-                static_sr = compute(static_lr)
-        return _Graph(graph, static_lr, static_sr, compute, self._taken)
+        return _Graph(graph, own_lr, own_sr, compute)
 
 
 @dataclass(frozen=True)
@@ -150,16 +151,8 @@ class _Graph:
     sr: torch.Tensor
     compute: Compute
     """What was captured: what it launches must live as long."""
-    taken: torch.cuda.Event
-    """When the output of whichever graph ran last was copied: they share memory, and that one may be on another
-    stream."""
 
     def __call__(self, lr: torch.Tensor) -> torch.Tensor:
-        with torch.cuda.device(self.lr.device):
-            current = torch.cuda.current_stream()
-            current.wait_event(self.taken)
-            self.lr.copy_(lr)
-            self.graph.replay()
-            sr = self.sr.clone()
-            self.taken.record(current)
-            return sr
+        self.lr.copy_(lr)
+        self.graph.replay()
+        return self.sr.clone()

@@ -1,9 +1,20 @@
-"""TensorRT and TensorRT-RTX engines on torch CUDA tensors. Thin, because only a GPU can run it."""
+"""TensorRT and TensorRT-RTX engines on torch's CUDA tensors.
+
+Why it is right, which tests hold with a stub SDK on a simulated GPU (tests/unit/gpu):
+
+- All of an engine is queued on the one stream of its `GraphReplay`, so its contexts run in turn and work in one piece
+  of torch's memory. The runner keeps that memory until it is closed, which waits for the stream first.
+- A context has one shape, profile and pair of addresses at a time; TensorRT takes them when work is queued. Each graph
+  has a context of its own, which nobody else changes; the first context computes what is not captured.
+- What a context writes is a tensor of its caller's, taken on the stream that it is queued on.
+- An engine outlives its contexts: the bindings see to that, and to the runtime outliving the engine.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,19 +22,18 @@ import torch
 from numpy.typing import NDArray
 
 from sr_deploy.backends import Backend, BackendChoice
-from sr_deploy.bundle import EngineRecord
-from sr_deploy.errors import BackendError, InputError, OutOfMemoryError
+from sr_deploy.bundle import EngineRecord, Profile, Shape
+from sr_deploy.errors import BackendError, InputError, OutOfMemoryError, ShapeError
 from sr_deploy.gpus import Gpu, find_gpu, visible_gpus
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, inference_error
-from sr_deploy.runners.cuda_graph import Compute, GraphReplay
+from sr_deploy.runners.cuda_graph import GraphReplay
 from sr_deploy.runners.ends import decode_output, encode_input
-from sr_deploy.runners.engine_context import EngineContext, as_nchw
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
-from sr_deploy.runners.open_engine import KernelCache, load_engine, make_context, restore_weights
+from sr_deploy.runners.open_engine import KernelCache, engine_error, load_engine, make_context, restore_weights
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
-from sr_deploy.trt import check_gpu, name_ends, select_sdk
+from sr_deploy.trt import check_gpu, name_ends, select_sdk, take_errors
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
@@ -32,11 +42,7 @@ if TYPE_CHECKING:
 MOST_CONTEXTS = 4
 """Shapes for which graphs are kept: each has a context."""
 
-_DTYPE_NAMES: dict[torch.dtype, Dtype] = {
-    torch.float32: "float32",
-    torch.float16: "float16",
-    torch.uint8: "uint8",
-}
+_DTYPES: dict[str, Dtype] = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
 
 
 class TensorRtRunner(BaseRunner):
@@ -60,8 +66,7 @@ class TensorRtRunner(BaseRunner):
         folder = find_engine_folder(model, choice)
         gpu = _describe_device(self._device)
         check_gpu(choice.backend, gpu)
-        search = make_search(model, choice, str(sdk.__version__), gpu)
-        record = find_engine(folder.engines(), search)
+        record = find_engine(folder.engines(), make_search(model, choice, str(sdk.__version__), gpu))
         self._kernels = KernelCache(folder, record, model.trust)
         with torch.cuda.device(self._device):  # TensorRT takes the thread's GPU
             path = folder.path / record.engine.file
@@ -69,27 +74,17 @@ class TensorRtRunner(BaseRunner):
             if record.flags.get("strip_weights") == "on":
                 restore_weights(sdk, engine, model.graph_path(choice.precision))
             names = name_ends(sdk, engine)
-            self._dtype, output_dtype = (_torch_dtype(sdk, engine, name) for name in names)
-            super().__init__(_spec_of(model, record, path, self._device, self._dtype))
-
-            # One for all contexts: they run in turn, on one stream. From torch, which then knows what is taken.
+            taken, given = (_find_dtype(engine, name) for name in names)
+            super().__init__(_spec_of(model, record, path, self._device, taken))
             memory = _take_memory(engine.device_memory_size_v2, self._device, self.spec)
 
             def start() -> EngineContext:
                 context = make_context(sdk, engine, self._kernels, (memory.data_ptr(), memory.numel()))
-                return EngineContext(context, names, output_dtype, self.spec)
+                return EngineContext(context, names, getattr(torch, given), self.spec)
 
-            self._compute: Compute | None = start()
-        self._graphs: GraphReplay | None = None
-        if cuda_graphs:  # a context for each graph: another shape would change its own
-            self._graphs = GraphReplay(self._compute, str(choice), make_compute=start, most=MOST_CONTEXTS)
-            self._compute = self._graphs
-        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-
-    @property
-    def stream(self) -> torch.cuda.Stream:
-        """Where the engine runs."""
-        return self._stream
+            self._graphs: GraphReplay | None = GraphReplay(
+                start(), str(choice), self._device, make_compute=start, most=MOST_CONTEXTS if cuda_graphs else 0
+            )
 
     def infer_on_device(self, lr: torch.Tensor) -> torch.Tensor:
         """Upscale a tensor that is on the GPU; later work on the current stream waits for the result by itself.
@@ -103,46 +98,99 @@ class TensorRtRunner(BaseRunner):
             BackendError: closed, or TensorRT failed.
         """
         self._check_open()
-        if lr.dtype != self._dtype or lr.device != self._device:
+        dtype = getattr(torch, self.spec.dtype)
+        if lr.dtype != dtype or lr.device != self._device:
             raise InputError(
-                f"{self.spec} takes {self._dtype} on {self._device}, not {lr.dtype} on {lr.device}; convert it first"
+                f"{self.spec} takes {dtype} on {self._device}, not {lr.dtype} on {lr.device}; convert it first"
             )
         check_input_shape(as_nchw(lr.shape, self.spec), self.spec)
-        with torch.cuda.device(self._device):
-            return self._enqueue(lr.contiguous())
+        return self._enqueue(lr.contiguous())
 
     def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         lr = torch.from_numpy(encode_input(lr_NCHW, self.spec.dtype)).to(self._device)
-        with torch.cuda.device(self._device):
-            return decode_output(self._enqueue(lr).cpu().numpy())
+        return decode_output(self._enqueue(lr).cpu().numpy())
 
     def _enqueue(self, lr: torch.Tensor) -> torch.Tensor:
-        if self._compute is None:
+        if self._graphs is None:
             raise BackendError(f"this {self.spec} runner is closed; open another with open_runner")
-        caller = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(caller)  # the input may still be on its way
         try:
-            with torch.cuda.stream(self._stream):
-                sr = self._compute(lr)
-        except (RuntimeError, MemoryError, OutOfMemoryError) as error:
-            if self._graphs is not None:
-                self._graphs.clear()
-            torch.cuda.empty_cache()  # what is cached is of other shapes than the next one
-            if isinstance(error, OutOfMemoryError):
-                raise
+            return self._graphs(lr)
+        except (RuntimeError, MemoryError) as error:
             raise inference_error(self.spec, lr.shape, error) from error
-        # torch may hand memory out again as soon as the stream that it was taken on is done: the other one uses it too.
-        lr.record_stream(self._stream)
-        sr.record_stream(caller)
-        caller.wait_stream(self._stream)
-        return sr
 
     def _release(self) -> None:
-        self._stream.synchronize()
-        self._kernels.save()
         if self._graphs is not None:
             self._graphs.clear()
-        self._compute = self._graphs = None  # and with them the contexts and the engine
+        self._kernels.save()
+        self._graphs = None  # and with it the contexts, their memory and the engine
+
+
+class EngineContext:
+    """What runs an engine, for one shape at a time."""
+
+    def __init__(
+        self, context: trt.IExecutionContext, names: tuple[str, str], output_dtype: torch.dtype, spec: RunnerSpec
+    ) -> None:
+        """Take a context.
+
+        Args:
+            context: of the engine, with its first profile.
+            names: of the input and the output.
+            output_dtype: of the output.
+            spec: what the engine takes.
+        """
+        self._context = context
+        self._input, self._output = names
+        self._output_dtype = output_dtype
+        self._spec = spec
+        self._profile = 0
+
+    def __call__(self, lr: torch.Tensor) -> torch.Tensor:
+        """Queue an inference on the current stream.
+
+        Raises:
+            ShapeError: outside every profile.
+            BackendError: TensorRT failed.
+            OutOfMemoryError: for want of memory.
+        """
+        take_errors()  # of others, before
+        handle, context = torch.cuda.current_stream(lr.device).cuda_stream, self._context
+        n, _, h, w = as_nchw(lr.shape, self._spec)
+        self._use_profile(choose_profile(self._spec.profiles, Shape(n, h, w)), handle)
+        accepted = context.set_input_shape(self._input, tuple(lr.shape))
+        shape = tuple(context.get_tensor_shape(self._output))
+        if not accepted or min(shape) < 1:
+            raise engine_error(f"{self._spec} refused the shape {'x'.join(map(str, lr.shape))}")
+        sr = torch.empty(shape, dtype=self._output_dtype, device=lr.device)
+        ends = ((self._input, lr), (self._output, sr))
+        bound = all(context.set_tensor_address(name, tensor.data_ptr()) for name, tensor in ends)
+        if not bound or not context.execute_async_v3(handle):
+            raise engine_error(f"{self._spec} failed on {'x'.join(map(str, lr.shape))}")
+        return sr
+
+    def _use_profile(self, wanted: int, handle: int) -> None:
+        if wanted != self._profile:
+            if not self._context.set_optimization_profile_async(wanted, handle):
+                raise engine_error(f"{self._spec} could not switch to the profile {self._spec.profiles[wanted].name}")
+            self._profile = wanted
+
+
+def choose_profile(profiles: Sequence[Profile], shape: Shape) -> int:
+    """Index of the profile that `shape` fits and whose tuned shape is nearest to it in pixels.
+
+    Raises:
+        ShapeError: it fits none.
+    """
+    fitting = [index for index, profile in enumerate(profiles) if profile.contains(shape)]
+    if not fitting:
+        raise ShapeError(f"{shape} lies outside every profile: {'; '.join(map(str, profiles))}")
+    pixels = shape.n * shape.h * shape.w
+    return min(fitting, key=lambda index: abs(math.log(math.prod(profiles[index].opt) / pixels)))
+
+
+def as_nchw(shape: Sequence[int], spec: RunnerSpec) -> tuple[int, ...]:
+    """A shape as `spec` has it, in the order N, C, H, W."""
+    return (shape[0], shape[3], shape[1], shape[2]) if spec.layout == "NHWC" and len(shape) == 4 else tuple(shape)
 
 
 def choose_device(device: str | None, backend: Backend) -> torch.device:
@@ -161,7 +209,7 @@ def choose_device(device: str | None, backend: Backend) -> torch.device:
 
 
 def _take_memory(size: int, device: torch.device, spec: RunnerSpec) -> torch.Tensor:
-    """Working memory of an engine.
+    """Working memory of an engine, `size` bytes.
 
     Raises:
         OutOfMemoryError: there is not so much.
@@ -175,15 +223,11 @@ def _take_memory(size: int, device: torch.device, spec: RunnerSpec) -> torch.Ten
         ) from error
 
 
-def _torch_dtype(sdk: ModuleType, engine: trt.ICudaEngine, name: str) -> torch.dtype:
+def _find_dtype(engine: trt.ICudaEngine, name: str) -> Dtype:
     dtype = engine.get_tensor_dtype(name)
-    if dtype == sdk.DataType.FLOAT:
-        return torch.float32
-    if dtype == sdk.DataType.HALF:
-        return torch.float16
-    if dtype == sdk.DataType.UINT8:
-        return torch.uint8
-    raise BackendError(f"the engine's {name} is {dtype}; FLOAT, HALF and UINT8 are taken")
+    if dtype.name not in _DTYPES:
+        raise BackendError(f"the engine's {name} is {dtype}; {', '.join(_DTYPES)} are taken")
+    return _DTYPES[dtype.name]
 
 
 def _describe_device(device: torch.device) -> Gpu:
@@ -197,7 +241,7 @@ def _describe_device(device: torch.device) -> Gpu:
     return gpu
 
 
-def _spec_of(model: Model, record: EngineRecord, path: Path, device: torch.device, dtype: torch.dtype) -> RunnerSpec:
+def _spec_of(model: Model, record: EngineRecord, path: Path, device: torch.device, dtype: Dtype) -> RunnerSpec:
     return RunnerSpec(
         backend=record.backend,
         version=record.backend_version,
@@ -207,6 +251,6 @@ def _spec_of(model: Model, record: EngineRecord, path: Path, device: torch.devic
         channels=model.channels,
         input_multiple=model.input_multiple,
         profiles=record.profiles,
-        dtype=_DTYPE_NAMES[dtype],
+        dtype=dtype,
         artifact=path,
     )

@@ -71,7 +71,7 @@ class TorchRunner(BaseRunner):
         if compiled:
             self._network = _compile(network, self._device)
         elif cuda_graphs and self._device.type == "cuda":
-            self._network = self._graphs = GraphReplay(network, str(choice))
+            self._network = self._graphs = GraphReplay(network, str(choice), self._device)
         super().__init__(
             RunnerSpec(
                 backend="torch",
@@ -112,18 +112,15 @@ class TorchRunner(BaseRunner):
             try:
                 sr_NCHW = self._network(lr_NCHW.to(dtype=self._dtype, memory_format=self._memory_format))
             except (RuntimeError, MemoryError) as error:
-                self._give_back_memory()  # what is cached is of other shapes than the next one
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()  # what is cached is of other shapes than the next one
                 raise inference_error(self.spec, lr_NCHW.shape, error) from error
             return sr_NCHW.to(torch.float32).contiguous()
 
     def _release(self) -> None:
-        self._network = None
-        self._give_back_memory()
-        self._graphs = None
-
-    def _give_back_memory(self) -> None:
         if self._graphs is not None:
-            self._graphs.clear()
+            self._graphs.clear()  # which waits for the GPU: it may be reading the weights
+        self._network = self._graphs = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -1,58 +1,99 @@
-"""Tiles on a GPU: 8-bit samples go up, 8-bit samples come down; all between happens there."""
+"""The way of tiles through a GPU: 8-bit samples go up, 8-bit samples come down; all between happens there.
+
+Why it is right, which tests hold on a simulated GPU (tests/unit/gpu):
+
+- Three streams. `up` copies windows to the GPU, `compute` runs the network, `down` measures, rounds and copies results
+  to the host. Within a stream all is done in the order in which it was queued.
+- `compute` waits for what `up` has been given so far: the copy of its batch. `down` waits for the event behind the
+  batch of the result that is read, not for batches behind that. The host waits for `down` before it looks at what came.
+- On the GPU the input belongs to `up` and is read by `compute`, which `record_stream` tells torch's allocator. A result
+  is read on `down` alone, and whoever reads it returns when `down` is done: it may be dropped at any time. Weights of
+  the guards' cells are made and read on `down`.
+- Pinned memory is torch's: its allocator hands none out again before the copies from and to it are done. The host
+  writes it before its copy is queued, and reads it after `down` was waited for.
+- One thread starts batches, and one, which may be another, reads results.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sr_deploy.imaging.opening import Pixels
-from sr_deploy.runners.protocol import DeviceRunner, Runner
-from sr_deploy.upscale.guards import Statistics
-from sr_deploy.upscale.lanes import Lanes
-
-if TYPE_CHECKING:
-    import torch
+from sr_deploy.runners.protocol import DeviceRunner
+from sr_deploy.upscale.guards import Statistics, cell_weights
 
 
-def runs_on_device(runner: Runner, samples: Pixels) -> bool:
-    """Whether a runner takes such samples on a GPU."""
-    spec = runner.spec
-    on_gpu = isinstance(runner, DeviceRunner) and spec.device.startswith("cuda")
-    return on_gpu and samples.dtype == np.uint8 and spec.dtype in ("float32", "float16", "uint8")
+class DevicePipeline:
+    """A runner on a GPU, with copies up and down that overlap its work."""
 
+    def __init__(self, runner: DeviceRunner) -> None:
+        """`runner`: stays the caller's; what loaded its weights was queued on this thread's current stream."""
+        self._runner = runner
+        self._device = torch.device(runner.spec.device)
+        self._up, self._compute, self._down = (torch.cuda.Stream(self._device) for _ in range(3))  # type: ignore[no-untyped-call]
+        self._weights: dict[tuple[int, int], torch.Tensor] = {}
+        self._compute.wait_stream(torch.cuda.current_stream(self._device))
 
-def infer_on_device(runner: DeviceRunner, lanes: Lanes, windows: Sequence[Pixels]) -> list[DeviceResult]:
-    """Upscale windows of one shape, each H x W x C of 8 bit, at once; returns before the GPU is done.
+    def start(self, windows: Sequence[Pixels]) -> list[DeviceResult]:
+        """Upscale windows of one shape, each H x W x C of 8 bit, at once; returns before the GPU is done.
 
-    Raises:
-        BackendError: as the runner.
-    """
-    import torch
+        Raises:
+            BackendError: as the runner.
+        """
+        staged = torch.empty((len(windows), *windows[0].shape), dtype=torch.uint8, pin_memory=True)
+        np.stack(windows, out=staged.numpy())
+        with torch.cuda.stream(self._up):
+            lr = staged.to(self._device, non_blocking=True)
+        lr.record_stream(self._compute)
+        self._compute.wait_stream(self._up)
+        with torch.cuda.stream(self._compute):
+            sr_NCHW = self._infer(lr)
+            ready = self._compute.record_event()
+        return [DeviceResult(sr_NCHW[index : index + 1], self, ready) for index in range(len(windows))]
 
-    spec = runner.spec
-    lr = lanes.send(windows)
-    with torch.cuda.stream(lanes.compute):
+    def fetch(self, ready: torch.cuda.Event, compute: Callable[[], torch.Tensor]) -> NDArray[np.generic]:
+        """What `compute` makes, queued on the way down behind `ready`, in the host's memory; returns when it is there.
+
+        One thread at a time.
+        """
+        self._down.wait_event(ready)
+        with torch.cuda.stream(self._down):
+            made = compute()
+            fetched = torch.empty(made.shape, dtype=made.dtype, pin_memory=True)
+            fetched.copy_(made, non_blocking=True)
+        self._down.synchronize()
+        array: NDArray[np.generic] = fetched.numpy()
+        return array
+
+    def cell_weights(self, length: int, scale: int) -> torch.Tensor:
+        """`guards.cell_weights` on the GPU, for work on the way down."""
+        key = (length, scale)
+        if key not in self._weights:
+            self._weights[key] = torch.from_numpy(cell_weights(length, scale)).to(self._device)
+        return self._weights[key]
+
+    def _infer(self, lr: torch.Tensor) -> torch.Tensor:
+        """N x C x H x W from N x H x W x C of 8 bit."""
+        spec = self._runner.spec
         if lr.shape[3] < spec.channels:
             lr = lr.expand(-1, -1, -1, spec.channels)
         if spec.dtype == "uint8":
-            sr_NCHW = runner.infer_on_device(lr.contiguous()).permute(0, 3, 1, 2).float() / 255
-        else:
-            dtype = torch.float16 if spec.dtype == "float16" else torch.float32
-            sr_NCHW = runner.infer_on_device((lr.permute(0, 3, 1, 2).float() / 255).to(dtype).contiguous())
-    ready = lanes.mark()
-    return [DeviceResult(sr_NCHW[index : index + 1], lanes, ready) for index in range(len(windows))]
+            return self._runner.infer_on_device(lr.contiguous()).permute(0, 3, 1, 2).float() / 255
+        lr_NCHW = lr.permute(0, 3, 1, 2).float() / 255
+        return self._runner.infer_on_device(lr_NCHW.to(getattr(torch, spec.dtype)).contiguous())
 
 
 class DeviceResult:
     """A result in a GPU's memory, perhaps not computed yet. Its readers wait for it, not for what is queued after."""
 
-    def __init__(self, sr_NCHW: torch.Tensor, lanes: Lanes, ready: torch.cuda.Event | None = None) -> None:
-        """`ready`: when it is there; None: it is."""
+    def __init__(self, sr_NCHW: torch.Tensor, pipeline: DevicePipeline, ready: torch.cuda.Event) -> None:
+        """`ready`: recorded behind what computes it."""
         self._sr_NCHW = sr_NCHW
-        self._lanes = lanes
+        self._pipeline = pipeline
         self._ready = ready
 
     @property
@@ -62,41 +103,37 @@ class DeviceResult:
 
     def crop(self, rows: slice, columns: slice) -> DeviceResult:
         """A part of it, a view."""
-        return DeviceResult(self._sr_NCHW[:, :, rows, columns], self._lanes, self._ready)
+        return DeviceResult(self._sr_NCHW[:, :, rows, columns], self._pipeline, self._ready)
 
     def measure(self, scale: int) -> Statistics:
-        """What the guards look at."""
-        import torch
+        """What the guards look at; it comes down as one row of numbers."""
 
-        with self._lanes.after(self._ready):
+        def compute() -> torch.Tensor:
             planes = self._sr_NCHW[0].float()
-            rows, columns = (self._lanes.weights(length, scale) for length in planes.shape[1:])
+            rows, columns = (self._pipeline.cell_weights(length, scale) for length in planes.shape[1:])
             means = rows @ (planes @ columns.T)
-            low, high = planes.amin(dim=(1, 2)), planes.amax(dim=(1, 2))
-            told = torch.cat([low, high, means.flatten()])
-            values = np.empty(told.numel(), np.float32)
-            self._lanes.fetch(told, values)
-        channels = len(low)
+            cells[:] = means.shape
+            return torch.cat([planes.amin(dim=(1, 2)), planes.amax(dim=(1, 2)), means.flatten()])
+
+        cells: list[int] = []
+        values = self._pipeline.fetch(self._ready, compute).astype(np.float32, copy=False)
+        channels = cells[0]
         return Statistics(
-            low=values[:channels],
-            high=values[channels : 2 * channels],
-            means=values[2 * channels :].reshape(means.shape),
+            low=values[:channels], high=values[channels : 2 * channels], means=values[2 * channels :].reshape(cells)
         )
 
     def read(self) -> NDArray[np.float32]:
         """1 x C x H x W on the host, not clamped."""
-        with self._lanes.after(self._ready):
-            sr_NCHW = np.empty(self._sr_NCHW.shape, np.float32)
-            self._lanes.fetch(self._sr_NCHW.float().contiguous(), sr_NCHW)
-            return sr_NCHW
+        fetched = self._pipeline.fetch(self._ready, self._sr_NCHW.float)
+        return fetched.astype(np.float32, copy=False)
 
     def write(self, target: Pixels) -> None:
         """Clamp, scale, round to 8 bit, and only then come down."""
-        import torch
 
-        with self._lanes.after(self._ready):
+        def compute() -> torch.Tensor:
             planes = self._sr_NCHW[0].float()
             if target.shape[2] < planes.shape[0]:
                 planes = planes.mean(dim=0, keepdim=True)
-            whole = planes.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
-            self._lanes.fetch(whole.contiguous(), target)
+            return planes.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+        np.copyto(target, self._pipeline.fetch(self._ready, compute))

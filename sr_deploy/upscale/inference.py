@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,18 +14,26 @@ from sr_deploy.errors import GuardError, OutOfMemoryError
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.runners.protocol import DeviceRunner, Runner
 from sr_deploy.upscale.batch import FEWEST, choose_batch, largest_batch
-from sr_deploy.upscale.device import infer_on_device, runs_on_device
 from sr_deploy.upscale.guards import DEFAULT_LIMITS, GuardLimits, find_problem, measure_statistics
-from sr_deploy.upscale.lanes import Lanes
 from sr_deploy.upscale.pixels import HostResult, TileResult, to_window
 from sr_deploy.upscale.plan import Tile
 from sr_deploy.upscale.tiles import join_tiles, plan_tiles
+
+if TYPE_CHECKING:
+    from sr_deploy.upscale.device import DevicePipeline
 
 SMALLEST_TILE = 16
 """Core of a tile below which halving stops: the halo is nearly all of it then."""
 _MEASURED: WeakKeyDictionary[Runner, dict[tuple[int, ...], int]] = WeakKeyDictionary()
 """Batches that were chosen in this process: for each runner and shape of a window."""
 _WARM_UPS, _TIMED = 2, 3  # calls; a CUDA graph is captured in the second one
+
+
+def runs_on_device(runner: Runner, samples: Pixels) -> bool:
+    """Whether a runner takes such samples on a GPU."""
+    spec = runner.spec
+    on_gpu = isinstance(runner, DeviceRunner) and spec.device.startswith("cuda")
+    return on_gpu and samples.dtype == np.uint8 and spec.dtype in ("float32", "float16", "uint8")
 
 
 class Inference:
@@ -51,7 +59,7 @@ class Inference:
         self._open_fp32 = open_fp32
         self._limits = limits
         self._batch = batch
-        self._lanes: Lanes | None = None
+        self._pipeline: DevicePipeline | None = None
         self.halo = 0
         """Overlap of the tiles of a window that is too large."""
         self.blend = 0
@@ -153,9 +161,11 @@ class Inference:
         return [HostResult(sr_NCHW[index : index + 1]) for index in range(len(windows))]
 
     def _start_on_device(self, windows: Sequence[Pixels]) -> Sequence[TileResult]:
-        if self._lanes is None:
-            self._lanes = Lanes(self._runner.spec.device)
-        return infer_on_device(cast(DeviceRunner, self._runner), self._lanes, windows)
+        if self._pipeline is None:
+            from sr_deploy.upscale.device import DevicePipeline  # and with it torch, which other backends do without
+
+            self._pipeline = DevicePipeline(cast(DeviceRunner, self._runner))
+        return self._pipeline.start(windows)
 
     def check(self, result: TileResult, samples: Pixels, tile: Tile) -> tuple[TileResult, str | None]:
         """What is used of a window's result, and what is wrong with it; another thread may call this beside `start`.

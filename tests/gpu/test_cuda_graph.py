@@ -84,7 +84,7 @@ def test_a_refused_capture_is_computed_as_it_is(caplog):
     def compute(lr):
         return lr * float(lr.sum().item() > -1)  # .item() waits for the GPU, which no capture allows
 
-    replay = GraphReplay(compute, "torch:fp32")
+    replay = GraphReplay(compute, "torch:fp32", torch.device("cuda", 0))
     (lr,) = pictures(1, 1, 3, 8, 8)
     for _ in range(4):
         torch.testing.assert_close(replay(lr), lr)

@@ -13,10 +13,9 @@ from sr_deploy import trt
 from sr_deploy.bundle import parse_profile
 from sr_deploy.bundle.trust import EngineTrust
 from sr_deploy.errors import BackendError, OutOfMemoryError
-from sr_deploy.runners.engine_context import EngineContext
 from sr_deploy.runners.open_engine import KernelCache, load_engine, make_context
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.runners.tensorrt_runner import choose_device
+from sr_deploy.runners.tensorrt_runner import EngineContext, choose_device
 from sr_deploy.trt import sdk_log, take_errors
 
 MEMORY = "[executionContext.cpp::initializeExecutionContext] Error Code 2: OutOfMemory (Requested size was 12 bytes.)"

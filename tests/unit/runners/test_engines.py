@@ -123,7 +123,7 @@ def test_engines_of_a_lone_graph_are_looked_for_beside_it(exported, tmp_path):
 
 
 def test_the_profile_tuned_nearest_is_chosen():
-    from sr_deploy.runners.engine_context import choose_profile
+    from sr_deploy.runners.tensorrt_runner import choose_profile
 
     profiles = [
         parse_profile("tile=1x64x64,1x256x256,4x512x512"),
@@ -135,61 +135,6 @@ def test_the_profile_tuned_nearest_is_chosen():
     assert choose_profile(profiles, Shape(1, 512, 512)) == 1
     with pytest.raises(ShapeError, match="8x64x64 lies outside every profile: tile="):
         choose_profile(profiles, Shape(8, 64, 64))
-
-
-def test_every_name_that_the_runner_uses_exists_in_the_real_bindings():
-    sdk = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip install 'sr-deploy[rtx]')")
-    used = {
-        "IExecutionContext": (
-            "set_input_shape",
-            "get_tensor_shape",
-            "set_tensor_address",
-            "execute_async_v3",
-            "set_optimization_profile_async",
-            "set_device_memory",
-        ),
-        "ICudaEngine": (
-            "get_tensor_name",
-            "get_tensor_mode",
-            "get_tensor_dtype",
-            "num_io_tensors",
-            "create_execution_context",
-            "create_runtime_config",
-            "device_memory_size_v2",
-        ),
-        "IRuntimeConfig": (
-            "cuda_graph_strategy",
-            "set_execution_context_allocation_strategy",
-            "dynamic_shapes_kernel_specialization_strategy",
-            "create_runtime_cache",
-            "set_runtime_cache",
-        ),
-        "IRuntimeCache": ("serialize", "deserialize"),
-        "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
-        "Refitter": ("refit_cuda_engine",),
-        "OnnxParserRefitter": ("refit_from_file",),
-        "CudaGraphStrategy": ("DISABLED",),
-        "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
-        "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
-        "TensorIOMode": ("INPUT", "OUTPUT"),
-        "DataType": ("FLOAT", "HALF"),
-        "ILogger": ("Severity",),
-    }
-    missing = [
-        f"{kind}.{name}" for kind, names in used.items() for name in names if not hasattr(getattr(sdk, kind), name)
-    ]
-    assert missing == []
-    signatures = {
-        "set_input_shape": "name: str, shape: tuple) -> bool",
-        "set_tensor_address": "name: str, memory: typing.SupportsInt) -> bool",
-        "execute_async_v3": "stream_handle: typing.SupportsInt) -> bool",
-        "set_device_memory": "memory: typing.SupportsInt, size: typing.SupportsInt) -> None",
-        "set_optimization_profile_async": (
-            "profile_index: typing.SupportsInt, stream_handle: typing.SupportsInt) -> bool"
-        ),
-    }
-    for name, signature in signatures.items():
-        assert signature in getattr(sdk.IExecutionContext, name).__doc__
 
 
 def test_an_engine_that_does_not_load_is_an_error_with_the_way_out(tmp_path):

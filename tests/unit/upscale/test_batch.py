@@ -23,6 +23,8 @@ from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.inference import Inference
 from sr_deploy.upscale.plan import Cut
 from sr_deploy.upscale.work import describe_making
+from tests.unit.gpu.streams import Gpu
+from tests.unit.gpu.tensors import torch_cuda
 
 
 class WatchedRunner(BaseRunner):
@@ -143,28 +145,29 @@ def test_memory_that_runs_out_halves_the_batch_and_only_then_the_tile(
 
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_way_of_a_gpu_gives_the_same_on_the_cpu(
+def test_a_gpu_gives_the_same_as_the_cpu(
     path: Path, picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, batch: int, channels: int
 ) -> None:
-    """All of it but streams and pinned memory: PyTorch's runner takes tensors on the CPU too."""
+    """PyTorch's runner, CUDA graphs and the pipeline on a GPU that is made up, on which work is done late."""
     lr = picture[:, :, :channels]
     with Upscaler(path, backend="torch:fp32", device="cpu", tile=32, batch=batch) as upscale:
         expected = upscale.upscale(lr)
-        monkeypatch.setattr("sr_deploy.upscale.inference.runs_on_device", lambda *_: True)
-        monkeypatch.setattr(Inference, "ahead", 1)
-        assert isinstance(upscale._inference.start([lr])[0], DeviceResult)
-        upscaled = upscale.upscale(lr)
-        assert np.abs(upscaled.image.astype(int) - expected.image).max() <= 1
-        assert (upscaled.report.tiles, upscaled.report.recomputed, upscaled.report.blend) == (12, 0, 0)
-        compute, calls = upscale._runner.infer_on_device, []  # type: ignore[attr-defined]
+    with torch_cuda(Gpu()) as gpu:
+        with Upscaler(path, backend="torch:fp32", device="cuda:0", tile=32, batch=batch) as upscale:
+            assert isinstance(upscale._inference.start([lr[:40, :40]])[0], DeviceResult)
+            upscaled = upscale.upscale(lr)
+            assert np.abs(upscaled.image.astype(int) - expected.image).max() <= 1
+            assert (upscaled.report.tiles, upscaled.report.recomputed, upscaled.report.blend) == (12, 0, 0)
+            compute, calls = upscale._runner.infer_on_device, []  # type: ignore[attr-defined]
 
-        def spoil(window: torch.Tensor) -> torch.Tensor:
-            calls.append(len(window))
-            sr = compute(window)
-            return sr * float("nan") if len(calls) == 2 else sr
+            def spoil(window: torch.Tensor) -> torch.Tensor:
+                calls.append(len(window))
+                sr = compute(window)
+                return sr * float("nan") if len(calls) == 2 else sr
 
-        monkeypatch.setattr(upscale._runner, "infer_on_device", spoil)
-        mended = upscale.upscale(lr)
+            monkeypatch.setattr(upscale._runner, "infer_on_device", spoil)
+            mended = upscale.upscale(lr)
+        gpu.finish()
     assert mended.report.recomputed == calls[1] == batch
     assert np.abs(mended.image.astype(int) - expected.image).max() <= 1
 

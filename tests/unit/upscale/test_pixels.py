@@ -1,7 +1,8 @@
-"""Host and device do the same: the device's code runs here on torch's CPU tensors."""
+"""Host and device do the same; the device is a GPU that is made up, on which work is done as late as may be."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ from numpy.typing import NDArray
 
 from sr_deploy.imaging.convert import to_image
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.device import DeviceResult, infer_on_device, runs_on_device
-from sr_deploy.upscale.lanes import Lanes
+from sr_deploy.upscale.device import DevicePipeline, DeviceResult
+from sr_deploy.upscale.guards import measure_statistics
+from sr_deploy.upscale.inference import runs_on_device
 from sr_deploy.upscale.pixels import HostResult, to_window
+from tests.unit.gpu.streams import Gpu
+from tests.unit.gpu.tensors import torch_cuda
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +25,21 @@ def sr() -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(0.5, 0.4, (1, 3, 150, 90)).astype(np.float32)
 
 
+@pytest.fixture
+def gpu() -> Iterator[Gpu]:
+    with torch_cuda(Gpu()) as made:
+        yield made
+        made.finish()
+
+
 @pytest.fixture(params=["host", "device"])
-def result(request: pytest.FixtureRequest, sr: NDArray[np.float32]) -> HostResult | DeviceResult:
-    return HostResult(sr) if request.param == "host" else DeviceResult(torch.from_numpy(sr), Lanes("cpu"))
+def result(request: pytest.FixtureRequest, gpu: Gpu, sr: NDArray[np.float32]) -> HostResult | DeviceResult:
+    if request.param == "host":
+        return HostResult(sr)
+    ready = torch.cuda.Event()
+    on_gpu = torch.from_numpy(sr).to("cuda:0")
+    ready.record()
+    return DeviceResult(on_gpu, DevicePipeline(DoublingRunner("float32")), ready)
 
 
 def test_rounding_is_that_of_to_image(result: HostResult | DeviceResult, sr: NDArray[np.float32]) -> None:
@@ -44,6 +60,7 @@ def test_parts_are_measured_alike(result: HostResult | DeviceResult, sr: NDArray
     assert np.allclose(seen.high, sr[0, :, 10:110, :70].max(axis=(1, 2)))
     assert seen.means.shape == (3, 3, 2)
     assert np.isclose(seen.means[1, 0, 1], sr[0, 1, 10:42, 34:70].mean(), atol=1e-5)
+    assert np.allclose(seen.means, measure_statistics(sr[:, :, 10:110, :70], 2).means, atol=1e-5)
 
 
 def test_16_bit_on_the_host(sr: NDArray[np.float32]) -> None:
@@ -58,7 +75,7 @@ def test_16_bit_on_the_host(sr: NDArray[np.float32]) -> None:
 class DoublingRunner:
     """Repeats pixels on torch's device, with ends of any type."""
 
-    def __init__(self, dtype: Any, device: str = "cpu") -> None:
+    def __init__(self, dtype: Any, device: str = "cuda:0") -> None:
         self.spec = RunnerSpec("torch", "0", "fp16", device, 2, 3, dtype=dtype)
 
     def infer_on_device(self, lr: torch.Tensor) -> torch.Tensor:
@@ -75,16 +92,16 @@ class DoublingRunner:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_samples_go_through_every_kind_of_end(dtype: str, channels: int) -> None:
+def test_samples_go_through_every_kind_of_end(gpu: Gpu, dtype: str, channels: int) -> None:
     samples = np.random.default_rng(1).integers(0, 256, (9, 7, channels), np.uint8)
     target = np.empty((18, 14, channels), np.uint8)
-    infer_on_device(DoublingRunner(dtype), Lanes("cpu"), [samples])[0].write(target)
+    DevicePipeline(DoublingRunner(dtype)).start([samples])[0].write(target)
     assert np.array_equal(target, samples.repeat(2, axis=0).repeat(2, axis=1))
 
 
 def test_only_gpus_are_devices() -> None:
     samples = np.zeros((2, 2, 3), np.uint8)
-    assert not runs_on_device(DoublingRunner("float32"), samples)
-    assert runs_on_device(DoublingRunner("float16", "cuda:0"), samples)
-    assert not runs_on_device(DoublingRunner("uint16", "cuda:0"), samples)
-    assert not runs_on_device(DoublingRunner("float32", "cuda:0"), samples.astype(np.uint16))
+    assert not runs_on_device(DoublingRunner("float32", "cpu"), samples)
+    assert runs_on_device(DoublingRunner("float16"), samples)
+    assert not runs_on_device(DoublingRunner("uint16"), samples)
+    assert not runs_on_device(DoublingRunner("float32"), samples.astype(np.uint16))
