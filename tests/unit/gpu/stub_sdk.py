@@ -162,14 +162,15 @@ class IRuntimeConfig:
 
 
 class IRuntimeCache:
-    content = b""
+    def __init__(self) -> None:
+        self.content = b"kernels that were compiled"
 
-    def deserialize(self, buffer: bytes) -> bool:
-        self.content = buffer
+    def deserialize(self, blob: bytes) -> bool:
+        self.content = blob
         return True
 
     def serialize(self) -> bytes:
-        return self.content or b"kernels that were compiled"
+        return self.content
 
 
 class EngineInspector:
@@ -201,8 +202,8 @@ class OnnxParserRefitter:
     def __init__(self, refitter: Refitter) -> None:
         self.refitter = refitter
 
-    def refit_from_file(self, path: str) -> bool:
-        self.refitter.given = Path(path).read_bytes()
+    def refit_from_file(self, model: str) -> bool:
+        self.refitter.given = Path(model).read_bytes()
         return self.refitter.engine.stub.allows("refit_from_file")
 
 
