@@ -8,6 +8,7 @@ engines to start faster is code likewise and stands in the same registry.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -110,14 +111,17 @@ def open_engine(sdk: ModuleType, content: bytes, trust: EngineTrust = BUILT_HERE
         The engine; None where the SDK does not take it.
 
     Raises:
-        BackendError: it was not built here, and the user has not said that he trusts it.
+        BackendError: it was not built here, and the user has not said that he trusts it; or the SDK does not start.
     """
     if not trust.elsewhere and not were_made_here(content):
         raise BackendError("the engine was not built here, and an engine is code; to run it: --trust-engine")
     take_errors()  # of others, before
-    runtime = sdk.Runtime(sdk_log(sdk))
-    if said := take_errors():  # a driver too old: TensorRT gives a runtime all the same, and its next call is the last
-        raise BackendError(f"{sdk.__name__} does not start here: {said}")
+    runtime = None
+    with contextlib.suppress(TypeError):  # raised where there is none
+        runtime = sdk.Runtime(sdk_log(sdk))
+    # With a driver that is too old there may be one all the same, whose next call ends the process.
+    if (said := take_errors()) or runtime is None:
+        raise BackendError(f"{sdk.__name__} does not start here: {said or 'it gave no runtime'}")
     runtime.engine_host_code_allowed = trust.host_code
     return runtime.deserialize_cuda_engine(content)
 

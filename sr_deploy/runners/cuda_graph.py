@@ -120,11 +120,9 @@ class GraphReplay:
         try:
             compute, own_lr, graph = self._make_compute(), lr.clone(), torch.cuda.CUDAGraph()
             compute(own_lr)
-            # The stream again: a capture that fails leaves its own as the current one. Of other threads what they do
-            # (pinned memory, other GPUs) is no part of this graph.
+            # What other threads do (pinned memory, other GPUs) is no part of this graph.
             with (
                 _CAPTURING,
-                torch.cuda.stream(self._stream),
                 torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
             ):
                 own_sr = compute(own_lr)

@@ -95,6 +95,8 @@ ComputeCapability = enum.Enum("ComputeCapability", "NONE CURRENT SM75 SM86 SM89 
 class Runtime:
     def __init__(self, stub: Stub, logger: Any) -> None:
         stub.logger = logger
+        if "no runtime" in stub.refuses:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self.__dict__["alive"] = stub.allows("Runtime")
         self.__dict__["stub"] = stub
         self.__dict__["engine_host_code_allowed"] = False

@@ -147,11 +147,14 @@ def test_what_an_engine_says_of_a_failure_is_in_the_error(bundle, stub, install_
 
 
 def test_a_driver_that_is_too_old_is_an_error_and_no_end_of_the_process(bundle, stub, install_sdk):
-    """As TensorRT 11.4 has it: a runtime comes back, and nothing is behind it."""
+    """As TensorRT 11.4 has it: a runtime comes back, and nothing is behind it; or none does."""
     install_sdk(stub)
     add_engine(bundle)
     stub.refuses = {"Runtime": "createInferRuntime: Error Code 6: API Usage Error (CUDA initialization failure: 35)"}
     with pytest.raises(BackendError, match=r"tensorrt does not start here: createInferRuntime: .* failure: 35"):
+        open_engine(bundle)
+    stub.refuses = {"no runtime": ""}
+    with pytest.raises(BackendError, match="tensorrt does not start here: it gave no runtime"):
         open_engine(bundle)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import itertools
+import re
 import sys
 import threading
 from collections import deque
@@ -317,6 +319,16 @@ def plant(module: ModuleType, fault: Plant) -> ModuleType:
     sys.modules[changed.__name__] = changed  # dataclasses look there
     exec(compile(source.replace(fault.old, fault.new), module.__file__, "exec"), vars(changed))
     return changed
+
+
+def test_every_line_that_orders_work_has_a_fault():
+    orders = re.compile(r"\.(wait_stream|wait_event|record_\w+|synchronize|clone|copy_)\(|cuda\.stream\(|_CAPTURING,")
+    for module in {module for module, _ in SCENARIOS.values()}:
+        lines = [line.strip() for line in inspect.getsource(module).splitlines() if orders.search(line)]
+        faults = [fault.old for other, found in SCENARIOS.values() if other is module for fault in found]
+        for line in lines:
+            parts = [part.strip() for old in faults for part in old.splitlines()]
+            assert any(orders.search(part) and part in line for part in parts), line
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
