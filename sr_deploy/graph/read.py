@@ -14,7 +14,7 @@ from sr_deploy.graph.ends import ENDS_OF_DTYPE, PROBE_NAME, Dtype, expose_nchw, 
 from sr_deploy.graph.load import find_ends, holding_errors, load_model, opset_of, strip_weights
 from sr_deploy.graph.probe import find_scale
 from sr_deploy.graph.reach import measure_radius
-from sr_deploy.graph.scale import LARGE_SIDE, MAX_SIDE
+from sr_deploy.graph.scale import LARGE_SIDE, MAX_FIXED_PIXELS, MAX_FIXED_SIDE
 from sr_deploy.graph.shapes import InferredShapes, infer_shapes
 from sr_deploy.graph.spans import UnknownReachError
 from sr_deploy.graph.trial import Trial
@@ -247,9 +247,13 @@ def _read_input_shape(
     shown = " x ".join(str(side or dim.dim_param or "?") for side, dim in zip(sides, dims, strict=True)) or "no axes"
     if len(sides) != 4:
         raise GraphError(f"{path}: input {source.name!r} has shape {shown}; an image is N x C x H x W")
-    if any(side is not None and side > MAX_SIDE for side in sides):
-        raise GraphError(f"{path}: input {source.name!r} has shape {shown}; sides up to {MAX_SIDE} are taken")
     n, channels, h, w = sides
+    pixels = (n or 1) * (h or 1) * (w or 1)
+    if any(side is not None and side > MAX_FIXED_SIDE for side in sides) or pixels > MAX_FIXED_PIXELS:
+        raise GraphError(
+            f"{path}: input {source.name!r} has shape {shown}; fixed sides up to {MAX_FIXED_SIDE} are taken, and "
+            f"{MAX_FIXED_PIXELS} pixels in all; export it with dynamic height and width"
+        )
     if channels is None:
         channels = _channels_of_first_convolution(model, source.name)
     if channels not in (1, 3):

@@ -9,6 +9,10 @@ from sr_deploy.errors import GraphError
 
 MAX_SIDE = 65536
 """Longest side of an input, and largest batch."""
+MAX_FIXED_SIDE = 16384
+"""The same where a graph takes no other."""
+MAX_FIXED_PIXELS = 16_000_000
+"""Of an input where a graph takes none that is smaller: a picture of 4K is half of it."""
 LARGE_SIDE = 384
 MULTIPLES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 """Input multiples that are looked for; each divides the side above."""

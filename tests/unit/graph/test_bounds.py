@@ -112,10 +112,15 @@ def test_large_pictures_may_have_large_feature_maps(make_graph, tools):
     assert read_graph(fixed).fixed_shape == (1, 1080, 1920)
 
 
-@pytest.mark.parametrize("side", [65537, 2**31, 2**62])
-def test_sides_beyond_any_picture(make_graph, side):
-    path = make_graph([helper.make_node("Relu", ["x"], ["y"])], input_shape=("n", 3, side, "w"))
-    with pytest.raises(GraphError, match=f"has shape n x 3 x {side} x w; sides up to 65536 are taken"):
+@pytest.mark.parametrize(
+    "shape", [("n", 3, 16385, "w"), ("n", 3, 2**62, "w"), (65536, 3, "h", "w"), (9, 3, 2160, 3840)]
+)
+def test_sides_beyond_any_picture(make_graph, shape):
+    path = make_graph([helper.make_node("Relu", ["x"], ["y"])], input_shape=shape)
+    shown = " x ".join(map(str, shape))
+    with pytest.raises(
+        GraphError, match=f"has shape {shown}; fixed sides up to 16384 are taken, and 16000000 pixels in"
+    ):
         read_graph(path)
 
 
