@@ -201,7 +201,11 @@ class Gpu:
 
     @contextmanager
     def graph(
-        self, graph: CudaGraph, pool: Memory | None = None, stream: Stream | None = None, capture_error_mode: str = ""
+        self,
+        cuda_graph: CudaGraph,
+        pool: Memory | None = None,
+        stream: Stream | None = None,
+        capture_error_mode: str = "global",
     ) -> Iterator[None]:
         """As `torch.cuda.graph`: waits for the device first, and leaves its stream current where a capture breaks."""
         if self.capturing is not None:
@@ -210,13 +214,13 @@ class Gpu:
         stream = stream or Stream(self, torch.device("cuda", self.index_of(None)))
         before = self.current_stream()
         self.set_stream(stream)
-        graph.begin(pool or self.graph_pool_handle(), capture_error_mode or "global")
-        self.capturing, stream.graph = graph, graph
+        cuda_graph.begin(pool or self.graph_pool_handle(), capture_error_mode)
+        self.capturing = stream.graph = cuda_graph
         try:
             yield
         finally:
             self.capturing = stream.graph = None
-            if graph.broken:
+            if cuda_graph.broken:
                 raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
             self.set_stream(before)
 

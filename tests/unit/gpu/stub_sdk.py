@@ -217,6 +217,8 @@ class IExecutionContext:
         self.addresses: dict[str, int] = {}
         self.work: tuple[int, int] = (0, 0)
         self.owns_work = strategy is not ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.owns_work:
+            self.stub.calls.append("memory of a context alone")
         self.state = Memory(self.stub.gpu, 0, None, owner="a context")
 
     def set_device_memory(self, memory: int, size: int) -> None:

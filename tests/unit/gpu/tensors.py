@@ -179,6 +179,27 @@ def find_pinned(gpu: Gpu, tensor: torch.Tensor) -> Memory | None:
     return pinned.get(tensor.untyped_storage().data_ptr())
 
 
+def cuda_names(gpu: Gpu) -> dict[str, Any]:
+    """What `torch.cuda` has instead."""
+    return {
+        "Stream": partial(Stream, gpu),
+        "Event": partial(Event, gpu),
+        "CUDAGraph": partial(CudaGraph, gpu),
+        "graph": gpu.graph,
+        "graph_pool_handle": gpu.graph_pool_handle,
+        "stream": gpu.stream,
+        "device": gpu.device,
+        "current_stream": gpu.current_stream,
+        "synchronize": gpu.synchronize,
+        "empty_cache": do_nothing,
+        "is_available": lambda: True,
+        "device_count": lambda: gpu.devices,
+        "mem_get_info": lambda device=None: (gpu.capacity - gpu.taken, gpu.capacity),
+        "memory_reserved": lambda device=None: 0,
+        "memory_allocated": lambda device=None: 0,
+    }
+
+
 @contextmanager
 def torch_cuda(gpu: Gpu) -> Iterator[Gpu]:
     """Let torch see these GPUs."""
@@ -223,23 +244,7 @@ def torch_cuda(gpu: Gpu) -> Iterator[Gpu]:
         return value
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "Stream": partial(Stream, gpu),
-            "Event": partial(Event, gpu),
-            "CUDAGraph": partial(CudaGraph, gpu),
-            "graph": gpu.graph,
-            "graph_pool_handle": gpu.graph_pool_handle,
-            "stream": gpu.stream,
-            "device": gpu.device,
-            "current_stream": gpu.current_stream,
-            "synchronize": gpu.synchronize,
-            "empty_cache": do_nothing,
-            "is_available": lambda: True,
-            "device_count": lambda: gpu.devices,
-            "mem_get_info": lambda _=None: (gpu.capacity - gpu.taken, gpu.capacity),
-            "memory_reserved": lambda _=None: 0,
-            "memory_allocated": lambda _=None: 0,
-        }.items():
+        for name, value in cuda_names(gpu).items():
             patch.setattr(torch.cuda, name, value)
         patch.setattr(torch, "empty", empty)
         patch.setattr(torch.Tensor, "to", to)

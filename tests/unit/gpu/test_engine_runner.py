@@ -17,6 +17,7 @@ from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.tensorrt_runner import TensorRtRunner
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.verify.entry import name_machine
 from tests.unit.gpu.conftest import add_engine
 from tests.unit.gpu.stub_sdk import OUT_OF_MEMORY, Stub, repeat
 from tests.unit.gpu.tensors import pictures
@@ -118,6 +119,7 @@ def test_each_graph_has_a_context_and_all_of_them_one_piece_of_memory(bundle, st
                 assert np.array_equal(runner.infer(lr), repeat(lr, 4))
         assert runner._graphs.captured == 4
         assert stub.calls.count("create_execution_context") == 5
+        assert "memory of a context alone" not in stub.calls
         assert gpu.taken - before < 2**20 + 4 * (3 * 40 * 40 * 4 * 2) + 2**16
     assert gpu.taken - before < 2**16
 
@@ -204,9 +206,21 @@ def test_the_second_gpu_has_an_engine_of_its_own(bundle, stub, install_sdk):
     with Upscaler(bundle.path, backend="tensorrt:fp32", device="cuda:1", tile=16) as upscale:
         assert np.array_equal(upscale(lr), lr.repeat(4, axis=0).repeat(4, axis=1))
         assert upscale.spec.device == "cuda:1"
+        assert name_machine(upscale.spec) == "NVIDIA H100 80GB HBM3"  # as a certificate names it
     with open_engine(bundle, device="cuda") as runner:  # without a number it is the first
         on_device = torch.from_numpy(lr_of(1, 3, 16, 16)).to("cuda:0")
         assert np.array_equal(runner.infer_on_device(on_device).cpu().numpy(), repeat(lr_of(1, 3, 16, 16), 4))
+
+
+@pytest.mark.parametrize(("device", "number"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), (None, 0)])
+def test_pytorch_takes_a_gpu_with_and_without_its_number(bundle, gpu, device, number):
+    lr = lr_of(1, 3, 16, 16)
+    with open_runner(open_model(bundle.path), "torch:fp32", device=device) as runner:
+        assert runner.spec.device == f"cuda:{number}"
+        on_device = torch.from_numpy(lr).to(torch.device("cuda", number))
+        assert np.array_equal(runner.infer_on_device(on_device).cpu().numpy(), runner.infer(lr))
+        with pytest.raises(InputError, match="move it first"):
+            runner.infer_on_device(torch.from_numpy(lr).to(torch.device("cuda", 1 - number)))
 
 
 def test_auto_takes_the_fastest_that_is_vouched_for(bundle, stub, install_sdk, monkeypatch):
