@@ -170,6 +170,11 @@ def test_every_batch_that_may_be_joined_fits_a_profile(make_bundle, tmp_path, re
                 assert fits or (batches.keys() > {""} and corner == parsed[0].max and config.max_batch_size == 8)
 
 
+def test_the_docs_say_how_version_compatible_plans_are_served():
+    text = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+    assert "`--backend-config=tensorrt,version-compatible=true`" in text
+
+
 def test_plans_of_another_gpu_are_left_out(make_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("sr_deploy.gpus._ask_once", lambda: (Gpu("NVIDIA L4", "sm89"),))
     bundle = make_bundle("compact-x4", tmp_path, fp16=True)
