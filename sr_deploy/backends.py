@@ -8,10 +8,13 @@ from typing import Literal, get_args
 from sr_deploy.errors import InputError
 
 Backend = Literal["torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+"""`fp8` is E4M3: 4 bits of exponent, 3 of mantissa."""
 
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
+"""Precisions of 8 bit, which are searched for within a budget."""
 TENSORRT_BACKENDS: tuple[Backend, ...] = ("tensorrt", "tensorrt-rtx")
 
 

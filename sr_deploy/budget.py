@@ -126,11 +126,11 @@ def _choose(result: ExportResult, max_drop_db: float, left_out: Mapping[Precisio
 
 def _find_loss(result: ExportResult, backend: BackendChoice) -> tuple[float, float | None]:
     """What a backend's precision loses against photographs, and the upper end of that."""
-    int8 = result.bundle.manifest.int8
+    search = result.bundle.manifest.searches.get(backend.precision)
     if backend.floats:
         entry = next(entry for entry in result.certificate if entry.backend == str(backend))
         return entry.drop_db or 0.0, None
-    if backend.precision == "int8" and int8 is not None:
-        return int8.drop_db, int8.upper_db
+    if search is not None:
+        return search.drop_db, search.upper_db
     error_budgets = [one for one in result.verification.error_budgets if one.precision == backend.precision]
     return (error_budgets[-1].drop_db if error_budgets and backend.precision != "fp32" else 0.0), None

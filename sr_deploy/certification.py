@@ -222,12 +222,13 @@ def _count_most_pixels(model: Model) -> float | None:
 
 def _check_drops(bundle: Bundle, error_budgets: Sequence[ErrorBudget]) -> list[Check]:
     """What graphs lose against ground truth, where somebody said how much they may."""
-    int8, graph = bundle.manifest.int8, bundle.manifest.graph("int8")
     checks = []
-    if int8 is not None and graph is not None:
-        said = int8.describe_loss()
-        findings = () if int8.passed else (f"kept with --force: {said}",)
-        checks.append(_make_drop(graph.file, graph.sha256, f"when it was made: {said}", findings))
+    for precision, search in bundle.manifest.searches.items():
+        graph = bundle.manifest.graph(precision)
+        if graph is not None:
+            said = search.describe_loss()
+            findings = () if search.passed else (f"kept with --force: {said}",)
+            checks.append(_make_drop(graph.file, graph.sha256, f"when it was made: {said}", findings))
     for budget in error_budgets:
         allowed = bundle.manifest.thresholds_for(budget.precision).max_drop_db
         if allowed is not None:

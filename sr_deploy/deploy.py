@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sr_deploy.bench.pair import PairTiming
     from sr_deploy.certification import Verification
     from sr_deploy.export.half_plan import HalfPlan
+    from sr_deploy.export.int8.bundle import Int8Graph
     from sr_deploy.graph.rewrite import RewriteReport
 
 DEPLOYMENTS = Path("deployments")
@@ -73,8 +74,8 @@ class WrittenGraphs:
     """What rewriting the FP32 graph saved; None if the spec leaves it plain."""
     half_plan: HalfPlan | None = None
     """Which layers stay FP32 in the FP16 graph, and what was measured; None without one."""
-    int8: Int8Record | None = None
-    """What the search for INT8 found; None without an INT8 graph."""
+    searches: Mapping[Precision, Int8Record] = field(default_factory=dict)
+    """What the search for INT8 and for FP8 found, where there are such graphs."""
     left_out: Mapping[Precision, str] = field(default_factory=dict)
     """Precisions that were optional and do not meet their budget, and why."""
 
@@ -137,12 +138,13 @@ def export_bundle(
         on_stage: told what is being done, one line each.
         on_progress: told where the build of each engine stands, at least once a second.
         triton: folder of models of NVIDIA's Triton Inference Server to write the graphs and engines to as well.
-        calibration: photographs for INT8, and whether it is kept if it loses too much; None: the bundled photographs.
+        calibration: photographs for INT8 and FP8, and whether they are kept if they lose too much; None: the bundled
+            ones.
         license: under which the weights may be used, one line for the certificate; None: what the checkpoint says.
         sign: private key that the bundle is signed with (`bundle.signature`); None: it is not.
 
     Raises:
-        VerificationError: INT8 does not meet its budget; nothing is written.
+        VerificationError: INT8 or FP8 does not meet its budget; nothing is written.
         InputError: no such file, no weights in it, a profile that the network cannot run, a key that is none.
         OutputError: the folder cannot be written, or holds something that is no bundle.
         LockedError: another process makes this bundle, or writes into the one that stands there.
@@ -244,7 +246,8 @@ def _write_bundle(
             profiles=spec.profiles,
             engine=spec.engine,
             thresholds=spec.thresholds,
-            int8=graphs.int8,
+            int8=graphs.searches.get("int8"),
+            fp8=graphs.searches.get("fp8"),
             tools=tool_versions(),
         )
         write_text(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
@@ -268,8 +271,8 @@ def _write_graphs(
     from sr_deploy.export.onnx_export import export_network_to_onnx
 
     assert model.arch is not None
-    graphs = []
-    saving, plan, int8 = None, None, None
+    saving, plan = None, None
+    quantized: dict[Precision, Int8Graph] = {}
     left_out: dict[Precision, str] = {}
     files: dict[Precision, Path] = {}
     for precision in spec.precisions:
@@ -286,8 +289,9 @@ def _write_graphs(
                 convert_graph_to_fp16(files["fp32"], file, plan.names)
             else:
                 try:
-                    int8 = write_int8_graph(
-                        files["fp32"], file, spec.int8, calibration, keep_fp32=plan.names, tell=tell
+                    options = spec.int8 if precision == "int8" else spec.fp8
+                    quantized[precision] = write_int8_graph(
+                        files["fp32"], file, options, calibration, keep_fp32=plan.names, tell=tell
                     )
                 except (VerificationError, GraphError) as error:
                     if not calibration.optional:
@@ -295,15 +299,20 @@ def _write_graphs(
                     left_out[precision] = str(error)
                     continue
         files[precision] = file
-    for precision, file in files.items():  # last, because one graph is made from another
+    for file in files.values():  # last, because one graph is made from another
         change_graph_ends(file, spec.ends)
-        kept = plan.names if plan is not None and precision == "fp16" else ()
-        share = None
-        if int8 is not None and precision == "int8":
-            kept, share = int8.planned_fp32, int8.record.share
-        record = record_file(folder, file.name).model_dump()
-        graphs.append(GraphRecord(precision=precision, planned_fp32=kept, int8_share=share, **record))
-    return WrittenGraphs(tuple(graphs), saving, plan, int8.record if int8 is not None else None, left_out)
+    records = tuple(_record_graph(precision, file, plan, quantized.get(precision)) for precision, file in files.items())
+    searches = {precision: graph.record for precision, graph in quantized.items()}
+    return WrittenGraphs(records, saving, plan, searches, left_out)
+
+
+def _record_graph(precision: Precision, file: Path, plan: HalfPlan | None, quantized: Int8Graph | None) -> GraphRecord:
+    kept, share = plan.names if plan is not None and precision == "fp16" else (), None
+    if quantized is not None:
+        kept = quantized.planned_fp32
+        share = quantized.record.share if precision == "int8" else None
+    record = record_file(file.parent, file.name).model_dump()
+    return GraphRecord(precision=precision, planned_fp32=kept, int8_share=share, **record)
 
 
 def _rewrite_graph(file: Path, tell: Callable[[str], None]) -> GraphSaving:

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,8 @@ _SAID = threading.local()
 _MOST_ERRORS = 5
 _SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
 _NO_NAMES = ("NONE", "CURRENT")
+_FIRST_FP8 = 89
+"""Compute capability 8.9, Ada: products of FP8 begin with it (Hopper 9.0, Blackwell 10.0 and 12.0)."""
 _GENERATIONS = {
     "sm75": "Turing",
     "sm80": "Ampere",
@@ -154,13 +156,19 @@ def resolve_compute_capabilities(backend: Backend, wanted: tuple[str, ...]) -> t
     return tuple(name for name in known if name in names)
 
 
-def find_lacking(precision: Precision, *, fp32_matrices: bool) -> dict[str, str]:
-    """What compute capabilities lack that a graph needs, by name: one such target fails the build of all.
+def find_lacking(precision: Precision, capabilities: Collection[str], *, fp32_matrices: bool = False) -> dict[str, str]:
+    """Those of these compute capabilities that lack what a graph needs, and what: one of them fails the build of all.
 
     Args:
         precision: of the graph.
+        capabilities: as in `("sm86", "sm120")`.
         fp32_matrices: whether it multiplies matrices in FP32, beside convolutions (attention).
     """
+    if precision == "fp8":
+        older = (name for name in capabilities if int(name.removeprefix("sm")) < _FIRST_FP8)
+        return dict.fromkeys(older, "no FP8, which begins with sm89 (Ada)")
+    if "sm75" not in capabilities:
+        return {}
     if precision == "bf16":
         return {"sm75": "no BF16"}
     return {"sm75": "no products of FP32 matrices"} if fp32_matrices else {}

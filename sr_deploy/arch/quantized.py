@@ -22,6 +22,8 @@ from sr_deploy.errors import CheckpointError
 
 LEVELS = 127
 """Greatest quantized magnitude of weights, and of a calibrated range."""
+E4M3_LARGEST = 448.0
+"""Greatest number of FP8 (E4M3)."""
 LEAST_SCALE = 2.0**-20
 """FP16 steps by 2^-24 here: a scale rounded up to it is off by a sixteenth at most."""
 
@@ -30,31 +32,35 @@ class _RoundToLevels(torch.autograd.Function):
     """q(x); the gradient of the step is of Esser et al. 2020, equation 3, as far as it comes through the numbers."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, values: Tensor, step: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, values: Tensor, step: Tensor, in_fp8: bool) -> Tensor:
         exact = values / step.to(values.dtype)
-        rounded = exact.round().clamp(-LEVELS - 1, LEVELS)
-        ctx.save_for_backward(exact, rounded, step)
+        rounded = round_to_e4m3(exact) if in_fp8 else exact.round().clamp(-LEVELS - 1, LEVELS)
+        inside = exact.abs() <= E4M3_LARGEST if in_fp8 else (rounded - exact).abs() <= 0.5
+        ctx.save_for_backward(exact, rounded, inside, step)
         return rounded
 
     @staticmethod
-    def backward(ctx: FunctionCtx, arriving: Tensor) -> tuple[Tensor, Tensor | None]:
-        exact, rounded, step = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: FunctionCtx, arriving: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        exact, rounded, inside, step = ctx.saved_tensors  # type: ignore[attr-defined]
         gradient = arriving / step.to(arriving.dtype)
-        off = rounded - exact
-        inside = off.abs() <= 0.5
         if not ctx.needs_input_grad[1]:  # type: ignore[attr-defined]
-            return gradient * inside, None
-        of_step = (gradient * torch.where(inside, off, rounded)).sum(dtype=torch.float32)
-        return gradient * inside, of_step.reshape(step.shape)
+            return gradient * inside, None, None
+        of_step = (gradient * torch.where(inside, rounded - exact, rounded)).sum(dtype=torch.float32)
+        return gradient * inside, of_step.reshape(step.shape), None
 
 
-def round_to_levels(values: Tensor, step: Tensor) -> Tensor:
-    """Whole numbers from -128 to 127, of the type of `values`, for values and a step (a scalar).
+def round_to_levels(values: Tensor, step: Tensor, *, in_fp8: bool = False) -> Tensor:
+    """Values over a step (a scalar), as whole numbers from -128 to 127 or as E4M3 numbers, of the type of `values`.
 
     The gradient that arrives is taken for one of the numbers times the step, since whoever scales the result does so
     without telling autograd of the step.
     """
-    return _RoundToLevels.apply(values, step)  # type: ignore[no-any-return,no-untyped-call]
+    return _RoundToLevels.apply(values, step, in_fp8)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def round_to_e4m3(values: Tensor) -> Tensor:
+    """The nearest E4M3 numbers, at most 448 in magnitude, of the type of `values`; BF16 holds each of them."""
+    return values.clamp(-E4M3_LARGEST, E4M3_LARGEST).to(torch.float8_e4m3fn).to(values.dtype)
 
 
 def find_weight_steps(weight: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sr_deploy.backends import INT8_BF16, TENSORRT_BACKENDS, BackendChoice, parse_backend
+from sr_deploy.backends import INT8_BF16, QUANTIZED, TENSORRT_BACKENDS, BackendChoice, parse_backend
 from sr_deploy.bench.report import LeftOut
 from sr_deploy.deps import is_installed
 from sr_deploy.errors import BackendError, InputError
@@ -154,7 +154,9 @@ def _is_telling(model: Model, choice: CandidateChoice) -> bool:
     """Whether a reader misses it: not a precision that the model has no graph of, nor one that exists nowhere."""
     backend, precision = choice.backend.backend, choice.backend.precision
     if backend == "torch":
-        return precision != "int8" and (choice.variant != "compile" or precision != "fp16" or bool(visible_gpus()))
+        return precision not in QUANTIZED and (
+            choice.variant != "compile" or precision != "fp16" or bool(visible_gpus())
+        )
     if precision == "bf16":
         return backend == "openvino" or why_not_runnable(model, choice.backend) is None
     stored = find_graph_precision(model, choice.backend)

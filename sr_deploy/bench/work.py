@@ -16,7 +16,7 @@ from sr_deploy.measure.peak import Peaks
 from sr_deploy.model import Model
 from sr_deploy.runners.choose import find_graph_precision
 
-_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 _END_BYTES = {"float32": 4, "float16": 2, "uint8": 1, "uint16": 2}
 
 
@@ -80,8 +80,8 @@ def _least_seconds(work: Work, peaks: Peaks | None) -> float | None:
 
 
 def _computed_in(choice: CandidateChoice, declared: Precision, on_cpu: bool) -> Precision:
-    """Neither ONNX Runtime nor OpenVINO computes FP16 on a CPU: they do it in FP32."""
-    return "fp32" if on_cpu and declared == "fp16" and choice.backend.backend != "torch" else declared
+    """Neither ONNX Runtime nor OpenVINO computes FP16 or FP8 on a CPU: they do it in FP32."""
+    return "fp32" if on_cpu and declared in ("fp16", "fp8") and choice.backend.backend != "torch" else declared
 
 
 def _read_layers(model: Model, precision: Precision, shape: Shape) -> Sequence[LayerCost] | None:

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from sr_deploy.backends import INT8_BF16
+from sr_deploy.backends import INT8_BF16, QUANTIZED
 from sr_deploy.bundle.certificate import Certificate, CertificateEntry, Measurement
 from sr_deploy.bundle.records import EngineRecord, Manifest
 from sr_deploy.bundle.tolerance import MOST_ALLOWANCE
@@ -105,7 +105,7 @@ def _list_strangers(entry: CertificateEntry, manifest: Manifest, engines: Sequen
         yield "is of a file that its backend does not run"
     elif precision != entry.precision or _stated_precision(entry) != entry.precision:
         yield f"is of precision {entry.precision}, and what {entry.backend} runs there is {precision}"
-    if entry.judged and entry.precision != "int8":
+    if entry.judged and entry.precision not in QUANTIZED:
         yield f"is judged on {', '.join(entry.judged)} alone, where every content counts"
     elif entry.judged and "photograph" not in {one.content for one in entry.judged_measurements}:
         yield "is not judged on photographs"

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegative
 
 from sr_deploy.arch.registry import architecture_names
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.backends import Backend, Precision
+from sr_deploy.backends import QUANTIZED, Backend, Precision
 from sr_deploy.bundle.engine_options import EnginePlan
 from sr_deploy.bundle.profile import Profile
 from sr_deploy.bundle.thresholds import (
@@ -73,11 +73,11 @@ class GraphRecord(FileRecord):
     """Nodes of a lower-precision graph whose multiply-adds stay in FP32 on purpose; any other one in FP32 is an
     error."""
     int8_share: Share | None = None
-    """Share of the multiply-adds in INT8, 0 to 1; None for graphs that are not quantized."""
+    """Share of the multiply-adds in INT8, 0 to 1; None for graphs that are not INT8."""
 
 
 class Int8Record(Record):
-    """What was asked of INT8 and what came of it, measured when the bundle was made, on held-out photographs."""
+    """What was asked of INT8 or FP8 and what came of it, measured when the bundle was made, on held-out photographs."""
 
     max_drop_db: Annotated[FiniteFloat, Field(ge=0)]
     """The budget: PSNR on luma against ground truth that may be lost, in dB, upper end of the 95 % interval."""
@@ -94,13 +94,18 @@ class Int8Record(Record):
     psnr_fp32_db: FiniteFloat
     """PSNR against FP32, in dB."""
     share: Share
-    """Share of the multiply-adds in INT8, 0 to 1."""
+    """Share of the multiply-adds that is quantized, 0 to 1."""
     passed: bool
     """Whether it is within the budget; false: kept with `--force`."""
     report: FileRecord
     """The whole search: layers, curve, settings."""
     picture: FileRecord | None
     """Its picture; None where matplotlib was not installed."""
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """The report, and the picture where there is one."""
+        return (self.report,) if self.picture is None else (self.report, self.picture)
 
     def describe_loss(self) -> str:
         """What is lost and what is allowed, for people."""
@@ -156,6 +161,8 @@ class Manifest(Record):
     """What verification asks of each precision; one that is left out has the default's."""
     int8: Int8Record | None = None
     """The search for INT8; None where there is no INT8 graph."""
+    fp8: Int8Record | None = None
+    """The search for FP8; None where there is no FP8 graph."""
     tools: dict[str, str]
     """Name and version of everything that had a hand in it."""
 
@@ -168,9 +175,14 @@ class Manifest(Record):
     @property
     def files(self) -> tuple[FileRecord, ...]:
         """Every file that the bundle is made of, the manifest itself left out."""
-        int8 = self.int8
-        found = () if int8 is None else (int8.report, *((int8.picture,) if int8.picture is not None else ()))
+        found = [file for search in self.searches.values() for file in search.files]
         return (self.reference, *self.graphs, *found)
+
+    @property
+    def searches(self) -> dict[Precision, Int8Record]:
+        """What came of the search for each quantized precision that there is."""
+        found: dict[Precision, Int8Record | None] = {"int8": self.int8, "fp8": self.fp8}
+        return {precision: search for precision, search in found.items() if search is not None}
 
     def graph(self, precision: Precision) -> GraphRecord | None:
         """The graph of that precision, if the bundle has one."""
@@ -183,10 +195,11 @@ class Manifest(Record):
     def list_looser(self) -> tuple[Looser, ...]:
         """Thresholds and budgets of its graphs that ask for less than the defaults."""
         looser = [*list_looser(self.thresholds, [graph.precision for graph in self.graphs])]
-        if self.int8 is not None and self.int8.max_drop_db > DEFAULT_MAX_DROP_DB:
-            looser.append(Looser("int8", "max_drop_db", self.int8.max_drop_db, DEFAULT_MAX_DROP_DB))
-        if self.int8 is not None and self.int8.max_pixel_error > DEFAULT_MAX_PIXEL_ERROR:
-            looser.append(Looser("int8", "max_pixel_error", self.int8.max_pixel_error, DEFAULT_MAX_PIXEL_ERROR))
+        for precision, search in self.searches.items():
+            if search.max_drop_db > DEFAULT_MAX_DROP_DB:
+                looser.append(Looser(precision, "max_drop_db", search.max_drop_db, DEFAULT_MAX_DROP_DB))
+            if search.max_pixel_error > DEFAULT_MAX_PIXEL_ERROR:
+                looser.append(Looser(precision, "max_pixel_error", search.max_pixel_error, DEFAULT_MAX_PIXEL_ERROR))
         return tuple(looser)
 
 
@@ -272,8 +285,9 @@ def _list_contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"arch.channels is {arch.channels}; a network has 1 or 3"
     if not precisions or precisions[0] != "fp32" or len(set(precisions)) < len(precisions):
         yield f"graphs are of {', '.join(precisions) or 'none'}; each precision stands once, and fp32 first"
-    if ("int8" in precisions) != (manifest.int8 is not None):
-        yield "an int8 graph and the record int8 of its search come together; one of them is missing"
+    for quantized in QUANTIZED:
+        if (quantized in precisions) != (quantized in manifest.searches):
+            yield f"an {quantized} graph and the record {quantized} of its search come together; one of them is missing"
     for graph in manifest.graphs:
         if graph.precision != "int8" and graph.int8_share is not None:
             yield f"{graph.file} is {graph.precision} and has an int8_share"
@@ -292,9 +306,8 @@ def _list_contradictions(manifest: Manifest) -> Iterator[str]:
 def _list_misplaced(manifest: Manifest) -> Iterator[str]:
     """Files whose name is not one that a bundle gives to a file of that kind."""
     wanted = [(manifest.reference, ".safetensors"), *((graph, ".onnx") for graph in manifest.graphs)]
-    if manifest.int8 is not None:
-        wanted.append((manifest.int8.report, ".json"))
-        wanted += [(manifest.int8.picture, ".png")] if manifest.int8.picture is not None else []
+    for search in manifest.searches.values():
+        wanted += zip(search.files, (".json", ".png"), strict=False)
     for record, suffix in wanted:
         if not re.fullmatch(_PLAIN_NAME + re.escape(suffix), record.file):
             yield f"{record.file!r} is no file of a bundle's own folder that ends with {suffix}"

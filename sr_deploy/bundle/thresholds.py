@@ -56,20 +56,22 @@ class Thresholds(BaseModel):
 # fp16: 11 bits of mantissa kept between layers; a sound network stays above 55 dB (measured: 84 dB for a trained one)
 # and no sample goes astray by more than 13 8-bit steps.
 # bf16: 8 bits of mantissa; at 38 dB the error is 3 8-bit steps in the root mean square.
-# int8: what it may lose against ground truth and its visible error are bounded by `Int8Options`; this finds graphs that
-# went wrong. A GAN draws texture that is not in the photograph, and can be 33 dB from FP32 where it loses 0.02 dB.
+# int8, fp8: what they may lose against ground truth and their visible error are bounded by `Int8Options`; this finds
+# graphs that went wrong. A GAN draws texture that is not in the photograph, and can be 33 dB from FP32 where it loses
+# 0.02 dB.
 DEFAULT_THRESHOLDS: Mapping[Precision, Thresholds] = MappingProxyType(
     {
         "fp32": Thresholds(psnr_db=100.0, max_abs=1e-5),
         "fp16": Thresholds(psnr_db=55.0, max_abs=0.05),
         "bf16": Thresholds(psnr_db=38.0),
         "int8": Thresholds(psnr_db=25.0),
+        "fp8": Thresholds(psnr_db=25.0),
     }
 )
 """Where neither a spec nor a bundle says otherwise."""
 
 DEFAULT_MAX_DROP_DB = 0.05
-"""What an INT8 graph may lose against ground truth where nobody says otherwise, in dB of PSNR on luma."""
+"""What an INT8 or FP8 graph may lose against ground truth where nobody says otherwise, in dB of PSNR on luma."""
 DEFAULT_MAX_PIXEL_ERROR = 0.25
 """Greatest difference from FP32 that one of its samples may have where nobody says otherwise; black is 0, white 1."""
 

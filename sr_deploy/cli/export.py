@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sr_deploy.backends import QUANTIZED
 from sr_deploy.cli.certificate import EXIT_CODES
 from sr_deploy.cli.export_report import describe_choice, document_choice, document_export, show_export
 from sr_deploy.cli.options import read_number
@@ -31,10 +32,13 @@ def export(
     fp16: Annotated[bool, typer.Option("--fp16", help="Make the FP16 graph too.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Make a BF16 graph too, for TensorRT.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Make an INT8 graph within a budget too.")] = False,
+    fp8: Annotated[
+        bool, typer.Option("--fp8", help="Make an FP8 (E4M3) graph within a budget too, for Ada, Hopper and Blackwell.")
+    ] = False,
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of photographs in high resolution to measure FP16 and INT8 on; left out: the bundled."
+            help="Folder of photographs in high resolution to measure FP16, INT8 and FP8 on; left out: the bundled."
         ),
     ] = None,
     max_drop_db: Annotated[
@@ -42,18 +46,21 @@ def export(
         typer.Option(
             parser=read_number(0, 100),
             metavar="X",
-            help="dB that INT8 may lose against ground truth, left out: as the spec; without a precision: find the "
-            "fastest that loses no more.",
+            help="dB that INT8 and FP8 may lose against ground truth, left out: as the spec; without a precision: find "
+            "the fastest that loses no more.",
         ),
     ] = None,
     calibration_method: Annotated[
-        str | None, typer.Option(help="Ranges of INT8: max, mse or percentile; left out: as the spec.")
+        str | None, typer.Option(help="Ranges of INT8 and FP8: max, mse or percentile; left out: as the spec.")
     ] = None,
     per_tensor: Annotated[
-        bool, typer.Option("--per-tensor", help="One INT8 scale for a whole weight, not one for each channel.")
+        bool, typer.Option("--per-tensor", help="One INT8 or FP8 scale for a whole weight, not one for each channel.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Keep an INT8 graph that loses too much; the export then ends with code 3.")
+        bool,
+        typer.Option(
+            "--force", help="Keep an INT8 or FP8 graph that loses too much; the export then ends with code 3."
+        ),
     ] = False,
     ends: Annotated[
         str | None,
@@ -104,7 +111,8 @@ def export(
         fp16=fp16,
         bf16=bf16,
         int8=int8,
-        int8_changes=_read_int8(max_drop_db, calibration_method, per_tensor=per_tensor),
+        fp8=fp8,
+        int8_changes=_read_quantized(max_drop_db, calibration_method, per_tensor=per_tensor),
         ends=_read_ends(ends),
         profiles=profiles,
         rewrite=rewrite,
@@ -165,15 +173,17 @@ def _require_use(
     Raises:
         InputError: photographs, a budget or --force for precisions that take none.
     """
-    if calibration is not None and not searches and not {"fp16", "int8"}.intersection(precisions):
-        raise InputError("--calibration is for FP16 and INT8, and neither is asked for; add --fp16 or --int8")
-    if max_drop_db is not None and not searches and "int8" not in precisions:
+    if calibration is not None and not searches and not {"fp16", *QUANTIZED}.intersection(precisions):
+        raise InputError("--calibration is for FP16, INT8 and FP8, and none is asked for; add --fp16, --int8 or --fp8")
+    if max_drop_db is not None and not searches and not set(QUANTIZED).intersection(precisions):
         raise InputError(
-            f"--max-drop-db is the budget of INT8, and {', '.join(precisions)} is asked for; add --int8, or leave "
-            "precisions out: then the fastest within the budget is found"
+            f"--max-drop-db is the budget of INT8 and FP8, and {', '.join(precisions)} is asked for; add --int8 or "
+            "--fp8, or leave precisions out: then the fastest within the budget is found"
         )
     if force and searches:
-        raise InputError("--force keeps an INT8 graph that loses too much; without --int8 there is none to keep")
+        raise InputError(
+            "--force keeps an INT8 or FP8 graph that loses too much; without --int8 and --fp8 there is none to keep"
+        )
 
 
 def _measure_pace(result: ExportResult) -> str:
@@ -186,8 +196,8 @@ def _measure_pace(result: ExportResult) -> str:
     return measure_int8_pace(open_model(result.bundle.path))
 
 
-def _read_int8(max_drop_db: float | None, method: str | None, *, per_tensor: bool) -> dict[str, object]:
-    """What the command line says of INT8, as fields of the spec's [int8]."""
+def _read_quantized(max_drop_db: float | None, method: str | None, *, per_tensor: bool) -> dict[str, object]:
+    """What the command line says of INT8 and FP8, as fields of the spec's [int8] and [fp8]."""
     from typing import get_args
 
     from sr_deploy.export.int8.options import Method

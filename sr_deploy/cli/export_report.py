@@ -1,4 +1,4 @@
-"""What `export` shows: files, what rewriting, FP16 and INT8 came to, the certificate, and what was chosen."""
+"""What `export` shows: files, what rewriting, FP16, INT8 and FP8 came to, the certificate, and what was chosen."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sr_deploy.cli.certificate import describe_judgment, show_verification
 from sr_deploy.cli.output import Output, format_size
 
 if TYPE_CHECKING:
+    from sr_deploy.backends import Precision
     from sr_deploy.budget import Choice
     from sr_deploy.bundle import Int8Record
     from sr_deploy.deploy import ExportResult, GraphSaving
@@ -36,8 +37,8 @@ def show_export(output: Output, result: ExportResult) -> None:
     if result.half_plan is not None:
         for line in describe_half_plan(result.half_plan):
             output.show(line)
-    if manifest.int8 is not None:
-        output.show(describe_int8(manifest.int8))
+    for precision, search in manifest.searches.items():
+        output.show(describe_search(precision, search))
     for missing in result.not_built:
         output.show(f"not built here: {missing.backend}: {missing.reason}")
         output.show(f"  on the machine that will run it: {missing.command}")
@@ -118,12 +119,12 @@ def describe_saving(saving: GraphSaving) -> str:
     return f"rewritten ({', '.join(step.name for step in steps)}): {', '.join(figures)}"
 
 
-def describe_int8(record: Int8Record) -> str:
-    """What INT8 came to, in one line."""
+def describe_search(precision: Precision, record: Int8Record) -> str:
+    """What INT8 or FP8 came to, in one line."""
     verdict = "within its budget" if record.passed else "NOT within its budget, kept with --force"
     picture = "" if record.picture is None else f", {record.picture.file}"
     return (
-        f"int8: {100 * record.share:.1f} % of the multiply-adds, {record.describe_loss()}, "
+        f"{precision}: {100 * record.share:.1f} % of the multiply-adds, {record.describe_loss()}, "
         f"{record.psnr_fp32_db:.1f} dB to FP32: {verdict} ({record.report.file}{picture})"
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sr_deploy import trt
@@ -28,6 +28,7 @@ from sr_deploy.engine.options import check_options, option_of
 from sr_deploy.engine.place import EnginePlace, find_place
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError, GraphError, InputError, MissingDependencyError, ShapeError
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.graph.read import describe_layers
 
 _ENGINE_BACKENDS = ("auto", *TENSORRT_BACKENDS, "none")
@@ -168,9 +169,14 @@ def _build_with(place: EnginePlace, backend: Backend, plan: _Plan) -> BuildResul
         wanted = place.plan.compute_capabilities
     capabilities = trt.resolve_compute_capabilities(backend, wanted)
     check_options(backend, plan.options)
-    built, kept, removed = [], [], []
+    built, kept, removed, not_built = [], [], [], []
     for path, graph in place.graphs:
-        lacking = {} if wanted else _find_lacking(path, graph, place.profiles, capabilities)
+        lacking = _find_lacking(path, graph, place.profiles, capabilities, by_name=bool(wanted))
+        less = _describe_lacking(lacking)
+        if lacking and lacking.keys() >= set(capabilities):
+            command = _build_command(place, backend, (), replace(plan, compute_capabilities=()))
+            not_built.append(NotBuilt(backend, f"{graph.precision}: {less}", command))
+            continue
         request = EngineRequest(
             graph=path,
             graph_sha256=graph.sha256,
@@ -186,28 +192,39 @@ def _build_with(place: EnginePlace, backend: Backend, plan: _Plan) -> BuildResul
         if holding and _may_keep(holding, plan):
             kept += holding
             continue
-        less = "".join(f"; not for {trt.describe_capabilities([name])}: {why}" for name, why in lacking.items())
-        plan.tell(f"build the {backend}:{graph.precision} engine for {request.target()}{less}")
+        plan.tell(f"build the {backend}:{graph.precision} engine for {request.target()}{less and '; '}{less}")
         built.append(_build_one(place.folder, request, plan))
         for record in present:
             if request.replaces(record):
                 place.folder.remove_engine(record)
                 removed.append(record.engine.file)
-    return BuildResult(tuple(built), tuple(kept), tuple(removed))
+    return BuildResult(tuple(built), tuple(kept), tuple(removed), tuple(not_built))
+
+
+def _describe_lacking(lacking: Mapping[str, str]) -> str:
+    """As in `not for sm75 (Turing): no BF16`; empty for nothing."""
+    names = {why: [name for name, one in lacking.items() if one == why] for why in lacking.values()}
+    return "; ".join(f"not for {trt.describe_capabilities(found)}: {why}" for why, found in names.items())
 
 
 def _find_lacking(
-    path: Path, graph: GraphRecord, profiles: Sequence[Profile], capabilities: Collection[str]
+    path: Path, graph: GraphRecord, profiles: Sequence[Profile], capabilities: Collection[str], *, by_name: bool
 ) -> dict[str, str]:
-    """Those of the compute capabilities that lack what a graph needs, and what that is."""
+    """Those of the compute capabilities, or the GPU here, that lack what a graph needs, and what that is.
+
+    FP8 is told apart surely; what else may be lacking is tried where the target was asked for by name.
+    """
+    if graph.precision == "fp8":
+        return trt.find_lacking("fp8", capabilities or [gpu.compute_capability for gpu in visible_gpus()[:1]])
+    if by_name:
+        return {}
     opt = profiles[0].opt
     try:
         layers = describe_layers(path, (opt.n, opt.h, opt.w))
     except (GraphError, ShapeError):  # the builder says what it does not take
         layers = ()
     matrices = any(one.flops and one.op in _MATRIX_PRODUCTS and one.precision == "fp32" for one in layers)
-    lacking = trt.find_lacking(graph.precision, fp32_matrices=matrices)
-    return {name: why for name, why in lacking.items() if name in capabilities}
+    return trt.find_lacking(graph.precision, capabilities, fp32_matrices=matrices)
 
 
 def _may_keep(records: Sequence[EngineRecord], plan: _Plan) -> bool:

@@ -27,8 +27,8 @@ def count_types(sdk: ModuleType, network: Any) -> tuple[dict[str, int], dict[str
 def list_precisions(sdk: ModuleType, network: Any) -> dict[str, Precision]:  # noqa: ANN401
     """Precision of every layer that multiplies and adds, by the name of the ONNX node that it comes from.
 
-    A layer whose image and weights both come from dequantization computes in INT8: that is how a graph says it. Others
-    compute in the type of their image.
+    A layer whose image and weights both come from dequantization computes in what its weights are dequantized from,
+    INT8 or FP8: that is how a graph says it. Others compute in the type of their image.
 
     Raises:
         BackendError: a type that is none of ours.
@@ -36,7 +36,7 @@ def list_precisions(sdk: ModuleType, network: Any) -> dict[str, Precision]:  # n
     kinds = (sdk.LayerType.CONVOLUTION, sdk.LayerType.DECONVOLUTION, sdk.LayerType.MATRIX_MULTIPLY)
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     dequantized = {
-        layer.get_output(index).name
+        layer.get_output(index).name: layer.get_input(0).dtype.name
         for layer in layers
         if layer.type == sdk.LayerType.DEQUANTIZE
         for index in range(layer.num_outputs)
@@ -49,7 +49,7 @@ def list_precisions(sdk: ModuleType, network: Any) -> dict[str, Precision]:  # n
         operands = [tensor for tensor in inputs[:2] if tensor is not None]
         kind = operands[0].dtype.name
         if len(operands) == 2 and all(tensor.name in dequantized for tensor in operands):
-            kind = "INT8"
+            kind = dequantized[operands[1].name]
         if kind not in PRECISION_OF_TYPE:
             raise BackendError(f"layer {layer.name!r} computes in {kind}; known: {', '.join(PRECISION_OF_TYPE)}")
         found[layer.name] = PRECISION_OF_TYPE[kind]

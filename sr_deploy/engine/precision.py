@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sr_deploy.backends import Precision
+from sr_deploy.backends import QUANTIZED, Precision
 from sr_deploy.bundle import EngineRecord, GraphRecord
 from sr_deploy.graph.cost import LayerCost
 from sr_deploy.graph.read import describe_layers, read_graph
 
-PRECISION_OF_TYPE: dict[str, Precision] = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8"}
+PRECISION_OF_TYPE: dict[str, Precision] = {
+    "FLOAT": "fp32",
+    "HALF": "fp16",
+    "BF16": "bf16",
+    "INT8": "int8",
+    "FP8": "fp8",
+}
 """Our words for the SDKs'."""
 
-# What layers of a graph of some precision may compute in. An INT8 graph's other half is FP16.
+# What layers of a graph of some precision may compute in. The other half of an INT8 or FP8 graph is FP16.
 _ALLOWED: dict[Precision, tuple[Precision, ...]] = {
     "fp32": ("fp32",),
     "fp16": ("fp16",),
     "bf16": ("bf16",),
     "int8": ("int8", "fp16"),
+    "fp8": ("fp8", "fp16"),
 }
 _SIDES = 16
 
@@ -66,8 +73,8 @@ def judge_layers(declared: Mapping[str, Precision], precision: Precision, planne
         for name, seen in declared.items()
         if seen not in allowed and not (seen == "fp32" and name in planned)
     ]
-    if precision == "int8" and declared and "int8" not in declared.values():
-        unplanned.append("no layer computes in int8, and the graph is to be int8")
+    if precision in QUANTIZED and declared and precision not in declared.values():
+        unplanned.append(f"no layer computes in {precision}, and the graph is to be {precision}")
     return unplanned
 
 

@@ -11,10 +11,10 @@ from sr_deploy.backends import Precision
 from sr_deploy.bundle import EnginePlan, Profile, Thresholds, parse_profile
 from sr_deploy.config import find_config, load_config
 from sr_deploy.errors import ShapeError
-from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.options import Fp8Options, Int8Options
 from sr_deploy.graph.ends import Ends
 
-EXPORTABLE: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+EXPORTABLE: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
 """Precisions that there are graphs for, in the order of a bundle."""
 
 
@@ -54,6 +54,8 @@ class ExportSpec(BaseModel):
     """What verification asks of each precision; one that is left out has the default's."""
     int8: Int8Options = Int8Options()
     """Budget and settings of INT8 (docs/int8.md); in TOML the table `[int8]`."""
+    fp8: Fp8Options = Fp8Options()
+    """The same of FP8; in TOML the table `[fp8]`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -72,6 +74,8 @@ class ExportSpec(BaseModel):
         for precision, limits in self.thresholds.items():
             if limits.psnr_db is None:  # without it, a graph that computes anything at all could pass
                 raise ValueError(f"thresholds.{precision}.psnr_db is missing; give the least PSNR allowed, in dB")
+        if self.int8.format != "int8":
+            raise ValueError(f"int8.format is {self.int8.format!r}; FP8 has a table of its own, [fp8]")
         names = [profile.name for profile in self.profiles]
         if len(set(names)) < len(names):
             raise ValueError(f"profiles need different names; they are {', '.join(names)}")
@@ -83,6 +87,7 @@ class ExportSpec(BaseModel):
         fp16: bool = False,
         bf16: bool = False,
         int8: bool = False,
+        fp8: bool = False,
         int8_changes: Mapping[str, object] | None = None,
         ends: Ends | None = None,
         profiles: tuple[Profile, ...] = (),
@@ -90,9 +95,10 @@ class ExportSpec(BaseModel):
     ) -> ExportSpec:
         """A copy in which what was asked for on the command line comes before what the file says."""
         document = self.model_dump()
-        asked: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "int8": int8}
+        asked: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8}
         document["precisions"] = (*self.precisions, *(precision for precision, wanted in asked.items() if wanted))
-        document["int8"] = {**document["int8"], **(int8_changes or {})}
+        for table in ("int8", "fp8"):
+            document[table] = {**document[table], **(int8_changes or {})}
         if ends is not None:
             document["ends"] = ends
         if profiles:

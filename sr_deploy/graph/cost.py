@@ -12,7 +12,7 @@ from sr_deploy.backends import PRECISIONS, Precision
 from sr_deploy.errors import GraphError
 from sr_deploy.graph.ends import PROBE_NAME
 from sr_deploy.graph.load import name_of, read_text
-from sr_deploy.graph.tensors import BITS
+from sr_deploy.graph.tensors import BITS, FP8_TYPES
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sr_deploy.graph.shapes import InferredShapes
 
 _PRECISION_OF_TYPE: dict[int, Precision] = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8"}
+_PRECISION_OF_TYPE |= dict.fromkeys(FP8_TYPES, "fp8")
 # Operators that multiply and add, with the positions of their data and their weight.
 _OPERANDS = {
     "Conv": (0, 1),
@@ -209,8 +210,8 @@ def _find_declared(node: NodeProto, producers: dict[str, NodeProto], shapes: Inf
 def count_multiply_adds(graph: GraphProto, shapes: InferredShapes) -> dict[Precision, Fraction]:
     """Multiply-adds per input pixel, by precision.
 
-    A product counts as int8 when data and weight are both quantized (they come from DequantizeLinear, or the operator
-    is one of whole numbers), else in the type of its weight.
+    A product counts as int8 or fp8 when data and weight are both quantized (they come from DequantizeLinear, and the
+    weight was stored so, or the operator is one of whole numbers), else in the type of its weight.
     """
     producers = {name: node for node in graph.node for name in node.output}
     pixels = shapes.input_shape[0] * shapes.input_shape[2] * shapes.input_shape[3]
@@ -289,8 +290,10 @@ def count_node_multiply_adds(node: NodeProto, shapes: InferredShapes) -> int:
 
 def _find_precision(node: NodeProto, producers: dict[str, NodeProto], shapes: InferredShapes) -> Precision:
     operands = [node.input[position] for position in _OPERANDS[node.op_type]]
-    if all(_is_dequantized(name, producers) for name in operands):
-        return "int8"
+    quantized = [_find_quantized(name, producers) for name in operands]
+    if all(quantized):
+        facts = shapes.tensors.get(quantized[1])
+        return "fp8" if facts is not None and facts.dtype in FP8_TYPES else "int8"
     facts = shapes.tensors.get(operands[1])
     known = _PRECISION_OF_TYPE.get(facts.dtype) if facts else None
     if known is None:
@@ -300,7 +303,9 @@ def _find_precision(node: NodeProto, producers: dict[str, NodeProto], shapes: In
     return known or "fp32"
 
 
-def _is_dequantized(name: str, producers: dict[str, NodeProto]) -> bool:
+def _find_quantized(name: str, producers: dict[str, NodeProto]) -> str:
+    """The tensor that `name` is dequantized from; empty: it is not."""
     while name in producers and producers[name].op_type in ("Cast", "Identity", "Transpose", "Reshape"):
         name = producers[name].input[0]
-    return name in producers and producers[name].op_type == "DequantizeLinear"
+    maker = producers.get(name)
+    return maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else ""

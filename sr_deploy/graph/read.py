@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from sr_deploy.graph.reach import measure_radius
 from sr_deploy.graph.scale import LARGE_SIDE, MAX_FIXED_PIXELS, MAX_FIXED_SIDE
 from sr_deploy.graph.shapes import InferredShapes, infer_shapes
 from sr_deploy.graph.spans import UnknownReachError
+from sr_deploy.graph.tensors import FP8_TYPES
 from sr_deploy.graph.trial import Trial
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class GraphInfo:
     input_shape: tuple[int | None, int, int | None, int | None]
     """N, C, H, W (in this order, whatever `layout` is) as the file declares them; None where dynamic."""
     precision: Precision
-    """Precision of the convolutions: int8 where there are quantized ones, else the type of the largest weight."""
+    """Precision of the convolutions: int8 or fp8 where there are quantized ones, else that of the largest weight."""
     metadata: dict[str, str]
     """The file's metadata properties."""
     nodes: int
@@ -281,16 +283,14 @@ def _check_against_metadata(path: Path, metadata: dict[str, str], measured: Mapp
 
 
 def _find_precision(model: ModelProto) -> Precision:
-    """int8 where there is quantization, else the type of the largest floating-point constant."""
+    """int8 or fp8 where there is quantization, else the type of the largest floating-point constant."""
     quantized = {"DequantizeLinear", "QLinearConv", "ConvInteger"}
     if any(node.op_type in quantized for node in model.graph.node):
-        return "int8"
+        in_fp8 = any(tensor.data_type in FP8_TYPES and math.prod(tensor.dims) > 1 for tensor in model.graph.initializer)
+        return "fp8" if in_fp8 else "int8"
     sizes: dict[Precision, int] = {}
     for tensor in model.graph.initializer:
         precision = _PRECISION_OF_TYPE.get(tensor.data_type)
         if precision is not None:
-            elements = 1
-            for side in tensor.dims:
-                elements *= side
-            sizes[precision] = sizes.get(precision, 0) + elements
+            sizes[precision] = sizes.get(precision, 0) + math.prod(tensor.dims)
     return max(PRECISIONS, key=lambda precision: sizes.get(precision, 0)) if sizes else "fp32"

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}
 """Of an element, by ONNX's element type: of those that tensors of networks for images have."""
-BITS |= {kind: 8 for kind in (17, 18, 19, 20, 24)} | {21: 4, 22: 4, 23: 4}  # FP8; whole numbers and floats of 4 bit
+FP8_TYPES = (17, 18, 19, 20, 24)
+BITS |= dict.fromkeys(FP8_TYPES, 8) | {21: 4, 22: 4, 23: 4}  # whole numbers and floats of 4 bit
 
 _MAX_RANK = 32
 _MAX_DIGITS = 19

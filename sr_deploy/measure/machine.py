@@ -26,6 +26,7 @@ _MULTIPLIERS: dict[Precision, frozenset[str]] = {
     "fp16": frozenset({"avx512_fp16", "amx_fp16", "fphp"}),
     "bf16": frozenset({"avx512bw", "amx_bf16", "bf16"}),
     "int8": frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}),
+    "fp8": frozenset(),  # no processor's that PyTorch uses
 }
 _DISTRIBUTIONS = (
     *("sr-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "polygraphy"),

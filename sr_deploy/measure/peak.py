@@ -106,6 +106,12 @@ def _make_product(device: torch.device, precision: Precision, side: int) -> Call
         whole = [torch.randint(-127, 128, (side, side), dtype=torch.int8, generator=generator) for _ in range(2)]
         first, second = (one.to(device) for one in whole)
         return lambda: torch._int_mm(first, second)  # the only product of int8 with sums in int32 that torch has
+    if precision == "fp8":
+        numbers = [torch.randn(side, side, generator=generator).to(torch.float8_e4m3fn) for _ in range(2)]
+        first, second = (one.to(device) for one in numbers)
+        one = torch.ones((), device=device)
+        # torch's only product of FP8; it takes the second matrix by columns.
+        return lambda: torch._scaled_mm(first, second.t(), one, one, out_dtype=torch.bfloat16)
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     left, right = (torch.randn(side, side, generator=generator).to(device, dtype) for _ in range(2))
     # Not a shortcut through TF32 or bf16: `fp32` is IEEE single precision.

@@ -8,6 +8,7 @@ from sr_deploy.backends import (
     BACKENDS,
     INT8_BF16,
     PRECISIONS,
+    QUANTIZED,
     TENSORRT_BACKENDS,
     Backend,
     BackendChoice,
@@ -118,8 +119,8 @@ def why_not_runnable(model: Model, choice: BackendChoice) -> str | None:
 
 
 def _why_not_torch(model: Model, choice: BackendChoice) -> str | None:
-    if choice.precision == "int8":
-        return f"{choice} does not exist: torch runs fp32, fp16 and bf16; int8 runs from an ONNX graph"
+    if choice.precision in QUANTIZED:
+        return f"{choice} does not exist: torch runs fp32, fp16 and bf16; {choice.precision} runs from an ONNX graph"
     if not model.has_weights:
         return f"{choice} needs PyTorch weights, and {model.path} has none: give the checkpoint or a bundle"
     return None

@@ -152,11 +152,15 @@ def _onnxruntime_runs() -> tuple[str, ...]:
     from sr_deploy.runners.onnxruntime_runner import why_no_cuda_provider
 
     cuda = why_no_cuda_provider()
-    return ("cpu fp32 fp16 (computed in fp32) int8", *(["cuda:0 fp32 fp16"] if cuda is None else []))
+    return (
+        "cpu fp32 fp16 (computed in fp32) int8 fp8 (computed in fp32)",
+        *(["cuda:0 fp32 fp16"] if cuda is None else []),
+    )
 
 
 def _openvino_runs() -> tuple[str, ...]:
     from sr_deploy.runners.openvino_runner import why_not_computed
 
     in_bf16 = why_not_computed(BackendChoice("openvino", "bf16")) is None
-    return ("cpu fp32 bf16 int8 int8+bf16" if in_bf16 else "cpu fp32 int8",)
+    mixed = " int8+bf16" if in_bf16 else ""
+    return (f"cpu fp32{' bf16' if in_bf16 else ''} int8{mixed} fp8 (computed in fp32)",)

@@ -5,7 +5,7 @@ The same rule holds on a CPU and on a GPU, where the choices are the engines tha
 
 from __future__ import annotations
 
-from sr_deploy.backends import INT8_BF16, TENSORRT_BACKENDS, BackendChoice, Precision
+from sr_deploy.backends import INT8_BF16, QUANTIZED, TENSORRT_BACKENDS, BackendChoice, Precision
 from sr_deploy.bundle import Bundle, Certificate, FileRecord
 from sr_deploy.bundle.crosscheck import list_flaws
 from sr_deploy.deps import installed_version
@@ -19,7 +19,7 @@ from sr_deploy.shipped import is_shipped
 from sr_deploy.trt import sdk_version
 
 _FULL = (BackendChoice("openvino"), BackendChoice("onnxruntime"), BackendChoice("torch"))
-# Not among them: FP16, which CPUs compute in FP32 or slowly, and onnxruntime:bf16, which rounds FP32 results.
+# Not among them: FP16 and FP8, which CPUs compute in FP32 or slowly, and onnxruntime:bf16, which rounds FP32 results.
 _REDUCED = (
     INT8_BF16,
     BackendChoice("openvino", "int8"),
@@ -27,7 +27,7 @@ _REDUCED = (
     BackendChoice("onnxruntime", "int8"),
     BackendChoice("torch", "bf16"),
 )
-_LESS: tuple[Precision, ...] = ("int8", "fp16", "bf16")
+_LESS: tuple[Precision, ...] = ("int8", "fp8", "fp16", "bf16")
 _REDUCED_ON_GPU = (
     *(BackendChoice(backend, precision) for precision in _LESS for backend in TENSORRT_BACKENDS),
     BackendChoice("torch", "fp16"),
@@ -121,7 +121,8 @@ def _why_not_vouched(
 ) -> str | None:
     """Why the certificate does not vouch for `choice` on this processor, or on a GPU; None if it does."""
     manifest = bundle.manifest
-    if choice.precision == "int8" and (manifest.int8 is None or not manifest.int8.passed):
+    search = manifest.searches.get(choice.precision)
+    if choice.precision in QUANTIZED and (search is None or not search.passed):
         return "the graph is not within the budget that it was made for"
     if artifact is None:
         return "the bundle has no such graph"

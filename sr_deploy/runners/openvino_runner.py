@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from sr_deploy.graph.rewrite import RewriteOptions
 
 _PURPOSE = "the openvino backend"
-# What computes between the quantized convolutions of an INT8 graph is FP32, unless `floats` says BF16.
-_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+# What computes between the quantized convolutions is FP32, unless `floats` says BF16. FP8 numbers are multiplied in
+# FP32 too: CPUs have no such products.
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "fp8": "f32"}
 
 
 class OpenVinoRunner(BaseRunner):
-    """A graph in OpenVINO's CPU plugin: fp32 and bf16 from the FP32 graph (a lone FP16 one), int8 from the INT8 one."""
+    """A graph in OpenVINO's CPU plugin: fp32, bf16 from the FP32 graph (a lone FP16 one), int8 and fp8 from theirs."""
 
     def __init__(
         self, model: Model, choice: BackendChoice, device: str | None, threads: int | None, *, rewrite: bool = True

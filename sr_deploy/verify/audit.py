@@ -8,7 +8,8 @@ rounding alone allows:
     BF16   likewise
     INT8   half a step of the weight's quantization, a whole one where `int8.json` says that rounding was learned, and a
            step no longer than the greatest weight asks for
-    bias   of a convolution with quantized input: the corrected one that `int8.json` records (`quantized`)
+    FP8    likewise, with the distance between two numbers where the weight lies in place of the step
+    bias   of a convolution with quantized input: the corrected one that `int8.json` or `fp8.json` records (`quantized`)
 
 And so is what lies between the nodes: the type of every result, every cast and every quantization (`storage`).
 """
@@ -29,6 +30,7 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import Check, utc_now
 from sr_deploy.errors import GraphError
+from sr_deploy.export.int8.formats import NumberFormat, find_format
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.load import load_whole_model, opset_of
 from sr_deploy.graph.read import METADATA_PREFIX
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
     from sr_deploy.export.int8.report import Int8Report
 
-_LEVELS = 127
 _LEAST_STEP = 2.0**-20
 _SLACK = 1 + 2.0**-8
 """Steps are stored as FP16 numbers, rounded up."""
@@ -58,8 +59,8 @@ class Terms:
     """Its precision."""
     planned_fp32: tuple[str, ...] = ()
     """Nodes that stay FP32."""
-    int8: Int8Report | None = None
-    """What `int8.json` says of an INT8 graph."""
+    search: Int8Report | None = None
+    """What `int8.json` says of an INT8 graph, or `fp8.json` of an FP8 one."""
     tolerance: float = 0.0
     """How far an FP32 number may be off, as a share of itself; and, as a sixteenth of that, of the tensor's greatest,
     since sums of terms that cancel have no more digits."""
@@ -113,7 +114,7 @@ def _list_findings(original: GraphView, candidate: GraphView, terms: Terms) -> I
         original.model,
         terms.precision,
         terms.planned_fp32,
-        rest="fp16" if terms.int8 is None else terms.int8.options.rest,
+        rest="fp16" if terms.search is None else terms.search.options.rest,
     )
     yield from _compare_outside(original.model, candidate.model, terms.precision)
     alignment = align_graphs(original, candidate)
@@ -127,7 +128,7 @@ def _list_findings(original: GraphView, candidate: GraphView, terms: Terms) -> I
     yield from list_wiring(original, candidate, alignment)
     yield from list_storage(original, candidate, alignment, storage)
     if storage.quantized:
-        yield from list_quantization(original, candidate, alignment, storage, terms.int8)
+        yield from list_quantization(original, candidate, alignment, storage, terms.search)
 
 
 def _compare_outside(original: ModelProto, candidate: ModelProto, precision: Precision) -> Iterator[str]:
@@ -202,7 +203,7 @@ def _compare_input(
 ) -> Iterator[str]:
     due = original.constant(node.input[position]) if position < len(node.input) else None
     seen = candidate.constant(other.input[position]) if position < len(other.input) else None
-    if (due is None and seen is None) or (terms.int8 and is_corrected_bias(terms.int8, other, position)):
+    if (due is None and seen is None) or (terms.search and is_corrected_bias(terms.search, other, position)):
         return
     where = f"input {position} of {describe_node(other)}"
     if due is None or seen is None:
@@ -216,7 +217,7 @@ def _compare_input(
     if due.values.shape != seen.values.shape:
         yield f"{where} has shape {seen.values.shape} where {due.values.shape} is due"
         return
-    learned = terms.int8 is not None and bool(terms.int8.learned)
+    learned = terms.search is not None and bool(terms.search.learned)
     yield from _compare_constants(where, due, seen, terms.tolerance, of_step=1.0 if learned else 0.5)
 
 
@@ -227,8 +228,10 @@ def _compare_constants(
     have = np.asarray(seen.values)
     limit: NDArray[np.float64] | float = 0.0
     if seen.scale is not None:
-        yield from _compare_steps(where, want, seen.scale)
-        limit = seen.scale * of_step * _SLACK
+        numbers = find_format(seen.stored.dtype)
+        yield from _compare_steps(where, want, seen.scale, numbers)
+        apart = np.maximum(numbers.spacing(have / seen.scale), numbers.spacing(want / seen.scale))
+        limit = seen.scale * apart * of_step * _SLACK
     elif want.dtype == have.dtype and want.dtype.name in _FLOATS:
         sizes = np.abs(want.astype(np.float64))
         limit = tolerance * (sizes + float(sizes.max(initial=0)) / 16)
@@ -249,15 +252,17 @@ def _compare_constants(
         )
 
 
-def _compare_steps(where: str, want: NDArray[np.generic], scale: NDArray[np.float64]) -> Iterator[str]:
+def _compare_steps(
+    where: str, want: NDArray[np.generic], scale: NDArray[np.float64], numbers: NumberFormat
+) -> Iterator[str]:
     """A step that is too long would allow any error: it is held to the weights that it is for."""
     axes = tuple(axis for axis in range(want.ndim) if scale.ndim == 0 or scale.shape[axis] == 1)
     greatest = np.abs(want.astype(np.float64)).max(axis=axes, keepdims=scale.ndim > 0)
-    longest = np.maximum(greatest / _LEVELS, _LEAST_STEP) * _SLACK
+    longest = np.maximum(greatest / numbers.largest, _LEAST_STEP) * _SLACK
     wrong = ~((scale > 0) & (scale <= longest + _LEAST_STEP / 16))
     if wrong.any():
         index = int(np.argmax(wrong))
         yield (
             f"{where}: {int(wrong.sum())} of {scale.size} quantization steps are longer than the weights ask for, "
-            f"first {np.ravel(scale)[index]:.4g} where {np.ravel(greatest)[index] / _LEVELS:.4g} would do"
+            f"first {np.ravel(scale)[index]:.4g} where {np.ravel(greatest)[index] / numbers.largest:.4g} would do"
         )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 # Relative errors that rounding alone does not reach, and by how much more than it got a culprit must give.
-_LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.15, "int8": 0.4}
+_LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.15, "int8": 0.4, "fp8": 0.4}
 _GROWTH = 4.0
 _SIDES = (24, 32)
 Outputs = dict[str, NDArray[np.float64]]

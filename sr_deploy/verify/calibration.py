@@ -1,12 +1,12 @@
-"""What `int8.json` says of ranges, corrections and losses, against photographs that are shown to the network now.
+"""What `int8.json` or `fp8.json` says of ranges, corrections and losses, against photographs shown to the network now.
 
-The audit holds the INT8 graph to `int8.json`, number for number; but both can be changed together. So the feature maps
-of the network itself are measured again, on the crops that calibration used where those are of bundled photographs,
-else on other crops of these:
+The audit holds the quantized graph to that file, number for number; but both can be changed together. So the feature
+maps of the network itself are measured again, on the crops that calibration used where those are of bundled
+photographs, else on other crops of these:
 
-- **steps**: 127 of them, less the factor that was learned, reach as far as the layer's input does, within `_EXACT` on
-  the same crops, `_WIDE` on others; and that factor is none that learning could not give. Of a network that was trained
-  for INT8 they are those in the metadata of its weights;
+- **steps**: 127 of them (FP8: 448), less the factor that was learned, reach as far as the layer's input does, within
+  `_EXACT` on the same crops, `_WIDE` on others; and that factor is none that learning could not give. Of a network that
+  was trained for INT8 they are those in the metadata of its weights;
 - **corrections**: a bias is moved by as much as quantizing shifts its channel, not by many times that;
 - **loss**: what the graph loses against the originals may not be surely more than its budget.
 """
@@ -27,7 +27,7 @@ from sr_deploy.errors import BackendError, SrDeployError
 from sr_deploy.export.int8.calibration import measure_ranges, measure_shifts, quantize_layers
 from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.execute import Engine, choose_engine, open_graph
-from sr_deploy.export.int8.insert import LEVELS
+from sr_deploy.export.int8.formats import FORMATS
 from sr_deploy.export.int8.options import LEAST_FACTOR, MOST_FACTOR
 from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs
 from sr_deploy.export.int8.placement import Placement, find_modules, place_quantization
@@ -38,14 +38,13 @@ from sr_deploy.model import Model
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.cost import find_cost
 from sr_deploy.verify.audit import cut_findings
-from sr_deploy.verify.origin import make_again, read_int8_report
+from sr_deploy.verify.origin import make_again, read_search
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from sr_deploy.export.int8.report import Int8Report, LayerReport
 
-_INT8 = BackendChoice("onnxruntime", "int8")
 _EXACT, _WIDE = 1.05, 2.0
 """Factors within which a recorded range is the measured one: of the same crops, but for another processor's rounding
 and another version of the photographs; of others (measured with published networks on four sets of photographs: layers
@@ -83,23 +82,29 @@ class _Scene:
     input_steps: Mapping[str, float]
     """That the weights were trained for INT8 with, by name of the module."""
 
+    @property
+    def largest(self) -> float:
+        """Greatest number of the format."""
+        return FORMATS[self.report.options.format].largest
+
 
 _SCENES: dict[tuple[object, ...], _Scene] = {}
 
 
 def check_calibration(model: Model, bundle: Bundle, graph: GraphRecord) -> list[Check]:
-    """Measure ranges, corrections and loss of a bundle's INT8 graph again.
+    """Measure ranges, corrections and loss of a bundle's INT8 or FP8 graph again.
 
     Args:
         model: the bundle, opened.
         bundle: likewise.
-        graph: its INT8 graph.
+        graph: its INT8 or FP8 graph.
 
     Returns:
-        Two checks; none where there is no `int8.json`, which the audit says.
+        Two checks; none where there is no report of a search, which the audit says.
     """
+    what = f"ranges and losses of {graph.precision.upper()} on photographs"
     try:
-        report = read_int8_report(bundle)
+        report = read_search(bundle, graph.precision)
         if report is None:
             return []
         scene = _set_scene(model, bundle, report)
@@ -109,16 +114,16 @@ def check_calibration(model: Model, bundle: Bundle, graph: GraphRecord) -> list[
             _make_check("drop", graph, *_check_loss(model, bundle, scene)),
         ]
     except BackendError as error:
-        return [_make_check("calibration", graph, "ranges and losses of INT8 on photographs", (), str(error))]
+        return [_make_check("calibration", graph, what, (), str(error))]
     except SrDeployError as error:
-        return [_make_check("calibration", graph, "ranges and losses of INT8 on photographs", (str(error),))]
+        return [_make_check("calibration", graph, what, (str(error),))]
 
 
 def _set_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
     """That of a bundle; the last one is kept, since its drop and its calibration are measured one after the other."""
     manifest = bundle.manifest
-    assert manifest.int8 is not None
-    key = (manifest.reference.sha256, manifest.rewrites, manifest.int8.report.sha256, model.input_multiple)
+    search = manifest.searches[report.options.format]
+    key = (manifest.reference.sha256, manifest.rewrites, search.report.sha256, model.input_multiple)
     if key not in _SCENES:
         _SCENES.clear()
         _SCENES[key] = _make_scene(model, bundle, report)
@@ -144,11 +149,12 @@ def _make_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
         same = CropShape(side, model.scale, model.channels, options.seed)
         ranges = [crop.lr for crop in cut_crops(photographs.calibration, options.crops, same, RANGES_STREAM)]
     steps = read_input_steps(bundle.reference) if report.trained else {}
-    return _Scene(reference, place_quantization(reference), report, choose_engine(), crops, ranges, exact, steps)
+    engine = choose_engine(options.format)
+    return _Scene(reference, place_quantization(reference), report, engine, crops, ranges, exact, steps)
 
 
 def _check_ranges(scene: _Scene) -> tuple[str, tuple[str, ...]]:
-    layers = {layer.name: layer for layer in scene.report.layers if layer.precision == "int8"}
+    layers = {layer.name: layer for layer in scene.report.layers if layer.precision != "float"}
     limits = measure_ranges(
         scene.reference, scene.placement, lambda: iter(scene.ranges), scene.report.options, "onnxruntime"
     )
@@ -158,7 +164,7 @@ def _check_ranges(scene: _Scene) -> tuple[str, tuple[str, ...]]:
         for one in scene.placement.candidates
         if one.name in layers
     }
-    findings = [*_judge_learned(learned), *_judge_ranges(layers, measured, exact=scene.exact)]
+    findings = [*_judge_learned(learned), *_judge_ranges(layers, measured, scene.largest, exact=scene.exact)]
     if scene.report.trained:
         findings += _judge_trained(scene, layers)
     if scene.report.shifts:
@@ -166,7 +172,8 @@ def _check_ranges(scene: _Scene) -> tuple[str, tuple[str, ...]]:
     crops = (
         "the crops that it was calibrated on" if scene.exact else f"{len(scene.ranges)} crops of bundled photographs"
     )
-    what = f"steps and corrections of {len(layers)} INT8 convolutions against the network's feature maps on {crops}"
+    name = scene.report.options.format.upper()
+    what = f"steps and corrections of {len(layers)} {name} convolutions against the network's feature maps on {crops}"
     return what, cut_findings(findings)
 
 
@@ -191,10 +198,12 @@ def _judge_trained(scene: _Scene, layers: Mapping[str, LayerReport]) -> Iterator
         yield "steps are said to be trained with, and the weights name none"
 
 
-def _judge_ranges(layers: Mapping[str, LayerReport], measured: Mapping[str, float], *, exact: bool) -> Iterator[str]:
-    """Steps that are not those of the feature maps, one line each."""
+def _judge_ranges(
+    layers: Mapping[str, LayerReport], measured: Mapping[str, float], largest: float, *, exact: bool
+) -> Iterator[str]:
+    """Steps of which `largest` do not reach as far as the feature maps, one line each."""
     factors = {
-        name: LEVELS * layer.step / measured[name]
+        name: largest * layer.step / measured[name]
         for name, layer in layers.items()
         if layer.step is not None and measured.get(name)
     }
@@ -210,7 +219,7 @@ def _judge_ranges(layers: Mapping[str, LayerReport], measured: Mapping[str, floa
 
 def _judge_shifts(scene: _Scene) -> Iterator[str]:
     limits = {
-        candidate.data: LEVELS * layer.step
+        candidate.data: scene.largest * layer.step
         for candidate in scene.placement.candidates
         for layer in scene.report.layers
         if layer.name == candidate.name and layer.step is not None
@@ -231,7 +240,7 @@ def _judge_shifts(scene: _Scene) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Drop:
-    """What a backend loses against photographs with the INT8 graph."""
+    """What a backend loses against photographs with a quantized graph."""
 
     least_db: float
     """What it surely loses: the mean over the crops less two standard errors, in dB of PSNR."""
@@ -247,18 +256,18 @@ class Drop:
 
 
 def measure_drop(model: Model, bundle: Bundle, choice: BackendChoice) -> Drop | None:
-    """What a bundle's INT8 graph loses against photographs where `choice` runs it; None: no budget is recorded.
+    """What a bundle's quantized graph loses against photographs where `choice` runs it; None: no budget is recorded.
 
     Raises:
         BackendError: it does not run here.
-        BundleError: `int8.json` is damaged.
+        BundleError: the report of its search is damaged.
     """
-    report = read_int8_report(bundle)
-    if report is None or bundle.manifest.int8 is None:
+    report = read_search(bundle, choice.precision)
+    if report is None:
         return None
     scene = _set_scene(model, bundle, report)
     loss, least = _measure_loss(model, scene, choice)
-    allowed = bundle.manifest.int8.max_drop_db
+    allowed = bundle.manifest.searches[report.options.format].max_drop_db
     said = f"{loss.drop_db:+.3f} dB lost on {len(scene.crops)} crops of bundled photographs ({least:+.3f} at least)"
     return Drop(least, allowed, f"{said}, {allowed:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32")
 
@@ -274,9 +283,9 @@ def _measure_loss(model: Model, scene: _Scene, choice: BackendChoice) -> tuple[L
 
 def _check_loss(model: Model, bundle: Bundle, scene: _Scene) -> tuple[str, tuple[str, ...]]:
     """What the file as it lies there loses on photographs, against the budget."""
-    record = bundle.manifest.int8
-    assert record is not None
-    loss, least = _measure_loss(model, scene, _INT8)
+    name = scene.report.options.format
+    record = bundle.manifest.searches[name]
+    loss, least = _measure_loss(model, scene, BackendChoice("onnxruntime", name))
     said = (
         f"against the photographs themselves, {loss.drop_db:+.3f} dB lost now on {len(scene.crops)} crops of bundled "
         f"ones ({least:+.3f} at least), {record.max_drop_db:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32"

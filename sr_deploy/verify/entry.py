@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sr_deploy.backends import BackendChoice, Precision
+from sr_deploy.backends import QUANTIZED, BackendChoice, Precision
 from sr_deploy.bundle import CertificateEntry, FileRecord, Measurement, Thresholds, utc_now
 from sr_deploy.deps import installed_version
 from sr_deploy.errors import BackendError, DamagedBundleError, InputError, OutOfMemoryError
@@ -24,8 +24,8 @@ from sr_deploy.verify.measuring import make_failure, run_grid
 from sr_deploy.verify.reference import ReferenceOutputs
 from sr_deploy.verify.worst import Crop, choose_crops
 
-# INT8 clips what lies outside the ranges that it was calibrated for, and those are of photographs.
-_JUDGED: dict[Precision, tuple[str, ...]] = {"int8": (PHOTOGRAPH, "dark")}
+# INT8 and FP8 clip what lies outside the ranges that they were calibrated for, and those are of photographs.
+_JUDGED: dict[Precision, tuple[str, ...]] = dict.fromkeys(QUANTIZED, (PHOTOGRAPH, "dark"))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sr_deploy.backends import QUANTIZED
 from sr_deploy.bundle import Bundle, Check, GraphRecord, utc_now
 from sr_deploy.bundle.store import MANIFEST_NAME
 from sr_deploy.errors import BundleError, GraphError
@@ -12,7 +13,7 @@ from sr_deploy.model import Model
 from sr_deploy.verify.audit import Terms, audit_graph
 from sr_deploy.verify.calibration import check_calibration
 from sr_deploy.verify.fp32 import audit_fp32_graph
-from sr_deploy.verify.origin import load_reference, make_again, read_int8_report
+from sr_deploy.verify.origin import load_reference, make_again, read_search
 from sr_deploy.verify.precision import check_graph_precision
 
 
@@ -34,7 +35,7 @@ def check_graphs(model: Model, bundle: Bundle, *, deep: bool, tell: Callable[[st
         checks.append(check_graph_precision(model, bundle, graph))
         if graph.precision != "fp32":
             checks.append(_audit_made_graph(model, bundle, graph))
-        if graph.precision == "int8":
+        if graph.precision in QUANTIZED:
             tell(f"ranges and losses of {graph.file} on photographs")
             checks += check_calibration(model, bundle, graph)
     return checks
@@ -44,8 +45,7 @@ def _audit_made_graph(model: Model, bundle: Bundle, graph: GraphRecord) -> Check
     """A graph that was made of the FP32 one; of the network exported again, where the bundle has none."""
     path = bundle.path / graph.file
     try:
-        int8 = read_int8_report(bundle) if graph.precision == "int8" else None
-        terms = Terms(graph.precision, graph.planned_fp32, int8)
+        terms = Terms(graph.precision, graph.planned_fp32, read_search(bundle, graph.precision))
         if "fp32" in bundle.precisions:
             reference, due = load_reference(bundle, graph.precision), bundle.graph("fp32").name
         else:

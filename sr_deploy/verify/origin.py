@@ -24,26 +24,26 @@ _exported: dict[tuple[str, str, str], bytes] = {}
 """What was exported last, so that a process that looks at one network several times exports it once."""
 
 
-def read_int8_report(bundle: Bundle) -> Int8Report | None:
-    """What the bundle's `int8.json` says; None where the manifest names none.
+def read_search(bundle: Bundle, precision: Precision) -> Int8Report | None:
+    """What the bundle's `int8.json` or `fp8.json` says; None for other precisions, or where the manifest names none.
 
     Raises:
         BundleError: it is damaged.
     """
-    if bundle.manifest.int8 is None:
-        return None
-    return read_record(bundle.path / bundle.manifest.int8.report.file, Int8Report)
+    search = bundle.manifest.searches.get(precision)
+    return None if search is None else read_record(bundle.path / search.report.file, Int8Report)
 
 
 def load_reference(bundle: Bundle, precision: Precision) -> ModelProto:
-    """The FP32 graph that a bundle's graph of that precision was made of: for INT8 with its channels evened out.
+    """The FP32 graph that a bundle's graph of that precision was made of: for INT8 and FP8 with channels evened out.
 
     Raises:
-        BundleError: the bundle has no FP32 graph, or its INT8 report is damaged or of another network.
+        BundleError: the bundle has no FP32 graph, or the report of its search is damaged or of another network.
         GraphError: a damaged graph.
     """
-    if precision == "int8" and bundle.manifest.int8 is not None:
-        return load_quantized_source(bundle.graph("fp32"), bundle.path / bundle.manifest.int8.report.file)
+    search = bundle.manifest.searches.get(precision)
+    if search is not None:
+        return load_quantized_source(bundle.graph("fp32"), bundle.path / search.report.file)
     return load_whole_model(bundle.graph("fp32"))
 
 

@@ -12,7 +12,7 @@ from sr_deploy.export.half_plan import list_unneeded
 from sr_deploy.graph.read import METADATA_PREFIX, read_graph
 from sr_deploy.model import Model
 from sr_deploy.verify.audit import cut_findings
-from sr_deploy.verify.origin import make_again, read_int8_report
+from sr_deploy.verify.origin import make_again, read_search
 
 if TYPE_CHECKING:
     from sr_deploy.export.int8.report import Int8Report
@@ -25,8 +25,8 @@ _SHARES_ALIKE = 0.005
 def check_graph_precision(model: Model, bundle: Bundle, graph: GraphRecord) -> Check:
     """Whether every layer computes in the graph's precision, but for those that are planned otherwise with a reason.
 
-    Shares are counted in the graph, and those that the manifest and `int8.json` state are held against them. A graph
-    that cannot be read is a finding.
+    Shares are counted in the graph, and those that the manifest and the report of its search state are held against
+    them. A graph that cannot be read is a finding.
     """
     what, findings, not_checked = f"declared: what each layer of the {graph.precision} graph computes in", [], ""
     try:
@@ -66,15 +66,15 @@ def _list_findings(model: Model, bundle: Bundle, graph: GraphRecord, work: Seque
     if stated != graph.precision:
         yield f"its metadata say {stated}, and the manifest {graph.precision}"
     yield from find_unplanned_nodes(path, graph)
-    report = read_int8_report(bundle) if graph.precision == "int8" else None
+    report, search = read_search(bundle, graph.precision), bundle.manifest.searches.get(graph.precision)
     if graph.precision in ("fp32", "bf16"):
         yield from (
             f"{name} is planned in FP32, which no {graph.precision} graph asks for" for name in graph.planned_fp32
         )
     elif report is None or report.options.rest == "fp16":
         yield from _judge_plan(model, bundle, graph)
-    if report is not None and bundle.manifest.int8 is not None:
-        yield from _judge_int8(graph, bundle.manifest.int8, report, work)
+    if report is not None and search is not None:
+        yield from _judge_search(graph, search, report, work)
 
 
 def _judge_plan(model: Model, bundle: Bundle, graph: GraphRecord) -> Iterator[str]:
@@ -83,29 +83,37 @@ def _judge_plan(model: Model, bundle: Bundle, graph: GraphRecord) -> Iterator[st
         yield from list_unneeded(again, graph.planned_fp32, model.channels, model.scale)
 
 
-def _judge_int8(graph: GraphRecord, record: Int8Record, report: Int8Report, work: Sequence[LayerCost]) -> Iterator[str]:
-    """What manifest and `int8.json` state of the search against each other and against the graph."""
+def _judge_search(
+    graph: GraphRecord, record: Int8Record, report: Int8Report, work: Sequence[LayerCost]
+) -> Iterator[str]:
+    """What manifest and the report state of the search against each other and against the graph."""
+    name, file = graph.precision, record.report.file
     shares = {layer.name: layer.share for layer in work}
-    share = sum(layer.share for layer in work if layer.precision == "int8")
-    stated = {"int8_share of the graph's record": graph.int8_share, "share of the manifest's int8": record.share}
-    for where, said in {**stated, "share of int8.json": report.share}.items():
+    share = sum(layer.share for layer in work if layer.precision == name)
+    stated: dict[str, float | None] = {
+        f"share of the manifest's {name}": record.share,
+        f"share of {file}": report.share,
+    }
+    if name == "int8":
+        stated = {"int8_share of the graph's record": graph.int8_share, **stated}
+    for where, said in stated.items():
         if said is None or not abs(said - share) <= _SHARES_ALIKE:
-            yield f"{where} is {said}, and {share:.4f} of the multiply-adds are in int8"
+            yield f"{where} is {said}, and {share:.4f} of the multiply-adds are in {name}"
     for layer in report.layers:
         if layer.share is not None and not abs(layer.share - shares.get(layer.name, 0)) <= _SHARES_ALIKE:
-            yield f"int8.json gives {layer.name} a share of {layer.share}, and it has {shares.get(layer.name, 0):.4f}"
-    for name in ("drop_db", "upper_db", "visible", "max_abs", "psnr_fp32_db", "passed"):
-        if getattr(record, name) != getattr(report, name):
-            yield f"{name} is {getattr(record, name)} in the manifest and {getattr(report, name)} in int8.json"
-    for name in ("max_drop_db", "max_pixel_error"):
-        if getattr(record, name) != getattr(report.options, name):
-            yield f"{name} is {getattr(record, name)} in the manifest and {getattr(report.options, name)} in int8.json"
+            yield f"{file} gives {layer.name} a share of {layer.share}, and it has {shares.get(layer.name, 0):.4f}"
+    for field in ("drop_db", "upper_db", "visible", "max_abs", "psnr_fp32_db", "passed"):
+        if getattr(record, field) != getattr(report, field):
+            yield f"{field} is {getattr(record, field)} in the manifest and {getattr(report, field)} in {file}"
+    for field in ("max_drop_db", "max_pixel_error"):
+        if getattr(record, field) != getattr(report.options, field):
+            yield f"{field} is {getattr(record, field)} in the manifest and {getattr(report.options, field)} in {file}"
     # What an older sr-deploy made was held to the mean and to the worst sample.
     lost = report.drop_db if report.upper_db is None else report.upper_db
     seen = report.max_abs if report.visible is None else report.visible
     within = lost <= record.max_drop_db and seen <= record.max_pixel_error
     if report.passed != within or report.forced == report.passed:
-        yield f"int8.json says that its budget was {'met' if report.passed else 'missed'}, and its figures do not"
+        yield f"{file} says that its budget was {'met' if report.passed else 'missed'}, and its figures do not"
     left_out = sum(layer.precision == "float" and layer.share is not None for layer in report.layers)
     if not any(abs(point.share - report.share) < 1e-9 and point.left_out == left_out for point in report.curve):
-        yield f"the curve of int8.json has no point with {report.share:.4f} in int8 and {left_out} layer(s) left out"
+        yield f"the curve of {file} has no point with {report.share:.4f} in {name} and {left_out} layer(s) left out"

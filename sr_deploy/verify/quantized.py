@@ -1,7 +1,7 @@
-"""How an INT8 graph is quantized, against what `int8.json` records and the FP32 graph holds. No torch here.
+"""How an INT8 or FP8 graph is quantized, against what the report of its search and the FP32 graph hold. No torch here.
 
 Quantizers are not looked through here but read: steps, zero points and types of every one, which layers have them, and
-the biases that were corrected for what they cost. What `int8.json` says is so held to the graph, number for number.
+the biases that were corrected for what they cost. What the report says is so held to the graph, number for number.
 Whether it is good is measured (`calibration`), since whoever changes the graph can change that file too.
 """
 
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.joins import list_joined
+from sr_deploy.export.int8.report import report_name
 from sr_deploy.graph.load import infer_types, name_of
 from sr_deploy.verify.align import Alignment, GraphView, describe_node
 from sr_deploy.verify.storage import Storage, judge_way
@@ -25,12 +27,11 @@ if TYPE_CHECKING:
 
     from sr_deploy.export.int8.report import Int8Report, LayerReport
 
-_INT8 = 3
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def is_corrected_bias(report: Int8Report, node: NodeProto, position: int) -> bool:
-    """Whether an input is the bias of a convolution that `int8.json` records as quantized, and so held to that."""
+    """Whether an input is the bias of a convolution that the report records as quantized, and so held to that."""
     return position == 2 and node.op_type in _CONVOLUTIONS and name_of(node) in _list_quantized(report)
 
 
@@ -41,37 +42,38 @@ def list_quantization(
 
     Args:
         reference: the FP32 graph with its channels evened out (`audit.load_reference`).
-        candidate: the INT8 graph.
+        candidate: the quantized graph.
         alignment: of the two.
         storage: what its values are stored in between.
-        report: `int8.json`; None: there is none.
+        report: `int8.json` or `fp8.json`; None: there is none.
     """
     if report is None:
-        yield "nothing records how it was quantized (int8 of the manifest); export the bundle again"
+        yield "nothing records how it was quantized (int8 or fp8 of the manifest); export the bundle again"
         return
+    name, file = report.options.format, report_name(report.options.format)
     layers = {layer.name: layer for layer in report.layers}
     pairs = [(node, other) for node, other in alignment.pairs if other.op_type in _CONVOLUTIONS]
     types = infer_types(candidate.model, stated=False)
     for node, other in pairs:
         layer = layers.get(name_of(node))
         if layer is None:
-            yield f"int8.json says nothing of {describe_node(other)}"
+            yield f"{file} says nothing of {describe_node(other)}"
             continue
         quantized = bool(_quantizers(candidate, other.input[1]))
-        if quantized != (layer.precision == "int8"):
-            seen = "int8" if quantized else "float"
-            yield f"{describe_node(other)} computes in {seen}, and int8.json records {layer.precision}"
+        if quantized != (layer.precision == name):
+            seen = name if quantized else "float"
+            yield f"{describe_node(other)} computes in {seen}, and {file} records {layer.precision}"
         elif quantized:
-            yield from _Layer(reference, candidate, node, other, layer, storage, types).judge(report)
-    for name in sorted(layers.keys() - {name_of(node) for node, _ in pairs}):
-        yield f"int8.json records {name!r}, which is no convolution of the graph"
+            yield from _Layer(reference, candidate, node, other, layer, storage, types, FORMATS[name]).judge(report)
+    for stranger in sorted(layers.keys() - {name_of(node) for node, _ in pairs}):
+        yield f"{file} records {stranger!r}, which is no convolution of the graph"
     names = Counter(layer.name for layer in report.layers)
-    for name in sorted(name for name, times in names.items() if times > 1):
-        yield f"int8.json records {name!r} {names[name]} times, and each layer has one record"
+    for twice in sorted(one for one, times in names.items() if times > 1):
+        yield f"{file} records {twice!r} {names[twice]} times, and each layer has one record"
 
 
 def _list_quantized(report: Int8Report) -> set[str]:
-    return {layer.name for layer in report.layers if layer.precision == "int8"}
+    return {layer.name for layer in report.layers if layer.precision != "float"}
 
 
 def _quantizers(view: GraphView, name: str) -> list[NodeProto]:
@@ -80,7 +82,7 @@ def _quantizers(view: GraphView, name: str) -> list[NodeProto]:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One convolution that both the graph and `int8.json` have in INT8."""
+    """One convolution that both the graph and the report have quantized."""
 
     reference: GraphView
     candidate: GraphView
@@ -89,13 +91,19 @@ class _Layer:
     layer: LayerReport
     storage: Storage
     types: dict[str, int]
+    numbers: NumberFormat
+
+    @property
+    def file(self) -> str:
+        """The report's name."""
+        return report_name(self.numbers.name)
 
     def judge(self, report: Int8Report) -> Iterator[str]:
         if self.layer.step is None or self.layer.zero_point is None:
-            yield f"int8.json does not record the step of {describe_node(self.node)}; export the bundle again"
+            yield f"{self.file} does not record the step of {describe_node(self.node)}; export the bundle again"
             return
         if self.layer.zero_point != 0:
-            yield f"int8.json records zero point {self.layer.zero_point} for {describe_node(self.node)}; 0 is due"
+            yield f"{self.file} records zero point {self.layer.zero_point} for {describe_node(self.node)}; 0 is due"
         yield from self._judge_type()
         yield from self._judge_data(self.node.input[0])
         chain = self.candidate.chain(self.node.input[1])
@@ -103,6 +111,9 @@ class _Layer:
             yield f"the weight of {describe_node(self.node)} comes through {len(chain)} nodes where 1 is due"
         for one in chain:
             yield from self._judge_zero(one)
+        weight = self.candidate.constant(self.node.input[1])
+        if weight is not None and weight.stored.dtype != self.numbers.dtype:
+            yield f"the weight of {describe_node(self.node)} is {weight.stored.dtype}, not {self.numbers.dtype}"
         yield from self._judge_bias(report)
 
     def _judge_type(self) -> Iterator[str]:
@@ -131,8 +142,9 @@ class _Layer:
             yield f"the data of {describe_node(self.node)} comes through no QuantizeLinear of its own"
             return
         yield from self._judge_quantizer(chain[0])
-        if self.types.get(chain[0].output[0]) != _INT8:
-            yield f"{describe_node(chain[0])} before {describe_node(self.node)} does not quantize to int8"
+        if self.types.get(chain[0].output[0]) != self.numbers.onnx_type:
+            due = self.numbers.name
+            yield f"{describe_node(chain[0])} before {describe_node(self.node)} does not quantize to {due}"
         read = chain[0].input[0]
         for wrong in judge_way(chain[1:], self.types, read, self.storage.float_type):
             yield f"the input of {describe_node(chain[0])} before {describe_node(self.node)} {wrong}"
@@ -142,8 +154,8 @@ class _Layer:
         if steps.size != 1 or float(steps[0]) != self.layer.step:
             shown = ", ".join(f"{float(step):.7g}" for step in steps[:3])
             yield (
-                f"{describe_node(node)} before {describe_node(self.node)} has a step of {shown} where int8.json "
-                f"records {self.layer.step:.7g}"
+                f"{describe_node(node)} before {describe_node(self.node)} has a step of {shown} where "
+                f"{self.file} records {self.layer.step:.7g}"
             )
         yield from self._judge_zero(node)
 
@@ -157,22 +169,22 @@ class _Layer:
             )
 
     def _judge_bias(self, report: Int8Report) -> Iterator[str]:
-        """The graph's against `int8.json`, and that against the FP32 graph's with the recorded shift."""
+        """The graph's against the report, and that against the FP32 graph's with the recorded shift."""
         where = f"the bias of {describe_node(self.node)}"
         seen, due = (_read_bias(view, node) for view, node in ((self.candidate, self.node), (self.reference, self.due)))
         recorded = None if self.layer.bias is None else np.array(self.layer.bias, np.float32)
         if (seen is None) != (recorded is None):
-            yield f"{where} is {'left out' if seen is None else 'there'}, and int8.json records otherwise"
+            yield f"{where} is {'left out' if seen is None else 'there'}, and {self.file} records otherwise"
         elif seen is not None and recorded is not None:
-            yield from _compare_bias(where, seen, recorded.astype(seen.dtype), "int8.json records")
+            yield from _compare_bias(where, seen, recorded.astype(seen.dtype), f"{self.file} records")
         if recorded is None or seen is None:
             return
         shift = np.array(report.shifts.get(self.layer.name, np.zeros(len(recorded))), np.float32)
         plain = np.zeros(len(recorded), np.float32) if due is None else due.astype(np.float32)
         if shift.shape != plain.shape or plain.shape != recorded.shape:
-            yield f"{where} has {len(plain)} values, and int8.json records {len(recorded)} and {len(shift)} shifts"
+            yield f"{where} has {len(plain)} values, and {self.file} records {len(recorded)} and {len(shift)} shifts"
         else:
-            yield from _compare_bias(f"in int8.json {where}", recorded, plain + shift, "with its shift")
+            yield from _compare_bias(f"in {self.file} {where}", recorded, plain + shift, "with its shift")
 
 
 def _read_bias(view: GraphView, node: NodeProto) -> NDArray[np.generic] | None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sr_deploy.backends import Precision
+from sr_deploy.backends import QUANTIZED, Precision
 from sr_deploy.export.casts import FP32_INPUTS, Regions
 from sr_deploy.export.int8.joins import list_joined
 from sr_deploy.graph.ends import find_end_nodes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 _FLOAT, _UINT8, _INT8, _UINT16, _HALF, _DOUBLE, _BF16 = 1, 2, 3, 4, 10, 11, 16
-_TYPES: dict[Precision, int] = {"fp32": _FLOAT, "fp16": _HALF, "bf16": _BF16, "int8": _HALF}
+_TYPES: dict[Precision, int] = {"fp32": _FLOAT, "fp16": _HALF, "bf16": _BF16, **dict.fromkeys(QUANTIZED, _HALF)}
 _HOLDING = {
     _UINT8: {_UINT16, _HALF, _FLOAT, _DOUBLE},
     _INT8: {_HALF, _FLOAT, _DOUBLE},
@@ -34,7 +34,7 @@ _HOLDING = {
 """Types that hold every value of another."""
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 QUANTIZED_INPUTS = {"Conv": (0, 1)}
-"""Inputs that an INT8 graph may quantize, by operator; `quantized` looks at how."""
+"""Inputs that an INT8 or FP8 graph may quantize, by operator; `quantized` looks at how."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,19 @@ def plan_storage(
         reference: the FP32 graph, whatever its ends.
         precision: of the graph that was made of it.
         planned_fp32: nodes that stay FP32.
-        rest: what an INT8 graph computes in between its quantized convolutions.
+        rest: what a quantized graph computes in between its quantized convolutions.
 
     Raises:
         GraphError: a planned node that is not there, or a type that cannot be inferred.
     """
-    float_type = _TYPES[rest if precision == "int8" else precision]
+    float_type = _TYPES[rest if precision in QUANTIZED else precision]
     held: set[str] = set()
     if float_type != _FLOAT:
         copied = type(reference).FromString(reference.SerializeToString())
         regions = Regions.find(copied, planned_fp32, "the FP32 graph")
         held = {name for node in copied.graph.node if regions.holds(node) for name in node.output}
         held |= {name for node in find_end_nodes(reference) for name in node.output}
-    return Storage(float_type, frozenset(held), precision == "int8")
+    return Storage(float_type, frozenset(held), precision in QUANTIZED)
 
 
 def list_storage(reference: GraphView, candidate: GraphView, alignment: Alignment, storage: Storage) -> Iterator[str]:

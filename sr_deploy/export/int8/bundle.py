@@ -1,4 +1,4 @@
-"""The INT8 graph of a bundle, with the report and the picture of its search."""
+"""The INT8 or FP8 graph of a bundle, with the report and the picture of its search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sr_deploy.errors import DamagedBundleError, GraphError
 from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.make import make_int8_graph
 from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.export.int8.report import REPORT_NAME, Int8Report
+from sr_deploy.export.int8.report import Int8Report, report_name
 from sr_deploy.export.int8.work import Tell
 from sr_deploy.files import write_text
 from sr_deploy.graph.load import load_model
@@ -29,33 +29,34 @@ class Int8Graph:
     record: Int8Record
     """For the bundle's manifest."""
     report: Int8Report
-    """What stands in `int8.json`."""
+    """What stands in `int8.json` or `fp8.json`."""
     planned_fp32: tuple[str, ...]
     """Convolutions that compute in FP32."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What INT8 needs that no spec says."""
+    """What INT8 and FP8 need that no spec says."""
 
     folder: Path | None = None
     """Photographs in high resolution; None: the bundled ones."""
     force: bool = False
     """Whether a graph that does not meet its budget is kept."""
     optional: bool = False
-    """Whether the bundle does without INT8 where it does not meet its budget."""
+    """Whether the bundle does without INT8 or FP8 where that does not meet its budget."""
     input_steps: Mapping[str, float] = field(default_factory=dict)
     """That the network was trained for INT8 with, by name of the convolution's module; empty: they are calibrated."""
 
 
 def load_quantized_source(fp32_path: Path, report_path: Path) -> onnx.ModelProto:
-    """The FP32 graph that an INT8 graph is the quantized form of: a bundle's, with its channels brought to like ranges.
+    """The FP32 graph that a quantized graph was made of: a bundle's, with its channels brought to like ranges.
 
-    For audits: every constant of the INT8 graph is one of this graph's, cast or quantized, but for corrected biases.
+    For audits: every constant of the quantized graph is one of this graph's, cast or quantized, but for corrected
+    biases.
 
     Args:
         fp32_path: the bundle's FP32 graph.
-        report_path: the bundle's `int8.json`.
+        report_path: the bundle's `int8.json` or `fp8.json`.
 
     Raises:
         GraphError: a damaged graph.
@@ -88,7 +89,7 @@ def write_int8_graph(
     keep_fp32: Collection[str] = (),
     tell: Tell = lambda _: None,
 ) -> Int8Graph:
-    """Write the graph, `int8.json` and the picture into the folder of `int8_path`; errors as `make_int8_graph`."""
+    """Write the graph, the report and the picture into the folder of `int8_path`; errors as `make_int8_graph`."""
     report = make_int8_graph(
         fp32_path,
         int8_path,
@@ -96,11 +97,11 @@ def write_int8_graph(
         calibration.folder,
         force=calibration.force,
         keep_fp32=keep_fp32,
-        input_steps=calibration.input_steps,
+        input_steps=calibration.input_steps if options.format == "int8" else {},
         tell=tell,
     )
     folder = int8_path.parent
-    write_text(folder / REPORT_NAME, report.model_dump_json(indent=2) + "\n")
+    write_text(folder / report_name(options.format), report.model_dump_json(indent=2) + "\n")
     record = Int8Record(
         max_drop_db=options.max_drop_db,
         max_pixel_error=options.max_pixel_error,
@@ -111,7 +112,7 @@ def write_int8_graph(
         psnr_fp32_db=report.psnr_fp32_db,
         share=report.share,
         passed=report.passed,
-        report=record_file(folder, REPORT_NAME),
+        report=record_file(folder, report_name(options.format)),
         picture=None if report.picture is None else record_file(folder, report.picture),
     )
     floats = [layer.name for layer in report.layers if layer.precision == "float"]

@@ -21,6 +21,7 @@ KIND, JUDGED_KIND = "calibration", "int8-judged"
 _VERSION = 5
 """Raised when the same key would mean other numbers."""
 _SETTINGS = (
+    "format",
     "method",
     "percentile",
     "per_channel",
@@ -48,14 +49,15 @@ class Measured(BaseModel):
     learned: dict[str, float]
     """What the step of each feature map is multiplied with, by tensor; empty where nothing was learned."""
     moved: dict[str, str]
-    """Steps added to rounded weights, by node: -1 to 1, compressed; empty where nothing was learned."""
+    """By how many numbers of the format rounded weights are moved, by node: -1 to 1, compressed; empty where nothing
+    was learned."""
     learning: dict[str, float]
-    """PSNR against FP32 on calibration crops with everything in INT8: as calibrated (`before`) and learned (`after`);
+    """PSNR against FP32 on calibration crops with everything quantized: as calibrated (`before`) and learned (`after`);
     empty where nothing was learned."""
     shifts: dict[str, tuple[float, ...]]
     """What is added to the bias of each convolution; empty where biases stay as they are."""
     corrections: dict[str, tuple[float, float]]
-    """With everything in INT8, dB lost against ground truth and PSNR against FP32 on calibration crops: of the biases
+    """With everything quantized, dB lost against ground truth and PSNR against FP32 on calibration crops: of the biases
     as they are (`off`) and corrected (`on`); empty where only one was looked at."""
     errors: dict[str, float]
     """Mean squared error against FP32 with this convolution alone quantized."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
 from sr_deploy.export.int8.execute import Engine, open_graph
+from sr_deploy.export.int8.formats import FORMATS
 from sr_deploy.export.int8.insert import QuantizedConv, choose_scale, insert_quantization, quantize_weight
 from sr_deploy.export.int8.joins import group_by_step
 from sr_deploy.export.int8.options import Int8Options
@@ -90,24 +91,26 @@ def quantize_layers(
         model: the FP32 graph.
         placement: its candidates.
         limits: what each one's data input is quantized up to, by tensor.
-        options: for the steps of weights.
-        moved: steps that are added to rounded weights, -1 to 1, by node.
+        options: for the steps of weights, and the number format.
+        moved: by how many numbers of the format rounded weights are moved, -1 to 1, by node.
     """
     import onnx
 
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
+    numbers = FORMATS[options.format]
     layers = {}
     for candidate in placement.candidates:
         node = nodes[candidate.name]
         weight = onnx.numpy_helper.to_array(tensors[node.input[1]])
-        quantized, scale = quantize_weight(weight, per_channel=options.per_channel)
+        quantized, scale = quantize_weight(weight, per_channel=options.per_channel, numbers=numbers)
         if candidate.name in moved:
-            quantized = quantized + moved[candidate.name]
+            quantized = numbers.move(quantized, moved[candidate.name])
         bias = None
         if len(node.input) > 2 and node.input[2] in tensors:
             bias = onnx.numpy_helper.to_array(tensors[node.input[2]]).astype(np.float32)
-        layers[candidate.name] = QuantizedConv(float(choose_scale(limits[candidate.data])), quantized, scale, bias)
+        step = float(choose_scale(limits[candidate.data], numbers))
+        layers[candidate.name] = QuantizedConv(step, quantized, scale, bias)
     return layers
 
 

@@ -1,7 +1,8 @@
 """An FP32 graph in PyTorch, so that gradients flow through it: as it is, or with convolutions quantized.
 
-Quantized convolutions multiply whole numbers, which BF16 holds as exactly as FP32 does up to 256; their sums are
-scaled afterwards. So a CPU with BF16 instructions computes what INT8 will, but for the rounding of results.
+Quantized convolutions multiply whole numbers, which BF16 holds as exactly as FP32 does up to 256, or E4M3 numbers, of
+which it holds all; their sums are scaled afterwards. So a CPU with BF16 instructions computes what INT8 or FP8 will,
+but for the rounding of results.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Quantized:
     step: Tensor
     """Of its data input; a scalar."""
     weight: Tensor
-    """Whole numbers, output channels x input channels x height x width."""
+    """Numbers of the format, output channels x input channels x height x width."""
     weight_step: Tensor
     """One for each output channel, or a scalar."""
     bias: Tensor | None
@@ -43,12 +44,13 @@ OnConvolution = Callable[["NodeProto", Mapping[str, Any], Tensor, Tensor], Tenso
 class DifferentiableGraph:
     """Runs a graph on N x C x H x W tensors."""
 
-    def __init__(self, model: ModelProto, dtype: torch.dtype) -> None:
+    def __init__(self, model: ModelProto, dtype: torch.dtype, *, in_fp8: bool = False) -> None:
         """Read the weights.
 
         Args:
             model: FP32, one image in and one out.
             dtype: what is computed in.
+            in_fp8: whether feature maps are quantized to E4M3; False: to INT8.
 
         Raises:
             UnsupportedGraphError: a node that PyTorch is not told how to compute here.
@@ -66,7 +68,7 @@ class DifferentiableGraph:
         for tensor in model.graph.initializer:
             values = torch.from_numpy(np.array(onnx.numpy_helper.to_array(tensor)))
             self._constants[tensor.name] = values.to(dtype) if values.is_floating_point() else values
-        self._dtype = dtype
+        self._dtype, self._in_fp8 = dtype, in_fp8
         for node in self._nodes:
             if not self._is_known(node):
                 raise UnsupportedGraphError(node.op_type)
@@ -117,7 +119,7 @@ class DifferentiableGraph:
                 rest = [self._constants.get(one) for one in node.input[len(parts) :]]
                 levels[name] = _OPERATORS[node.op_type](self._attributes[id(node)], [*parts, *rest])
             else:
-                levels[name] = round_to_levels(values[name], step)
+                levels[name] = round_to_levels(values[name], step, in_fp8=self._in_fp8)
         return levels[name]
 
     def _list_needed(self, layers: Mapping[str, Quantized]) -> Sequence[NodeProto]:

@@ -1,4 +1,4 @@
-"""Graphs run in memory while INT8 is searched for: in OpenVINO where that is exact, else in ONNX Runtime.
+"""Graphs run in memory while INT8 or FP8 is searched for: in OpenVINO where that is exact, else in ONNX Runtime.
 
 OpenVINO takes a fraction of the time of ONNX Runtime, which computes the same graph in FP32, exactly. Without
 instructions for products of INT8 (VNNI and its like) OpenVINO 2026.4 seems to add them in 16 bits, where they saturate:
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.deps import is_installed, openvino_core, require, silent_session_options
 from sr_deploy.errors import BackendError
+from sr_deploy.export.int8.formats import FormatName
 from sr_deploy.measure.machine import has_multiplier, usable_cores
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ Arrays = dict[str, NDArray[np.float32]]
 Run = Callable[[NDArray[np.float32]], Arrays]
 """From N x C x H x W in [0, 1] to every output by name."""
 
-_PURPOSE = "calibrating INT8"
+_PURPOSE = "calibrating a quantized graph"
 
 
-def choose_engine() -> Engine:
-    """OpenVINO if it is installed and the CPU multiplies INT8."""
-    return "openvino" if is_installed("openvino") and has_multiplier("int8") else "onnxruntime"
+def choose_engine(precision: FormatName = "int8") -> Engine:
+    """For INT8 OpenVINO if it is installed and the CPU multiplies INT8; for FP8 ONNX Runtime."""
+    exact = precision == "int8" and has_multiplier("int8")
+    return "openvino" if exact and is_installed("openvino") else "onnxruntime"
 
 
 def open_graph(model: onnx.ModelProto, engine: Engine, *, optimize: bool = True) -> Run:
@@ -57,7 +59,7 @@ def open_graph(model: onnx.ModelProto, engine: Engine, *, optimize: bool = True)
         raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         reason = " ".join(str(error).split())[:300]
-        raise BackendError(f"{engine} cannot run the graph that INT8 is searched with: {reason}") from error
+        raise BackendError(f"{engine} cannot run the graph of the search: {reason}") from error
 
 
 def _open_openvino(content: bytes, names: list[str]) -> Run:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sr_deploy.cache import keep, read_kept
 from sr_deploy.export.int8.cache import JUDGED_KIND, Judged
 from sr_deploy.export.int8.execute import open_graph
+from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.insert import QuantizedConv
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Placement
@@ -29,7 +30,7 @@ def build_graph(work: Work, kept: Collection[str], layers: Layers) -> onnx.Model
     if work.options.rest == "fp16":
         convert_model_to_fp16(model, str(work.path), work.keep_fp32)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    set_metadata(model, {**metadata, "sr_deploy.precision": "int8"})
+    set_metadata(model, {**metadata, "sr_deploy.precision": work.format.name})
     return model
 
 
@@ -91,7 +92,7 @@ def _describe_quantized(name: str, layer: QuantizedConv, share: float, error: fl
     bias = None if layer.bias is None else tuple(map(float, layer.bias))
     return LayerReport(
         name=name,
-        precision="int8",
+        precision=layer.format.name,
         why="",
         share=share,
         error=error,
@@ -102,19 +103,22 @@ def _describe_quantized(name: str, layer: QuantizedConv, share: float, error: fl
 
 
 def explain_refusal(result: SearchResult, options: Int8Options) -> str:
-    """Why nothing fits, with the figures of the most and of the least INT8 that was tried."""
-    found = "; ".join(dict.fromkeys(map(describe_point, (result.points[0], result.points[-1]))))
+    """Why nothing fits, with the figures of the largest and of the least share that was tried."""
+    numbers = FORMATS[options.format]
+    tried = (describe_point(point, numbers) for point in (result.points[0], result.points[-1]))
+    found = "; ".join(dict.fromkeys(tried))
     return (
-        f"INT8 does not meet its budget ({options.max_drop_db:g} dB lost, {options.max_pixel_error:g} for the worst "
-        f"visible error): {found}; allow more with --max-drop-db or the spec's [int8], or keep it all the same with "
-        "--force"
+        f"{numbers.title} does not meet its budget ({options.max_drop_db:g} dB lost, {options.max_pixel_error:g} for "
+        f"the worst visible error): {found}; allow more with --max-drop-db or the spec's [{numbers.name}], or keep it "
+        "all the same with --force"
     )
 
 
-def describe_point(point: Point) -> str:
+def describe_point(point: Point, numbers: NumberFormat) -> str:
     """Its figures, for people."""
     loss = point.loss
     return (
-        f"with {100 * point.share:.1f} % of the multiply-adds in INT8 {loss.drop_db:.4f} dB are lost (at most "
-        f"{loss.upper_db:.4f}), {loss.psnr_fp32_db:.1f} dB to FP32, and the worst visible error is {loss.visible:.4f}"
+        f"with {100 * point.share:.1f} % of the multiply-adds in {numbers.title} {loss.drop_db:.4f} dB are lost (at "
+        f"most {loss.upper_db:.4f}), {loss.psnr_fp32_db:.1f} dB to FP32, and the worst visible error is "
+        f"{loss.visible:.4f}"
     )

@@ -1,11 +1,13 @@
 """Quantization in numbers, and the nodes that stand for it.
 
 A convolution's data input goes through QuantizeLinear and DequantizeLinear with one scale and zero point 0; its weight
-is stored as int8 and comes out of a DequantizeLinear. Its bias and its result stay float:
+is stored as numbers of 8 bit (`formats`) and comes out of a DequantizeLinear. Its bias and its result stay float:
 
-    q(x) = clamp(round(x / s), -128, 127)        y = conv(s q(x), t q(w)) + b
+    INT8   q(x) = clamp(round(x / s), -128, 127)         y = conv(s q(x), t q(w)) + b
+    FP8    q(x) = E4M3(clamp(x / s, -448, 448))
 
-What is concatenated or enlarged before a convolution reads it is quantized part by part (`joins`).
+What is concatenated or enlarged before a convolution reads it is quantized part by part in INT8 (`joins`). FP8 numbers
+go through neither Concat nor Resize, by ONNX's rules and TensorRT's, so there the whole is quantized: the same numbers.
 
 Scales are numbers that FP16 holds, so that the same arithmetic stands in an FP16 and in an FP32 graph.
 """
@@ -20,16 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
+from sr_deploy.export.int8.formats import FORMATS, INT8, NumberFormat, find_format
 from sr_deploy.export.int8.joins import list_joined
 
 if TYPE_CHECKING:
     import onnx
 
-LEVELS = 127
-"""Greatest quantized magnitude of weights, and of the calibrated range."""
 _LEAST_SCALE = 2.0**-20
 """FP16 steps by 2^-24 here: a scale rounded up to it is off by a sixteenth at most."""
-_ZERO = "int8.zero"
 
 
 @dataclass(frozen=True)
@@ -38,36 +38,44 @@ class QuantizedConv:
 
     input_scale: float
     """One step of the data input."""
-    weight: NDArray[np.int8]
-    """Output channels x input channels x height x width, -127 to 127."""
+    weight: NDArray[Any]
+    """Output channels x input channels x height x width; its type is that of the number format."""
     weight_scale: NDArray[np.float32]
     """One step of the weight: for each output channel, or a scalar."""
     bias: NDArray[np.float32] | None
     """One for each output channel; None: the convolution has none."""
 
+    @property
+    def format(self) -> NumberFormat:
+        """What it is quantized to."""
+        return find_format(self.weight.dtype)
 
-def choose_scale(limit: NDArray[np.float64] | float) -> NDArray[np.float32]:
-    """The step with which `LEVELS` steps reach `limit`, rounded up to a number that FP16 holds."""
-    exact = np.maximum(np.asarray(limit, np.float64) / LEVELS, _LEAST_SCALE)
+
+def choose_scale(limit: NDArray[np.float64] | float, numbers: NumberFormat = INT8) -> NDArray[np.float32]:
+    """The step with which the greatest number of a format reaches `limit`, rounded up to one that FP16 holds."""
+    exact = np.maximum(np.asarray(limit, np.float64) / numbers.largest, _LEAST_SCALE)
     rounded = exact.astype(np.float16)
     raised = np.where(rounded.astype(np.float64) < exact, np.nextafter(rounded, np.float16(np.inf)), rounded)
     return raised.astype(np.float32)
 
 
-def quantize_weight(weight: NDArray[np.float32], *, per_channel: bool) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Quantize to -127 to 127, symmetrically.
+def quantize_weight(
+    weight: NDArray[np.float32], *, per_channel: bool, numbers: NumberFormat = INT8
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Quantize symmetrically, the greatest magnitude to the greatest number of the format.
 
     Args:
         weight: output channels x input channels x height x width.
         per_channel: one scale for each output channel; else one in all.
+        numbers: the format.
 
     Returns:
-        The whole numbers and their scale, of shape (output channels,) or ().
+        The numbers, of the format's type, and their scale, of shape (output channels,) or ().
     """
     limit = np.abs(weight).max(axis=(1, 2, 3)) if per_channel else np.abs(weight).max()
-    scale = choose_scale(limit.astype(np.float64))
+    scale = choose_scale(limit.astype(np.float64), numbers)
     step = scale.reshape(-1, 1, 1, 1) if per_channel else scale
-    return np.clip(np.rint(weight / step), -LEVELS, LEVELS).astype(np.int8), scale
+    return numbers.round(weight / step), scale
 
 
 def insert_quantization(model: onnx.ModelProto, layers: Mapping[str, QuantizedConv], source: str = "the graph") -> None:
@@ -78,7 +86,7 @@ def insert_quantization(model: onnx.ModelProto, layers: Mapping[str, QuantizedCo
 
     Args:
         model: FP32, FP16 or both.
-        layers: by name of the node.
+        layers: by name of the node, all in one number format.
         source: name of the graph, for errors.
 
     Raises:
@@ -88,7 +96,8 @@ def insert_quantization(model: onnx.ModelProto, layers: Mapping[str, QuantizedCo
 
     graph = model.graph
     weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    inserter = _Inserter(graph)
+    formats = {layer.format.name for layer in layers.values()}
+    inserter = _Inserter(graph, FORMATS[formats.pop()] if formats else INT8)
     found = set()
     for node in graph.node:
         layer = layers.get(node.name)
@@ -108,21 +117,22 @@ def insert_quantization(model: onnx.ModelProto, layers: Mapping[str, QuantizedCo
 class _Inserter:
     """Collects the nodes of the new graph in order."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, numbers: NumberFormat) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self._graph = graph
-        self._joins = {node.output[0]: node for node in graph.node if list_joined(node)}
+        self._tag, self._zero = numbers.name, f"{numbers.name}.zero"
+        self._joins = {node.output[0]: node for node in graph.node if numbers.is_moved and list_joined(node)}
         self._quantized: dict[tuple[str, float], str] = {}
         self._dequantized: dict[tuple[str, float], str] = {}
         self._scales: dict[tuple[str, float], str] = {}
-        self._store(_ZERO, np.zeros((), np.int8))
+        self._store(self._zero, np.zeros((), numbers.dtype))
 
     def dequantize_data(self, data: str, scale: NDArray[Any]) -> str:
         """Name of `data` quantized and dequantized with `scale`, a scalar of the type to come back to."""
         key = (data, float(scale))
         if key not in self._dequantized:
             quantized = self._quantize(data, scale)
-            self._add("DequantizeLinear", [quantized, self._scale_of(scale), _ZERO], f"{quantized}.back")
+            self._add("DequantizeLinear", [quantized, self._scale_of(scale), self._zero], f"{quantized}.back")
             self._dequantized[key] = f"{quantized}.back"
         return self._dequantized[key]
 
@@ -136,10 +146,10 @@ class _Inserter:
         if key in self._quantized:
             return self._quantized[key]
         count = sum(name == data for name, _ in self._quantized)
-        result = self._quantized[key] = f"{data}.int8" if not count else f"{data}.int8_{count}"
+        result = self._quantized[key] = f"{data}.{self._tag}" if not count else f"{data}.{self._tag}_{count}"
         join = self._joins.get(data)
         if join is None:
-            self._add("QuantizeLinear", [data, self._scale_of(scale), _ZERO], result)
+            self._add("QuantizeLinear", [data, self._scale_of(scale), self._zero], result)
             return result
         parts = list_joined(join)
         whole = type(join)()
@@ -153,17 +163,17 @@ class _Inserter:
     def _scale_of(self, scale: NDArray[Any]) -> str:
         key = (scale.dtype.name, float(scale))
         if key not in self._scales:
-            self._scales[key] = f"int8.scale_{len(self._scales)}"
+            self._scales[key] = f"{self._tag}.scale_{len(self._scales)}"
             self._store(self._scales[key], scale)
         return self._scales[key]
 
     def replace_weight(self, node: onnx.NodeProto, layer: QuantizedConv, dtype: np.dtype[Any]) -> None:
-        """Let a convolution take int8 weights, and the bias of `layer`."""
+        """Let a convolution take quantized weights, and the bias of `layer`."""
         name = f"{node.name}.weight"
-        self._store(f"{name}.int8", layer.weight)
+        self._store(f"{name}.{self._tag}", layer.weight)
         self._store(f"{name}.scale", layer.weight_scale.astype(dtype))
         axis = {"axis": 0} if layer.weight_scale.ndim else {}
-        self._add("DequantizeLinear", [f"{name}.int8", f"{name}.scale"], f"{name}.back", **axis)
+        self._add("DequantizeLinear", [f"{name}.{self._tag}", f"{name}.scale"], f"{name}.back", **axis)
         node.input[1] = f"{name}.back"
         if layer.bias is not None:
             self._store(f"{node.name}.bias", layer.bias.astype(dtype))

@@ -4,9 +4,9 @@ The quantized graph is trained to repeat the FP32 graph on crops of calibration 
 are needed), all layers together, by Adam on the mean squared error of the output clamped to [0, 1]. What is learned:
 
 - the step of each feature map (Esser et al. 2020), as a factor of the calibrated one, from 1/2 to 2;
-- which whole number each weight becomes: a number between w - 1/2 and w + 1/2 steps, rounded. So each weight stays
-  within one step of what the FP32 network has (as with Nagel et al. 2020, who choose between the two numbers beside
-  it), and an audit can hold the graph to the network.
+- which number of the format each weight becomes: w moved by up to half the distance between two numbers there, rounded.
+  So each weight stays within one such distance of what the FP32 network has (as with Nagel et al. 2020, who choose
+  between the two numbers beside it), and an audit can hold the graph to the network.
 
 Steps of weights stay as they are, and so do biases, which are corrected afterwards.
 """
@@ -23,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sr_deploy.arch.quantized import round_to_e4m3
 from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantized, UnsupportedGraphError
-from sr_deploy.export.int8.insert import LEVELS
+from sr_deploy.export.int8.formats import FP8
 from sr_deploy.export.int8.joins import group_by_step
 from sr_deploy.export.int8.options import LEAST_FACTOR, MOST_FACTOR
 from sr_deploy.export.int8.photographs import CropShape, cut_crops
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from sr_deploy.export.int8.work import Layers, Work
 
 _WEIGHT_RATE, _FACTOR_RATE = 0.01, 3e-3
-"""Of Adam, in steps and factors: how far a number moves at most when it is changed once. Measured on
-realesrgan-x4plus-anime: four times that of weights ends 1.6 dB below where it began after 100 changes, since every
-weight wanders; a little less than this is 0.5 dB above after 40."""
+"""Of Adam, in distances between numbers and factors: how far a number moves at most when it is changed once. Measured
+on realesrgan-x4plus-anime, in INT8: four times that of weights ends 1.6 dB below where it began after 100 changes,
+since every weight wanders; a little less than this is 0.5 dB above after 40."""
 _START = 1.25
 """Factor of the calibrated step that learning begins with. Calibration clips what is rare, and saturated colors are:
 they fade. Learning narrows ranges where that pays, but hardly finds the way back to what is always clipped."""
@@ -54,7 +55,7 @@ class Learned:
     factors: dict[str, float]
     """What the calibrated step of each feature map that a convolution reads is multiplied with."""
     moved: dict[str, NDArray[np.int8]]
-    """Steps that are added to rounded weights, -1 to 1, by node."""
+    """By how many numbers of the format rounded weights are moved, -1 to 1, by node."""
 
 
 def learn_layers(work: Work, placement: Placement, layers: Layers) -> Learned | str:
@@ -70,13 +71,13 @@ def learn_layers(work: Work, placement: Placement, layers: Layers) -> Learned | 
     """
     dtype = torch.bfloat16 if has_multiplier("bf16") else torch.float32
     try:
-        graph = DifferentiableGraph(work.model, dtype)
+        graph = DifferentiableGraph(work.model, dtype, in_fp8=work.format is FP8)
     except UnsupportedGraphError as error:
         return str(error)
     trainee = _Trainee(work, placement, layers)
     optimizer = torch.optim.Adam(
         [
-            {"params": list(trainee.weights.values()), "lr": _WEIGHT_RATE},
+            {"params": list(trainee.offsets.values()), "lr": _WEIGHT_RATE},
             {"params": list(trainee.factors.values()), "lr": _FACTOR_RATE},
         ],
         betas=(0.9, 0.99),
@@ -89,7 +90,7 @@ def learn_layers(work: Work, placement: Placement, layers: Layers) -> Learned | 
     crops = cut_crops(work.photographs.calibration, count * options.learn_batch, shape, _STREAM)
     for step in range(count):
         if step % 50 == 0:
-            work.tell(f"int8: learn steps and weights, {step} of {count} steps done")
+            work.say(f"learn steps and weights, {step} of {count} steps done")
         lr = torch.from_numpy(np.concatenate([next(crops).lr for _ in range(options.learn_batch)]))
         lr = lr.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -120,22 +121,26 @@ class _Trainee:
         self._first = {data: parts[0] for data, parts in shared.items()}
         self._placement, self._layers = placement, layers
         self.factors = {first: torch.tensor(_START, requires_grad=True) for first in self._first.values()}
-        self.weights: dict[str, Tensor] = {}
+        self.offsets: dict[str, Tensor] = {}
+        """How far each weight is moved, in distances between two numbers of the format."""
+        self._format = work.format
         self._plain: dict[str, Tensor] = {}
+        self._spacing: dict[str, Tensor] = {}
         self._steps: dict[str, Tensor] = {}
         for name, layer in layers.items():
             weight = torch.from_numpy(np.array(onnx.numpy_helper.to_array(constants[nodes[name].input[1]])))
             self._steps[name] = torch.from_numpy(np.array(layer.weight_scale))
             plain = weight / self._steps[name].reshape(-1, 1, 1, 1)
             self._plain[name] = plain
-            self.weights[name] = plain.clone().requires_grad_()
+            self._spacing[name] = torch.from_numpy(self._format.spacing(plain.numpy())).float()
+            self.offsets[name] = torch.zeros_like(plain).requires_grad_()
 
     def quantize(self) -> Mapping[str, Quantized]:
         """All layers, for gradients to flow to what is learned."""
         return {
             one.name: Quantized(
                 self._layers[one.name].input_scale * self.factors[self._first[one.data]],
-                _round(self.weights[one.name]),
+                self._round(one.name),
                 self._steps[one.name],
                 None if (bias := self._layers[one.name].bias) is None else torch.from_numpy(bias),
             )
@@ -144,22 +149,24 @@ class _Trainee:
 
     @torch.no_grad()
     def keep_within(self) -> None:
-        """Bring weights back to half a step around what the network has, and factors into their range."""
-        for name, weight in self.weights.items():
-            plain = self._plain[name]
-            weight.clamp_(plain - 0.5, plain + 0.5).clamp_(-LEVELS, LEVELS)
+        """Bring weights back to half a distance around what the network has, and factors into their range."""
+        for offset in self.offsets.values():
+            offset.clamp_(-0.5, 0.5)
         for factor in self.factors.values():
             factor.clamp_(LEAST_FACTOR, MOST_FACTOR)
 
     def read(self) -> Learned:
         """What was learned."""
         moved = {}
-        for name, weight in self.weights.items():
-            levels = weight.detach().round().numpy().astype(np.int16)
-            moved[name] = (levels - self._layers[name].weight).clip(-1, 1).astype(np.int8)
+        for name in self.offsets:
+            chosen = self._format.round(self._round(name).detach().numpy())
+            places = self._format.rank(chosen) - self._format.rank(self._layers[name].weight)
+            moved[name] = places.clip(-1, 1).astype(np.int8)
         return Learned({data: float(self.factors[first].detach()) for data, first in self._first.items()}, moved)
 
-
-def _round(weight: Tensor) -> Tensor:
-    """Rounded, with the gradient of what it was (Bengio et al. 2013)."""
-    return weight + (weight.round() - weight).detach()
+    def _round(self, name: str) -> Tensor:
+        """The numbers of a layer, with the gradient of what they were before they were rounded (Bengio et al. 2013)."""
+        exact = self._plain[name] + self.offsets[name] * self._spacing[name]
+        largest = self._format.largest
+        rounded = round_to_e4m3(exact) if self._format is FP8 else exact.round().clamp(-largest, largest)
+        return exact + (rounded - exact).detach()

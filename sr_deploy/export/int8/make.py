@@ -1,4 +1,4 @@
-"""From an FP32 graph to one that is INT8 where the budget allows."""
+"""From an FP32 graph to one that is INT8, or FP8, where the budget allows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, me
 from sr_deploy.export.int8.differentiable import UnsupportedGraphError
 from sr_deploy.export.int8.equalize import apply_factors, find_factors
 from sr_deploy.export.int8.finish import Gate, build_graph, describe_layers, describe_point, explain_refusal
-from sr_deploy.export.int8.insert import LEVELS, QuantizedConv
+from sr_deploy.export.int8.insert import QuantizedConv
 from sr_deploy.export.int8.learn import learn_layers
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Candidate, Placement, find_modules, place_quantization
 from sr_deploy.export.int8.quality import Judge
-from sr_deploy.export.int8.report import PICTURE_NAME, Int8Report, draw_search, make_curve
+from sr_deploy.export.int8.report import Int8Report, draw_search, make_curve, picture_name
 from sr_deploy.export.int8.search import Point, SearchResult, rank_candidates, search_share
 from sr_deploy.export.int8.sensitivity import estimate_errors
 from sr_deploy.export.int8.work import Tell, Work, start_work
@@ -39,15 +39,15 @@ def make_int8_graph(
     input_steps: Mapping[str, float] = MappingProxyType({}),
     tell: Tell = lambda _: None,
 ) -> Int8Report:
-    """Write the INT8 graph of an FP32 one, and a picture of the search beside it.
+    """Write the INT8 or FP8 graph of an FP32 one, and a picture of the search beside it.
 
     Args:
         fp32_path: an ONNX file with FP32 images at both ends.
         int8_path: the file to write; its ends are FP32 too.
-        options: budget and settings.
+        options: budget, settings and number format.
         calibration: folder of photographs in high resolution; None: the bundled ones.
-        force: write the graph with all candidates in INT8 where no choice of them meets the budget.
-        keep_fp32: nodes that compute in FP32 where they are not INT8, in an FP16 graph.
+        force: write the graph with all candidates quantized where no choice of them meets the budget.
+        keep_fp32: nodes that compute in FP32 where they are not quantized, in an FP16 graph.
         input_steps: step of the data input of each convolution that the network was trained for INT8 with, by name of
             its module; empty: all are calibrated.
         tell: told what is being done, one line each.
@@ -72,7 +72,9 @@ def make_int8_graph(
     placement = place_quantization(work.model)
     if not placement.candidates:
         reasons = ", ".join(f"{name} ({reason})" for name, reason in placement.kept.items())
-        raise GraphError(f"{fp32_path.name} has no convolution that may be INT8: {reasons or 'it has none at all'}")
+        raise GraphError(
+            f"{fp32_path.name} has no convolution that may be {work.format.title}: {reasons or 'it has none at all'}"
+        )
     measured, key = _calibrate(work, placement)
     work = replace(work, model=apply_factors(work.model, measured.factors))
     layers = _quantize(work, placement, measured)
@@ -83,13 +85,13 @@ def make_int8_graph(
     chosen = result.chosen or result.points[0]
     if not np.isfinite([chosen.loss.drop_db, chosen.loss.max_abs]).all():
         raise VerificationError(
-            f"{fp32_path.name} in INT8 gives values that are not finite; --force keeps no such graph"
+            f"{fp32_path.name} in {work.format.title} gives values that are not finite; --force keeps no such graph"
         )
     write_graph(build_graph(work, chosen.kept, layers), int8_path)
     report = _describe(work, placement, measured, result, gate)
-    note = draw_search(report, int8_path.with_name(PICTURE_NAME))
+    note = draw_search(report, int8_path.with_name(picture_name(options.format)))
     if note:
-        tell(f"int8: {note}")
+        work.say(note)
         report = report.model_copy(update={"picture": None})
     return report
 
@@ -120,7 +122,7 @@ def _describe(work: Work, placement: Placement, measured: Measured, result: Sear
         corrections=measured.corrections,
         layers=describe_layers(work.model, placement, chosen, measured.errors, gate.layers),
         curve=make_curve(result.points, work.options),
-        picture=PICTURE_NAME,
+        picture=picture_name(work.options.format),
     )
 
 
@@ -137,20 +139,20 @@ def _calibrate(work: Work, placement: Placement) -> tuple[Measured, str]:
     )
     measured, note = read_kept(KIND, key, Measured)
     if note:
-        work.tell(f"int8: {note}")
+        work.say(note)
     if measured is not None:
-        work.tell("int8: calibrated before with this graph, these photographs and settings; the figures kept are used")
+        work.say("calibrated before with this graph, these photographs and settings; the figures kept are used")
         return measured, judged_key
     measured = _measure(work, placement)
     note = keep(KIND, key, measured)
     if note:
-        work.tell(f"int8: {note}")
+        work.say(note)
     return measured, judged_key
 
 
 def _measure(work: Work, placement: Placement) -> Measured:
     options, count = work.options, len(placement.candidates)
-    work.tell(f"int8: calibrate {count} convolutions on {options.crops} crops in {work.engine_name}")
+    work.say(f"calibrate {count} convolutions on {options.crops} crops in {work.engine_name}")
     factors, limits = calibrate_ranges(work, placement)
     work = replace(work, model=apply_factors(work.model, factors))
     judge = work.open_search_judge()
@@ -161,7 +163,7 @@ def _measure(work: Work, placement: Placement) -> Measured:
         measured = _learn(work, placement, measured, judge)
     if options.bias_correction != "off":
         measured = _measure_correction(work, placement, measured, judge)
-    work.tell("int8: estimate what each layer costs alone")
+    work.say("estimate what each layer costs alone")
     return measured.model_copy(update={"errors": _measure_errors(work, placement, measured, judge)})
 
 
@@ -172,7 +174,9 @@ def calibrate_ranges(work: Work, placement: Placement) -> tuple[dict[str, tuple[
     even = apply_factors(work.model, factors)
     limits = measure_ranges(even, placement, work.stream_inputs, options, work.engine)
     modules = find_modules(work.model, placement)
-    trained = {data: LEVELS * work.input_steps[name] for data, name in modules.items() if name in work.input_steps}
+    trained = {
+        data: work.format.largest * work.input_steps[name] for data, name in modules.items() if name in work.input_steps
+    }
     return factors, limits | trained
 
 
@@ -181,7 +185,7 @@ def _learn(work: Work, placement: Placement, measured: Measured, judge: Judge) -
     plain = _quantize(work, placement, measured)
     learned = learn_layers(work, placement, plain)
     if isinstance(learned, str):
-        work.tell(f"int8: nothing is learned, since no gradient is known for the graph's {learned}")
+        work.say(f"nothing is learned, since no gradient is known for the graph's {learned}")
         return measured
     better = measured.model_copy(
         update={
@@ -192,7 +196,7 @@ def _learn(work: Work, placement: Placement, measured: Measured, judge: Judge) -
     before, after = (
         judge.judge(work.open_with(layers)).psnr_fp32_db for layers in (plain, _quantize(work, placement, better))
     )
-    work.tell(f"int8: {before:.1f} dB to FP32 as calibrated, {after:.1f} dB learned, with everything in INT8")
+    work.say(f"{before:.1f} dB to FP32 as calibrated, {after:.1f} dB learned, with everything quantized")
     best = better if after > before else measured
     return best.model_copy(update={"learning": {"before": before, "after": after}})
 
@@ -242,4 +246,4 @@ def _search(work: Work, placement: Placement, measured: Measured, gate: Gate) ->
         return Point(kept, share, gate.judge(kept))
 
     ranked = rank_candidates(placement.candidates, measured.errors)
-    return search_share(ranked, measure, work.options, lambda point: work.tell(f"int8: {describe_point(point)}"))
+    return search_share(ranked, measure, work.options, lambda point: work.say(describe_point(point, work.format)))

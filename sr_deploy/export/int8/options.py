@@ -1,4 +1,4 @@
-"""What a deployment spec says of INT8."""
+"""What a deployment spec says of INT8 and of FP8."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sr_deploy.bundle.thresholds import DEFAULT_MAX_DROP_DB, DEFAULT_MAX_PIXEL_ERROR
+from sr_deploy.export.int8.formats import FormatName
 
 Method = Literal["max", "mse", "percentile"]
 """How the range of a feature map is chosen."""
@@ -23,6 +24,8 @@ class Int8Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    format: FormatName = "int8"
+    """What convolutions are quantized to. A table of a spec has one of its own; reports record it."""
     max_drop_db: float = Field(default=DEFAULT_MAX_DROP_DB, ge=0, le=100)
     """The budget: PSNR on luma against ground truth that may be lost, in dB, mean over held-out crops, upper end of its
     95 % interval."""
@@ -30,8 +33,8 @@ class Int8Options(BaseModel):
     """Greatest difference from FP32 of any mean over 5x5 pixels of these crops, outputs clamped to [0, 1]: what is
     seen. A range that clips can raise the mean at the cost of single places; this catches it."""
     min_share: float = Field(default=0.05, gt=0, le=1)
-    """Least share of the multiply-adds in INT8; what meets the budget only below it is refused, since it would be a
-    float network with conversions added."""
+    """Least share of the multiply-adds that is quantized; what meets the budget only below it is refused, since it
+    would be a float network with conversions added."""
     method: Method = "percentile"
     """`max` takes the greatest magnitude seen; `mse` the clip with the least squared error; `percentile` clips what is
     beyond `percentile`."""
@@ -64,3 +67,15 @@ class Int8Options(BaseModel):
     """Decides where crops lie, and the signs that layers are ranked with."""
     rest: Rest = "fp16"
     """What computes between the quantized convolutions: `fp16` for GPUs (CPUs run it too), or `fp32`."""
+
+
+class Fp8Options(Int8Options):
+    """The table `[fp8]`: as `[int8]`, but for the format and for ranges, which clip nothing.
+
+    A floating-point number is as exact at the end of a range as in its middle, so a wide range costs nothing.
+    """
+
+    format: Literal["fp8"] = "fp8"
+    """What convolutions are quantized to."""
+    method: Method = "max"
+    """As in `Int8Options`."""

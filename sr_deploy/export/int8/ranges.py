@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.export.int8.insert import LEVELS
+from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.options import Int8Options
 
 BINS = 4096
@@ -83,7 +83,7 @@ class Histogram:
         place = int(np.searchsorted(np.cumsum(self.counts), percent / 100 * total))
         return min((place + 1) * self.width, self.greatest)
 
-    def best_clip(self) -> float:
+    def best_clip(self, numbers: NumberFormat) -> float:
         """The limit with the least squared error between values and their quantized form, values at bins' centers."""
         if self.width == 0:
             return 0.0
@@ -93,8 +93,8 @@ class Histogram:
         limits = self.greatest * np.linspace(1 / _CLIPS, 1, _CLIPS)
         errors = []
         for limit in limits:
-            step = limit / LEVELS
-            rounded = np.clip(np.rint(centers / step), 0, LEVELS) * step
+            step = limit / numbers.largest
+            rounded = numbers.round(centers / step).astype(np.float64) * step
             errors.append(float((counts * (centers - rounded) ** 2).sum()))
         return float(limits[int(np.argmin(errors))])
 
@@ -114,13 +114,19 @@ class PercentileRange(Histogram):
 class LeastErrorRange(Histogram):
     """Clips where the squared error is least."""
 
+    def __init__(self, numbers: NumberFormat) -> None:
+        super().__init__()
+        self._numbers = numbers
+
     def limit(self) -> float:
         """The clip with the least squared error."""
-        return self.best_clip()
+        return self.best_clip(self._numbers)
 
 
 def make_range(options: Int8Options) -> Range:
     """An empty range of the method that was asked for."""
     if options.method == "max":
         return MaximumRange()
-    return LeastErrorRange() if options.method == "mse" else PercentileRange(options.percentile)
+    if options.method == "mse":
+        return LeastErrorRange(FORMATS[options.format])
+    return PercentileRange(options.percentile)

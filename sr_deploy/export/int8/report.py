@@ -1,4 +1,4 @@
-"""What the search for INT8 found: a document, lines for people, and a picture of loss over share."""
+"""What the search for INT8 or FP8 found: a document, lines for people, and a picture of loss over share."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt
 from sr_deploy.bundle.records import Share
 from sr_deploy.config import Document
 from sr_deploy.deps import is_installed, require
+from sr_deploy.export.int8.formats import FormatName
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.files import replacing_file
 
 if TYPE_CHECKING:
     from sr_deploy.export.int8.search import Point
 
-REPORT_NAME = "int8.json"
-PICTURE_NAME = "int8-search.png"
+
+def report_name(precision: FormatName) -> str:
+    """The file of a bundle that a search's report lies in, as `int8.json`."""
+    return f"{precision}.json"
+
+
+def picture_name(precision: FormatName) -> str:
+    """The file of a bundle that a search's picture lies in, as `int8-search.png`."""
+    return f"{precision}-search.png"
 
 
 class _Record(Document):
@@ -25,12 +33,12 @@ class _Record(Document):
 
 
 class CurvePoint(_Record):
-    """One combination of INT8 and float layers that was measured during the search."""
+    """One combination of quantized and float layers that was measured during the search."""
 
     share: Share
-    """Share of the multiply-adds in INT8, 0 to 1."""
+    """Share of the multiply-adds that is quantized, 0 to 1."""
     left_out: NonNegativeInt
-    """Layers that could be INT8 and stay float."""
+    """Layers that could be quantized and stay float."""
     drop_db: float
     """PSNR on luma against ground truth lost to FP32, in dB, mean over held-out crops."""
     upper_db: float | None = None
@@ -54,15 +62,15 @@ class LayerReport(_Record):
 
     name: str
     """Node of the graph."""
-    precision: Literal["int8", "float"]
+    precision: Literal["int8", "fp8", "float"]
     """What it computes in."""
     why: str
-    """Why it is float; empty for INT8."""
+    """Why it is float; empty for what is quantized."""
     share: Share | None = None
     """Of the multiply-adds, 0 to 1; None where a rule keeps it float."""
     error: float | None = None
-    """Mean squared error against FP32 with this layer alone in INT8, to first order (`sensitivity`); None where a rule
-    keeps it float."""
+    """Mean squared error against FP32 with this layer alone quantized, to first order (`sensitivity`); None where a
+    rule keeps it float."""
     step: float | None = None
     """One step of its quantized input; None where it is float. This and what follows is None in reports that an older
     sr-deploy wrote."""
@@ -73,7 +81,7 @@ class LayerReport(_Record):
 
 
 class Int8Report(_Record):
-    """`int8.json` of a bundle."""
+    """`int8.json` or `fp8.json` of a bundle."""
 
     schema_version: Literal[1] = 1
     """Raised when a reader of an older version could misread the file."""
@@ -82,7 +90,7 @@ class Int8Report(_Record):
     forced: bool
     """Whether it was kept although it is not."""
     share: Share
-    """Share of the multiply-adds in INT8, 0 to 1."""
+    """Share of the multiply-adds that is quantized, 0 to 1."""
     drop_db: FiniteFloat
     """Of the graph that was written, as in the curve."""
     upper_db: FiniteFloat | None = None
@@ -108,19 +116,19 @@ class Int8Report(_Record):
     equalized: dict[str, tuple[FiniteFloat, ...]]
     """What each channel of a feature map is divided by and the weights that read it multiplied with."""
     learned: dict[str, FiniteFloat] = Field(default={})
-    """What the calibrated step of each feature map that INT8 convolutions read was multiplied with, by tensor; empty
-    where nothing was learned, and then weights are rounded to the nearest."""
+    """What the calibrated step of each feature map that quantized convolutions read was multiplied with, by tensor;
+    empty where nothing was learned, and then weights are rounded to the nearest."""
     learning: dict[str, FiniteFloat] = Field(default={})
-    """PSNR against FP32 on calibration crops, everything in INT8: as calibrated (`before`) and learned (`after`)."""
+    """PSNR against FP32 on calibration crops, everything quantized: as calibrated (`before`) and learned (`after`)."""
     shifts: dict[str, tuple[FiniteFloat, ...]]
-    """What was added to the bias of each convolution in INT8, by node; empty where biases stay as they are."""
+    """What was added to the bias of each quantized convolution, by node; empty where biases stay as they are."""
     corrections: dict[str, tuple[FiniteFloat, FiniteFloat]]
-    """With everything in INT8, dB lost against ground truth and PSNR against FP32 on calibration crops: with biases as
-    they are (`off`) and corrected (`on`); empty where only one was looked at."""
+    """With everything quantized, dB lost against ground truth and PSNR against FP32 on calibration crops: with biases
+    as they are (`off`) and corrected (`on`); empty where only one was looked at."""
     layers: tuple[LayerReport, ...]
     """In the graph's order."""
     curve: tuple[CurvePoint, ...]
-    """From the most INT8 to the least."""
+    """From the largest share to the least."""
     picture: str | None
     """File of the picture; None where matplotlib is not installed."""
 
@@ -162,7 +170,7 @@ def draw_search(report: Int8Report, path: Path) -> str:
     axes.errorbar(shares, drops, yerr=ends, fmt="o-", capsize=3, color="tab:blue", label="drop, 95 % interval")
     axes.axhline(report.options.max_drop_db, color="tab:red", linestyle="--", label="budget")
     axes.plot([100 * report.share], [report.drop_db], "*", color="tab:green", markersize=14, label="written")
-    axes.set_xlabel("multiply-adds in INT8 (%)")
+    axes.set_xlabel(f"multiply-adds in {report.options.format.upper()} (%)")
     axes.set_ylabel("dB lost against ground truth (luma)")
     axes.grid(alpha=0.3)
     beside = axes.twinx()
@@ -170,7 +178,7 @@ def draw_search(report: Int8Report, path: Path) -> str:
     beside.set_ylabel("PSNR against FP32 (dB)")
     lines = [*axes.get_lines(), *beside.get_lines()]
     axes.legend(lines, [str(line.get_label()) for line in lines], loc="best", fontsize="small")
-    axes.set_title("INT8 search", fontsize="medium")
+    axes.set_title(f"{report.options.format.upper()} search", fontsize="medium")
     with replacing_file(path) as temporary:
         figure.savefig(temporary, dpi=110, metadata={"Software": "sr-deploy"})
     return ""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sr_deploy.arch.quantized import round_to_levels
 from sr_deploy.export.int8.differentiable import DifferentiableGraph, convolve
+from sr_deploy.export.int8.formats import FP8
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -58,7 +59,7 @@ def estimate_errors(
             if layer is None:
                 return result
             with torch.no_grad():
-                levels = round_to_levels(image, torch.tensor(layer.input_scale))
+                levels = round_to_levels(image, torch.tensor(layer.input_scale), in_fp8=layer.format is FP8)
                 weight = torch.from_numpy(layer.weight.astype(np.float32))
                 bias = None if layer.bias is None else torch.from_numpy(layer.bias)
                 step = torch.from_numpy(np.atleast_1d(layer.weight_scale) * np.float32(layer.input_scale))

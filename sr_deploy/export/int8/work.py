@@ -1,4 +1,4 @@
-"""What every step towards an INT8 graph needs."""
+"""What every step towards a quantized graph needs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.deps import installed_version
 from sr_deploy.export.int8.execute import Engine, Run, choose_engine, open_graph
+from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.photographs import CropShape, Photographs, cut_crops, find_photographs
@@ -54,11 +55,20 @@ class Work:
     path: Path
     """File to write."""
     keep_fp32: Collection[str]
-    """Nodes that compute in FP32 where they are not INT8, in an FP16 graph."""
+    """Nodes that compute in FP32 where they are not quantized, in an FP16 graph."""
     tell: Tell
     """Told what is being done."""
     input_steps: Mapping[str, float] = field(default_factory=dict)
     """Step of the data input of each convolution that the network was trained for INT8 with, by name of its module."""
+
+    @property
+    def format(self) -> NumberFormat:
+        """What convolutions are quantized to."""
+        return FORMATS[self.options.format]
+
+    def say(self, line: str) -> None:
+        """Tell what is being done, with the name of the format before it."""
+        self.tell(f"{self.format.name}: {line}")
 
     @property
     def engine_name(self) -> str:
@@ -88,7 +98,7 @@ class Work:
         return Judge(crops, open_graph(self.model, self.engine), self.output, self.shape.scale)
 
     def quantize(self, layers: Layers) -> onnx.ModelProto:
-        """The graph with these convolutions in INT8 and the rest in FP32."""
+        """The graph with these convolutions quantized and the rest in FP32."""
         model = type(self.model)()
         model.CopyFrom(self.model)
         insert_quantization(model, layers)
@@ -114,11 +124,17 @@ def start_work(
     model = load_model(fp32_path)
     photographs = find_photographs(calibration)
     if calibration is None:
-        tell("int8: no --calibration folder, so the bundled photographs are used; pictures like yours would fit better")
+        tell(
+            f"{options.format}: no --calibration folder, so the bundled photographs are used; pictures like yours "
+            "would fit better"
+        )
     if len(photographs.hashes) == 1:
-        tell("int8: there is one photograph only, so the budget is checked on what was calibrated with")
+        tell(f"{options.format}: there is one photograph only, so the budget is checked on what was calibrated with")
     if input_steps:  # trained with, as they are: every change would be one that the weights have not learned
-        tell(f"int8: the network was trained for it, with steps of {len(input_steps)} convolutions that are kept")
+        tell(
+            f"{options.format}: the network was trained for it, with steps of {len(input_steps)} convolutions that "
+            "are kept"
+        )
         options = options.model_copy(update={"equalize": False, "learn_steps": 0, "bias_correction": "off"})
     side = -(-options.crop_size // info.input_multiple) * info.input_multiple
     return Work(
@@ -127,7 +143,7 @@ def start_work(
         photographs=photographs,
         shape=CropShape(side, info.scale, info.channels, options.seed),
         multiple=info.input_multiple,
-        engine=choose_engine(),
+        engine=choose_engine(options.format),
         output=find_ends(fp32_path, model)[1].name,
         path=int8_path,
         keep_fp32=keep_fp32,

@@ -54,8 +54,8 @@ class PageContent:
         if manifest is None:
             return tuple({entry.artifact.file: entry.artifact for entry in self.entries}.values())
         records = [manifest.reference, *self.graphs, *(record.engine for record in self.engines)]
-        if manifest.int8 is not None:
-            records += [manifest.int8.report, *((manifest.int8.picture,) if manifest.int8.picture else ())]
+        for search in manifest.searches.values():
+            records += search.files
         return tuple(records)
 
 

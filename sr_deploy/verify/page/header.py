@@ -171,13 +171,13 @@ def _show_psnr(entry: CertificateEntry) -> str:
 
 
 def _show_words(content: PageContent, entry: CertificateEntry, agreement: Agreement) -> str:
-    """How many samples are off, and of INT8 what that costs against ground truth."""
-    int8 = content.manifest.int8 if content.manifest is not None else None
-    if int8 is None or entry.precision != "int8":
+    """How many samples are off, and of INT8 and FP8 what that costs against ground truth."""
+    search = content.manifest.searches.get(entry.precision) if content.manifest is not None else None
+    if search is None:
         return escape(agreement.words)
-    lost = f"{int8.drop_db:.3f} dB lost against photographs when it was made, {int8.max_drop_db:.3f} allowed"
+    lost = f"{search.drop_db:.3f} dB lost against photographs when it was made, {search.max_drop_db:.3f} allowed"
     if entry.drop_db is not None:
-        lost = f"{entry.drop_db:.3f} dB lost against photographs at least, {int8.max_drop_db:.3f} allowed"
+        lost = f"{entry.drop_db:.3f} dB lost against photographs at least, {search.max_drop_db:.3f} allowed"
     return f'{escape(agreement.words)}<br><span class="soft">{escape(lost)}</span>'
 
 

@@ -8,8 +8,9 @@ import pytest
 from onnx import numpy_helper
 
 from sr_deploy.export.fp16 import convert_graph_to_fp16
+from sr_deploy.export.int8.formats import FP8, INT8
 from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization, quantize_weight
-from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.options import Fp8Options, Int8Options
 from sr_deploy.export.int8.report import Int8Report, LayerReport
 from sr_deploy.verify.align import GraphView, align_graphs
 from sr_deploy.verify.audit import Terms, audit_graph
@@ -24,30 +25,32 @@ def plain(exported):
     return exported("compact-x4").path
 
 
-def quantize(plain, target, *, shift=0.0, per_channel=True):
-    """INT8 where P's placement would put it: every convolution but the first and the last."""
+def quantize(plain, target, *, shift=0.0, per_channel=True, numbers=INT8):
+    """Quantized where P's placement would put it: every convolution but the first and the last."""
     model = onnx.load(plain)
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     layers = {}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     for node in convolutions[1:-1]:
-        levels, scale = quantize_weight(tensors[node.input[1]], per_channel=per_channel)
+        levels, scale = quantize_weight(tensors[node.input[1]], per_channel=per_channel, numbers=numbers)
         layers[node.name] = QuantizedConv(STEP, levels, scale, tensors[node.input[2]] + np.float32(shift))
     insert_quantization(model, layers)
     for entry in model.metadata_props:
-        entry.value = "int8" if entry.key == "sr_deploy.precision" else entry.value
+        entry.value = numbers.name if entry.key == "sr_deploy.precision" else entry.value
     onnx.save(model, target)
-    return target, Terms("int8", int8=report_layers(convolutions, layers, shift))
+    return target, Terms(numbers.name, search=report_layers(convolutions, layers, shift, numbers.name))
 
 
-def report_layers(convolutions, layers, shift):
-    """What `int8.json` would say."""
+def report_layers(convolutions, layers, shift, name):
+    """What `int8.json` or `fp8.json` would say."""
+
+    precision, options = name, Int8Options(rest="fp32") if name == "int8" else Fp8Options(rest="fp32")
 
     def describe(name):
         if name not in layers:
             return LayerReport(name=name, precision="float", why="by rule")
         bias = tuple(map(float, layers[name].bias))
-        return LayerReport(name=name, precision="int8", why="", step=STEP, zero_point=0, bias=bias)
+        return LayerReport(name=name, precision=precision, why="", step=STEP, zero_point=0, bias=bias)
 
     return Int8Report(
         passed=True,
@@ -57,7 +60,7 @@ def report_layers(convolutions, layers, shift):
         max_abs=0.0,
         psnr_fp32_db=50.0,
         fp32_psnr_db=30.0,
-        options=Int8Options(rest="fp32"),
+        options=options,
         photographs="none (0)",
         measured_with="nothing",
         equalized={},
@@ -81,9 +84,10 @@ def findings(path, plain, terms=PLAIN):
     return audit_graph(path, plain, "model.fp32.onnx", terms).findings
 
 
+@pytest.mark.parametrize("numbers", [INT8, FP8], ids=lambda one: one.name)
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_a_quantized_graph_passes(plain, tmp_path, per_channel):
-    path, terms = quantize(plain, tmp_path / "q.onnx", shift=1e-3, per_channel=per_channel)
+def test_a_quantized_graph_passes(plain, tmp_path, per_channel, numbers):
+    path, terms = quantize(plain, tmp_path / "q.onnx", shift=1e-3, per_channel=per_channel, numbers=numbers)
     check = audit_graph(path, plain, "model.fp32.onnx", terms)
     assert check.findings == ()
     assert check.what.startswith(f"{len(GraphView(onnx.load(plain)).nodes)} nodes and ")
@@ -93,9 +97,9 @@ def test_a_halved_quantized_graph_passes_too(plain, tmp_path):
     path, terms = quantize(plain, tmp_path / "q.onnx")
     half = tmp_path / "h.onnx"
     convert_graph_to_fp16(path, half)
-    assert terms.int8 is not None
-    rest = terms.int8.model_copy(update={"options": Int8Options(rest="fp16")})
-    assert findings(half, plain, Terms("int8", int8=rest)) == ()
+    assert terms.search is not None
+    rest = terms.search.model_copy(update={"options": Int8Options(rest="fp16")})
+    assert findings(half, plain, Terms("int8", search=rest)) == ()
     assert any("gives FLOAT16 where FLOAT is due" in line for line in findings(half, plain, terms))
 
 
@@ -120,6 +124,32 @@ def test_a_level_a_step_and_a_bias_that_are_wrong_are_named(plain, tmp_path):
     (line,) = findings(path, plain, terms)
     assert "the bias of Conv 'conv_1': 8 of 8 values are wrong, first at 0" in line
     assert "int8.json records" in line
+
+
+def test_an_fp8_number_may_be_as_far_off_as_its_neighbors_where_it_lies(plain, tmp_path):
+    """Both greatest and least weights are held to half the distance there, or to all of it where it was learned."""
+    path, terms = quantize(plain, tmp_path / "a.onnx", numbers=FP8)
+    learned = Terms("fp8", search=terms.search.model_copy(update={"learned": {"x": 1.0}}))
+    stored = next(one for one in onnx.load(path).graph.initializer if one.name.endswith("weight.fp8"))
+    sizes = np.abs(FP8.rank(numpy_helper.to_array(stored)))
+    for place in (np.unravel_index(sizes.argmax(), sizes.shape), np.unravel_index(sizes.argmin(), sizes.shape)):
+        for moves, allowed in ((1, learned), (3, None)):
+            path, _ = quantize(plain, tmp_path / "b.onnx", numbers=FP8)
+            towards_zero = np.zeros(sizes.shape, np.int8)
+            towards_zero[place] = moves if FP8.rank(numpy_helper.to_array(stored))[place] <= 0 else -moves
+            change(path, "weight.fp8", lambda values, by=towards_zero: FP8.move(values, by))
+            (line,) = findings(path, plain, terms)
+            assert f"1 of {sizes.size} values differ beyond rounding, most at {tuple(map(int, place))}" in line
+            assert findings(path, plain, learned) == (() if allowed is learned else (line,))
+
+
+def test_fp8_is_told_from_int8(plain, tmp_path):
+    """A graph in one format under the report and the name of the other."""
+    path, _ = quantize(plain, tmp_path / "a.onnx")
+    _, terms = quantize(plain, tmp_path / "b.onnx", numbers=FP8)
+    lines = findings(path, plain, terms)
+    assert any("does not quantize to fp8" in line for line in lines)
+    assert any("is int8, not float8_e4m3fn" in line for line in lines)
 
 
 def test_another_network_is_no_mere_difference_of_numbers(plain, exported):

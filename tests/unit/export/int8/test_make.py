@@ -65,7 +65,7 @@ def test_corrected_biases_move_by_no_more_than_quantizing_can_cost(write_gentle_
     written = write_int8_graph(fp32, path, lax(quick, bias_correction="on"), Calibration())
     assert len(written.report.shifts) == 5
     source = load_quantized_source(fp32, tmp_path / written.record.report.file)
-    terms = Terms("int8", int8=written.report)
+    terms = Terms("int8", search=written.report)
     assert audit_graph(path, source, "the FP32 graph", terms).findings == ()
 
 
@@ -226,7 +226,7 @@ def test_rtx_builds_it(exported, quick, tmp_path, name, per_channel):
 
 def test_onnxruntime_alone_does_it_too(trained, quick, tmp_path, monkeypatch):
     report = make_int8_graph(trained[1], tmp_path / "a.onnx", quick)
-    monkeypatch.setattr(int8_work, "choose_engine", lambda: "onnxruntime")
+    monkeypatch.setattr(int8_work, "choose_engine", lambda _: "onnxruntime")
     other = make_int8_graph(trained[1], tmp_path / "b.onnx", quick)
     assert other.measured_with.startswith("onnxruntime ")
     assert other.share == pytest.approx(report.share)
