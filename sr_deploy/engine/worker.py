@@ -26,6 +26,7 @@ from sr_deploy.engine.precision import judge_layers
 from sr_deploy.engine.progress import make_monitor, tell_stage
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError
+from sr_deploy.graph.load import read_without_attention
 
 _SHOWN = 3
 ATTACHED = "--attached"
@@ -99,11 +100,15 @@ def parse_graph(sdk: ModuleType, graph: Path) -> Any:  # noqa: ANN401
     Raises:
         BackendError: the parser does not take a node, named in the message, or the graph is not one image in, one out.
     """
-    from polygraphy.backend.trt import network_from_onnx_path
+    from polygraphy.backend.trt import network_from_onnx_bytes, network_from_onnx_path
     from polygraphy.exception import PolygraphyException
 
+    written_out = read_without_attention(graph)
     try:
-        parsed = network_from_onnx_path(str(graph), strongly_typed=True)
+        if written_out is None:
+            parsed = network_from_onnx_path(str(graph), strongly_typed=True)
+        else:
+            parsed = network_from_onnx_bytes(written_out, strongly_typed=True)
     except PolygraphyException as error:
         raise BackendError(describe_parse_errors(sdk, graph) or " ".join(str(error).split())) from error
     network = parsed[1]

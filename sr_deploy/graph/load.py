@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.errors import GraphError, SrDeployError
 from sr_deploy.files import require_file
-from sr_deploy.graph.check import check_model
+from sr_deploy.graph.attention import is_attention, write_out_attention
+from sr_deploy.graph.check import MAX_NODES, check_model
 from sr_deploy.graph.external import check_external
+from sr_deploy.graph.order import walk_nodes
 from sr_deploy.graph.wire import check_wire
 from sr_deploy.legible import shorten
 from sr_deploy.untrusted import open_regular
@@ -28,7 +30,9 @@ _VALUE_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "uint64_d
 
 
 def load_model(path: Path) -> ModelProto:
-    """Read an ONNX file and see to it that it is whole (`check_model`); weights in files beside it are not read.
+    """Read an ONNX file and see to it that it is whole (`check_model`), without Attention (`attention`).
+
+    Weights in files beside it are not read.
 
     Raises:
         InputError: no such file.
@@ -47,6 +51,10 @@ def load_model(path: Path) -> ModelProto:
                 f"{path} is no ONNX file, or a damaged one ({error}); export or download it again"
             ) from error
         check_external(path, model)
+        try:
+            write_out_attention(model, MAX_NODES)
+        except ValueError as error:
+            raise GraphError(f"{path}: {error}") from error
     return model
 
 
@@ -102,6 +110,21 @@ def load_whole_model(path: Path) -> ModelProto:
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise GraphError(f"{path}: its weights lie in a file that cannot be read ({error})") from error
     return model
+
+
+def read_without_attention(path: Path) -> bytes | None:
+    """A graph with each Attention written out, for what does not take any; None where the file has none.
+
+    Raises:
+        InputError: no such file.
+        GraphError: no ONNX file, a damaged one, or an Attention that is not taken (`attention`).
+    """
+    with holding_errors(path):
+        found = _parse(_read_content(path))
+        if not any(is_attention(node) for part in (found.graph, *found.functions) for node in walk_nodes(part)):
+            return None
+    content: bytes = load_whole_model(path).SerializeToString()
+    return content
 
 
 def find_ends(path: Path | str, model: ModelProto) -> tuple[ValueInfoProto, ValueInfoProto]:
