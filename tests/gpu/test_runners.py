@@ -11,6 +11,7 @@ from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice
 from sr_deploy.deploy import export_bundle
 from sr_deploy.errors import InputError, ShapeError
 from sr_deploy.export.spec import load_spec
+from sr_deploy.gpus import visible_gpus
 from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner, why_not_runnable
@@ -132,3 +133,31 @@ def test_engines_take_and_give_8_bit_pictures(tmp_path, lr, backend, precision):
         assert np.abs(sr.cpu().numpy().transpose(0, 3, 1, 2) / 255 - expected).max() <= limit
         with pytest.raises(InputError, match=r"takes torch\.uint8 on cuda:0"):
             runner.infer_on_device(picture.float())
+
+
+@pytest.mark.parametrize("backend", TENSORRT_BACKENDS)
+def test_fp8_engines_compute_what_onnxruntime_does_with_the_same_graph(tmp_path, lr, backend):
+    """On Ada, Hopper and Blackwell; older GPUs are refused by name."""
+    reason = why_not_buildable(backend)
+    if reason:
+        pytest.skip(reason)
+    spec = ArchSpec(architecture="compact", scale=4, features=32, blocks=4)
+    torch.manual_seed(0)
+    save_generator(tmp_path / "net.safetensors", build_network(spec).state_dict(), spec)
+    few = {"crops": 4, "search_crops": 2, "gate_crops": 2, "learn_steps": 2, "max_drop_db": 50, "max_pixel_error": 1}
+    wanted = load_spec().with_options(fp8=True, int8_changes=few)
+    result = export_bundle(tmp_path / "net.safetensors", wanted, tmp_path / "bundle", backend)
+    if int(visible_gpus()[0].compute_capability.removeprefix("sm")) < 89:
+        assert any("no FP8, which begins with sm89" in one.reason for one in result.not_built)
+        return
+    (record,) = (one for one in result.engines if one.precision == "fp8")
+    assert record.multiply_add_shares["fp8"] > 0.8
+    assert "FP8" in record.inspected
+    model = open_model(tmp_path / "bundle")
+    with open_runner(model, BackendChoice("onnxruntime", "fp8")) as runner:
+        expected = runner.infer(lr)
+    with open_runner(model, BackendChoice(backend, "fp8")) as runner:
+        # Numbers between two E4M3 ones may be rounded either way.
+        assert compare_outputs(runner.infer(lr), expected).psnr_db > 35
+    entry = next(one for one in result.certificate if one.backend == f"{backend}:fp8")
+    assert entry.passed

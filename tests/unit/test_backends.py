@@ -8,13 +8,14 @@ def test_name_and_precision():
     assert parse_backend("openvino:int8") == BackendChoice("openvino", "int8")
     assert parse_backend("tensorrt-rtx") == BackendChoice("tensorrt-rtx", "fp32")
     assert str(parse_backend("torch:bf16")) == "torch:bf16"
+    assert parse_backend("onnxruntime:fp8") == BackendChoice("onnxruntime", "fp8")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("cuda", r"unknown backend 'cuda'; known: torch, onnxruntime, openvino, tensorrt, tensorrt-rtx"),
-        ("torch:half", r"unknown precision 'half' in 'torch:half'; known: fp32, fp16, bf16, int8"),
+        ("torch:half", r"unknown precision 'half' in 'torch:half'; known: fp32, fp16, bf16, int8, fp8"),
         ("torch:", r"unknown precision '' in 'torch:'"),
         ("", r"unknown backend ''"),
     ],

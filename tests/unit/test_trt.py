@@ -118,3 +118,12 @@ def test_target_of_rtx_is_its_capabilities():
 def test_other_backends_are_no_tensorrt():
     with pytest.raises(InputError, match="openvino is no TensorRT backend; those are: tensorrt, tensorrt-rtx"):
         trt.sdk_version("openvino")
+
+
+def test_what_older_gpus_lack():
+    every = ("sm75", "sm86", "sm89", "sm90", "sm120")
+    reason = "no FP8, which begins with sm89 (Ada)"
+    assert trt.find_lacking("fp8", every) == {"sm75": reason, "sm86": reason}
+    assert trt.find_lacking("bf16", every) == {"sm75": "no BF16"}
+    assert trt.find_lacking("bf16", ("sm86",)) == trt.find_lacking("int8", every) == {}
+    assert trt.find_lacking("fp16", every, fp32_matrices=True) == {"sm75": "no products of FP32 matrices"}

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -13,6 +15,9 @@ from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import open_bundle
 from sr_deploy.cli import main
 from sr_deploy.errors import BundleError
+from sr_deploy.export.int8 import formats
+from sr_deploy.files import sha256_of
+from sr_deploy.graph.read import describe_graph_cost
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image, write_image
 from sr_deploy.model import open_model
 from sr_deploy.upscale.backend import choose_backend
@@ -86,6 +91,53 @@ def test_a_bundle_with_int8(export, photographs, tmp_path):
     (bundle.path / "int8.json").write_text(json.dumps(report | {"share": 0.99}))
     with pytest.raises(BundleError, match=r"int8\.json"):
         open_bundle(bundle.path)
+
+
+FP8 = """
+[thresholds.fp8]
+psnr_db = 5.0
+[fp8]
+crops = 4
+crop_size = 24
+search_crops = 1
+gate_crops = 2
+curve_points = 1
+learn_steps = 2
+learn_size = 16
+max_pixel_error = 1.0
+"""
+
+
+def test_a_bundle_with_fp8(export, photographs, tmp_path, capsys):
+    options = ("--fp8", "--calibration", str(photographs), "--max-drop-db", "20")
+    code, out, err = export(1.0, *options, "--json", thresholds=FP8)
+    assert code == 0, err
+    document = json.loads(out)
+    bundle = open_bundle(tmp_path / "bundle")
+    manifest = bundle.manifest
+    search = manifest.fp8
+    assert search is not None
+    assert (search.max_drop_db, search.passed, bundle.precisions) == (20.0, True, ("fp32", "fp8"))
+    assert (manifest.int8, manifest.graph("fp8").int8_share, search.report.file) == (None, None, "fp8.json")
+    assert {file.file for file in manifest.files} >= {"model.fp8.onnx", "fp8.json"}
+    assert describe_graph_cost(bundle.graph("fp8")).precision_share["fp8"] == pytest.approx(search.share)
+    entries = {entry["backend"]: entry for entry in document["certificate"]}
+    assert entries["onnxruntime:fp8"]["precision"] == "fp8"
+    checks = {check["kind"] for check in document["checks"] if check["file"] == "model.fp8.onnx"}
+    assert checks == {"precision", "weights", "calibration", "drop"}
+    # One number of one weight, three of FP8's numbers off, with the hash of the file entered: found by the audit.
+    model = onnx.load(bundle.graph("fp8"))
+    tensor = next(one for one in model.graph.initializer if one.name.endswith("weight.fp8"))
+    values = onnx.numpy_helper.to_array(tensor)
+    place = np.zeros(values.shape, np.int8)
+    place[1, 2, 0, 0] = 3 if values[1, 2, 0, 0] < 0 else -3
+    tensor.CopyFrom(onnx.numpy_helper.from_array(formats.FP8.move(values, place), tensor.name))
+    onnx.save(model, bundle.graph("fp8"))
+    document = json.loads((bundle.path / "bundle.json").read_text())
+    next(one for one in document["graphs"] if one["precision"] == "fp8")["sha256"] = sha256_of(bundle.graph("fp8"))
+    (bundle.path / "bundle.json").write_text(json.dumps(document))
+    assert main(["verify", str(bundle.path)]) == 3
+    assert "values differ beyond rounding, most at (1, 2, 0, 0)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_does_not_meet_the_budget_is_refused_or_kept_by_force(export, tmp_path):

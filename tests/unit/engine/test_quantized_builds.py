@@ -8,6 +8,7 @@ import pytest
 
 from sr_deploy import trt
 from sr_deploy.bundle import parse_profile
+from sr_deploy.engine import bundle as engine_bundle
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.bundle import build_engines
 from sr_deploy.engine.request import EngineRequest
@@ -18,6 +19,7 @@ from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization, qua
 from sr_deploy.export.int8.placement import place_quantization
 from sr_deploy.export.write import write_graph
 from sr_deploy.files import sha256_of
+from sr_deploy.gpus import Gpu
 
 pytestmark = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 
@@ -52,13 +54,12 @@ def request_for(path, precision, *capabilities):
 
 def build(graph, path, *, per_channel=True, numbers=INT8, capabilities=("sm89",)):
     placement = quantize(graph, path, per_channel=per_channel, numbers=numbers)
-    name = numbers.name
-    record = build_engine(request_for(path, name, *capabilities)).record
+    record = build_engine(request_for(path, numbers.name, *capabilities)).record
     names = {candidate.name for candidate in placement.candidates}
     assert names
-    assert {name for name, precision in record.declared.items() if precision == name} == names
-    assert set(record.declared.values()) <= {name, "fp16"}
-    assert record.multiply_add_shares[name] == pytest.approx(placement.share)
+    assert {name for name, precision in record.declared.items() if precision == numbers.name} == names
+    assert set(record.declared.values()) <= {numbers.name, "fp16"}
+    assert record.multiply_add_shares[numbers.name] == pytest.approx(placement.share)
 
 
 @pytest.mark.parametrize("numbers", [INT8, FP8], ids=lambda one: one.name)
@@ -91,3 +92,13 @@ def test_older_gpus_are_left_out_of_fp8_by_name_or_refused(exported, tmp_path):
     assert str(caught.value) == (
         "no tensorrt-rtx engine: fp8: not for sm75 (Turing), sm86 (Ampere): no FP8, which begins with sm89 (Ada)"
     )
+
+
+def test_the_data_center_sdk_is_not_asked_for_fp8_on_an_older_gpu(exported, tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    quantize(exported("compact-x4").path, path, per_channel=True, numbers=FP8)
+    monkeypatch.setattr(trt, "why_not_buildable", lambda backend: None)
+    monkeypatch.setattr(engine_bundle, "visible_gpus", lambda: (Gpu("NVIDIA GeForce RTX 3090", "sm86"),))
+    message = r"^no tensorrt engine: fp8: not for sm86 \(Ampere\): no FP8, which begins with sm89 \(Ada\)$"
+    with pytest.raises(BackendError, match=message):
+        build_engines(path, "tensorrt", profiles=[parse_profile("tile=1x16x16,1x32x32,1x32x32")])

@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -6,7 +7,7 @@ from sr_deploy.arch.registry import describe_cost
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.errors import ShapeError
 from sr_deploy.graph.cost import sum_layers
-from sr_deploy.graph.read import describe_graph_cost, describe_layers
+from sr_deploy.graph.read import describe_graph_cost, describe_layers, read_graph
 
 
 @pytest.mark.parametrize("name", ["compact-x4", "rrdbnet-x2", "rrdbnet-x1-gray", "srresnet-x4", "msrresnet-x4"])
@@ -112,6 +113,33 @@ def test_precision_by_layer(make_graph, tools):
     total = 9 + 9 + 9 + 25
     assert cost.precision_share == pytest.approx({"fp32": (9 + 25) / total, "fp16": 9 / total, "int8": 9 / total})
     assert cost.parameters == 9 * (9 + 9 + 25)
+
+
+@pytest.mark.parametrize(("kind", "opset"), [("float8_e4m3fn", 19), ("float8_e5m2", 21)])
+def test_fp8_is_not_called_int8(make_graph, tools, kind, opset):
+    """As others write such files: two products in FP8, one whose weight alone is stored so, which computes in FP32."""
+    dtype = helper.tensor_dtype_to_np_dtype(getattr(onnx.TensorProto, kind.upper().replace("_", "")))
+    constants = {
+        "data_s": np.float32(0.01),
+        "more_s": np.float32(0.01),
+        "zero": np.zeros((), dtype),
+        "stored": tools.kernel(3, 3, 3).astype(dtype),
+        "weight_s": np.full(3, 0.5, np.float32),
+    }
+    nodes = [
+        *quantize("x", "data"),
+        helper.make_node("DequantizeLinear", ["stored", "weight_s"], ["weight"], axis=0),
+        conv("data_d", "weight", "a"),
+        conv("a", "weight", "b"),
+        *quantize("b", "more"),
+        conv("more_d", "weight", "y"),
+    ]
+    path = make_graph(nodes, constants, opset=opset)
+    assert describe_graph_cost(path).precision_share == pytest.approx({"fp32": 1 / 3, "fp8": 2 / 3})
+    assert read_graph(path).precision == "fp8"
+    layers = {layer.name: layer for layer in describe_layers(path, (1, 8, 8))}
+    assert [layers[name].precision for name in ("a", "b", "y", "data_q")] == ["fp8", "fp32", "fp8", "fp8"]
+    assert layers["data_q"].bytes_written == 3 * 8 * 8  # a byte a sample
 
 
 def test_bf16_weights(make_graph, tools):
