@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ import pytest
 import torch
 
 from sr_deploy.backends import BackendChoice
-from sr_deploy.bundle import parse_profile
-from sr_deploy.errors import BackendError, InputError, OutOfMemoryError, ShapeError
+from sr_deploy.bundle import open_bundle, parse_profile
+from sr_deploy.errors import BackendError, InputError, OutOfMemoryError, OutputError, ShapeError
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.tensorrt_runner import TensorRtRunner
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.verify.entry import name_machine
+from tests.unit.gpu import stub_sdk
 from tests.unit.gpu.conftest import add_engine
 from tests.unit.gpu.stub_sdk import OUT_OF_MEMORY, Stub, repeat
 from tests.unit.gpu.tensors import pictures
@@ -33,10 +35,6 @@ def kept(make_bundle, tmp_path_factory):
 @pytest.fixture
 def bundle(kept, tmp_path):
     """A copy."""
-    import shutil
-
-    from sr_deploy.bundle import open_bundle
-
     shutil.copytree(kept.path, tmp_path / "bundle")
     return open_bundle(tmp_path / "bundle")
 
@@ -269,3 +267,60 @@ def test_a_choice_names_its_module_version(bundle, stub, install_sdk):
     with open_engine(bundle) as runner:
         assert runner.spec.version == record.backend_version
     assert dataclasses.replace(runner.spec.choice) == BackendChoice("tensorrt")
+
+
+def test_a_profile_that_cannot_be_chosen_is_named(bundle, stub, install_sdk):
+    install_sdk(stub)
+    add_engine(bundle, profiles=PROFILES)
+    stub.refuses = {"set_optimization_profile_async": "the stream is not valid"}
+    with open_engine(bundle) as runner, pytest.raises(BackendError, match=r"to the profile large \(the stream is not"):
+        runner.infer(lr_of(1, 3, 64, 64))
+
+
+def test_memory_of_pytorch_that_is_spent_is_want_of_memory(bundle, stub, install_sdk, gpu):
+    install_sdk(stub)
+    add_engine(bundle)
+    with open_engine(bundle) as runner:
+        gpu.capacity = gpu.taken + 4 * 3 * 16 * 16  # the input, and no result
+        with pytest.raises(OutOfMemoryError, match="tensorrt:fp32 failed on 1x3x16x16: CUDA out of memory"):
+            runner.infer(lr_of(1, 3, 16, 16))
+        gpu.capacity = 2**40
+        assert np.array_equal(runner.infer(lr_of(1, 3, 16, 16)), repeat(lr_of(1, 3, 16, 16), 4))
+
+
+def test_what_no_engine_can_run_on_is_said(bundle, stub, install_sdk, monkeypatch):
+    install_sdk(stub)
+    add_engine(bundle)
+    with pytest.raises(BackendError, match="there is no cuda:5 here; CUDA sees 2 GPUs, from cuda:0 on"):
+        open_engine(bundle, device="cuda:5")
+    stub.dtype = "BF16"
+    with pytest.raises(BackendError, match=r"the engine's lr is DataType\.BF16; FLOAT, HALF, UINT8 are taken"):
+        open_engine(bundle)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BackendError, match="sees no GPU, and engines run on its tensors; install a CUDA build"):
+        open_engine(bundle)
+
+
+def test_kernels_that_do_not_suit_are_compiled_anew(bundle, stub, install_sdk, monkeypatch, caplog):
+    install_sdk(stub, "tensorrt-rtx")
+    add_engine(bundle, "tensorrt-rtx")
+    for _ in range(2):
+        open_engine(bundle, "tensorrt-rtx:fp32").close()
+    (path,) = (bundle.path / "caches").glob("*.runtime")
+    monkeypatch.setattr(stub_sdk.IRuntimeCache, "deserialize", lambda self, blob: False)
+    monkeypatch.setattr(stub_sdk.IRuntimeCache, "serialize", lambda self: b"of this GPU")
+    with caplog.at_level("INFO"), open_engine(bundle, "tensorrt-rtx:fp32"):
+        assert f"{path} does not suit this machine; kernels are compiled anew" in caplog.text
+    assert path.read_bytes() == b"of this GPU"
+    with open_engine(bundle, "tensorrt-rtx:fp32") as runner:
+        monkeypatch.setattr(stub_sdk.IRuntimeCache, "serialize", lambda self: b"others")
+        monkeypatch.setattr(type(bundle), "write_cache", refuse_to_write)
+        assert runner.spec.precision == "fp32"
+    assert "compiled kernels are not kept: the disk is full" in caplog.text
+    monkeypatch.setattr(stub_sdk.IRuntimeConfig, "set_runtime_cache", lambda self, cache: False)
+    with pytest.raises(BackendError, match="did not take a runtime cache"):
+        open_engine(bundle, "tensorrt-rtx:fp32")
+
+
+def refuse_to_write(*_: object) -> None:
+    raise OutputError("the disk is full")
