@@ -103,7 +103,7 @@ class DeviceRunner(Runner, Protocol):
     """A runner on a GPU, which also takes tensors that are already there."""
 
     def infer_on_device(self, lr: torch.Tensor) -> torch.Tensor:
-        """As `infer`, without a host copy. The result is ready when the runner's stream is (`torch.cuda` events)."""
+        """As `infer`, without a host copy; what is queued on the current stream from then on finds the result there."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A GPU that is made up, an SDK for it, and bundles with engines for both."""
+"""A simulated GPU, an SDK for it, and bundles with engines for both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For pytest's `-p`: tests of real GPUs see one that is made up, and fail on what it finds."""
+"""For pytest's `-p`: tests of real GPUs see a simulated one, and fail on what it finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams, events, memory and CUDA graphs of a GPU that is made up, for tests of the order of work.
+"""Streams, events, memory and CUDA graphs of a simulated GPU, for tests of the order of work.
 
 What is queued runs as late as CUDA allows: when the host waits for it, and then that alone and what it waits for
 itself. Until then whatever it writes holds poison. Beside that each access to a piece of memory is checked against the
@@ -87,7 +87,7 @@ class Memory:
 
 
 class Gpu:
-    """All GPUs of a machine that is made up: `torch.cuda` as far as sr-deploy uses it (`torch_cuda`)."""
+    """All GPUs of a simulated machine: `torch.cuda` as far as sr-deploy uses it (`torch_cuda`)."""
 
     def __init__(self, devices: int = 2, capacity: int = 2**40) -> None:
         self.lock = threading.RLock()

@@ -1,4 +1,4 @@
-"""A TensorRT that is made up: the names that sr-deploy uses, on a GPU that is made up.
+"""A TensorRT that is made up: the names that sr-deploy uses, on a simulated GPU.
 
 Engines compute in NumPy, at the addresses and on the stream that they are given. They have the rules of the real ones
 that matter here: a shape has to be within the profile that is chosen, a switch of profiles forgets shapes, memory that

@@ -1,4 +1,4 @@
-"""torch on a GPU that is made up: tensors that say that they are on `cuda:0`, and lie in the host's memory.
+"""torch on a simulated GPU: tensors that say that they are on `cuda:0`, and lie in the host's memory.
 
 `torch_cuda` puts it where `torch.cuda` was. The code that is tested is the real one, all of it.
 """

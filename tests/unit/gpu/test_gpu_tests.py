@@ -1,4 +1,4 @@
-"""Tests of real GPUs run here on the one that is made up: what is wrong in them shows before a machine is at hand."""
+"""Tests of real GPUs run here on the simulated one: what is wrong in them shows before a machine is at hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a CUDA graph is captured, kept and given up, on a GPU that is made up."""
+"""When a CUDA graph is captured, kept and given up, on a simulated GPU."""
 
 from __future__ import annotations
 

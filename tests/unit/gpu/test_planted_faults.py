@@ -1,4 +1,4 @@
-"""Faults in the order of work, planted one by one into the real modules: the GPU that is made up has to find each.
+"""Faults in the order of work, planted one by one into the real modules: the simulated GPU has to find each.
 
 A fault is a change of the source. Every line of these modules that orders work or keeps memory has one, so none of them
 is there in vain.

@@ -1,4 +1,4 @@
-"""The GPU that is made up keeps CUDA's promises and no others, under the names that torch has."""
+"""The simulated GPU keeps CUDA's promises and no others, under the names that torch has."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_memory_that_runs_out_halves_the_batch_and_only_then_the_tile(
 def test_a_gpu_gives_the_same_as_the_cpu(
     path: Path, picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, batch: int, channels: int
 ) -> None:
-    """PyTorch's runner, CUDA graphs and the pipeline on a GPU that is made up, on which work is done late."""
+    """PyTorch's runner, CUDA graphs and the pipeline on a simulated GPU, on which work is done late."""
     lr = picture[:, :, :channels]
     with Upscaler(path, backend="torch:fp32", device="cpu", tile=32, batch=batch) as upscale:
         expected = upscale.upscale(lr)

@@ -1,4 +1,4 @@
-"""Host and device do the same; the device is a GPU that is made up, on which work is done as late as may be."""
+"""Host and device do the same; the device is a simulated GPU, on which work is done as late as may be."""
 
 from __future__ import annotations
 
