@@ -27,7 +27,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 # libvips reads far more (SVG, PDF, matrices); only these are taken. Start of the loader's name -> name for people.
 _LOADERS = {"Jpeg": "JPEG", "Png": "PNG", "Webp": "WebP", "Tiff": "TIFF", "Heif": "AVIF or HEIF", "Nsgif": "GIF"}
-_INTERPRETATIONS = {("uint8", True): "b-w", ("uint8", False): "srgb", ("uint16", True): "gray16",
+_INTERPRETATIONS = {("uint8", True): "b-w", ("uint8", False): "srgb", ("uint16", True): "grey16",
                     ("uint16", False): "rgb16"}  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def refuse_colors(path: Path, image: pyvips.Image) -> None:
     """
     if image.interpretation == "cmyk":
         raise ImageError(f"{path} is a CMYK picture (for printing); convert it to RGB first")
-    known = ("srgb", "b-w", "rgb16", "gray16", "rgb", "multiband")
+    known = ("srgb", "b-w", "rgb16", "grey16", "rgb", "multiband")
     if image.format not in ("uchar", "ushort") or image.interpretation not in known or image.bands > 4:
         raise ImageError(
             f"{path} holds samples of type {image.format}, {image.bands} per pixel, {image.interpretation}; "

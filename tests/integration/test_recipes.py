@@ -78,7 +78,7 @@ def shrink(recipe: Recipe) -> list[str]:
         "data.batch=2", "data.workers=0", "precision.autocast=off", "precision.channels_last=false",
         f"run.steps={STEPS}", f"run.checkpoint_every={KILLED_AT}", "run.log_every=5",
     ]  # fmt: skip
-    if recipe.network.growth is not None:
+    if "growth" in recipe.arch_spec().options:
         values.append("network.growth=4")
     if recipe.degradation is not None:
         values += ["degradation.canvas=96", "degradation.pool=5"]

@@ -30,7 +30,7 @@ def shorten(recipe: Recipe) -> list[str]:
         "network.features=16", "network.blocks=2", "run.steps=2", "data.batch=2", "data.patch_size=32",
         "data.workers=0", "precision.autocast=off",
     ]  # fmt: skip
-    if recipe.network.growth is not None:
+    if "growth" in recipe.arch_spec().options:
         values.append("network.growth=8")
     if recipe.degradation is not None:
         values.append("degradation.canvas=96")

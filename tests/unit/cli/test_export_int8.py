@@ -193,11 +193,11 @@ def test_what_loses_more_than_the_budget_is_left_out_and_said(export, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--calibration", "photographs"), "--calibration is for FP16 and INT8, and neither is asked for"),
+        (("--calibration", "photographs"), "--calibration is for FP16, INT8 and FP8, and none is asked for"),
         (("--int8", "--calibration-method", "entropy"), "takes max, mse, percentile, not 'entropy'"),
         (("--int8", "--calibration", "gone"), "gone does not exist"),
-        (("--fp16", "--max-drop-db", "0.1"), "the budget of INT8, and fp32, fp16 is asked for; add --int8, or leave"),
-        (("--max-drop-db", "0.1", "--force"), "--force keeps an INT8 graph that loses too much; without --int8"),
+        (("--fp16", "--max-drop-db", "0.1"), "the budget of INT8 and FP8, and fp32, fp16 is asked for; add --int8 or"),
+        (("--max-drop-db", "0.1", "--force"), "--force keeps an INT8 or FP8 graph that loses too much; without"),
     ],
 )
 def test_options_that_make_no_sense(export, options, message):

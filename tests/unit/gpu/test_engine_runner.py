@@ -296,9 +296,10 @@ def test_what_no_engine_can_run_on_is_said(bundle, stub, install_sdk, monkeypatc
     stub.dtype = "BF16"
     with pytest.raises(BackendError, match=r"the engine's lr is DataType\.BF16; FLOAT, HALF, UINT8 are taken"):
         open_engine(bundle)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BackendError, match="sees no GPU, and engines run on its tensors; install a CUDA build"):
-        open_engine(bundle)
+    with monkeypatch.context() as patch:  # undone before the simulated GPU is, whose own it replaces
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(BackendError, match="sees no GPU, and engines run on its tensors; install a CUDA build"):
+            open_engine(bundle)
 
 
 def test_kernels_that_do_not_suit_are_compiled_anew(bundle, stub, install_sdk, monkeypatch, caplog):

@@ -113,7 +113,7 @@ def test_leaving_drops_what_is_not_begun() -> None:
         futures = [pool.submit(job) for job in range(3)]
         begun.wait(10)
         threading.Timer(0.05, go.set).start()
-    assert [future.canceled() for future in futures] == [False, True, True]
+    assert [future.cancelled() for future in futures] == [False, True, True]
     assert futures[0].result() == 0
 
 

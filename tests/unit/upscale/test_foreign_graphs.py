@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from sr_deploy.errors import OutOfMemoryError
+from sr_deploy.errors import GraphError, OutOfMemoryError
 from sr_deploy.evaluation import evaluate_model
 from sr_deploy.graph.read import describe_graph_cost
 from sr_deploy.imaging.codec import write_image
@@ -121,10 +121,19 @@ def test_a_file_in_fp16_alone_is_computed_in_fp32(tmp_path: Path) -> None:
         assert upscaler.spec.dtype == "float16"
 
 
-def test_one_size_that_no_memory_holds(tmp_path: Path) -> None:
-    """65536 x 65536: the picture would be padded to 48 GiB."""
+def test_one_size_that_no_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4000 x 4000, to 8000 x 8000: the result alone is 0.7 GiB in FP32."""
+    path = write_doubling(tmp_path / "vast.onnx", (1, 3, 4000, 4000))
+    monkeypatch.setattr("sr_deploy.runners.shapes.find_available_memory", lambda: 2**30)
+    with pytest.raises(
+        OutOfMemoryError, match=r"takes inputs of one size, and a tensor of 0\.7 GiB .*; 1\.0 GiB are free"
+    ):
+        Upscaler(path, backend="onnxruntime")
+
+
+def test_fixed_sides_that_no_picture_has(tmp_path: Path) -> None:
     path = write_doubling(tmp_path / "vast.onnx", (1, 3, 65536, 65536))
-    with pytest.raises(OutOfMemoryError, match=r"takes inputs of one size, and a tensor of 192\.0 GiB for that alone"):
+    with pytest.raises(GraphError, match="fixed sides up to 16384 are taken"):
         Upscaler(path, backend="onnxruntime")
 
 
