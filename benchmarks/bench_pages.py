@@ -60,7 +60,7 @@ def make_readme_table(report: BenchReport, shape: str) -> str:
         )
     caption = (
         f"{report.model} (x{report.scale}), input {shape}; {_describe_place(report)}. `+nchw`: in PyTorch's default "
-        "memory layout, as people write it; without it channels_last; `+compile`: through torch.compile; `+fixed`: the "
+        "memory layout; without it channels_last; `+compile`: through torch.compile; `+fixed`: the "
         "graph for this one shape. Peak memory: of a process with this backend alone. "
         "[How it was measured](docs/benchmarking.md)."
     )

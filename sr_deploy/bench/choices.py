@@ -20,8 +20,8 @@ from sr_deploy.runners import why_not_runnable
 from sr_deploy.runners.choose import all_choices, find_graph_precision
 
 Variant = Literal["nchw", "compile", "eager", "fixed"]
-"""`nchw`: PyTorch in its default memory layout, as people write it. `compile`: through torch.compile. `eager`: without
-CUDA graphs on a GPU. `fixed`: a graph or an engine for the timed shape alone."""
+"""`nchw`: PyTorch in its default memory layout. `compile`: through torch.compile. `eager`: without CUDA graphs on
+a GPU. `fixed`: a graph or an engine for the timed shape alone."""
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
@@ -40,7 +40,7 @@ class CandidateChoice:
 
 
 BASELINE = CandidateChoice(BackendChoice("torch", "fp32"), "nchw")
-"""PyTorch as people write it: eager, single precision, the default memory layout."""
+"""PyTorch eager, in single precision and the default memory layout."""
 
 
 def parse_candidate(text: str) -> CandidateChoice:

@@ -21,7 +21,7 @@ SCHEMA_VERSION: Literal[3] = 3
 
 
 class _Record(Document):
-    # A candidate whose output is not finite has an infinite error, which JSON has no number for.
+    # A candidate whose output is not finite has an infinite error, which JSON cannot hold: it is written "Infinity".
     model_config = ConfigDict(ser_json_inf_nan="strings", use_attribute_docstrings=True, protected_namespaces=())
 
 

@@ -45,7 +45,7 @@ def bench_model(
         model: a bundle, an ONNX file or a checkpoint, or its path.
         shapes: inputs.
         choices: candidates, as in `openvino:bf16` or `torch:bf16+compile`; None: all that run here and are quickly
-            loaded. The baseline (PyTorch as people write it, or ONNX Runtime where there are no weights) is always
+            loaded. The baseline (PyTorch eager in FP32, or ONNX Runtime where there are no weights) is always
             among them.
         seconds_each: time for the rounds of each candidate and shape, on average; 3 at least on a GPU.
         threads: of the CPU; None: one a core.

@@ -51,7 +51,7 @@ Share = Annotated[float, Field(ge=0, le=1 + 1e-9, allow_inf_nan=False)]
 class Record(Document):
     """A part of a document; nothing in it changes, and what is not known is refused."""
 
-    # An output that is not finite has an infinite error, which JSON has no number for: it is written "Infinity".
+    # An output that is not finite has an infinite error, which JSON cannot hold: it is written "Infinity".
     model_config = ConfigDict(ser_json_inf_nan="strings")
 
 

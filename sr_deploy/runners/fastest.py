@@ -25,8 +25,6 @@ KIND = "choice"
 
 _LOG = logging.getLogger(__name__)
 _LOCK = threading.Lock()
-_LARGE_BYTES = 2**26
-"""Of the largest tensor for the smallest input: beyond it candidates are not loaded side by side."""
 
 
 class Question(Document):
@@ -95,14 +93,6 @@ def find_fastest(
         BackendError: none of them computes this model.
     """
     if len(candidates) == 1:
-        return candidates[0]
-    least = 0 if model.graph_info is None else model.graph_info.least_bytes
-    if gpu is None and least > _LARGE_BYTES:
-        _LOG.info(
-            "--backend auto measured nothing, since each input takes a tensor of %d MiB at least: it takes %s",
-            least // 2**20,
-            candidates[0],
-        )
         return candidates[0]
     answer, notes = ask_fastest(model, candidates, device=device, threads=threads, gpu=gpu)
     if notes is not None:

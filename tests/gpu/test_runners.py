@@ -25,12 +25,16 @@ pytestmark = [
 ]
 
 
+def save_network(path, features):
+    spec = ArchSpec(architecture="compact", scale=4, features=features, blocks=4)
+    torch.manual_seed(0)
+    save_generator(path, build_network(spec).state_dict(), spec)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
-    spec = ArchSpec(architecture="compact", scale=4, features=16, blocks=4)
-    torch.manual_seed(0)
-    save_generator(folder / "net.safetensors", build_network(spec).state_dict(), spec)
+    save_network(folder / "net.safetensors", features=16)
     export_bundle(folder / "net.safetensors", load_spec().with_options(fp16=True), folder / "bundle")
     return open_model(folder / "bundle")
 
@@ -112,9 +116,7 @@ def test_engines_take_and_give_8_bit_pictures(tmp_path, lr, backend, precision):
     reason = why_not_buildable(backend)
     if reason:
         pytest.skip(reason)
-    spec = ArchSpec(architecture="compact", scale=4, features=16, blocks=4)
-    torch.manual_seed(0)
-    save_generator(tmp_path / "net.safetensors", build_network(spec).state_dict(), spec)
+    save_network(tmp_path / "net.safetensors", features=16)
     wanted = load_spec().with_options(fp16=True).model_copy(update={"ends": "uint8"})
     export_bundle(tmp_path / "net.safetensors", wanted, tmp_path / "bundle", backend)
     model, choice = open_model(tmp_path / "bundle"), BackendChoice(backend, precision)
@@ -141,9 +143,7 @@ def test_fp8_engines_compute_what_onnxruntime_does_with_the_same_graph(tmp_path,
     reason = why_not_buildable(backend)
     if reason:
         pytest.skip(reason)
-    spec = ArchSpec(architecture="compact", scale=4, features=32, blocks=4)
-    torch.manual_seed(0)
-    save_generator(tmp_path / "net.safetensors", build_network(spec).state_dict(), spec)
+    save_network(tmp_path / "net.safetensors", features=32)
     few = {"crops": 4, "search_crops": 2, "gate_crops": 2, "learn_steps": 2, "max_drop_db": 50, "max_pixel_error": 1}
     wanted = load_spec().with_options(fp8=True, int8_changes=few)
     result = export_bundle(tmp_path / "net.safetensors", wanted, tmp_path / "bundle", backend)

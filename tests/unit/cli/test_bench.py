@@ -4,9 +4,10 @@ import re
 import pytest
 
 from sr_deploy.bench.documents import describe_report, show_figure
-from sr_deploy.bench.report import BenchReport, DeviceTiming
+from sr_deploy.bench.report import BenchReport
 from sr_deploy.cli import main
 from sr_deploy.cli.bench_tables import make_tables
+from tests.unit.bench.conftest import DEVICE_TIMING
 
 pytestmark = pytest.mark.xdist_group("cli-bench")  # one process makes its bundles
 
@@ -84,16 +85,7 @@ def test_the_table_fits_the_terminal(report, width, columns):
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_what_ran_on_a_gpu_has_a_second_table_that_fits(report, width):
-    timing = DeviceTiming(
-        median_ms=12.5,
-        spread_ms=0.25,
-        enqueue_ms=1.25,
-        seconds=3.02,
-        in_flight=3,
-        pipelined_ms=10.0,
-        pipelined_spread_ms=0.1,
-        pipelined_images_per_second=100.0,
-    )
+    timing = DEVICE_TIMING.model_copy(update={"pipelined_images_per_second": 100.0})
     figures = {"device": "cuda:0", "device_memory_mib": 321.4, "device_timing": timing}
     results = tuple(
         one.model_copy(update=figures if one.candidate == "torch:fp32+nchw" else {}) for one in report.results
