@@ -1,4 +1,4 @@
-"""What FP16 and INT8 cost a network, beside other quantizers, and how fast INT8 is on the CPU.
+r"""What FP16 and INT8 cost a network, beside other quantizers, and how fast INT8 is on the CPU.
 
     python benchmarks/int8_fidelity.py --network compact=realesr-animevideov3.pth --network rrdb=runs/rrdb-lite \
         --set14 Set14 --calibration BSDS500
@@ -11,17 +11,18 @@ against the originals is reported, and the share of the multiply-adds that is IN
 convolutions in FP32 on a CPU, so the FP16 rows flatter.
 
 FP32 and INT8 are then timed in turns, A B C A B C ..., in ONNX Runtime and OpenVINO, there also with what is float in
-BF16 where the CPU multiplies that, and beside PyTorch; the spread is half the interquartile range. Without `--set14`
-the bundled photographs are the only test set; without `--calibration` they are calibrated on as well, and only what the
-package holds out of them is tested.
+BF16 where the CPU multiplies that, and beside PyTorch as it comes; the spread is half the interquartile range. Without
+`--set14` the bundled photographs are the only test set; without `--calibration` they are calibrated on as well, and
+only what the package holds out of them is tested.
 
 Results are written after each network, and those of other networks stay as they were measured, each with its command,
 machine, versions and day. `--resume` leaves those as well that were measured under all the same. Without `--out` they
-are the committed ones, and docs/int8.md gets its table of them. modelopt is no dependency of sr-deploy, and its own
-bounds keep it out of this environment; it works all the same beside what is here:
+are the committed ones, and docs/int8.md gets its tables of them. sr-deploy depends neither on modelopt nor on NNCF, and
+their bounds keep them out of this environment; they work beside it, in a folder that PYTHONPATH names:
 
-    pip install --no-deps nvidia-modelopt onnxconverter-common onnxslim onnx-graphsurgeon
-    pip install ninja nvidia-ml-py tqdm omegaconf "pulp<4" regex cppimport lief colored
+    pip install --target PEERS --no-deps nvidia-modelopt onnxconverter-common onnxslim onnx-graphsurgeon \
+        ninja nvidia-ml-py tqdm omegaconf "pulp<4" regex cppimport lief colored \
+        nncf jstyleson natsort pymoo networkx pydot tabulate scikit-learn scipy psutil
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.deps import is_installed, openvino_core
 from sr_deploy.export.fp16 import convert_graph_to_fp16
-from sr_deploy.export.int8.execute import Engine, Run, open_graph
+from sr_deploy.export.int8.execute import Engine, Run, choose_engine, open_graph
 from sr_deploy.export.int8.make import make_int8_graph
 from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs, to_input
@@ -107,6 +108,29 @@ def quantize_with_nncf(source: Path, crops: Sequence[NDArray[np.float32]], targe
     onnx.save(nncf.quantize(onnx.load(source), nncf.Dataset(feeds), subset_size=len(feeds)), target)
 
 
+def quantize_with_accuracy_control(
+    source: Path, crops: Sequence[NDArray[np.float32]], held_out: Sequence[Crop], model: Model, target: Path
+) -> None:
+    """NNCF's search for what must stay float, within our default budget on the crops that our search is held to."""
+    nncf = importlib.import_module("nncf")  # not a dependency of sr-deploy
+    engine = choose_engine()
+    judge = Judge(held_out, open_graph(onnx.load(source), engine), "sr", model.scale)
+
+    def score(candidate: onnx.ModelProto, _: Iterable[object]) -> float:
+        return judge.psnr_db - judge.judge(open_graph(candidate, engine)).drop_db
+
+    feeds = [{"lr": crop} for crop in crops]
+    made = nncf.quantize_with_accuracy_control(
+        onnx.load(source),
+        nncf.Dataset(feeds),
+        nncf.Dataset([{"lr": crop.lr} for crop in held_out]),
+        score,
+        max_drop=Int8Options().max_drop_db,
+        subset_size=len(feeds),
+    )
+    onnx.save(made, target)
+
+
 def make_graphs(
     folder: Path,
     checkpoint: Path,
@@ -150,20 +174,27 @@ def make_graphs(
             )
         yield name, target
     shape = CropShape(options.crop_size, model.scale, model.channels, options.seed)
-    crops = [crop.lr for crop in cut_crops(find_photographs(calibration).calibration, options.crops, shape, 0)]
+    photographs = find_photographs(calibration)
+    crops = [crop.lr for crop in cut_crops(photographs.calibration, options.crops, shape, 0)]
     others: dict[str, Callable[[Path], None]] = {
         f"ONNX Runtime's quantizer, {ranges}": functools.partial(quantize_with_onnxruntime, plain, crops, ranges)
         for ranges in ("MinMax", "Entropy")
     }
     others["NNCF"] = functools.partial(quantize_with_nncf, fp32, crops)
+    held_out = list(cut_crops(photographs.held_out, options.gate_crops, shape, 1))
+    others["NNCF, accuracy-controlled"] = functools.partial(
+        quantize_with_accuracy_control, fp32, crops, held_out, model
+    )
     others["NVIDIA modelopt"] = functools.partial(quantize_with_modelopt, plain, crops)
     for name, make in ((name, make) for name, make in others.items() if not quantizers or name in quantizers):
         target = folder / f"{name.replace(' ', '-')}.onnx"
+        started = time.monotonic()
         try:
             make(target)
         except Exception as error:  # noqa: BLE001 - another tool's: whatever it raises is the finding
             notes.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
             continue
+        notes.append(f"{name} took {time.monotonic() - started:.0f} s")
         yield name, target
 
 

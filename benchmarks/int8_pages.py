@@ -15,7 +15,12 @@ from pages import replace_table
 from sr_deploy.files import write_text
 
 RESULTS = Path(__file__).parent / "results" / "int8_fidelity"
-_BACKENDS = {"openvino": "OpenVINO", "openvino bf16": "OpenVINO, floats in BF16", "onnxruntime": "ONNX Runtime"}
+_BACKENDS = {
+    "torch": "PyTorch",
+    "openvino": "OpenVINO",
+    "openvino bf16": "OpenVINO, floats in BF16",
+    "onnxruntime": "ONNX Runtime",
+}
 DOCS = Path(__file__).parents[1] / "docs" / "int8.md"
 
 
@@ -107,31 +112,40 @@ def write_measured(path: Path, networks: Mapping[str, Measured]) -> str:
 
 
 def update_docs(networks: Mapping[str, Measured], path: Path = DOCS) -> None:
-    """Put what matters most between the marks of docs/int8.md: each graph on the first test set, with its speed."""
-    timed_in = [
-        name for name in _BACKENDS if any(row.backend == name for one in networks.values() for row in one.speed)
-    ]
-    titles = "".join(f" {_BACKENDS[name]} |" for name in timed_in)
+    """Put what matters most between the marks of docs/int8.md: each graph on the first test set, and its times."""
     lines = [
-        f"| network | graph | INT8 multiply-adds | lost against originals | PSNR to FP32 |{titles}",
-        f"|---|---|---:|---:|---:|{'---:|' * len(timed_in)}",
+        "| network | graph | INT8 | lost against originals | at most (95 %) | visible error | PSNR to FP32 |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     for name, one in networks.items():
-        ratios = {(row.graph, row.backend): f"{row.ratio:.2f}x" for row in one.speed}
         for row in one.fidelity:
-            if row.test_set != one.fidelity[0].test_set:
-                continue
-            speeds = "".join(f" {ratios.get((row.graph, backend), '')} |" for backend in timed_in)
-            lines.append(
-                f"| {name} | {row.graph} | {100 * row.int8_share:.1f} % | {row.drop_db:+.4f} dB | "
-                f"{row.psnr_fp32_db:.1f} dB |{speeds}"
-            )
+            if row.test_set == one.fidelity[0].test_set:
+                upper, visible = _format_bounds(row)
+                lines.append(
+                    f"| {name} | {row.graph} | {100 * row.int8_share:.1f} % | {row.drop_db:+.4f} dB | {upper} | "
+                    f"{visible} | {row.psnr_fp32_db:.1f} dB |"
+                )
     sets = {one.fidelity[0].test_set for one in networks.values() if one.fidelity}
-    shapes = {row.shape for one in networks.values() for row in one.speed}
-    timed = f"; speeds against FP32 in the same backend and run, input {', '.join(sorted(shapes))}" if shapes else ""
-    lines += ["", f"Tested on {', '.join(sorted(sets))}{timed}."]
+    lines += ["", f"Tested on {', '.join(sorted(sets))}.", "", *_format_times(networks)]
     lines += [f"{name}: {run['machine']}; {run['measured_at']}; `{run['command']}`." for name, run in _runs(networks)]
     replace_table("int8", "\n".join(lines), path)
+
+
+def _format_times(networks: Mapping[str, Measured]) -> Iterator[str]:
+    """Milliseconds of each graph in each backend; no lines if nothing was timed."""
+    used = {row.backend for one in networks.values() for row in one.speed}
+    titles = {backend: title for backend, title in _BACKENDS.items() if backend in used}
+    if not titles:
+        return
+    yield f"| network | input | graph | {' | '.join(titles.values())} |"
+    yield "|---|---|---|" + "---:|" * len(titles)
+    for name, one in networks.items():
+        times = {(row.graph, row.backend): f"{row.ms:.1f} ms" for row in one.speed}
+        shape = one.speed[0].shape if one.speed else ""
+        for graph in dict.fromkeys(graph for graph, _ in times):
+            cells = (times.get((graph, backend), "") for backend in titles)
+            yield f"| {name} | {shape} | {graph} | {' | '.join(cells)} |"
+    yield ""
 
 
 def _runs(networks: Mapping[str, Measured]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -165,9 +179,13 @@ def _format(networks: Mapping[str, Measured]) -> Iterator[str]:
     yield from ("", *notes) if notes else ()
 
 
-def _format_fidelity(network: str, row: Fidelity) -> str:
+def _format_bounds(row: Fidelity) -> tuple[str, str]:
     upper = "" if row.upper_db is None else f"{row.upper_db:+.4f} dB"
-    visible = "" if row.visible is None else f"{row.visible:.3f}"
+    return upper, "" if row.visible is None else f"{row.visible:.3f}"
+
+
+def _format_fidelity(network: str, row: Fidelity) -> str:
+    upper, visible = _format_bounds(row)
     return (
         f"| {network} | {row.graph} | {row.test_set} | {100 * row.int8_share:.1f} % | {row.psnr_fp32_db:.1f} dB | "
         f"{row.drop_db:+.4f} dB | {upper} | {visible} | {row.max_abs:.3f} |"

@@ -11,6 +11,9 @@ from sr_deploy.imaging.opening import Pixels
 from sr_deploy.upscale.guards import Statistics, measure_statistics
 
 _STRIP = 64  # rows that are converted at a time: they stay in the processor's cache
+_ROUNDER = np.float32(1.5 * 2**23)
+"""Added to a number below 2^22 it leaves the nearest integer (ties to even) in the low bits, for a float32 of this
+size has no bits for fractions. One pass in place of two: to round, and to convert."""
 
 
 class TileResult(Protocol):
@@ -77,8 +80,10 @@ class HostResult:
             strip = planes[:, top : top + _STRIP]
             if target.shape[2] < strip.shape[0]:
                 strip = strip.mean(axis=0, keepdims=True)
-            values = np.clip(strip, 0, 1)
+            values = np.empty(strip.shape, "<f4")  # low bits first, row after row, however `strip` lies
+            np.clip(strip, 0, 1, out=values)
             values *= highest
-            whole = np.rint(values, out=values).astype(target.dtype)
+            values += _ROUNDER
+            integers = values.view(target.dtype)[..., :: values.itemsize // target.itemsize]
             for channel in range(target.shape[2]):  # faster than one transposed copy
-                target[top : top + _STRIP, :, channel] = whole[channel]
+                target[top : top + _STRIP, :, channel] = integers[channel]

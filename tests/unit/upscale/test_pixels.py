@@ -63,13 +63,40 @@ def test_parts_are_measured_alike(result: HostResult | DeviceResult, sr: NDArray
     assert np.allclose(seen.means, measure_statistics(sr[:, :, 10:110, :70], 2).means, atol=1e-5)
 
 
-def test_16_bit_on_the_host(sr: NDArray[np.float32]) -> None:
-    target = np.empty((150, 90, 3), np.uint16)
-    HostResult(sr).write(target)
-    expected = np.rint(np.clip(sr[0].astype(np.float64), 0, 1) * 65535).transpose(1, 2, 0)
-    assert np.abs(target.astype(int) - expected).max() <= 1
-    assert np.array_equal(to_window(target, 3) * np.float32(65535), target.transpose(2, 0, 1)[None])
-    assert np.array_equal(to_window(target[..., :1], 3)[0, 2], to_window(target, 3)[0, 0])
+def test_16_bit_samples_become_values_and_samples_again() -> None:
+    samples = np.random.default_rng(0).integers(0, 65536, (150, 90, 3), np.uint16)
+    assert np.array_equal(to_window(samples, 3) * np.float32(65535), samples.transpose(2, 0, 1)[None])
+    assert np.array_equal(to_window(samples[..., :1], 3)[0, 2], to_window(samples, 3)[0, 0])
+
+
+def make_values(highest: int) -> NDArray[np.float32]:
+    """Each sample exactly, each half between two, values beyond the range, and random ones; 1 x 3 x 150 x W."""
+    exact = np.arange(highest + 1) / highest
+    halves = (np.arange(highest) + 0.5) / highest
+    beyond = [-1e30, -8, -1e-9, -0.0, 1 + 1e-6, 9, 1e30]
+    values = np.concatenate([exact, halves, beyond]).astype(np.float32)
+    rest = np.random.default_rng(0).random(-len(values) % (3 * 150) + 450, dtype=np.float32) * 1.4 - 0.2
+    return np.concatenate([values, rest]).reshape(1, 3, 150, -1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_values_are_clamped_scaled_and_rounded_to_the_nearest(dtype: type[np.integer], channels: int) -> None:
+    highest = np.iinfo(dtype).max
+    sr_NCHW = make_values(highest)
+    target = np.zeros((150, sr_NCHW.shape[3], channels), dtype)
+    HostResult(sr_NCHW).write(target)
+    planes = sr_NCHW[0] if channels == 3 else sr_NCHW[0].mean(axis=0, keepdims=True)
+    expected = np.rint(np.clip(planes, 0, 1) * np.float32(highest)).transpose(1, 2, 0)
+    np.testing.assert_array_equal(target, expected)
+
+
+def test_a_result_may_lie_in_memory_in_any_order() -> None:
+    sr_NCHW = make_values(255)
+    plain, turned = (np.zeros((150, sr_NCHW.shape[3], 3), np.uint8) for _ in range(2))
+    HostResult(sr_NCHW).write(plain)
+    HostResult(np.asfortranarray(sr_NCHW)).write(turned)
+    np.testing.assert_array_equal(plain, turned)
 
 
 class DoublingRunner:
