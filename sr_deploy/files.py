@@ -19,6 +19,7 @@ from pathlib import Path
 from sr_deploy.disk import exchange_folders, flush_file, flush_folder, remove_file, remove_folder, rename, rename_over
 from sr_deploy.errors import InputError, OutputError, PlaceLostError
 from sr_deploy.names import keep_suffix, lengthen, why_not_writable
+from sr_deploy.remember import remember_per_file
 from sr_deploy.untrusted import is_regular, open_regular
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -43,6 +44,7 @@ _REASONS = {
 }
 
 
+@remember_per_file
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits.
 

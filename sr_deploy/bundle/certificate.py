@@ -10,13 +10,14 @@ from pydantic import Field, FiniteFloat, NonNegativeInt
 
 from sr_deploy.backends import Precision
 from sr_deploy.bundle.records import SCHEMA_VERSION, FileName, FileRecord, Record, Sha256, Share, Timestamp
+from sr_deploy.bundle.thresholds import MAX_DB
 from sr_deploy.bundle.tolerance import Fp32Rounding, derive_floor, derive_limit
 
 Place = tuple[str, tuple[str, ...]]
 """Name of a processor and its instruction sets, or of a GPU and none."""
 # Of NaN pydantic's bounds refuse all, so no figure is one; an error may be infinite.
 Error = Annotated[float, Field(ge=0)]
-Decibels = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Decibels = Annotated[float, Field(ge=0, le=MAX_DB)]
 
 
 class WorstPlace(Record):

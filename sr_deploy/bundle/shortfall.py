@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from sr_deploy.bundle.certificate import CertificateEntry, Measurement
+from sr_deploy.bundle.thresholds import MAX_DB
 from sr_deploy.bundle.tolerance import FP32_MULTIPLE, MOST_ALLOWANCE
 
 
@@ -66,8 +67,11 @@ def describe_allowance(entry: CertificateEntry) -> str:
 
 
 def _difference_ratio(entry: CertificateEntry, one: Measurement) -> float:
-    """How many times what is allowed its greatest difference is; infinite of an output that is not finite."""
-    return one.max_abs if math.isinf(one.max_abs) else one.max_abs / entry.limit_of(one)
+    """How many times what is allowed its greatest difference is; infinite if the output is, or nothing is allowed."""
+    limit = entry.limit_of(one)
+    if math.isinf(one.max_abs) or not limit:
+        return math.inf if one.max_abs else 0.0
+    return one.max_abs / limit
 
 
 def _psnr_of(one: Measurement) -> float:
@@ -76,7 +80,7 @@ def _psnr_of(one: Measurement) -> float:
 
 def _psnr_ratio(entry: CertificateEntry, one: Measurement) -> float:
     """How many times what is allowed its error is in the root mean square."""
-    return float(10 ** ((entry.floor_of(one) - _psnr_of(one)) / 20))
+    return float(10 ** (min(entry.floor_of(one) - _psnr_of(one), MAX_DB) / 20))
 
 
 def _describe_error(entry: CertificateEntry, one: Measurement) -> str:

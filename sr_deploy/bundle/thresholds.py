@@ -12,13 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from sr_deploy.backends import Precision
 from sr_deploy.measure.compare import Comparison
 
+MAX_DB = 3000.0
+"""No PSNR is higher: an error of 10^-150 has a square that float64 just holds."""
+
 
 class Thresholds(BaseModel):
     """What every single input has to meet. None: not asked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    psnr_db: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    psnr_db: float | None = Field(default=None, gt=0, le=MAX_DB)
     """PSNR of outputs clamped to [0, 1], peak 1.0, in dB; at least this."""
     max_abs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Greatest absolute difference of unclamped outputs, in units of the [0, 1] range; at most this."""

@@ -12,7 +12,7 @@ import math
 from pydantic import Field
 
 from sr_deploy.bundle.records import Record
-from sr_deploy.bundle.thresholds import Thresholds
+from sr_deploy.bundle.thresholds import MAX_DB, Thresholds
 
 FP32_MULTIPLE = 8.0
 """What is allowed, in multiples of the rounding of PyTorch's FP32. Both of its memory layouts compute convolutions
@@ -27,7 +27,7 @@ class Fp32Rounding(Record):
 
     max_abs: float = Field(ge=0, allow_inf_nan=False)
     """Greatest absolute difference of unclamped outputs, in units of the [0, 1] range."""
-    psnr_db: float | None = Field(ge=0, allow_inf_nan=False)
+    psnr_db: float | None = Field(ge=0, le=MAX_DB)
     """PSNR of outputs clamped to [0, 1], peak 1.0, in dB; None if they are equal."""
 
 

@@ -20,6 +20,7 @@ from sr_deploy.graph.shapes import InferredShapes, infer_shapes
 from sr_deploy.graph.spans import UnknownReachError
 from sr_deploy.graph.tensors import FP8_TYPES
 from sr_deploy.graph.trial import Trial
+from sr_deploy.remember import remember_per_file
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -80,6 +81,7 @@ class GraphInfo:
         return None if n is None or h is None or w is None else (n, h, w)
 
 
+@remember_per_file
 def read_graph(path: Path) -> GraphInfo:
     """Read what an ONNX file takes and gives. Cheap: weights are not looked at.
 
@@ -92,6 +94,7 @@ def read_graph(path: Path) -> GraphInfo:
         return read_model(path, model, from_file=True)
 
 
+@remember_per_file
 def describe_graph_cost(path: Path) -> GraphCost:
     """What the graph costs for each pixel of its input, and how far it looks.
 

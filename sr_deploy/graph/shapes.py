@@ -173,11 +173,14 @@ class _Inference:
         if node.op_type == "Pad" and self._mirrors_too_far(node):
             return {}
         read = [name for name in (*node.input, *_read_inside(node)) if name]
+        known = {name: self.types[name] for name in read if name in self.types}
+        if any(_is_impossible(kind) for kind in known.values()):
+            return {}  # ONNX's rule for Slice ends the process over these
         try:
             return shape_inference.infer_node_outputs(
                 schema,
                 node,
-                {name: self.types[name] for name in read if name in self.types},
+                known,
                 {name: self._tensors[name] for name in read if name in self._tensors},
                 opset_imports=self._imports,
             )
@@ -195,6 +198,11 @@ class _Inference:
         if len(widths) != 2 * len(chosen):
             return False
         return any(max(widths[at], widths[at + len(chosen)]) >= sides[axis] for at, axis in enumerate(chosen))
+
+
+def _is_impossible(kind: TypeProto) -> bool:
+    """Whether a side is negative, as of a convolution whose window is larger than its input."""
+    return any(dim.dim_value < 0 for dim in kind.tensor_type.shape.dim)
 
 
 @functools.cache

@@ -1,9 +1,11 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from sr_deploy.bundle import Certificate, CertificateEntry, Check, FileRecord, Measurement
 from sr_deploy.bundle.documents import read_record
+from sr_deploy.bundle.shortfall import describe_failure, find_worst
 from sr_deploy.errors import DamagedBundleError
 
 
@@ -107,3 +109,26 @@ def test_what_no_certificate_can_say_is_damage(tmp_path, part, document, message
     path.write_text(json.dumps({"schema_version": 1, part: [{**parts[part], **document}]}))
     with pytest.raises(DamagedBundleError, match=message):
         read_record(path, Certificate)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "said"),
+    [
+        ({"max_abs": 0.0}, "off by 1.0e-01, 0.0e+00 allowed"),
+        ({"psnr_db": 1e300}, "where 1000000"),  # its power of ten is no float
+        ({"max_abs": 0.0, "psnr_db": 1e300}, "0.0e+00 allowed, 70.0 dB where"),
+    ],
+)
+def test_a_shortfall_is_told_whatever_was_asked(thresholds, said):
+    entry = make_entry({"1x64x64": 70.0, "1x8x8": 21.0}, thresholds=thresholds)
+    assert said in describe_failure(entry)
+    exact = Measurement(shape="1x8x8", content="noise", max_abs=0.0, psnr_db=None, changed_8bit=0.0)
+    assert find_worst(make_entry({"1x8x8": 1.0}, thresholds=thresholds, measurements=(exact,))) == (exact, exact)
+
+
+def test_no_psnr_beyond_what_float64_holds_is_read():
+    rounding = {"max_abs": 0.0, "psnr_db": 1e9}  # no logarithm of what this allows exists
+    for change in ({"psnr_db": 1e9}, {"needed_db": 1e9}, {"fp32_rounding": rounding}):
+        with pytest.raises(ValidationError, match="less than or equal to 3000"):
+            Measurement.model_validate({"shape": "1x8x8", "content": "noise", "max_abs": 0.1, "psnr_db": 70.0,
+                                        "changed_8bit": 0.5} | change)  # fmt: skip
