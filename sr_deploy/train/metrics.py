@@ -19,6 +19,14 @@ from sr_deploy.untrusted import open_for_appending, open_regular
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+DISCRIMINATOR_METRICS = ("discriminator", "d_real", "d_fake")
+"""The discriminator's loss, and its mean logits for originals and for results."""
+OTHER_METRICS = frozenset(
+    {"step", "kind", "loss", "healthy", "skipped_steps", "learning_rate", "steps_per_second", "data_wait"}
+    | set(DISCRIMINATOR_METRICS)
+)
+"""What a step or a line of kind `training` has beside the terms of the loss, which have the names of the losses."""
 _LAST_STEP = 2**53
 
 

@@ -6,7 +6,7 @@ import copy
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,20 +20,19 @@ from sr_deploy.errors import InputError, OutputError, RecipeError, TrainingError
 from sr_deploy.imaging.codec import training_decoder
 from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
-from sr_deploy.train.losses import build_pixel_loss
 from sr_deploy.train.networks import (
     build_criteria,
     build_discriminator_state,
-    build_distillation,
     build_generator,
     build_state,
     build_updater,
+    prepare_teacher,
 )
 from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
 from sr_deploy.train.photographs import Photographs, Report, training_paths
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
-from sr_deploy.train.recipe import LossRecipe, Recipe, find_differences, read_run_recipe, write_recipe
+from sr_deploy.train.recipe import Recipe, find_differences, read_run_recipe, write_recipe
 from sr_deploy.train.run import (
     RECIPE_NAME,
     PrecisionRecord,
@@ -157,7 +156,7 @@ def _prepare(
         starting_point = StartingPoint(
             path=given.checkpoint or starting_point.path, sha256=given.checkpoint_sha256 or starting_point.sha256
         )
-    criteria = build_criteria(recipe.loss, chosen_device)
+    criteria = build_criteria(recipe, chosen_device)
     discriminator = build_discriminator_state(recipe, chosen_device, resume=resume)
     if manifest is None:
         precision = processes.broadcast(lambda: _choose_precision(recipe, network, sampler, chosen_device))
@@ -169,9 +168,6 @@ def _prepare(
         precision = PrecisionChoice.model_validate(manifest.precision.model_dump())
         processes.broadcast(lambda: delete_leftovers(run))
     recipe = _fix_precision(recipe, precision)
-    if recipe.quantization is not None and teacher is not None:
-        distillation = build_distillation(recipe.quantization, teacher, precision, chosen_device)
-        criteria = replace(criteria, distillation=distillation)
     state = build_state(recipe, network, discriminator, precision, chosen_device)
     state.pool = build_pool(recipe, processes.rank)
     last = find_last_checkpoint(run) if resume else None
@@ -179,7 +175,10 @@ def _prepare(
         last[1], state, rank=processes.rank, processes=processes.world_size
     ):
         report(f"the pool of training pairs begins anew: {last[1]} was written by another number of processes")
-    updater = build_updater(recipe, state, criteria, precision=precision, device=chosen_device, processes=processes)
+    asked = prepare_teacher(recipe, teacher, precision, chosen_device) if teacher is not None else None
+    updater = build_updater(
+        recipe, state, criteria, teacher=asked, precision=precision, device=chosen_device, processes=processes
+    )
     session = Session(
         recipe=recipe, run=run, manifest=manifest, device=chosen_device, precision=precision, sampler=sampler,
         make_pair=build_pair_maker(recipe, chosen_device, state.pool), held_out=held_out, updater=updater, state=state,
@@ -294,8 +293,7 @@ def _choose_precision(
     shape = (sampler.share, 3, recipe.data.patch_size, recipe.data.patch_size)
     hr_NCHW = torch.rand(shape, generator=torch.Generator().manual_seed(recipe.seed))
     lr_NCHW = torch.nn.functional.avg_pool2d(hr_NCHW, recipe.scale)
-    criterion = build_pixel_loss(LossRecipe())
-    return choose_precision(recipe.precision, network, criterion, lr_NCHW.to(device), hr_NCHW.to(device))
+    return choose_precision(recipe.precision, network, lr_NCHW.to(device))
 
 
 def _check_share(recipe: Recipe, processes: Processes) -> None:
