@@ -9,8 +9,9 @@ from typing import Any
 from sr_deploy.deps import require
 from sr_deploy.errors import InputError
 from sr_deploy.files import replacing_file
+from sr_deploy.run_folder import METRICS_NAME
 from sr_deploy.train.metrics import DISCRIMINATOR_METRICS, OTHER_METRICS, read_metrics
-from sr_deploy.train.run import METRICS_NAME, read_manifest
+from sr_deploy.train.run import read_manifest
 
 Points = tuple[list[int], list[float]]
 """Steps and values."""

@@ -19,6 +19,7 @@ from sr_deploy.arch.weights import read_checkpoint, save_generator
 from sr_deploy.errors import InputError, OutputError, RecipeError, TrainingError
 from sr_deploy.imaging.codec import training_decoder
 from sr_deploy.measure.machine import describe_machine, tool_versions
+from sr_deploy.run_folder import RECIPE_NAME, TEACHER_NAME, find_last_checkpoint, list_checkpoints
 from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
 from sr_deploy.train.networks import (
     build_criteria,
@@ -34,14 +35,11 @@ from sr_deploy.train.precision import PrecisionChoice, choose_precision
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
 from sr_deploy.train.recipe import Recipe, find_differences, read_run_recipe, write_recipe
 from sr_deploy.train.run import (
-    RECIPE_NAME,
     PrecisionRecord,
     RunManifest,
     StartingPoint,
     claim_run_folder,
-    find_last_checkpoint,
     hold_run,
-    list_checkpoints,
     require_kept,
     require_run,
     write_manifest,
@@ -50,9 +48,6 @@ from sr_deploy.train.sampling import PatchSampler
 from sr_deploy.train.state import TrainingState
 from sr_deploy.train.update import Updater
 from sr_deploy.train.validation import HeldOut, read_held_out
-
-TEACHER_NAME = "teacher.safetensors"
-"""In the folder of a run that trains for INT8: the network that it began with, which is distilled in FP32."""
 
 
 @dataclass
