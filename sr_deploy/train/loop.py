@@ -18,6 +18,7 @@ import torch
 from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory
 from sr_deploy.run_folder import find_last_checkpoint, preview_file
 from sr_deploy.train.checkpoint import write_checkpoint
+from sr_deploy.train.manifest import check_resumable, update_manifest
 from sr_deploy.train.metric_buffer import MetricBuffer
 from sr_deploy.train.metrics import MetricsLog
 from sr_deploy.train.photographs import Report
@@ -26,7 +27,7 @@ from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import RunManifest, read_manifest, require_kept
 from sr_deploy.train.sampling import Batch, iterate_batches
 from sr_deploy.train.schedule import learning_rate_at
-from sr_deploy.train.session import Session, check_resumable, open_session, update_manifest
+from sr_deploy.train.session import Session, open_session
 from sr_deploy.train.state import TrainingState
 from sr_deploy.train.validation import validate, write_preview
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -15,12 +13,12 @@ from torch import nn
 
 from sr_deploy.arch.quantized import quantize_convolutions
 from sr_deploy.arch.registry import input_multiple
-from sr_deploy.arch.weights import read_checkpoint, save_generator
-from sr_deploy.errors import InputError, OutputError, RecipeError, TrainingError
+from sr_deploy.arch.weights import read_checkpoint
+from sr_deploy.errors import InputError, RecipeError, TrainingError
 from sr_deploy.imaging.codec import training_decoder
-from sr_deploy.measure.machine import describe_machine, tool_versions
-from sr_deploy.run_folder import RECIPE_NAME, TEACHER_NAME, find_last_checkpoint, list_checkpoints
+from sr_deploy.run_folder import TEACHER_NAME, find_last_checkpoint
 from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
+from sr_deploy.train.manifest import check_resumable, new_manifest, record_start
 from sr_deploy.train.networks import (
     build_criteria,
     build_discriminator_state,
@@ -33,16 +31,13 @@ from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
 from sr_deploy.train.photographs import Photographs, Report, training_paths
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
-from sr_deploy.train.recipe import Recipe, find_differences, read_run_recipe, write_recipe
+from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import (
-    PrecisionRecord,
     RunManifest,
     StartingPoint,
     claim_run_folder,
     hold_run,
-    require_kept,
     require_run,
-    write_manifest,
 )
 from sr_deploy.train.sampling import PatchSampler
 from sr_deploy.train.state import TrainingState
@@ -156,7 +151,7 @@ def _prepare(
     if manifest is None:
         precision = processes.broadcast(lambda: _choose_precision(recipe, network, sampler, chosen_device))
         run = processes.broadcast(claim)
-        manifest = _new_manifest(
+        manifest = new_manifest(
             recipe, run, precision, data_sha256=fingerprint, device=chosen_device, starting_point=starting_point
         )
     else:
@@ -179,7 +174,7 @@ def _prepare(
         make_pair=build_pair_maker(recipe, chosen_device, state.pool), held_out=held_out, updater=updater, state=state,
         processes=processes, previews=training_decoder() == "pyvips",
     )  # fmt: skip
-    processes.broadcast(lambda: _record_start(session, teacher, resume=resume))
+    processes.broadcast(lambda: record_start(session, teacher, resume=resume))
     return session
 
 
@@ -214,50 +209,6 @@ def choose_device(name: str | None, processes: Processes = SINGLE_PROCESS) -> to
     if chosen not in available:
         raise InputError(f"no device {chosen!r} here; available: {', '.join(available)}")
     return torch.device(chosen)
-
-
-def update_manifest(session: Session, **changes: object) -> None:
-    """Write `run.json` with the present step and what else changed; the first process does it for all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    state = session.state
-    present = {
-        "step": state.step,
-        "steps": session.recipe.run.steps,
-        "seconds": round(state.seconds, 2),
-        "skipped_steps": state.skipped,
-        "processes": session.processes.world_size,
-        "best_validation": state.best_validation,
-        "device": str(session.device),
-        "checkpoints": tuple(str(path.relative_to(session.run)) for _, path in list_checkpoints(session.run)),
-    }
-    manifest = session.manifest.model_copy(update={**present, **changes})
-    if session.processes.is_main:
-        require_kept(session.run)
-        manifest = write_manifest(session.run, manifest)
-    session.manifest = manifest
-
-
-def check_resumable(recipe: Recipe, run: Path) -> RunManifest:
-    """The manifest of a run that `recipe` can go on with.
-
-    Raises:
-        TrainingError: there is no run, or it was trained by another recipe; the message names what differs.
-    """
-    manifest = require_run(run)
-    if differences := find_differences(read_run_recipe(run / RECIPE_NAME), recipe):
-        raise TrainingError(
-            f"cannot resume {run} with another recipe: {'; '.join(differences)}; leave the recipe as it was "
-            "(only data.workers, data.cache_gib and what is under run may change), or start a new run"
-        )
-    last = find_last_checkpoint(run)
-    if last is not None and last[0] > recipe.run.steps:
-        raise TrainingError(
-            f"cannot resume {run} to run.steps = {recipe.run.steps}: its last checkpoint is of step {last[0]} already"
-        )
-    return manifest
 
 
 def _open_photographs(recipe: Recipe, report: Report) -> Photographs:
@@ -304,47 +255,3 @@ def _fix_precision(recipe: Recipe, precision: PrecisionChoice) -> Recipe:
     """The recipe with what was measured in place of "auto": it then gives the same bits on a like machine."""
     fixed = {"autocast": precision.autocast, "channels_last": precision.channels_last}
     return recipe.model_copy(update={"precision": recipe.precision.model_copy(update=fixed)})
-
-
-def _record_start(session: Session, teacher: nn.Module | None, *, resume: bool) -> None:
-    """Write recipe, manifest and what is distilled. A new run that cannot be written leaves nothing behind."""
-    last = session.manifest.last_validation
-    if last is not None and last.step > session.state.step:
-        last = None  # those steps come again
-    try:
-        write_recipe(session.run / RECIPE_NAME, session.recipe)
-        if teacher is not None and not resume:
-            save_generator(session.run / TEACHER_NAME, teacher.state_dict(), session.recipe.arch_spec())
-        update_manifest(session, status="running", last_validation=last, machine=describe_machine())
-    except OutputError:
-        if not resume:
-            shutil.rmtree(session.run, ignore_errors=True)
-        raise
-
-
-def _new_manifest(
-    recipe: Recipe,
-    run: Path,
-    precision: PrecisionChoice,
-    *,
-    data_sha256: str,
-    device: torch.device,
-    starting_point: StartingPoint | None,
-) -> RunManifest:
-    now = datetime.now(UTC)
-    return RunManifest(
-        name=run.name,
-        recipe=recipe.name,
-        created_at=now,
-        updated_at=now,
-        status="running",
-        step=0,
-        steps=recipe.run.steps,
-        seconds=0.0,
-        precision=PrecisionRecord.model_validate(precision.model_dump()),
-        device=str(device),
-        data_sha256=data_sha256,
-        started_from=starting_point,
-        versions=tool_versions(),
-        machine=describe_machine(),
-    )
