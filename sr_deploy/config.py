@@ -6,9 +6,16 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sr_deploy.errors import RecipeError
 from sr_deploy.files import require_file
@@ -35,6 +42,25 @@ class Document(BaseModel):
     @classmethod
     def _make_storable(cls, value: object) -> object:
         return make_storable(value)
+
+
+class OpenSection(BaseModel):
+    """A section whose keys are known only when a file is read, as other packages bring some.
+
+    Reading one gives an instance of `find_model()`, a subclass that has the keys as fields. A field that holds one is
+    declared as `SerializeAsAny`.
+    """
+
+    @classmethod
+    def find_model(cls) -> type[Self]:
+        """The subclass that has all keys."""
+        raise NotImplementedError
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read_keys(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:  # noqa: ANN401 - of any type
+        model = cls.find_model()
+        return handler(value) if isinstance(value, model) or cls is model else model.model_validate(value)
 
 
 def make_storable(value: object) -> object:
@@ -192,7 +218,7 @@ def _known_keys(model: type[BaseModel], sections: Sequence[str]) -> list[str]:
         models = [one for one in inner if issubclass(one, BaseModel)]
         if not models:
             return []
-        model = models[0]
+        model = models[0].find_model() if issubclass(models[0], OpenSection) else models[0]
     return list(model.model_fields)
 
 

@@ -41,6 +41,7 @@ from sr_deploy.export.spec import ExportSpec, load_spec
 from sr_deploy.export.triton import TritonModel, write_triton_models
 from sr_deploy.files import sha256_of, write_text
 from sr_deploy.model import Model, open_model
+from sr_deploy.run_folder import is_run
 from sr_deploy.untrusted import make_component
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def default_name(model: Model) -> str:
         return model.bundle.manifest.name
     path = model.path.resolve()
     for folder in (path, *path.parents):
-        if (folder / "run.json").is_file():
+        if is_run(folder):
             return folder.name
     return path.stem
 

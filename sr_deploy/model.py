@@ -19,15 +19,11 @@ from sr_deploy.errors import BackendError, BundleError, CheckpointError, Damaged
 from sr_deploy.files import require_file
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.graph.read import METADATA_PREFIX, GraphInfo, read_graph
+from sr_deploy.run_folder import list_weights
 from sr_deploy.shipped import shipped_models
 
 if TYPE_CHECKING:
     from torch import nn
-
-RUN_MANIFEST_NAME = "run.json"
-CHECKPOINTS_FOLDER = "checkpoints"
-STEP_PREFIX = "step-"
-GENERATOR_NAMES = ("generator_ema.safetensors", "generator.safetensors")
 
 
 @dataclass(frozen=True)
@@ -176,28 +172,13 @@ def _open(path: Path) -> Model:
 def _open_folder(path: Path) -> Model:
     if is_bundle(path):
         return _open_bundle(path)
-    weights = find_weights(path)
+    weights = next(iter(list_weights(path)), None)
     if weights is None:
         raise InputError(
             f"{path} is a folder with no {MANIFEST_NAME} (a bundle) and no finished checkpoint (a training run); give "
             "a checkpoint, an ONNX file, a bundle, an engine or a run"
         )
     return _open_checkpoint(path, weights)
-
-
-def find_weights(folder: Path) -> Path | None:
-    """The weights that a run's folder or one of its step folders stands for: of the last step, averaged ones first."""
-    steps = [step for step in (folder / CHECKPOINTS_FOLDER).glob(f"{STEP_PREFIX}*") if _step_number(step) is not None]
-    for place in (folder, *sorted(steps, key=lambda step: _step_number(step) or 0, reverse=True)):
-        for name in GENERATOR_NAMES:
-            if (place / name).is_file():
-                return place / name
-    return None
-
-
-def _step_number(folder: Path) -> int | None:
-    digits = folder.name.removeprefix(STEP_PREFIX)
-    return int(digits) if digits.isdecimal() else None
 
 
 def _open_checkpoint(path: Path, weights: Path) -> Model:

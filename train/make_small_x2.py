@@ -35,7 +35,8 @@ from sr_deploy.errors import InputError, SrDeployError
 from sr_deploy.files import make_folder, replacing_file, sha256_of, write_text
 from sr_deploy.imaging.codec import list_images, read_training_image, write_image
 from sr_deploy.imaging.resize import downscale_bicubic
-from sr_deploy.train.run import find_last_checkpoint, read_manifest
+from sr_deploy.run_folder import find_last_checkpoint
+from sr_deploy.train.run import read_manifest
 
 NAME = "small-x2"
 TERMS_NAME = "PHOTOGRAPHS.md"

@@ -49,7 +49,7 @@ Share = Annotated[float, Field(ge=0, le=1 + 1e-9, allow_inf_nan=False)]
 
 
 class Record(Document):
-    """A part of a document; nothing in it changes, and what is not known is refused."""
+    """A document, or a part of one, with measured numbers; what is not known is refused."""
 
     # An output that is not finite has an infinite error, which JSON cannot hold: it is written "Infinity".
     model_config = ConfigDict(ser_json_inf_nan="strings")

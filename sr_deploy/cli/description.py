@@ -257,11 +257,12 @@ def _describe_engines(model: Model) -> tuple[EngineFacts, ...]:
 
 def _describe_run(model: Model) -> tuple[dict[str, str], dict[str, str], str | None]:
     """Source, tools and time of the training run that a checkpoint lies in."""
-    from sr_deploy.train.run import MANIFEST_NAME, read_manifest
+    from sr_deploy.run_folder import is_run
+    from sr_deploy.train.run import read_manifest
 
     weights = model.weights_path
     folders = [model.path, *weights.absolute().parents[:3]] if model.kind == "checkpoint" and weights else []
-    run = next((folder for folder in folders if (folder / MANIFEST_NAME).is_file()), None)
+    run = next((folder for folder in folders if is_run(folder)), None)
     if run is None:
         return {}, {}, None
     manifest = read_manifest(run)

@@ -141,8 +141,8 @@ def _train_stage(
     stop: threading.Event,
     output: Output,
 ) -> RunManifest:
+    from sr_deploy.run_folder import find_last_checkpoint
     from sr_deploy.train import loop
-    from sr_deploy.train.run import find_last_checkpoint
 
     resume = stage.action == "resume"
     last = find_last_checkpoint(stage.run) if resume else None
@@ -171,8 +171,8 @@ def _describe_pace(report: StepReport) -> str:
 
 def _recipe_to_resume(name: str | None, run: Path, changes: list[str]) -> Recipe:
     """The run's own recipe with `changes`, or the named one if a name was given."""
+    from sr_deploy.run_folder import RECIPE_NAME
     from sr_deploy.train.recipe import load_recipe, read_run_recipe
-    from sr_deploy.train.run import RECIPE_NAME
 
     return load_recipe(name, changes) if name else read_run_recipe(run / RECIPE_NAME, changes)
 

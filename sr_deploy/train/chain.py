@@ -12,15 +12,9 @@ from sr_deploy.candidates import read_each
 from sr_deploy.config import find_config, read_toml
 from sr_deploy.errors import RecipeError
 from sr_deploy.files import require_file
+from sr_deploy.run_folder import MANIFEST_NAME, RECIPE_NAME, find_last_checkpoint
 from sr_deploy.train.recipe import Recipe, find_differences, load_recipe, read_run_recipe
-from sr_deploy.train.run import (
-    MANIFEST_NAME,
-    RECIPE_NAME,
-    RunManifest,
-    find_last_checkpoint,
-    free_run_folder,
-    read_manifest,
-)
+from sr_deploy.train.run import RunManifest, free_run_folder, read_manifest
 from sr_deploy.untrusted import find_inside
 
 # What says which stage this is, so never meant for the stages before it.

@@ -17,14 +17,18 @@ from sr_deploy.arch.tensors import check_shapes, open_tensors, shapes_of
 from sr_deploy.arch.weights import describe_input_steps, save_generator
 from sr_deploy.errors import CheckpointError, InputError, TrainingError
 from sr_deploy.files import output_error, replacing_folder
-from sr_deploy.train.run import checkpoint_folder, list_checkpoints
+from sr_deploy.run_folder import (
+    AVERAGE_NAME,
+    CHECKPOINTS_NAME,
+    DISCRIMINATOR_NAME,
+    GENERATOR_NAME,
+    PREVIEWS_NAME,
+    STATE_NAME,
+    checkpoint_folder,
+    list_checkpoints,
+)
 from sr_deploy.train.saved_state import STATE_SCHEMA, load_optimizer, load_scaler, read_saved_state
 from sr_deploy.train.state import DiscriminatorState, TrainingState
-
-GENERATOR_NAME = "generator.safetensors"
-AVERAGE_NAME = "generator_ema.safetensors"
-DISCRIMINATOR_NAME = "discriminator.safetensors"
-STATE_NAME = "state.pt"
 
 _COUNTERS = ("step", "seconds", "metrics", "skipped", "skipped_lately", "bad_in_row")
 
@@ -115,7 +119,7 @@ def _load_weights(path: Path, network: nn.Module) -> None:
 
 def delete_leftovers(run: Path) -> None:
     """Remove what a killed run was writing, files and folders under temporary names."""
-    for parent in (run, run / "checkpoints", run / "previews"):
+    for parent in (run, run / CHECKPOINTS_NAME, run / PREVIEWS_NAME):
         for leftover in parent.glob(".partial-*"):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -9,15 +9,13 @@ from typing import Any
 from sr_deploy.deps import require
 from sr_deploy.errors import InputError
 from sr_deploy.files import replacing_file
-from sr_deploy.train.metrics import read_metrics
-from sr_deploy.train.run import METRICS_NAME, read_manifest
+from sr_deploy.run_folder import METRICS_NAME
+from sr_deploy.train.metrics import DISCRIMINATOR_METRICS, OTHER_METRICS, read_metrics
+from sr_deploy.train.run import read_manifest
 
 Points = tuple[list[int], list[float]]
 """Steps and values."""
 
-# What is drawn together, by the names in metrics.jsonl.
-_LOSSES = ("loss", "pixel", "perceptual", "adversarial")
-_GAME = ("discriminator", "d_real", "d_fake")
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -69,9 +67,10 @@ def _lay_out(
         "network": _points(validation, "model", "psnr_y"),
         "bicubic": _points(validation, "bicubic", "psnr_y"),
     }
+    terms = dict.fromkeys(name for line in training for name in line if name not in OTHER_METRICS)  # in their order
     panels = [
-        ("loss", {name: _points(training, name) for name in _LOSSES}, True),
-        ("discriminator", {name: _points(training, name) for name in _GAME}, False),
+        ("loss", {name: _points(training, name) for name in ("loss", *terms)}, True),
+        ("discriminator", {name: _points(training, name) for name in DISCRIMINATOR_METRICS}, False),
         ("Y-PSNR of photographs, dB", quality, False),
         ("learning rate", {"learning rate": _points(training, "learning_rate")}, False),
     ]

@@ -16,16 +16,18 @@ from pathlib import Path
 import torch
 
 from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory
+from sr_deploy.run_folder import find_last_checkpoint, preview_file
 from sr_deploy.train.checkpoint import write_checkpoint
+from sr_deploy.train.manifest import check_resumable, update_manifest
 from sr_deploy.train.metric_buffer import MetricBuffer
 from sr_deploy.train.metrics import MetricsLog
 from sr_deploy.train.photographs import Report
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
 from sr_deploy.train.recipe import Recipe
-from sr_deploy.train.run import RunManifest, find_last_checkpoint, read_manifest, require_kept
+from sr_deploy.train.run import RunManifest, read_manifest, require_kept
 from sr_deploy.train.sampling import Batch, iterate_batches
 from sr_deploy.train.schedule import learning_rate_at
-from sr_deploy.train.session import Session, check_resumable, open_session, update_manifest
+from sr_deploy.train.session import Session, open_session
 from sr_deploy.train.state import TrainingState
 from sr_deploy.train.validation import validate, write_preview
 
@@ -153,8 +155,9 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             if validation_due and log is not None:
                 _validate(session, log)
             if preview_due and session.previews and processes.is_main:
-                preview = session.run / "previews" / f"step-{state.step:06d}.png"
-                write_preview(preview, state.average.network, session.held_out, recipe.scale)
+                write_preview(
+                    preview_file(session.run, state.step), state.average.network, session.held_out, recipe.scale
+                )
             # Weights that gave no numbers just now may be beyond use, finite as they are: the next good step shows.
             postponed = checkpoint_due and not ending and state.bad_in_row > 0
             if checkpoint_due and not postponed:

@@ -14,11 +14,20 @@ from sr_deploy.deps import install_command, is_installed
 from sr_deploy.errors import InputError
 from sr_deploy.files import output_error, write_text
 from sr_deploy.names import lend_path
-from sr_deploy.train.run import METRICS_NAME, ValidationResult
+from sr_deploy.run_folder import METRICS_NAME, TENSORBOARD_NAME
+from sr_deploy.train.run import ValidationResult
 from sr_deploy.untrusted import open_for_appending, open_regular
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+DISCRIMINATOR_METRICS = ("discriminator", "d_real", "d_fake")
+"""The discriminator's loss, and its mean logits for originals and for results."""
+OTHER_METRICS = frozenset(
+    {"step", "kind", "loss", "healthy", "skipped_steps", "learning_rate", "steps_per_second", "data_wait"}
+    | set(DISCRIMINATOR_METRICS)
+)
+"""What a step or a line of kind `training` has beside the terms of the loss, which have the names of the losses."""
 _LAST_STEP = 2**53
 
 
@@ -35,7 +44,7 @@ class MetricsLog:
         self._path = run / METRICS_NAME
         _drop_after(run, step)
         self._open = contextlib.ExitStack()
-        self._events = _open_events(self._open.enter_context(lend_path(run / "tensorboard")), step)
+        self._events = _open_events(self._open.enter_context(lend_path(run / TENSORBOARD_NAME)), step)
         self.advice = "" if self._events else f"TensorBoard curves need: {install_command('tensorboard')}"
 
     def __enter__(self) -> Self:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sr_deploy.arch.discriminators import build_discriminator, check_discriminator, read_discriminator
 from sr_deploy.arch.registry import build_network
@@ -18,17 +18,11 @@ from sr_deploy.files import require_file, sha256_of
 from sr_deploy.measure.machine import memory_bytes
 from sr_deploy.model import open_model
 from sr_deploy.train.ema import MovingAverage
-from sr_deploy.train.losses import (
-    Criterion,
-    build_adversarial_loss,
-    build_perceptual_loss,
-    build_pixel_loss,
-    find_vgg19,
-)
+from sr_deploy.train.losses.registry import AdversarialCriterion, Criterion, LossInputs, find_terms
 from sr_deploy.train.photographs import training_paths, validation_paths
 from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
-from sr_deploy.train.recipe import DiscriminatorRecipe, LossRecipe, QuantizationRecipe, Recipe
+from sr_deploy.train.recipe import DiscriminatorRecipe, Recipe
 from sr_deploy.train.run import StartingPoint
 from sr_deploy.train.state import DiscriminatorState, TrainingState
 from sr_deploy.train.update import Criteria, Updater
@@ -100,44 +94,44 @@ def check_inputs(recipe: Recipe) -> None:
     validation_paths(recipe.data)
     if recipe.quantization is not None and not recipe.quantization.input_steps:
         raise TrainingError(f"recipe {recipe.name} trains a network for INT8; give it with --qat CHECKPOINT")
-    perceptual, discriminator = recipe.loss.perceptual, recipe.discriminator
-    if perceptual is not None and perceptual.weight > 0:
-        find_vgg19(perceptual)
+    for term in find_terms(recipe):
+        term.loss.check_files(term.options)
+    discriminator = recipe.discriminator
     if discriminator is not None:
         check_discriminator(_discriminator_spec(recipe, discriminator))
         if discriminator.weights is not None:
             require_file(Path(discriminator.weights), "a discriminator's weights")
 
 
-def build_criteria(recipe: LossRecipe, device: torch.device) -> Criteria:
-    """The terms of the generator's loss; those of weight 0 are left out.
+def build_criteria(recipe: Recipe, device: torch.device) -> Criteria:
+    """What the networks of a recipe minimize; losses of weight 0 are left out.
 
     Raises:
-        InputError: VGG19's file is needed, and missing or not what it should be.
+        InputError: a file that a loss needs is missing, or not what it should be.
     """
-    adversarial = recipe.adversarial
+    built = [(term, term.loss.build(term.options, device)) for term in find_terms(recipe)]
+    adversarial = [criterion for term, criterion in built if "discriminator" in term.loss.needs]
     return Criteria(
-        pixel=build_pixel_loss(recipe) if recipe.weight > 0 else None,
-        perceptual=build_perceptual_loss(recipe.perceptual, device) if recipe.perceptual is not None else None,
-        adversarial=build_adversarial_loss(adversarial.kind) if adversarial is not None else None,
-        adversarial_weight=adversarial.weight if adversarial is not None else 0.0,
+        terms={term.name: _weigh(term.options.weight, criterion) for term, criterion in built},
+        discriminator_loss=cast(AdversarialCriterion, adversarial[0]).discriminator_loss if adversarial else None,
     )
 
 
-def build_distillation(
-    recipe: QuantizationRecipe, teacher: nn.Module, precision: PrecisionChoice, device: torch.device
-) -> Criterion | None:
-    """Distance from what `teacher` makes of the same low resolution; None where its factor is 0."""
-    if recipe.distillation == 0:
+def _weigh(weight: float, criterion: Criterion) -> Criterion:
+    def weighed(inputs: LossInputs) -> Tensor:
+        return weight * criterion(inputs)
+
+    return weighed
+
+
+def prepare_teacher(
+    recipe: Recipe, teacher: nn.Module, precision: PrecisionChoice, device: torch.device
+) -> nn.Module | None:
+    """The network that training began with, ready to be asked; None where no loss asks for it."""
+    if not any("teacher" in term.loss.needs for term in find_terms(recipe)):
         return None
-    teacher.eval().requires_grad_(False).to(device, memory_format=precision.memory_format())  # type: ignore[call-overload]
-
-    def measure(lr_NCHW: Tensor, sr_NCHW: Tensor) -> Tensor:
-        with torch.no_grad(), precision.autocast_on(device):
-            expected = teacher(lr_NCHW)
-        return recipe.distillation * functional.l1_loss(sr_NCHW.float(), expected.float())
-
-    return measure
+    prepared: nn.Module = teacher.eval().requires_grad_(False).to(device, memory_format=precision.memory_format())  # type: ignore[call-overload]
+    return prepared
 
 
 def build_discriminator_state(recipe: Recipe, device: torch.device, *, resume: bool) -> DiscriminatorState | None:
@@ -198,6 +192,7 @@ def build_updater(
     state: TrainingState,
     criteria: Criteria,
     *,
+    teacher: nn.Module | None = None,
     precision: PrecisionChoice,
     device: torch.device,
     processes: Processes,
@@ -211,6 +206,7 @@ def build_updater(
         generator=processes.share_gradients(called, device, share_buffers=True),
         # Two passes before one backward: buffers sent in between would spoil the first.
         discriminator=processes.share_gradients(judged, device, share_buffers=False) if judged is not None else None,
+        teacher=teacher,
         criteria=criteria,
         precision=precision,
         device=device,

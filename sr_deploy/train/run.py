@@ -1,13 +1,9 @@
-"""The run folder: its manifest, its name, and finding one. No torch here.
-
-runs/<name>/run.json  recipe.toml  metrics.jsonl  previews/  tensorboard/  checkpoints/step-000500/
-"""
+"""A run: its manifest, its folder's name, and finding one. No torch here."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
@@ -22,17 +18,12 @@ from sr_deploy.errors import InputError, OutputError, TrainingError
 from sr_deploy.files import lost_folder, make_folder, output_error, write_text
 from sr_deploy.locks import LOCK_NAME, hold_lock
 from sr_deploy.measure.machine import Machine
+from sr_deploy.run_folder import CHECKPOINT_PATTERN, CHECKPOINTS_NAME, MANIFEST_NAME, RECIPE_NAME, find_last_checkpoint
 from sr_deploy.untrusted import find_inside, read_json
 
-MANIFEST_NAME = "run.json"
-RECIPE_NAME = "recipe.toml"
-METRICS_NAME = "metrics.jsonl"
-CHECKPOINTS_NAME = "checkpoints"
 SCHEMA_VERSION = 1
 
-_CHECKPOINT = re.compile(r"step-(\d{6,18})")
-
-CheckpointName = Annotated[str, Field(pattern=rf"^{CHECKPOINTS_NAME}/step-\d{{6,18}}$")]
+CheckpointName = Annotated[str, Field(pattern=rf"^{CHECKPOINTS_NAME}/{CHECKPOINT_PATTERN}$")]
 """A checkpoint's folder below the run's."""
 
 
@@ -266,28 +257,6 @@ def find_newest_run(folder: Path, *, with_checkpoint: bool = True) -> Path:
     found = [(date, run) for (date, fits), run in read if fits]
     what = "run with a checkpoint" if with_checkpoint else "run"
     return max(require_any(found, faults, f"no {what} in {folder}; train one with: sr-deploy train"))[1]
-
-
-def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of a run's checkpoints, oldest first."""
-    folder = run / CHECKPOINTS_NAME
-    found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        match = _CHECKPOINT.fullmatch(path.name)
-        if match and path.is_dir():
-            found.append((int(match[1]), path))
-    return sorted(found)
-
-
-def find_last_checkpoint(run: Path) -> tuple[int, Path] | None:
-    """(step, folder) of a run's newest checkpoint."""
-    checkpoints = list_checkpoints(run)
-    return checkpoints[-1] if checkpoints else None
-
-
-def checkpoint_folder(run: Path, step: int) -> Path:
-    """Where the checkpoint after `step` updates lies."""
-    return run / CHECKPOINTS_NAME / f"step-{step:06d}"
 
 
 def require_run(run: Path) -> RunManifest:

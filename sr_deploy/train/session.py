@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,45 +13,36 @@ from torch import nn
 
 from sr_deploy.arch.quantized import quantize_convolutions
 from sr_deploy.arch.registry import input_multiple
-from sr_deploy.arch.weights import read_checkpoint, save_generator
-from sr_deploy.errors import InputError, OutputError, RecipeError, TrainingError
+from sr_deploy.arch.weights import read_checkpoint
+from sr_deploy.errors import InputError, RecipeError, TrainingError
 from sr_deploy.imaging.codec import training_decoder
-from sr_deploy.measure.machine import describe_machine, tool_versions
+from sr_deploy.run_folder import TEACHER_NAME, find_last_checkpoint
 from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
-from sr_deploy.train.losses import build_pixel_loss
+from sr_deploy.train.manifest import check_resumable, new_manifest, record_start
 from sr_deploy.train.networks import (
     build_criteria,
     build_discriminator_state,
-    build_distillation,
     build_generator,
     build_state,
     build_updater,
+    prepare_teacher,
 )
 from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
 from sr_deploy.train.photographs import Photographs, Report, training_paths
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
-from sr_deploy.train.recipe import LossRecipe, Recipe, find_differences, read_run_recipe, write_recipe
+from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import (
-    RECIPE_NAME,
-    PrecisionRecord,
     RunManifest,
     StartingPoint,
     claim_run_folder,
-    find_last_checkpoint,
     hold_run,
-    list_checkpoints,
-    require_kept,
     require_run,
-    write_manifest,
 )
 from sr_deploy.train.sampling import PatchSampler
 from sr_deploy.train.state import TrainingState
 from sr_deploy.train.update import Updater
 from sr_deploy.train.validation import HeldOut, read_held_out
-
-TEACHER_NAME = "teacher.safetensors"
-"""In the folder of a run that trains for INT8: the network that it began with, which is distilled in FP32."""
 
 
 @dataclass
@@ -157,21 +146,18 @@ def _prepare(
         starting_point = StartingPoint(
             path=given.checkpoint or starting_point.path, sha256=given.checkpoint_sha256 or starting_point.sha256
         )
-    criteria = build_criteria(recipe.loss, chosen_device)
+    criteria = build_criteria(recipe, chosen_device)
     discriminator = build_discriminator_state(recipe, chosen_device, resume=resume)
     if manifest is None:
         precision = processes.broadcast(lambda: _choose_precision(recipe, network, sampler, chosen_device))
         run = processes.broadcast(claim)
-        manifest = _new_manifest(
+        manifest = new_manifest(
             recipe, run, precision, data_sha256=fingerprint, device=chosen_device, starting_point=starting_point
         )
     else:
         precision = PrecisionChoice.model_validate(manifest.precision.model_dump())
         processes.broadcast(lambda: delete_leftovers(run))
     recipe = _fix_precision(recipe, precision)
-    if recipe.quantization is not None and teacher is not None:
-        distillation = build_distillation(recipe.quantization, teacher, precision, chosen_device)
-        criteria = replace(criteria, distillation=distillation)
     state = build_state(recipe, network, discriminator, precision, chosen_device)
     state.pool = build_pool(recipe, processes.rank)
     last = find_last_checkpoint(run) if resume else None
@@ -179,13 +165,16 @@ def _prepare(
         last[1], state, rank=processes.rank, processes=processes.world_size
     ):
         report(f"the pool of training pairs begins anew: {last[1]} was written by another number of processes")
-    updater = build_updater(recipe, state, criteria, precision=precision, device=chosen_device, processes=processes)
+    asked = prepare_teacher(recipe, teacher, precision, chosen_device) if teacher is not None else None
+    updater = build_updater(
+        recipe, state, criteria, teacher=asked, precision=precision, device=chosen_device, processes=processes
+    )
     session = Session(
         recipe=recipe, run=run, manifest=manifest, device=chosen_device, precision=precision, sampler=sampler,
         make_pair=build_pair_maker(recipe, chosen_device, state.pool), held_out=held_out, updater=updater, state=state,
         processes=processes, previews=training_decoder() == "pyvips",
     )  # fmt: skip
-    processes.broadcast(lambda: _record_start(session, teacher, resume=resume))
+    processes.broadcast(lambda: record_start(session, teacher, resume=resume))
     return session
 
 
@@ -222,50 +211,6 @@ def choose_device(name: str | None, processes: Processes = SINGLE_PROCESS) -> to
     return torch.device(chosen)
 
 
-def update_manifest(session: Session, **changes: object) -> None:
-    """Write `run.json` with the present step and what else changed; the first process does it for all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    state = session.state
-    present = {
-        "step": state.step,
-        "steps": session.recipe.run.steps,
-        "seconds": round(state.seconds, 2),
-        "skipped_steps": state.skipped,
-        "processes": session.processes.world_size,
-        "best_validation": state.best_validation,
-        "device": str(session.device),
-        "checkpoints": tuple(str(path.relative_to(session.run)) for _, path in list_checkpoints(session.run)),
-    }
-    manifest = session.manifest.model_copy(update={**present, **changes})
-    if session.processes.is_main:
-        require_kept(session.run)
-        manifest = write_manifest(session.run, manifest)
-    session.manifest = manifest
-
-
-def check_resumable(recipe: Recipe, run: Path) -> RunManifest:
-    """The manifest of a run that `recipe` can go on with.
-
-    Raises:
-        TrainingError: there is no run, or it was trained by another recipe; the message names what differs.
-    """
-    manifest = require_run(run)
-    if differences := find_differences(read_run_recipe(run / RECIPE_NAME), recipe):
-        raise TrainingError(
-            f"cannot resume {run} with another recipe: {'; '.join(differences)}; leave the recipe as it was "
-            "(only data.workers, data.cache_gib and what is under run may change), or start a new run"
-        )
-    last = find_last_checkpoint(run)
-    if last is not None and last[0] > recipe.run.steps:
-        raise TrainingError(
-            f"cannot resume {run} to run.steps = {recipe.run.steps}: its last checkpoint is of step {last[0]} already"
-        )
-    return manifest
-
-
 def _open_photographs(recipe: Recipe, report: Report) -> Photographs:
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
     degraded = recipe.degradation is not None
@@ -294,8 +239,7 @@ def _choose_precision(
     shape = (sampler.share, 3, recipe.data.patch_size, recipe.data.patch_size)
     hr_NCHW = torch.rand(shape, generator=torch.Generator().manual_seed(recipe.seed))
     lr_NCHW = torch.nn.functional.avg_pool2d(hr_NCHW, recipe.scale)
-    criterion = build_pixel_loss(LossRecipe())
-    return choose_precision(recipe.precision, network, criterion, lr_NCHW.to(device), hr_NCHW.to(device))
+    return choose_precision(recipe.precision, network, lr_NCHW.to(device))
 
 
 def _check_share(recipe: Recipe, processes: Processes) -> None:
@@ -311,47 +255,3 @@ def _fix_precision(recipe: Recipe, precision: PrecisionChoice) -> Recipe:
     """The recipe with what was measured in place of "auto": it then gives the same bits on a like machine."""
     fixed = {"autocast": precision.autocast, "channels_last": precision.channels_last}
     return recipe.model_copy(update={"precision": recipe.precision.model_copy(update=fixed)})
-
-
-def _record_start(session: Session, teacher: nn.Module | None, *, resume: bool) -> None:
-    """Write recipe, manifest and what is distilled. A new run that cannot be written leaves nothing behind."""
-    last = session.manifest.last_validation
-    if last is not None and last.step > session.state.step:
-        last = None  # those steps come again
-    try:
-        write_recipe(session.run / RECIPE_NAME, session.recipe)
-        if teacher is not None and not resume:
-            save_generator(session.run / TEACHER_NAME, teacher.state_dict(), session.recipe.arch_spec())
-        update_manifest(session, status="running", last_validation=last, machine=describe_machine())
-    except OutputError:
-        if not resume:
-            shutil.rmtree(session.run, ignore_errors=True)
-        raise
-
-
-def _new_manifest(
-    recipe: Recipe,
-    run: Path,
-    precision: PrecisionChoice,
-    *,
-    data_sha256: str,
-    device: torch.device,
-    starting_point: StartingPoint | None,
-) -> RunManifest:
-    now = datetime.now(UTC)
-    return RunManifest(
-        name=run.name,
-        recipe=recipe.name,
-        created_at=now,
-        updated_at=now,
-        status="running",
-        step=0,
-        steps=recipe.run.steps,
-        seconds=0.0,
-        precision=PrecisionRecord.model_validate(precision.model_dump()),
-        device=str(device),
-        data_sha256=data_sha256,
-        started_from=starting_point,
-        versions=tool_versions(),
-        machine=describe_machine(),
-    )

@@ -6,18 +6,19 @@ Shape suffixes: N batch, C channels, H height, W width; `sr` is the network's pi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from sr_deploy.errors import TrainingError
 from sr_deploy.train.degradation import TrainingPair
-from sr_deploy.train.losses import AdversarialLoss, Criterion
+from sr_deploy.train.losses.registry import Criterion, LossInputs
 from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
-from sr_deploy.train.state import DiscriminatorState, TrainingState
+from sr_deploy.train.state import TrainingState
 
 Mark = Callable[[str], None]
 """Told the name of each phase as it begins: forward, backward, update."""
@@ -25,18 +26,12 @@ Mark = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Criteria:
-    """The terms of the generator's loss, each with its weight."""
+    """What the networks minimize."""
 
-    pixel: Criterion | None
-    """Distance of pictures."""
-    perceptual: Criterion | None
-    """Distance of VGG19's features."""
-    adversarial: AdversarialLoss | None
-    """The game with the discriminator."""
-    adversarial_weight: float
-    """Factor of the generator's side of it."""
-    distillation: Criterion | None = None
-    """From low resolution and the network's picture: distance from what it gave in FP32 before it was trained."""
+    terms: Mapping[str, Criterion]
+    """Terms of the generator's loss, each times its weight, in the order in which they are added up."""
+    discriminator_loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    """From logits of originals and of results."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,8 @@ class Updater:
     """The state's network as it is called: compiled, or shared between processes."""
     discriminator: nn.Module | None
     """The discriminator as it is called in its own update."""
+    teacher: nn.Module | None
+    """What the generator was before it was trained for INT8, where a loss asks for it."""
     criteria: Criteria
     """The losses."""
     precision: PrecisionChoice
@@ -89,7 +86,7 @@ class Updater:
             discriminator.optimizer.zero_grad(set_to_none=True)
             for number, (part, sr_NCHW) in enumerate(zip(parts, sr_parts, strict=True)):
                 with self._sharing(self.discriminator, last=number == len(parts) - 1):
-                    self._discriminator_pass(discriminator, part.hr_NCHW, sr_NCHW, metrics, mark)
+                    self._discriminator_pass(part.hr_NCHW, sr_NCHW, metrics, mark)
             mark("update")
             rate = learning_rate * discriminator.rate_factor
             healthy &= self._step(discriminator.optimizer, discriminator.network, rate, None, metrics["discriminator"])
@@ -98,22 +95,15 @@ class Updater:
         return {**metrics.means, "healthy": healthy.float()}
 
     def _generator_pass(self, part: TrainingPair, metrics: _Metrics, mark: Mark) -> Tensor:
-        criteria, discriminator = self.criteria, self.state.discriminator
         mark("forward")
         with self.precision.autocast_on(self.device):
             sr_NCHW: Tensor = self.generator(part.lr_NCHW)
-        terms: dict[str, Tensor] = {}
-        if criteria.pixel is not None:
-            terms["pixel"] = criteria.pixel(sr_NCHW, part.target_NCHW)
-        if criteria.perceptual is not None:
-            terms["perceptual"] = criteria.perceptual(sr_NCHW, part.target_NCHW)
-        if criteria.distillation is not None:
-            terms["distillation"] = criteria.distillation(part.lr_NCHW, sr_NCHW)
-        if criteria.adversarial is not None and discriminator is not None:
+        inputs = LossInputs(part.lr_NCHW, sr_NCHW, part.target_NCHW, part.hr_NCHW, self._discriminate, self._teach)
+        discriminator = self.state.discriminator
+        if discriminator is not None:
             discriminator.network.requires_grad_(False)
-            real = self._judge(discriminator, part.hr_NCHW).detach() if criteria.adversarial.needs_real else None
-            verdict = self._judge(discriminator, sr_NCHW)
-            terms["adversarial"] = criteria.adversarial_weight * criteria.adversarial.generator_loss(verdict, real)
+        terms = {name: criterion(inputs) for name, criterion in self.criteria.terms.items()}
+        if discriminator is not None:
             discriminator.network.requires_grad_(True)
         loss = torch.stack(list(terms.values())).sum()
         metrics.add({"loss": loss, **(terms if len(terms) > 1 else {})})
@@ -121,24 +111,31 @@ class Updater:
         self.state.scaler.scale(loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
         return sr_NCHW.detach()
 
-    def _discriminator_pass(
-        self, discriminator: DiscriminatorState, hr_NCHW: Tensor, sr_NCHW: Tensor, metrics: _Metrics, mark: Mark
-    ) -> None:
-        assert self.criteria.adversarial is not None
+    def _discriminator_pass(self, hr_NCHW: Tensor, sr_NCHW: Tensor, metrics: _Metrics, mark: Mark) -> None:
+        assert self.criteria.discriminator_loss is not None
         assert self.discriminator is not None
         mark("forward")
         with self.precision.autocast_on(self.device):
             # Two passes: batch statistics of originals and of results stay apart, as in the papers' code.
             real, fake = self.discriminator(hr_NCHW), self.discriminator(sr_NCHW)
-        loss = self.criteria.adversarial.discriminator_loss(real, fake)
+        loss = self.criteria.discriminator_loss(real, fake)
         metrics.add({"discriminator": loss, "d_real": real.mean(), "d_fake": fake.mean()})
         mark("backward")
         self.state.scaler.scale(loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
 
-    def _judge(self, discriminator: DiscriminatorState, images_NCHW: Tensor) -> Tensor:
+    def _discriminate(self, images_NCHW: Tensor) -> Tensor:
+        if self.state.discriminator is None:
+            raise TrainingError("a loss asks for the discriminator, and its `needs` does not have it: name it there")
         with self.precision.autocast_on(self.device):
-            verdict: Tensor = discriminator.network(images_NCHW)
-        return verdict
+            logits: Tensor = self.state.discriminator.network(images_NCHW)
+        return logits
+
+    def _teach(self, lr_NCHW: Tensor) -> Tensor:
+        if self.teacher is None:
+            raise TrainingError("a loss asks for the teacher, and its `needs` does not have it: name it there")
+        with torch.no_grad(), self.precision.autocast_on(self.device):
+            expected: Tensor = self.teacher(lr_NCHW)
+        return expected
 
     def _step(
         self,

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict
 
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import Bundle, Shape
-from sr_deploy.config import Document
+from sr_deploy.bundle.records import Record
 from sr_deploy.deps import require, silent_session_options
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.graph.load import load_whole_model
@@ -34,10 +33,8 @@ Pairs = Sequence[tuple["NodeProto", str, str]]
 """Node of the candidate, the name of its output there, and in the reference."""
 
 
-class NodeError(Document):
+class NodeError(Record):
     """One node of the graph that was looked at."""
-
-    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     node: str
     """Operator and name, as in `Conv 'node_conv2d_3'`."""
@@ -47,10 +44,8 @@ class NodeError(Document):
     """Error of what it gives; infinite if that is not finite."""
 
 
-class Bisection(Document):
+class Bisection(Record):
     """What `--bisect` found in one graph."""
-
-    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     file: str
     """The graph."""

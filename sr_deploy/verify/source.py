@@ -9,7 +9,8 @@ from sr_deploy.bundle import Bundle, Check, utc_now
 from sr_deploy.errors import CheckpointError
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.read import METADATA_PREFIX, read_graph
-from sr_deploy.model import CHECKPOINTS_FOLDER, GENERATOR_NAMES, STEP_PREFIX, Model, open_model
+from sr_deploy.model import Model, open_model
+from sr_deploy.run_folder import list_weights
 from sr_deploy.verify.audit import compare_tensor
 
 _SOURCE_KEY = f"{METADATA_PREFIX}source_sha256"
@@ -44,11 +45,7 @@ def check_source(model: Model, source: Path | str) -> Check:
 
 def _choose_checkpoint(path: Path, sha256: str) -> Path:
     """Of a run the checkpoint with that hash; a run that went on has newer ones."""
-    for step in sorted((path / CHECKPOINTS_FOLDER).glob(f"{STEP_PREFIX}*"), reverse=True):
-        for name in GENERATOR_NAMES:
-            if (step / name).is_file() and sha256_of(step / name) == sha256:
-                return step / name
-    return path
+    return next((weights for weights in list_weights(path) if sha256_of(weights) == sha256), path)
 
 
 def _compare_hashes(bundle: Bundle, opened: Model, same: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.imaging.codec import write_image
-from sr_deploy.train.run import list_checkpoints
+from sr_deploy.run_folder import list_checkpoints
 
 PICTURES = 24
 FRAMES = 120

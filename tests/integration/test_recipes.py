@@ -20,8 +20,9 @@ from sr_deploy.cli import main
 from sr_deploy.config import named_files
 from sr_deploy.files import sha256_of
 from sr_deploy.imaging.codec import write_image
+from sr_deploy.run_folder import RECIPE_NAME, list_checkpoints
 from sr_deploy.train.recipe import Recipe, load_recipe, read_run_recipe
-from sr_deploy.train.run import RECIPE_NAME, list_checkpoints, read_manifest, write_manifest
+from sr_deploy.train.run import read_manifest, write_manifest
 
 # One process trains them all: the stages build upon each other.
 pytestmark = pytest.mark.xdist_group("recipes")

@@ -16,10 +16,10 @@ from sr_deploy.arch.weights import read_checkpoint
 from sr_deploy.errors import InputError, TrainingError
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.model import open_model
-from sr_deploy.train.checkpoint import AVERAGE_NAME, GENERATOR_NAME, STATE_NAME
+from sr_deploy.run_folder import AVERAGE_NAME, GENERATOR_NAME, STATE_NAME, find_last_checkpoint, list_checkpoints
 from sr_deploy.train.loop import StepReport, train
 from sr_deploy.train.recipe import read_run_recipe
-from sr_deploy.train.run import find_last_checkpoint, list_checkpoints, read_manifest
+from sr_deploy.train.run import read_manifest
 
 
 def test_a_measured_run_says_at_its_start_how_long_it_takes_at_least(tmp_path, make_recipe):

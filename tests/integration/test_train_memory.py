@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy.train.run import find_last_checkpoint, read_manifest
+from sr_deploy.run_folder import find_last_checkpoint
+from sr_deploy.train.run import read_manifest
 
 resource = pytest.importorskip("resource", reason="limits of memory are POSIX's")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits another process's memory, which Linux lets")

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from sr_deploy.errors import TrainingError
-from sr_deploy.train.checkpoint import GENERATOR_NAME
+from sr_deploy.run_folder import GENERATOR_NAME, list_checkpoints
 from sr_deploy.train.degradation import TrainingPair
 from sr_deploy.train.loop import train
-from sr_deploy.train.run import list_checkpoints, read_manifest
+from sr_deploy.train.run import read_manifest
 from sr_deploy.train.update import Updater
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sr_deploy.train.run import find_last_checkpoint, read_manifest
+from sr_deploy.run_folder import find_last_checkpoint
+from sr_deploy.train.run import read_manifest
 
 pytestmark = pytest.mark.slow
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt
+from pydantic import Field, FiniteFloat, NonNegativeInt
 
-from sr_deploy.bundle.records import Share
-from sr_deploy.config import Document
+from sr_deploy.bundle.records import Record, Share
 from sr_deploy.deps import is_installed, require
 from sr_deploy.export.int8.formats import FormatName
 from sr_deploy.export.int8.options import Int8Options
@@ -28,11 +27,7 @@ def picture_name(precision: FormatName) -> str:
     return f"{precision}-search.png"
 
 
-class _Record(Document):
-    model_config = ConfigDict(ser_json_inf_nan="strings")
-
-
-class CurvePoint(_Record):
+class CurvePoint(Record):
     """One combination of quantized and float layers that was measured during the search."""
 
     share: Share
@@ -57,7 +52,7 @@ class CurvePoint(_Record):
     """Whether it is within the budget."""
 
 
-class LayerReport(_Record):
+class LayerReport(Record):
     """One convolution."""
 
     name: str
@@ -80,7 +75,7 @@ class LayerReport(_Record):
     """Its bias, with the correction; None where it is float or has none."""
 
 
-class Int8Report(_Record):
+class Int8Report(Record):
     """`int8.json` or `fp8.json` of a bundle."""
 
     schema_version: Literal[1] = 1

@@ -2,19 +2,21 @@
 
 Every mean is over all logits of the batch: N x 1 (one verdict for each image) and N x 1 x H x W (one for each pixel)
 are taken alike. All is computed in FP32, whatever the discriminator computed in: half precision overflows and averages
-badly. None of the losses carries a weight.
+badly.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Protocol
 
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, device
 from torch.nn import functional as F
 
 from sr_deploy.errors import TrainingError
-
-AdversarialKind = Literal["vanilla", "least_squares", "hinge", "relativistic_average"]
+from sr_deploy.train.losses.registry import AdversarialCriterion, Loss, LossInputs, LossOptions
+from sr_deploy.train.section import one_of
 
 
 class AdversarialLoss(Protocol):
@@ -41,17 +43,6 @@ class AdversarialLoss(Protocol):
             real: logits of originals.
             fake: logits of generated images, which were detached from the generator.
         """
-
-
-def build_adversarial_loss(kind: AdversarialKind) -> AdversarialLoss:
-    """The pair of losses of that name."""
-    losses: dict[AdversarialKind, type[AdversarialLoss]] = {
-        "vanilla": VanillaLoss,
-        "least_squares": LeastSquaresLoss,
-        "hinge": HingeLoss,
-        "relativistic_average": RelativisticAverageLoss,
-    }
-    return losses[kind]()
 
 
 class VanillaLoss:
@@ -127,3 +118,48 @@ def _call_real(logits: Tensor) -> Tensor:
 def _call_fake(logits: Tensor) -> Tensor:
     """Mean binary cross-entropy against 0: log(1 + exp(x))."""
     return F.softplus(logits.float()).mean()
+
+
+KINDS: dict[str, AdversarialLoss] = {
+    "vanilla": VanillaLoss(),
+    "least_squares": LeastSquaresLoss(),
+    "hinge": HingeLoss(),
+    "relativistic_average": RelativisticAverageLoss(),
+}
+"""The losses, by the name that a recipe gives them."""
+
+
+class AdversarialOptions(LossOptions):
+    """What the generator earns by deceiving the discriminator."""
+
+    kind: Annotated[str, one_of(KINDS)] = Field(examples=list(KINDS))
+    """vanilla (SRGAN, Real-ESRGAN), least_squares (LSGAN), hinge, relativistic_average (ESRGAN)."""
+    weight: float = Field(gt=0, le=10**6)
+    """Factor of the generator's term."""
+
+
+@dataclass(frozen=True)
+class _Criterion:
+    """A loss on logits as a loss on images."""
+
+    loss: AdversarialLoss
+    """On logits."""
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        real = inputs.discriminator(inputs.hr_NCHW).detach() if self.loss.needs_real else None
+        return self.loss.generator_loss(inputs.discriminator(inputs.sr_NCHW), real)
+
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        return self.loss.discriminator_loss(real, fake)
+
+
+def _build(options: AdversarialOptions, _device: device) -> AdversarialCriterion:
+    return _Criterion(KINDS[options.kind])
+
+
+LOSS = Loss(
+    title="What the discriminator says of the output",
+    options=AdversarialOptions,
+    build=_build,
+    needs=frozenset({"discriminator"}),
+)

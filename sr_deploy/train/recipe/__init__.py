@@ -19,12 +19,11 @@ from sr_deploy.train.recipe.files import (
     read_run_recipe,
     write_recipe,
 )
-from sr_deploy.train.recipe.losses import AdversarialRecipe, DiscriminatorRecipe, LossRecipe, PerceptualRecipe
+from sr_deploy.train.recipe.loss import DiscriminatorRecipe, LossRecipe
 from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimizerRecipe, PrecisionRecipe, ScheduleRecipe
 from sr_deploy.train.recipe.stage import NetworkRecipe, QuantizationRecipe, Recipe, RunRecipe
 
 __all__ = [
-    "AdversarialRecipe",
     "DataRecipe",
     "DegradationRecipe",
     "DiscriminatorRecipe",
@@ -35,7 +34,6 @@ __all__ = [
     "NetworkRecipe",
     "NoiseRecipe",
     "OptimizerRecipe",
-    "PerceptualRecipe",
     "PrecisionRecipe",
     "QuantizationRecipe",
     "Recipe",

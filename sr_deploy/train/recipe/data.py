@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from sr_deploy.train.recipe.section import Section
+from sr_deploy.train.section import Section
 
 _STEREO_PAIR = {"motorcycle_left", "motorcycle_right"}
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from sr_deploy.train.recipe.section import Section
+from sr_deploy.train.section import Section
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Width = Annotated[float, Field(ge=0, le=1000)]

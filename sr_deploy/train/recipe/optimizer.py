@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from sr_deploy.train.recipe.section import LearningRate, Section, Steps
+from sr_deploy.train.section import LearningRate, Section, Steps
 
 
 class ScheduleRecipe(Section):

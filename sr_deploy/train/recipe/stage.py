@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, model_validator
 
 from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.train.losses.registry import describe_key, find_terms, list_losses
 from sr_deploy.train.recipe.data import DataRecipe
 from sr_deploy.train.recipe.degradation import DegradationRecipe
-from sr_deploy.train.recipe.losses import DiscriminatorRecipe, LossRecipe
+from sr_deploy.train.recipe.loss import DiscriminatorRecipe, LossRecipe
 from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimizerRecipe, PrecisionRecipe
-from sr_deploy.train.recipe.section import Factor, Section, Steps
+from sr_deploy.train.section import Factor, Section, Steps
 
 
 class NetworkRecipe(Section):
@@ -78,12 +79,12 @@ class Recipe(Section):
     """The images."""
     degradation: DegradationRecipe | None = None
     """How low resolution is made; left out: the papers' bicubic."""
-    loss: LossRecipe = LossRecipe()
+    loss: SerializeAsAny[LossRecipe] = Field(default_factory=lambda: LossRecipe.model_validate({}))
     """What is minimized."""
     optimizer: OptimizerRecipe
     """How it is minimized."""
     discriminator: DiscriminatorRecipe | None = None
-    """Needed by an adversarial loss, and by nothing else."""
+    """Needed by a loss that asks for it, and by nothing else."""
     quantization: QuantizationRecipe | None = None
     """What is computed in INT8; left out: nothing."""
     ema: EmaRecipe = EmaRecipe()
@@ -112,11 +113,25 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_discriminator(self) -> Self:
-        if self.loss.adversarial is not None and self.discriminator is None:
-            raise ValueError("loss.adversarial needs a [discriminator]")
-        if self.loss.adversarial is None and self.discriminator is not None:
-            raise ValueError("[discriminator] is there for [loss.adversarial], which is missing")
+    def _check_losses(self) -> Self:
+        terms = find_terms(self)
+        if not any("original" in term.loss.needs for term in terms):
+            keys = [describe_key(name, loss) for name, loss in list_losses() if "original" in loss.needs]
+            raise ValueError(
+                "nothing ties the result to the original: of "
+                f"{', '.join(f'{key}.weight' for key in keys)} at least one must be above 0"
+            )
+        for term in terms:
+            if "teacher" in term.loss.needs and self.quantization is None:
+                raise ValueError(f"{term.key} needs a [quantization], without which there is no teacher")
+        adversarial = [term.key for term in terms if "discriminator" in term.loss.needs]
+        if len(adversarial) > 1:
+            raise ValueError(f"{' and '.join(adversarial)} would both train the discriminator; give one of them")
+        if adversarial and self.discriminator is None:
+            raise ValueError(f"{adversarial[0]} needs a [discriminator]")
+        if self.discriminator is not None and not adversarial:
+            keys = [describe_key(name, loss) for name, loss in list_losses() if "discriminator" in loss.needs]
+            raise ValueError(f"[discriminator] is there for a loss that needs it ([{'], ['.join(keys)}]): give one")
         return self
 
     def arch_spec(self) -> ArchSpec:

@@ -6,17 +6,10 @@ import torch
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.weights import read_checkpoint
 from sr_deploy.errors import CheckpointError, OutputError, TrainingError
+from sr_deploy.run_folder import AVERAGE_NAME, GENERATOR_NAME, STATE_NAME, list_checkpoints
 from sr_deploy.train import checkpoint
-from sr_deploy.train.checkpoint import (
-    AVERAGE_NAME,
-    GENERATOR_NAME,
-    STATE_NAME,
-    delete_leftovers,
-    read_checkpoint_into,
-    write_checkpoint,
-)
+from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into, write_checkpoint
 from sr_deploy.train.ema import MovingAverage
-from sr_deploy.train.run import list_checkpoints
 from sr_deploy.train.state import TrainingState
 
 

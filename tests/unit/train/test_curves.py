@@ -22,7 +22,16 @@ def run(tmp_path):
     )  # fmt: skip
     write_manifest(tmp_path, manifest)
     lines = [
-        {"step": 10, "kind": "training", "loss": 0.5, "pixel": 0.4, "discriminator": 0.7, "learning_rate": 1e-3},
+        {
+            "step": 10,
+            "kind": "training",
+            "loss": 0.5,
+            "pixel": 0.4,
+            "of_anybody": 0.1,
+            "discriminator": 0.7,
+            "learning_rate": 1e-3,
+            "steps_per_second": 3.0,
+        },
         {"step": 20, "kind": "training", "skipped_steps": 10, "learning_rate": 1e-3},
         {"step": 20, "kind": "validation", "model": {"psnr_y": 30.0}, "bicubic": {"psnr_y": 29.0}},
     ]
@@ -34,9 +43,19 @@ def test_every_figure_of_the_run_is_drawn(run, tmp_path):
     draw_curves(run, tmp_path / "curves.svg")
     text = (tmp_path / "curves.svg").read_text()
     ElementTree.fromstring(text)
-    labels = ("loss", "pixel", "discriminator", "network", "bicubic", "learning rate", "run: recipe tiny, 20 steps")
+    labels = (
+        "loss",
+        "pixel",
+        "of_anybody",
+        "discriminator",
+        "network",
+        "bicubic",
+        "learning rate",
+        "run: recipe tiny, 20 steps",
+    )
     assert [label for label in labels if f"<!-- {label} -->" not in text] == []
-    assert "<!-- adversarial -->" not in text
+    assert "<!-- perceptual -->" not in text
+    assert "<!-- steps_per_second -->" not in text
     draw_curves(run, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 

@@ -7,12 +7,10 @@ import torch
 from torch import nn
 
 from sr_deploy.train import precision
-from sr_deploy.train.losses import build_pixel_loss
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
-from sr_deploy.train.recipe import LossRecipe, PrecisionRecipe
+from sr_deploy.train.recipe import PrecisionRecipe
 
 pytestmark = pytest.mark.usefixtures("_clock")
-CRITERION = build_pixel_loss(LossRecipe())
 BATCH = torch.rand(4, 3, 8, 8)
 
 
@@ -60,7 +58,7 @@ class Slow(nn.Module):
 def choose(seconds: dict[str, float], **recipe: object) -> tuple[PrecisionChoice, Slow]:
     network = Slow(seconds)
     wanted = PrecisionRecipe.model_validate({"channels_last": False, **recipe})
-    return choose_precision(wanted, network, CRITERION, BATCH, BATCH), network
+    return choose_precision(wanted, network, BATCH), network
 
 
 def test_the_fastest_is_taken_and_its_time_kept():
@@ -91,7 +89,7 @@ def test_what_the_recipe_fixes_is_not_measured():
 def test_real_network_is_left_as_it_was():
     network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    choice = choose_precision(PrecisionRecipe(autocast="bf16"), network, CRITERION, BATCH, BATCH)
+    choice = choose_precision(PrecisionRecipe(autocast="bf16"), network, BATCH)
     assert set(choice.step_milliseconds) <= {"bf16", "bf16, channels last"}
     assert choice.autocast == "bf16"
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from sr_deploy.config import companion_folder, named_files
+from sr_deploy.config import OpenSection, companion_folder, named_files
 from sr_deploy.errors import InputError, RecipeError
 from sr_deploy.train.recipe import Recipe, find_differences, format_toml, load_recipe, read_run_recipe, write_recipe
 
@@ -116,7 +116,8 @@ def list_fields(model, prefix=""):
         inner = [one for one in (field.annotation, *get_args(field.annotation)) if isinstance(one, type)]
         sections = [one for one in inner if issubclass(one, BaseModel)]
         if sections:
-            yield from list_fields(sections[0], f"{prefix}{name}.")
+            section = sections[0].find_model() if issubclass(sections[0], OpenSection) else sections[0]
+            yield from list_fields(section, f"{prefix}{name}.")
         else:
             yield prefix + name
 

@@ -9,11 +9,11 @@ import pytest
 from sr_deploy.errors import InputError, LockedError, OutputError, TrainingError, UnsafePathError
 from sr_deploy.locks import LOCK_NAME
 from sr_deploy.measure.machine import describe_machine
+from sr_deploy.run_folder import find_last_checkpoint
 from sr_deploy.train.run import (
     PrecisionRecord,
     RunManifest,
     claim_run_folder,
-    find_last_checkpoint,
     find_newest_run,
     free_run_folder,
     read_manifest,

@@ -7,7 +7,8 @@ import torch
 
 from sr_deploy.arch.registry import build_network
 from sr_deploy.errors import CheckpointError
-from sr_deploy.train.checkpoint import STATE_NAME, read_checkpoint_into, write_checkpoint
+from sr_deploy.run_folder import STATE_NAME
+from sr_deploy.train.checkpoint import read_checkpoint_into, write_checkpoint
 from sr_deploy.train.degradation import PairPool
 from sr_deploy.train.ema import MovingAverage
 from sr_deploy.train.state import TrainingState

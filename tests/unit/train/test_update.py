@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from sr_deploy.errors import TrainingError
 from sr_deploy.train.degradation import TrainingPair
 from sr_deploy.train.metric_buffer import MetricBuffer
 from sr_deploy.train.networks import (
@@ -18,6 +20,7 @@ from sr_deploy.train.networks import (
 )
 from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import SINGLE_PROCESS
+from sr_deploy.train.update import Criteria
 
 CPU = torch.device("cpu")
 GAN = {
@@ -33,7 +36,7 @@ def make_updater(recipe):
     discriminator = build_discriminator_state(recipe, CPU, resume=False)
     state = build_state(recipe, network, discriminator, precision, CPU)
     return build_updater(
-        recipe, state, build_criteria(recipe.loss, CPU), precision=precision, device=CPU, processes=SINGLE_PROCESS
+        recipe, state, build_criteria(recipe, CPU), precision=precision, device=CPU, processes=SINGLE_PROCESS
     )
 
 
@@ -122,7 +125,7 @@ def test_the_generators_pass_leaves_no_gradient_in_the_discriminator(make_recipe
     discriminator = copy.deepcopy(alone.state.discriminator.network)
     with torch.no_grad():
         sr = alone.state.network(pair.lr_NCHW)
-    alone.criteria.adversarial.discriminator_loss(discriminator(pair.hr_NCHW), discriminator(sr)).backward()
+    alone.criteria.discriminator_loss(discriminator(pair.hr_NCHW), discriminator(sr)).backward()
     updater.update(pair, 1e-3)
     mine = {name: one.grad for name, one in updater.state.discriminator.network.named_parameters()}
     for name, one in discriminator.named_parameters():
@@ -139,3 +142,12 @@ def test_the_error_budget_leaves_bad_steps_out_of_the_means_and_counts_them(make
     assert (state.skipped, state.bad_in_row) == (1, 0)
     assert buffer.take_means() == {"loss": 2.0, "skipped_steps": 1}
     assert buffer.take_means() == {}
+
+
+def test_a_loss_that_does_not_say_what_it_needs_is_refused(make_recipe):
+    recipe = make_recipe()
+    updater = make_updater(recipe)
+    for asked in ("discriminator", "teacher"):
+        terms = {"toy": lambda inputs, asked=asked: getattr(inputs, asked)(inputs.lr_NCHW).mean()}
+        with pytest.raises(TrainingError, match=f"asks for the {asked}"):
+            replace(updater, criteria=Criteria(terms)).update(make_pair(recipe), 1e-3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sr_deploy.errors import TrainingError
-from sr_deploy.train.losses import build_adversarial_loss
+from sr_deploy.train.losses.adversarial import KINDS
 
 # Logits of two originals and two results: means 2 and 0.5.
 REAL = torch.tensor([[3.0], [1.0]])
@@ -37,13 +37,13 @@ def with_gradient(logits):
     ],
 )
 def test_values_by_hand(kind, generator, discriminator):
-    loss = build_adversarial_loss(kind)
+    loss = KINDS[kind]
     assert loss.generator_loss(FAKE, REAL).item() == pytest.approx(generator, rel=1e-6)
     assert loss.discriminator_loss(REAL, FAKE).item() == pytest.approx(discriminator, rel=1e-6)
 
 
 def test_relativistic_gradients_by_hand():
-    loss = build_adversarial_loss("relativistic_average")
+    loss = KINDS["relativistic_average"]
     fake, real = with_gradient(FAKE), with_gradient(REAL)
     loss.generator_loss(fake, real).backward()
     # Half of: -1/2 mean sigmoid(r - mean f), by way of the mean, and -1/2 sigmoid(mean r - f).
@@ -59,9 +59,9 @@ def test_relativistic_gradients_by_hand():
     assert fake.grad.flatten().tolist() == pytest.approx([0.0474259 / 4, 0.5 / 4], rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["vanilla", "least_squares", "hinge", "relativistic_average"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_verdict_for_each_pixel_is_averaged_like_one_for_each_image(kind):
-    loss = build_adversarial_loss(kind)
+    loss = KINDS[kind]
     real, fake = torch.randn(2, 12, generator=torch.Generator().manual_seed(1)).mul(2)
     maps = [logits.reshape(2, 1, 2, 3) for logits in (real, fake)]
     listed = [logits.reshape(12, 1) for logits in (real, fake)]
@@ -72,10 +72,10 @@ def test_a_verdict_for_each_pixel_is_averaged_like_one_for_each_image(kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["vanilla", "least_squares", "hinge", "relativistic_average"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_are_taken_in_fp32(kind, dtype):
-    loss = build_adversarial_loss(kind)
+    loss = KINDS[kind]
     # Exact in both formats; their differences, squares and sums exceed FP16's 65504.
     real, fake = torch.full((4, 1), 49152.0, dtype=dtype), torch.full((4, 1), -49152.0, dtype=dtype)
     for half, full in (
@@ -89,16 +89,13 @@ def test_half_precision_logits_are_taken_in_fp32(kind, dtype):
 
 def test_small_losses_do_not_vanish():
     """A discriminator that is sure still has something to learn from: e^-30, not 0."""
-    loss = build_adversarial_loss("vanilla")
+    loss = KINDS["vanilla"]
     sure = loss.discriminator_loss(torch.full((1, 1), 30.0), torch.full((1, 1), -30.0))
     assert sure.item() == pytest.approx(2 * math.exp(-30), rel=1e-5)
 
 
 def test_who_needs_originals():
-    needed = {
-        kind: build_adversarial_loss(kind).needs_real
-        for kind in ("vanilla", "least_squares", "hinge", "relativistic_average")
-    }
+    needed = {kind: loss.needs_real for kind, loss in KINDS.items()}
     assert needed == {"vanilla": False, "least_squares": False, "hinge": False, "relativistic_average": True}
     with pytest.raises(TrainingError, match="needs the logits of the originals too"):
-        build_adversarial_loss("relativistic_average").generator_loss(FAKE)
+        KINDS["relativistic_average"].generator_loss(FAKE)

@@ -1,0 +1,122 @@
+"""What a training writes about itself into its run's folder: the recipe, and the manifest as it goes on."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from sr_deploy.arch.weights import save_generator
+from sr_deploy.errors import OutputError, TrainingError
+from sr_deploy.measure.machine import describe_machine, tool_versions
+from sr_deploy.run_folder import RECIPE_NAME, TEACHER_NAME, find_last_checkpoint, list_checkpoints
+from sr_deploy.train.precision import PrecisionChoice
+from sr_deploy.train.recipe import Recipe, find_differences, read_run_recipe, write_recipe
+from sr_deploy.train.run import (
+    PrecisionRecord,
+    RunManifest,
+    StartingPoint,
+    require_kept,
+    require_run,
+    write_manifest,
+)
+
+if TYPE_CHECKING:
+    from sr_deploy.train.session import Session
+
+
+def check_resumable(recipe: Recipe, run: Path) -> RunManifest:
+    """The manifest of a run that `recipe` can go on with.
+
+    Raises:
+        TrainingError: there is no run, or it was trained by another recipe; the message names what differs.
+    """
+    manifest = require_run(run)
+    if differences := find_differences(read_run_recipe(run / RECIPE_NAME), recipe):
+        raise TrainingError(
+            f"cannot resume {run} with another recipe: {'; '.join(differences)}; leave the recipe as it was "
+            "(only data.workers, data.cache_gib and what is under run may change), or start a new run"
+        )
+    last = find_last_checkpoint(run)
+    if last is not None and last[0] > recipe.run.steps:
+        raise TrainingError(
+            f"cannot resume {run} to run.steps = {recipe.run.steps}: its last checkpoint is of step {last[0]} already"
+        )
+    return manifest
+
+
+def new_manifest(
+    recipe: Recipe,
+    run: Path,
+    precision: PrecisionChoice,
+    *,
+    data_sha256: str,
+    device: torch.device,
+    starting_point: StartingPoint | None,
+) -> RunManifest:
+    """The manifest of a run that begins now; nothing is written."""
+    now = datetime.now(UTC)
+    return RunManifest(
+        name=run.name,
+        recipe=recipe.name,
+        created_at=now,
+        updated_at=now,
+        status="running",
+        step=0,
+        steps=recipe.run.steps,
+        seconds=0.0,
+        precision=PrecisionRecord.model_validate(precision.model_dump()),
+        device=str(device),
+        data_sha256=data_sha256,
+        started_from=starting_point,
+        versions=tool_versions(),
+        machine=describe_machine(),
+    )
+
+
+def record_start(session: Session, teacher: nn.Module | None, *, resume: bool) -> None:
+    """Write recipe, manifest and what is distilled. A new run that cannot be written leaves nothing behind.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    last = session.manifest.last_validation
+    if last is not None and last.step > session.state.step:
+        last = None  # those steps come again
+    try:
+        write_recipe(session.run / RECIPE_NAME, session.recipe)
+        if teacher is not None and not resume:
+            save_generator(session.run / TEACHER_NAME, teacher.state_dict(), session.recipe.arch_spec())
+        update_manifest(session, status="running", last_validation=last, machine=describe_machine())
+    except OutputError:
+        if not resume:
+            shutil.rmtree(session.run, ignore_errors=True)
+        raise
+
+
+def update_manifest(session: Session, **changes: object) -> None:
+    """Write `run.json` with the present step and what else changed; the first process does it for all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    state = session.state
+    present = {
+        "step": state.step,
+        "steps": session.recipe.run.steps,
+        "seconds": round(state.seconds, 2),
+        "skipped_steps": state.skipped,
+        "processes": session.processes.world_size,
+        "best_validation": state.best_validation,
+        "device": str(session.device),
+        "checkpoints": tuple(str(path.relative_to(session.run)) for _, path in list_checkpoints(session.run)),
+    }
+    manifest = session.manifest.model_copy(update={**present, **changes})
+    if session.processes.is_main:
+        require_kept(session.run)
+        manifest = write_manifest(session.run, manifest)
+    session.manifest = manifest
