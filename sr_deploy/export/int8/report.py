@@ -11,7 +11,7 @@ from sr_deploy.bundle.records import Share
 from sr_deploy.config import Document
 from sr_deploy.export.int8.formats import FormatName
 from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.page.plots import Point, Series, draw_lines, write_svg
+from sr_deploy.page import plots
 
 if TYPE_CHECKING:
     from sr_deploy.export.int8.search import Point
@@ -159,22 +159,26 @@ def draw_search(report: Int8Report, path: Path) -> None:
     curve, budget = report.curve, report.options.max_drop_db
     shares = [100 * point.share for point in curve]
     drops = [
-        Point(share, one.drop_db, (one.upper_db or one.drop_db) - one.drop_db, f"{share:.1f} %: {one.drop_db:.4f} dB")
+        plots.Point(
+            share, one.drop_db, (one.upper_db or one.drop_db) - one.drop_db, f"{share:.1f} %: {one.drop_db:.4f} dB"
+        )
         for share, one in zip(shares, curve, strict=True)
     ]
-    written = Point(100 * report.share, report.drop_db, note=f"{report.drop_db:.4f} dB")
+    written = plots.Point(100 * report.share, report.drop_db, note=f"{report.drop_db:.4f} dB")
     loss = [
-        Series("drop, 95 % interval", drops),
-        Series("budget", [Point(share, budget) for share in (min(shares), max(shares))], dashed=True),
-        Series("written", [written]),
+        plots.Series("drop, 95 % interval", drops),
+        plots.Series("budget", [plots.Point(share, budget) for share in (min(shares), max(shares))], dashed=True),
+        plots.Series("written", [written]),
     ]
-    psnr = [Point(share, one.psnr_fp32_db, note=f"{share:.1f} %") for share, one in zip(shares, curve, strict=True)]
+    psnr = [
+        plots.Point(share, one.psnr_fp32_db, note=f"{share:.1f} %") for share, one in zip(shares, curve, strict=True)
+    ]
     x_name = f"multiply-adds in {report.options.format.upper()} (%)"
-    plots = [
-        draw_lines(y_name, series, x_name, y_name, log_x=False, log_y=False)
+    drawn = [
+        plots.draw_lines(y_name, series, x_name, y_name, log_x=False, log_y=False)
         for y_name, series in (
             ("dB lost against ground truth (luma)", loss),
-            ("PSNR against FP32 (dB)", [Series("PSNR to FP32", psnr)]),
+            ("PSNR against FP32 (dB)", [plots.Series("PSNR to FP32", psnr)]),
         )
     ]
-    write_svg(path, f"{report.options.format.upper()} search", plots)
+    plots.write_svg(path, f"{report.options.format.upper()} search", drawn)
