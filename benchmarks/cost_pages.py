@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pages import head_lines, replace_table
 
-from sr_deploy.files import replacing_file, write_text
+from sr_deploy.files import write_text
+from sr_deploy.page.plots import Point, Series, draw_lines, write_svg
 
 if TYPE_CHECKING:
     from cost_points import CostPoint
-    from matplotlib.axes import Axes
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "cost-curves.md"
@@ -203,27 +203,21 @@ def show_seconds(seconds: float) -> str:
 
 
 def draw_curve(curve: str, outcomes: Sequence[Outcome], gflops: float, folder: Path) -> None:
-    """Time and memory side by side: measured with markers, predicted dashed."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.0, 4.0), layout="constrained")
-    time, memory = figure.subplots(1, 2)
-    for number, one in enumerate(outcomes):
-        _draw_line(time, one, medians(one.seconds), one.predict_seconds(gflops), f"C{number}")
-        _draw_line(memory, one, medians(one.mib), one.predict_mib(), f"C{number}")
-    for axes, name in ((time, "seconds"), (memory, "peak memory, MiB")):
-        axes.set(xscale="log", yscale="log", xlabel=_X_NAMES.get(curve, curve), ylabel=name)
-        axes.grid(alpha=0.3)
-    memory.set_ylim(bottom=1)
-    time.legend(loc="best", fontsize="small")
-    with (
-        mpl.rc_context({"svg.hashsalt": curve, "svg.fonttype": "none"}),
-        replacing_file(folder / name_plot(curve)) as temporary,
-    ):
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    """Time above memory: measured with markers, predicted dashed."""
+    x_name = _X_NAMES.get(curve, curve)
+    times = [(one, medians(one.seconds), one.predict_seconds(gflops)) for one in outcomes]
+    memory = [(one, medians(one.mib), one.predict_mib()) for one in outcomes]
+    plots = [
+        draw_lines(y_name, _make_series(lines, least), x_name, y_name)
+        for y_name, lines, least in (("seconds", times, 1e-6), ("peak memory, MiB", memory, 1.0))
+    ]
+    write_svg(folder / name_plot(curve), f"{curve}: measured, and predicted (dashed)", plots)
 
 
-def _draw_line(axes: Axes, outcome: Outcome, measured: Sequence[float], predicted: Sequence[float], color: str) -> None:
-    axes.plot(outcome.x, np.maximum(measured, 1e-6), color=color, label=outcome.name, marker="o", markersize=3)
-    axes.plot(outcome.x, np.maximum(predicted, 1e-6), color=color, linestyle="dashed", linewidth=0.9)
+def _make_series(lines: Sequence[tuple[Outcome, Sequence[float], Sequence[float]]], least: float) -> list[Series]:
+    def place(outcome: Outcome, values: Sequence[float]) -> list[Point]:
+        return [Point(x, max(value, least), note=f"{value:.3g}") for x, value in zip(outcome.x, values, strict=True)]
+
+    measured = [Series(outcome.name, place(outcome, values)) for outcome, values, _ in lines]
+    predicted = [Series("", place(one, values), number, dashed=True) for number, (one, _, values) in enumerate(lines)]
+    return measured + predicted

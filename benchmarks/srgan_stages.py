@@ -22,6 +22,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyvips
+
 from sr_deploy.measure.machine import describe_machine, tool_versions
 
 ROOT = Path(__file__).parents[1]
@@ -88,10 +90,11 @@ def main() -> None:
         evaluated = {stage: run("evaluate", runs / stage, "--hr", arguments.hr) for stage in STAGES}
         (ROOT / "docs" / "pictures").mkdir(exist_ok=True)
         subprocess.run(
-            [sys.executable, "-m", "sr_deploy", "info", runs / "srgan", "--curves", ROOT / "docs/pictures/srgan.png"],
+            [sys.executable, "-m", "sr_deploy", "info", runs / "srgan", "--curves", runs / "srgan.svg"],
             stdout=subprocess.DEVNULL,
             check=True,
         )
+        pyvips.Image.svgload(str(runs / "srgan.svg")).pngsave(str(ROOT / "docs/pictures/srgan.png"))
         validations = {stage: read_validations(runs / stage) for stage in ("srresnet", "srgan")}
     write_results(arguments, trained, evaluated, validations)
 

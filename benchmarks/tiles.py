@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image
 from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.measure.machine import describe_machine, tool_versions
+from sr_deploy.measure.quality import psnr
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.cost import find_cost
@@ -134,7 +135,7 @@ def seam_mask(plan: TilePlan, scale: int, reach: int) -> NDArray[np.bool_]:
 def find_psnr(tiled: NDArray[np.float32], whole: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
     """Peak 1, over the masked pixels."""
     square = float(np.mean(np.square((tiled - whole)[0][:, mask], dtype=np.float64)))
-    return limit_db(float("inf") if square == 0 else -10 * float(np.log10(square)))
+    return limit_db(psnr(square))
 
 
 def limit_db(value: float) -> float:

@@ -40,7 +40,6 @@ _INSTALL = {
     "ray": ("ray", "pip install 'sr-deploy[ray]'"),
     "ray.data": ("ray", "pip install 'sr-deploy[ray]'"),
     "tensorboard": ("tensorboard", "pip install 'sr-deploy[train]'"),
-    "matplotlib": ("matplotlib", "pip install 'sr-deploy[plots]'"),
     "cryptography": ("cryptography", "pip install 'sr-deploy[signing]'"),
 }
 

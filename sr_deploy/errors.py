@@ -121,6 +121,11 @@ _OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 
+# What OpenVINO begins with: places in its source, and headings.
+_TELLS_NOTHING = re.compile(
+    r"Exception from |Check '.*' failed at |FrontEnd API failed|Model wasn't fully|Summary:|\s*$"
+)
+
 
 def find_want_of_memory(error: BaseException) -> str | None:
     """The line of an exception that says that there was no memory; None: it was something else."""
@@ -128,6 +133,17 @@ def find_want_of_memory(error: BaseException) -> str | None:
     if telling is None and (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
         return "not enough memory"
     return telling
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message that tells something; the exception's type where it has no message."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return next((line.strip(" -") for line in lines if not _TELLS_NOTHING.match(line)), lines[0])
+
+
+def one_line(error: BaseException, most: int | None = 200) -> str:
+    """All lines of a library's message in one, cut after `most` characters; None: whole."""
+    return " ".join(str(error).split())[:most]
 
 
 def describe_surprise(error: BaseException) -> str:

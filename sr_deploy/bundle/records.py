@@ -99,13 +99,13 @@ class Int8Record(Record):
     """Whether it is within the budget; false: kept with `--force`."""
     report: FileRecord
     """The whole search: layers, curve, settings."""
-    picture: FileRecord | None
-    """Its picture; None where matplotlib was not installed."""
+    picture: FileRecord
+    """Its plot: loss over the share that is quantized."""
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
-        """The report, and the picture where there is one."""
-        return (self.report,) if self.picture is None else (self.report, self.picture)
+        """The report and the plot."""
+        return self.report, self.picture
 
     def describe_loss(self) -> str:
         """What is lost and what is allowed, for people."""
@@ -307,7 +307,8 @@ def _list_misplaced(manifest: Manifest) -> Iterator[str]:
     """Files whose name is not one that a bundle gives to a file of that kind."""
     wanted = [(manifest.reference, ".safetensors"), *((graph, ".onnx") for graph in manifest.graphs)]
     for search in manifest.searches.values():
-        wanted += zip(search.files, (".json", ".png"), strict=False)
+        drawn = ".png" if search.picture.file.endswith(".png") else ".svg"  # that of small-x2, which ships
+        wanted += [(search.report, ".json"), (search.picture, drawn)]
     for record, suffix in wanted:
         if not re.fullmatch(_PLAIN_NAME + re.escape(suffix), record.file):
             yield f"{record.file!r} is no file of a bundle's own folder that ends with {suffix}"

@@ -38,12 +38,12 @@ def degrade(
     """
     from sr_deploy.errors import RecipeError
     from sr_deploy.imaging.codec import read_training_image, write_image
-    from sr_deploy.imaging.formats import require_output_suffix
+    from sr_deploy.imaging.formats import find_format
     from sr_deploy.train.recipe import load_recipe
 
     output = Output(as_json)
     target = out or Path(f"{image.stem}-degraded.png")
-    require_output_suffix(target)
+    find_format(target)
     chosen = load_recipe(recipe, settings or [])
     if chosen.degradation is None:
         raise RecipeError(

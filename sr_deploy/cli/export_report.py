@@ -122,10 +122,9 @@ def describe_saving(saving: GraphSaving) -> str:
 def describe_search(precision: Precision, record: Int8Record) -> str:
     """What INT8 or FP8 came to, in one line."""
     verdict = "within its budget" if record.passed else "NOT within its budget, kept with --force"
-    picture = "" if record.picture is None else f", {record.picture.file}"
     return (
         f"{precision}: {100 * record.share:.1f} % of the multiply-adds, {record.describe_loss()}, "
-        f"{record.psnr_fp32_db:.1f} dB to FP32: {verdict} ({record.report.file}{picture})"
+        f"{record.psnr_fp32_db:.1f} dB to FP32: {verdict} ({record.report.file}, {record.picture.file})"
     )
 
 

@@ -34,7 +34,7 @@ def info(
         typer.Option(help="Input that --layers counts for, NxHxW; left out: 1x256x256, or the graph's own."),
     ] = None,
     curves: Annotated[
-        Path | None, typer.Option(help="Draw a training run's losses and quality into this .png, .svg or .pdf file.")
+        Path | None, typer.Option(help="Draw a training run's losses and quality into this .svg file.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

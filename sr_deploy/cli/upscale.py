@@ -46,6 +46,7 @@ from sr_deploy.cli.video import (
     upscale_one_video,
     upscale_raw_frames,
 )
+from sr_deploy.imaging.formats import BY_ROWS, WRITTEN, join
 
 if TYPE_CHECKING:
     from sr_deploy.bundle.trust import EngineTrust
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     UpscaleFolder = Callable[..., FolderResult]
 
 _INTERRUPTED = 130
+_QUALITIES = join((f"{form.quality} for {form.name}" for form in WRITTEN if form.quality is not None), "and")
 
 
 def upscale(
@@ -66,8 +68,8 @@ def upscale(
         Path,
         typer.Argument(
             metavar="OUT",
-            help="Where the result goes; .png, .jpg, .webp, .tif or .avif say the format of a picture, .mkv, .mp4, "
-            ".m4v, .mov or .webm that of a video. For a folder, a folder; for raw frames, -.",
+            help=f"Where the result goes; {join(form.suffixes[0] for form in WRITTEN)} say the format of a picture, "
+            ".mkv, .mp4, .m4v, .mov or .webm that of a video. For a folder, a folder; for raw frames, -.",
         ),
     ],
     *,
@@ -107,13 +109,14 @@ def upscale(
     alpha: Annotated[Literal["network", "bicubic"], typer.Option(help="How transparency is enlarged.")] = "network",
     quality: Annotated[
         int | None,
-        typer.Option(min=1, max=100, help="Of JPEG (95 if left out), WebP (95) and AVIF (90); others lose nothing."),
+        typer.Option(min=1, max=100, help=f"Left out: {_QUALITIES}; others lose nothing."),
     ] = None,
     file_format: Annotated[
         str | None,
         typer.Option(
             "--format",
-            help="Format of all results of a folder: png, jpg, webp, tif or avif. Left out: that of each source.",
+            help=f"Format of all results of a folder: {join(form.suffixes[0][1:] for form in WRITTEN)}. Left out: that "
+            "of each source.",
         ),
     ] = None,
     max_megapixels: Annotated[
@@ -128,8 +131,8 @@ def upscale(
         bool,
         typer.Option(
             "--stream",
-            help="Read, compute and write row by row, with no more than some rows in memory; JPEG, PNG or TIFF to "
-            "PNG, JPEG or TIFF, by the network's own scale.",
+            help="Read, compute and write row by row, with no more than some rows in memory; for "
+            f"{join(form.name for form in BY_ROWS)} files, by the network's own scale.",
         ),
     ] = False,
     codec: CodecOption = None,

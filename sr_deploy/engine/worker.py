@@ -25,7 +25,7 @@ from sr_deploy.engine.network import count_types, list_precisions
 from sr_deploy.engine.precision import judge_layers
 from sr_deploy.engine.progress import make_monitor, tell_stage
 from sr_deploy.engine.request import EngineRequest
-from sr_deploy.errors import BackendError
+from sr_deploy.errors import BackendError, one_line
 from sr_deploy.graph.load import read_without_attention
 
 _SHOWN = 3
@@ -110,7 +110,7 @@ def parse_graph(sdk: ModuleType, graph: Path) -> Any:  # noqa: ANN401
         else:
             parsed = network_from_onnx_bytes(written_out, strongly_typed=True)
     except PolygraphyException as error:
-        raise BackendError(describe_parse_errors(sdk, graph) or " ".join(str(error).split())) from error
+        raise BackendError(describe_parse_errors(sdk, graph) or one_line(error, None)) from error
     network = parsed[1]
     if network.num_inputs != 1 or network.num_outputs != 1:
         seen = f"{network.num_inputs} inputs and {network.num_outputs} outputs"
@@ -206,7 +206,7 @@ def main() -> int:
     try:
         report = build(job)
     except Exception as error:  # noqa: BLE001 - the process ends here, whatever it was
-        line = " ".join(str(error).split()) or type(error).__name__
+        line = one_line(error, None) or type(error).__name__
         print(f"{FAILURE_MARK}{line}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is the way back
         return 1
     job.report.write_text(report.model_dump_json(), encoding="utf-8")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.errors import GraphError
+from sr_deploy.errors import GraphError, one_line
 from sr_deploy.export.casts import Regions, insert_casts
 from sr_deploy.export.half_format import BF16, FP16, FP16_MAX, HalfFormat, round_to_half
 from sr_deploy.export.write import write_graph
@@ -123,7 +123,7 @@ def _raise_opset(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
     try:
         return version_converter.convert_version(model, _BF16_CONVOLUTIONS)
     except (RuntimeError, onnx.checker.ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise GraphError(
             f"{source} does not become operator set {_BF16_CONVOLUTIONS}, as BF16 needs: {reason}"
         ) from error

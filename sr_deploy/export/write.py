@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sr_deploy.errors import GraphError
+from sr_deploy.errors import GraphError, first_line
 from sr_deploy.files import replacing_file
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ def write_graph(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise GraphError(f"the graph for {path.name} does not pass ONNX's checker: {reason}") from error
+        raise GraphError(f"the graph for {path.name} does not pass ONNX's checker: {first_line(error)}") from error
     with replacing_file(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))

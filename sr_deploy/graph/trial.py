@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sr_deploy.cache import keep, key_of, read_kept
 from sr_deploy.deps import installed_version, require, silent_session_options
-from sr_deploy.errors import GraphError
+from sr_deploy.errors import GraphError, one_line
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.scale import Scale, measure_scale
 
@@ -160,7 +160,7 @@ def _answer(request: str) -> dict[str, Any]:
     except GraphError as error:
         return {"error": str(error)}
     except Exception as error:  # noqa: BLE001 - those of ONNX Runtime
-        return {"error": " ".join(str(error).split())[:200]}
+        return {"error": one_line(error)}
     return {"scale": found.scale, "multiple": found.multiple, "smallest": found.smallest}
 
 

@@ -10,14 +10,11 @@ from numpy.typing import NDArray
 from sr_deploy.deps import is_installed, require
 from sr_deploy.errors import ImageError, InputError, MissingDependencyError
 from sr_deploy.imaging import pillow
-from sr_deploy.imaging.formats import require_output_suffix
+from sr_deploy.imaging.formats import PHOTOGRAPH_SUFFIXES, find_format
 from sr_deploy.imaging.limits import require_picture
 from sr_deploy.imaging.opening import decode_upright, open_picture, refuse_colors
 from sr_deploy.imaging.picture import Picture, write_picture
 
-_TRAINING_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic"})
-UPSCALE_SUFFIXES = _TRAINING_SUFFIXES | {".gif", ".heif"}
-"""What `list_images` takes for upscaling: all that looks like a picture, so that what cannot be read is reported."""
 # scikit-image's photographs in color that lie in its wheel; motorcycle_left and _right are a stereo pair.
 _BUNDLED = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png",
             "motorcycle_right.png", "retina.jpg", "rocket.jpg")  # fmt: skip
@@ -27,7 +24,7 @@ def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
     """Decode one 8-bit picture as it is, turned upright by its EXIF orientation.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP, AVIF or a GIF with one frame; recognized by content, not by suffix.
+        path: of any format in `FORMATS`, recognized by content, not by suffix.
         channels: 3 takes RGB pictures, 1 takes gray ones.
 
     Returns:
@@ -59,8 +56,8 @@ def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
 def read_training_image(path: Path) -> NDArray[np.uint8]:
     """Decode a picture to 8-bit RGB: gray is repeated, alpha dropped, 16 bit cut to its upper 8.
 
-    pyvips decodes if it is installed, else Pillow does (which scikit-image brings; JPEG, PNG, WebP, TIFF and BMP only),
-    so that a machine that only trains needs no pyvips. `training_decoder` says which.
+    pyvips decodes if it is installed, else Pillow does (which scikit-image brings; fewer formats), so that a machine
+    that only trains needs no pyvips. `training_decoder` says which.
 
     Returns:
         H x W x 3, turned upright by its EXIF orientation.
@@ -91,7 +88,7 @@ def training_decoder() -> str:
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Encode a picture by the suffix of `path`: PNG and TIFF without loss, JPEG and WebP with quality 95.
+    """Encode a picture by the suffix of `path`, with the default quality of its format.
 
     Args:
         path: takes the place of what was there, once complete.
@@ -101,13 +98,13 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
         ImageError: unknown suffix, or sides that the format cannot hold.
         OutputError: cannot be written; nothing is left behind.
     """
-    require_output_suffix(path)
+    find_format(path)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ImageError(f"cannot write {path}: a picture is H x W x 1 or 3 of 8 bit, not {image.shape} {image.dtype}")
     write_picture(path, Picture(image))
 
 
-def list_images(folder: Path, suffixes: frozenset[str] = _TRAINING_SUFFIXES) -> list[Path]:
+def list_images(folder: Path, suffixes: frozenset[str] = PHOTOGRAPH_SUFFIXES) -> list[Path]:
     """All pictures in a folder and below, sorted by path; hidden and partial files and folders left out.
 
     Args:

@@ -17,8 +17,8 @@ _UNSAID_DPI = 72.0
 """Written where a picture has no resolution: libvips has to write one, and by itself would invent 25.4."""
 _KEEP_EXIF, _KEEP_ICC = 1, 8
 """Flags of libvips' argument `keep`."""
-_BIGGEST_TIFF = 3_900_000_000
-"""Bytes of samples; offsets of 32 bits end at 4 GB."""
+_LARGE = 3_900_000_000
+"""Bytes of samples; 32-bit offsets, as of TIFF, end at 4 GB."""
 
 
 def prepare_encoding(
@@ -51,10 +51,10 @@ def prepare_encoding(
     options = dict(form.options, keep=keep)
     if form.quality is not None:
         options["Q"] = form.quality if quality is None else quality
-    if form.saver == "heifsave":
-        options["bitdepth"] = 12 if bits == 16 else 8
-    if form.saver == "tiffsave":
-        options["bigtiff"] = image.width * image.height * image.bands * bits // 8 > _BIGGEST_TIFF
+    if form.depth_option is not None:
+        options[form.depth_option] = min(bits, form.bits)
+    if form.large_option is not None:
+        options[form.large_option] = image.width * image.height * image.bands * bits // 8 > _LARGE
     return image, options
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sr_deploy.errors import ImageError
 from sr_deploy.imaging.exif import is_tangled
 
 Content = bytes | mmap.mmap
-"""A file's bytes."""
+"""All bytes of a file, in memory or mapped."""
 _TIFF_HEADERS = (b"II*\x00", b"MM\x00*")
 _MOST_PARTS = 10_000
 """Segments of a JPEG before its scan, or boxes inside one another's level; real files have some hundred at most."""
@@ -30,19 +30,19 @@ class TangledFileError(ValueError):
     """The file is built so that its EXIF cannot be found with bounded work."""
 
 
-def refuse_tangled_exif(path: Path, form: str, content: Content) -> None:
+def refuse_tangled_exif(path: Path, find: Callable[[Content], Iterator[bytes]] | None, content: Content) -> None:
     """Refuse a file whose EXIF would occupy its decoder without end.
 
     Args:
         path: for messages.
-        form: name of the format, as `name_format` gives it.
+        find: how its format has EXIF found; None: its decoder parses none.
         content: the file.
 
     Raises:
         ImageError: directories that lead to one another, or more blocks or parts than any picture has.
     """
     try:
-        blocks = list(itertools.islice(find_exif(form, content), _MOST_BLOCKS + 1))
+        blocks = [] if find is None else list(itertools.islice(find(content), _MOST_BLOCKS + 1))
         tangled = len(blocks) > _MOST_BLOCKS or any(map(is_tangled, blocks))
     except TangledFileError:
         tangled = True
@@ -53,30 +53,32 @@ def refuse_tangled_exif(path: Path, form: str, content: Content) -> None:
         )
 
 
-def find_exif(form: str, content: Content) -> Iterator[bytes]:
-    """Every block of a file that its decoder may take for EXIF, each from its TIFF header or the word Exif on.
+def find_in_png(content: Content) -> Iterator[bytes]:
+    """Every block that libvips may take for EXIF, as all functions of that name find them.
 
-    Args:
-        form: name of the format, as `name_format` gives it; TIFF and GIF files hand no block on.
-        content: the file.
+    Yields:
+        Each from its TIFF header or the word Exif on.
 
     Raises:
         TangledFileError: it takes too many steps to find them.
     """
-    if form == "JPEG":
-        yield from _find_in_jpeg(content)
-    elif form == "PNG":
-        yield from _find_chunks(content, b"eXIf", ">")
-    elif form == "WebP":
-        yield from _find_chunks(content, b"EXIF", "<")
-    elif form.startswith("AVIF"):
-        for item in _read_items(content, b"Exif"):
-            starts = [at for header in _TIFF_HEADERS if (at := item.find(header)) >= 0]
-            yield from (item[at:] for at in starts)
+    return _find_chunks(content, b"eXIf", ">")
 
 
-def _find_in_jpeg(content: Content) -> Iterator[bytes]:
-    """Segments before the first scan; bytes between segments are passed over, as libjpeg does."""
+def find_in_webp(content: Content) -> Iterator[bytes]:
+    """As `find_in_png`."""
+    return _find_chunks(content, b"EXIF", "<")
+
+
+def find_in_heif(content: Content) -> Iterator[bytes]:
+    """As `find_in_png`, of AVIF too."""
+    for item in _read_items(content, b"Exif"):
+        starts = [at for header in _TIFF_HEADERS if (at := item.find(header)) >= 0]
+        yield from (item[at:] for at in starts)
+
+
+def find_in_jpeg(content: Content) -> Iterator[bytes]:
+    """As `find_in_png`, of segments before the first scan; bytes between segments are passed over, as libjpeg does."""
     at = 2
     for _ in range(_MOST_PARTS):
         at = content.find(b"\xff", at)

@@ -1,4 +1,4 @@
-"""All that a picture's file says about its samples, and what of it a format to write cannot hold."""
+"""All that a picture's file says about its samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.errors import ImageError
 from sr_deploy.imaging.exif import read_dpi, set_upright
-from sr_deploy.imaging.formats import find_format
+from sr_deploy.imaging.formats import Format
 from sr_deploy.imaging.opening import damaged
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ class Header:
     """EXIF, with the orientation set to upright."""
     dpi: tuple[float, float] | None = None
     """Pixels per inch across and down, None where the file does not say."""
-    form: str = "PNG"
-    """Name of the format it came from."""
 
     @property
     def icc_fits(self) -> bool:
@@ -45,12 +43,11 @@ class Header:
         return self.icc is not None and self.icc[16:20] == space
 
 
-def read_header(image: pyvips.Image, form: str) -> Header:
+def read_header(image: pyvips.Image) -> Header:
     """What an opened picture says about itself, as it lies in the file.
 
     Args:
         image: gray or RGB of 8 or 16 bit (`refuse_colors`), decoded or not.
-        form: name of its format.
     """
     has_alpha = bool(image.hasalpha())
     exif = _read_blob(image, "exif-data")
@@ -63,11 +60,10 @@ def read_header(image: pyvips.Image, form: str) -> Header:
         icc=_read_blob(image, "icc-profile-data"),
         exif=None if exif is None else set_upright(exif),
         dpi=_read_dpi(image, exif),
-        form=form,
     )
 
 
-def convert_cmyk(path: Path, image: pyvips.Image, form: str) -> pyvips.Image:
+def convert_cmyk(path: Path, image: pyvips.Image, form: Format) -> pyvips.Image:
     """CMYK to sRGB through its own profile: without one nobody knows which colors its inks have; others as they are.
 
     Raises:
@@ -86,30 +82,6 @@ def convert_cmyk(path: Path, image: pyvips.Image, form: str) -> pyvips.Image:
         return image.icc_transform("srgb", embedded=True, depth=16 if image.format == "ushort" else 8)
     except pyvips.Error as error:
         raise damaged(path, form, error) from error
-
-
-def find_losses(header: Header, path: Path) -> tuple[str, ...]:
-    """What the format of `path` cannot hold of a picture, in words; empty: all of it is kept.
-
-    Raises:
-        ImageError: unknown suffix, or transparency that the format cannot hold (nobody wants a black background).
-    """
-    form = find_format(path)
-    if header.has_alpha and not form.alpha:
-        raise ImageError(
-            f"cannot write {path}: the picture has an alpha channel (transparency), which {form.name} does not hold; "
-            "write .png, .webp, .tif or .avif"
-        )
-    losses = []
-    if header.bits > form.bits:
-        losses.append(f"{form.name} holds {form.bits} bits per channel: 16 bits were rounded")
-    if header.channels == 1 and not form.gray:
-        losses.append(f"{form.name} holds no single channel: gray became three equal ones")
-    if header.exif is not None and not form.exif:
-        losses.append(f"{form.name} files are written without EXIF")
-    if header.icc is not None and not header.icc_fits:
-        losses.append("the color profile is for another kind of picture and was left out")
-    return tuple(losses)
 
 
 def _read_blob(image: pyvips.Image, name: str) -> bytes | None:

@@ -91,6 +91,16 @@ def refuse_growth(path: Path, width: int, height: int, pixel_bytes: int, size: i
         )
 
 
+def refuse_animation(path: Path, head: bytes) -> None:
+    """Refuse an animated PNG, by its chunks before the samples.
+
+    Raises:
+        ImageError: there is a chunk that controls an animation.
+    """
+    if b"acTL" in head[: head.find(b"IDAT")]:
+        raise ImageError(f"{path} is animated (APNG); give a file with one picture")
+
+
 def refuse_scans(path: Path, width: int, height: int, content: bytes) -> None:
     """Refuse a progressive JPEG that passes over its pixels hundreds of times, for some bytes each time.
 

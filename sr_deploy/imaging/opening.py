@@ -6,6 +6,7 @@ pyvips decodes. Files are handed to it as bytes: its own opening of paths reads 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 
 from sr_deploy.deps import require
 from sr_deploy.errors import ImageError
-from sr_deploy.imaging import pillow
 from sr_deploy.imaging.exif_blocks import refuse_tangled_exif
-from sr_deploy.imaging.limits import MAX_PIXELS, read_bytes, refuse_growth, refuse_scans, refuse_size
-from sr_deploy.imaging.vips_errors import decoding, find_reason, strictness_for
+from sr_deploy.imaging.formats import FORMATS, Format, join
+from sr_deploy.imaging.limits import MAX_PIXELS, read_bytes, refuse_growth, refuse_size
+from sr_deploy.imaging.vips_errors import decoding, find_reason
 
 if TYPE_CHECKING:
     import pyvips
@@ -25,67 +26,66 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 """H x W x C, 8 or 16 bit by the file's type."""
 
-# libvips reads far more (SVG, PDF, matrices); only these are taken. Start of the loader's name -> name for people.
-_LOADERS = {"Jpeg": "JPEG", "Png": "PNG", "Webp": "WebP", "Tiff": "TIFF", "Heif": "AVIF or HEIF", "Nsgif": "GIF"}
 _INTERPRETATIONS = {("uint8", True): "b-w", ("uint8", False): "srgb", ("uint16", True): "grey16",
                     ("uint16", False): "rgb16"}  # fmt: skip
 
 
-def open_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[pyvips.Image, str]:
+def open_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[pyvips.Image, Format]:
     """Read the header of a picture file, whose samples can then be read once, from top to bottom (`decode` keeps them).
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP, AVIF, or a GIF with one frame; recognized by content, not by suffix.
+        path: of any format in `FORMATS`, recognized by content, not by suffix.
         max_pixels: largest width times height that is taken; None: any.
 
     Returns:
-        The picture, not decoded yet, and the name of its format.
+        The picture, not decoded yet, and its format.
 
     Raises:
         ImageError: no such file, a folder, damaged, not one of these formats, animated, several pages, or too large.
     """
     content = read_bytes(path, max_pixels)
     pyvips = require("pyvips", "reading pictures")
-    if content.startswith(b"BM"):
-        refuse_size(path, *pillow.read_bmp_size(path, content), max_pixels)
-        return wrap_pixels(pillow.read_bmp(path, content)), "BMP"
-    with decoding():
-        loader = pyvips.vips_lib.vips_foreign_find_load_buffer(content, len(content))
-    form = name_format(path, loader, content)
-    refuse_tangled_exif(path, form, content)
+    form = recognize(path, content, lambda: pyvips.vips_lib.vips_foreign_find_load_buffer(content, len(content)))
+    if form.decoder is not None:
+        return wrap_pixels(form.load_decoder()(path, content, max_pixels)), form
+    refuse_tangled_exif(path, form.find_exif, content)
     try:
         with decoding():
-            image = pyvips.Image.new_from_buffer(content, "", access="sequential", fail_on=strictness_for(form))
+            image = pyvips.Image.new_from_buffer(content, "", access="sequential", fail_on=form.fail_on)
     except pyvips.Error as error:
         raise damaged(path, form, error) from error
     require_one_page(path, image)
     refuse_size(path, image.width, image.height, max_pixels)
     refuse_growth(path, image.width, image.height, image.bands * (2 if image.format == "ushort" else 1), len(content))
-    if form == "JPEG":
-        refuse_scans(path, image.width, image.height, content)
+    if form.check_file is not None:
+        form.check_file(path, image.width, image.height, content)
     return image, form
 
 
-def name_format(path: Path, loader: object, content: bytes) -> str:
-    """The name of a file's format.
+def recognize(path: Path, content: bytes, find_loader: Callable[[], object]) -> Format:
+    """The format of a file. libvips reads far more (SVG, PDF, matrices); only those of `FORMATS` are taken.
 
     Args:
         path: for messages.
-        loader: what libvips found for it: the C string of its class, or null.
         content: its bytes, or as many of the first as come before the samples.
+        find_loader: asks libvips for its loader: the C string of a class, or null.
 
     Raises:
         ImageError: empty, none of the formats, or an animated PNG.
     """
-    pyvips = require("pyvips", "reading pictures")
-    text = pyvips.ffi.string(loader).decode() if loader else ""
-    form = next((name for prefix, name in _LOADERS.items() if text.startswith(f"VipsForeignLoad{prefix}")), None)
-    if form is None:
-        what = "is empty" if not content else "is no picture that can be read"
-        raise ImageError(f"{path} {what}; give a {', '.join(_LOADERS.values())} or BMP file")
-    if form == "PNG" and b"acTL" in content[: content.find(b"IDAT")]:
-        raise ImageError(f"{path} is animated (APNG); give a file with one picture")
-    return form
+    for form in FORMATS:
+        if form.signature is not None and content.startswith(form.signature):
+            return form
+    with decoding():
+        loader = find_loader()
+    text = require("pyvips", "reading pictures").ffi.string(loader).decode() if loader else ""
+    for form in FORMATS:
+        if form.loader is not None and text.startswith(f"VipsForeignLoad{form.loader}"):
+            if form.check_head is not None:
+                form.check_head(path, content)
+            return form
+    what = "is empty" if not content else "is no picture that can be read"
+    raise ImageError(f"{path} {what}; give a {join(form.title for form in FORMATS)} file")
 
 
 def require_one_page(path: Path, image: pyvips.Image) -> None:
@@ -115,7 +115,7 @@ def refuse_colors(path: Path, image: pyvips.Image) -> None:
         )
 
 
-def decode(path: Path, image: pyvips.Image, form: str) -> pyvips.Image:
+def decode(path: Path, image: pyvips.Image, form: Format) -> pyvips.Image:
     """The picture with all its samples in memory.
 
     Raises:
@@ -130,7 +130,7 @@ def decode(path: Path, image: pyvips.Image, form: str) -> pyvips.Image:
         raise damaged(path, form, error) from error
 
 
-def decode_upright(path: Path, image: pyvips.Image, form: str) -> Pixels:
+def decode_upright(path: Path, image: pyvips.Image, form: Format) -> Pixels:
     """All samples, turned upright by the EXIF orientation.
 
     Returns:
@@ -162,9 +162,9 @@ def wrap_pixels(image: Pixels) -> pyvips.Image:
     return wrapped.copy(interpretation=_INTERPRETATIONS[image.dtype.name, channels < 3])
 
 
-def damaged(path: Path, form: str, error: pyvips.Error) -> ImageError:
+def damaged(path: Path, form: Format, error: pyvips.Error) -> ImageError:
     """The error for a file whose decoder gave up, raised outside of `decoding`."""
     return ImageError(
-        f"{path} is a damaged or incomplete {form} file ({find_reason(path, form, error)}); "
+        f"{path} is a damaged or incomplete {form.title} file ({find_reason(path, form.fail_on, error)}); "
         "get it anew, or repair it by saving it again in an editor"
     )

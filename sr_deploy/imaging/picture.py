@@ -12,8 +12,8 @@ from sr_deploy.deps import require
 from sr_deploy.errors import ImageError, OutputError
 from sr_deploy.files import KeptFolder, replacing_file
 from sr_deploy.imaging.encoding import prepare_encoding, round_to_8bit
-from sr_deploy.imaging.formats import Format, find_format, require_output_size, require_quality
-from sr_deploy.imaging.header import Header, convert_cmyk, find_losses, read_header
+from sr_deploy.imaging.formats import Format, find_format, find_losses, require_output_size, require_quality
+from sr_deploy.imaging.header import Header, convert_cmyk, read_header
 from sr_deploy.imaging.limits import MAX_PIXELS
 from sr_deploy.imaging.opening import (
     Pixels,
@@ -23,7 +23,6 @@ from sr_deploy.imaging.opening import (
     refuse_colors,
     wrap_pixels,
 )
-from sr_deploy.imaging.png import make_png
 from sr_deploy.imaging.vips_errors import describe_failure
 
 
@@ -41,8 +40,6 @@ class Picture:
     """EXIF, with the orientation set to upright."""
     dpi: tuple[float, float] | None = None
     """Pixels per inch across and down, None where the file does not say."""
-    form: str = "PNG"
-    """Name of the format it came from."""
 
     @property
     def width(self) -> int:
@@ -66,7 +63,6 @@ class Picture:
             icc=self.icc,
             exif=self.exif,
             dpi=self.dpi,
-            form=self.form,
         )
 
 
@@ -77,7 +73,7 @@ def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
     and reset in the EXIF, so that nobody turns the picture twice.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP, AVIF or a GIF with one frame; recognized by content, not by suffix.
+        path: of any format in `FORMATS`, recognized by content, not by suffix.
         max_pixels: largest width times height that is decoded; None: any.
 
     Raises:
@@ -88,7 +84,7 @@ def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
     if image.interpretation == "cmyk":  # decoded first, so that a damaged file is told from a damaged profile
         image = convert_cmyk(path, decode(path, image, form), form)
     refuse_colors(path, image)
-    header = read_header(image, form)
+    header = read_header(image)
     dpi = header.dpi
     samples = decode_upright(path, image, form)
     if samples.shape[:2] != (header.height, header.width) and dpi is not None:
@@ -99,7 +95,6 @@ def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
         icc=header.icc,
         exif=header.exif,
         dpi=dpi,
-        form=form,
     )
 
 
@@ -111,7 +106,7 @@ def write_picture(
     Args:
         path: takes the place of what was there, once complete.
         picture: any.
-        quality: 1 to 100 for JPEG (95 if None), WebP (95) and AVIF (90).
+        quality: 1 to 100, for formats with loss; None: the format's default.
         within: as `replacing_file` has it.
 
     Returns:
@@ -139,11 +134,11 @@ def write_picture(
 
 def _encode(picture: Picture, form: Format, quality: int | None) -> bytes:
     pixels, alpha = picture.pixels, picture.alpha
-    if form.saver is None:
-        whole = pixels if alpha is None else cast("Pixels", np.dstack((pixels, alpha)))
-        return b"".join(make_png(picture.header, picture.header.bits, [whole]))
     if form.bits == 8:
         pixels, alpha = round_to_8bit(pixels), None if alpha is None else round_to_8bit(alpha)
+    if form.encoder is not None:
+        whole = pixels if alpha is None else cast("Pixels", np.dstack((pixels, alpha)))
+        return b"".join(form.load_encoder()(picture.header, 8 * whole.dtype.itemsize, [whole]))
     transparency = None if alpha is None else wrap_pixels(alpha[..., None])
     image, options = prepare_encoding(wrap_pixels(pixels), picture.header, form, quality, transparency)
     encoded: bytes = getattr(image, f"{form.saver}_buffer")(**options)

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import ImageError
-from sr_deploy.imaging.limits import MAX_PIXELS, read_bytes, refuse_growth, refuse_scans, refuse_size
+from sr_deploy.imaging.formats import FORMATS, join
+from sr_deploy.imaging.limits import MAX_PIXELS, read_bytes, refuse_growth, refuse_size
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+_FORMATS = {form.pillow: form for form in FORMATS if form.pillow is not None}
 """Pillow knows many more, one of which starts Ghostscript."""
 # What its decoders were seen to raise for damaged files.
 _DAMAGE = (
@@ -47,11 +48,12 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
     try:
         content = read_bytes(path, MAX_PIXELS)
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+        with Image.open(io.BytesIO(content), formats=list(_FORMATS)) as picture:
             refuse_size(path, *picture.size, MAX_PIXELS)
             refuse_growth(path, *picture.size, len(picture.getbands()), len(content))
-            if picture.format == "JPEG":
-                refuse_scans(path, *picture.size, content)
+            check_file = _FORMATS[str(picture.format)].check_file
+            if check_file is not None:
+                check_file(path, *picture.size, content)
             if _has_more(picture):
                 raise ImageError(f"{path} is animated or has several pages; give a file with one picture")
             if picture.mode not in _TAKEN_MODES:
@@ -62,7 +64,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
                 return np.ascontiguousarray(np.repeat(gray[..., None], 3, axis=2))
             return np.ascontiguousarray(np.asarray(upright.convert("RGB")))
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is no picture that can be read; give a JPEG, PNG, WebP or TIFF file") from error
+        known = join(form.name for form in _FORMATS.values())
+        raise ImageError(f"{path} is no picture that can be read; give a {known} file") from error
     except Image.DecompressionBombError as error:
         raise _too_large(path, error) from error
     except MemoryError as error:
@@ -85,7 +88,7 @@ def _too_large(path: Path, error: Exception) -> ImageError:
     return ImageError(f"{path} is larger than Pillow decodes ({error}); save it as PNG or TIFF")
 
 
-def read_bmp_size(path: Path, content: bytes) -> tuple[int, int]:
+def _read_bmp_size(path: Path, content: bytes) -> tuple[int, int]:
     """Width and height that the header of a BMP file names.
 
     Raises:
@@ -108,17 +111,18 @@ def read_bmp_size(path: Path, content: bytes) -> tuple[int, int]:
     return width, height
 
 
-def read_bmp(path: Path, content: bytes) -> NDArray[np.uint8]:
+def read_bmp(path: Path, content: bytes, max_pixels: int | None) -> NDArray[np.uint8]:
     """Decode a BMP file.
 
     Returns:
         H x W x C with C = 1 (gray), 3 (RGB; palettes too) or 4 (with alpha).
 
     Raises:
-        ImageError: damaged or cut short.
+        ImageError: damaged or cut short, or more than `max_pixels`; None: any size is taken.
     """
     from PIL import Image
 
+    refuse_size(path, *_read_bmp_size(path, content), max_pixels)
     try:
         with Image.open(io.BytesIO(content), formats=["BMP"]) as picture:
             mode = {"1": "L", "P": "RGB"}.get(picture.mode, picture.mode)

@@ -16,17 +16,17 @@ import numpy as np
 from sr_deploy.deps import require
 from sr_deploy.errors import ImageError
 from sr_deploy.imaging.exif_blocks import refuse_tangled_exif
-from sr_deploy.imaging.formats import FORMATS
+from sr_deploy.imaging.formats import BY_ROWS
 from sr_deploy.imaging.header import convert_cmyk, read_header
 from sr_deploy.imaging.limits import MAX_PIXELS, refuse_size, require_picture
 from sr_deploy.imaging.opening import (
     Pixels,
     damaged,
-    name_format,
+    recognize,
     refuse_colors,
     require_one_page,
 )
-from sr_deploy.imaging.vips_errors import decoding, strictness_for
+from sr_deploy.imaging.vips_errors import decoding
 from sr_deploy.untrusted import open_regular
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class RowReader:
         """Read the header.
 
         Args:
-            path: a JPEG, PNG or TIFF file; recognized by content, not by suffix.
+            path: of a format in `BY_ROWS`, recognized by content, not by suffix.
             max_pixels: largest width times height that is taken; None: any.
 
         Raises:
@@ -69,19 +69,15 @@ class RowReader:
         self._source = pyvips.SourceCustom()
         self._source.on_read(self._stream.read)
         self._source.on_seek(self._stream.seek)
-        with decoding():
-            loader = pyvips.vips_lib.vips_foreign_find_load_source(self._source.pointer)
-        self._form = "BMP" if head.startswith(b"BM") else name_format(path, loader, head)
-        able = [form.name for form in FORMATS if form.by_rows]
-        if self._form not in able:
-            raise _not_by_rows(path, f"a {self._form} file, and only {', '.join(able)} are read row by row")
+        self._form = recognize(path, head, lambda: pyvips.vips_lib.vips_foreign_find_load_source(self._source.pointer))
+        if not self._form.by_rows:
+            able = ", ".join(form.name for form in BY_ROWS)
+            raise _not_by_rows(path, f"a {self._form.title} file, and only {able} are read row by row")
         with mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            refuse_tangled_exif(path, self._form, content)
+            refuse_tangled_exif(path, self._form.find_exif, content)
         try:
             with decoding():
-                image = pyvips.Image.new_from_source(
-                    self._source, "", access="sequential", fail_on=strictness_for(self._form)
-                )
+                image = pyvips.Image.new_from_source(self._source, "", access="sequential", fail_on=self._form.fail_on)
         except pyvips.Error as error:
             raise damaged(path, self._form, error) from error
         require_one_page(path, image)
@@ -89,7 +85,7 @@ class RowReader:
         _refuse_order(path, image)
         image = convert_cmyk(path, image, self._form)
         refuse_colors(path, image)
-        self.header = read_header(image, self._form)
+        self.header = read_header(image)
         """All but the samples."""
         self._region = pyvips.Region.new(image)
 

@@ -18,9 +18,9 @@ from typing import IO
 from sr_deploy.deps import require
 from sr_deploy.errors import ImageError, OutputError
 from sr_deploy.files import replacing_file
-from sr_deploy.imaging.encoding import prepare_encoding
-from sr_deploy.imaging.formats import FORMATS, Format, find_format, require_output_size, require_quality
-from sr_deploy.imaging.header import Header, find_losses
+from sr_deploy.imaging.encoding import prepare_encoding, round_to_8bit
+from sr_deploy.imaging.formats import BY_ROWS, Format, find_format, find_losses, require_output_size, require_quality
+from sr_deploy.imaging.header import Header
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.imaging.png import make_png
 from sr_deploy.imaging.vips_errors import describe_failure
@@ -34,7 +34,7 @@ def require_by_rows(path: Path) -> None:
     """
     form = find_format(path)
     if not form.by_rows:
-        able = ", ".join(other.suffixes[0] for other in FORMATS if other.by_rows)
+        able = ", ".join(other.suffixes[0] for other in BY_ROWS)
         raise ImageError(f"cannot write {path} row by row: {form.name} is encoded whole; write {able}")
 
 
@@ -137,7 +137,7 @@ class _RowSource:
         self._room.acquire()
 
     def go_on(self) -> None:
-        """Ends a `wait`."""
+        """Let the thread in `wait` continue: its rows were taken, or the encoder ended."""
         self._room.release()
 
     def put(self, rows: Pixels) -> None:
@@ -191,8 +191,10 @@ class _FileTarget:
 
 
 def _encode(rows: _RowSource, file: _FileTarget, header: Header, form: Format, quality: int | None) -> None:
-    if form.saver is None:
-        for part in make_png(header, header.bits, rows.strips()):
+    if form.encoder is not None:
+        bits = 8 if form.bits == 8 else header.bits
+        strips = map(round_to_8bit, rows.strips()) if bits == 8 else rows.strips()
+        for part in form.load_encoder()(header, bits, strips):
             file.stream.write(part)
         return
     pyvips = require("pyvips", "writing pictures")

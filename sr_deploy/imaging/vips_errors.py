@@ -67,17 +67,12 @@ def decoding() -> AbstractContextManager[None]:
     return _TURNS.together()
 
 
-def strictness_for(form: str) -> str:
-    """What ends the decoding of a file: a damaged JPEG is but a warning to libjpeg."""
-    return "warning" if form == "JPEG" else "error"
-
-
-def find_reason(path: Path, form: str, error: pyvips.Error) -> str:
+def find_reason(path: Path, fail_on: str, error: pyvips.Error) -> str:
     """What the codec says of a damaged file, when no other thread decodes: the file is decoded once more for it.
 
     Args:
         path: the file.
-        form: name of its format.
+        fail_on: as of its `Format`.
         error: what it was seen by, whose text may be of other files. Not raised within `decoding`.
     """
     import pyvips
@@ -87,7 +82,7 @@ def find_reason(path: Path, form: str, error: pyvips.Error) -> str:
         try:
             with open_regular(path) as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 source = pyvips.Source.new_from_memory(content)
-                image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on=strictness_for(form))
+                image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
                 image.avg()  # reads all samples and keeps none
         except pyvips.Error as again:
             return describe_failure(again)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import ShapeError, VerificationError
-from sr_deploy.measure.quality import SSIM_WINDOW, ssim
+from sr_deploy.measure.quality import SSIM_WINDOW, psnr, ssim
 
 _SSIM_SIDE = 512
 
@@ -64,7 +64,7 @@ def compare_outputs(candidate: NDArray[np.floating], reference: NDArray[np.float
     greatest = float(difference.max())
     return Comparison(
         max_abs=greatest,
-        psnr_db=None if mean_square == 0 else float(-10 * np.log10(mean_square)),
+        psnr_db=None if mean_square == 0 else psnr(mean_square),
         changed_8bit=float(np.mean(steps > 0)),
         mean_abs=float(difference.mean()),
         changed_8bit_more=float(np.mean(steps > 1)),

@@ -52,7 +52,7 @@ class Machine(BaseModel):
     os: str
     """Operating system and its version."""
     python: str
-    """Version of Python."""
+    """As in `3.11.7`."""
 
     def title(self) -> str:
         """One line for people."""

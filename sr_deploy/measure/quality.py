@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import ShapeError
 
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in luma (ITU-R BT.601, section 2.5.1)."""
 _PEAK = 255.0
 _WINDOW_RADIUS = 5
 _WINDOW_SIGMA = 1.5
@@ -63,9 +66,9 @@ def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Qual
     sr_y, hr_y = luma(sr_inner), luma(hr_inner)
     channels = range(sr.shape[2])
     return QualityScores(
-        psnr_y=_psnr(sr_y, hr_y),
+        psnr_y=psnr(float(np.mean((sr_y - hr_y) ** 2)), _PEAK),
         ssim_y=ssim(sr_y, hr_y),
-        psnr_rgb=_psnr(sr_inner, hr_inner),
+        psnr_rgb=psnr(float(np.mean((sr_inner - hr_inner) ** 2)), _PEAK),
         ssim_rgb=float(np.mean([ssim(sr_inner[..., channel], hr_inner[..., channel]) for channel in channels])),
     )
 
@@ -79,16 +82,21 @@ def luma(image: NDArray[np.float64] | NDArray[np.uint8]) -> NDArray[np.float64]:
     Returns:
         H x W in 16..235, not rounded.
     """
-    weights = np.array([65.481, 128.553, 24.966]) / _PEAK
+    weights = np.array(LUMA_WEIGHTS) * 219 / _PEAK
     if image.shape[2] == 1:
         weights = weights.sum(keepdims=True)
     plane: NDArray[np.float64] = image.astype(np.float64) @ weights
     return 16 + plane
 
 
-def _psnr(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    error = float(np.mean((a - b) ** 2))
-    return float("inf") if error == 0 else float(10 * np.log10(_PEAK**2 / error))
+def psnr(mean_square: float, peak: float = 1.0) -> float:
+    """PSNR in dB of a mean squared error; `inf` if that is 0.
+
+    Args:
+        mean_square: at least 0, in units of `peak` squared.
+        peak: largest value of a sample: 1, or 255 for 8 bit.
+    """
+    return math.inf if mean_square == 0 else float(-10 * np.log10(mean_square / peak**2))
 
 
 def ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -43,9 +43,9 @@ class GpuConditions(BaseModel):
     clock_highest_mhz: float | None = None
     """Their highest clock at these looks."""
     power_watts: float | None
-    """Mean power drawn."""
+    """Mean power drawn, in watts; None where the driver does not tell."""
     temperature_c: float | None
-    """Highest temperature."""
+    """Highest temperature of the chip, in degrees Celsius; None where the driver does not tell."""
     throttled: float
     """Share of the looks, 0 to 1, at which heat or power kept its clock down."""
 
@@ -65,7 +65,7 @@ class Conditions(BaseModel):
     cpu_watts: float | None
     """Mean power of the first processor package; None where unknown (Linux tells the superuser alone)."""
     gpus: tuple[GpuConditions, ...]
-    """NVIDIA GPUs."""
+    """NVIDIA GPUs that nvidia-smi sees; empty without it."""
 
 
 class Watch:

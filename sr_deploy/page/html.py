@@ -103,10 +103,21 @@ def bars(rows: Sequence[tuple[str, float, str]], title: str, greatest: float = 0
             f'<rect x="{_LABEL}" y="{top + 4}" width="{length:.1f}" height="{_ROW - 8}" fill="{color}"/>'
             f'<text class="soft" x="{_LABEL + length + 6:.1f}" y="{top + 16}">{escape(note)}</text>'
         )
-    width = _LABEL + _BAR_WIDTH + 150
+    return wrap_svg(title, _LABEL + _BAR_WIDTH + 150, height, "".join(parts))
+
+
+def wrap_svg(title: str, width: int, height: int, content: str) -> str:
+    """SVG that is scrolled where it is wider than the page.
+
+    Args:
+        title: for who cannot see it.
+        width: in CSS pixels.
+        height: in CSS pixels.
+        content: elements of SVG.
+    """
     return (
         f'<div class="scroll"><svg role="img" aria-label="{escape(title)}" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}">{"".join(parts)}</svg></div>'
+        f'viewBox="0 0 {width} {height}">{content}</svg></div>'
     )
 
 

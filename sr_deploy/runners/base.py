@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,13 +10,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.errors import BackendError, InputError, OutOfMemoryError, find_want_of_memory
+from sr_deploy.errors import BackendError, InputError, OutOfMemoryError, find_want_of_memory, first_line
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
-
-# What OpenVINO begins with: places in its source, and headings.
-_TELLS_NOTHING = re.compile(
-    r"Exception from |Check '.*' failed at |FrontEnd API failed|Model wasn't fully|Summary:|\s*$"
-)
 
 
 class BaseRunner(ABC):
@@ -100,9 +94,3 @@ def inference_error(spec: RunnerSpec, lr_shape: Sequence[int], error: BaseExcept
     said = find_want_of_memory(error)
     kind = BackendError if said is None else OutOfMemoryError
     return kind(f"{spec} failed on {'x'.join(map(str, lr_shape))}: {said or first_line(error)}")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what a library says that tells something, for a message of one line."""
-    lines = (str(error).strip() or type(error).__name__).splitlines()
-    return next((line.strip(" -") for line in lines if not _TELLS_NOTHING.match(line)), lines[0])

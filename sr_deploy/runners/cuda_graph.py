@@ -24,8 +24,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sr_deploy.errors import BackendError, OutOfMemoryError
-from sr_deploy.runners.base import first_line
+from sr_deploy.errors import BackendError, OutOfMemoryError, first_line
 
 Compute = Callable[[torch.Tensor], torch.Tensor]
 """From a tensor on a GPU to another; all that it does is queued on the current stream."""

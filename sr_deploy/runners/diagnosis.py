@@ -26,7 +26,6 @@ _PACKAGES = {
     "av": "reading and writing video",
     "skimage": "photographs for the demo, for verify and for bench",
     "tensorboard": "curves of a training run",
-    "matplotlib": "pictures of curves (info --curves)",
 }
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sr_deploy.errors import BackendError, OutOfMemoryError, find_want_of_memory
+from sr_deploy.errors import BackendError, OutOfMemoryError, find_want_of_memory, first_line
 from sr_deploy.model import Model
-from sr_deploy.runners.base import first_line
 
 TITLE = "torch:fp64"
 """How a certificate calls it."""

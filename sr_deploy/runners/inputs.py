@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from sr_deploy.bundle import Shape
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image
 from sr_deploy.imaging.resize import downscale_bicubic
+from sr_deploy.measure.quality import LUMA_WEIGHTS
 
 # ITU-R BT.601, full range: what a gray network is shown.
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_LUMA = np.array(LUMA_WEIGHTS, dtype=np.float32)
 
 
 def photograph_batch(shape: Shape, channels: int, scale: int) -> NDArray[np.float32]:

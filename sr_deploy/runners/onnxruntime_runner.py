@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.deps import require, silent_session_options
-from sr_deploy.errors import BackendError
+from sr_deploy.errors import BackendError, first_line
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.model import Model
-from sr_deploy.runners.base import BaseRunner, first_line, inference_error
+from sr_deploy.runners.base import BaseRunner, inference_error
 from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.runners.rewritten import open_rewritten

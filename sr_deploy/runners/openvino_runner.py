@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.deps import openvino_core, require
-from sr_deploy.errors import BackendError, OutOfMemoryError
+from sr_deploy.errors import BackendError, OutOfMemoryError, first_line
 from sr_deploy.model import Model
-from sr_deploy.runners.base import BaseRunner, first_line, inference_error, require_cpu
+from sr_deploy.runners.base import BaseRunner, inference_error, require_cpu
 from sr_deploy.runners.choose import find_graph_precision
 from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.rewritten import open_rewritten

@@ -31,17 +31,17 @@ class Interpolated:
     """What `interpolate_models` wrote."""
 
     path: Path
-    """The new weights."""
+    """Safetensors file, in the layout of sr-deploy."""
     sha256: str
-    """Of that file."""
+    """Of `path`, in hexadecimal."""
     arch: ArchSpec
     """The network of all three."""
     alpha: float
-    """Share of the second network."""
+    """Share of the second network, 0 to 1."""
     sources: tuple[Path, Path]
     """The files of weights that were blended."""
     source_sha256: tuple[str, str]
-    """Of those files."""
+    """Of `sources`, in their order."""
 
 
 def interpolate_models(

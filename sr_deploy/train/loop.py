@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory
+from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory, one_line
 from sr_deploy.run_folder import find_last_checkpoint, preview_file
 from sr_deploy.train.checkpoint import write_checkpoint
 from sr_deploy.train.manifest import check_resumable, update_manifest
@@ -40,7 +40,7 @@ class StepReport:
     """How far a training is."""
 
     step: int
-    """Updates made."""
+    """Updates made, those left out among them."""
     loss: float
     """Mean of the latest steps; not a number before the first metrics are in."""
     steps_per_second: float
@@ -94,7 +94,7 @@ def train(
             _run_steps(session, stop or threading.Event(), on_step, on_note)
             return session.manifest
     except torch._dynamo.exc.TorchDynamoException as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise TrainingError(
             f"torch.compile failed ({reason}); it needs a C++ compiler on a CPU and Triton on a GPU: train without it, "
             "--set precision.compile=false"

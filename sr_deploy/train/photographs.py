@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import ImageError, InputError, RecipeError
 from sr_deploy.imaging.codec import bundled_photographs, list_images, read_training_image
+from sr_deploy.imaging.formats import PHOTOGRAPHS
 from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.train.recipe import DataRecipe
 
@@ -177,7 +178,7 @@ def validation_paths(recipe: DataRecipe) -> list[Path]:
 def _images_in(folder: str) -> list[Path]:
     found = list_images(Path(folder))
     if not found:
-        raise InputError(f"{folder} holds no images (PNG, JPEG, WebP, TIFF...), at any depth; give a folder that does")
+        raise InputError(f"{folder} holds no images ({PHOTOGRAPHS}), at any depth; give a folder that does")
     return found
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from sr_deploy.errors import SrDeployError, TrainingError
+from sr_deploy.errors import SrDeployError, TrainingError, one_line
 
 T = TypeVar("T")
 
@@ -26,11 +26,11 @@ class Processes:
     """Who trains along. With one process nothing is sent."""
 
     rank: int = 0
-    """Number of this process."""
+    """Number of this process among all, from 0."""
     world_size: int = 1
-    """Processes in all."""
+    """Processes on all machines together, at least 1."""
     local_rank: int = 0
-    """Number of this process on its machine."""
+    """Number of this process on its machine, from 0: which GPU it takes."""
 
     @property
     def is_main(self) -> bool:
@@ -121,7 +121,7 @@ def join_processes(device: str | None) -> Iterator[Processes]:
     try:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise TrainingError(
             f"WORLD_SIZE = {world_size} says that torchrun started this, but the processes do not find each other "
             f"({reason}); start them as: torchrun --nproc-per-node {world_size} -m sr_deploy train ..."

@@ -31,28 +31,28 @@ class Scores(Document):
     """Quality of a picture, by the papers' protocol. PSNR in dB, at most 100 (which stands for equal)."""
 
     psnr_y: float
-    """On luma."""
+    """On BT.601 luma, in dB; what papers report."""
     ssim_y: float
-    """On luma."""
+    """On BT.601 luma, at most 1."""
     psnr_rgb: float
-    """On the three channels."""
+    """Over the three channels together, in dB."""
     ssim_rgb: float
-    """Mean over the three channels."""
+    """Mean over the three channels, at most 1."""
 
 
 class PhotographScores(Document):
-    """One held-out photograph."""
+    """Scores of one held-out photograph."""
 
     name: str
     """File name without suffix."""
     model: Scores
     """The averaged generator, in FP32."""
     bicubic: Scores
-    """The papers' bicubic."""
+    """The enlargement that papers compare with: MATLAB's bicubic."""
 
 
 class ValidationResult(Document):
-    """One validation."""
+    """Scores of the held-out photographs after some number of updates."""
 
     step: int
     """Updates made before it."""
@@ -61,7 +61,6 @@ class ValidationResult(Document):
     bicubic: Scores
     """Mean over the photographs."""
     photographs: tuple[PhotographScores, ...]
-    """Each of them."""
 
 
 class PrecisionRecord(Document):
@@ -70,7 +69,7 @@ class PrecisionRecord(Document):
     autocast: Literal["off", "bf16", "fp16"]
     """Number format of convolutions in the forward and backward pass; off is FP32."""
     channels_last: bool
-    """Memory layout NHWC."""
+    """Whether tensors lie as N x H x W x C in memory."""
     step_milliseconds: dict[str, float] = Field(default_factory=dict)
     """Forward and backward pass of each candidate that was measured; empty if the recipe left no choice."""
 
@@ -92,15 +91,12 @@ class RunManifest(Document):
     """`run.json`: what a run is and how far it is."""
 
     schema_version: Literal[1] = 1
-    """Of this file."""
     name: str
     """Of the run's folder when it was made."""
     recipe: str
     """Name of the recipe."""
     created_at: AwareDatetime
-    """UTC."""
     updated_at: AwareDatetime
-    """UTC."""
     status: Literal["running", "stopped", "failed", "finished"]
     """running is also what a killed run says: nobody was left to change it."""
     step: int
@@ -118,7 +114,6 @@ class RunManifest(Document):
     best_validation: ValidationResult | None = None
     """The one with the highest mean luma PSNR."""
     last_validation: ValidationResult | None = None
-    """The latest."""
     precision: PrecisionRecord
     """Kept when the run is resumed."""
     device: str
@@ -128,9 +123,8 @@ class RunManifest(Document):
     started_from: StartingPoint | None = None
     """Set if weights were given (--from)."""
     versions: dict[str, str]
-    """Tools, by distribution."""
+    """Of sr-deploy and the libraries that it uses, by distribution."""
     machine: Machine
-    """What trained last."""
 
 
 def read_manifest(run: Path) -> RunManifest:

@@ -32,7 +32,7 @@ class Batch:
     lr: NDArray[np.uint8]
     """Low resolution, aligned with `hr`; N x 0 x 0 x 3 where a degradation makes it."""
     hr: NDArray[np.uint8]
-    """Originals."""
+    """Patches of the originals; their sides are `lr`'s times the scale, or the canvas of the degradation."""
 
 
 class PatchSampler:

@@ -31,15 +31,14 @@ class SavedState(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     schema_version: Literal[2]
-    """`STATE_SCHEMA`."""
     step: Count
-    """Updates made."""
+    """Updates made, those left out among them."""
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """Time in the loop."""
+    """Time in the loop, over all resumptions."""
     metrics: dict[str, list[Finite]]
     """Of the healthy steps since the last line of metrics, by name."""
     skipped: Count
-    """Steps left out."""
+    """Steps left out so far because a loss or gradient was NaN or infinite."""
     skipped_lately: Count
     """Those of them since the last line of metrics."""
     bad_in_row: Count
@@ -53,7 +52,7 @@ class SavedState(BaseModel):
     pools: list[dict[str, torch.Tensor | Count]]
     """Of all processes, by rank."""
     best_validation: ValidationResult | None
-    """Highest so far."""
+    """The one with the highest mean luma PSNR so far."""
 
 
 def read_saved_state(path: Path) -> SavedState:

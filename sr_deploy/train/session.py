@@ -50,27 +50,21 @@ class Session:
     """Everything that the loop works with."""
 
     recipe: Recipe
-    """Resolved."""
+    """With overrides and defaults applied."""
     run: Path
-    """The run's folder."""
     manifest: RunManifest
-    """As last written."""
+    """`run.json` as it was last written."""
     device: torch.device
     """Where the network is."""
     precision: PrecisionChoice
-    """How it computes."""
     sampler: PatchSampler
-    """The batches."""
     make_pair: PairMaker
     """From a batch to what the networks see."""
     held_out: Sequence[HeldOut]
     """What it is validated on; nothing but in the first process."""
     updater: Updater
-    """Makes the updates."""
     state: TrainingState
-    """What changes."""
     processes: Processes
-    """Who trains along."""
     previews: bool
     """Whether pictures can be written here."""
 

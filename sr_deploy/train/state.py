@@ -15,12 +15,11 @@ from sr_deploy.train.run import ValidationResult
 
 @dataclass
 class DiscriminatorState:
-    """The discriminator."""
+    """A discriminator in training."""
 
     network: nn.Module
-    """FP32."""
+    """In FP32, on the device."""
     spec: DiscriminatorSpec
-    """What it is."""
     optimizer: torch.optim.Optimizer
     """Adam, with its moments."""
     rate_factor: float
@@ -32,9 +31,9 @@ class TrainingState:
     """What changes while training. The loop owns it."""
 
     network: nn.Module
-    """The generator, FP32."""
+    """The generator, in FP32, on the device."""
     average: MovingAverage
-    """Its moving average."""
+    """Moving average of the generator: what is validated and exported."""
     optimizer: torch.optim.Optimizer
     """Adam, with its moments."""
     scaler: torch.amp.GradScaler

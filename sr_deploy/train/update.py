@@ -39,7 +39,6 @@ class Updater:
     """What an update needs, apart from the batch."""
 
     state: TrainingState
-    """What changes."""
     generator: nn.Module
     """The state's network as it is called: compiled, or shared between processes."""
     discriminator: nn.Module | None
@@ -47,17 +46,14 @@ class Updater:
     teacher: nn.Module | None
     """What the generator was before it was trained for INT8, where a loss asks for it."""
     criteria: Criteria
-    """The losses."""
     precision: PrecisionChoice
     """How the passes compute."""
     device: torch.device
-    """Where."""
     accumulate: int
-    """Parts in which a batch passes."""
+    """Parts in which a batch passes, one after another, at least 1."""
     clip_norm: float | None
     """Greatest norm of the generator's gradient."""
     processes: Processes
-    """Who trains along."""
 
     def update(self, pair: TrainingPair, learning_rate: float, mark: Mark = lambda phase: None) -> dict[str, Tensor]:
         """Change the networks by one batch.

@@ -6,11 +6,10 @@ that falls from 1 to 0 as half a cosine wave leads from one to the other, so tha
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.measure.quality import psnr
 from sr_deploy.upscale.plan import Tile, TilePlan
 
 
@@ -42,8 +41,7 @@ class Blender:
         deep = apart[self._zone // 2] / 2
         near = np.maximum(apart - deep, deep)
         small = np.minimum(self._weights, 1 - self._weights).astype(np.float64)
-        square = float(np.mean(small**2 * near + (1 - small) ** 2 * deep))
-        return math.inf if not square else -10 * math.log10(square)
+        return psnr(float(np.mean(small**2 * near + (1 - small) ** 2 * deep)))
 
     def add(self, tile: Tile, sr: NDArray[np.float32]) -> tuple[int, int, NDArray[np.float32]]:
         """Blend with the tiles before it.

@@ -12,8 +12,8 @@ from typing import Literal
 
 from sr_deploy.errors import ImageError, InputError, ShapeError
 from sr_deploy.files import KeptFolder, output_error
-from sr_deploy.imaging.formats import require_output_size, require_output_suffix, require_quality
-from sr_deploy.imaging.header import Header, find_losses
+from sr_deploy.imaging.formats import find_format, find_losses, require_output_size, require_quality
+from sr_deploy.imaging.header import Header
 from sr_deploy.imaging.limits import MAX_PIXELS, require_picture
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.imaging.picture import Picture, read_picture, write_picture
@@ -193,7 +193,7 @@ def check_paths(source: Path, target: Path) -> None:
         OutputError: the target is a folder, or its folder cannot be written.
     """
     require_picture(source)
-    require_output_suffix(target)
+    find_format(target)
     if target.exists() and target.samefile(source):
         raise InputError(f"{target} is the picture to read; give another name for the result")
     if target.is_dir():

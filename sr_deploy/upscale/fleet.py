@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from sr_deploy.deps import require
-from sr_deploy.errors import BackendError, InputError, OutputError, SrDeployError
+from sr_deploy.errors import BackendError, InputError, OutputError, SrDeployError, first_line
 from sr_deploy.measure.machine import usable_cores
-from sr_deploy.runners.base import first_line
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.files import FileSettings
 from sr_deploy.upscale.places import Item

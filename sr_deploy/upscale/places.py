@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sr_deploy.errors import InputError
-from sr_deploy.imaging.codec import UPSCALE_SUFFIXES, list_images
-from sr_deploy.imaging.formats import output_suffixes
+from sr_deploy.imaging.codec import list_images
+from sr_deploy.imaging.formats import IMAGE_SUFFIXES, OUTPUT_SUFFIXES
 from sr_deploy.names import fold_name, tells_capitals_apart
 
 
@@ -39,17 +39,17 @@ def plan_folder(source: Path, target: Path, suffix: str | None) -> list[Item]:
     Raises:
         InputError: no such folder, no picture in it, both are the same folder, or a suffix that cannot be written.
     """
-    if suffix is not None and suffix not in output_suffixes():
-        raise InputError(f"unknown format {suffix.lstrip('.')!r}; known: {', '.join(output_suffixes())}")
-    if target.suffix.lower() in output_suffixes() and not target.is_dir():
+    if suffix is not None and suffix not in OUTPUT_SUFFIXES:
+        raise InputError(f"unknown format {suffix.lstrip('.')!r}; known: {', '.join(OUTPUT_SUFFIXES)}")
+    if target.suffix.lower() in OUTPUT_SUFFIXES and not target.is_dir():
         raise InputError(f"{source} is a folder, but {target} is the name of a picture; give a folder for the results")
-    found = list_images(source, UPSCALE_SUFFIXES)
+    found = list_images(source, IMAGE_SUFFIXES)
     if target.exists() and target.samefile(source):
         raise InputError(f"{target} holds the pictures to read; give another folder for the results")
     if target.resolve().is_relative_to(source.resolve()):
         found = [path for path in found if not path.resolve().is_relative_to(target.resolve())]
     if not found:
-        raise InputError(f"{source} holds no pictures; known endings: {', '.join(sorted(UPSCALE_SUFFIXES))}")
+        raise InputError(f"{source} holds no pictures; known endings: {', '.join(sorted(IMAGE_SUFFIXES))}")
     names = [path.relative_to(source) for path in found]
     wanted = [_with_suffix(name, suffix) for name in names]
     counts = Counter(map(fold_name, wanted))  # results may be copied to where `a.png` and `A.png` are one file
@@ -81,5 +81,5 @@ def list_places(items: Sequence[Item], folder: Path) -> list[str]:
 
 def _with_suffix(name: Path, suffix: str | None) -> Path:
     if suffix is None:
-        return name if name.suffix.lower() in output_suffixes() else name.with_suffix(".png")
+        return name if name.suffix.lower() in OUTPUT_SUFFIXES else name.with_suffix(".png")
     return name.with_suffix(suffix)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.imaging.opening import Pixels
+from sr_deploy.measure.quality import psnr
 from sr_deploy.upscale.blend import ramp
 
 STEP = 8
@@ -106,8 +107,7 @@ def expect_seam_db(errors: NDArray[np.float64], halo: int) -> float:
     blend = blend_of(halo)
     after = ramp(2 * blend).astype(np.float64)
     distance = halo - blend + np.arange(2 * blend)  # of the tile that comes after, from its own edge
-    square = float(np.mean(2 * after**2 * errors[distance]))  # the tile before is its mirror image
-    return float("inf") if square == 0 else -10 * float(np.log10(square))
+    return psnr(float(np.mean(2 * after**2 * errors[distance])))  # the tile before is its mirror image
 
 
 def _find_detail(samples: Pixels, size: tuple[int, int], seam: tuple[int, int], multiple: int) -> tuple[int, int]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from sr_deploy.errors import InputError
 from sr_deploy.files import KeptFolder, output_error
-from sr_deploy.imaging.header import Header, find_losses
+from sr_deploy.imaging.formats import find_losses
+from sr_deploy.imaging.header import Header
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.imaging.row_reader import STRIP, RowReader
 from sr_deploy.imaging.row_writer import RowWriter, open_row_writer, require_by_rows

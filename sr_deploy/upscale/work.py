@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sr_deploy.errors import ImageError, SrDeployError, describe_surprise
+from sr_deploy.errors import ImageError, SrDeployError, describe_surprise, one_line
 from sr_deploy.files import KeptFolder, output_error, sha256_of
 from sr_deploy.imaging.formats import find_format
 from sr_deploy.imaging.picture import Picture, read_picture
@@ -233,7 +233,7 @@ def describe_error(error: Exception) -> str:
     """One line."""
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}; take a smaller --tile"
-    return " ".join(str(error).split()) if isinstance(error, SrDeployError) else describe_surprise(error)
+    return one_line(error, None) if isinstance(error, SrDeployError) else describe_surprise(error)
 
 
 def _pick_judge(items: Sequence[Item], settings: FileSettings) -> Path:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.bundle import Shape
 from sr_deploy.errors import InputError
+from sr_deploy.measure.quality import LUMA_WEIGHTS
 from sr_deploy.runners.inputs import photograph_batch
 
 PHOTOGRAPH = "photograph"
@@ -17,7 +18,6 @@ _DARKEST = 8
 _BLOCK = 4
 _TEXT = "Sphinx of black quartz, judge my vow 0123456789 "
 _LETTERS = 13
-_LUMA = (0.299, 0.587, 0.114)
 
 
 def draw_content(content: str, shape: Shape, channels: int, scale: int) -> NDArray[np.float32]:
@@ -36,7 +36,7 @@ def draw_content(content: str, shape: Shape, channels: int, scale: int) -> NDArr
         InputError: no such content.
     """
     if content in _PURE:
-        color = np.array(_PURE[content] if channels == 3 else [round(float(np.dot(_PURE[content], _LUMA)))])
+        color = np.array(_PURE[content] if channels == 3 else [round(float(np.dot(_PURE[content], LUMA_WEIGHTS)))])
         return _to_unit(np.broadcast_to(color[None, :, None, None], (shape.n, channels, shape.h, shape.w)))
     if content in (PHOTOGRAPH, "dark"):
         batch = photograph_batch(shape, channels, scale)

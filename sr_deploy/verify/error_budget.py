@@ -19,12 +19,13 @@ from sr_deploy.bundle import BudgetStage
 from sr_deploy.imaging.codec import bundled_photographs, read_image, read_training_image, write_image
 from sr_deploy.imaging.convert import to_image, to_nchw
 from sr_deploy.imaging.resize import downscale_bicubic
+from sr_deploy.measure.quality import LUMA_WEIGHTS, psnr
 
 Outputs = list[NDArray[np.float32]]
 """One for each photograph, 1 x C x H x W."""
 
 # ITU-R BT.601, full range, as for the inputs of gray networks elsewhere.
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = np.array(LUMA_WEIGHTS, np.float32)
 _WORK = 16e9
 """Multiply-adds that a stage may spend on more than one photograph."""
 _MOST = 4
@@ -142,7 +143,7 @@ def measure_psnr(outputs: Sequence[NDArray[np.float32]], others: Sequence[NDArra
             return 0.0
         squares += float(np.square(np.clip(one, 0, 1).astype(np.float64) - np.clip(other, 0, 1)).sum())
         samples += one.size
-    return None if squares == 0 else float(-10 * np.log10(squares / samples))
+    return None if squares == 0 else psnr(squares / samples)
 
 
 def describe_photographs(photographs: Sequence[Photograph]) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import ImageError, InputError
 from sr_deploy.imaging.codec import list_images, read_image, read_training_image
+from sr_deploy.imaging.formats import PHOTOGRAPHS
 from sr_deploy.imaging.resize import downscale_bicubic
 
 # What published sets put behind a picture's name: img_001_SRF_4_LR, babyx4, 0801x4m, 0801_x4, img_GT.
@@ -60,7 +61,7 @@ def find_pairs(hr: Path, lr: Path | None, scale: int) -> list[PairPaths]:
     """
     originals = [path for path in list_images(hr) if not _LOW.search(path.stem)]
     if not originals:
-        raise InputError(f"{hr} holds no picture to compare with; give a folder of originals (PNG, JPEG, WebP, TIFF)")
+        raise InputError(f"{hr} holds no picture to compare with; give a folder of originals ({PHOTOGRAPHS})")
     if lr is None:
         return [PairPaths(path.stem, path, None) for path in originals]
     small = [path for path in list_images(lr) if not _HIGH.search(path.stem)]

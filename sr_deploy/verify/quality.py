@@ -16,7 +16,7 @@ from sr_deploy.errors import ShapeError
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
 from sr_deploy.measure.niqe import niqe
-from sr_deploy.measure.quality import score_pair
+from sr_deploy.measure.quality import psnr, score_pair
 from sr_deploy.verify.pairs import Pair
 
 EQUAL_DB = 100.0
@@ -153,4 +153,4 @@ def _crop_worst(pair: Pair, bicubic: NDArray[np.uint8], sr: NDArray[np.uint8], s
 
 def _window_psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     error = float(np.mean(np.square(a.astype(np.float64) - b)))
-    return EQUAL_DB if error == 0 else min(EQUAL_DB, float(10 * np.log10(255**2 / error)))
+    return min(EQUAL_DB, psnr(error, 255))

@@ -1,4 +1,4 @@
-"""What another package brings, in one file, goes through the whole chain by its name: as CONTRIBUTING.md says."""
+"""What is added as CONTRIBUTING.md says goes through the whole chain by its name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import sr_deploy
 from sr_deploy.arch import registry
 from sr_deploy.cli import main
 from sr_deploy.imaging.codec import read_image
@@ -92,7 +95,7 @@ def test_a_loss_is_one_file(site, pictures, tmp_path, monkeypatch, capsys):
     for line in logged:
         assert line["spectrum"] > 0
         assert line["loss"] == pytest.approx(line["pixel"] + line["spectrum"], rel=1e-5)
-    assert "<!-- spectrum -->" in (tmp_path / "curves.svg").read_text()
+    assert ">spectrum</text>" in (tmp_path / "curves.svg").read_text()
     assert "[loss.spectrum]\nweight = 0.1\npower = 1.0\n" in Path("runs/spectra/recipe.toml").read_text()
 
     # In the checkout, which is not among the paths of a test that started elsewhere.
@@ -100,3 +103,41 @@ def test_a_loss_is_one_file(site, pictures, tmp_path, monkeypatch, capsys):
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert re.search(r"\b6 passed", done.stdout), done.stdout  # three tests for each of two examples
+
+
+def test_an_image_format_is_one_entry(pictures, tmp_path, monkeypatch):
+    """In a copy of the package, as the guide edits its files."""
+    module, entry, commands = read_blocks("Add an image format")
+    site = tmp_path / "site"
+    package = Path(sr_deploy.__file__).parent
+    shutil.copytree(package, site / "sr_deploy", ignore=shutil.ignore_patterns("__pycache__"))
+    (site / "sr_deploy/imaging/ppm.py").write_text(module)
+    table = site / "sr_deploy/imaging/formats.py"
+    before, after = table.read_text().split("\nFORMATS = (\n")
+    table.write_text(f"{before}\nFORMATS = (\n{entry.rstrip()},\n{after}")
+    here = tmp_path / "here"
+    shutil.copytree(pictures, here / "pictures")
+    image = np.asarray(Image.open(here / "pictures/0.png").convert("RGB"))[:21, :30]
+    Image.fromarray(image).save(here / "in.ppm")
+    Image.fromarray(image).save(here / "in.png")
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "sr_deploy", *shlex.split(command)[1:]]
+        environment = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "500"}
+        return subprocess.run(words, cwd=here, env=environment, capture_output=True, text=True, check=False)
+
+    for command in [*commands.splitlines(), "sr-deploy upscale in.png expected.png"]:
+        done = run(command)
+        assert done.returncode == 0, done.stderr
+    expected = np.asarray(Image.open(here / "expected.png"))
+    for name in ("out.ppm", "out.png"):
+        assert np.array_equal(np.asarray(Image.open(here / name)), expected), name
+    assert {path.suffix for path in (here / "larger").iterdir() if path.name[0] != "."} == {".ppm"}
+    shown = run("sr-deploy upscale --help").stdout
+    assert ".ppm" in shown
+    (here / "cut.ppm").write_bytes((here / "in.ppm").read_bytes()[:-1])
+    for source, said in (("cut.ppm", "is a damaged PPM file"), ("in.png --stream", "PPM is encoded whole")):
+        done = run(f"sr-deploy upscale {source} other.ppm")
+        assert done.returncode == 1
+        assert said in done.stderr
+    assert "PPM" in run("sr-deploy upscale in.ppm out.ppm --quality 5").stderr

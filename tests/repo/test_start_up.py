@@ -15,7 +15,7 @@ from sr_deploy.shipped import DEFAULT_MODEL
 
 HEAVY = {
     *("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "openvino_telemetry", "polygraphy", "ray"),
-    *("numpy", "scipy", "skimage", "matplotlib", "pyvips", "av", "pydantic", "rich", "tensorboard"),
+    *("numpy", "scipy", "skimage", "pyvips", "av", "pydantic", "rich", "tensorboard"),
 }
 UPSCALING = {"numpy", "onnx", "pydantic", "pyvips", "rich"}
 MODEL = str(DEFAULT_MODEL)

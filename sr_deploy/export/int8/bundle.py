@@ -113,7 +113,7 @@ def write_int8_graph(
         share=report.share,
         passed=report.passed,
         report=record_file(folder, report_name(options.format)),
-        picture=None if report.picture is None else record_file(folder, report.picture),
+        picture=record_file(folder, report.picture),
     )
     floats = [layer.name for layer in report.layers if layer.precision == "float"]
     planned = tuple(name for name in floats if options.rest == "fp32" or name in keep_fp32)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.deps import is_installed, openvino_core, require, silent_session_options
-from sr_deploy.errors import BackendError
+from sr_deploy.errors import BackendError, one_line
 from sr_deploy.export.int8.formats import FormatName
 from sr_deploy.measure.machine import has_multiplier, usable_cores
 
@@ -58,7 +58,7 @@ def open_graph(model: onnx.ModelProto, engine: Engine, *, optimize: bool = True)
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise BackendError(f"{engine} cannot run the graph of the search: {reason}") from error
 
 

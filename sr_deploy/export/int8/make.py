@@ -89,10 +89,7 @@ def make_int8_graph(
         )
     write_graph(build_graph(work, chosen.kept, layers), int8_path)
     report = _describe(work, placement, measured, result, gate)
-    note = draw_search(report, int8_path.with_name(picture_name(options.format)))
-    if note:
-        work.say(note)
-        report = report.model_copy(update={"picture": None})
+    draw_search(report, int8_path.with_name(picture_name(options.format)))
     return report
 
 

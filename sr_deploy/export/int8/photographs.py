@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from sr_deploy.errors import ImageError, InputError
 from sr_deploy.files import sha256_of
 from sr_deploy.imaging.codec import bundled_photographs, list_images, read_training_image
+from sr_deploy.imaging.formats import PHOTOGRAPHS
 from sr_deploy.imaging.resize import downscale_bicubic
+from sr_deploy.measure.quality import LUMA_WEIGHTS
 
 _HELD_OUT = 4
 """One photograph in so many is held out."""
-_GRAY = np.array([0.299, 0.587, 0.114])
+_GRAY = np.array(LUMA_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def list_photographs(folder: Path | None) -> list[Path]:
     """
     paths = list(bundled_photographs().values()) if folder is None else list_images(folder)
     if not paths:
-        raise InputError(f"{folder} holds no picture to calibrate with; give a folder of photographs (PNG, JPEG, WebP)")
+        raise InputError(f"{folder} holds no picture to calibrate with; give a folder of photographs ({PHOTOGRAPHS})")
     return paths
 
 

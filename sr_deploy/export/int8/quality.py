@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.export.int8.execute import Run
 from sr_deploy.export.int8.photographs import Crop
-from sr_deploy.measure.quality import luma
+from sr_deploy.measure.quality import luma, psnr
 
 _SURE = 2.0
 """Standard errors to each end of an interval that holds the mean in 95 cases of 100."""
@@ -65,9 +65,8 @@ class Judge:
         """
         self._crops, self._output, self._scale = crops, output, scale
         self._expected = [_clamp(reference(crop.lr)[output]) for crop in crops]
-        psnr = [self._score(sr, crop) for sr, crop in zip(self._expected, crops, strict=True)]
-        self._psnr = psnr
-        self.psnr_db = float(np.mean(psnr))
+        self._psnr = [self._score(sr, crop) for sr, crop in zip(self._expected, crops, strict=True)]
+        self.psnr_db = float(np.mean(self._psnr))
         """Of FP32 against the originals, mean over the crops."""
 
     def error(self, run: Run) -> float:
@@ -78,25 +77,25 @@ class Judge:
     def judge(self, run: Run) -> Loss:
         """Run a graph on every crop."""
         errors, drops, highs, worst, visible = [], [], [], 0.0, 0.0
-        for expected, crop, psnr in zip(self._expected, self._crops, self._psnr, strict=True):
+        for expected, crop, before in zip(self._expected, self._crops, self._psnr, strict=True):
             sr = _clamp(run(crop.lr)[self._output])
             off = sr - expected
             errors.append(float(np.mean(off**2)))
-            drops.append(psnr - self._score(sr, crop))
+            drops.append(before - self._score(sr, crop))
             size = np.abs(off)
             highs.append(float(np.quantile(size, _HIGH)))
             worst = max(worst, float(size.max()))
             visible = max(visible, float(np.abs(_average(off)).max()))
         spread = float(np.std(drops, ddof=1) / np.sqrt(len(drops))) if len(drops) > 1 else 0.0
         lost = float(np.mean(drops))
-        return Loss(to_psnr(float(np.mean(errors))), lost, worst, spread, visible, float(np.mean(highs)))
+        return Loss(min(MOST_DB, psnr(float(np.mean(errors)))), lost, worst, spread, visible, float(np.mean(highs)))
 
     def _score(self, sr_NCHW: NDArray[np.float32], crop: Crop) -> float:
         """PSNR on luma of the 8-bit picture, as in the papers."""
         inner = slice(self._scale, -self._scale)
         sr = np.rint(sr_NCHW[0].transpose(1, 2, 0) * 255.0)[inner, inner].astype(np.float64)
         error = float(np.mean((luma(sr) - luma(crop.hr[inner, inner])) ** 2))
-        return to_psnr(error / 255.0**2)
+        return min(MOST_DB, psnr(error, 255))
 
 
 def _average(off_NCHW: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -107,11 +106,6 @@ def _average(off_NCHW: NDArray[np.float32]) -> NDArray[np.float64]:
     rows = sums[:, :, tall:] - sums[:, :, :-tall]
     averages: NDArray[np.float64] = (rows[..., wide:] - rows[..., :-wide]) / (tall * wide)
     return averages
-
-
-def to_psnr(error: float) -> float:
-    """PSNR for peak 1.0 of a mean squared error, in dB, at most 100."""
-    return MOST_DB if error <= 10 ** (-MOST_DB / 10) else float(-10 * np.log10(error))
 
 
 def _clamp(sr: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, FiniteFloat, NonNegativeInt
 
 from sr_deploy.bundle.records import Record, Share
-from sr_deploy.deps import is_installed, require
 from sr_deploy.export.int8.formats import FormatName
 from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.files import replacing_file
+from sr_deploy.page import plots
 
 if TYPE_CHECKING:
     from sr_deploy.export.int8.search import Point
@@ -23,8 +22,8 @@ def report_name(precision: FormatName) -> str:
 
 
 def picture_name(precision: FormatName) -> str:
-    """The file of a bundle that a search's picture lies in, as `int8-search.png`."""
-    return f"{precision}-search.png"
+    """The file of a bundle that a search's plot lies in, as `int8-search.svg`."""
+    return f"{precision}-search.svg"
 
 
 class CurvePoint(Record):
@@ -124,8 +123,8 @@ class Int8Report(Record):
     """In the graph's order."""
     curve: tuple[CurvePoint, ...]
     """From the largest share to the least."""
-    picture: str | None
-    """File of the picture; None where matplotlib is not installed."""
+    picture: str
+    """File of the plot, beside the report."""
 
 
 def make_curve(points: tuple[Point, ...], options: Int8Options) -> tuple[CurvePoint, ...]:
@@ -146,34 +145,35 @@ def make_curve(points: tuple[Point, ...], options: Int8Options) -> tuple[CurvePo
     )
 
 
-def draw_search(report: Int8Report, path: Path) -> str:
-    """Draw loss and error over share; returns a note for people: empty, or why there is no picture.
+def draw_search(report: Int8Report, path: Path) -> None:
+    """Draw loss and error over share.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    if not is_installed("matplotlib"):
-        return "no picture of the search without matplotlib; run: pip install 'sr-deploy[plots]'"
-    require("matplotlib", "the picture of the search")
-    from matplotlib.figure import Figure
-
-    shares = [100 * point.share for point in report.curve]
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    drops = [point.drop_db for point in report.curve]
-    ends = [(point.upper_db or point.drop_db) - point.drop_db for point in report.curve]
-    axes.errorbar(shares, drops, yerr=ends, fmt="o-", capsize=3, color="tab:blue", label="drop, 95 % interval")
-    axes.axhline(report.options.max_drop_db, color="tab:red", linestyle="--", label="budget")
-    axes.plot([100 * report.share], [report.drop_db], "*", color="tab:green", markersize=14, label="written")
-    axes.set_xlabel(f"multiply-adds in {report.options.format.upper()} (%)")
-    axes.set_ylabel("dB lost against ground truth (luma)")
-    axes.grid(alpha=0.3)
-    beside = axes.twinx()
-    beside.plot(shares, [point.psnr_fp32_db for point in report.curve], "s:", color="tab:gray", label="PSNR to FP32")
-    beside.set_ylabel("PSNR against FP32 (dB)")
-    lines = [*axes.get_lines(), *beside.get_lines()]
-    axes.legend(lines, [str(line.get_label()) for line in lines], loc="best", fontsize="small")
-    axes.set_title(f"{report.options.format.upper()} search", fontsize="medium")
-    with replacing_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, metadata={"Software": "sr-deploy"})
-    return ""
+    curve, budget = report.curve, report.options.max_drop_db
+    shares = [100 * point.share for point in curve]
+    drops = [
+        plots.Point(
+            share, one.drop_db, (one.upper_db or one.drop_db) - one.drop_db, f"{share:.1f} %: {one.drop_db:.4f} dB"
+        )
+        for share, one in zip(shares, curve, strict=True)
+    ]
+    written = plots.Point(100 * report.share, report.drop_db, note=f"{report.drop_db:.4f} dB")
+    loss = [
+        plots.Series("drop, 95 % interval", drops),
+        plots.Series("budget", [plots.Point(share, budget) for share in (min(shares), max(shares))], dashed=True),
+        plots.Series("written", [written]),
+    ]
+    psnr = [
+        plots.Point(share, one.psnr_fp32_db, note=f"{share:.1f} %") for share, one in zip(shares, curve, strict=True)
+    ]
+    x_name = f"multiply-adds in {report.options.format.upper()} (%)"
+    drawn = [
+        plots.draw_lines(y_name, series, x_name, y_name, log_x=False, log_y=False)
+        for y_name, series in (
+            ("dB lost against ground truth (luma)", loss),
+            ("PSNR against FP32 (dB)", [plots.Series("PSNR to FP32", psnr)]),
+        )
+    ]
+    plots.write_svg(path, f"{report.options.format.upper()} search", drawn)

@@ -36,7 +36,7 @@ class TrainingPair:
     """Patches of a batch, all float32 on levels of 255 in [0, 1]."""
 
     lr_NCHW: Tensor
-    """Low resolution."""
+    """The network's input: H and W are those of the patches divided by the scale."""
     hr_NCHW: Tensor
     """Originals, for the adversarial term."""
     target_NCHW: Tensor
@@ -48,7 +48,6 @@ class _Plan:
     """What is done to a batch."""
 
     draw: BatchDraw
-    """Parameters."""
     kernels: tuple[Tensor, ...]
     """Of each order, and of the last filter: N x K x K."""
     kernel_sizes: tuple[NDArray[np.int64], ...]

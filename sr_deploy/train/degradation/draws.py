@@ -68,9 +68,8 @@ class StageDraw:
     """One order: blur, resize, noise, JPEG."""
 
     kernel: KernelDraw
-    """Blur."""
     factor: float
-    """Resampling, for the whole batch."""
+    """Output pixels per input pixel of the resampling, for the whole batch."""
     mode: ResizeMode
     """How it resamples, for the whole batch."""
     gaussian: bool
@@ -82,7 +81,7 @@ class StageDraw:
     gray: NDArray[np.bool_]
     """N: whether the noise is alike in all channels."""
     quality: NDArray[np.int64]
-    """N: of JPEG."""
+    """N: quality of the JPEG compression, 1 to 100."""
 
 
 @dataclass(frozen=True)

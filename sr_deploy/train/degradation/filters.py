@@ -99,7 +99,7 @@ def _convolve_strips(images_NCHW: Tensor, *kernels_N1KL: Tensor) -> Tensor:
 
 
 def convolve_by_fft(images_NCHW: Tensor, kernels_NKK: Tensor) -> Tensor:
-    """Multiply spectra."""
+    """Multiply spectra: faster for wide kernels that are no products of lines."""
     height, width = images_NCHW.shape[2:]
     reach = kernels_NKK.shape[-1] // 2
     rows, columns = find_fast_length(height + 2 * reach), find_fast_length(width + 2 * reach)

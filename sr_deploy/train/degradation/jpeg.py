@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sr_deploy.measure.quality import LUMA_WEIGHTS
+
 # T.81, tables K.1 and K.2, row by row.
 _LUMA_TABLE = (
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56,
@@ -25,7 +27,6 @@ _CHROMA_TABLE = (
 )  # fmt: skip
 _BLOCK = 8
 _MCU = 16  # pixels of a side that are coded together: two blocks of luma, one of chroma
-_LUMA = (0.299, 0.587, 0.114)
 _MIDDLE = 128.0
 
 
@@ -61,8 +62,8 @@ def scale_tables(quality_N: Tensor) -> tuple[Tensor, Tensor]:
 def _to_luma(images_NCHW: Tensor) -> Tensor:
     """N x H x W, in levels of 255."""
     red, green, blue = images_NCHW.unbind(1)
-    luma = red * (255 * _LUMA[0])
-    return luma.add_(green, alpha=255 * _LUMA[1]).add_(blue, alpha=255 * _LUMA[2])
+    luma = red * (255 * LUMA_WEIGHTS[0])
+    return luma.add_(green, alpha=255 * LUMA_WEIGHTS[1]).add_(blue, alpha=255 * LUMA_WEIGHTS[2])
 
 
 def _to_halved_chroma(images_NCHW: Tensor) -> Tensor:
@@ -73,18 +74,18 @@ def _to_halved_chroma(images_NCHW: Tensor) -> Tensor:
     luma = _to_luma(half)
     blue = half[:, 2] * 255 - luma
     red = half[:, 0] * 255 - luma
-    return torch.stack([blue / (2 * (1 - _LUMA[2])), red / (2 * (1 - _LUMA[0]))], dim=1)
+    return torch.stack([blue / (2 * (1 - LUMA_WEIGHTS[2])), red / (2 * (1 - LUMA_WEIGHTS[0]))], dim=1)
 
 
 def _to_color(luma_NHW: Tensor, chroma_NCHW: Tensor) -> Tensor:
     # libjpeg's "fancy" upsampling weighs the nearer sample 3/4 and the farther 1/4: bilinear, half-pixel centers.
     blue, red = _double(_double(chroma_NCHW, 3), 2).unbind(1)
-    to_red, to_blue = 2 * (1 - _LUMA[0]), 2 * (1 - _LUMA[2])
+    to_red, to_blue = 2 * (1 - LUMA_WEIGHTS[0]), 2 * (1 - LUMA_WEIGHTS[2])
     count, height, width = luma_NHW.shape
     color = luma_NHW.new_empty(count, 3, height, width)
     torch.add(luma_NHW, red, alpha=to_red, out=color[:, 0])
-    torch.add(luma_NHW, red, alpha=-to_red * _LUMA[0] / _LUMA[1], out=color[:, 1])
-    color[:, 1].add_(blue, alpha=-to_blue * _LUMA[2] / _LUMA[1])
+    torch.add(luma_NHW, red, alpha=-to_red * LUMA_WEIGHTS[0] / LUMA_WEIGHTS[1], out=color[:, 1])
+    color[:, 1].add_(blue, alpha=-to_blue * LUMA_WEIGHTS[2] / LUMA_WEIGHTS[1])
     torch.add(luma_NHW, blue, alpha=to_blue, out=color[:, 2])
     return color.round_().clamp_(0.0, 255.0).mul_(1 / 255)
 

@@ -7,10 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sr_deploy.measure.quality import LUMA_WEIGHTS
 from sr_deploy.train.degradation.groups import map_groups
 from sr_deploy.train.degradation.poisson import draw_poisson_noise
-
-_GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def add_gaussian_noise(
@@ -52,7 +51,7 @@ def add_poisson_noise(
         counted = images
         if gray_N[run.start]:
             red, green, blue = images[:, :, None].unbind(1)
-            counted = (red * _GRAY[0]).add_(green, alpha=_GRAY[1]).add_(blue, alpha=_GRAY[2])
+            counted = (red * LUMA_WEIGHTS[0]).add_(green, alpha=LUMA_WEIGHTS[1]).add_(blue, alpha=LUMA_WEIGHTS[2])
         levels = (counted * 255).round_().clamp_(0.0, 255.0)
         return draw_poisson_noise(levels, generator)
 

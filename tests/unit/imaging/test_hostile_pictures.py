@@ -13,7 +13,7 @@ from sr_deploy.errors import ImageError
 from sr_deploy.imaging import pillow
 from sr_deploy.imaging.codec import read_image
 from sr_deploy.imaging.exif import is_tangled
-from sr_deploy.imaging.exif_blocks import find_exif
+from sr_deploy.imaging.exif_blocks import find_in_heif, find_in_jpeg, find_in_png, find_in_webp
 from sr_deploy.imaging.picture import read_picture
 from tests.fuzz.picture_cases import (
     CASES,
@@ -104,8 +104,8 @@ def test_plain_exif_is_found_and_kept(tmp_path, make):
     """More than the 64 kB of a JPEG's segment, too, where the format has no such bound."""
     block = plain_exif(0 if make is jpeg else 80_000)
     (tmp_path / "x").write_bytes(make(block))
-    form = {jpeg: "JPEG", png: "PNG", webp: "WebP", avif: "AVIF or HEIF"}[make]
-    (found,) = find_exif(form, (tmp_path / "x").read_bytes())
+    find = {jpeg: find_in_jpeg, png: find_in_png, webp: find_in_webp, avif: find_in_heif}[make]
+    (found,) = find((tmp_path / "x").read_bytes())
     assert found.removeprefix(b"Exif\0\0")[: len(block)] == block
     kept = read_picture(tmp_path / "x").exif
     assert kept is not None
@@ -123,7 +123,7 @@ def test_directories_that_lead_to_one_another_are_told_from_those_of_cameras():
 
 def test_exif_in_pieces_is_joined():
     block = tangled_exif(3)
-    (found,) = find_exif("AVIF or HEIF", scattered_avif(block, 5))
+    (found,) = find_in_heif(scattered_avif(block, 5))
     assert found == block
 
 

@@ -127,7 +127,7 @@ def save_turned(path: Path, photograph: NDArray[np.uint8]) -> None:
         ("b.jpg", save_turned, r"is turned or mirrored by its EXIF \(orientation 6\), which takes all of it at once"),
         ("a.webp", lambda path, it: Image.fromarray(it).save(path), "is a WebP file, and only PNG, JPEG, TIFF are"),
         ("a.bmp", lambda path, it: Image.fromarray(it).save(path), "is a BMP file, and only PNG, JPEG, TIFF are"),
-        ("c.png", lambda path, it: path.write_bytes(b""), "is empty; give a JPEG"),
+        ("c.png", lambda path, it: path.write_bytes(b""), "is empty; give a PNG"),
         ("d.png", lambda path, it: path.write_text("no picture"), "is no picture that can be read"),
         (
             "e.png",

@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 
 from sr_deploy.errors import ShapeError
 from sr_deploy.imaging.codec import bundled_photographs, read_image
-from sr_deploy.measure.quality import luma, score_pair
+from sr_deploy.measure.quality import luma, psnr, score_pair
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +89,16 @@ def test_refuses_what_cannot_be_compared(hr: NDArray[np.uint8]) -> None:
     assert score_pair(hr[:19, :19], hr[:19, :19], 4).ssim_y == pytest.approx(1)
     with pytest.raises(ShapeError, match=r"a 18x40 picture \(HxW\) is too small to score at x4: sides of at least 19"):
         score_pair(hr[:18, :40], hr[:18, :40], 4)
+
+
+def test_psnr_of_mean_squared_errors():
+    assert psnr(0.0) == float("inf")
+    assert psnr(1e-4) == pytest.approx(40.0, abs=1e-12)
+    assert psnr(255**2 / 1000, 255) == pytest.approx(30.0, abs=1e-12)
+    assert psnr(1.0) == 0.0
+
+
+def test_the_weights_of_luma_are_those_of_the_papers():
+    """Y of MATLAB's rgb2ycbcr: 16 + 65.481 R + 128.553 G + 24.966 B, of 0 to 1."""
+    colors = np.eye(3).reshape(1, 3, 3) * 255
+    assert luma(colors)[0] == pytest.approx([16 + 65.481, 16 + 128.553, 16 + 24.966], abs=1e-12)

@@ -1,9 +1,10 @@
 import math
 import re
+from xml.etree import ElementTree
 
 import pytest
 
-from sr_deploy.page.plots import Point, Series, draw_lines, find_ticks
+from sr_deploy.page.plots import Point, Series, draw_lines, find_ticks, write_svg
 
 
 def test_points_lie_where_the_logarithm_puts_them():
@@ -42,3 +43,29 @@ def test_more_series_than_colors_are_told_apart_by_dashes():
     strokes = re.findall(r'fill="none" stroke="(#\w+)" stroke-width="2" stroke-dasharray="([^"]*)"', drawn)
     assert len(set(strokes)) == 11
     assert strokes[0][0] == strokes[10][0]
+
+
+def test_linear_axes_have_round_ticks_and_equal_steps():
+    points = [Point(x, y) for x, y in ((0, -1), (50, 0), (100, 1))]
+    drawn = draw_lines("t", [Series("s", points)], "x", "y", log_x=False, log_y=False)
+    places = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    (left, bottom), (middle, half), (right, top) = places
+    assert middle - left == pytest.approx(right - middle, abs=0.2)
+    assert bottom - half == pytest.approx(half - top, abs=0.2)
+    assert right - left == pytest.approx(520 / 1.1, abs=0.2)  # a twentieth is left on both sides
+    ticks = re.findall(r'text-anchor="(middle|end)">(-?[\d.]+)<', drawn)
+    assert [tick for anchor, tick in ticks if anchor == "middle"] == ["0", "20", "40", "60", "80", "100"]
+    assert [float(tick) for anchor, tick in ticks if anchor == "end"] == [-1, -0.5, 0, 0.5, 1]
+
+
+def test_a_file_of_its_own_is_whole_and_knows_its_colors(tmp_path):
+    plot = draw_lines("t", [Series("a <b>", [Point(1, 1)]), Series("", [Point(1, 2)], 0, dashed=True)], "x", "y")
+    write_svg(tmp_path / "a.svg", "two & two", [plot, plot])
+    text = (tmp_path / "a.svg").read_text()
+    root = ElementTree.fromstring(text)
+    assert "var(" not in text
+    assert int(root.attrib["height"]) == 26 + 2 * 358
+    assert [one.attrib["y"] for one in root if one.tag.endswith("}svg")] == ["26", "384"]
+    assert text.count("two &amp; two") == 1
+    assert text.count("a &lt;b&gt;") == 2
+    assert text.count("<circle") == 2  # a dashed line has no markers

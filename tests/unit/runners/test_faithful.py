@@ -28,7 +28,6 @@ INT8 = {
     "psnr_fp32_db": 45.0,
     "share": 0.9,
     "passed": True,
-    "picture": None,
 }
 
 
@@ -59,8 +58,11 @@ def bundle(with_bf16):
     """With a graph that is INT8 by name; nothing here runs it."""
     path = with_bf16.path
     shutil.copyfile(path / "model.fp32.onnx", path / "model.int8.onnx")
-    (path / "int8.json").write_text("{}")
-    add_graph(path, "int8", int8=INT8 | {"report": {"file": "int8.json", "sha256": sha256_of(path / "int8.json")}})
+    files = {"report": "int8.json", "picture": "int8-search.svg"}
+    for name in files.values():
+        (path / name).write_text("{}")
+    records = {key: {"file": name, "sha256": sha256_of(path / name)} for key, name in files.items()}
+    add_graph(path, "int8", int8=INT8 | records)
     return open_bundle(path)
 
 

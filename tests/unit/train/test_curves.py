@@ -27,7 +27,7 @@ def run(tmp_path):
             "kind": "training",
             "loss": 0.5,
             "pixel": 0.4,
-            "of_anybody": 0.1,
+            "spectrum": 0.1,
             "discriminator": 0.7,
             "learning_rate": 1e-3,
             "steps_per_second": 3.0,
@@ -41,31 +41,23 @@ def run(tmp_path):
 
 def test_every_figure_of_the_run_is_drawn(run, tmp_path):
     draw_curves(run, tmp_path / "curves.svg")
-    text = (tmp_path / "curves.svg").read_text()
-    ElementTree.fromstring(text)
-    labels = (
-        "loss",
-        "pixel",
-        "of_anybody",
-        "discriminator",
-        "network",
-        "bicubic",
-        "learning rate",
-        "run: recipe tiny, 20 steps",
-    )
-    assert [label for label in labels if f"<!-- {label} -->" not in text] == []
-    assert "<!-- perceptual -->" not in text
-    assert "<!-- steps_per_second -->" not in text
-    draw_curves(run, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    texts = [one.text for one in ElementTree.parse(tmp_path / "curves.svg").iter() if one.tag.endswith("}text")]
+    labels = ("loss", "pixel", "spectrum", "discriminator", "network", "bicubic", "learning rate")
+    assert [label for label in (*labels, "run: recipe tiny, 20 steps") if label not in texts] == []
+    assert not {"adversarial", "steps_per_second"} & set(texts)
+    notes = [one.text for one in ElementTree.parse(tmp_path / "curves.svg").iter() if one.tag.endswith("}title")]
+    assert notes == [
+        *("step 10: 0.5", "step 10: 0.4", "step 10: 0.1", "step 10: 0.7"),
+        *("step 20: 30", "step 20: 29", "step 10: 0.001", "step 20: 0.001"),
+    ]
 
 
 def test_what_cannot_be_drawn_is_said(run, tmp_path):
-    with pytest.raises(InputError, match=r"unknown suffix '\.gif'; name one of \.png, \.svg, \.pdf"):
-        draw_curves(run, tmp_path / "curves.gif")
+    with pytest.raises(InputError, match=r"unknown suffix '\.png'; name it \.svg"):
+        draw_curves(run, tmp_path / "curves.png")
     (run / "metrics.jsonl").write_text("")
     with pytest.raises(InputError, match=r"has no figures yet \(metrics\.jsonl is empty\)"):
-        draw_curves(run, tmp_path / "curves.png")
+        draw_curves(run, tmp_path / "curves.svg")
     with pytest.raises(InputError, match="is no run"):
-        draw_curves(tmp_path / "none", tmp_path / "curves.png")
+        draw_curves(tmp_path / "none", tmp_path / "curves.svg")
     assert not list(tmp_path.glob("curves*"))

@@ -68,7 +68,7 @@ def report_layers(convolutions, layers, shift, name):
         corrections={},
         layers=tuple(describe(node.name) for node in convolutions),
         curve=(),
-        picture=None,
+        picture="int8-search.svg",
     )
 
 

@@ -41,7 +41,7 @@ def test_the_graph_is_what_the_report_says(trained, fp8, tmp_path):
     info, cost = read_graph(path), describe_graph_cost(path)
     assert (info.precision, info.metadata["sr_deploy.precision"]) == ("fp8", "fp8")
     assert cost.precision_share == pytest.approx({"fp16": 1 - written.record.share, "fp8": written.record.share})
-    assert (written.record.report.file, written.record.picture.file) == ("fp8.json", "fp8-search.png")
+    assert (written.record.report.file, written.record.picture.file) == ("fp8.json", "fp8-search.svg")
     report = json.loads((tmp_path / "fp8.json").read_text())
     assert (report["options"]["format"], report["options"]["method"]) == ("fp8", "max")
     assert {layer["precision"] for layer in report["layers"]} == {"fp8", "float"}

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
 import pytest
 
-from sr_deploy import deps, trt
+from sr_deploy import trt
 from sr_deploy.bundle import parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
@@ -233,25 +234,13 @@ def test_onnxruntime_alone_does_it_too(trained, quick, tmp_path, monkeypatch):
     assert other.psnr_fp32_db == pytest.approx(report.psnr_fp32_db, abs=0.5)
 
 
-def test_the_picture_is_drawn_or_said_to_be_missing(trained, quick, tmp_path, monkeypatch):
-    from sr_deploy.export.int8 import report as int8_report
-    from sr_deploy.imaging.codec import read_training_image
-
-    pytest.importorskip("matplotlib")
-    with_picture = make_int8_graph(trained[1], tmp_path / "a.onnx", quick)
-    assert with_picture.picture == "int8-search.png"
-    picture = read_training_image(tmp_path / "int8-search.png")
-    assert picture.shape[:2] == (495, 770)
-    assert picture.std() > 5
-    (tmp_path / "int8-search.png").unlink()
-    monkeypatch.setattr(
-        int8_report, "is_installed", lambda module: module != "matplotlib" and deps.is_installed(module)
-    )
-    told: list[str] = []
-    without = make_int8_graph(trained[1], tmp_path / "a.onnx", quick, tell=told.append)
-    assert without.picture is None
-    assert not (tmp_path / "int8-search.png").exists()
-    assert any("pip install 'sr-deploy[plots]'" in line for line in told)
+def test_the_search_is_drawn(trained, quick, tmp_path):
+    report = make_int8_graph(trained[1], tmp_path / "a.onnx", quick)
+    assert report.picture == "int8-search.svg"
+    texts = [one.text for one in ElementTree.parse(tmp_path / report.picture).iter() if one.tag.endswith("}text")]
+    assert {"INT8 search", "drop, 95 % interval", "budget", "written", "PSNR to FP32"} <= set(texts)
+    notes = [one.text for one in ElementTree.parse(tmp_path / report.picture).iter() if one.tag.endswith("}title")]
+    assert len(notes) == 2 * len(report.curve) + 1
 
 
 def test_what_was_quantized_can_be_made_again(trained, quick, tmp_path):
