@@ -13,7 +13,7 @@ from sr_deploy.graph.arithmetic import EVALUATED
 from sr_deploy.graph.check import OWN_DOMAINS
 from sr_deploy.graph.cost import count_node_multiply_adds
 from sr_deploy.graph.order import names_read_inside, walk_nodes
-from sr_deploy.graph.reach import FOLLOWED
+from sr_deploy.graph.receptive_field.propagate import SUPPORTED
 from sr_deploy.graph.tensors import BITS, bytes_of, show_sides
 from sr_deploy.legible import show_value
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _FRACTIONS = frozenset((1, 10, 11, 16))  # FP32, FP16, FP64, BF16
 # fmt: off
-_PREDICTABLE = EVALUATED | FOLLOWED | frozenset((
+_PREDICTABLE = EVALUATED | SUPPORTED | frozenset((
     "Acos", "Acosh", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "DynamicQuantizeLinear",
     "Expand", "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "GridSample",
     "GroupNormalization", "Hardmax", "If", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LayerNormalization",

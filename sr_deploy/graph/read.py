@@ -14,10 +14,10 @@ from sr_deploy.graph.cost import GraphCost, LayerCost, cost_layers, count_multip
 from sr_deploy.graph.ends import ENDS_OF_DTYPE, PROBE_NAME, Dtype, expose_nchw, layout_of, read_dtypes
 from sr_deploy.graph.load import find_ends, holding_errors, load_model, opset_of, strip_weights
 from sr_deploy.graph.probe import find_scale
-from sr_deploy.graph.reach import measure_radius
+from sr_deploy.graph.receptive_field.field import UnknownReceptiveFieldError
+from sr_deploy.graph.receptive_field.propagate import measure_radius
 from sr_deploy.graph.scale import LARGE_SIDE, MAX_FIXED_PIXELS, MAX_FIXED_SIDE
 from sr_deploy.graph.shapes import InferredShapes, infer_shapes
-from sr_deploy.graph.spans import UnknownReachError
 from sr_deploy.graph.tensors import FP8_TYPES
 from sr_deploy.graph.trial import Trial
 
@@ -224,7 +224,7 @@ def _measure_radius(model: ModelProto, info: GraphInfo) -> tuple[InferredShapes 
         shapes = shapes or tried
         try:
             radius = measure_radius(model.graph, info.input_name, info.output_name, tried)
-        except UnknownReachError:
+        except UnknownReceptiveFieldError:
             return shapes, None
         if radius is not None:
             return shapes, radius
