@@ -27,14 +27,14 @@ from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.measure.timer import resident_mib, time_call, time_turn
 from sr_deploy.model import Model, open_model
 from sr_deploy.runners import open_runner
-from sr_deploy.upscale.files import FileSettings, upscale_file
 from sr_deploy.upscale.folder import upscale_folder
+from sr_deploy.upscale.folder_job import Progress, open_folder_job
+from sr_deploy.upscale.folder_journal import open_record, stamp_of
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import open_record, stamp_of
+from sr_deploy.upscale.image_file import FileSettings, upscale_file
 from sr_deploy.upscale.memory import estimate_bytes_per_pixel
-from sr_deploy.upscale.places import plan_folder
+from sr_deploy.upscale.output_naming import plan_folder
 from sr_deploy.upscale.stream import stream_file
-from sr_deploy.upscale.work import Progress, open_folder_job
 
 NETWORK = "small-x2"
 """Ships with sr-deploy, so that anybody can measure the same."""
@@ -223,7 +223,7 @@ def prepare_film(frames: int, folder: Path) -> None:
 def upscale_film(backend: str, frames: int, folder: Path) -> Prepared:
     """A film from file to file."""
     from sr_deploy.upscale.video.encoders import VideoSettings
-    from sr_deploy.upscale.video.job import upscale_video
+    from sr_deploy.upscale.video.video_job import upscale_video
 
     model = open_model(NETWORK)
     upscaler = Upscaler(model, backend=backend, device="cpu")

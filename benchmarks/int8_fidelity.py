@@ -50,9 +50,9 @@ from sr_deploy.deps import is_installed, openvino_core
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.int8.execute import Engine, Run, open_graph
 from sr_deploy.export.int8.make import make_int8_graph
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs, to_input
-from sr_deploy.export.int8.quality import Judge
+from sr_deploy.export.int8.quantization_loss import Judge
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.export.rewrite import rewrite_graph_file
 from sr_deploy.graph.read import describe_graph_cost

@@ -32,10 +32,10 @@ from sr_deploy.imaging.codec import bundled_photographs, read_image
 from sr_deploy.imaging.picture import Picture, read_picture, write_picture
 from sr_deploy.imaging.resample import resample
 from sr_deploy.measure.machine import describe_machine
-from sr_deploy.upscale.files import FileSettings
 from sr_deploy.upscale.folder import upscale_folder
 from sr_deploy.upscale.guards import measure_statistics
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import FileSettings
 from sr_deploy.upscale.pixels import HostResult, to_window
 
 RESULTS = Path(__file__).parent / "results"

@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.imaging.picture import Picture
 from sr_deploy.imaging.resample import resample
-from sr_deploy.upscale.files import FileSettings, enlarge_picture
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import FileSettings, enlarge_picture
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 _PIECES = (("chelsea", 70, 150),)

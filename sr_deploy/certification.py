@@ -42,7 +42,7 @@ from sr_deploy.upscale.memory import SHARE as MEMORY_SHARE
 from sr_deploy.upscale.memory import estimate_bytes_per_pixel, free_memory
 from sr_deploy.verify.candidates import list_not_run
 from sr_deploy.verify.engines import check_engines
-from sr_deploy.verify.files import check_graphs
+from sr_deploy.verify.graph_checks import check_graphs
 from sr_deploy.verify.judging import Found, accept_findings, judge_bundle, judge_found, record_verdict
 from sr_deploy.verify.model import verify_backends
 from sr_deploy.verify.page.content import describe_page

@@ -23,9 +23,9 @@ from sr_deploy.errors import CheckpointError, InputError
 from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.insert import choose_scale
 from sr_deploy.export.int8.make import calibrate_ranges
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import find_modules, place_quantization
-from sr_deploy.export.int8.work import Work, start_work
+from sr_deploy.export.int8.quantization_options import Int8Options
+from sr_deploy.export.int8.task import Work, start_work
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model

@@ -21,9 +21,7 @@ from sr_deploy.errors import BackendError, InputError, OutputError, SrDeployErro
 from sr_deploy.measure.machine import usable_cores
 from sr_deploy.runners.base import first_line
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.files import FileSettings
-from sr_deploy.upscale.places import Item
-from sr_deploy.upscale.work import (
+from sr_deploy.upscale.folder_job import (
     FolderJob,
     FolderResult,
     OnProgress,
@@ -32,7 +30,9 @@ from sr_deploy.upscale.work import (
     describe_making,
     open_folder_job,
 )
-from sr_deploy.upscale.worker import Order, Outcome, Worker, describe_worker
+from sr_deploy.upscale.image_file import FileSettings
+from sr_deploy.upscale.output_naming import Item
+from sr_deploy.upscale.ray_worker import Order, Outcome, Worker, describe_worker
 
 if TYPE_CHECKING:
     import ray.data

@@ -13,10 +13,7 @@ from pathlib import Path
 
 from sr_deploy.errors import PlaceLostError
 from sr_deploy.upscale.devices import DevicePool
-from sr_deploy.upscale.files import Enlarged, FileSettings, enlarge_picture
-from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.places import Item
-from sr_deploy.upscale.work import (
+from sr_deploy.upscale.folder_job import (
     Failure,
     FolderJob,
     FolderResult,
@@ -29,6 +26,9 @@ from sr_deploy.upscale.work import (
     open_folder_job,
     save_item,
 )
+from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import Enlarged, FileSettings, enlarge_picture
+from sr_deploy.upscale.output_naming import Item
 
 __all__ = ["Failure", "FolderResult", "OnProgress", "upscale_folder"]
 

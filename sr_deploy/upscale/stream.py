@@ -19,7 +19,8 @@ from sr_deploy.imaging.row_reader import STRIP, RowReader
 from sr_deploy.imaging.row_writer import RowWriter, open_row_writer, require_by_rows
 from sr_deploy.imaging.transparency import ColorBleeder
 from sr_deploy.upscale.canvas import OnRows
-from sr_deploy.upscale.files import (
+from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import (
     FileSettings,
     OnShare,
     UpscaledFile,
@@ -27,8 +28,7 @@ from sr_deploy.upscale.files import (
     check_picture,
     check_settings,
 )
-from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.report import UpscaleReport
+from sr_deploy.upscale.result import UpscaleReport
 from sr_deploy.upscale.rows import InputRows
 
 

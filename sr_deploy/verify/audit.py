@@ -41,7 +41,7 @@ from sr_deploy.verify.storage import list_storage, plan_storage
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
-    from sr_deploy.export.int8.report import Int8Report
+    from sr_deploy.export.int8.search_report import Int8Report
 
 _LEAST_STEP = 2.0**-20
 _SLACK = 1 + 2.0**-8

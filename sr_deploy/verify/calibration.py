@@ -28,11 +28,11 @@ from sr_deploy.export.int8.calibration import measure_ranges, measure_shifts, qu
 from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.execute import Engine, choose_engine, open_graph
 from sr_deploy.export.int8.formats import FORMATS
-from sr_deploy.export.int8.options import LEAST_FACTOR, MOST_FACTOR
 from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs
 from sr_deploy.export.int8.placement import Placement, find_modules, place_quantization
-from sr_deploy.export.int8.quality import Judge, Loss
-from sr_deploy.export.int8.work import RANGES_STREAM
+from sr_deploy.export.int8.quantization_loss import Judge, Loss
+from sr_deploy.export.int8.quantization_options import LEAST_FACTOR, MOST_FACTOR
+from sr_deploy.export.int8.task import RANGES_STREAM
 from sr_deploy.graph.load import find_ends
 from sr_deploy.model import Model
 from sr_deploy.runners import open_runner
@@ -43,7 +43,7 @@ from sr_deploy.verify.origin import make_again, read_search
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from sr_deploy.export.int8.report import Int8Report, LayerReport
+    from sr_deploy.export.int8.search_report import Int8Report, LayerReport
 
 _EXACT, _WIDE = 1.05, 2.0
 """Factors within which a recorded range is the measured one: of the same crops, but for another processor's rounding

@@ -15,7 +15,7 @@ from sr_deploy.verify.audit import cut_findings
 from sr_deploy.verify.origin import make_again, read_search
 
 if TYPE_CHECKING:
-    from sr_deploy.export.int8.report import Int8Report
+    from sr_deploy.export.int8.search_report import Int8Report
     from sr_deploy.graph.cost import LayerCost
 
 _SHARES_ALIKE = 0.005

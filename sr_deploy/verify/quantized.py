@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.joins import list_joined
-from sr_deploy.export.int8.report import report_name
+from sr_deploy.export.int8.search_report import report_name
 from sr_deploy.graph.load import infer_types, name_of
 from sr_deploy.verify.align import Alignment, GraphView, describe_node
 from sr_deploy.verify.storage import Storage, judge_way
@@ -25,7 +25,7 @@ from sr_deploy.verify.storage import Storage, judge_way
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-    from sr_deploy.export.int8.report import Int8Report, LayerReport
+    from sr_deploy.export.int8.search_report import Int8Report, LayerReport
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 

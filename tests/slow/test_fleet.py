@@ -17,9 +17,9 @@ from sr_deploy.measure.machine import usable_cores
 from sr_deploy.upscale import fleet as fleets
 from sr_deploy.upscale.fleet import open_fleet, upscale_folder_on_fleet
 from sr_deploy.upscale.folder import upscale_folder
+from sr_deploy.upscale.folder_journal import RECORD_NAME
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import RECORD_NAME
-from sr_deploy.upscale.worker import Order
+from sr_deploy.upscale.ray_worker import Order
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ from sr_deploy.imaging.codec import read_image
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.folder import upscale_folder
+from sr_deploy.upscale.folder_journal import RECORD_NAME
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import RECORD_NAME
 
 KILLS = 10
 PICTURES = 60

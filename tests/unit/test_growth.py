@@ -18,10 +18,10 @@ from sr_deploy.graph.read import describe_layers, read_graph
 from sr_deploy.graph.rewrite import FOR_ONNXRUNTIME, apply_rewrites, rewrite_model
 from sr_deploy.model import open_model
 from sr_deploy.runners.onnxruntime_runner import OnnxRuntimeRunner
-from sr_deploy.upscale.files import FileSettings
-from sr_deploy.upscale.job import open_record, stamp_of
-from sr_deploy.upscale.places import plan_folder
-from sr_deploy.upscale.work import Progress, open_folder_job
+from sr_deploy.upscale.folder_job import Progress, open_folder_job
+from sr_deploy.upscale.folder_journal import open_record, stamp_of
+from sr_deploy.upscale.image_file import FileSettings
+from sr_deploy.upscale.output_naming import plan_folder
 
 FEATURES = 4
 FP32 = BackendChoice("onnxruntime", "fp32")

@@ -10,12 +10,12 @@ from sr_deploy.export.int8.cache import JUDGED_KIND, Judged
 from sr_deploy.export.int8.execute import open_graph
 from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.insert import QuantizedConv
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Placement
-from sr_deploy.export.int8.quality import Judge, Loss
-from sr_deploy.export.int8.report import LayerReport
+from sr_deploy.export.int8.quantization_loss import Judge, Loss
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.search import Point, SearchResult
-from sr_deploy.export.int8.work import Layers, Work
+from sr_deploy.export.int8.search_report import LayerReport
+from sr_deploy.export.int8.task import Layers, Work
 
 if TYPE_CHECKING:
     import onnx

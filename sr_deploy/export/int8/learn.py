@@ -27,13 +27,13 @@ from sr_deploy.arch.quantized import round_to_e4m3
 from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantized, UnsupportedGraphError
 from sr_deploy.export.int8.formats import FP8
 from sr_deploy.export.int8.joins import group_by_step
-from sr_deploy.export.int8.options import LEAST_FACTOR, MOST_FACTOR
 from sr_deploy.export.int8.photographs import CropShape, cut_crops
 from sr_deploy.export.int8.placement import Placement
+from sr_deploy.export.int8.quantization_options import LEAST_FACTOR, MOST_FACTOR
 from sr_deploy.measure.machine import has_multiplier
 
 if TYPE_CHECKING:
-    from sr_deploy.export.int8.work import Layers, Work
+    from sr_deploy.export.int8.task import Layers, Work
 
 _WEIGHT_RATE, _FACTOR_RATE = 0.01, 3e-3
 """Of Adam, in distances between numbers and factors: how far a number moves at most when it is changed once. Measured

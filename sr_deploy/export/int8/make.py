@@ -18,13 +18,13 @@ from sr_deploy.export.int8.equalize import apply_factors, find_factors
 from sr_deploy.export.int8.finish import Gate, build_graph, describe_layers, describe_point, explain_refusal
 from sr_deploy.export.int8.insert import QuantizedConv
 from sr_deploy.export.int8.learn import learn_layers
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Candidate, Placement, find_modules, place_quantization
-from sr_deploy.export.int8.quality import Judge
-from sr_deploy.export.int8.report import Int8Report, draw_search, make_curve, picture_name
+from sr_deploy.export.int8.quantization_loss import Judge
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.search import Point, SearchResult, rank_candidates, search_share
+from sr_deploy.export.int8.search_report import Int8Report, draw_search, make_curve, picture_name
 from sr_deploy.export.int8.sensitivity import estimate_errors
-from sr_deploy.export.int8.work import Tell, Work, start_work
+from sr_deploy.export.int8.task import Tell, Work, start_work
 from sr_deploy.export.write import write_graph
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.export.int8.formats import FORMATS, NumberFormat
-from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.quantization_options import Int8Options
 
 BINS = 4096
 _MOST_VALUES = 2**19

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Candidate
-from sr_deploy.export.int8.quality import Loss
+from sr_deploy.export.int8.quantization_loss import Loss
+from sr_deploy.export.int8.quantization_options import Int8Options
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from sr_deploy.graph.rewrite.concat import split_concatenations
 from sr_deploy.graph.rewrite.edit import EditableGraph
 from sr_deploy.graph.rewrite.narrow_output import pack_narrow_outputs
 from sr_deploy.graph.rewrite.nearest_skip import add_skip_before_shuffle
-from sr_deploy.graph.rewrite.options import DEFAULT, RewriteOptions
 from sr_deploy.graph.rewrite.padded_channels import pad_channels
 from sr_deploy.graph.rewrite.prelu import spell_out_prelu
 from sr_deploy.graph.rewrite.residual_taps import fold_residuals
+from sr_deploy.graph.rewrite.rewrite_options import DEFAULT, RewriteOptions
 from sr_deploy.graph.rewrite.scales import fold_scales
 from sr_deploy.graph.rewrite.sub_pixel import split_sub_pixels
 from sr_deploy.graph.rewrite.unshuffle import fold_unshuffles

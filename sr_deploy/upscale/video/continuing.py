@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from sr_deploy.errors import VideoError
 from sr_deploy.upscale.video.convert import ToPixels
 from sr_deploy.upscale.video.decode import FrameReader, Losses
-from sr_deploy.upscale.video.entries import Entry
 from sr_deploy.upscale.video.frames import Timed
+from sr_deploy.upscale.video.random_access import Entry
 from sr_deploy.upscale.video.source import VideoInfo
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.deps import require
 from sr_deploy.errors import VideoError
-from sr_deploy.upscale.video.entries import Entry
+from sr_deploy.upscale.video.random_access import Entry
 from sr_deploy.upscale.video.source import VideoInfo, find_video_stream, open_video
 
 if TYPE_CHECKING:

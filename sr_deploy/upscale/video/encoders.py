@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 from sr_deploy.deps import require
 from sr_deploy.errors import InputError, VideoError
 from sr_deploy.legible import show_value
-from sr_deploy.upscale.files import require_scale
+from sr_deploy.upscale.image_file import require_scale
 from sr_deploy.upscale.video.codecs import CODECS, Codec, CodecName
 from sr_deploy.upscale.video.colors import RGB, Colors, MasteringLight, guess_matrix
 from sr_deploy.upscale.video.kind import FrameKind

@@ -20,7 +20,7 @@ from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.plan import Cut
 from sr_deploy.upscale.video.convert import ToFrames, ToPixels
 from sr_deploy.upscale.video.kind import FrameKind
-from sr_deploy.upscale.video.pipeline import Clock, WriteBehind, count_between, read_ahead
+from sr_deploy.upscale.video.stage_threads import Clock, WriteBehind, count_between, read_ahead
 
 if TYPE_CHECKING:
     from av import VideoFrame

@@ -18,10 +18,10 @@ from sr_deploy.files import require_file
 from sr_deploy.imaging.limits import MAX_PIXELS
 from sr_deploy.upscale.video.address import lend_address
 from sr_deploy.upscale.video.colors import MasteringLight, read_colors, read_mastering_light
-from sr_deploy.upscale.video.entries import Entry, EntryFinder
 from sr_deploy.upscale.video.kind import FrameKind
 from sr_deploy.upscale.video.length import count_missing_bytes
 from sr_deploy.upscale.video.pixel_formats import has_transparency
+from sr_deploy.upscale.video.random_access import Entry, EntryFinder
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame

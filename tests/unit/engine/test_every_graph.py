@@ -24,8 +24,8 @@ from sr_deploy.export.fp16 import convert_graph_to_fp16, convert_graph_to_half, 
 from sr_deploy.export.half_format import BF16
 from sr_deploy.export.int8.calibration import quantize_layers
 from sr_deploy.export.int8.insert import insert_quantization
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import place_quantization
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.export.rewrite import rewrite_graph_file
 from sr_deploy.export.write import write_graph

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.folder import FolderResult
-from sr_deploy.upscale.job import RECORD_NAME
+from sr_deploy.upscale.folder_journal import RECORD_NAME
 
 
 class NearestRunner(BaseRunner):

@@ -18,11 +18,11 @@ from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.upscale.batch import choose_batch, describe_batch, largest_batch
 from sr_deploy.upscale.device import DeviceResult
-from sr_deploy.upscale.files import FileSettings
+from sr_deploy.upscale.folder_job import describe_making
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import FileSettings
 from sr_deploy.upscale.inference import Inference
 from sr_deploy.upscale.plan import Cut
-from sr_deploy.upscale.work import describe_making
 from tests.unit.gpu.streams import Gpu
 from tests.unit.gpu.tensors import torch_cuda
 

@@ -15,8 +15,8 @@ from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.devices import DevicePool, open_upscalers
 from sr_deploy.upscale.folder import FolderResult, upscale_folder
+from sr_deploy.upscale.folder_journal import RECORD_NAME
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import RECORD_NAME
 
 PICTURES = 7
 

@@ -21,8 +21,8 @@ from sr_deploy.imaging.picture import Picture, read_picture, write_picture
 from sr_deploy.imaging.resample import resample
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.files import FileSettings, check_paths, enlarge_picture, find_target_size, upscale_file
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import FileSettings, check_paths, enlarge_picture, find_target_size, upscale_file
 
 GRAY = ArchSpec(architecture="compact", scale=4, channels=1, features=4, blocks=1)
 

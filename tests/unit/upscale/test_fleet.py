@@ -15,13 +15,13 @@ from sr_deploy.deps import is_installed
 from sr_deploy.errors import InputError, MissingDependencyError
 from sr_deploy.files import sha256_of
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
-from sr_deploy.upscale.files import FileSettings, upscale_file
 from sr_deploy.upscale.fleet import open_fleet
+from sr_deploy.upscale.folder_job import describe_making
+from sr_deploy.upscale.folder_journal import stamp_of
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import stamp_of
-from sr_deploy.upscale.places import Item
-from sr_deploy.upscale.work import describe_making
-from sr_deploy.upscale.worker import Order, Worker
+from sr_deploy.upscale.image_file import FileSettings, upscale_file
+from sr_deploy.upscale.output_naming import Item
+from sr_deploy.upscale.ray_worker import Order, Worker
 
 SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
 

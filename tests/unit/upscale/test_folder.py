@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import InputError, UnsafePathError
 from sr_deploy.imaging.codec import read_image, write_image
-from sr_deploy.upscale.files import FileSettings
 from sr_deploy.upscale.folder import upscale_folder
+from sr_deploy.upscale.folder_journal import RECORD_NAME, open_record
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import RECORD_NAME, open_record
+from sr_deploy.upscale.image_file import FileSettings
 from tests.unit.upscale.folders import NearestRunner, counts, names
 
 # --- what becomes what

@@ -11,12 +11,12 @@ from sr_deploy.errors import PlaceLostError
 from sr_deploy.imaging.codec import read_image, write_image
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.files import FileSettings
 from sr_deploy.upscale.folder import upscale_folder
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.places import Item
+from sr_deploy.upscale.image_file import FileSettings
+from sr_deploy.upscale.output_naming import Item
+from sr_deploy.upscale.ray_worker import Order, Worker
 from sr_deploy.upscale.stream import stream_file
-from sr_deploy.upscale.worker import Order, Worker
 
 PICTURES = 30
 TILES = 16

@@ -24,8 +24,8 @@ from sr_deploy.imaging.opening import Pixels
 from sr_deploy.imaging.picture import Picture, write_picture
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.files import FileSettings, upscale_file
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import FileSettings, upscale_file
 from sr_deploy.upscale.rows import InputRows
 from sr_deploy.upscale.stream import stream_file
 
@@ -170,7 +170,7 @@ import numpy as np
 from sr_deploy.measure.timer import resident_mib
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.files import upscale_file
+from sr_deploy.upscale.image_file import upscale_file
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.stream import stream_file
 

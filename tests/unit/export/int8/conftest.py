@@ -11,8 +11,8 @@ import torch
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.photographs import CropShape, cut_crops, find_photographs
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.onnx_export import export_network_to_onnx
 
 TRAINED = ArchSpec(architecture="compact", scale=2, features=12, blocks=3)

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from sr_deploy.errors import RecipeError, VerificationError
-from sr_deploy.export.int8 import work as int8_work
+from sr_deploy.export.int8 import task as int8_work
 from sr_deploy.export.int8.bundle import Calibration, load_quantized_source, write_int8_graph
 from sr_deploy.export.int8.calibration import measure_ranges, quantize_layers
 from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantized
@@ -20,8 +20,8 @@ from sr_deploy.export.int8.formats import FP8
 from sr_deploy.export.int8.insert import insert_quantization
 from sr_deploy.export.int8.learn import learn_layers
 from sr_deploy.export.int8.make import make_int8_graph
-from sr_deploy.export.int8.options import Fp8Options
 from sr_deploy.export.int8.placement import place_quantization
+from sr_deploy.export.int8.quantization_options import Fp8Options
 from sr_deploy.export.spec import load_spec
 from sr_deploy.graph.read import describe_graph_cost, read_graph
 from sr_deploy.verify.audit import Terms, audit_graph

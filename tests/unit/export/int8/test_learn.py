@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.arch.quantized import round_to_levels
-from sr_deploy.export.int8 import work as int8_work
+from sr_deploy.export.int8 import task as int8_work
 from sr_deploy.export.int8.calibration import measure_ranges, quantize_layers
 from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantized
 from sr_deploy.export.int8.execute import open_graph
@@ -19,8 +19,8 @@ from sr_deploy.export.int8.insert import insert_quantization
 from sr_deploy.export.int8.joins import group_by_step
 from sr_deploy.export.int8.learn import learn_layers
 from sr_deploy.export.int8.make import make_int8_graph
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import place_quantization
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.sensitivity import estimate_errors
 
 pytestmark = pytest.mark.xdist_group("int8")

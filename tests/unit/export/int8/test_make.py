@@ -12,13 +12,13 @@ from sr_deploy.bundle import parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import GraphError, VerificationError
-from sr_deploy.export.int8 import work as int8_work
+from sr_deploy.export.int8 import task as int8_work
 from sr_deploy.export.int8.bundle import Calibration, load_quantized_source, write_int8_graph
 from sr_deploy.export.int8.execute import choose_engine, open_graph
 from sr_deploy.export.int8.make import make_int8_graph
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Candidate
-from sr_deploy.export.int8.quality import Loss
+from sr_deploy.export.int8.quantization_loss import Loss
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.search import Point, rank_candidates, search_share
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
@@ -234,7 +234,7 @@ def test_onnxruntime_alone_does_it_too(trained, quick, tmp_path, monkeypatch):
 
 
 def test_the_picture_is_drawn_or_said_to_be_missing(trained, quick, tmp_path, monkeypatch):
-    from sr_deploy.export.int8 import report as int8_report
+    from sr_deploy.export.int8 import search_report as int8_report
     from sr_deploy.imaging.codec import read_training_image
 
     pytest.importorskip("matplotlib")

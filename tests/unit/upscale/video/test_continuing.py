@@ -16,9 +16,9 @@ from sr_deploy.upscale.video.continuing import Done, continue_frames, find_entry
 from sr_deploy.upscale.video.convert import ToPixels
 from sr_deploy.upscale.video.decode import FrameReader
 from sr_deploy.upscale.video.encoders import VideoSettings
-from sr_deploy.upscale.video.entries import Entry
-from sr_deploy.upscale.video.job import upscale_video
+from sr_deploy.upscale.video.random_access import Entry
 from sr_deploy.upscale.video.source import read_video_info
+from sr_deploy.upscale.video.video_job import upscale_video
 
 FRAMES = 40
 X264 = (("preset", "veryfast"), ("bf", "2"))
@@ -163,7 +163,7 @@ def test_jobs_seek(clip, packets_of, runner, upscaler, tmp_path, *, monkeypatch,
         readers.append(CountingReader(info))
         return readers[-1]
 
-    monkeypatch.setattr("sr_deploy.upscale.video.job.FrameReader", read)
+    monkeypatch.setattr("sr_deploy.upscale.video.video_job.FrameReader", read)
     assert upscale_video(upscaler, source, tmp_path / "out.mp4", settings).resumed == place
     assert readers[0].count <= FRAMES - place + 6
     for kind in ("video", "audio"):

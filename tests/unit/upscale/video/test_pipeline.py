@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from sr_deploy.upscale.video.pipeline import Clock, WriteBehind, count_between, read_ahead
+from sr_deploy.upscale.video.stage_threads import Clock, WriteBehind, count_between, read_ahead
 
 
 class NoMoreError(Exception):

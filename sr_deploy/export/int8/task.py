@@ -15,9 +15,9 @@ from sr_deploy.deps import installed_version
 from sr_deploy.export.int8.execute import Engine, Run, choose_engine, open_graph
 from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.photographs import CropShape, Photographs, cut_crops, find_photographs
-from sr_deploy.export.int8.quality import Judge
+from sr_deploy.export.int8.quantization_loss import Judge
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.graph.load import find_ends, load_model
 from sr_deploy.graph.read import read_graph
 

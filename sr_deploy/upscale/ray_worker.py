@@ -13,11 +13,11 @@ from sr_deploy.errors import BackendError, PlaceLostError
 from sr_deploy.files import KeptFolder
 from sr_deploy.model import open_model
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.files import FileSettings, UpscaledFile, enlarge_picture
+from sr_deploy.upscale.folder_job import describe_error, describe_making, load_item, save_item
+from sr_deploy.upscale.folder_journal import Stamp
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import Stamp
-from sr_deploy.upscale.places import Item
-from sr_deploy.upscale.work import describe_error, describe_making, load_item, save_item
+from sr_deploy.upscale.image_file import FileSettings, UpscaledFile, enlarge_picture
+from sr_deploy.upscale.output_naming import Item
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sr_deploy.errors import InputError, VideoError
 from sr_deploy.files import replacing_file, require_file
-from sr_deploy.upscale.files import find_target_size, require_writable_place
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import find_target_size, require_writable_place
 from sr_deploy.upscale.video.check import check_result
 from sr_deploy.upscale.video.continuing import Done, LastFrames, continue_frames
 from sr_deploy.upscale.video.convert import ToPixels
@@ -26,10 +26,10 @@ from sr_deploy.upscale.video.frames import (
     upscale_frames,
 )
 from sr_deploy.upscale.video.mux import Copied, join_segments, plan_copies
-from sr_deploy.upscale.video.pipeline import Clock
 from sr_deploy.upscale.video.record import describe_job, empty_work_folder, open_work_folder, read_cut, write_cut
 from sr_deploy.upscale.video.segments import SegmentStore
 from sr_deploy.upscale.video.source import VideoInfo, read_video_info
+from sr_deploy.upscale.video.stage_threads import Clock
 
 OnProgress = Callable[[int, int, float, str], None]
 """Called after each frame: number done, number of all, frames per second, the slowest stage."""

@@ -11,7 +11,7 @@ from sr_deploy.bundle.records import Share
 from sr_deploy.config import Document
 from sr_deploy.deps import is_installed, require
 from sr_deploy.export.int8.formats import FormatName
-from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.files import replacing_file
 
 if TYPE_CHECKING:

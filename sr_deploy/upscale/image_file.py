@@ -20,7 +20,7 @@ from sr_deploy.imaging.picture import Picture, read_picture, write_picture
 from sr_deploy.imaging.resample import resample
 from sr_deploy.imaging.transparency import bleed_color
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.report import UpscaleReport
+from sr_deploy.upscale.result import UpscaleReport
 
 OnShare = Callable[[float], None]
 """Called with the share of a picture's work that is done, 0 to 1."""

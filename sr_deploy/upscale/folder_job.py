@@ -17,7 +17,9 @@ from sr_deploy.imaging.formats import find_format
 from sr_deploy.imaging.picture import Picture, read_picture
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.batch import describe_batch
-from sr_deploy.upscale.files import (
+from sr_deploy.upscale.folder_journal import JobRecord, Stamp, open_record, stamp_of
+from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import (
     Enlarged,
     FileSettings,
     UpscaledFile,
@@ -26,9 +28,7 @@ from sr_deploy.upscale.files import (
     require_writable_place,
     write_enlarged,
 )
-from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import JobRecord, Stamp, open_record, stamp_of
-from sr_deploy.upscale.places import Item, list_places, plan_folder
+from sr_deploy.upscale.output_naming import Item, list_places, plan_folder
 
 OnProgress = Callable[[float, str], None]
 """Called with the share of the job that is done, 0 to 1, and a note for people."""
