@@ -29,7 +29,7 @@ from sr_deploy.model import Model, open_model
 from sr_deploy.runners import open_runner
 from sr_deploy.upscale.folder import upscale_folder
 from sr_deploy.upscale.folder_job import Progress, open_folder_job
-from sr_deploy.upscale.folder_journal import open_record, stamp_of
+from sr_deploy.upscale.folder_journal import open_journal, stamp_of
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.image_file import FileSettings, upscale_file
 from sr_deploy.upscale.memory import estimate_bytes_per_pixel
@@ -247,7 +247,7 @@ def prepare_files(kind: str, count: int, folder: Path) -> None:
         path = source / f"{number:06}.png"
         write_image(path, piece) if kind == "real" else path.touch()
     if kind == "finished":
-        with open_record(target) as record:
+        with open_journal(target) as record:
             for item in plan_folder(source, target, None):
                 item.target.touch()
                 stamp = stamp_of(item.source)

@@ -187,7 +187,7 @@ def verify_model(
                 thresholds=thresholds,
                 choices=choices,
                 standing=standing,
-                most_pixels=_count_most_pixels(model),
+                max_pixels=_count_max_pixels(model),
                 on_stage=tell,
             )
             if bundle is not None and verified.invented:
@@ -210,7 +210,7 @@ def verify_model(
         return _write(bundle, verification, certificate) if bundle is not None and writes else verification
 
 
-def _count_most_pixels(model: Model) -> float | None:
+def _count_max_pixels(model: Model) -> float | None:
     """Input pixels, batch included, whose feature maps the reference and one backend can hold on this machine's CPU."""
     try:
         per_pixel = estimate_bytes_per_pixel(model)

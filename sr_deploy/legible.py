@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 
-MOST_CHARACTERS = 2000
+MAX_CHARACTERS = 2000
 """Of a line that is shown."""
 _KEPT_AT_END = 400
 _ACTING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -18,7 +18,7 @@ _JOINERS = "\u200c\u200d"
 """Format characters that only join what stands beside them: words of several scripts and some emoji need them."""
 
 
-def make_legible(text: str, most: int = MOST_CHARACTERS) -> str:
+def make_legible(text: str, most: int = MAX_CHARACTERS) -> str:
     r"""One line of at most `most` characters; of a longer one the middle is left out.
 
     What is no visible character is shown as `\x1b`, `\n` or `\u202e`; a byte of a file name that is no UTF-8 as that
@@ -29,7 +29,7 @@ def make_legible(text: str, most: int = MOST_CHARACTERS) -> str:
     return short if short.isprintable() else shorten("".join(map(_escape, short)), most)
 
 
-def shorten(text: str, most: int = MOST_CHARACTERS) -> str:
+def shorten(text: str, most: int = MAX_CHARACTERS) -> str:
     """The text itself up to `most` characters; of a longer one the beginning and the end."""
     if len(text) <= most:
         return text

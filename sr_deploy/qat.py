@@ -25,14 +25,14 @@ from sr_deploy.export.int8.insert import choose_scale
 from sr_deploy.export.int8.make import calibrate_ranges
 from sr_deploy.export.int8.placement import find_modules, place_quantization
 from sr_deploy.export.int8.quantization_options import Int8Options
-from sr_deploy.export.int8.task import Work, start_work
+from sr_deploy.export.int8.task import Work, make_task
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 from sr_deploy.train.chain import Stage, plan_stages
 from sr_deploy.train.recipe import QuantizationRecipe, load_recipe
 
-_LEAST_SIDE = 16
+_MIN_SIDE = 16
 _ALIKE = 1e-3
 """Evening channels out changes no output by more, beyond its rounding."""
 
@@ -85,7 +85,7 @@ def plan_qat(
     network = {"architecture": arch.architecture, **arch.options}
     fixed = [f"network.{key}={format_toml_value(value)}" for key, value in network.items()]
     (stage,) = plan_stages(name, [*overrides, f"scale={arch.scale}", *fixed], runs, alone=True, out=out)
-    side = max(stage.recipe.data.patch_size // arch.scale, _LEAST_SIDE)
+    side = max(stage.recipe.data.patch_size // arch.scale, _MIN_SIDE)
     start = prepare_training(checkpoint, weights, data, side=side, tell=tell)
     quantization = (stage.recipe.quantization or QuantizationRecipe()).model_copy(
         update={
@@ -136,7 +136,7 @@ def prepare_training(
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "fp32.onnx"
         export_network_to_onnx(network, model.arch, graph, sha256)
-        work = start_work(graph, graph, options, calibration=photographs, keep_fp32=(), tell=tell)
+        work = make_task(graph, graph, options, calibration=photographs, keep_fp32=(), tell=tell)
     placement = place_quantization(work.model)
     tell(f"calibrate {len(placement.candidates)} convolutions on {options.crops} crops in {work.engine_name}")
     factors, limits = calibrate_ranges(work, placement)

@@ -219,11 +219,11 @@ class _Network:
                 yield opened, partial(upscale_folder, upscalers, tile=self.tile)
             return
         from sr_deploy.upscale.fleet import open_fleet, upscale_folder_on_fleet
-        from sr_deploy.upscale.ray_worker import Order
+        from sr_deploy.upscale.ray_worker import WorkerConfig
 
         path = self.find(output)
-        order = Order(path, self.backend, self.tile, ",".join(self.devices) or None, self.batch, self.trust)
-        with open_fleet(ray, order) as fleet:
+        config = WorkerConfig(path, self.backend, self.tile, ",".join(self.devices) or None, self.batch, self.trust)
+        with open_fleet(ray, config) as fleet:
             devices = [fleet.spec.device] * fleet.workers
             yield (
                 OpenedNetwork(path, fleet.spec, fleet.receptive_radius, devices),

@@ -27,7 +27,7 @@ from sr_deploy.graph.scale import Scale, measure_scale
 
 KIND = "trial"
 """Under which answers are kept."""
-_MOST_SECONDS = 60  # on a machine that has other things to do
+_MAX_SECONDS = 60  # on a machine that has other things to do
 _MEMORY = 3 * 2**28
 """Bytes beyond what the process has before it loads the graph, and beyond four times the file."""
 _LARGE = ((24, 16), (64, 48), (384, 256))
@@ -87,12 +87,12 @@ def _ask_process(trial: Trial, reason: str) -> object:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=_MOST_SECONDS,
+            timeout=_MAX_SECONDS,
             env=environment,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise GraphError(f"{said}, and did not end within {_MOST_SECONDS} s; it is not run here") from error
+        raise GraphError(f"{said}, and did not end within {_MAX_SECONDS} s; it is not run here") from error
     if done.returncode:
         raise GraphError(f"{said}, and {_explain_end(trial, done.returncode, done.stderr)}; it is not run here")
     answer: dict[str, object] = json.loads(done.stdout)

@@ -40,7 +40,7 @@ class Photographs:
         paths: Sequence[Path],
         *,
         scale: int,
-        least_side: int,
+        min_side: int,
         multiple: int,
         cache_gib: float,
         report: Report,
@@ -51,7 +51,7 @@ class Photographs:
         Args:
             paths: image files.
             scale: from low to high resolution.
-            least_side: high-resolution pixels that each side must have.
+            min_side: high-resolution pixels that each side must have.
             multiple: high-resolution sides are cropped to multiples of this (itself a multiple of the scale).
             cache_gib: memory for decoded pairs.
             report: told of each file that is skipped.
@@ -60,7 +60,7 @@ class Photographs:
         self._with_lr = with_lr
         self.paths = tuple(paths)
         self.scale = scale
-        self._least_side = least_side
+        self._min_side = min_side
         self._multiple = multiple
         self._room = int(cache_gib * 2**30)
         self._full = False
@@ -69,7 +69,7 @@ class Photographs:
         self._cache: OrderedDict[int, ImagePair] = OrderedDict()
         self._bad: set[int] = set()
 
-    def read_ahead(self, threads: int) -> None:
+    def prefetch(self, threads: int) -> None:
         """Decode files, in order, until all are read or the cache is full.
 
         Raises:
@@ -114,10 +114,10 @@ class Photographs:
         path = self.paths[index]
         image = read_training_image(path)
         height, width = (side - side % self._multiple for side in image.shape[:2])
-        if min(height, width) < self._least_side:
+        if min(height, width) < self._min_side:
             raise ImageError(
                 f"{path} is too small ({image.shape[1]}x{image.shape[0]} pixels; "
-                f"at least {self._least_side}x{self._least_side} are needed)"
+                f"at least {self._min_side}x{self._min_side} are needed)"
             )
         hr = np.ascontiguousarray(image[:height, :width])
         lr = downscale_bicubic(hr, self.scale) if self._with_lr else np.zeros((0, 0, 3), np.uint8)
@@ -147,7 +147,7 @@ class Photographs:
         if len(self._bad) == len(self.paths):
             raise InputError(
                 f"none of the {len(self.paths)} images in {self.paths[0].parent} can be used: all are unreadable or "
-                f"smaller than {self._least_side}x{self._least_side} pixels; give larger ones or a smaller "
+                f"smaller than {self._min_side}x{self._min_side} pixels; give larger ones or a smaller "
                 "--set data.patch_size"
             )
 

@@ -277,13 +277,13 @@ def _open_photographs(recipe: Recipe, report: Report) -> Photographs:
     photographs = Photographs(
         training_paths(recipe.data),
         scale=recipe.scale,
-        least_side=recipe.degradation.least_side() if recipe.degradation is not None else recipe.data.patch_size,
+        min_side=recipe.degradation.min_side() if recipe.degradation is not None else recipe.data.patch_size,
         multiple=1 if degraded else recipe.scale,
         cache_gib=recipe.data.cache_gib,
         report=report,
         with_lr=not degraded,
     )
-    photographs.read_ahead(threads=recipe.data.workers)
+    photographs.prefetch(threads=recipe.data.workers)
     return photographs
 
 

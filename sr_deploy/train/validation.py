@@ -53,12 +53,12 @@ def read_held_out(recipe: Recipe, report: Report) -> list[HeldOut]:
     photographs = Photographs(
         validation_paths(recipe.data),
         scale=recipe.scale,
-        least_side=_SSIM_WINDOW + 2 * recipe.scale,
+        min_side=_SSIM_WINDOW + 2 * recipe.scale,
         multiple=multiple,
         cache_gib=recipe.data.cache_gib,
         report=report,
     )
-    photographs.read_ahead(threads=1)
+    photographs.prefetch(threads=1)
     held_out = []
     for index, path in enumerate(photographs.paths):
         pair = photographs.pair(index)

@@ -1,4 +1,4 @@
-"""A folder job, whoever computes it: what is to be done, each picture's steps, and what became of it."""
+"""A folder job, on this machine or on Ray: the images to upscale, the steps of each, and the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sr_deploy.imaging.formats import find_format
 from sr_deploy.imaging.picture import Picture, read_picture
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.batch import describe_batch
-from sr_deploy.upscale.folder_journal import JobRecord, Stamp, open_record, stamp_of
+from sr_deploy.upscale.folder_journal import FolderJournal, Stamp, open_journal, stamp_of
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.image_file import (
     Enlarged,
@@ -28,7 +28,7 @@ from sr_deploy.upscale.image_file import (
     require_writable_place,
     write_enlarged,
 )
-from sr_deploy.upscale.output_naming import Item, list_places, plan_folder
+from sr_deploy.upscale.output_naming import Item, list_output_keys, plan_folder
 
 OnProgress = Callable[[float, str], None]
 """Called with the share of the job that is done, 0 to 1, and a note for people."""
@@ -103,28 +103,28 @@ class FolderJob:
     """One run over a folder. Threads may share it."""
 
     def __init__(
-        self, items: Sequence[Item], settings: FileSettings, record: JobRecord, made_by: str, folder: Path
+        self, items: Sequence[Item], settings: FileSettings, journal: FolderJournal, config_hash: str, folder: Path
     ) -> None:
         """Choose what of `items` is to be done in `folder`; the others go into the result."""
         self.settings = settings
-        self.made_by = made_by
-        """Hash of what decides on a result's pixels, the source and the format apart."""
+        self.config_hash = config_hash
+        """As `hash_config` gives it."""
         self.result = FolderResult()
         self.lost = False
         """Whether nothing more can be written: computing on would be hours for nothing."""
-        self.kept = record.kept
+        self.kept = journal.kept
         """The folder of the results."""
-        self._record = record
-        self.items = self._choose(items, list_places(items, folder))
+        self._journal = journal
+        self.items = self._choose(items, list_output_keys(items, folder))
         """To be done."""
 
     def begin(self, item: Item) -> None:
         """Note that its result is going to be written."""
-        self._record.begin(item.name, item.target)
+        self._journal.begin(item.name, item.target)
 
-    def finish(self, item: Item, done: UpscaledFile, sha256: str, stamp: Stamp, made_by: str | None = None) -> None:
+    def finish(self, item: Item, done: UpscaledFile, sha256: str, stamp: Stamp, config_hash: str | None = None) -> None:
         """Note that its result is written, of a source in that state."""
-        self._record.finish(item.name, item.target, sha256, stamp, made_by or self.made_by)
+        self._journal.finish(item.name, item.target, sha256, stamp, config_hash or self.config_hash)
         self.result.done.append(done)
 
     def fail(self, item: Item, reason: str, *, lost: bool = False) -> None:
@@ -136,33 +136,33 @@ class FolderJob:
         """Note that it is left for another run."""
         self.result.left.append(item.source)
 
-    def _choose(self, items: Sequence[Item], places: Sequence[str]) -> list[Item]:
+    def _choose(self, items: Sequence[Item], keys: Sequence[str]) -> list[Item]:
         sources = {str(item.source.resolve()) for item in items}
         taken: set[str] = set()
         chosen = []
-        for item, place in zip(items, places, strict=True):
+        for item, key in zip(items, keys, strict=True):
             try:
-                if place in taken:
+                if key in taken:
                     self.fail(item, f"another picture becomes {item.target} too; rename one of them")
-                elif place in sources:
+                elif key in sources:
                     self.fail(item, f"its result {item.target} would replace a picture to read; choose another folder")
-                elif self._record.is_finished(item.source, item.target, self.made_by):
+                elif self._journal.is_finished(item.source, item.target, self.config_hash):
                     self.result.skipped.append(item.target)
-                elif self._record.is_foreign(item.target):
+                elif self._journal.is_foreign(item.target):
                     self.fail(item, f"{item.target} exists and was not written by this command; remove it or rename it")
                 else:
                     chosen.append(item)
             except OSError as error:  # a name that is too long, were it by the ending that it gets
                 self.fail(item, str(output_error(item.target, error)))
-            taken.add(place)
+            taken.add(key)
         return chosen
 
 
 @contextmanager
 def open_folder_job(
-    source: Path, target: Path, settings: FileSettings, suffix: str | None, made_by: str
+    source: Path, target: Path, settings: FileSettings, suffix: str | None, config_hash: str
 ) -> Iterator[FolderJob]:
-    """Plan a folder, open its record, and put what became of it in order at the end.
+    """Plan a folder, open its journal, and sort the results at the end.
 
     Raises:
         InputError, OutputError: as `upscale_folder`.
@@ -171,13 +171,13 @@ def open_folder_job(
     items = plan_folder(source, target, suffix)
     check_settings(_pick_judge(items, settings), settings)
     require_writable_place(target / "x")
-    with open_record(target) as record:
-        job = FolderJob(items, settings, record, made_by, target)
+    with open_journal(target) as journal:
+        job = FolderJob(items, settings, journal, config_hash, target)
         yield job
-    places = {item.source: number for number, item in enumerate(items)}
-    job.result.done.sort(key=lambda done: places[done.source])
-    job.result.failures.sort(key=lambda failure: places[failure.source])
-    job.result.left.sort(key=places.__getitem__)
+    numbers = {item.source: number for number, item in enumerate(items)}
+    job.result.done.sort(key=lambda done: numbers[done.source])
+    job.result.failures.sort(key=lambda failure: numbers[failure.source])
+    job.result.left.sort(key=numbers.__getitem__)
     job.result.seconds = time.perf_counter() - started
 
 
@@ -213,11 +213,11 @@ def save_item(
     return write_enlarged(item.source, item.target, loaded.picture, enlarged, settings, within=kept)
 
 
-def describe_making(spec: RunnerSpec, settings: FileSettings, tile: int | None, batch: int | None = None) -> str:
+def hash_config(spec: RunnerSpec, settings: FileSettings, tile: int | None, batch: int | None = None) -> str:
     """A hash of what decides on a result's pixels, the source and the format apart; `tile`, `batch`: as asked for."""
     artifact = spec.artifact
     network = sha256_of(artifact) if artifact is not None and artifact.is_file() else str(artifact)
-    making = (
+    config = (
         network,
         str(spec),
         tile,
@@ -226,7 +226,7 @@ def describe_making(spec: RunnerSpec, settings: FileSettings, tile: int | None, 
         settings.quality,
         *describe_batch(batch, spec.device),
     )
-    return hashlib.sha256(json.dumps(making).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(config).encode()).hexdigest()
 
 
 def describe_error(error: Exception) -> str:

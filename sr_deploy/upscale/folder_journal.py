@@ -1,8 +1,8 @@
-"""The record of a folder job: which results are finished, of which sources, by which network and settings.
+"""The journal of a folder job: which results are finished, of which sources, by which network and settings.
 
 A file of lines in the folder of the results, one JSON object each, appended when a file is begun and when it is
-finished. A line that a kill cut short is ignored. What is begun and not finished is done again. What the record does
-not know, somebody else put there: it is not replaced.
+finished. A line that a kill cut short is ignored. What is begun and not finished is done again. Files that the
+journal does not list are not replaced.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from sr_deploy.files import KeptFolder, output_error, remove_partial_files, sha2
 from sr_deploy.locks import hold_lock
 from sr_deploy.untrusted import check_relative, find_inside, open_for_appending, open_regular, parse_json, refuse_link
 
-RECORD_NAME = ".sr-deploy-upscale.jsonl"
-"""Name of the record in the folder of the results."""
-_VERSION = 1
+JOURNAL_NAME = ".sr-deploy-upscale.jsonl"
+"""Name of the journal in the folder of the results."""
+_VERSION = 2
+"""1 called `config_hash` `made_by`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Stamp:
 
 
 @dataclass(frozen=True)
-class Entry:
+class JournalEntry:
     """One result."""
 
     target: str
@@ -50,7 +51,7 @@ class Entry:
     """The source when it was read."""
     target_stamp: Stamp | None = None
     """The result when it was written."""
-    made_by: str = ""
+    config_hash: str = ""
     """Hash of network, backend and settings."""
 
     @property
@@ -59,10 +60,10 @@ class Entry:
         return bool(self.source_sha256)
 
 
-class JobRecord:
-    """The record, open for appending. Threads may share it."""
+class FolderJournal:
+    """The journal, open for appending. Threads may share it."""
 
-    def __init__(self, folder: Path, entries: dict[str, Entry]) -> None:
+    def __init__(self, folder: Path, entries: dict[str, JournalEntry]) -> None:
         """`folder`: of the results; `entries`: by target."""
         self._lock = threading.Lock()
         self._folder = folder
@@ -70,13 +71,13 @@ class JobRecord:
         """The folder of the results."""
         self._entries = entries
 
-    def is_finished(self, source: Path, target: Path, made_by: str) -> bool:
-        """Whether the result stands, of this source as it is now, made in this way.
+    def is_finished(self, source: Path, target: Path, config_hash: str) -> bool:
+        """Whether the result stands, of this source as it is now, of the same `config_hash`.
 
         A source with another date is read: if its bytes are the same, nothing needs to be done.
         """
         entry = self._entries.get(self._name(target))
-        if entry is None or not entry.finished or entry.made_by != made_by:
+        if entry is None or not entry.finished or entry.config_hash != config_hash:
             return False
         if stamp_of(target) != entry.target_stamp:
             return False
@@ -100,46 +101,46 @@ class JobRecord:
 
     def begin(self, source: str, target: Path) -> None:
         """Note that `target` is going to be written."""
-        self._append(Entry(target=self._name(target), source=source))
+        self._append(JournalEntry(target=self._name(target), source=source))
 
-    def finish(self, source: str, target: Path, sha256: str, stamp: Stamp, made_by: str) -> None:
+    def finish(self, source: str, target: Path, sha256: str, stamp: Stamp, config_hash: str) -> None:
         """Note that `target` is written, of a source with that hash and stamp."""
-        self._append(Entry(self._name(target), source, sha256, stamp, stamp_of(target), made_by))
+        self._append(JournalEntry(self._name(target), source, sha256, stamp, stamp_of(target), config_hash))
 
     def _name(self, target: Path) -> str:
         return target.relative_to(self._folder).as_posix()
 
-    def _append(self, entry: Entry) -> None:
-        path = self._folder / RECORD_NAME
+    def _append(self, entry: JournalEntry) -> None:
+        path = self._folder / JOURNAL_NAME
         self.kept.require()
         try:
             with self._lock, open_for_appending(path) as stream:
                 self._entries[entry.target] = entry
                 stream.write(json.dumps(asdict(entry)) + "\n")
-        except OSError as error:  # without the record nothing more counts
+        except OSError as error:  # a result that is not in the journal is never skipped
             raise PlaceLostError(str(output_error(path, error))) from error
 
 
 @contextlib.contextmanager
-def open_record(folder: Path) -> Iterator[JobRecord]:
-    """Open the record of a folder of results, or begin one; one process at a time.
+def open_journal(folder: Path) -> Iterator[FolderJournal]:
+    """Open the journal of a folder of results, or begin one; one process at a time.
 
     What a killed job left half-written is removed first.
 
     Raises:
         LockedError: another process is writing into this folder.
-        InputError: the record is of a newer version.
+        InputError: the journal is of another version.
         UnsafePathError: a link has its name.
         OutputError: it cannot be written.
     """
-    path = refuse_link(folder / RECORD_NAME)
-    with hold_lock(folder / f"{RECORD_NAME}.lock", folder):
+    path = refuse_link(folder / JOURNAL_NAME)
+    with hold_lock(folder / f"{JOURNAL_NAME}.lock", folder):
         entries = _read_entries(path)
         _clean(folder, entries)
         # Written anew: one line for each result, and no line cut short in the middle.
         lines = [json.dumps({"version": _VERSION}), *(json.dumps(asdict(entry)) for entry in entries.values())]
         write_text(path, "\n".join(lines) + "\n")
-        yield JobRecord(folder, entries)
+        yield FolderJournal(folder, entries)
 
 
 def _clean(folder: Path, targets: Iterable[str]) -> None:
@@ -159,7 +160,7 @@ def stamp_of(path: Path) -> Stamp | None:
     return Stamp(status.st_size, status.st_mtime_ns)
 
 
-def _read_entries(path: Path) -> dict[str, Entry]:
+def _read_entries(path: Path) -> dict[str, JournalEntry]:
     try:
         with open_regular(path) as stream:
             lines = stream.read().split(b"\n")
@@ -167,8 +168,8 @@ def _read_entries(path: Path) -> dict[str, Entry]:
         return {}
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
-    entries: dict[str, Entry] = {}
-    adapter = TypeAdapter(Entry)
+    entries: dict[str, JournalEntry] = {}
+    adapter = TypeAdapter(JournalEntry)
     for line in lines:
         try:
             document = parse_json(line, any_text=True)
@@ -186,6 +187,6 @@ def _read_entries(path: Path) -> dict[str, Entry]:
 def _require_version(path: Path, version: object) -> None:
     if version != _VERSION:
         raise InputError(
-            f"{path} was written by another version of sr-deploy (record {version}, this one writes {_VERSION}); "
+            f"{path} was written by another version of sr-deploy (journal {version}, this one writes {_VERSION}); "
             "choose another folder for the results"
         )

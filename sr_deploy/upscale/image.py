@@ -197,7 +197,7 @@ class Upscaler:
         require_samples(self._runner.spec, first.shape, first.dtype)
         kinds = {(image.shape, str(image.dtype)) for image in images}
         if len(kinds) > 1:
-            raise ShapeError(f"pictures that go together are of one shape and type, not {sorted(kinds)}")
+            raise ShapeError(f"pictures of one batch are of one shape and type, not {sorted(kinds)}")
         results: list[Pixels] = []
         tell = _count_up(on_picture, len(images))
         with self._lock:
@@ -243,7 +243,7 @@ class Upscaler:
                 seconds=time.perf_counter() - started,
             )
 
-    def settle(self, image: Pixels, cut: Cut | None = None) -> Cut:
+    def freeze(self, image: Pixels, cut: Cut | None = None) -> Cut:
         """Cut all pictures alike from now on, as frames of one video have to be.
 
         Args:
@@ -251,12 +251,12 @@ class Upscaler:
             cut: of an earlier call, to do as then; None: decide now.
         """
         with self._lock:
-            return self._cutter.settle(InputRows.of_picture(image), cut)
+            return self._cutter.freeze(InputRows.of_picture(image), cut)
 
-    def count_together(self, height: int, width: int) -> int:
-        """How many pictures of that size to give to `upscale_many` at once, after `settle`; 1 where they need tiles."""
-        settled = self._cutter.settled
-        return 1 if settled is None or self.plan(height, width).count > 1 else settled.batch
+    def count_batch(self, height: int, width: int) -> int:
+        """How many pictures of that size to give to `upscale_many` at once, after `freeze`; 1 where they need tiles."""
+        frozen = self._cutter.frozen
+        return 1 if frozen is None or self.plan(height, width).count > 1 else frozen.batch
 
     def close(self) -> None:
         """Release the network, unless it was given as a runner."""

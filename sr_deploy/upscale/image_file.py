@@ -26,7 +26,7 @@ OnShare = Callable[[float], None]
 """Called with the share of a picture's work that is done, 0 to 1."""
 AlphaMethod = Literal["network", "bicubic"]
 """How transparency is enlarged."""
-_MOST_SCALE = 100_000
+_MAX_SCALE = 100_000
 _OUTPUT_PER_INPUT = 16
 """Most output pixels for each of the `max_pixels` that may be read: a scale of 4."""
 
@@ -233,8 +233,8 @@ def require_scale(scale: float) -> None:
     Raises:
         InputError: not above 0, above 100000, or NaN.
     """
-    if not 0 < scale <= _MOST_SCALE:
-        raise InputError(f"a scale is a number above 0, as in 2 or 1.5, not {scale}; at most {_MOST_SCALE} is taken")
+    if not 0 < scale <= _MAX_SCALE:
+        raise InputError(f"a scale is a number above 0, as in 2 or 1.5, not {scale}; at most {_MAX_SCALE} is taken")
 
 
 def check_picture(header: Header, upscaler: Upscaler, source: Path, target: Path, settings: FileSettings) -> None:

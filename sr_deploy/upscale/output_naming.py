@@ -1,4 +1,4 @@
-"""Which picture of a folder becomes which file of another one."""
+"""Names of the output files of a folder job."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def plan_folder(source: Path, target: Path, suffix: str | None) -> list[Item]:
     return items
 
 
-def list_places(items: Sequence[Item], folder: Path) -> list[str]:
-    """One text for each item's result, equal where they would be one file.
+def list_output_keys(items: Sequence[Item], folder: Path) -> list[str]:
+    """A key for the output path of each item; keys are equal where the file system would have one file.
 
     Args:
         items: as planned.
         folder: of the results; it is there.
     """
-    places = [item.target.resolve() for item in items]
-    folded = [fold_name(place) for place in places]
-    plain = [str(place) for place in places]
+    targets = [item.target.resolve() for item in items]
+    folded = [fold_name(target) for target in targets]
+    plain = [str(target) for target in targets]
     if len(set(folded)) == len(set(plain)):
         return plain
     try:

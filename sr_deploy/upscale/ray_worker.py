@@ -13,7 +13,7 @@ from sr_deploy.errors import BackendError, PlaceLostError
 from sr_deploy.files import KeptFolder
 from sr_deploy.model import open_model
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.folder_job import describe_error, describe_making, load_item, save_item
+from sr_deploy.upscale.folder_job import describe_error, hash_config, load_item, save_item
 from sr_deploy.upscale.folder_journal import Stamp
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.image_file import FileSettings, UpscaledFile, enlarge_picture
@@ -21,8 +21,8 @@ from sr_deploy.upscale.output_naming import Item
 
 
 @dataclass(frozen=True)
-class Order:
-    """What each worker opens."""
+class WorkerConfig:
+    """The model that each worker opens, and how."""
 
     model: Path
     """As every machine sees it."""
@@ -50,8 +50,8 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a worker says of a file."""
+class WorkerResult:
+    """One file as a worker reports it: written, or failed for a reason."""
 
     number: int
     """Of the item."""
@@ -61,7 +61,7 @@ class Outcome:
     """Of the source's bytes."""
     stamp: Stamp | None = None
     """The source when it was read."""
-    made_by: str = ""
+    config_hash: str = ""
     """Hash of the worker's network and settings."""
     reason: str = ""
     """Why there is no result."""
@@ -74,23 +74,23 @@ class Outcome:
 class Worker:
     """A network on one device."""
 
-    def __init__(self, order: Order, settings: FileSettings, threads: int | None) -> None:
+    def __init__(self, config: WorkerConfig, settings: FileSettings, threads: int | None) -> None:
         """Load it.
 
         Raises:
             SrDeployError: as `Upscaler`.
         """
-        self._upscaler = order.open(threads)
+        self._upscaler = config.open(threads)
         self._settings = settings
         self._kept: dict[Path, KeptFolder] = {}
-        self._made_by = describe_making(self._upscaler.spec, settings, order.tile, order.batch)
+        self._config_hash = hash_config(self._upscaler.spec, settings, config.tile, config.batch)
 
-    def __call__(self, batch: dict[str, NDArray[np.object_]]) -> dict[str, list[Outcome]]:
-        """Ray's way to hand over files."""
+    def __call__(self, batch: dict[str, NDArray[np.object_]]) -> dict[str, list[WorkerResult]]:
+        """A batch of `map_batches`: `number` and `item` of each file in, `result` out."""
         numbers, items = batch["number"].tolist(), batch["item"].tolist()
-        return {"outcome": [self.upscale(number, item) for number, item in zip(numbers, items, strict=True)]}
+        return {"result": [self.upscale(number, item) for number, item in zip(numbers, items, strict=True)]}
 
-    def upscale(self, number: int, item: Item) -> Outcome:
+    def upscale(self, number: int, item: Item) -> WorkerResult:
         """Read, upscale and write a file; what goes wrong is told and not raised."""
         try:
             kept = self._kept.setdefault(item.folder, KeptFolder(item.folder))  # there before there was any work
@@ -100,20 +100,20 @@ class Worker:
             with kept.blamed():
                 done = save_item(item, loaded, enlarged, self._settings, kept)
         except Exception as error:  # noqa: BLE001 - one picture's trouble, even unforeseen, is not that of the others
-            return Outcome(
+            return WorkerResult(
                 number,
                 reason=describe_error(error),
                 device_failed=isinstance(error, BackendError),
                 lost=isinstance(error, PlaceLostError),
             )
-        return Outcome(number, done, loaded.sha256, loaded.stamp, self._made_by)
+        return WorkerResult(number, done, loaded.sha256, loaded.stamp, self._config_hash)
 
 
-def describe_worker(order: Order, threads: int | None) -> tuple[RunnerSpec, int | None]:
+def describe_worker(config: WorkerConfig, threads: int | None) -> tuple[RunnerSpec, int | None]:
     """What a worker computes with, and how far its network looks around a pixel.
 
     Raises:
         SrDeployError: as `Upscaler`.
     """
-    with order.open(threads) as upscaler:
+    with config.open(threads) as upscaler:
         return upscaler.spec, upscaler.receptive_radius

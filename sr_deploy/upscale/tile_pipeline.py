@@ -94,7 +94,7 @@ def upscale_windows(inference: Inference, windows: Iterator[Window], batch: int,
                 left.append(_Checked(window, used, problem))
         return left
 
-    def settle(checked: list[_Checked], count: int) -> None:
+    def finish(checked: list[_Checked], count: int) -> None:
         for _ in range(count - len(checked)):
             on_window()
         for one in checked:
@@ -108,13 +108,13 @@ def upscale_windows(inference: Inference, windows: Iterator[Window], batch: int,
     checking: tuple[Future[list[_Checked]], int] | None = None
     with ThreadPoolExecutor(1, "tiles") as beside:
         while True:
-            together = list(islice(windows, batch))
-            if together:
-                started.append(_Batch(together, deque(inference.start([window.samples for window in together]))))
-                if len(started) <= inference.ahead:
+            batched = list(islice(windows, batch))
+            if batched:
+                started.append(_Batch(batched, deque(inference.start([window.samples for window in batched]))))
+                if len(started) <= inference.queue_depth:
                     continue
             if checking is not None:
-                settle(checking[0].result(), checking[1])
+                finish(checking[0].result(), checking[1])
                 checking = None
             if not started:
                 return

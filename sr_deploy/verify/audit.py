@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from sr_deploy.export.int8.search_report import Int8Report
 
-_LEAST_STEP = 2.0**-20
+_MIN_STEP = 2.0**-20
 _SLACK = 1 + 2.0**-8
 """Steps are stored as FP16 numbers, rounded up."""
 _SHOWN = 20
@@ -258,8 +258,8 @@ def _compare_steps(
     """A step that is too long would allow any error: it is held to the weights that it is for."""
     axes = tuple(axis for axis in range(want.ndim) if scale.ndim == 0 or scale.shape[axis] == 1)
     greatest = np.abs(want.astype(np.float64)).max(axis=axes, keepdims=scale.ndim > 0)
-    longest = np.maximum(greatest / numbers.largest, _LEAST_STEP) * _SLACK
-    wrong = ~((scale > 0) & (scale <= longest + _LEAST_STEP / 16))
+    longest = np.maximum(greatest / numbers.largest, _MIN_STEP) * _SLACK
+    wrong = ~((scale > 0) & (scale <= longest + _MIN_STEP / 16))
     if wrong.any():
         index = int(np.argmax(wrong))
         yield (

@@ -31,7 +31,7 @@ from sr_deploy.export.int8.formats import FORMATS
 from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs
 from sr_deploy.export.int8.placement import Placement, find_modules, place_quantization
 from sr_deploy.export.int8.quantization_loss import Judge, Loss
-from sr_deploy.export.int8.quantization_options import LEAST_FACTOR, MOST_FACTOR
+from sr_deploy.export.int8.quantization_options import MAX_FACTOR, MIN_FACTOR
 from sr_deploy.export.int8.task import RANGES_STREAM
 from sr_deploy.graph.load import find_ends
 from sr_deploy.model import Model
@@ -51,7 +51,7 @@ and another version of the photographs; of others (measured with published netwo
 together between 0.87 and 1.3 times as far as on the bundled ones, single ones between 0.7 and 1.7)."""
 _APART = 1.8
 """A layer's factor may differ from that of the middle one by so much on other photographs (measured: 1.4)."""
-_MOST_SHIFTS = 8.0
+_MAX_SHIFTS = 8.0
 """A correction may be so many times the greatest that is measured in its layer."""
 _STREAM = 3
 _SIDE = 64
@@ -179,10 +179,10 @@ def _check_ranges(scene: _Scene) -> tuple[str, tuple[str, ...]]:
 
 def _judge_learned(learned: Mapping[str, float]) -> Iterator[str]:
     for name, factor in learned.items():
-        if not LEAST_FACTOR <= factor <= MOST_FACTOR:
+        if not MIN_FACTOR <= factor <= MAX_FACTOR:
             yield (
                 f"the step of {name} is recorded as learned to {factor:.3g} times the calibrated one, and learning "
-                f"gives {LEAST_FACTOR:g} to {MOST_FACTOR:g}"
+                f"gives {MIN_FACTOR:g} to {MAX_FACTOR:g}"
             )
 
 
@@ -229,12 +229,12 @@ def _judge_shifts(scene: _Scene) -> Iterator[str]:
     layers = quantize_layers(scene.reference, placement, limits, scene.report.options)
     found = measure_shifts(scene.reference, layers, lambda: iter(scene.ranges), scene.engine)
     for name, shift in scene.report.shifts.items():
-        most = _MOST_SHIFTS * float(np.abs(found[name]).max(initial=0)) if name in found else 0.0
+        most = _MAX_SHIFTS * float(np.abs(found[name]).max(initial=0)) if name in found else 0.0
         greatest = float(np.abs(np.array(shift)).max(initial=0))
         if not greatest <= most:
             yield (
                 f"the bias of {name} is corrected by {greatest:.3g}, and quantizing it shifts no channel by more than "
-                f"{most / _MOST_SHIFTS:.3g}"
+                f"{most / _MAX_SHIFTS:.3g}"
             )
 
 

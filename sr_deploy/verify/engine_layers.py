@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 _VECTORS = (1, 4, 8, 16)
-_LEAST_BYTES = 4
+_MIN_BYTES = 4
 _ROLES = {("Conv", 1): "weights", ("Conv", 2): "bias", ("PRelu", 1): "slopes"}
 _PLACES = 64
 _NAMED = 4
@@ -78,7 +78,7 @@ def _walk(graph: Path) -> Iterator[tuple[NodeProto, int, NDArray[np.generic]]]:
         for position, name in enumerate(node.input):
             constant = view.constant(name) if name else None
             # What is zero throughout lies everywhere.
-            if constant is not None and constant.stored.nbytes >= _LEAST_BYTES and constant.stored.any():
+            if constant is not None and constant.stored.nbytes >= _MIN_BYTES and constant.stored.any():
                 yield node, position, constant.stored
 
 

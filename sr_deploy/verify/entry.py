@@ -38,7 +38,7 @@ class Setting:
     """What the reference makes of each input."""
     cost: Cost | None
     """Of one input pixel; None: unknown."""
-    most_pixels: float | None
+    max_pixels: float | None
     """Of an input, batch included, that the memory holds; None: unknown."""
     tell: Callable[[str], None]
     """Told what is being done, and what fails, one line each."""
@@ -80,7 +80,7 @@ def measure_entry(
             spec.input_multiple,
             deployed=model.bundle.manifest.profiles if model.bundle is not None else (),
             cost=setting.cost,
-            most_pixels=setting.most_pixels,
+            max_pixels=setting.max_pixels,
         )
         rounds = find_asked_precision(model, choice) == "fp32"
         run = run_grid(runner, grid, outputs, limits, file=artifact.file, rounds=rounds, tell=tell)

@@ -30,8 +30,8 @@ _WORK = 16e9
 _MOST = 4
 _TILE = 32
 _HEIGHT = 64
-_LEAST_WIDTH = 128
-_MOST_PIXELS = 2**18
+_MIN_WIDTH = 128
+_MAX_PIXELS = 2**18
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ def choose_photographs(
         fixed: height and width of inputs, where the graph takes one alone.
         least: height and width that the graph takes at least.
     """
-    height, width = _HEIGHT, max(_LEAST_WIDTH, 2 * halo + 2 * _TILE)
+    height, width = _HEIGHT, max(_MIN_WIDTH, 2 * halo + 2 * _TILE)
     if fixed[0]:  # what is fixed may be large; then the other side gives way
-        width = max(least[1], min(width, _MOST_PIXELS // fixed[0]))
+        width = max(least[1], min(width, _MAX_PIXELS // fixed[0]))
     if fixed[1]:
-        height = max(least[0], min(height, _MOST_PIXELS // fixed[1]))
+        height = max(least[0], min(height, _MAX_PIXELS // fixed[1]))
     height, width = fixed[0] or _round_up(height, multiple), fixed[1] or _round_up(width, multiple)
     count = int(max(1, min(_MOST, _WORK // (height * width * max(multiply_adds, 1)))))
     return [

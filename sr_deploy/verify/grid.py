@@ -94,7 +94,7 @@ def plan_grid(
     *,
     deployed: Sequence[Profile] = (),
     cost: Cost | None = None,
-    most_pixels: float | None = None,
+    max_pixels: float | None = None,
 ) -> InputGrid:
     """The inputs for one backend, brought to what it takes.
 
@@ -105,7 +105,7 @@ def plan_grid(
         input_multiple: of height and width; sides are rounded up to it.
         deployed: the shapes that the deployment is for; their least, best and greatest ones join the grid.
         cost: of one input pixel; None: unknown, and nothing beyond the covering of the small shapes is run.
-        most_pixels: of an input, batch included, that the memory holds; None: unknown.
+        max_pixels: of an input, batch included, that the memory holds; None: unknown.
     """
     slow = choice == BackendChoice("torch", "fp16") and device == "cpu"
     profiles = list(dict.fromkeys((*taken, *deployed)))
@@ -121,7 +121,7 @@ def plan_grid(
                 continue
             fitted = _fit(shape, taken, input_multiple)
             best = shape == profile.opt and not slow
-            reason = _why_too_large(fitted, cost, most_pixels, slow=slow, best=best)
+            reason = _why_too_large(fitted, cost, max_pixels, slow=slow, best=best)
             if fitted in shapes:
                 continue
             if reason is None:
@@ -173,11 +173,11 @@ def _afford(shapes: Sequence[Shape], have: Sequence[Point], cost: Cost | None, *
     return more
 
 
-def _why_too_large(shape: Shape, cost: Cost | None, most_pixels: float | None, *, slow: bool, best: bool) -> str | None:
+def _why_too_large(shape: Shape, cost: Cost | None, max_pixels: float | None, *, slow: bool, best: bool) -> str | None:
     if cost is None:
         return "what the graph costs is unknown, so it may be too large to be run here"
-    if most_pixels is not None and _pixels(shape) > most_pixels:
-        return f"the memory that is free here holds {most_pixels:.0f} input pixels, and it has {_pixels(shape)}"
+    if max_pixels is not None and _pixels(shape) > max_pixels:
+        return f"the memory that is free here holds {max_pixels:.0f} input pixels, and it has {_pixels(shape)}"
     work = _pixels(shape) * cost.in_all
     limit = ONE_INPUT / _SLOW if slow else ONE_INPUT
     if work <= limit or best:

@@ -42,7 +42,7 @@ def verify_backends(
     thresholds: Mapping[Precision, Thresholds] | None = None,
     choices: Sequence[BackendChoice] | None = None,
     standing: Certificate | None = None,
-    most_pixels: float | None = None,
+    max_pixels: float | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Verified:
     """Compare every artifact with the reference on a grid of shapes and contents.
@@ -59,7 +59,7 @@ def verify_backends(
         thresholds: what to meet, by precision; what is left out is what the bundle asks, or the default.
         choices: what to run; None: everything of the model that this machine can run (`list_not_run` has the rest).
         standing: the bundle's certificate; what its entries say of FP32's rounding is measured again.
-        most_pixels: of an input, batch included, that the memory holds; None: unknown.
+        max_pixels: of an input, batch included, that the memory holds; None: unknown.
         on_stage: told what is being done, one line each.
 
     Returns:
@@ -89,8 +89,8 @@ def verify_backends(
     cost = find_cost(model)
     per_pixel = None if cost is None else Cost(cost.multiply_adds, model.channels * model.scale**2)
     tell(f"reference: {reference.title}")
-    with ReferenceOutputs(model, per_pixel, most_pixels) as outputs:
-        setting = Setting(model, outputs, per_pixel, most_pixels, tell)
+    with ReferenceOutputs(model, per_pixel, max_pixels) as outputs:
+        setting = Setting(model, outputs, per_pixel, max_pixels, tell)
         for choice in choices:
             asked = find_asked_precision(model, choice)
             limits = (thresholds or {}).get(asked) or model.thresholds_for(asked)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FormatName = Literal["int8", "fp8"]
 """A number format, by the name of the precision that it makes."""
-_MANTISSA_BITS, _LEAST_EXPONENT = 3, -6
+_MANTISSA_BITS, _MIN_EXPONENT = 3, -6
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class NumberFormat:
         if self.name == "int8":
             return np.ones(np.shape(numbers))
         exact = np.asarray(numbers, np.float64)
-        exponents = np.where(exact == 0, _LEAST_EXPONENT, np.frexp(exact)[1] - 1)
-        apart: NDArray[np.float64] = np.exp2(np.maximum(exponents, _LEAST_EXPONENT) - float(_MANTISSA_BITS))
+        exponents = np.where(exact == 0, _MIN_EXPONENT, np.frexp(exact)[1] - 1)
+        apart: NDArray[np.float64] = np.exp2(np.maximum(exponents, _MIN_EXPONENT) - float(_MANTISSA_BITS))
         return apart
 
 

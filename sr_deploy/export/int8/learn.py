@@ -29,7 +29,7 @@ from sr_deploy.export.int8.formats import FP8
 from sr_deploy.export.int8.joins import group_by_step
 from sr_deploy.export.int8.photographs import CropShape, cut_crops
 from sr_deploy.export.int8.placement import Placement
-from sr_deploy.export.int8.quantization_options import LEAST_FACTOR, MOST_FACTOR
+from sr_deploy.export.int8.quantization_options import MAX_FACTOR, MIN_FACTOR
 from sr_deploy.measure.machine import has_multiplier
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class _Trainee:
         for offset in self.offsets.values():
             offset.clamp_(-0.5, 0.5)
         for factor in self.factors.values():
-            factor.clamp_(LEAST_FACTOR, MOST_FACTOR)
+            factor.clamp_(MIN_FACTOR, MAX_FACTOR)
 
     def read(self) -> Learned:
         """What was learned."""

@@ -24,7 +24,7 @@ from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.search import Point, SearchResult, rank_candidates, search_share
 from sr_deploy.export.int8.search_report import Int8Report, draw_search, make_curve, picture_name
 from sr_deploy.export.int8.sensitivity import estimate_errors
-from sr_deploy.export.int8.task import Tell, Work, start_work
+from sr_deploy.export.int8.task import Tell, Work, make_task
 from sr_deploy.export.write import write_graph
 
 
@@ -59,7 +59,7 @@ def make_int8_graph(
         GraphError: nothing in the graph may be quantized.
         OutputError: a file cannot be written.
     """
-    work = start_work(
+    work = make_task(
         fp32_path,
         int8_path,
         options,

@@ -24,7 +24,7 @@ _SURE = 2.0
 """Standard errors to each end of an interval that holds the mean in 95 cases of 100."""
 _WINDOW = 5
 _HIGH = 0.999
-MOST_DB = 100.0
+MAX_DB = 100.0
 """Stands for the infinite PSNR of equal pictures."""
 
 
@@ -111,7 +111,7 @@ def _average(off_NCHW: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def to_psnr(error: float) -> float:
     """PSNR for peak 1.0 of a mean squared error, in dB, at most 100."""
-    return MOST_DB if error <= 10 ** (-MOST_DB / 10) else float(-10 * np.log10(error))
+    return MAX_DB if error <= 10 ** (-MAX_DB / 10) else float(-10 * np.log10(error))
 
 
 def _clamp(sr: NDArray[np.float32]) -> NDArray[np.float32]:

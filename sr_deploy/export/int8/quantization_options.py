@@ -15,7 +15,7 @@ Correction = Literal["auto", "on", "off"]
 """Whether biases are corrected."""
 Rest = Literal["fp16", "fp32"]
 """What computes between the quantized convolutions."""
-LEAST_FACTOR, MOST_FACTOR = 0.5, 2.0
+MIN_FACTOR, MAX_FACTOR = 0.5, 2.0
 """What learning may multiply a calibrated step with."""
 
 

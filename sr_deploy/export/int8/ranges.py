@@ -14,7 +14,7 @@ from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.quantization_options import Int8Options
 
 BINS = 4096
-_MOST_VALUES = 2**19
+_MAX_VALUES = 2**19
 """About as many values of a feature map are counted; an odd stride meets all columns of pictures in turn."""
 _CLIPS = 100
 """Clips that `mse` tries, up to the greatest magnitude."""
@@ -61,7 +61,7 @@ class Histogram:
     def add(self, values: NDArray[np.float32]) -> None:
         """Take values in, any shape; of very many, every so many-th."""
         flat = values.ravel()
-        magnitudes = np.abs(flat[:: -(-flat.size // _MOST_VALUES) | 1], dtype=np.float32)
+        magnitudes = np.abs(flat[:: -(-flat.size // _MAX_VALUES) | 1], dtype=np.float32)
         greatest = float(magnitudes.max(initial=0.0))
         if greatest == 0:
             self.counts[0] += magnitudes.size

@@ -109,7 +109,7 @@ class Work:
         return open_graph(self.quantize(layers), self.engine)
 
 
-def start_work(
+def make_task(
     fp32_path: Path,
     int8_path: Path,
     options: Int8Options,

@@ -19,8 +19,8 @@ from torch import Tensor
 from sr_deploy.train.degradation.groups import map_groups
 
 # Side of kernels up to which a CPU is faster without FFT, with vectors of 16 numbers and of fewer.
-_LARGEST_DIRECT = 17 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 15
-_SMALLEST_PRODUCT = 9  # side of kernels from which a CPU is faster with two lines
+_MAX_DIRECT = 17 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 15
+_MIN_PRODUCT = 9  # side of kernels from which a CPU is faster with two lines
 _NO_DIFFERENCE = 5e-7  # of a sum of 1: what FP32 loses of a kernel in any case
 _LANES = 16  # numbers that a vector instruction takes; torch lays channels side by side in it
 
@@ -35,8 +35,8 @@ def filter_samples(images_NCHW: Tensor, kernels_NKK: Tensor, sizes_N: NDArray[np
     """
     side = kernels_NKK.shape[-1]
     on_cpu = images_NCHW.device.type == "cpu"
-    largest = _LARGEST_DIRECT if on_cpu else 1
-    products_N = (sizes_N >= _SMALLEST_PRODUCT) & are_products(kernels_NKK) if on_cpu else np.zeros(len(sizes_N), bool)
+    largest = _MAX_DIRECT if on_cpu else 1
+    products_N = (sizes_N >= _MIN_PRODUCT) & are_products(kernels_NKK) if on_cpu else np.zeros(len(sizes_N), bool)
     sizes_N = np.where((sizes_N > largest) & ~products_N, side, sizes_N)
 
     def work(images: Tensor, run: slice) -> Tensor:

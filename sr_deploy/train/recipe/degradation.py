@@ -34,7 +34,7 @@ Sizes = Annotated[
 
 ResizeMode = Literal["area", "bilinear", "bicubic"]
 
-_LEAST_FACTOR, _GREATEST_FACTOR = 0.01, 16
+_MIN_FACTOR, _MAX_FACTOR = 0.01, 16
 KERNEL_SIZES = (7, 9, 11, 13, 15, 17, 19, 21)
 
 
@@ -121,10 +121,10 @@ class ResizeRecipe(_Ranges):
     def _check_factors(self) -> Self:
         if self.up + self.down > 1 + 1e-9:
             raise ValueError(f"up + down = {self.up + self.down:g} is above 1")
-        if not _LEAST_FACTOR <= self.factors[0] <= 1 <= self.factors[1] <= _GREATEST_FACTOR:
+        if not _MIN_FACTOR <= self.factors[0] <= 1 <= self.factors[1] <= _MAX_FACTOR:
             raise ValueError(
-                f"factors = {list(self.factors)}: the first lies in [{_LEAST_FACTOR}, 1], the second in [1, "
-                f"{_GREATEST_FACTOR}]"
+                f"factors = {list(self.factors)}: the first lies in [{_MIN_FACTOR}, 1], the second in [1, "
+                f"{_MAX_FACTOR}]"
             )
         if not self.modes:
             raise ValueError("modes: name at least one")
@@ -219,6 +219,6 @@ class DegradationRecipe(Section):
     sharpen: SharpenRecipe = SharpenRecipe()
     """Unsharp masking."""
 
-    def least_side(self) -> int:
+    def min_side(self) -> int:
         """Pixels that a photograph must have along each side: enough that reflecting it makes sense."""
         return min(self.canvas, 32)

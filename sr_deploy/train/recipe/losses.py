@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from sr_deploy.arch.spec import MOST_DISCRIMINATOR_FEATURES, DiscriminatorName
+from sr_deploy.arch.spec import MAX_DISCRIMINATOR_FEATURES, DiscriminatorName
 from sr_deploy.train.recipe.section import Factor, LearningRate, Section
 
 VggLayer = Literal["conv1_2", "conv2_2", "conv3_4", "conv4_4", "conv5_4"]
@@ -72,7 +72,7 @@ class DiscriminatorRecipe(Section):
 
     architecture: DiscriminatorName
     """srgan (8 convolutions), vgg128 (ESRGAN's, 10), vgg256 (12), unet (Real-ESRGAN's: a verdict for each pixel)."""
-    features: int = Field(default=64, ge=1, le=MOST_DISCRIMINATOR_FEATURES)
+    features: int = Field(default=64, ge=1, le=MAX_DISCRIMINATOR_FEATURES)
     """Channels of its first feature maps."""
     spectral_norm: bool = True
     """unet: divide each weight by its largest singular value (Miyato et al. 2018); the others have none."""

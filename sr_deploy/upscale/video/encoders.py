@@ -93,8 +93,8 @@ def plan_encoder(info: VideoInfo, size: tuple[int, int], target: Path, settings:
             f"this PyAV has no encoder {codec.encoder}; take another --codec, or install PyAV from PyPI, which has all "
             "that are known here"
         )
-    if width < codec.least_width:
-        raise InputError(f"{name} takes frames of {codec.least_width} pixels and more in width, not {width}; take h264")
+    if width < codec.min_width:
+        raise InputError(f"{name} takes frames of {codec.min_width} pixels and more in width, not {width}; take h264")
     chosen = choose_format(codec.encoder, source, size, settings.pixel_format, codec.usual_formats)
     return EncoderPlan(
         codec=name,
@@ -195,9 +195,9 @@ def _collect_options(name: CodecName, settings: VideoSettings, light: MasteringL
     if settings.crf is not None and codec.crf is None:
         raise InputError(f"{name} has no constant rate factor; leave --crf out, or take another --codec")
     crf = codec.crf if settings.crf is None else settings.crf
-    if crf is not None and not codec.least_crf <= crf <= codec.most_crf:
+    if crf is not None and not codec.min_crf <= crf <= codec.max_crf:
         raise InputError(
-            f"the constant rate factor of {name} lies between {codec.least_crf} and {codec.most_crf}, not at {crf}"
+            f"the constant rate factor of {name} lies between {codec.min_crf} and {codec.max_crf}, not at {crf}"
         )
     options = {"chroma_sample_location": "left", **dict(codec.options)}
     if crf is not None:

@@ -15,9 +15,9 @@ from sr_deploy.upscale.video.frames import (
     FrameMaker,
     OnFrame,
     Timed,
+    freeze_cut,
     make_clock,
     read_pixels,
-    settle_cut,
     upscale_frames,
 )
 from sr_deploy.upscale.video.raw import (
@@ -95,14 +95,14 @@ def upscale_pipe(
         repeated += timed.pixels is None
 
     write_head(target, enlarged)
-    settled = settle_cut(upscalers, read_pixels(reader.frames(), ToPixels(form.kind), clock))
+    frozen = freeze_cut(upscalers, read_pixels(reader.frames(), ToPixels(form.kind), clock))
     stopped = upscale_frames(
         upscalers,
-        settled.decoded,
+        frozen.decoded,
         write,
         clock,
         input_bytes=form.kind.sample_bytes,
-        together=settled.together,
+        batch_size=frozen.batch_size,
         on_frame=on_frame,
         stop=stop,
     )

@@ -1,4 +1,4 @@
-"""Packets in the middle at which a decoder can begin, and give what it gives when it begins at the first."""
+"""Random access points of a video: packets at which a decoder can begin, and give the frames of a full decode."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _KEYS_FORGET = ("vp8", "vp9", "av1", "ffv1")
 """Codecs whose key frames let a decoder forget all that was before."""
 _SEQUENCE_HEADER = b"\0\0\1\xb3"
 _START = b"\0\0\1"
-_H264_SLICES, _H264_ENTRIES = range(1, 6), range(5, 6)
-_H265_SLICES, _H265_ENTRIES = range(32), range(16, 22)
+_H264_SLICES, _H264_IDR = range(1, 6), range(5, 6)
+_H265_SLICES, _H265_IRAP = range(32), range(16, 22)
 
 
 @dataclass(frozen=True, order=True)
-class Entry:
-    """Such a packet."""
+class RandomAccessPoint:
+    """Times of one packet, sorted by the first."""
 
     time: int
     """When its frame is shown, in units of the stream's time base."""
@@ -28,14 +28,14 @@ class Entry:
     """When it is decoded: what to seek to, for transport streams are searched by it and others end up no later."""
 
 
-class EntryFinder:
-    """Tells such packets of one stream.
+class RandomAccessFinder:
+    """Whether a packet of one stream is a random access point.
 
-    A flag for key frames is not enough: H.264 has it also where pictures mend slowly, or refer to what was before.
+    The flag for key frames is not enough: H.264 sets it also at recovery points, where frames refer to earlier ones.
     """
 
     def __init__(self, context: CodecContext | None) -> None:
-        """`context`: of the stream's decoder; None: there is none, and no entry."""
+        """`context`: of the stream's decoder; None: there is none, and no random access point."""
         self._codec = "" if context is None else context.codec.canonical_name
         self._every = context is not None and context.codec.intra_only
         self._length_bytes = _find_length_bytes(self._codec, bytes((context and context.extradata) or b""))
@@ -51,10 +51,10 @@ class EntryFinder:
             return content.startswith(_SEQUENCE_HEADER)
         if self._codec == "h264":
             kinds = (head & 0x1F for head in self._find_heads(content))
-            return next((kind in _H264_ENTRIES for kind in kinds if kind in _H264_SLICES), False)
+            return next((kind in _H264_IDR for kind in kinds if kind in _H264_SLICES), False)
         if self._codec == "hevc":
             kinds = (head >> 1 & 0x3F for head in self._find_heads(content))
-            return next((kind in _H265_ENTRIES for kind in kinds if kind in _H265_SLICES), False)
+            return next((kind in _H265_IRAP for kind in kinds if kind in _H265_SLICES), False)
         return False
 
     def _find_heads(self, content: bytes) -> Iterator[int]:

@@ -21,7 +21,7 @@ from sr_deploy.upscale.video.colors import MasteringLight, read_colors, read_mas
 from sr_deploy.upscale.video.kind import FrameKind
 from sr_deploy.upscale.video.length import count_missing_bytes
 from sr_deploy.upscale.video.pixel_formats import has_transparency
-from sr_deploy.upscale.video.random_access import Entry, EntryFinder
+from sr_deploy.upscale.video.random_access import RandomAccessFinder, RandomAccessPoint
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -116,7 +116,7 @@ class VideoInfo:
     """All streams."""
     times: tuple[int, ...] = field(default=(), repr=False)
     """Of the video's packets that are to be shown, sorted."""
-    entries: tuple[Entry, ...] = field(default=(), repr=False)
+    random_access_points: tuple[RandomAccessPoint, ...] = field(default=(), repr=False)
     """Where a decoder can begin as well as at the first packet, sorted."""
     damage: str | None = None
     """What is wrong with the file before anything is decoded; None: nothing."""
@@ -242,7 +242,7 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
     """With spans, times, and what the packets tell of damage."""
     av = require("av", "upscaling videos")
     times: list[int] = []
-    entries: list[Entry] = []
+    random_access_points: list[RandomAccessPoint] = []
     damage: list[str] = []
     with open_video(info.path) as container:
         spans = [
@@ -254,7 +254,7 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
             )
             for stream in container.streams
         ]
-        is_entry = EntryFinder(container.streams[info.index].codec_context)
+        is_random_access = RandomAccessFinder(container.streams[info.index].codec_context)
         corrupt = 0
         try:
             for packet in container.demux():
@@ -264,8 +264,10 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
                 spans[packet.stream_index] = _widen(spans[packet.stream_index], packet)
                 if packet.stream_index == info.index and packet.pts is not None and not packet.is_discard:
                     times.append(packet.pts)
-                    if is_entry(packet):
-                        entries.append(Entry(packet.pts, packet.pts if packet.dts is None else packet.dts))
+                    if is_random_access(packet):
+                        random_access_points.append(
+                            RandomAccessPoint(packet.pts, packet.pts if packet.dts is None else packet.dts)
+                        )
         except av.FFmpegError as error:
             damage.append(f"reading stops with: {error.strerror}")
         if corrupt:
@@ -288,7 +290,7 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
         info,
         streams=tuple(spans),
         times=tuple(times),
-        entries=tuple(sorted(entries)),
+        random_access_points=tuple(sorted(random_access_points)),
         damage="; ".join(damage) or None,
     )
 

@@ -17,7 +17,7 @@ from typing import Generic, Self, TypeVar
 
 _Item = TypeVar("_Item")
 _BYTES_BETWEEN = 256_000_000
-_MOST_BETWEEN = 8
+_MAX_BETWEEN = 8
 
 
 class Clock:
@@ -49,18 +49,18 @@ class Clock:
 
 def count_between(item_bytes: int) -> int:
     """How many items of that size may wait between two stages: 256 MB of them, 1 to 8."""
-    return max(1, min(_MOST_BETWEEN, _BYTES_BETWEEN // max(item_bytes, 1)))
+    return max(1, min(_MAX_BETWEEN, _BYTES_BETWEEN // max(item_bytes, 1)))
 
 
 @contextmanager
-def read_ahead(items: Iterator[_Item], most: int) -> Iterator[Iterator[_Item]]:
-    """Run an iterator in a thread, at most `most` items ahead; what it raises is raised here."""
-    with ThreadPoolExecutor(1, "read ahead") as thread:
+def prefetch(items: Iterator[_Item], queue_depth: int) -> Iterator[Iterator[_Item]]:
+    """Run an iterator in a thread, with a queue of `queue_depth` items; what it raises is raised here."""
+    with ThreadPoolExecutor(1, "prefetch") as thread:
 
         def read() -> Iterator[_Item]:
             waiting: deque[Future[_Item | None]] = deque()
             while True:
-                while len(waiting) <= most:
+                while len(waiting) <= queue_depth:
                     waiting.append(thread.submit(next, items, None))
                 item = waiting.popleft().result()
                 if item is None:
@@ -76,17 +76,17 @@ def read_ahead(items: Iterator[_Item], most: int) -> Iterator[Iterator[_Item]]:
 class WriteBehind(Generic[_Item]):
     """Hands items to a function in a thread of its own, in order; what it raises is raised by a later call here."""
 
-    def __init__(self, write: Callable[[_Item], None], most: int) -> None:
-        """`most`: items that may wait."""
+    def __init__(self, write: Callable[[_Item], None], queue_depth: int) -> None:
+        """`queue_depth`: items that may wait to be written."""
         self._write = write
-        self._most = most
+        self._queue_depth = queue_depth
         self._waiting: deque[Future[None]] = deque()
         self._failed = False
         self._thread = ThreadPoolExecutor(1, "write behind")
 
     def put(self, item: _Item) -> None:
         """Hand over the next item; waits while too many are waiting."""
-        while len(self._waiting) >= self._most:
+        while len(self._waiting) >= self._queue_depth:
             self._waiting.popleft().result()
         self._waiting.append(self._thread.submit(self._run, item))
 

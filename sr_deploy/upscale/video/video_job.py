@@ -20,9 +20,9 @@ from sr_deploy.upscale.video.encoders import EncoderPlan, VideoSettings, check_s
 from sr_deploy.upscale.video.frames import (
     FrameMaker,
     Timed,
+    freeze_cut,
     make_clock,
     read_pixels,
-    settle_cut,
     upscale_frames,
 )
 from sr_deploy.upscale.video.mux import Copied, join_segments, plan_copies
@@ -207,17 +207,17 @@ def _make_segments(
     to_pixels = ToPixels(info.kind)
     earlier = Done(store.times, store.segments[-1].check if store.segments else None)
     decoded = read_pixels(continue_frames(info, reader, to_pixels, earlier), to_pixels, clock)
-    settled = settle_cut(upscalers, last_frames.watch(decoded), read_cut(store.folder))
-    if settled.cut is not None:
-        write_cut(store.folder, settled.cut)
+    frozen = freeze_cut(upscalers, last_frames.watch(decoded), read_cut(store.folder))
+    if frozen.cut is not None:
+        write_cut(store.folder, frozen.cut)
     stopped = upscale_frames(
         upscalers,
-        settled.decoded,
+        frozen.decoded,
         write,
         clock,
         input_bytes=info.kind.sample_bytes,
         first=done,
-        together=settled.together,
+        batch_size=frozen.batch_size,
         compute_every=store.segment_frames,
         on_frame=report,
         stop=stop,

@@ -10,7 +10,7 @@ from sr_deploy.bundle.certificate import Place
 from sr_deploy.bundle.verdict import Judgment
 from sr_deploy.model import Model
 from sr_deploy.verify.engines import find_engines
-from sr_deploy.verify.judging import list_graphs, list_places
+from sr_deploy.verify.judging import list_graphs, list_output_keys
 from sr_deploy.verify.worst import Crop
 
 
@@ -90,6 +90,6 @@ def describe_page(
         manifest=model.bundle.manifest if model.bundle is not None else None,
         ran_now=entries,
         crops=crops,
-        here=list_places(),
+        here=list_output_keys(),
         written_at=utc_now(),
     )

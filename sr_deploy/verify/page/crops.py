@@ -11,7 +11,7 @@ from sr_deploy.verify.page.measured import describe_place
 from sr_deploy.verify.worst import Crop
 
 _FULL = 255
-_MOST_CROPS = 12
+_MAX_CROPS = 12
 _SIDE = 320
 """Longest side of a crop on the page, in CSS pixels."""
 
@@ -30,7 +30,7 @@ def show_crops(crops: Sequence[Crop], *, ran: bool) -> str:
     for crop in crops:
         if not shows_difference(crop):
             hidden[crop.backend] = max(crop.max_abs, hidden.get(crop.backend, 0.0))
-    figures = "".join(_show_crop(number, crop) for number, crop in enumerate(seen[:_MOST_CROPS]))
+    figures = "".join(_show_crop(number, crop) for number, crop in enumerate(seen[:_MAX_CROPS]))
     parts = ["<h2>Worst places</h2>"]
     if figures:
         parts.append(

@@ -10,7 +10,7 @@ from sr_deploy.train.sampling import PatchSampler, iterate_batches, random_for
 def sampler_of(recipe, folder) -> PatchSampler:
     paths = sorted(folder.rglob("*.png"))
     return PatchSampler(
-        Photographs(paths, scale=2, least_side=16, multiple=2, cache_gib=1.0, report=lambda line: None), recipe
+        Photographs(paths, scale=2, min_side=16, multiple=2, cache_gib=1.0, report=lambda line: None), recipe
     )
 
 

@@ -62,7 +62,7 @@ def test_the_graph_is_what_the_report_says(trained, fp8, tmp_path):
 
 
 def test_steps_end_at_the_greatest_e4m3_number(trained, fp8, tmp_path):
-    work = int8_work.start_work(
+    work = int8_work.make_task(
         trained[1], tmp_path / "a.onnx", fp8, calibration=None, keep_fp32=(), tell=lambda _: None
     )
     assert work.engine == "onnxruntime"
@@ -128,7 +128,7 @@ def test_onnxruntime_computes_e4m3_numbers(trained):
 
 def test_what_is_learned_is_a_neighboring_number(trained, fp8, tmp_path):
     options = fp8.model_copy(update={"learn_steps": 30, "method": "percentile", "percentile": 90.0})  # clips too much
-    work = int8_work.start_work(
+    work = int8_work.make_task(
         trained[1], tmp_path / "a.onnx", options, calibration=None, keep_fp32=(), tell=lambda _: None
     )
     placement = place_quantization(work.model)

@@ -29,7 +29,7 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.fixture
 def work(trained, quick, tmp_path):
-    return int8_work.start_work(
+    return int8_work.make_task(
         trained[1], tmp_path / "a.onnx", quick, calibration=None, keep_fp32=(), tell=lambda _: None
     )
 

@@ -177,7 +177,7 @@ def test_correction_takes_the_mean_error_of_a_layer_away(trained, quick):
     from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, measure_shifts, quantize_layers
     from sr_deploy.export.int8.placement import place_quantization
 
-    work = int8_work.start_work(trained[1], Path("unused"), quick, calibration=None, keep_fp32=(), tell=lambda _: None)
+    work = int8_work.make_task(trained[1], Path("unused"), quick, calibration=None, keep_fp32=(), tell=lambda _: None)
     placement = place_quantization(work.model)
     limits = measure_ranges(work.model, placement, work.stream_inputs, quick, work.engine)
     layers = quantize_layers(work.model, placement, limits, quick)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from sr_deploy.upscale.video.stage_threads import Clock, WriteBehind, count_between, read_ahead
+from sr_deploy.upscale.video.stage_threads import Clock, WriteBehind, count_between, prefetch
 
 
 class NoMoreError(Exception):
@@ -21,7 +21,7 @@ def test_reading_ahead_keeps_the_order_and_the_bound():
             yield number
 
     ahead_of: list[int] = []
-    with read_ahead(numbers(), 3) as items:
+    with prefetch(numbers(), 3) as items:
         for number in items:
             time.sleep(0.005)
             ahead_of.append(begun[-1] - number)
@@ -36,7 +36,7 @@ def test_what_a_reader_raises_comes_after_what_it_gave():
         raise NoMoreError
 
     seen = []
-    with pytest.raises(NoMoreError), read_ahead(numbers(), 2) as items:
+    with pytest.raises(NoMoreError), prefetch(numbers(), 2) as items:
         seen.extend(items)
     assert seen == [0, 1, 2, 3, 4]
 
@@ -49,10 +49,10 @@ def test_leaving_early_ends_the_reader():
             taken.append(number)
             yield number
 
-    with read_ahead(numbers(), 2) as items:
+    with prefetch(numbers(), 2) as items:
         next(items)
     assert len(taken) <= 5
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read ahead")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 def test_writing_behind_keeps_the_order_and_the_bound():

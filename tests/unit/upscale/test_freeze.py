@@ -34,7 +34,7 @@ def noise() -> NDArray[np.uint8]:
 def test_the_first_picture_decides_for_all(noise: NDArray[np.uint8]) -> None:
     flat = np.full_like(noise, 128)
     with Upscaler(BlurRunner(), tile=64) as upscaler:
-        cut = upscaler.settle(noise)
+        cut = upscaler.freeze(noise)
         assert cut.halo > 10  # more than the network sees, or seams would show
         plan = upscaler.plan(64, 600)
         upscaler(flat)
@@ -42,13 +42,13 @@ def test_the_first_picture_decides_for_all(noise: NDArray[np.uint8]) -> None:
     with Upscaler(BlurRunner(), tile=64) as upscaler:
         upscaler(flat)
         assert upscaler.halo < cut.halo  # what a flat picture alone would ask for
-        assert upscaler.settle(flat, cut) == cut
+        assert upscaler.freeze(flat, cut) == cut
         assert upscaler.plan(64, 600) == plan
         assert upscaler(noise).shape == noise.shape
 
 
 def test_a_cut_says_the_tile_too() -> None:
     with Upscaler(BlurRunner()) as upscaler:
-        upscaler.settle(np.zeros((8, 8, 3), np.uint8), Cut(tile=96, halo=16))
+        upscaler.freeze(np.zeros((8, 8, 3), np.uint8), Cut(tile=96, halo=16))
         plan = upscaler.plan(900, 900)
     assert (plan.halo, plan.window_width, plan.count) == (16, 119, 100)
