@@ -242,7 +242,7 @@ def _set_items(reader: PickleReader, items: list[object]) -> None:
 
 def _fill(target: dict[object, object], pairs: Iterable[tuple[object, object]]) -> None:
     for key, value in pairs:
-        # Python hashes tuples without end, and whole numbers of any length can be chosen to have one and the same hash.
+        # Python hashes tuples without end, and integers of any length can be chosen to have one and the same hash.
         plain = key is None or isinstance(key, str | float) or (isinstance(key, int) and abs(key) < 1 << 63)
         if not plain:
             raise CheckpointError(

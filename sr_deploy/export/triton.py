@@ -176,7 +176,7 @@ def _describe_end(name: str, dtype: Dtype, channels: int, height: int, width: in
 
 
 def _list_axes(dtype: Dtype, channels: int, height: int, width: int) -> list[_Value]:
-    """Axes but the batch, which Triton adds: whole numbers are H x W x C, others C x H x W."""
+    """Axes but the batch, which Triton adds: integers are H x W x C, others C x H x W."""
     return [height, width, channels] if dtype in ("uint8", "uint16") else [channels, height, width]
 
 

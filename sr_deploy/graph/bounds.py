@@ -61,7 +61,7 @@ def find_unpredictable(graph: GraphProto, shapes: InferredShapes) -> str | None:
         if node.domain not in OWN_DOMAINS or node.op_type not in _PREDICTABLE:
             return f"the operator {show_value(node.op_type)[1:-1]} is not followed"
         if node.op_type in ("Div", "Mod") and node.input[1] not in shapes.constants and _is_whole(node, shapes):
-            return f"what {show_value(node.output[0])} divides whole numbers by is unknown"
+            return f"what {show_value(node.output[0])} divides integers by is unknown"
     unknown = next((name for node in nodes for name in node.output if name and shapes.shape(name) is None), None)
     return None if unknown is None else f"the shape of {show_value(unknown)} is unknown"
 

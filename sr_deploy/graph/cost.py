@@ -211,7 +211,7 @@ def count_multiply_adds(graph: GraphProto, shapes: InferredShapes) -> dict[Preci
     """Multiply-adds per input pixel, by precision.
 
     A product counts as int8 or fp8 when data and weight are both quantized (they come from DequantizeLinear, and the
-    weight was stored so, or the operator is one of whole numbers), else in the type of its weight.
+    weight was stored so, or the operator is one of integers), else in the type of its weight.
     """
     producers = {name: node for node in graph.node for name in node.output}
     pixels = shapes.input_shape[0] * shapes.input_shape[2] * shapes.input_shape[3]

@@ -66,9 +66,7 @@ def _look(
     infer(*large)
     divided = known[large].division
     if divided is not None:
-        raise GraphError(
-            f"{path}: {show_value(divided)} is a whole number divided by zero; it is not run; export it again"
-        )
+        raise GraphError(f"{path}: {show_value(divided)} is an integer divided by zero; it is not run; export it again")
     reason = find_unpredictable(model.graph, known[large])
     if reason is not None and may_run:
         return try_graph(trial, reason), 0

@@ -70,7 +70,7 @@ class GraphInfo:
 
     @property
     def layout(self) -> Literal["NCHW", "NHWC"]:
-        """Order of the axes at both ends: NHWC for whole numbers."""
+        """Order of the axes at both ends: NHWC for integers."""
         return layout_of(self.input_dtype)
 
     @property

@@ -19,7 +19,7 @@ ROUNDED = "round-results"
 
 _FLOAT = 1
 _HALVES = (10, 16)
-# They hand on numbers that are rounded already, or whole numbers that a convolution takes as they are.
+# They hand on numbers that are rounded already, or integers that a convolution takes as they are.
 _MOVES = frozenset(
     {
         "Concat",
@@ -39,11 +39,11 @@ _MOVES = frozenset(
 )
 
 
-def spell_rounding(model: ModelProto) -> None:
+def insert_rounding(model: ModelProto) -> None:
     """Let a graph be computed in FP32 with every 16-bit result rounded by casts, in place; its ends stay as they are.
 
     Args:
-        model: FP16 or BF16 throughout or in parts, with its weights; whole numbers may be among it.
+        model: FP16 or BF16 throughout or in parts, with its weights; integers may be among it.
 
     Raises:
         GraphError: the type of a tensor cannot be inferred.

@@ -47,7 +47,7 @@ class InferredShapes:
     constants: dict[str, NDArray[np.generic]]
     """Values of the small tensors that do not depend on the image, shapes among them."""
     division: str | None = None
-    """Name of the first result of a division of whole numbers by zero, which ends the process of some backends."""
+    """Name of the first result of a division of integers by zero, which ends the process of some backends."""
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a tensor, or None where it is unknown."""

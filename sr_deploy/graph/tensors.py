@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}
 """Of an element, by ONNX's element type: of those that tensors of networks for images have."""
 FP8_TYPES = (17, 18, 19, 20, 24)
-BITS |= dict.fromkeys(FP8_TYPES, 8) | {21: 4, 22: 4, 23: 4}  # whole numbers and floats of 4 bit
+BITS |= dict.fromkeys(FP8_TYPES, 8) | {21: 4, 22: 4, 23: 4}  # integers and floats of 4 bit
 
 _MAX_RANK = 32
 _MAX_DIGITS = 19
 _FIELD_OF_TYPE = {1: "float_data", 7: "int64_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data"}
 _OTHERS = "int32_data"
 _DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-# Small whole numbers that lie in fields of 32 bits, and halves as patterns of 16.
+# Small integers that lie in fields of 32 bits, and halves as patterns of 16.
 _RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767), 9: (0, 1), 10: (0, 65535), 16: (0, 65535)}
 
 

@@ -41,7 +41,7 @@ class Trial(BaseModel):
     path: str
     """The ONNX file."""
     dtype: Literal["float32", "float16", "uint8", "uint16"]
-    """Of its input; whole numbers come as N x H x W x C."""
+    """Of its input; integers come as N x H x W x C."""
     declared: tuple[int | None, int, int | None, int | None]
     """N, C, H and W of its input; None where any is taken."""
     seconds: int = 8

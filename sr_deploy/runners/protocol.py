@@ -79,7 +79,7 @@ class Runner(Protocol):
             lr: N x C x H x W, RGB or gray in [0, 1].
 
         Returns:
-            N x C x (H * scale) x (W * scale), not clamped, unless the ends are whole numbers.
+            N x C x (H * scale) x (W * scale), not clamped, unless the ends are integers.
 
         Raises:
             ShapeError: a shape that the runner does not take.

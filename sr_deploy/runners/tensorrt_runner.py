@@ -90,7 +90,7 @@ class TensorRtRunner(BaseRunner):
         """Upscale a tensor that is on the GPU; later work on the current stream waits for the result by itself.
 
         Args:
-            lr: of the type that `spec.dtype` names: N x C x H x W in [0, 1], or N x H x W x C in whole numbers.
+            lr: of the type that `spec.dtype` names: N x C x H x W in [0, 1], or N x H x W x C in integers.
 
         Raises:
             InputError: another type or device.

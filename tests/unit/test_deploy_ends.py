@@ -176,4 +176,4 @@ def test_engines_are_built_of_uint8_and_refused_of_uint16(tmp_path, capsys):
     capsys.readouterr()
     refused = export(tmp_path, "uint16", backend="tensorrt-rtx", name="wide")
     assert open_bundle(refused).engines() == ()
-    assert "tensorrt-rtx has no 16-bit whole numbers" in capsys.readouterr().out
+    assert "tensorrt-rtx has no 16-bit integers" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 Both are symmetric: a value is a step times a number, and the greatest number times the step is the end of the range.
 
-    INT8   the whole numbers from -127 to 127, equally far apart
+    INT8   the integers from -127 to 127, equally far apart
     FP8    E4M3 (Micikevicius et al. 2022): 4 bits of exponent, 3 of mantissa, up to 448, no infinity; a number is at
            most a sixteenth of itself off wherever it lies, so that the step matters little, but may not clip
 """

@@ -16,7 +16,7 @@ from sr_deploy.graph.rewrite.edit import EditableGraph
 from sr_deploy.graph.rewrite.narrow_output import pack_narrow_outputs
 from sr_deploy.graph.rewrite.nearest_skip import add_skip_before_shuffle
 from sr_deploy.graph.rewrite.padded_channels import pad_channels
-from sr_deploy.graph.rewrite.prelu import spell_out_prelu
+from sr_deploy.graph.rewrite.prelu import decompose_prelu
 from sr_deploy.graph.rewrite.residual_taps import fold_residuals
 from sr_deploy.graph.rewrite.rewrite_options import DEFAULT, RewriteOptions
 from sr_deploy.graph.rewrite.scales import fold_scales
@@ -148,8 +148,8 @@ def _chosen(options: RewriteOptions) -> Iterator[tuple[str, Callable[[EditableGr
         yield "concat", lambda graph: split_concatenations(graph, together)
     if options.channels > 1:
         yield "channels", lambda graph: pad_channels(graph, options.channels)
-    if options.prelu == "spell":
-        yield "prelu", spell_out_prelu
+    if options.prelu == "decompose":
+        yield "prelu", decompose_prelu
 
 
 def measure_graph(model: onnx.ModelProto) -> GraphSize:

@@ -24,8 +24,8 @@ class RewriteOptions:
     """Nearest enlargements that are added after a pixel shuffle are added before it."""
     narrow_output: bool = True
     """Convolutions to few channels compute 2x2 pixels at once."""
-    prelu: Literal["keep", "spell"] = "keep"
-    """`spell` writes PRelu as convolution, Relu and sum: faster in ONNX Runtime on a CPU, slower in OpenVINO."""
+    prelu: Literal["keep", "decompose"] = "keep"
+    """`decompose` writes PRelu as convolution, Relu and sum: faster in ONNX Runtime on a CPU, slower in OpenVINO."""
     concat: int | None = None
     """Convolutions of concatenations become sums of convolutions of the parts; so many parts at the beginning stay
     together (0: none). None leaves concatenations."""
@@ -43,7 +43,7 @@ FOR_OPENVINO = RewriteOptions(residual_taps=True, sub_pixel="transposed", concat
 FOR_OPENVINO_BF16 = RewriteOptions(sub_pixel="transposed", concat=2)
 """The same for bf16, without weights of 1 + w, of which 8 bits of mantissa leave little. Its runner adds it."""
 
-FOR_ONNXRUNTIME = RewriteOptions(residual_taps=True, prelu="spell")
+FOR_ONNXRUNTIME = RewriteOptions(residual_taps=True, prelu="decompose")
 """What ONNX Runtime runs fastest in FP32 on a CPU, by the same script. Its runner adds it."""
 
 NOTHING = RewriteOptions(unshuffle=False, average_pool=False, scales=False, nearest_skip=False, narrow_output=False)

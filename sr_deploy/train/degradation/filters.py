@@ -137,7 +137,7 @@ def _is_smooth(number: int) -> bool:
 
 
 def reflected_positions(length: int, before: int, after: int) -> Tensor:
-    """Where the pixels of a padded axis come from, as whole numbers of [0, length)."""
+    """Where the pixels of a padded axis come from, as integers of [0, length)."""
     positions = torch.arange(-before, length + after)
     if length == 1:
         return torch.zeros_like(positions)

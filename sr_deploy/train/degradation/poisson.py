@@ -38,7 +38,7 @@ def draw_poisson_noise(levels_NCHW: Tensor, generator: torch.Generator) -> Tenso
     column = number.floor()
     number -= column  # what is left decides between the column's outcome and its alias
     first_N = (exponents * (_LEVELS * _OUTCOMES)).view(count, 1, 1, 1)
-    # Whole numbers below 2^24 are exact in float32.
+    # Integers below 2^24 are exact in float32.
     place = torch.add(column, levels_NCHW, alpha=_OUTCOMES).add_(first_N).to(torch.int32)
     alias = number >= _take(share, place)
     return _take(outcomes, place.mul_(2).add_(alias))

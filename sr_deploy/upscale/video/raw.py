@@ -159,7 +159,7 @@ def _describe_rgb24(size: str | None) -> RawFormat:
 
 
 def _read_size(width: str, height: str) -> tuple[int, int] | None:
-    """None: no whole numbers, or a frame that is larger than any picture that is read."""
+    """None: no integers, or a frame that is larger than any picture that is read."""
     if not all(re.fullmatch("[0-9]{1,5}", side) for side in (width, height)):
         return None
     size = int(width), int(height)

@@ -16,7 +16,7 @@ from sr_deploy.export.fp16 import convert_model_to_fp16
 from sr_deploy.export.half_plan import MAX_LAYER_LOSS, make_extremes, plan_graph, plan_half
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.export.rewrite import rewrite_graph_file
-from sr_deploy.graph.rounded import spell_rounding
+from sr_deploy.graph.rounded import insert_rounding
 
 COMPACT = ArchSpec(architecture="compact", scale=2, features=8, blocks=4)
 PICTURE = np.random.default_rng(4).random((1, 3, 16, 20), dtype=np.float32)
@@ -59,7 +59,7 @@ def convert(model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> onnx.ModelPro
 
 def run_true_half(model: onnx.ModelProto, lr_NCHW: np.ndarray) -> np.ndarray:
     rounded = onnx.ModelProto.FromString(model.SerializeToString())
-    spell_rounding(rounded)
+    insert_rounding(rounded)
     return run(rounded, lr_NCHW)
 
 

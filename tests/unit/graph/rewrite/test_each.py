@@ -154,11 +154,11 @@ def test_skip_of_another_factor_or_width_is_left_alone(make):
 
 @quick
 @given(seed=seeds, low=st.sampled_from([-0.5, 0.9, 1.0]), high=st.sampled_from([1.0, 1.1, 3.0]), kind=st.integers(0, 2))
-def test_prelu_is_spelled_out(make, seed, low, high, kind):
+def test_prelu_is_decomposed(make, seed, low, high, kind):
     b = make.Builder(seed)
     slopes = b.rng.uniform(low, high, [(4, 1, 1), (1, 4, 1, 1), (1,)][kind])
     model = b.model(b.add("PRelu", b.conv("x", 3, 4), b.constant(slopes)))
-    new = make.assert_same(model, replace(NOTHING, prelu="spell"), (1, 3, 4, 5), times={"prelu": 1}, tolerance=1e-6)
+    new = make.assert_same(model, replace(NOTHING, prelu="decompose"), (1, 3, 4, 5), times={"prelu": 1}, tolerance=1e-6)
     assert operators(new)["PRelu"] == 0
     assert operators(new)["LeakyRelu"] == (kind == 2)
 
@@ -167,7 +167,7 @@ def test_prelu_by_rows_or_of_unknown_channels_is_left_alone(make):
     b = make.Builder(15)
     rows = b.add("PRelu", b.conv("x", 3, 4), b.random(5, 1))
     turned = b.add("PRelu", b.add("Transpose", "x", perm=[0, 1, 3, 2]), b.random(3, 1, 1))
-    make.assert_same(b.model(rows, turned), replace(NOTHING, prelu="spell"), (1, 3, 5, 4), times={})
+    make.assert_same(b.model(rows, turned), replace(NOTHING, prelu="decompose"), (1, 3, 5, 4), times={})
 
 
 @quick
