@@ -189,7 +189,7 @@ def _analyse(graph: Path) -> None:
 
 def process_network(what: str, blocks: int, folder: Path) -> Prepared:
     """Something done to a deep network; `what` is architecture and task, as in `compact export`."""
-    from sr_deploy.export.half_plan import plan_graph
+    from sr_deploy.export.fp16_plan import plan_graph
 
     architecture, _, task = what.partition(" ")
     checkpoint, graph = _network_files(architecture, blocks, folder)

@@ -46,7 +46,7 @@ from sr_deploy.untrusted import make_component
 if TYPE_CHECKING:
     from sr_deploy.bench.pair import PairTiming
     from sr_deploy.certification import Verification
-    from sr_deploy.export.half_plan import HalfPlan
+    from sr_deploy.export.fp16_plan import Fp16Plan
     from sr_deploy.export.int8.bundle import Int8Graph
     from sr_deploy.graph.rewrite import RewriteReport
 
@@ -72,7 +72,7 @@ class WrittenGraphs:
     """One for each file."""
     saving: GraphSaving | None = None
     """What rewriting the FP32 graph saved; None if the spec leaves it plain."""
-    half_plan: HalfPlan | None = None
+    fp16_plan: Fp16Plan | None = None
     """Which layers stay FP32 in the FP16 graph, and what was measured; None without one."""
     searches: Mapping[Precision, Int8Record] = field(default_factory=dict)
     """What the search for INT8 and for FP8 found, where there are such graphs."""
@@ -98,7 +98,7 @@ class ExportResult:
     """All that was found: the entries above, what is in the files, the error budget by stage."""
     saving: GraphSaving | None = None
     """What rewriting the graph saved; None if the spec leaves it plain."""
-    half_plan: HalfPlan | None = None
+    fp16_plan: Fp16Plan | None = None
     """Which layers stay FP32 in the FP16 graph, and what was measured; None without one."""
     triton: tuple[TritonModel, ...] = ()
     """Models written for NVIDIA's Triton Inference Server, if asked for."""
@@ -184,7 +184,7 @@ def export_bundle(
         not_run=verification.not_run,
         verification=verification,
         saving=graphs.saving,
-        half_plan=graphs.half_plan,
+        fp16_plan=graphs.fp16_plan,
         triton=() if triton is None else write_triton_models(bundle, triton),
         left_out=graphs.left_out,
     )
@@ -264,9 +264,9 @@ def _write_graphs(
     calibration: Calibration,
 ) -> WrittenGraphs:
     from sr_deploy.export.ends import change_graph_ends
-    from sr_deploy.export.fp16 import convert_graph_to_fp16, convert_graph_to_half
-    from sr_deploy.export.half_format import BF16
-    from sr_deploy.export.half_plan import plan_graph
+    from sr_deploy.export.float_format import BF16
+    from sr_deploy.export.fp16 import convert_graph_to_format, convert_graph_to_fp16
+    from sr_deploy.export.fp16_plan import plan_graph
     from sr_deploy.export.int8.bundle import write_int8_graph
     from sr_deploy.export.onnx_export import export_network_to_onnx
 
@@ -282,7 +282,7 @@ def _write_graphs(
             export_network_to_onnx(model.load_network(), model.arch, file, source_sha256)
             saving = _rewrite_graph(file, tell) if spec.rewrite else None
         elif precision == "bf16":
-            convert_graph_to_half(files["fp32"], file, BF16)
+            convert_graph_to_format(files["fp32"], file, BF16)
         else:
             plan = plan or plan_graph(files["fp32"], model.arch.channels, model.arch.scale, calibration.folder)
             if precision == "fp16":
@@ -306,7 +306,7 @@ def _write_graphs(
     return WrittenGraphs(records, saving, plan, searches, left_out)
 
 
-def _record_graph(precision: Precision, file: Path, plan: HalfPlan | None, quantized: Int8Graph | None) -> GraphRecord:
+def _record_graph(precision: Precision, file: Path, plan: Fp16Plan | None, quantized: Int8Graph | None) -> GraphRecord:
     kept, share = plan.names if plan is not None and precision == "fp16" else (), None
     if quantized is not None:
         kept = quantized.planned_fp32

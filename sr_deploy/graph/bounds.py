@@ -14,7 +14,7 @@ from sr_deploy.graph.check import OWN_DOMAINS
 from sr_deploy.graph.cost import count_node_multiply_adds
 from sr_deploy.graph.order import names_read_inside, walk_nodes
 from sr_deploy.graph.receptive_field.propagate import SUPPORTED
-from sr_deploy.graph.tensors import BITS, bytes_of, show_sides
+from sr_deploy.graph.tensors import BITS, bytes_of, show_dims
 from sr_deploy.legible import show_value
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class _Account:
         self._bytes += size
         if size > self._each or self._bytes > self._all:
             raise ValueError(
-                f"tensor {show_value(name)} of {show_sides(shape)} would take {size:,} bytes, and {self._bytes:,} with "
+                f"tensor {show_value(name)} of {show_dims(shape)} would take {size:,} bytes, and {self._bytes:,} with "
                 "those before it, out of all proportion to the picture and the file"
             )
 

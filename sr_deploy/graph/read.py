@@ -147,9 +147,9 @@ def _describe_layers(
     declared = (info.input_shape[0], *info.input_shape[2:])
     fits = all(have in (None, side) for have, side in zip(declared, shape, strict=True))
     if not fits or min(shape) < 1 or h % info.input_multiple or w % info.input_multiple:
-        sides = "x".join(str(side or axis) for axis, side in zip("NHW", declared, strict=True))
+        dims = "x".join(str(side or axis) for axis, side in zip("NHW", declared, strict=True))
         raise ShapeError(
-            f"{path} takes inputs of {sides} with sides that are multiples of {info.input_multiple}, not {n}x{h}x{w}"
+            f"{path} takes inputs of {dims} with sides that are multiples of {info.input_multiple}, not {n}x{h}x{w}"
         )
     return cost_layers(probe.graph, info.input_name, infer_shapes(probe, info.input_name, (n, info.channels, h, w)))
 
@@ -244,14 +244,14 @@ def _find_opset(path: Path, model: ModelProto) -> int:
 def _read_input_shape(
     path: Path, model: ModelProto, source: ValueInfoProto
 ) -> tuple[int | None, int, int | None, int | None]:
-    dims = source.type.tensor_type.shape.dim
-    sides = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims]
-    shown = " x ".join(str(side or dim.dim_param or "?") for side, dim in zip(sides, dims, strict=True)) or "no axes"
-    if len(sides) != 4:
+    declared = source.type.tensor_type.shape.dim
+    dims = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in declared]
+    shown = " x ".join(str(size or dim.dim_param or "?") for size, dim in zip(dims, declared, strict=True)) or "no axes"
+    if len(dims) != 4:
         raise GraphError(f"{path}: input {source.name!r} has shape {shown}; an image is N x C x H x W")
-    n, channels, h, w = sides
+    n, channels, h, w = dims
     pixels = (n or 1) * (h or 1) * (w or 1)
-    if any(side is not None and side > MAX_FIXED_SIDE for side in sides) or pixels > MAX_FIXED_PIXELS:
+    if any(side is not None and side > MAX_FIXED_SIDE for side in dims) or pixels > MAX_FIXED_PIXELS:
         raise GraphError(
             f"{path}: input {source.name!r} has shape {shown}; fixed sides up to {MAX_FIXED_SIDE} are taken, and "
             f"{MAX_FIXED_PIXELS} pixels in all; export it with dynamic height and width"
@@ -259,7 +259,7 @@ def _read_input_shape(
     if channels is None:
         channels = _channels_of_first_convolution(model, source.name)
     if channels not in (1, 3):
-        hint = "; channels come last here (NHWC), put a Transpose before it" if sides[3] in (1, 3) else ""
+        hint = "; channels come last here (NHWC), put a Transpose before it" if dims[3] in (1, 3) else ""
         raise GraphError(f"{path}: input {source.name!r} has shape {shown}; 1 or 3 channels are needed{hint}")
     return n, channels, h, w
 

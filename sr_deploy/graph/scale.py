@@ -74,9 +74,9 @@ def measure_scale(
         return Scale(scale, 1, 1)
 
     def runs(tall: int, wide: int) -> bool:
-        sides = fixed_h or tall, fixed_w or wide
-        found = infer(*sides)
-        return found is not None and found[2:] == (sides[0] * scale, sides[1] * scale)
+        spatial_dims = fixed_h or tall, fixed_w or wide
+        found = infer(*spatial_dims)
+        return found is not None and found[2:] == (spatial_dims[0] * scale, spatial_dims[1] * scale)
 
     multiple = next((one for one in MULTIPLES if runs(one * ODD_SIDES[0], one * ODD_SIDES[1])), None)
     if multiple is None:

@@ -167,8 +167,8 @@ def _show_end(value: ValueInfoProto) -> str:
     from onnx import TensorProto
 
     kind = value.type.tensor_type
-    sides = " x ".join(str(dim.dim_value) if dim.HasField("dim_value") else "free" for dim in kind.shape.dim)
-    return f"{value.name!r} {TensorProto.DataType.Name(kind.elem_type)} {sides}"
+    dims = " x ".join(str(dim.dim_value) if dim.HasField("dim_value") else "free" for dim in kind.shape.dim)
+    return f"{value.name!r} {TensorProto.DataType.Name(kind.elem_type)} {dims}"
 
 
 def _compare_attributes(node: NodeProto, other: NodeProto, opset: int) -> Iterator[str]:

@@ -18,8 +18,8 @@ from sr_deploy.runners.ends import rounding_of
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.verify.candidates import GRAPH_BACKENDS
 from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
+from sr_deploy.verify.fp16 import name_backend, open_candidate, why_not_candidate
 from sr_deploy.verify.grid import PURE_SHAPE, Cost, Point, plan_grid
-from sr_deploy.verify.half import name_backend, open_candidate, why_not_candidate
 from sr_deploy.verify.measuring import make_failure, run_grid
 from sr_deploy.verify.reference import ReferenceOutputs
 from sr_deploy.verify.worst import Crop, choose_crops

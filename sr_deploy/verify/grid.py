@@ -33,7 +33,7 @@ LARGE_BATCH = 9
 LARGE_INPUT = 2**20
 """Pixels, batch included, of an input that cannot be smaller, from which on little else is run."""
 STRIPS = (Shape(1, 1, LONG_SIDE), Shape(1, LONG_SIDE, 1), Shape(1, 3, 521), Shape(1, 521, 3), Shape(LARGE_BATCH, 8, 8))
-# PyTorch's true half convolutions on a CPU take ten times as long as FP32 ones (measured).
+# PyTorch's true FP16 convolutions on a CPU take ten times as long as FP32 ones (measured).
 SLOW_SHAPES = (Shape(1, 25, 31), Shape(2, 16, 24), Shape(1, 19, 1))
 PURE_SHAPE = Shape(1, 16, 16)
 """Of pure colors."""

@@ -15,8 +15,8 @@ from sr_deploy.runners.cost import find_cost
 from sr_deploy.verify.calibration import Drop, measure_drop
 from sr_deploy.verify.candidates import list_candidates, list_not_run
 from sr_deploy.verify.entry import Setting, find_asked_precision, measure_entry
+from sr_deploy.verify.fp16 import why_not_candidate
 from sr_deploy.verify.grid import Cost
-from sr_deploy.verify.half import why_not_candidate
 from sr_deploy.verify.reference import ReferenceOutputs, describe_exact
 from sr_deploy.verify.standing import list_invented
 from sr_deploy.verify.worst import Crop
@@ -49,7 +49,7 @@ def verify_backends(
 
     The reference is PyTorch in float64, in FP32 (TF32 off) where an input is too large for that, or for a graph without
     weights ONNX Runtime in FP32 with all optimizations off. What FP32 may be off by is derived from its own rounding
-    (`sr_deploy.bundle.tolerance`). An FP16 graph is accompanied by PyTorch's true half, because ONNX Runtime computes
+    (`sr_deploy.bundle.tolerance`). An FP16 graph is accompanied by PyTorch's true FP16, because ONNX Runtime computes
     FP16 convolutions in FP32 on a CPU: the FP16 figure is the worse of the two (`worst_entry`). Where graphs have ends
     of other types than float32, all are shown what those ends can hold, and the thresholds allow for their rounding.
     Nothing is written.

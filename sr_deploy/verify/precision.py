@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sr_deploy.bundle import Bundle, Check, GraphRecord, Int8Record, utc_now
 from sr_deploy.engine.precision import find_unplanned_nodes, list_work, share_multiply_adds
 from sr_deploy.errors import BackendError, SrDeployError
-from sr_deploy.export.half_plan import list_unneeded
+from sr_deploy.export.fp16_plan import list_unneeded
 from sr_deploy.graph.read import METADATA_PREFIX, read_graph
 from sr_deploy.model import Model
 from sr_deploy.verify.audit import cut_findings

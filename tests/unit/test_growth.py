@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from sr_deploy.backends import BackendChoice
 from sr_deploy.export.cleanup import clean_graph
 from sr_deploy.export.fp16 import convert_model_to_fp16
-from sr_deploy.export.half_probe import measure_layers
+from sr_deploy.export.fp16_probe import measure_layers
 from sr_deploy.graph.check import check_model
 from sr_deploy.graph.read import describe_layers, read_graph
 from sr_deploy.graph.rewrite import FOR_ONNXRUNTIME, apply_rewrites, rewrite_model

@@ -143,9 +143,9 @@ def _chosen(options: RewriteOptions) -> Iterator[tuple[str, Callable[[EditableGr
     form = options.sub_pixel
     if form != "off":
         yield "sub_pixel", lambda graph: split_sub_pixels(graph, form)
-    together = options.concat
-    if together is not None:
-        yield "concat", lambda graph: split_concatenations(graph, together)
+    leading = options.concat
+    if leading is not None:
+        yield "concat", lambda graph: split_concatenations(graph, leading)
     if options.channels > 1:
         yield "channels", lambda graph: pad_channels(graph, options.channels)
     if options.prelu == "decompose":
@@ -158,10 +158,10 @@ def measure_graph(model: onnx.ModelProto) -> GraphSize:
     skeleton = _copy_without_weights(model)
     try:
         source, _ = find_ends("the graph", skeleton)
-        sides = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
-        if len(sides) != 4 or not sides[1]:
+        dims = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
+        if len(dims) != 4 or not dims[1]:
             return GraphSize(nodes, None, None)
-        shape = (sides[0] or 1, sides[1], sides[2] or _PROBE_SIDE, sides[3] or _PROBE_SIDE)
+        shape = (dims[0] or 1, dims[1], dims[2] or _PROBE_SIDE, dims[3] or _PROBE_SIDE)
         shapes = infer_shapes(skeleton, source.name, shape)
         pixels = shape[0] * shape[2] * shape[3]
         moved = sum_layers(cost_layers(skeleton.graph, source.name, shapes))

@@ -27,8 +27,10 @@ class EditableGraph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
-        self.channels: dict[str, int | None] = {}  # what `sides` has found out: replacing nodes keeps what tensors are
-        self.side_multiples: dict[tuple[str, int], bool] = {}
+        self.channels: dict[
+            str, int | None
+        ] = {}  # what `spatial_dims` has found out: replacing nodes keeps what tensors are
+        self.spatial_multiples: dict[tuple[str, int], bool] = {}
         self.nodes: list[onnx.NodeProto] = [_copy_node(node) for node in model.graph.node]
         self._outputs = {value.name for value in model.graph.output}
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}

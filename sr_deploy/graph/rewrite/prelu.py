@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.graph.rewrite.edit import EditableGraph
 from sr_deploy.graph.rewrite.patterns import make_node, round_weights
-from sr_deploy.graph.rewrite.sides import count_channels
+from sr_deploy.graph.rewrite.spatial_dims import count_channels
 
 
 def decompose_prelu(graph: EditableGraph) -> int:

@@ -27,15 +27,15 @@ class RewriteOptions:
     prelu: Literal["keep", "decompose"] = "keep"
     """`decompose` writes PRelu as convolution, Relu and sum: faster in ONNX Runtime on a CPU, slower in OpenVINO."""
     concat: int | None = None
-    """Convolutions of concatenations become sums of convolutions of the parts; so many parts at the beginning stay
-    together (0: none). None leaves concatenations."""
+    """Convolutions of concatenations become sums of convolutions of the parts; the first `concat` parts
+    stay concatenated (0: none). None leaves concatenations."""
     channels: int = 1
     """Feature maps are padded to a multiple of so many channels; 1 leaves them."""
 
 
 DEFAULT = RewriteOptions()
 """What a graph's file is given: what pays or does no harm in every CPU backend that was measured, and nothing that is
-worse to halve or to quantize than the plain graph."""
+worse to convert to FP16 or to quantize than the plain graph."""
 
 FOR_OPENVINO = RewriteOptions(residual_taps=True, sub_pixel="transposed", concat=2)
 """What OpenVINO runs fastest in FP32 on a CPU, by `benchmarks/graph_rewrites.py`. Its runner adds it."""

@@ -111,14 +111,14 @@ def convolve_by_fft(images_NCHW: Tensor, kernels_NKK: Tensor) -> Tensor:
     return filtered[..., reach : reach + height, reach : reach + width]
 
 
-def reflect(images_NCHW: Tensor, sides: tuple[int, int], ends: tuple[int, int]) -> Tensor:
-    """Pad by reflection, `sides` (left, right) and `ends` (top, bottom) pixels, however small the image is."""
+def reflect(images_NCHW: Tensor, pad_width: tuple[int, int], pad_height: tuple[int, int]) -> Tensor:
+    """Pad by reflection, `pad_width` (left, right) and `pad_height` (top, bottom) pixels; images may be smaller."""
     height, width = images_NCHW.shape[2:]
-    if max(sides) < width and max(ends) < height:
-        return F.pad(images_NCHW, (*sides, *ends), mode="reflect")
+    if max(pad_width) < width and max(pad_height) < height:
+        return F.pad(images_NCHW, (*pad_width, *pad_height), mode="reflect")
     device = images_NCHW.device
-    images_NCHW = images_NCHW.index_select(2, reflected_positions(height, *ends).to(device))
-    return images_NCHW.index_select(3, reflected_positions(width, *sides).to(device))
+    images_NCHW = images_NCHW.index_select(2, reflected_positions(height, *pad_height).to(device))
+    return images_NCHW.index_select(3, reflected_positions(width, *pad_width).to(device))
 
 
 def find_fast_length(least: int) -> int:

@@ -148,8 +148,8 @@ def _read_y4m_head(stream: BinaryIO) -> RawFormat:
 
 
 def _describe_rgb24(size: str | None) -> RawFormat:
-    sides = (size or "").lower().split("x")
-    found = _read_size(*sides) if len(sides) == 2 else None
+    numbers = (size or "").lower().split("x")
+    found = _read_size(*numbers) if len(numbers) == 2 else None
     if found is None:
         raise InputError(
             f"rgb24 streams do not say their size: give it with --size, as in 640x360 ({_SIZES}), not "

@@ -10,8 +10,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from sr_deploy.export.fp16 import convert_graph_to_half
-from sr_deploy.export.half_format import BF16, FP16
+from sr_deploy.export.float_format import BF16, FP16
+from sr_deploy.export.fp16 import convert_graph_to_format
 from sr_deploy.graph.ends import change_ends
 from sr_deploy.graph.rounded import insert_rounding
 from sr_deploy.model import open_model
@@ -75,7 +75,7 @@ def test_it_loses_what_torch_loses_in_true_half(exported, tmp_path, half, floor)
     """ONNX Runtime leaves roundings out and flatters FP16; the rounded graph is within a decibel or so of PyTorch."""
     made = exported("rrdbnet-x4")
     path = tmp_path / "half.onnx"
-    convert_graph_to_half(made.path, path, half)
+    convert_graph_to_format(made.path, path, half)
     lr = np.random.default_rng(1).random((1, 3, 32, 32), dtype=np.float32)
     with torch.no_grad():
         expected = made.network(torch.from_numpy(lr)).numpy()
@@ -95,7 +95,7 @@ def test_it_loses_what_torch_loses_in_true_half(exported, tmp_path, half, floor)
 def test_onnxruntime_runs_bf16_so(exported, tmp_path):
     made = exported("compact-x4")
     path = tmp_path / "bf16.onnx"
-    convert_graph_to_half(made.path, path, BF16)
+    convert_graph_to_format(made.path, path, BF16)
     assert onnx.load(path).opset_import[0].version == 22
     lr = np.random.default_rng(1).random((1, 3, 12, 10), dtype=np.float32)
     with open_runner(path, "onnxruntime:bf16") as runner:
@@ -110,7 +110,7 @@ def test_onnxruntime_runs_bf16_so(exported, tmp_path):
 @pytest.mark.parametrize("ends", ["fp16", "uint8"])
 def test_other_ends_stay_as_they_are(exported, tmp_path, ends):
     path = tmp_path / "half.onnx"
-    convert_graph_to_half(exported("compact-x4").path, path, FP16)
+    convert_graph_to_format(exported("compact-x4").path, path, FP16)
     model = onnx.load(path)
     change_ends(model, ends)
     before = [value.SerializeToString() for value in (*model.graph.input, *model.graph.output)]

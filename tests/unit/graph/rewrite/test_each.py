@@ -171,17 +171,17 @@ def test_prelu_by_rows_or_of_unknown_channels_is_left_alone(make):
 
 
 @quick
-@given(seed=seeds, h=sides, w=sides, together=st.sampled_from([0, 2, 3]), bias=st.booleans())
-def test_concatenations_are_split(make, seed, h, w, together, bias):
+@given(seed=seeds, h=sides, w=sides, leading=st.sampled_from([0, 2, 3]), bias=st.booleans())
+def test_concatenations_are_split(make, seed, h, w, leading, bias):
     b = make.Builder(seed)
     seen = ["x"]
     for number in range(1, 5):
         joined = b.add("Concat", *seen, axis=1) if number > 1 else "x"
         seen.append(b.add("LeakyRelu", b.conv(joined, 3 + 2 * (number - 1), 2, bias=bias), alpha=0.2))
     model = b.model(b.conv(b.add("Concat", *seen, axis=1), 11, 3, bias=bias))
-    times = 4 if together == 0 else 3
-    new = make.assert_same(model, replace(NOTHING, concat=together), (2, 3, h, w), times={"concat": times})
-    assert operators(new)["Concat"] == (together > 0)
+    times = 4 if leading == 0 else 3
+    new = make.assert_same(model, replace(NOTHING, concat=leading), (2, 3, h, w), times={"concat": times})
+    assert operators(new)["Concat"] == (leading > 0)
 
 
 def test_concatenation_of_unknown_widths_or_along_rows_is_left_alone(make):

@@ -13,7 +13,7 @@ from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.errors import GraphError
 from sr_deploy.export.fp16 import convert_model_to_fp16
-from sr_deploy.export.half_plan import MAX_LAYER_LOSS, make_extremes, plan_graph, plan_half
+from sr_deploy.export.fp16_plan import MAX_LAYER_LOSS, make_extremes, plan_fp16, plan_graph
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.export.rewrite import rewrite_graph_file
 from sr_deploy.graph.rounded import insert_rounding
@@ -57,7 +57,7 @@ def convert(model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> onnx.ModelPro
     return converted
 
 
-def run_true_half(model: onnx.ModelProto, lr_NCHW: np.ndarray) -> np.ndarray:
+def run_true_fp16(model: onnx.ModelProto, lr_NCHW: np.ndarray) -> np.ndarray:
     rounded = onnx.ModelProto.FromString(model.SerializeToString())
     insert_rounding(rounded)
     return run(rounded, lr_NCHW)
@@ -66,8 +66,8 @@ def run_true_half(model: onnx.ModelProto, lr_NCHW: np.ndarray) -> np.ndarray:
 def test_feature_maps_beyond_fp16_stay_fp32_and_no_others(tmp_path):
     model = export_scaled(tmp_path, {2: 800, 4: 800, 6: 1 / 800, 8: 1 / 800})
     exact = run(model, PICTURE)
-    assert not np.isfinite(run_true_half(convert(model), PICTURE)).all()  # plain FP16 overflows
-    plan = plan_half(model, lambda: [PICTURE])
+    assert not np.isfinite(run_true_fp16(convert(model), PICTURE)).all()  # plain FP16 overflows
+    plan = plan_fp16(model, lambda: [PICTURE])
     # The second of the large layers goes beyond, its PReLU with it; who reads that stays as well.
     assert [(one.name, one.op) for one in plan.kept] == [("conv_2", "Conv"), ("prelu_2", "PRelu"), ("conv_3", "Conv")]
     assert plan.greatest > 65504
@@ -75,7 +75,7 @@ def test_feature_maps_beyond_fp16_stay_fp32_and_no_others(tmp_path):
     assert plan.kept[0].reason.startswith(f"its result reaches {plan.greatest:.3g}, more than 1/4 of FP16's 65504")
     assert plan.kept[2].reason.startswith("its input reaches")
     planned = convert(model, plan.names)
-    assert psnr(run_true_half(planned, PICTURE), exact) > 60
+    assert psnr(run_true_fp16(planned, PICTURE), exact) > 60
     assert psnr(run(planned, PICTURE), exact) > 60
     casts = [node.name for node in planned.graph.node if node.op_type == "Cast"]
     assert casts == ["cast_to_fp16.lr", "cast_to_fp32.prelu_1", "cast_to_fp16.conv_3", "cast_to_fp32.sr_fp16"]
@@ -84,13 +84,13 @@ def test_feature_maps_beyond_fp16_stay_fp32_and_no_others(tmp_path):
 def test_feature_maps_too_small_for_fp16_stay_fp32(tmp_path):
     model = export_scaled(tmp_path, {2: 1e-3, 4: 1e-4, 6: 1e3, 8: 1e4})
     exact = run(model, PICTURE)
-    plan = plan_half(model, lambda: [PICTURE])
+    plan = plan_fp16(model, lambda: [PICTURE])
     reasons = {one.name: one.reason for one in plan.kept}
     assert "its result is too small for FP16 (greatest value" in reasons["conv_2"]
     assert "its result is too small for FP16" in reasons["prelu_2"]
     assert "conv_3" in reasons  # which reads it
     assert "conv_0" not in reasons
-    planned = psnr(run_true_half(convert(model, plan.names), PICTURE), exact)
+    planned = psnr(run_true_fp16(convert(model, plan.names), PICTURE), exact)
     assert planned > 60
 
 
@@ -98,11 +98,11 @@ def test_weights_beyond_fp16_stay_fp32(tmp_path):
     model = export_scaled(tmp_path, {4: 3e6, 6: 1 / 3e6})
     with pytest.raises(GraphError, match=r"tensor 'body\.4\.bias' reaches 294187, beyond FP16's 65504"):
         convert(model)
-    plan = plan_half(model, lambda: [PICTURE])
+    plan = plan_fp16(model, lambda: [PICTURE])
     assert plan.names == ("conv_2", "prelu_2", "conv_3")
     assert "its constant body.4.weight reaches" in plan.kept[0].reason
     assert "its constant body.6.weight is too small for FP16" in plan.kept[2].reason
-    assert psnr(run_true_half(convert(model, plan.names), PICTURE), run(model, PICTURE)) > 60
+    assert psnr(run_true_fp16(convert(model, plan.names), PICTURE), run(model, PICTURE)) > 60
 
 
 def test_large_weights_that_fit_stay_fp16(tmp_path):
@@ -111,10 +111,10 @@ def test_large_weights_that_fit_stay_fp16(tmp_path):
     greatest = {one.name: float(np.abs(numpy_helper.to_array(one)).max()) for one in model.graph.initializer}
     assert greatest["body.2.weight"] > 69
     assert greatest["body.2.bias"] > 27
-    plan = plan_half(model, lambda: [PICTURE])
+    plan = plan_fp16(model, lambda: [PICTURE])
     assert plan.kept == ()
     assert 0 < plan.worst_loss < MAX_LAYER_LOSS
-    assert psnr(run_true_half(convert(model), PICTURE), run(model, PICTURE)) > 60
+    assert psnr(run_true_fp16(convert(model), PICTURE), run(model, PICTURE)) > 60
 
 
 def test_a_residual_network_that_overflows_is_planned_too(make_network, tmp_path):
@@ -132,7 +132,7 @@ def test_a_residual_network_that_overflows_is_planned_too(make_network, tmp_path
     last = [node.name for node in model.graph.node if node.op_type == "Conv"][-2:]
     assert {one.name for one in plan.kept if one.op == "Conv"} == set(last)
     assert {one.op for one in plan.kept} >= {"Conv", "LeakyRelu"}
-    assert psnr(run_true_half(convert(model, plan.names), PICTURE), run(model, PICTURE)) > 60
+    assert psnr(run_true_fp16(convert(model, plan.names), PICTURE), run(model, PICTURE)) > 60
 
 
 def test_layers_whose_terms_cancel_stay_fp32_with_what_feeds_them():
@@ -149,7 +149,7 @@ def test_layers_whose_terms_cancel_stay_fp32_with_what_feeds_them():
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     picture = PICTURE * np.array([1, 0, 0], np.float32).reshape(1, 3, 1, 1)
-    plan = plan_half(model, lambda: [picture])
+    plan = plan_fp16(model, lambda: [picture])
     assert [one.name for one in plan.kept] == ["twice", "cancel"]
     # 999.9 is 1000 in FP16, so that 0.1 x becomes 0.
     assert plan.kept[1].reason == "FP16 would change its result by 1e+02 %"
@@ -175,7 +175,7 @@ def test_weights_that_are_not_finite_are_an_error(tmp_path):
             broken[0, 0, 0, 0] = np.nan
             tensor.CopyFrom(numpy_helper.from_array(broken, tensor.name))
     with pytest.raises(GraphError, match=r"tensor 'body\.4\.weight' holds NaN or infinity"):
-        plan_half(model, lambda: [PICTURE])
+        plan_fp16(model, lambda: [PICTURE])
 
 
 def test_extremes_are_what_they_say():

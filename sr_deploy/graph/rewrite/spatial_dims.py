@@ -30,9 +30,9 @@ def count_channels(graph: EditableGraph, name: str) -> int | None:
     return known[name]
 
 
-def has_sides_of_multiple(graph: EditableGraph, name: str, multiple: int) -> bool:
+def has_spatial_multiple(graph: EditableGraph, name: str, multiple: int) -> bool:
     """Whether height and width are multiples of `multiple` for a picture of any size."""
-    known = graph.side_multiples
+    known = graph.spatial_multiples
     for one in _in_order((name, multiple), known, lambda one: _side_sources(graph, *one) or ()):
         sources = _side_sources(graph, *one)
         # A side of at least two pixels does not change when another tensor is stretched to it.
@@ -112,8 +112,8 @@ def _count_broadcast(graph: EditableGraph, node: onnx.NodeProto) -> int | None:
 def _declared_channels(graph: EditableGraph, name: str) -> int | None:
     for value in graph.model.graph.input:
         if value.name == name:
-            sides = value.type.tensor_type.shape.dim
-            return int(sides[1].dim_value) if len(sides) == 4 and sides[1].dim_value > 0 else None
+            dims = value.type.tensor_type.shape.dim
+            return int(dims[1].dim_value) if len(dims) == 4 and dims[1].dim_value > 0 else None
     return None
 
 

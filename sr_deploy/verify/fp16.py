@@ -1,6 +1,6 @@
-"""True half arithmetic of a graph: PyTorch's where it says something about the graph, else the graph's own.
+"""True FP16 arithmetic of a graph: PyTorch's where it says something about the graph, else the graph's own.
 
-PyTorch in half runs the whole network in half. Of a graph with layers planned in FP32 that says nothing, and a graph
+PyTorch in FP16 runs the whole network in FP16. Of a graph with layers planned in FP32 that says nothing, and a graph
 without PyTorch weights has none. Such a graph is run itself, each 16-bit result rounded.
 """
 
@@ -13,13 +13,13 @@ from sr_deploy.runners import open_runner, why_not_runnable
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.runners.rounded_runner import RoundedRunner
 
-TRUE_HALF = BackendChoice("torch", "fp16")
+TRUE_FP16 = BackendChoice("torch", "fp16")
 """What accompanies every FP16 graph; `open_candidate` decides who computes it."""
 
 
 def runs_rounded(model: Model, choice: BackendChoice) -> bool:
-    """Whether `choice` asks for true half arithmetic that PyTorch cannot give of this model."""
-    if choice != TRUE_HALF or "fp16" not in model.precisions:
+    """Whether `choice` asks for true FP16 arithmetic that PyTorch cannot give of this model."""
+    if choice != TRUE_FP16 or "fp16" not in model.precisions:
         return False
     record = model.bundle.manifest.graph("fp16") if model.bundle is not None else None
     return not model.has_weights or (record is not None and bool(record.planned_fp32))
@@ -41,4 +41,4 @@ def open_candidate(model: Model, choice: BackendChoice) -> Runner:
 
 def name_backend(choice: BackendChoice, spec: RunnerSpec) -> str:
     """How a certificate calls who computed: the choice, or what stood in for it, as in `onnxruntime:fp16 rounded`."""
-    return f"{spec} rounded" if choice == TRUE_HALF and ROUNDED in spec.rewrites else str(choice)
+    return f"{spec} rounded" if choice == TRUE_FP16 and ROUNDED in spec.rewrites else str(choice)

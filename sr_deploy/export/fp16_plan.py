@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
 from sr_deploy.export.casts import FP32_INPUTS
-from sr_deploy.export.half_format import FP16, FP16_MAX, why_not_halved
-from sr_deploy.export.half_probe import Probe, measure_layers
+from sr_deploy.export.float_format import FP16, FP16_MAX, why_not_representable
+from sr_deploy.export.fp16_probe import Probe, measure_layers
 from sr_deploy.graph.load import load_model, name_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class KeptNode:
 
 
 @dataclass(frozen=True)
-class HalfPlan:
+class Fp16Plan:
     """What was measured, and what follows from it."""
 
     kept: tuple[KeptNode, ...]
@@ -83,7 +83,7 @@ class HalfPlan:
         return tuple(one.name for one in self.kept)
 
 
-def plan_graph(path: Path, channels: int, scale: int, folder: Path | None = None) -> HalfPlan:
+def plan_graph(path: Path, channels: int, scale: int, folder: Path | None = None) -> Fp16Plan:
     """Plan the FP16 twin of a graph on photographs.
 
     Args:
@@ -98,7 +98,7 @@ def plan_graph(path: Path, channels: int, scale: int, folder: Path | None = None
         BackendError: ONNX Runtime does not run the graph.
     """
     pictures, source = _cut_pictures(channels, scale, folder)
-    return plan_half(load_model(path), lambda: pictures, source)
+    return plan_fp16(load_model(path), lambda: pictures, source)
 
 
 def list_unneeded(model: onnx.ModelProto, planned: Collection[str], channels: int, scale: int) -> list[str]:
@@ -119,7 +119,7 @@ def list_unneeded(model: onnx.ModelProto, planned: Collection[str], channels: in
     if not planned:
         return []
     pictures, _ = _cut_pictures(channels, scale, None)
-    again = plan_half(model, lambda: pictures, slack=SLACK)
+    again = plan_fp16(model, lambda: pictures, slack=SLACK)
     return [
         f"{name} is planned in FP32, and nothing asks for it: FP16 ends at {FP16_MAX:.0f} and values reach "
         f"{again.greatest:.4g}; layers that are not near its limits lose {100 * again.worst_loss:.2g} % at most"
@@ -152,13 +152,13 @@ def make_extremes(crops: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.f
     yield np.random.Generator(np.random.Philox(_SEED)).integers(0, 2, first.shape).astype(np.float32)
 
 
-def plan_half(
+def plan_fp16(
     model: onnx.ModelProto,
     inputs: Callable[[], Iterable[NDArray[np.float32]]],
     source: str = "the pictures given",
     *,
     slack: float = 1.0,
-) -> HalfPlan:
+) -> Fp16Plan:
     """Plan the FP16 twin of a graph.
 
     Args:
@@ -184,7 +184,7 @@ def plan_half(
     greatest_at = max(probe.greatest, key=lambda name: probe.greatest[name], default="")
     losses = {name: loss for name, loss in probe.loss.items() if name not in reasons}
     worst = max(losses, key=lambda name: losses[name], default="")
-    return HalfPlan(
+    return Fp16Plan(
         kept=kept,
         greatest=probe.greatest.get(greatest_at, 0.0),
         greatest_at=makers.get(greatest_at, ""),
@@ -203,7 +203,7 @@ def _keep_for_weights(graph: onnx.GraphProto) -> dict[str, list[str]]:
     for tensor in graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             try:
-                reason = why_not_halved(onnx.numpy_helper.to_array(tensor), FP16)
+                reason = why_not_representable(onnx.numpy_helper.to_array(tensor), FP16)
             except GraphError as error:
                 raise GraphError(f"tensor {tensor.name!r} {error}") from None
             if reason is not None:
