@@ -104,7 +104,7 @@ class MissingDependencyError(SrDeployError):
 
 
 class TrainingError(SrDeployError):
-    """Training cannot go on (a loss that is no number, a run that does not match its recipe)."""
+    """Training cannot go on (a loss that is NaN or infinite, a run that does not match its recipe)."""
 
 
 class VerificationError(SrDeployError):

@@ -25,7 +25,7 @@ def read_number(least: float, most: float) -> Callable[[str], float]:
         except ValueError:
             number = float("nan")
         if not least <= number <= most:
-            raise typer.BadParameter(f"{show_value(text)} is no number from {least:g} to {most:g}.")
+            raise typer.BadParameter(f"{show_value(text)} is not a number from {least:g} to {most:g}.")
         return number
 
     return read

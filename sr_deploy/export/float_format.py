@@ -60,8 +60,8 @@ def why_not_representable(weights: NDArray[np.float32], float_format: FloatForma
     error = float(np.linalg.norm(rounded.astype(np.float64) - weights.astype(np.float64)))
     if error > float_format.max_relative_error * norm:
         return (
-            f"is too small for {float_format.precision.upper()} (greatest value {greatest:.3g}, rounding would change it "
-            f"by {100 * error / norm:.2g} %)"
+            f"is too small for {float_format.precision.upper()} (greatest value {greatest:.3g}, rounding would change "
+            f"it by {100 * error / norm:.2g} %)"
         )
     return None
 

@@ -40,7 +40,7 @@ class StepReport:
     step: int
     """Updates made."""
     loss: float
-    """Mean of the latest steps; not a number before the first metrics are in."""
+    """Mean of the latest steps; NaN before the first metrics are in."""
     steps_per_second: float
     """Of the latest steps."""
 
@@ -73,7 +73,7 @@ def train(
         on_note: told what the user should know, a line each.
 
     Raises:
-        TrainingError: the loss is no number, the memory is too small, or the run cannot be resumed.
+        TrainingError: the loss is NaN or infinite, the memory is too small, or the run cannot be resumed.
         LockedError: another process trains this run.
         SrDeployError: anything wrong with recipe, data, weights or folders.
     """
@@ -135,7 +135,7 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             state.step += 1
             buffer.add(metrics)
 
-            # What is due. Figures come first: steps without numbers must end the run before anything is written.
+            # What is due. Metrics come first: non-finite steps must end the run before anything is written.
             ending = processes.any(stop.is_set()) or state.step == recipe.run.steps
             metrics_due = state.step % recipe.run.log_every == 0
             checkpoint_due = ending or postponed or state.step % recipe.run.checkpoint_every == 0
@@ -155,7 +155,7 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             if preview_due and session.previews and processes.is_main:
                 preview = session.run / "previews" / f"step-{state.step:06d}.png"
                 write_preview(preview, state.average.network, session.held_out, recipe.scale)
-            # Weights that gave no numbers just now may be beyond use, finite as they are: the next good step shows.
+            # Weights that gave non-finite values just now may be beyond use, finite as they are: the next good step shows.
             postponed = checkpoint_due and not ending and state.bad_in_row > 0
             if checkpoint_due and not postponed:
                 _write_checkpoint(session)
@@ -178,7 +178,7 @@ def _advise(means: Mapping[str, float], clock: _Clock, recipe: Recipe) -> Iterat
     if "skipped_steps" in means:
         yield (
             f"{means['skipped_steps']:.0f} of the latest {recipe.run.log_every} steps were left out: their loss or "
-            "gradient was no number"
+            "gradient was NaN or infinite"
         )
     if clock.data_just_became_slow():
         yield (

@@ -151,7 +151,7 @@ def build_discriminator_state(recipe: Recipe, device: torch.device, *, resume: b
     if settings is None:
         return None
     spec = _discriminator_spec(recipe, settings)
-    # Spectral norm adds next to nothing, and takes seconds to make without numbers.
+    # Spectral norm adds next to nothing, and takes seconds to make on the meta device.
     require_room(partial(build_discriminator, spec.model_copy(update={"spectral_norm": False})), spec.title())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)  # not the numbers of the generator's weights

@@ -119,7 +119,7 @@ class RunManifest(Document):
     seconds: float
     """Time in the loop so far, over all resumptions."""
     skipped_steps: int = 0
-    """Steps left out because a loss or gradient was no number."""
+    """Steps that were skipped because a loss or gradient was NaN or infinite."""
     processes: int = 1
     """That trained last, side by side."""
     checkpoints: tuple[CheckpointName, ...] = ()

@@ -72,7 +72,7 @@ def validate(network: nn.Module, held_out: Sequence[HeldOut], scale: int, step: 
     """Score a network, in FP32 and evaluation mode, on each photograph and on average.
 
     Raises:
-        TrainingError: it gives values that are no numbers.
+        TrainingError: an output is NaN or infinite.
     """
     rows = []
     for photograph in held_out:
@@ -92,13 +92,13 @@ def upscale(network: nn.Module, lr: NDArray[np.uint8], what: str) -> NDArray[np.
     """Upscale one picture by a network in evaluation mode, on the device where it is; `what` names it in errors.
 
     Raises:
-        TrainingError: the result holds values that are no numbers.
+        TrainingError: the result holds NaN or infinite values.
     """
     device = next(network.parameters()).device
     sr_NCHW = network(torch.from_numpy(to_nchw(lr)).to(device)).float().cpu()
     if not bool(torch.isfinite(sr_NCHW).all()):
         raise TrainingError(
-            f"the network gives values that are no numbers for {what}; "
+            f"the network gives NaN or infinite values for {what}; "
             "resume from an earlier checkpoint with a lower --set optimizer.learning_rate in a new run"
         )
     return to_image(sr_NCHW.numpy())

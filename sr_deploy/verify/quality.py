@@ -82,7 +82,7 @@ def evaluate_pair(
 
     Raises:
         ShapeError: the picture is too small to score.
-        BackendError: what enlarges fails, or gives values that are no numbers.
+        BackendError: the upscaler fails, or gives NaN or infinite values.
     """
     bicubic, sr = upscale_bicubic(pair.lr, scale), upscale(pair.lr)
     sr_scores, bicubic_scores = (

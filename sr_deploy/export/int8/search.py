@@ -32,7 +32,7 @@ class Point:
 
 
 def is_within(loss: Loss, options: Int8Options) -> bool:
-    """Whether a loss is within the budget; a figure that is no number is not."""
+    """Whether a loss is within the budget; NaN is not."""
     return loss.upper_db <= options.max_drop_db and loss.visible <= options.max_pixel_error
 
 

@@ -27,9 +27,8 @@ class EditableGraph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
-        self.channels: dict[
-            str, int | None
-        ] = {}  # what `spatial_dims` has found out: replacing nodes keeps what tensors are
+        # Both are filled by `spatial_dims`: replacing nodes does not change the shapes of tensors.
+        self.channels: dict[str, int | None] = {}
         self.spatial_multiples: dict[tuple[str, int], bool] = {}
         self.nodes: list[onnx.NodeProto] = [_copy_node(node) for node in model.graph.node]
         self._outputs = {value.name for value in model.graph.output}

@@ -53,7 +53,7 @@ class RunRecipe(Section):
     keep_checkpoints: int = Field(default=3, ge=1, le=10**6)
     """Checkpoints kept, the newest ones."""
     bad_steps: int = Field(default=20, ge=0, le=10**9)
-    """Steps in a row whose loss or gradient is no number, and which are left out, before the training gives up."""
+    """Steps in a row with a non-finite loss or gradient, which are skipped, before the training gives up."""
     preview_every: Steps = 1000
     """Steps between two preview pictures; the last step always has one."""
 

@@ -58,8 +58,8 @@ def test_what_overflows_fp16_is_planned_recorded_and_verified(planned):
     assert code == 0
     record = bundle.manifest.graph("fp16")
     assert record.planned_fp32 == ("conv_2", "prelu_2", "conv_3")
-    assert [one["name"] for one in document["half_plan"]["kept"]] == ["conv_2", "prelu_2", "conv_3"]
-    assert "reaches" in document["half_plan"]["kept"][0]["reason"]
+    assert [one["name"] for one in document["fp16_plan"]["kept"]] == ["conv_2", "prelu_2", "conv_3"]
+    assert "reaches" in document["fp16_plan"]["kept"][0]["reason"]
     assert find_unplanned_nodes(bundle.graph("fp16"), record) == []
     assert len(find_unplanned_nodes(bundle.graph("fp16"), record.model_copy(update={"planned_fp32": ()}))) == 2
 

@@ -1,4 +1,4 @@
-"""Steps whose loss is no number: what they end, and what they must not leave behind."""
+"""Steps with a non-finite loss: what they end, and what they must not leave behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_training_that_diverges_ends_and_keeps_the_checkpoints(tmp_path, make_
     # More than a recipe may ask for: it takes one step for the weights to grow beyond all numbers.
     far = recipe.optimizer.model_copy(update={"learning_rate": 1e30})
     recipe = recipe.model_copy(update={"optimizer": far})
-    with pytest.raises(TrainingError, match=r"no number in 3 steps in a row, up to step 4 \(loss (nan|inf)\)"):
+    with pytest.raises(TrainingError, match=r"NaN or infinite in 3 steps in a row, up to step 4 \(loss (nan|inf)\)"):
         train(recipe, tmp_path / "run")
     manifest = read_manifest(tmp_path / "run")
     assert manifest.status == "failed"
@@ -35,7 +35,7 @@ def test_a_training_that_diverges_ends_and_keeps_the_checkpoints(tmp_path, make_
         assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
 
 
-def test_a_checkpoint_due_at_a_step_without_numbers_waits_for_the_next_with(tmp_path, make_recipe, monkeypatch):
+def test_a_checkpoint_due_at_a_non_finite_step_waits_for_the_next_finite_one(tmp_path, make_recipe, monkeypatch):
     recipe = make_recipe()  # checkpoints at 4, 8 and 12
     update = Updater.update
 
