@@ -57,7 +57,7 @@ def find_difference(engine: bytes, due: bytes) -> Difference | None:
     """What distinguishes an engine from the one that is due; None if sound builds differ no less.
 
     Args:
-        engine: of anybody's making, whole.
+        engine: all bytes of an untrusted file.
         due: built here from the graph that the other one is said to be of.
     """
     if engine == due:

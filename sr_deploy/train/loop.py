@@ -155,7 +155,7 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             if preview_due and session.previews and processes.is_main:
                 preview = session.run / "previews" / f"step-{state.step:06d}.png"
                 write_preview(preview, state.average.network, session.held_out, recipe.scale)
-            # Weights that gave non-finite values just now may be beyond use, finite as they are: the next good step shows.
+            # Finite weights whose step was not finite may have diverged all the same: the next finite step shows.
             postponed = checkpoint_due and not ending and state.bad_in_row > 0
             if checkpoint_due and not postponed:
                 _write_checkpoint(session)

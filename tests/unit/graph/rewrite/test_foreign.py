@@ -1,4 +1,4 @@
-"""Random graphs of anybody's: whatever is rewritten in them, the result stays."""
+"""Random graphs of any structure: rewrites do not change their results."""
 
 from __future__ import annotations
 
