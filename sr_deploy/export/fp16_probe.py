@@ -87,7 +87,7 @@ def _greatest(values: list[float]) -> float:
 def _worst_loss(errors: list[float], squares: list[float]) -> float:
     if not np.isfinite(errors).all() or not np.isfinite(squares).all():
         return float("inf")
-    # A layer that is all but silent on some picture may lose what it says there: nobody hears it.
+    # Loss does not count on an image where the layer's result is almost zero.
     heard = max(squares, default=0.0) * _SILENT**2
     pairs = zip(errors, squares, strict=True)
     return max((float(np.sqrt(error / square)) for error, square in pairs if error and square >= heard), default=0.0)

@@ -1,4 +1,4 @@
-"""What an ONNX file takes and gives, for ours and anybody's: one image in, one larger image out."""
+"""The inputs and outputs of any ONNX file: one image in, one larger image out."""
 
 from __future__ import annotations
 

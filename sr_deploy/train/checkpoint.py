@@ -150,7 +150,7 @@ def _check_weights(state: TrainingState) -> None:
         for key, tensor in network.state_dict().items():
             if not bool(torch.isfinite(tensor).all()):
                 raise TrainingError(
-                    f"weights of the {name} are NaN or infinite after step {state.step} ({key}): training has diverged, "
+                    f"weights of the {name} are NaN or infinite after step {state.step} ({key}): training diverged, "
                     "and no checkpoint is written; resume from the one before with a lower learning rate in a new run"
                 )
 

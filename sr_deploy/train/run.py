@@ -111,7 +111,7 @@ class RunManifest(Document):
     updated_at: AwareDatetime
     """UTC."""
     status: Literal["running", "stopped", "failed", "finished"]
-    """running is also what a killed run says: nobody was left to change it."""
+    """`running` stays after a kill."""
     step: int
     """Updates made, as last written."""
     steps: int

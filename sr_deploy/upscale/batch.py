@@ -63,7 +63,7 @@ def describe_batch(asked: int | None, device: str) -> tuple[int, ...]:
     """What of the batch asked for decides on the bytes of a result, for hashes: sums may be taken in another order.
 
     Args:
-        asked: by who upscales; None: nobody did.
-        device: that computes; on a CPU windows go through one by one if nobody asks.
+        asked: by the caller; None: automatic.
+        device: that computes; on a CPU windows go through one by one by default.
     """
     return () if asked is None or (asked == 1 and device == "cpu") else (asked,)

@@ -179,7 +179,7 @@ def _read_entries(path: Path) -> dict[str, JournalEntry]:
             entry = adapter.validate_python(document)
             check_relative(entry.target)
         except ValueError:
-            continue  # cut short by a kill, or nobody's: that result is done again
+            continue  # cut short by a kill, or damaged: that result is computed again
         entries[entry.target] = entry
     return entries
 

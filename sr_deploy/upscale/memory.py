@@ -15,7 +15,7 @@ MAX_TILE = 384
 those of 420 (compact network of 64 features, docs/tiles.md)."""
 MIN_TILE = 64
 SHARE = 0.5
-"""Of the free memory; the rest is for the picture, and for whoever else wants some."""
+"""Of the free memory; the rest is for the image and other processes."""
 WORKSPACE = 3.0
 """Memory that a runner takes, in units of what its widest layer reads and writes: tensors that are kept for later
 layers, scratch space of convolutions, and blocks that an allocator does not give back. Measured: 1.5 to 2.7."""

@@ -76,7 +76,7 @@ def list_output_keys(items: Sequence[Item], folder: Path) -> list[str]:
     try:
         return plain if tells_capitals_apart(folder) else folded
     except OSError:
-        return folded  # nothing can be written there: whoever tries says why
+        return folded  # nothing can be written there: the write fails with the reason
 
 
 def _with_suffix(name: Path, suffix: str | None) -> Path:

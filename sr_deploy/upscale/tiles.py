@@ -25,7 +25,7 @@ from sr_deploy.upscale.plan import Span, Tile, TilePlan
 _Array = TypeVar("_Array", bound=NDArray[Any])
 
 DEFAULT_TILE = 256
-"""Core of a tile where nobody says otherwise."""
+"""Default core of a tile."""
 MAX_HALO = 40
 """Widest halo that is paid for. It covers compact networks, SRResNet and MSRResNet whole; RRDBNet with 23 blocks sees
 some 350 pixels far, and a halo like that would make a tile of 256 cost 14 times its area."""

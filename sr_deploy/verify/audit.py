@@ -186,7 +186,7 @@ def _read_attributes(node: NodeProto, opset: int) -> dict[str, NDArray[np.generi
     stated = {one.name: read_attribute(one) for one in node.attribute}
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
-    except onnx.defs.SchemaError:  # an operator of somebody's own
+    except onnx.defs.SchemaError:  # an operator of a custom domain
         return stated
     defaults = {name: one.default_value for name, one in schema.attributes.items() if one.default_value.name}
     return {name: read_attribute(value) for name, value in defaults.items()} | stated

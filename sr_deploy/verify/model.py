@@ -33,7 +33,7 @@ class Verified:
     invented: tuple[str, ...] = ()
     """What is wrong with entries that stood in the certificate: more rounding of FP32 than there is."""
     not_run: tuple[NotRun, ...] = ()
-    """INT8 with the rest in BF16, where nobody asked for it and it loses too much: an offer, no fault of a file."""
+    """INT8 with the rest in BF16, which was not requested and loses too much: no fault of a file."""
 
 
 def verify_backends(
@@ -112,7 +112,7 @@ def verify_backends(
 def _measure_mixed(
     setting: Setting, choice: BackendChoice, limits: Thresholds, *, asked: bool
 ) -> tuple[CertificateEntry, Sequence[Crop]] | NotRun:
-    """INT8 with a faster rest, which has to keep to the budget too; where nobody asked for it, only if it does."""
+    """INT8 with a faster rest, which has to keep to the budget too; where it was not requested, only if it does."""
     setting.tell(f"what {choice} loses on photographs")
     drop = _measure_mixed_drop(setting.model, choice)
     why_not = "" if drop.within else drop.said

@@ -2,7 +2,7 @@
 
 Quantizers are not looked through here but read: steps, zero points and types of every one, which layers have them, and
 the biases that were corrected for what they cost. What the report says is so held to the graph, number for number.
-Whether it is good is measured (`calibration`), since whoever changes the graph can change that file too.
+Whether it is good is measured (`calibration`), since an attacker who changes the graph can change that file too.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def read_standing(bundle: Bundle) -> tuple[Certificate, Check]:
     """The certificate that measurements are added to, and the check of the one that lies in the bundle.
 
     One that does not hold is left out but for what it says against the bundle: failed entries and findings stay, and so
-    does the finding that it did not hold, whatever takes its place. That one goes when somebody accepts it, or when the
+    does the finding that it did not hold, whatever takes its place. It goes when a user accepts it, or when the
     bundle is made anew.
 
     Raises:

@@ -191,7 +191,7 @@ class _Inserter:
         self._graph.initializer.append(tensor)
 
     def finish(self) -> None:
-        """Put the nodes in place, without joins and constants that nobody reads any more."""
+        """Put the nodes in place, without unused joins and constants."""
         read = {value.name for value in self._graph.output}
         nodes: list[onnx.NodeProto] = []
         for node in reversed(self.nodes):

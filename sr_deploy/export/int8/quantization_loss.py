@@ -3,7 +3,7 @@
 Against the originals each crop is compared with itself, FP32's PSNR less the quantized graph's. The mean of these
 differences is known as well as they agree, so it comes with an interval; its upper end is what a budget is held to.
 
-A single sample that is off is seen by nobody if those around it are off the other way, and the worst of millions says
+A single sample that is off is invisible if its neighbors are off the other way, and the worst of millions says
 more of their number than of the picture. What is seen is a patch whose mean is off. So beside the worst sample there is
 the greatest error after a mean over 5x5 pixels, about what the eye takes together at a normal distance.
 """

@@ -22,7 +22,7 @@ class EditableGraph:
     """Nodes of a model in a list, with an index that stays right while nodes are replaced.
 
     Nothing reaches the model before `commit`. Tensors that a subgraph (`If`, `Loop`, `Scan`) reads count as used by
-    somebody unknown, so that no rewrite takes them away.
+    an unknown node, so that no rewrite removes them.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -80,7 +80,7 @@ class EditableGraph:
         return list(self._users.get(name, ()))
 
     def is_private(self, name: str) -> bool:
-        """Whether exactly one node takes the tensor, once, and nobody outside sees it."""
+        """Whether exactly one node takes the tensor, once, and it is no output of the graph."""
         return name not in self._elsewhere and len(self._users.get(name, ())) == 1
 
     def is_output(self, name: str) -> bool:
@@ -160,7 +160,7 @@ class EditableGraph:
         self._index()
 
     def tidy(self) -> None:
-        """Drop the nodes that nobody needs, and put the others in an order that runs."""
+        """Drop unused nodes, and sort the others topologically."""
         self._drop_unused()
         self.nodes = sort_nodes(self.nodes)
 

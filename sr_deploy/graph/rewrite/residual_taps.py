@@ -24,7 +24,7 @@ from sr_deploy.graph.rewrite.spatial_dims import count_channels
 
 
 def fold_residuals(graph: EditableGraph) -> int:
-    """Rewrite each sum of a convolution that nobody else reads and a tensor that this convolution reads."""
+    """Rewrite each sum of a convolution that no other node reads and a tensor that this convolution reads."""
     count = 0
     for node in graph.of_type("Add"):
         for place in (0, 1):

@@ -34,7 +34,7 @@ QUICKTIME = (".mp4", ".m4v", ".mov")
 QUICKTIME_UNITS = 90_000
 """Of it, in a second."""
 _NEEDED = ("audio", "subtitle")
-"""Without them nobody is served: a target that cannot hold them is refused."""
+"""The result is useless without them: a target that cannot hold them is refused."""
 _COPIED = (*_NEEDED, "attachment")
 
 

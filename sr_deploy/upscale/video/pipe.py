@@ -76,7 +76,7 @@ def upscale_pipe(
         InputError: no such format, or no size.
         VideoError: the stream is not of that format, or ends in the middle of a frame; what came before is written.
         GuardError: what the network gives for a frame is no picture of it.
-        OutputError: nobody reads the target any more.
+        OutputError: the reader of the target has ended.
         BackendError: the backend failed.
     """
     started = time.perf_counter()

@@ -170,7 +170,7 @@ def write_head(stream: BinaryIO, form: RawFormat) -> None:
     """Write what stands before the first frame.
 
     Raises:
-        OutputError: nobody reads the stream any more, or its disk is full.
+        OutputError: the reader of the stream has ended, or its disk is full.
     """
     _write(stream, [form.head])
 
@@ -179,7 +179,7 @@ def write_frame(stream: BinaryIO, frame: VideoFrame, form: RawFormat) -> None:
     """Write a frame of that format.
 
     Raises:
-        OutputError: nobody reads the stream any more, or its disk is full.
+        OutputError: the reader of the stream has ended, or its disk is full.
     """
     mark = [] if form.words is None else [b"FRAME\n"]
     _write(stream, [*mark, *(np.ascontiguousarray(plane).data for plane in view_planes(frame))])
@@ -191,7 +191,7 @@ def _write(stream: BinaryIO, pieces: Sequence[bytes | memoryview]) -> None:
             stream.write(piece)
         stream.flush()
     except OSError as error:
-        why = "whoever reads them has ended" if isinstance(error, BrokenPipeError) else "there is no room for them"
+        why = "their reader has ended" if isinstance(error, BrokenPipeError) else "there is no room for them"
         raise OutputError(f"the frames cannot be written: {why} ({error.strerror})") from error
 
 

@@ -94,7 +94,7 @@ def _list_uncovered(content: PageContent) -> Iterator[str]:
     for graph in judgment.missing:
         yield f"{graph.file}: no backend ran it"
     for graph in judgment.aside:
-        yield f"{graph.file}: nobody asked for it"
+        yield f"{graph.file}: not requested"
     for one in judgment.not_run:
         yield f"{one.what}: {one.reason}"
     for check in judgment.unchecked:
