@@ -48,9 +48,9 @@ from numpy.typing import NDArray
 
 from sr_deploy.deps import is_installed, openvino_core
 from sr_deploy.export.fp16 import convert_graph_to_fp16
+from sr_deploy.export.int8.calibration_images import Crop, CropShape, cut_crops, find_calibration_images, to_input
 from sr_deploy.export.int8.execute import Engine, Run, open_graph
 from sr_deploy.export.int8.make import make_int8_graph
-from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs, to_input
 from sr_deploy.export.int8.quantization_loss import Judge
 from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.onnx_export import export_network_to_onnx
@@ -150,7 +150,7 @@ def make_graphs(
             )
         yield name, target
     shape = CropShape(options.crop_size, model.scale, model.channels, options.seed)
-    crops = [crop.lr for crop in cut_crops(find_photographs(calibration).calibration, options.crops, shape, 0)]
+    crops = [crop.lr for crop in cut_crops(find_calibration_images(calibration).calibration, options.crops, shape, 0)]
     others: dict[str, Callable[[Path], None]] = {
         f"ONNX Runtime's quantizer, {ranges}": functools.partial(quantize_with_onnxruntime, plain, crops, ranges)
         for ranges in ("MinMax", "Entropy")
@@ -174,7 +174,7 @@ def read_test_sets(
     if set14 is not None:
         pairs = [read_pair(paths, scale, channels) for paths in find_pairs(set14, set14, scale)]
         yield "Set14", [Crop(to_input(pair.lr), pair.hr) for pair in pairs]
-    bundled = find_photographs(None)
+    bundled = find_calibration_images(None)
     paths = bundled.held_out if calibration is None else (*bundled.calibration, *bundled.held_out)
     shape = CropShape(TESTED_CROP, scale, channels, 1)
     yield "bundled photographs", list(cut_crops(paths, 3 * len(paths), shape, 7))

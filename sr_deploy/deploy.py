@@ -36,7 +36,7 @@ from sr_deploy.engine.bundle import NotBuilt, build_engines, check_plan
 from sr_deploy.engine.profiles import check_profiles
 from sr_deploy.errors import CheckpointError, GraphError, OutputError, VerificationError
 from sr_deploy.export.int8.bundle import Calibration
-from sr_deploy.export.int8.photographs import list_photographs
+from sr_deploy.export.int8.calibration_images import list_calibration_images
 from sr_deploy.export.spec import ExportSpec, load_spec
 from sr_deploy.export.triton import TritonModel, write_triton_models
 from sr_deploy.files import sha256_of, write_text
@@ -168,7 +168,7 @@ def export_bundle(
     path = out or DEPLOYMENTS / make_component(default_name(model))
     _check_place(path)
     if calibration is not None and calibration.folder is not None:
-        list_photographs(calibration.folder)  # says what is wrong with it before anything takes long
+        list_calibration_images(calibration.folder)  # says what is wrong with it before anything takes long
     with holding_bundle(path):
         bundle, graphs = _write_bundle(model, spec, path, tell, calibration or Calibration())
         with bundle.writing():

@@ -97,7 +97,7 @@ def plan_graph(path: Path, channels: int, scale: int, folder: Path | None = None
         GraphError: a feature map or a weight is no finite number.
         BackendError: ONNX Runtime does not run the graph.
     """
-    pictures, source = _cut_pictures(channels, scale, folder)
+    pictures, source = _cut_images(channels, scale, folder)
     return plan_fp16(load_model(path), lambda: pictures, source)
 
 
@@ -118,7 +118,7 @@ def list_unneeded(model: onnx.ModelProto, planned: Collection[str], channels: in
     """
     if not planned:
         return []
-    pictures, _ = _cut_pictures(channels, scale, None)
+    pictures, _ = _cut_images(channels, scale, None)
     again = plan_fp16(model, lambda: pictures, slack=SLACK)
     return [
         f"{name} is planned in FP32, and nothing asks for it: FP16 ends at {FP16_MAX:.0f} and values reach "
@@ -128,11 +128,11 @@ def list_unneeded(model: onnx.ModelProto, planned: Collection[str], channels: in
     ]
 
 
-def _cut_pictures(channels: int, scale: int, folder: Path | None) -> tuple[tuple[NDArray[np.float32], ...], str]:
+def _cut_images(channels: int, scale: int, folder: Path | None) -> tuple[tuple[NDArray[np.float32], ...], str]:
     """Crops of photographs and extremes made of them, and where the photographs come from."""
-    from sr_deploy.export.int8.photographs import CropShape, cut_crops, find_photographs
+    from sr_deploy.export.int8.calibration_images import CropShape, cut_crops, find_calibration_images
 
-    photographs = find_photographs(folder)
+    photographs = find_calibration_images(folder)
     shape = CropShape(side=SIDE, scale=scale, channels=channels, seed=_SEED)
     crops = [crop.lr for crop in cut_crops(photographs.calibration, CROPS, shape, _STREAM)]
     return (*crops, *make_extremes(crops)), photographs.source

@@ -19,7 +19,6 @@ from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory
 from sr_deploy.train.checkpoint import write_checkpoint
 from sr_deploy.train.metric_buffer import MetricBuffer
 from sr_deploy.train.metrics import MetricsLog
-from sr_deploy.train.photographs import Report
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import RunManifest, find_last_checkpoint, read_manifest, require_kept
@@ -27,6 +26,7 @@ from sr_deploy.train.sampling import Batch, iterate_batches
 from sr_deploy.train.schedule import learning_rate_at
 from sr_deploy.train.session import Session, check_resumable, open_session, update_manifest
 from sr_deploy.train.state import TrainingState
+from sr_deploy.train.training_images import Report
 from sr_deploy.train.validation import validate, write_preview
 
 _MANIFEST_SECONDS = 5.0

@@ -25,12 +25,12 @@ from sr_deploy.train.losses import (
     build_pixel_loss,
     find_vgg19,
 )
-from sr_deploy.train.photographs import training_paths, validation_paths
 from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
 from sr_deploy.train.recipe import DiscriminatorRecipe, LossRecipe, QuantizationRecipe, Recipe
 from sr_deploy.train.run import StartingPoint
 from sr_deploy.train.state import DiscriminatorState, TrainingState
+from sr_deploy.train.training_images import training_paths, validation_paths
 from sr_deploy.train.update import Criteria, Updater
 
 

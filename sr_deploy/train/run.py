@@ -49,7 +49,7 @@ class Scores(Document):
     """Mean over the three channels."""
 
 
-class PhotographScores(Document):
+class HeldOutScores(Document):
     """One held-out photograph."""
 
     name: str
@@ -69,7 +69,7 @@ class ValidationResult(Document):
     """Mean over the photographs."""
     bicubic: Scores
     """Mean over the photographs."""
-    photographs: tuple[PhotographScores, ...]
+    photographs: tuple[HeldOutScores, ...]
     """Each of them."""
 
 

@@ -30,7 +30,6 @@ from sr_deploy.train.networks import (
     build_updater,
 )
 from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
-from sr_deploy.train.photographs import Photographs, Report, training_paths
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
 from sr_deploy.train.recipe import LossRecipe, Recipe, find_differences, read_run_recipe, write_recipe
@@ -49,6 +48,7 @@ from sr_deploy.train.run import (
 )
 from sr_deploy.train.sampling import PatchSampler
 from sr_deploy.train.state import TrainingState
+from sr_deploy.train.training_images import Report, TrainingImages, training_paths
 from sr_deploy.train.update import Updater
 from sr_deploy.train.validation import HeldOut, read_held_out
 
@@ -140,7 +140,7 @@ def _prepare(
     """The session; the run is held by the first process, or is claimed by it as soon as all else stands."""
     manifest = check_resumable(recipe, run) if resume else None
     chosen_device = choose_device(device, processes)
-    photographs = _open_photographs(recipe, report if processes.is_main else lambda line: None)
+    photographs = _open_training_images(recipe, report if processes.is_main else lambda line: None)
     fingerprint = photographs.fingerprint()
     if manifest is not None and manifest.data_sha256 != fingerprint:
         raise TrainingError(
@@ -266,7 +266,7 @@ def check_resumable(recipe: Recipe, run: Path) -> RunManifest:
     return manifest
 
 
-def _open_photographs(recipe: Recipe, report: Report) -> Photographs:
+def _open_training_images(recipe: Recipe, report: Report) -> TrainingImages:
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
     degraded = recipe.degradation is not None
     if recipe.data.patch_size % multiple:
@@ -274,7 +274,7 @@ def _open_photographs(recipe: Recipe, report: Report) -> Photographs:
             f"data.patch_size = {recipe.data.patch_size} does not fit {recipe.arch_spec().title()}; "
             f"give a multiple of {multiple}"
         )
-    photographs = Photographs(
+    photographs = TrainingImages(
         training_paths(recipe.data),
         scale=recipe.scale,
         min_side=recipe.degradation.min_side() if recipe.degradation is not None else recipe.data.patch_size,

@@ -18,9 +18,9 @@ from sr_deploy.imaging.convert import to_image, to_nchw
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
 from sr_deploy.measure.quality import score_pair
-from sr_deploy.train.photographs import ImagePair, Photographs, Report, validation_paths
 from sr_deploy.train.recipe import Recipe
-from sr_deploy.train.run import PhotographScores, Scores, ValidationResult
+from sr_deploy.train.run import HeldOutScores, Scores, ValidationResult
+from sr_deploy.train.training_images import ImagePair, Report, TrainingImages, validation_paths
 
 _EQUAL_DB = 100.0
 _SSIM_WINDOW = 11
@@ -50,7 +50,7 @@ def read_held_out(recipe: Recipe, report: Report) -> list[HeldOut]:
         RecipeError: an unknown name.
     """
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
-    photographs = Photographs(
+    photographs = TrainingImages(
         validation_paths(recipe.data),
         scale=recipe.scale,
         min_side=_SSIM_WINDOW + 2 * recipe.scale,
@@ -78,7 +78,7 @@ def validate(network: nn.Module, held_out: Sequence[HeldOut], scale: int, step: 
     for photograph in held_out:
         sr = upscale(network, photograph.pair.lr, f"{photograph.name} after step {step}")
         model = _score(sr, photograph.pair.hr, scale)
-        rows.append(PhotographScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores))
+        rows.append(HeldOutScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores))
     return ValidationResult(
         step=step,
         model=_mean([row.model for row in rows]),

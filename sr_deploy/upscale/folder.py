@@ -27,7 +27,7 @@ from sr_deploy.upscale.folder_job import (
     save_item,
 )
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.image_file import Enlarged, FileSettings, enlarge_picture
+from sr_deploy.upscale.image_file import Enlarged, FileSettings, enlarge_image
 from sr_deploy.upscale.output_naming import Item
 
 __all__ = ["Failure", "FolderResult", "OnProgress", "upscale_folder"]
@@ -147,7 +147,7 @@ class _LocalRun:
             self._job.kept.require()
 
         show(0.0)
-        return enlarge_picture(upscaler, begun.loaded.result().picture, self._job.settings, show)
+        return enlarge_image(upscaler, begun.loaded.result().picture, self._job.settings, show)
 
     def _write(self, begun: _Begun, enlarged: Future[Enlarged]) -> None:
         item, job = begun.item, self._job

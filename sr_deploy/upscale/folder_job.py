@@ -13,8 +13,8 @@ from pathlib import Path
 
 from sr_deploy.errors import ImageError, SrDeployError, describe_surprise
 from sr_deploy.files import KeptFolder, output_error, sha256_of
+from sr_deploy.imaging.decoded_image import DecodedImage, decode_image
 from sr_deploy.imaging.formats import find_format
-from sr_deploy.imaging.picture import Picture, read_picture
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.batch import describe_batch
 from sr_deploy.upscale.folder_journal import FolderJournal, Stamp, open_journal, stamp_of
@@ -23,7 +23,7 @@ from sr_deploy.upscale.image_file import (
     Enlarged,
     FileSettings,
     UpscaledFile,
-    check_picture,
+    check_image,
     check_settings,
     require_writable_place,
     write_enlarged,
@@ -91,7 +91,7 @@ class Progress:
 class LoadedItem:
     """A picture that was read, and the state of its file then."""
 
-    picture: Picture
+    picture: DecodedImage
     """Decoded."""
     sha256: str
     """Of the file's bytes."""
@@ -188,8 +188,8 @@ def load_item(item: Item, upscaler: Upscaler, settings: FileSettings) -> LoadedI
         ImageError: it cannot be read, is of a kind not taken, or changes meanwhile.
     """
     stamp = stamp_of(item.source)
-    picture = read_picture(item.source, max_pixels=settings.max_pixels)
-    check_picture(picture.header, upscaler, item.source, item.target, settings)
+    picture = decode_image(item.source, max_pixels=settings.max_pixels)
+    check_image(picture.header, upscaler, item.source, item.target, settings)
     try:
         sha256 = sha256_of(item.source)
     except OSError as error:

@@ -161,7 +161,7 @@ class Upscaler:
         """
         require_samples(self._runner.spec, image.shape, image.dtype)
         results: list[Pixels] = []
-        report = self._upscale(InputRows.of_picture(image), results.append, on_tile, whole=True)
+        report = self._upscale(InputRows.of_image(image), results.append, on_tile, whole=True)
         return Upscaled(results[0], report)
 
     def upscale_rows(self, rows: InputRows, on_rows: OnRows, on_tile: OnTile | None = None) -> UpscaleReport:
@@ -180,12 +180,12 @@ class Upscaler:
         require_samples(self._runner.spec, (rows.height, rows.width, rows.channels), rows.held.dtype)
         return self._upscale(rows, on_rows, on_tile, whole=False)
 
-    def upscale_many(self, images: Sequence[Pixels], on_picture: OnTile | None = None) -> list[Pixels]:
+    def upscale_many(self, images: Sequence[Pixels], on_image: OnTile | None = None) -> list[Pixels]:
         """Upscale pictures of one shape and type; those that need no tiles go through the network several at once.
 
         Args:
             images: as `upscale` takes them.
-            on_picture: told about progress, in the order of `images`.
+            on_image: told about progress, in the order of `images`.
 
         Raises:
             ShapeError: pictures that are not alike, or not such pictures.
@@ -199,11 +199,11 @@ class Upscaler:
         if len(kinds) > 1:
             raise ShapeError(f"pictures of one batch are of one shape and type, not {sorted(kinds)}")
         results: list[Pixels] = []
-        tell = _count_up(on_picture, len(images))
+        tell = _count_up(on_image, len(images))
         with self._lock:
             plan = self._cutter.plan_afresh(first.shape[0], first.shape[1])
             if plan.count == 1:
-                batch = self._cutter.choose_batch(plan, InputRows.of_picture(first), len(images))
+                batch = self._cutter.choose_batch(plan, InputRows.of_image(first), len(images))
                 upscale_whole(
                     self._inference,
                     images,
@@ -211,7 +211,7 @@ class Upscaler:
                     batch=batch,
                     scale=self._runner.spec.scale,
                     results=results,
-                    on_picture=tell,
+                    on_image=tell,
                 )
                 return results
         for image in images:
@@ -251,7 +251,7 @@ class Upscaler:
             cut: of an earlier call, to do as then; None: decide now.
         """
         with self._lock:
-            return self._cutter.freeze(InputRows.of_picture(image), cut)
+            return self._cutter.freeze(InputRows.of_image(image), cut)
 
     def count_batch(self, height: int, width: int) -> int:
         """How many pictures of that size to give to `upscale_many` at once, after `freeze`; 1 where they need tiles."""

@@ -12,11 +12,11 @@ from typing import Literal
 
 from sr_deploy.errors import ImageError, InputError, ShapeError
 from sr_deploy.files import KeptFolder, output_error
+from sr_deploy.imaging.decoded_image import DecodedImage, decode_image, write_decoded
 from sr_deploy.imaging.formats import require_output_size, require_output_suffix, require_quality
 from sr_deploy.imaging.header import Header, find_losses
-from sr_deploy.imaging.limits import MAX_PIXELS, require_picture
+from sr_deploy.imaging.limits import MAX_PIXELS, require_image
 from sr_deploy.imaging.opening import Pixels
-from sr_deploy.imaging.picture import Picture, read_picture, write_picture
 from sr_deploy.imaging.resample import resample
 from sr_deploy.imaging.transparency import bleed_color
 from sr_deploy.upscale.image import Upscaler
@@ -49,7 +49,7 @@ class FileSettings:
 class Enlarged:
     """A picture after the network."""
 
-    picture: Picture
+    picture: DecodedImage
     """The result, with the source's profile, EXIF and resolution."""
     reports: tuple[UpscaleReport, ...]
     """What the network did: for the colors, then for transparency if it went through it."""
@@ -105,14 +105,14 @@ def upscale_file(
     settings = settings or FileSettings()
     check_paths(source, target)
     check_settings(target, settings)
-    picture = read_picture(source, max_pixels=settings.max_pixels)
-    check_picture(picture.header, upscaler, source, target, settings)
-    enlarged = enlarge_picture(upscaler, picture, settings, on_share)
+    picture = decode_image(source, max_pixels=settings.max_pixels)
+    check_image(picture.header, upscaler, source, target, settings)
+    enlarged = enlarge_image(upscaler, picture, settings, on_share)
     return write_enlarged(source, target, picture, enlarged, settings)
 
 
-def enlarge_picture(
-    upscaler: Upscaler, picture: Picture, settings: FileSettings, on_share: OnShare | None = None
+def enlarge_image(
+    upscaler: Upscaler, picture: DecodedImage, settings: FileSettings, on_share: OnShare | None = None
 ) -> Enlarged:
     """Colors and transparency of a picture, to the size that the settings ask for.
 
@@ -152,20 +152,20 @@ def enlarge_picture(
 def write_enlarged(
     source: Path,
     target: Path,
-    picture: Picture,
+    picture: DecodedImage,
     enlarged: Enlarged,
     settings: FileSettings,
     *,
     within: KeptFolder | None = None,
 ) -> UpscaledFile:
-    """Write what `enlarge_picture` gave; `within`: the folder of all results, which has to be there still.
+    """Write what `enlarge_image` gave; `within`: the folder of all results, which has to be there still.
 
     Raises:
         ImageError: the target's format cannot hold it.
         OutputError: it cannot be written.
     """
     result = enlarged.picture
-    losses = write_picture(target, result, settings.quality, within=within)
+    losses = write_decoded(target, result, settings.quality, within=within)
     return UpscaledFile(
         source=source,
         target=target,
@@ -192,7 +192,7 @@ def check_paths(source: Path, target: Path) -> None:
         InputError: both are the same file.
         OutputError: the target is a folder, or its folder cannot be written.
     """
-    require_picture(source)
+    require_image(source)
     require_output_suffix(target)
     if target.exists() and target.samefile(source):
         raise InputError(f"{target} is the picture to read; give another name for the result")
@@ -237,7 +237,7 @@ def require_scale(scale: float) -> None:
         raise InputError(f"a scale is a number above 0, as in 2 or 1.5, not {scale}; at most {_MAX_SCALE} is taken")
 
 
-def check_picture(header: Header, upscaler: Upscaler, source: Path, target: Path, settings: FileSettings) -> None:
+def check_image(header: Header, upscaler: Upscaler, source: Path, target: Path, settings: FileSettings) -> None:
     """Refuse, before the network runs, what the network or the target's format does not take.
 
     Raises:

@@ -16,7 +16,7 @@ from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.folder_job import describe_error, hash_config, load_item, save_item
 from sr_deploy.upscale.folder_journal import Stamp
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.image_file import FileSettings, UpscaledFile, enlarge_picture
+from sr_deploy.upscale.image_file import FileSettings, UpscaledFile, enlarge_image
 from sr_deploy.upscale.output_naming import Item
 
 
@@ -96,7 +96,7 @@ class Worker:
             kept = self._kept.setdefault(item.folder, KeptFolder(item.folder))  # there before there was any work
             kept.require()
             loaded = load_item(item, self._upscaler, self._settings)
-            enlarged = enlarge_picture(self._upscaler, loaded.picture, self._settings)
+            enlarged = enlarge_image(self._upscaler, loaded.picture, self._settings)
             with kept.blamed():
                 done = save_item(item, loaded, enlarged, self._settings, kept)
         except Exception as error:  # noqa: BLE001 - one picture's trouble, even unforeseen, is not that of the others

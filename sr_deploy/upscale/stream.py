@@ -24,8 +24,8 @@ from sr_deploy.upscale.image_file import (
     FileSettings,
     OnShare,
     UpscaledFile,
+    check_image,
     check_paths,
-    check_picture,
     check_settings,
 )
 from sr_deploy.upscale.result import UpscaleReport
@@ -64,7 +64,7 @@ def stream_file(
         )
     with RowReader(source, max_pixels=settings.max_pixels) as reader:
         header = reader.header
-    check_picture(header, upscaler, source, target, settings)
+    check_image(header, upscaler, source, target, settings)
     large = replace(header, width=header.width * scale, height=header.height * scale)
     transparency = _look_at(source, settings) if header.has_alpha else None
     with open_row_writer(target, large, settings.quality) as writer:

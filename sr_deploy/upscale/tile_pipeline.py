@@ -130,7 +130,7 @@ def upscale_whole(
     batch: int,
     scale: int,
     results: list[Pixels],
-    on_picture: Callable[[], None],
+    on_image: Callable[[], None],
 ) -> None:
     """Upscale pictures of one size that are one window each.
 
@@ -141,7 +141,7 @@ def upscale_whole(
         batch: how many go through the network at once.
         scale: of the network.
         results: where they go, in order.
-        on_picture: told about progress.
+        on_image: told about progress.
 
     Raises:
         As `upscale_windows`.
@@ -149,7 +149,7 @@ def upscale_whole(
 
     def windows() -> Iterator[Window]:
         for image in images:
-            rows = InputRows.of_picture(image)
+            rows = InputRows.of_image(image)
             yield from cut_windows(rows, plan, Canvas(plan, rows, scale, results.append, whole=True))
 
-    upscale_windows(inference, windows(), batch, on_picture)
+    upscale_windows(inference, windows(), batch, on_image)

@@ -25,10 +25,10 @@ from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Bundle, Check, GraphRecord, utc_now
 from sr_deploy.errors import BackendError, SrDeployError
 from sr_deploy.export.int8.calibration import measure_ranges, measure_shifts, quantize_layers
+from sr_deploy.export.int8.calibration_images import Crop, CropShape, cut_crops, find_calibration_images
 from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.execute import Engine, choose_engine, open_graph
 from sr_deploy.export.int8.formats import FORMATS
-from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs
 from sr_deploy.export.int8.placement import Placement, find_modules, place_quantization
 from sr_deploy.export.int8.quantization_loss import Judge, Loss
 from sr_deploy.export.int8.quantization_options import MAX_FACTOR, MIN_FACTOR
@@ -133,7 +133,7 @@ def _set_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
 def _make_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
     reference = apply_factors(make_again(model, bundle, ends="fp32"), report.equalized)
     cost = find_cost(model)
-    options, photographs = report.options, find_photographs(None)
+    options, photographs = report.options, find_calibration_images(None)
     shape = CropShape(
         -(-_SIDE // model.input_multiple) * model.input_multiple, model.scale, model.channels, options.seed
     )

@@ -35,7 +35,7 @@ _MAX_PIXELS = 2**18
 
 
 @dataclass(frozen=True)
-class Photograph:
+class ImagePair:
     """One photograph and the input made of it."""
 
     lr: NDArray[np.float32]
@@ -58,7 +58,7 @@ class Stage:
     """The file that was run."""
 
 
-def choose_photographs(
+def choose_images(
     channels: int,
     scale: int,
     multiple: int,
@@ -67,7 +67,7 @@ def choose_photographs(
     multiply_adds: float,
     fixed: tuple[int | None, int | None] = (None, None),
     least: tuple[int, int] = (1, 1),
-) -> list[Photograph]:
+) -> list[ImagePair]:
     """Photographs wide enough to be cut into tiles, as many as their cost allows.
 
     Args:
@@ -87,7 +87,7 @@ def choose_photographs(
     height, width = fixed[0] or _round_up(height, multiple), fixed[1] or _round_up(width, multiple)
     count = int(max(1, min(_MOST, _WORK // (height * width * max(multiply_adds, 1)))))
     return [
-        _cut_photograph(path, channels, scale, height, width)
+        _cut_image(path, channels, scale, height, width)
         for path in [bundled_photographs()[name] for name in sorted(bundled_photographs())][:count]
     ]
 
@@ -145,13 +145,13 @@ def measure_psnr(outputs: Sequence[NDArray[np.float32]], others: Sequence[NDArra
     return None if squares == 0 else float(-10 * np.log10(squares / samples))
 
 
-def describe_photographs(photographs: Sequence[Photograph]) -> str:
+def describe_images(photographs: Sequence[ImagePair]) -> str:
     """As in `4 photographs of 64x128`."""
     _, _, h, w = photographs[0].lr.shape
     return f"{len(photographs)} photograph{'s' if len(photographs) > 1 else ''} of {h}x{w}"
 
 
-def run_all(infer: Callable[[NDArray[np.float32]], NDArray[np.float32]], photographs: Sequence[Photograph]) -> Outputs:
+def run_all(infer: Callable[[NDArray[np.float32]], NDArray[np.float32]], photographs: Sequence[ImagePair]) -> Outputs:
     """One output for each."""
     return [infer(photograph.lr) for photograph in photographs]
 
@@ -160,7 +160,7 @@ def _lost(before: float | None, now: float | None) -> float:
     return 0.0 if before is None or now is None else round(before - now, 6) + 0.0
 
 
-def _cut_photograph(path: Path, channels: int, scale: int, height: int, width: int) -> Photograph:
+def _cut_image(path: Path, channels: int, scale: int, height: int, width: int) -> ImagePair:
     """The middle of a photograph; one that is smaller than asked for is continued by mirroring."""
     hr = read_training_image(path)
     wanted = (height * scale, width * scale)
@@ -170,7 +170,7 @@ def _cut_photograph(path: Path, channels: int, scale: int, height: int, width: i
     hr = np.ascontiguousarray(hr[top : top + wanted[0], left : left + wanted[1]])
     if channels == 1:
         hr = np.rint(hr.astype(np.float32) @ _LUMA).astype(np.uint8)[..., None]
-    return Photograph(to_nchw(downscale_bicubic(hr, scale) if scale > 1 else hr), to_nchw(hr))
+    return ImagePair(to_nchw(downscale_bicubic(hr, scale) if scale > 1 else hr), to_nchw(hr))
 
 
 def _round_up(side: int, multiple: int) -> int:

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sr_deploy.arch.quantized import round_to_e4m3
+from sr_deploy.export.int8.calibration_images import CropShape, cut_crops
 from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantized, UnsupportedGraphError
 from sr_deploy.export.int8.formats import FP8
 from sr_deploy.export.int8.joins import group_by_step
-from sr_deploy.export.int8.photographs import CropShape, cut_crops
 from sr_deploy.export.int8.placement import Placement
 from sr_deploy.export.int8.quantization_options import MAX_FACTOR, MIN_FACTOR
 from sr_deploy.measure.machine import has_multiplier

@@ -22,7 +22,7 @@ from sr_deploy.export.int8.placement import Candidate, Placement, find_modules, 
 from sr_deploy.export.int8.quantization_loss import Judge
 from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.search import Point, SearchResult, rank_candidates, search_share
-from sr_deploy.export.int8.search_report import Int8Report, draw_search, make_curve, picture_name
+from sr_deploy.export.int8.search_report import Int8Report, draw_search, make_curve, search_plot_name
 from sr_deploy.export.int8.sensitivity import estimate_errors
 from sr_deploy.export.int8.task import Tell, Work, make_task
 from sr_deploy.export.write import write_graph
@@ -89,7 +89,7 @@ def make_int8_graph(
         )
     write_graph(build_graph(work, chosen.kept, layers), int8_path)
     report = _describe(work, placement, measured, result, gate)
-    note = draw_search(report, int8_path.with_name(picture_name(options.format)))
+    note = draw_search(report, int8_path.with_name(search_plot_name(options.format)))
     if note:
         work.say(note)
         report = report.model_copy(update={"picture": None})
@@ -122,7 +122,7 @@ def _describe(work: Work, placement: Placement, measured: Measured, result: Sear
         corrections=measured.corrections,
         layers=describe_layers(work.model, placement, chosen, measured.errors, gate.layers),
         curve=make_curve(result.points, work.options),
-        picture=picture_name(work.options.format),
+        picture=search_plot_name(work.options.format),
     )
 
 

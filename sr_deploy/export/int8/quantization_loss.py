@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.export.int8.calibration_images import Crop
 from sr_deploy.export.int8.execute import Run
-from sr_deploy.export.int8.photographs import Crop
 from sr_deploy.measure.quality import luma
 
 _SURE = 2.0

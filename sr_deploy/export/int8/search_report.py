@@ -23,7 +23,7 @@ def report_name(precision: FormatName) -> str:
     return f"{precision}.json"
 
 
-def picture_name(precision: FormatName) -> str:
+def search_plot_name(precision: FormatName) -> str:
     """The file of a bundle that a search's picture lies in, as `int8-search.png`."""
     return f"{precision}-search.png"
 

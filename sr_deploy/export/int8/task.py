@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.deps import installed_version
+from sr_deploy.export.int8.calibration_images import CalibrationImages, CropShape, cut_crops, find_calibration_images
 from sr_deploy.export.int8.execute import Engine, Run, choose_engine, open_graph
 from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization
-from sr_deploy.export.int8.photographs import CropShape, Photographs, cut_crops, find_photographs
 from sr_deploy.export.int8.quantization_loss import Judge
 from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.graph.load import find_ends, load_model
@@ -42,7 +42,7 @@ class Work:
     """FP32, with its weights; never changed."""
     options: Int8Options
     """Budget and settings."""
-    photographs: Photographs
+    photographs: CalibrationImages
     """What to calibrate and to check with."""
     shape: CropShape
     """Of crops."""
@@ -122,7 +122,7 @@ def make_task(
     """Read the graph and find the photographs; see `make_int8_graph`."""
     info = read_graph(fp32_path)
     model = load_model(fp32_path)
-    photographs = find_photographs(calibration)
+    photographs = find_calibration_images(calibration)
     if calibration is None:
         tell(
             f"{options.format}: no --calibration folder, so the bundled photographs are used; pictures like yours "

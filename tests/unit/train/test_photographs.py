@@ -6,13 +6,13 @@ import pytest
 from sr_deploy.errors import InputError, RecipeError
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.resize import downscale_bicubic
-from sr_deploy.train.photographs import Photographs, training_paths, validation_paths
 from sr_deploy.train.recipe import DataRecipe
+from sr_deploy.train.training_images import TrainingImages, training_paths, validation_paths
 
 
-def open_folder(folder, report, *, min_side=16, cache_gib=1.0) -> Photographs:
+def open_folder(folder, report, *, min_side=16, cache_gib=1.0) -> TrainingImages:
     paths = training_paths(DataRecipe(folder=str(folder), held_out=("coffee",), patch_size=16, batch=1))
-    return Photographs(paths, scale=4, min_side=min_side, multiple=4, cache_gib=cache_gib, report=report)
+    return TrainingImages(paths, scale=4, min_side=min_side, multiple=4, cache_gib=cache_gib, report=report)
 
 
 def test_pairs_are_cropped_and_shrunk_by_the_papers_bicubic(picture_folder):

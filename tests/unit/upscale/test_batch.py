@@ -189,7 +189,7 @@ def test_pictures_of_one_size_go_together(sound: Runner, picture: NDArray[np.uin
     assert np.array_equal(large[0], upscale(picture))
 
 
-def test_frames_keep_the_batch_that_was_settled(sound: Runner, picture: NDArray[np.uint8]) -> None:
+def test_frames_keep_the_batch_that_was_frozen(sound: Runner, picture: NDArray[np.uint8]) -> None:
     small = picture[:20, :30]
     upscale = upscaler_of(WatchedRunner(sound), 3)
     assert upscale.count_batch(20, 30) == 1

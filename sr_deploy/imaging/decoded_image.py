@@ -19,7 +19,7 @@ from sr_deploy.imaging.opening import (
     Pixels,
     decode,
     decode_upright,
-    open_picture,
+    open_image,
     refuse_colors,
     wrap_pixels,
 )
@@ -28,7 +28,7 @@ from sr_deploy.imaging.vips_errors import describe_failure
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """A decoded picture, upright."""
 
     pixels: Pixels
@@ -70,7 +70,7 @@ class Picture:
         )
 
 
-def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
+def decode_image(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> DecodedImage:
     """Decode one picture with what its file says about it.
 
     Palettes become RGB. CMYK is converted to sRGB through its own color profile. Orientation is applied to the pixels
@@ -84,7 +84,7 @@ def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
         ImageError: no such file, a folder, damaged or cut short, too large, animated, CMYK without a profile, floating
             point.
     """
-    image, form = open_picture(path, max_pixels=max_pixels)
+    image, form = open_image(path, max_pixels=max_pixels)
     if image.interpretation == "cmyk":  # decoded first, so that a damaged file is told from a damaged profile
         image = convert_cmyk(path, decode(path, image, form), form)
     refuse_colors(path, image)
@@ -93,7 +93,7 @@ def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
     samples = decode_upright(path, image, form)
     if samples.shape[:2] != (header.height, header.width) and dpi is not None:
         dpi = dpi[1], dpi[0]  # lay on its side
-    return Picture(
+    return DecodedImage(
         pixels=cast("Pixels", np.ascontiguousarray(samples[..., :-1])) if header.has_alpha else samples,
         alpha=cast("Pixels", np.ascontiguousarray(samples[..., -1])) if header.has_alpha else None,
         icc=header.icc,
@@ -103,8 +103,8 @@ def read_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> Picture:
     )
 
 
-def write_picture(
-    path: Path, picture: Picture, quality: int | None = None, *, within: KeptFolder | None = None
+def write_decoded(
+    path: Path, picture: DecodedImage, quality: int | None = None, *, within: KeptFolder | None = None
 ) -> tuple[str, ...]:
     """Encode a picture by the suffix of `path`, with its transparency, color profile, EXIF and resolution.
 
@@ -137,7 +137,7 @@ def write_picture(
     return losses
 
 
-def _encode(picture: Picture, form: Format, quality: int | None) -> bytes:
+def _encode(picture: DecodedImage, form: Format, quality: int | None) -> bytes:
     pixels, alpha = picture.pixels, picture.alpha
     if form.saver is None:
         whole = pixels if alpha is None else cast("Pixels", np.dstack((pixels, alpha)))
@@ -150,7 +150,7 @@ def _encode(picture: Picture, form: Format, quality: int | None) -> bytes:
     return encoded
 
 
-def _require_samples(path: Path, picture: Picture) -> None:
+def _require_samples(path: Path, picture: DecodedImage) -> None:
     pixels, alpha = picture.pixels, picture.alpha
     if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise ImageError(

@@ -34,7 +34,7 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class Photographs:
+class CalibrationImages:
     """A folder of photographs, divided."""
 
     calibration: tuple[Path, ...]
@@ -47,7 +47,7 @@ class Photographs:
     """For people: the name of the folder, or `bundled photographs`; no path, since reports travel."""
 
 
-def list_photographs(folder: Path | None) -> list[Path]:
+def list_calibration_images(folder: Path | None) -> list[Path]:
     """The pictures of a folder, or the bundled photographs; none of them is read.
 
     Raises:
@@ -59,18 +59,18 @@ def list_photographs(folder: Path | None) -> list[Path]:
     return paths
 
 
-def find_photographs(folder: Path | None) -> Photographs:
+def find_calibration_images(folder: Path | None) -> CalibrationImages:
     """Take the photographs of a folder, or the bundled ones.
 
     Raises:
         InputError: no such folder, or no picture in it.
     """
-    by_hash = {sha256_of(path): path for path in list_photographs(folder)}  # copies count once
+    by_hash = {sha256_of(path): path for path in list_calibration_images(folder)}  # copies count once
     hashes = sorted(by_hash)
     held = [digest for index, digest in enumerate(hashes) if index % _HELD_OUT == _HELD_OUT - 1] or hashes[-1:]
     rest = [digest for digest in hashes if digest not in held] or held
     source = "bundled photographs" if folder is None else folder.resolve().name
-    return Photographs(
+    return CalibrationImages(
         tuple(by_hash[digest] for digest in rest), tuple(by_hash[digest] for digest in held), tuple(hashes), source
     )
 

@@ -32,7 +32,7 @@ class ImagePair:
     """The same shrunk by the scale; 0 x 0 x 3 where low resolution is made elsewhere."""
 
 
-class Photographs:
+class TrainingImages:
     """Pairs by index, for several threads at once. Files that cannot be used are reported once each."""
 
     def __init__(
