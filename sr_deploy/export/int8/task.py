@@ -35,7 +35,7 @@ Layers = Mapping[str, QuantizedConv]
 
 
 @dataclass(frozen=True)
-class Work:
+class QuantizationTask:
     """An FP32 graph, photographs, and what is wanted of them."""
 
     model: onnx.ModelProto
@@ -118,7 +118,7 @@ def make_task(
     keep_fp32: Collection[str],
     tell: Tell,
     input_steps: Mapping[str, float] = MappingProxyType({}),
-) -> Work:
+) -> QuantizationTask:
     """Read the graph and find the photographs; see `make_int8_graph`."""
     info = read_graph(fp32_path)
     model = load_model(fp32_path)
@@ -137,7 +137,7 @@ def make_task(
         )
         options = options.model_copy(update={"equalize": False, "learn_steps": 0, "bias_correction": "off"})
     side = -(-options.crop_size // info.input_multiple) * info.input_multiple
-    return Work(
+    return QuantizationTask(
         model=model,
         options=options,
         photographs=photographs,
