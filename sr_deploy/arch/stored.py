@@ -82,9 +82,9 @@ def make_stored_tensor(storage: Storage, dtype: str, shape: object, stride: obje
     """
     if dtype not in DTYPES:
         raise CheckpointError(f"a tensor has numbers of type {show_value(dtype)}; {', '.join(DTYPES)} are read")
-    for sides in (shape, stride):
-        if not isinstance(sides, tuple) or len(sides) > MAX_AXES or not all(is_count(side) for side in sides):
-            raise CheckpointError(f"a tensor has {show_value(sides)} for sides or strides; up to {MAX_AXES} integers")
+    for dims in (shape, stride):
+        if not isinstance(dims, tuple) or len(dims) > MAX_AXES or not all(is_count(side) for side in dims):
+            raise CheckpointError(f"a tensor has {show_value(dims)} for sides or strides; up to {MAX_AXES} integers")
     assert isinstance(shape, tuple)
     assert isinstance(stride, tuple)
     if len(shape) != len(stride) or not is_count(offset):

@@ -117,8 +117,8 @@ def _limit_process(trial: Trial) -> None:
         import resource
 
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        most = pages * resource.getpagesize() + _MEMORY + 4 * Path(trial.path).stat().st_size
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        limit = pages * resource.getpagesize() + _MEMORY + 4 * Path(trial.path).stat().st_size
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CPU, (trial.seconds, trial.seconds + 1))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

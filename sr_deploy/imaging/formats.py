@@ -89,10 +89,10 @@ def require_output_size(path: Path, width: int, height: int) -> None:
     Raises:
         ImageError: unknown suffix, or a side is too long for it.
     """
-    most = find_format(path).max_side
-    if most is not None and max(width, height) > most:
+    maximum = find_format(path).max_side
+    if maximum is not None and max(width, height) > maximum:
         raise ImageError(
-            f"cannot write {path}: {path.suffix} holds sides up to {most}, not {width}x{height}; write .png or .tif"
+            f"cannot write {path}: {path.suffix} holds sides up to {maximum}, not {width}x{height}; write .png or .tif"
         )
 
 

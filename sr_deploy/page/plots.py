@@ -126,10 +126,10 @@ def _draw_axes(across: _Axis, upward: _Axis, x_name: str, y_name: str) -> str:
 def _draw_series(number: int, series: Series, across: _Axis, upward: _Axis) -> str:
     color = _COLORS[number % len(_COLORS)]
     dash = _DASHES[number // len(_COLORS) % len(_DASHES)]
-    places = [(across.place(point.x), upward.place(point.y)) for point in series.points]
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+    points = [(across.place(point.x), upward.place(point.y)) for point in series.points]
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     parts = [f'<path d="{path}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"/>']
-    for point, (x, y) in zip(series.points, places, strict=True):
+    for point, (x, y) in zip(series.points, points, strict=True):
         low, high = (upward.place(value) for value in (point.y - point.spread, point.y + point.spread))
         parts.append(
             f'<path d="M{x:.1f} {low:.1f}V{high:.1f}" stroke="{color}"/>'

@@ -246,11 +246,11 @@ def check_image(header: Header, upscaler: Upscaler, source: Path, target: Path, 
     if header.channels > upscaler.spec.channels:
         raise ImageError(f"{source} is an RGB picture, but the network takes gray ones; convert it to gray first")
     width, height = find_target_size(header.width, header.height, settings.scale or upscaler.spec.scale)
-    most = settings.max_pixels * _OUTPUT_PER_INPUT
-    if width * height > most:
+    max_output = settings.max_pixels * _OUTPUT_PER_INPUT
+    if width * height > max_output:
         raise ImageError(
             f"{source} would become {width}x{height}, {width * height / 1e6:.0f} megapixels; at most "
-            f"{most / 1e6:g} are written: take a smaller --scale, or allow more with --max-megapixels "
+            f"{max_output / 1e6:g} are written: take a smaller --scale, or allow more with --max-megapixels "
             "(max_pixels in Python; 16 times as many may be written)"
         )
     require_output_size(target, width, height)

@@ -123,5 +123,5 @@ def _find_detail(samples: Pixels, size: tuple[int, int], seam: tuple[int, int], 
     return place
 
 
-def _spread(most: int, multiple: int) -> list[int]:
-    return sorted({int(value) // multiple * multiple for value in np.linspace(0, most, _COLUMNS)})
+def _spread(maximum: int, multiple: int) -> list[int]:
+    return sorted({int(value) // multiple * multiple for value in np.linspace(0, maximum, _COLUMNS)})

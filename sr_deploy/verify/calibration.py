@@ -229,12 +229,12 @@ def _judge_shifts(scene: _Scene) -> Iterator[str]:
     layers = quantize_layers(scene.reference, placement, limits, scene.report.options)
     found = measure_shifts(scene.reference, layers, lambda: iter(scene.ranges), scene.engine)
     for name, shift in scene.report.shifts.items():
-        most = _MAX_SHIFTS * float(np.abs(found[name]).max(initial=0)) if name in found else 0.0
+        allowed_max = _MAX_SHIFTS * float(np.abs(found[name]).max(initial=0)) if name in found else 0.0
         greatest = float(np.abs(np.array(shift)).max(initial=0))
-        if not greatest <= most:
+        if not greatest <= allowed_max:
             yield (
                 f"the bias of {name} is corrected by {greatest:.3g}, and quantizing it shifts no channel by more than "
-                f"{most / _MAX_SHIFTS:.3g}"
+                f"{allowed_max / _MAX_SHIFTS:.3g}"
             )
 
 
@@ -266,10 +266,10 @@ def measure_drop(model: Model, bundle: Bundle, choice: BackendChoice) -> Drop | 
     if report is None:
         return None
     scene = _set_scene(model, bundle, report)
-    loss, least = _measure_loss(model, scene, choice)
+    loss, measured = _measure_loss(model, scene, choice)
     allowed = bundle.manifest.searches[report.options.format].max_drop_db
-    said = f"{loss.drop_db:+.3f} dB lost on {len(scene.crops)} crops of bundled photographs ({least:+.3f} at least)"
-    return Drop(least, allowed, f"{said}, {allowed:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32")
+    said = f"{loss.drop_db:+.3f} dB lost on {len(scene.crops)} crops of bundled photographs ({measured:+.3f} at least)"
+    return Drop(measured, allowed, f"{said}, {allowed:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32")
 
 
 def _measure_loss(model: Model, scene: _Scene, choice: BackendChoice) -> tuple[Loss, float]:
@@ -285,12 +285,12 @@ def _check_loss(model: Model, bundle: Bundle, scene: _Scene) -> tuple[str, tuple
     """What the file as it lies there loses on photographs, against the budget."""
     name = scene.report.options.format
     record = bundle.manifest.searches[name]
-    loss, least = _measure_loss(model, scene, BackendChoice("onnxruntime", name))
+    loss, measured = _measure_loss(model, scene, BackendChoice("onnxruntime", name))
     said = (
         f"against the photographs themselves, {loss.drop_db:+.3f} dB lost now on {len(scene.crops)} crops of bundled "
-        f"ones ({least:+.3f} at least), {record.max_drop_db:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32"
+        f"ones ({measured:+.3f} at least), {record.max_drop_db:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32"
     )
-    return said, () if least <= record.max_drop_db else (said,)
+    return said, () if measured <= record.max_drop_db else (said,)
 
 
 def _make_check(kind: str, graph: GraphRecord, what: str, findings: tuple[str, ...], not_checked: str = "") -> Check:

@@ -74,15 +74,15 @@ class NumberFormat:
         magnitude = (bits & 0x7F).astype(np.int16)
         return np.where(bits & 0x80, -magnitude, magnitude).astype(np.int16)
 
-    def move(self, numbers: NDArray[Any], places: NDArray[np.int8]) -> NDArray[Any]:
+    def move(self, numbers: NDArray[Any], steps: NDArray[np.int8]) -> NDArray[Any]:
         """The numbers so many places higher, at most the greatest there is and at least the least.
 
         Args:
             numbers: of `dtype`.
-            places: of the same shape.
+            steps: of the same shape.
         """
-        most = int(self.rank(np.array(self.largest, self.dtype)))
-        ranks = np.clip(self.rank(numbers) + places, -most, most)
+        max_rank = int(self.rank(np.array(self.largest, self.dtype)))
+        ranks = np.clip(self.rank(numbers) + steps, -max_rank, max_rank)
         moved: NDArray[Any] = ranks.astype(np.int8)
         if self.name == "fp8":
             moved = (np.abs(ranks) | np.where(ranks < 0, 0x80, 0)).astype(np.uint8).view(self.dtype)

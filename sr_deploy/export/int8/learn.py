@@ -160,8 +160,8 @@ class _Trainee:
         moved = {}
         for name in self.offsets:
             chosen = self._format.round(self._round(name).detach().numpy())
-            places = self._format.rank(chosen) - self._format.rank(self._layers[name].weight)
-            moved[name] = places.clip(-1, 1).astype(np.int8)
+            steps_away = self._format.rank(chosen) - self._format.rank(self._layers[name].weight)
+            moved[name] = steps_away.clip(-1, 1).astype(np.int8)
         return Learned({data: float(self.factors[first].detach()) for data, first in self._first.items()}, moved)
 
     def _round(self, name: str) -> Tensor:

@@ -72,8 +72,8 @@ class Histogram:
         while greatest >= self.width * BINS:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)])
             self.width *= 2
-        places = np.minimum(magnitudes / np.float32(self.width), BINS - 1).astype(np.int32)
-        self.counts += np.bincount(places, minlength=BINS)
+        bins = np.minimum(magnitudes / np.float32(self.width), BINS - 1).astype(np.int32)
+        self.counts += np.bincount(bins, minlength=BINS)
 
     def percentile(self, percent: float) -> float:
         """The upper edge of the first bin that, with those before it, holds that share of the magnitudes."""

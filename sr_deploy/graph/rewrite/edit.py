@@ -143,9 +143,9 @@ class EditableGraph:
         The results of `old` that others take must be among the results of `new`.
         """
         where = list(map(id, self.nodes))
-        places = sorted(where.index(id(node)) for node in old)
-        self.nodes[places[-1] + 1 : places[-1] + 1] = new
-        for place in reversed(places):
+        indices = sorted(where.index(id(node)) for node in old)
+        self.nodes[indices[-1] + 1 : indices[-1] + 1] = new
+        for place in reversed(indices):
             del self.nodes[place]
         # By what changed alone: a large network has hundreds of replacements.
         for node in old:

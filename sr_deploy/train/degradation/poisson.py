@@ -44,9 +44,9 @@ def draw_poisson_noise(levels_NCHW: Tensor, generator: torch.Generator) -> Tenso
     return _take(outcomes, place.mul_(2).add_(alias))
 
 
-def _take(table: Tensor, places: Tensor) -> Tensor:
+def _take(table: Tensor, indices: Tensor) -> Tensor:
     # On the CPU index_select with 32-bit places moves a third of the bytes of indexing with 64-bit ones.
-    return table.index_select(0, places.view(-1)).view(places.shape)
+    return table.index_select(0, indices.view(-1)).view(indices.shape)
 
 
 def _find_exponents(levels_NCHW: Tensor) -> Tensor:
