@@ -172,7 +172,7 @@ def prepare_network(architecture: str, blocks: int, folder: Path) -> None:
 
 def _export(checkpoint: Path, graph: Path) -> None:
     from sr_deploy.export.onnx_export import export_network_to_onnx
-    from sr_deploy.export.rewrite import rewrite_graph_file
+    from sr_deploy.export.write import rewrite_graph_file
 
     model = open_model(checkpoint)
     assert model.arch is not None

@@ -54,7 +54,7 @@ from sr_deploy.export.int8.make import make_int8_graph
 from sr_deploy.export.int8.quantization_loss import Judge
 from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.onnx_export import export_network_to_onnx
-from sr_deploy.export.rewrite import rewrite_graph_file
+from sr_deploy.export.write import rewrite_graph_file
 from sr_deploy.graph.read import describe_graph_cost
 from sr_deploy.measure.machine import describe_machine, has_multiplier, tool_versions
 from sr_deploy.model import Model, open_model

@@ -318,7 +318,7 @@ def _record_graph(precision: Precision, file: Path, plan: Fp16Plan | None, quant
 def _rewrite_graph(file: Path, tell: Callable[[str], None]) -> GraphSaving:
     """Put the rewritten graph into the plain one's place, and time both."""
     from sr_deploy.bench.pair import time_pair
-    from sr_deploy.export.rewrite import rewrite_graph_file
+    from sr_deploy.export.write import rewrite_graph_file
 
     tell("rewrite the graph")
     with tempfile.TemporaryDirectory() as name:

@@ -24,10 +24,10 @@ from sr_deploy.upscale.canvas import Canvas, OnRows
 from sr_deploy.upscale.cutter import SEAM_BUDGET_DB, Cutter
 from sr_deploy.upscale.guards import DEFAULT_LIMITS, GuardLimits
 from sr_deploy.upscale.inference import Inference
+from sr_deploy.upscale.pixels import require_samples
 from sr_deploy.upscale.plan import Cut, TilePlan
 from sr_deploy.upscale.result import Upscaled, UpscaleReport
 from sr_deploy.upscale.rows import InputRows
-from sr_deploy.upscale.samples import require_samples
 from sr_deploy.upscale.tile_pipeline import OnTile, cut_windows, upscale_whole, upscale_windows
 
 __all__ = ["UpscaleReport", "Upscaled", "Upscaler"]

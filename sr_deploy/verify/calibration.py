@@ -266,10 +266,10 @@ def measure_drop(model: Model, bundle: Bundle, choice: BackendChoice) -> Drop | 
     if report is None:
         return None
     scene = _set_scene(model, bundle, report)
-    loss, measured = _measure_loss(model, scene, choice)
+    loss, lower_db = _measure_loss(model, scene, choice)
     allowed = bundle.manifest.searches[report.options.format].max_drop_db
-    said = f"{loss.drop_db:+.3f} dB lost on {len(scene.crops)} crops of bundled photographs ({measured:+.3f} at least)"
-    return Drop(measured, allowed, f"{said}, {allowed:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32")
+    said = f"{loss.drop_db:+.3f} dB lost on {len(scene.crops)} crops of bundled photographs ({lower_db:+.3f} at least)"
+    return Drop(lower_db, allowed, f"{said}, {allowed:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32")
 
 
 def _measure_loss(model: Model, scene: _Scene, choice: BackendChoice) -> tuple[Loss, float]:
@@ -285,12 +285,12 @@ def _check_loss(model: Model, bundle: Bundle, scene: _Scene) -> tuple[str, tuple
     """What the file as it lies there loses on photographs, against the budget."""
     name = scene.report.options.format
     record = bundle.manifest.searches[name]
-    loss, measured = _measure_loss(model, scene, BackendChoice("onnxruntime", name))
+    loss, lower_db = _measure_loss(model, scene, BackendChoice("onnxruntime", name))
     said = (
         f"against the photographs themselves, {loss.drop_db:+.3f} dB lost now on {len(scene.crops)} crops of bundled "
-        f"ones ({measured:+.3f} at least), {record.max_drop_db:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32"
+        f"ones ({lower_db:+.3f} at least), {record.max_drop_db:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32"
     )
-    return said, () if measured <= record.max_drop_db else (said,)
+    return said, () if lower_db <= record.max_drop_db else (said,)
 
 
 def _make_check(kind: str, graph: GraphRecord, what: str, findings: tuple[str, ...], not_checked: str = "") -> Check:

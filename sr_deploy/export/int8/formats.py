@@ -75,11 +75,11 @@ class NumberFormat:
         return np.where(bits & 0x80, -magnitude, magnitude).astype(np.int16)
 
     def move(self, numbers: NDArray[Any], steps: NDArray[np.int8]) -> NDArray[Any]:
-        """The numbers so many places higher, at most the greatest there is and at least the least.
+        """The representable numbers `steps` above these, clipped to the range of the format.
 
         Args:
             numbers: of `dtype`.
-            steps: of the same shape.
+            steps: of the same shape; negative: below.
         """
         max_rank = int(self.rank(np.array(self.largest, self.dtype)))
         ranks = np.clip(self.rank(numbers) + steps, -max_rank, max_rank)

@@ -16,7 +16,7 @@ from sr_deploy.deps import require
 from sr_deploy.errors import VideoError
 from sr_deploy.files import require_file
 from sr_deploy.imaging.limits import MAX_PIXELS
-from sr_deploy.upscale.video.address import lend_address
+from sr_deploy.names import lend_url
 from sr_deploy.upscale.video.colors import MasteringLight, read_colors, read_mastering_light
 from sr_deploy.upscale.video.kind import FrameKind
 from sr_deploy.upscale.video.length import count_missing_bytes
@@ -146,8 +146,8 @@ def open_video(path: Path) -> Iterator[InputContainer]:
     require_file(path, "a video")
     av = require("av", "upscaling videos")
     try:
-        with lend_address(path) as address:
-            container = av.open(address, options=_allow_files_alone(), metadata_errors="replace")
+        with lend_url(path) as url:
+            container = av.open(url, options=_allow_files_alone(), metadata_errors="replace")
     except av.FFmpegError as error:
         raise VideoError(
             f"{path} is no video that can be read, or damaged at its head, and nothing of it can be recovered "

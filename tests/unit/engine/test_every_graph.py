@@ -27,8 +27,7 @@ from sr_deploy.export.int8.insert import insert_quantization
 from sr_deploy.export.int8.placement import place_quantization
 from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.onnx_export import export_network_to_onnx
-from sr_deploy.export.rewrite import rewrite_graph_file
-from sr_deploy.export.write import write_graph
+from sr_deploy.export.write import rewrite_graph_file, write_graph
 from sr_deploy.files import sha256_of
 
 pytestmark = [

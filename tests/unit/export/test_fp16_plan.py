@@ -15,7 +15,7 @@ from sr_deploy.errors import GraphError
 from sr_deploy.export.fp16 import convert_model_to_fp16
 from sr_deploy.export.fp16_plan import MAX_LAYER_LOSS, make_extremes, plan_fp16, plan_graph
 from sr_deploy.export.onnx_export import export_network_to_onnx
-from sr_deploy.export.rewrite import rewrite_graph_file
+from sr_deploy.export.write import rewrite_graph_file
 from sr_deploy.graph.rounded import insert_rounding
 
 COMPACT = ArchSpec(architecture="compact", scale=2, features=8, blocks=4)
