@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
 
-FP16_MAX = float(np.finfo(np.float_format).max)
+FP16_MAX = float(np.finfo(np.float16).max)
 """65504, the greatest finite number."""
 _BF16_MAX = float.fromhex("0x1.fep127")
 

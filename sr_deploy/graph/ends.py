@@ -49,8 +49,8 @@ def read_dtypes(path: Path, source: ValueInfoProto, target: ValueInfoProto) -> t
     input_dtype, output_dtype = _read_dtype(path, source), _read_dtype(path, target)
     if layout_of(input_dtype) != layout_of(output_dtype):
         raise GraphError(
-            f"{path}: {source.name!r} is of type {input_dtype} and {target.name!r} of type {output_dtype}; whole "
-            "numbers are needed at both ends, or at none"
+            f"{path}: {source.name!r} is of type {input_dtype} and {target.name!r} of type {output_dtype}; "
+            "integers are needed at both ends, or at none"
         )
     for value in (source, target) if layout_of(input_dtype) == "NHWC" else ():
         dims = value.type.tensor_type.shape.dim

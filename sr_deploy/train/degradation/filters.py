@@ -22,7 +22,7 @@ from sr_deploy.train.degradation.groups import map_groups
 _MAX_DIRECT = 17 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 15
 _MIN_PRODUCT = 9  # side of kernels from which a CPU is faster with two lines
 _NO_DIFFERENCE = 5e-7  # of a sum of 1: what FP32 loses of a kernel in any case
-_LANES = 16  # numbers that a vector instruction takes; torch lays channels side by side in it
+_SIMD_WIDTH = 16  # numbers that a vector instruction takes; torch lays channels side by side in it
 
 
 def filter_samples(images_NCHW: Tensor, kernels_NKK: Tensor, sizes_N: NDArray[np.int64]) -> Tensor:
@@ -86,7 +86,7 @@ def _convolve_strips(images_NCHW: Tensor, *kernels_N1KL: Tensor) -> Tensor:
     """
     count, channels, height, width = images_NCHW.shape
     reach = max(side // 2 for kernels in kernels_N1KL for side in kernels.shape[2:])
-    strips = max(_LANES // channels, 1)
+    strips = max(_SIMD_WIDTH // channels, 1)
     rows = -(-height // strips)  # of a strip's result
     groups = count * channels * strips
     padded = reflect(images_NCHW, (reach, reach), (reach, reach + rows * strips - height))

@@ -90,7 +90,7 @@ def run_graphs(module: Any) -> None:
         weights = put_on_gpu(np.full((1,), 3, np.float32))
         return lambda lr: (lr * weights + 1) * weights
 
-    replay = module.GraphReplay(make_network(), "net", FIRST, most=2)
+    replay = module.GraphReplay(make_network(), "net", FIRST, max_graphs=2)
     streams = [torch.cuda.Stream(FIRST) for _ in range(2)]
     for stream in streams:
         stream.wait_stream(torch.cuda.current_stream(FIRST))  # on which weights come up
