@@ -213,7 +213,7 @@ def describe_target(backend: Backend, capabilities: tuple[str, ...]) -> str:
 
 
 def why_not_buildable(backend: Backend) -> str | None:
-    """Why this machine cannot build engines with `backend`, and what mends it; None if it can."""
+    """Why this machine cannot build engines with `backend`, and how to fix it; None if it can."""
     module = _module_name(backend)
     if not deps.is_installed(module):
         return f"{module} is not installed; run: {deps.install_command(module)}"

@@ -48,7 +48,7 @@ def why_not_representable(weights: NDArray[np.float32], float_format: FloatForma
     """What a 16-bit type does to a tensor that it does not serve, as in `reaches 70000, beyond ...`; None if it serves.
 
     Raises:
-        GraphError: a value is NaN or infinite, which no type mends.
+        GraphError: a value is NaN or infinite, which no type can fix.
     """
     greatest = float(np.max(np.abs(weights), initial=0.0))
     if not np.isfinite(greatest):

@@ -85,7 +85,7 @@ def convert_model_to_format(
         if not regions.holds(node):
             _convert_attributes(node, source, float_format)
     insert_casts(regions, float_format)
-    del graph.value_info[:]  # it speaks of FP32; consumers infer it anew
+    del graph.value_info[:]  # it declares FP32; consumers infer it again
 
 
 def round_to_fp16(weights: NDArray[np.float32], name: str, source: str) -> NDArray[np.generic]:

@@ -88,9 +88,11 @@ def _worst_loss(errors: list[float], squares: list[float]) -> float:
     if not np.isfinite(errors).all() or not np.isfinite(squares).all():
         return float("inf")
     # Loss does not count on an image where the layer's result is almost zero.
-    heard = max(squares, default=0.0) * _SILENT**2
+    threshold = max(squares, default=0.0) * _SILENT**2
     pairs = zip(errors, squares, strict=True)
-    return max((float(np.sqrt(error / square)) for error, square in pairs if error and square >= heard), default=0.0)
+    return max(
+        (float(np.sqrt(error / square)) for error, square in pairs if error and square >= threshold), default=0.0
+    )
 
 
 def _find_maps(model: onnx.ModelProto) -> list[str]:

@@ -64,7 +64,7 @@ def write_triton_models(bundle: Bundle, repository: Path) -> tuple[TritonModel, 
         repository: Triton's folder of models; made if it is not there.
 
     Raises:
-        OutputError: it cannot be written, or something that is no Triton model stands in the way.
+        OutputError: it cannot be written, or something else than a Triton model has that name.
     """
     models = []
     infos: dict[Precision, GraphInfo] = {}

@@ -212,7 +212,7 @@ def _measure_radius(model: ModelProto, info: GraphInfo) -> tuple[InferredShapes 
     """Shapes for some input, and the receptive radius, from the smallest picture that holds it; None if unknown."""
     n, channels, declared_h, declared_w = info.input_shape
     shapes: InferredShapes | None = None
-    # A graph of fixed size is tried with other sizes too: nothing but a constant shape inside speaks against them.
+    # A graph of fixed size is tried with other sizes too: only a constant shape inside forbids them.
     candidates = [(side, side + LARGE_SIDE) for side in _RADIUS_SIDES]
     if declared_h and declared_w:
         candidates.append((declared_h, declared_w))

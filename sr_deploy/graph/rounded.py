@@ -1,7 +1,7 @@
 """A graph in FP16 or BF16 as one in FP32 that rounds each result: what 16 bits cost, on any processor.
 
 ONNX Runtime on a CPU computes 16-bit convolutions in FP32 and leaves out roundings between them as it likes, or has no
-such convolution at all. Casts that stand in the graph it obeys. Sums inside a layer are FP32's, as tensor cores add.
+such convolution at all. It keeps Casts that are in the graph. Sums inside a layer are FP32's, as tensor cores add.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An ONNX file before it is parsed: how much a parser would make of it, and whether its names are text.
 
 A parser makes a message of a hundred bytes of two, and takes bytes for text that are none. So the file is walked once
-as it lies there, field by field; what tensors hold is passed over.
+as it lies there, field by field; the data of tensors is skipped.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def _describe_want_of_memory(recipe: Recipe, run: Path | None) -> str:
 
 
 def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepReport], None], on_note: Report) -> None:
-    """The loop. One turn is one update, then whatever is due after it."""
+    """The loop. One iteration is one update and what is due after it."""
     recipe, state, processes = session.recipe, session.state, session.processes
     buffer = MetricBuffer(state, processes, recipe.run.bad_steps)
     clock = _Clock(state)

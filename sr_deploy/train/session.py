@@ -98,7 +98,7 @@ def open_session(
     processes: Processes = SINGLE_PROCESS,
     numbered: bool = False,
 ) -> Iterator[Session]:
-    """Prepare a new run in the empty folder `run`, or go on with the run that lies there; no other process may then.
+    """Prepare a new run in the empty folder `run`, or go on with the existing run; no other process may then.
 
     Args:
         recipe: what to train.
@@ -290,7 +290,7 @@ def _open_training_images(recipe: Recipe, report: Report) -> TrainingImages:
 def _choose_precision(
     recipe: Recipe, network: nn.Module, sampler: PatchSampler, device: torch.device
 ) -> PrecisionChoice:
-    """By the generator's pass on a batch of the right shape, whatever the losses are."""
+    """By a forward pass of the generator on a batch of the right shape."""
     shape = (sampler.share, 3, recipe.data.patch_size, recipe.data.patch_size)
     hr_NCHW = torch.rand(shape, generator=torch.Generator().manual_seed(recipe.seed))
     lr_NCHW = torch.nn.functional.avg_pool2d(hr_NCHW, recipe.scale)

@@ -94,7 +94,7 @@ class Cutter:
         """How this picture is cut.
 
         Where the network sees further than can be paid for, its halo is chosen on the picture itself. Anew for each
-        picture: its result is the same whatever came before.
+        picture: its result does not depend on earlier ones.
 
         Raises:
             As `plan`, and as the runner.

@@ -36,7 +36,7 @@ __all__ = ["UpscaleReport", "Upscaled", "Upscaler"]
 class Upscaler:
     """A network that upscales pictures of any size, whole or in overlapping tiles.
 
-    Safe to share between threads: calls take turns, whatever the backend. Example::
+    Safe to share between threads: calls run one at a time. Example::
 
         with Upscaler("deployments/demo") as upscale:
             sr = upscale(lr)  # H x W x 3 uint8 -> (H * scale) x (W * scale) x 3 uint8

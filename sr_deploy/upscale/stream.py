@@ -185,7 +185,7 @@ def _join(colors: Pixels, alpha: Pixels | int) -> Pixels:
 
 @contextlib.contextmanager
 def _open_spool(target: Path) -> Iterator[IO[bytes]]:
-    """A file without a name on the disk of `target`: nothing is left of it, whatever happens.
+    """A file without a name on the disk of `target`: it is removed in any case.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.

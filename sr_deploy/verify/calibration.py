@@ -282,7 +282,7 @@ def _measure_loss(model: Model, scene: _Scene, choice: BackendChoice) -> tuple[L
 
 
 def _check_loss(model: Model, bundle: Bundle, scene: _Scene) -> tuple[str, tuple[str, ...]]:
-    """What the file as it lies there loses on photographs, against the budget."""
+    """What the file loses on photographs, against the budget."""
     name = scene.report.options.format
     record = bundle.manifest.searches[name]
     loss, lower_db = _measure_loss(model, scene, BackendChoice("onnxruntime", name))

@@ -80,7 +80,7 @@ def choose_images(
         least: height and width that the graph takes at least.
     """
     height, width = _HEIGHT, max(_MIN_WIDTH, 2 * halo + 2 * _TILE)
-    if fixed[0]:  # what is fixed may be large; then the other side gives way
+    if fixed[0]:  # what is fixed may be large; then the other side is reduced
         width = max(least[1], min(width, _MAX_PIXELS // fixed[0]))
     if fixed[1]:
         height = max(least[0], min(height, _MAX_PIXELS // fixed[1]))

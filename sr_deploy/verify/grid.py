@@ -4,7 +4,7 @@ Every shape is run at least once and so is every content; the shapes of the grid
 contents that are then missing on one of them, pure colors on a small one. What else of the product is run depends on
 what it costs: the cheapest first, until a budget is spent. A small network so gets the whole product of the small
 shapes, a large one little more than the covering. The best shape of each of the deployment's profiles is always run,
-whatever it takes; others that cost too much are left out by name.
+at any cost; others that cost too much are left out by name.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def _pixels(shape: Shape) -> int:
 
 
 def _fit(shape: Shape, profiles: Sequence[Profile], multiple: int) -> Shape:
-    """What is taken and nearest to a shape; where a side that is fixed would make it large, the other one gives way."""
+    """What is taken and nearest to a shape; where a fixed side would make it large, the other one is reduced."""
     rounded = _round_up(shape, multiple)
     if not profiles:
         return rounded

@@ -50,7 +50,7 @@ class Expected:
 
 
 def describe_exact(model: Model) -> Reference:
-    """What a model's artifacts are judged by: PyTorch in float64, or what stands in where there are no weights.
+    """What a model's artifacts are judged by: PyTorch in float64, or a substitute where there are no weights.
 
     Raises:
         InputError: neither weights nor an ONNX graph.
@@ -91,7 +91,7 @@ class ReferenceOutputs:
         self.rounding = rounding_of(self.dtype)
         side = -(-_PLAIN_SIDE // model.input_multiple) * model.input_multiple
         self.plain_point = Point(Shape(1, side, side), PHOTOGRAPH)
-        """A small photograph, which stands in where an input is too large for float64."""
+        """A small photograph, used where an input is too large for float64."""
 
     def __enter__(self) -> Self:
         return self

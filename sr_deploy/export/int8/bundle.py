@@ -29,7 +29,7 @@ class Int8Graph:
     record: Int8Record
     """For the bundle's manifest."""
     report: Int8Report
-    """What stands in `int8.json` or `fp8.json`."""
+    """The contents of `int8.json` or `fp8.json`."""
     planned_fp32: tuple[str, ...]
     """Convolutions that compute in FP32."""
 

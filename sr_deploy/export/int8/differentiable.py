@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantized convolution computes with; gradients flow to whatever asks for them."""
+    """What a quantized convolution computes with; gradients flow to all of them that require one."""
 
     step: Tensor
     """Of its data input; a scalar."""

@@ -16,7 +16,7 @@ from sr_deploy.graph.rewrite.edit import EditableGraph
 Weights = NDArray[np.float32]
 
 UNARY = ("LeakyRelu", "Relu", "Sigmoid", "Tanh", "Elu", "HardSigmoid", "HardSwish", "Softplus", "Abs", "Neg", "Exp")
-"""They take each element for itself, so that they may trade places with whatever only moves elements."""
+"""They take each element for itself, so that they commute with nodes that only move elements."""
 
 
 @dataclass(frozen=True)

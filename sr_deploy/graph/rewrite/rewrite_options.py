@@ -34,7 +34,7 @@ class RewriteOptions:
 
 
 DEFAULT = RewriteOptions()
-"""What a graph's file is given: what pays or does no harm in every CPU backend that was measured, and nothing that is
+"""What a graph's file is given: what is faster or equal in every CPU backend that was measured, and nothing that is
 worse to convert to FP16 or to quantize than the plain graph."""
 
 FOR_OPENVINO = RewriteOptions(residual_taps=True, sub_pixel="transposed", concat=2)

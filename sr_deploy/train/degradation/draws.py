@@ -132,7 +132,7 @@ def draw_batch(recipe: DegradationRecipe, seed: int, step: int, first_sample: in
 
 
 def take_samples(draw: Draw, samples: slice) -> Draw:
-    """The parameters of some samples: every array cut, whatever holds for the batch kept."""
+    """The parameters of some samples: arrays are sliced, values of the whole batch are kept."""
     if isinstance(draw, np.ndarray):
         return cast(Draw, draw[samples])
     if isinstance(draw, tuple):

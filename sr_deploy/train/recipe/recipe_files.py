@@ -72,7 +72,7 @@ def format_toml(document: Mapping[str, object]) -> str:
 def find_differences(stored: Recipe, wanted: Recipe) -> list[str]:
     """What keeps `wanted` from going on with a run of `stored`, as `key: stored -> wanted`, sorted.
 
-    Lengths and intervals may change. A wanted "auto" agrees with whatever was measured then.
+    Lengths and intervals may change. "auto" accepts what was measured before.
     """
     before, after = _flatten(stored.model_dump(mode="json")), _flatten(wanted.model_dump(mode="json"))
     return [

@@ -23,7 +23,7 @@ class Losses:
     missing: int = 0
     """Frames that were to be shown and could not be decoded."""
     damaged: int = 0
-    """Frames that were decoded with errors; they are kept, as the decoder mended them."""
+    """Frames that were decoded with errors; they are kept, with the errors that the decoder concealed."""
     first: float | None = None
     """Time of the first of them, in seconds; None: there is none."""
 
@@ -73,7 +73,7 @@ class FrameReader:
             time = float(frame.pts * self._info.time_base)
             if latest is not None and frame.pts <= latest:
                 raise VideoError(
-                    f"{self._info.path} goes back in time at {time:.3f} s; mend it, as in: ffmpeg -i IN OUT"
+                    f"{self._info.path} goes back in time at {time:.3f} s; repair it, as in: ffmpeg -i IN OUT"
                 )
             self._require_kind(frame, time)
             if frame.is_corrupt:

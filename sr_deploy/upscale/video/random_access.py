@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 _KEYS_FORGET = ("vp8", "vp9", "av1", "ffv1")
-"""Codecs whose key frames let a decoder forget all that was before."""
+"""Codecs whose key frames reset a decoder."""
 _SEQUENCE_HEADER = b"\0\0\1\xb3"
 _START = b"\0\0\1"
 _H264_SLICES, _H264_IDR = range(1, 6), range(5, 6)

@@ -101,7 +101,7 @@ class WriteBehind(Generic[_Item]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait until what was handed over is written, whatever has failed elsewhere: it has been computed."""
+        """Wait until all items are written, even if another stage failed."""
         self._thread.shutdown()
 
     def _run(self, item: _Item) -> None:
