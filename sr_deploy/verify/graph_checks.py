@@ -13,8 +13,8 @@ from sr_deploy.model import Model
 from sr_deploy.verify.audit import Terms, audit_graph
 from sr_deploy.verify.calibration import check_calibration
 from sr_deploy.verify.fp32 import audit_fp32_graph
+from sr_deploy.verify.graph_precision import check_graph_precision
 from sr_deploy.verify.origin import load_reference, make_again, read_search
-from sr_deploy.verify.precision import check_graph_precision
 
 
 def check_graphs(model: Model, bundle: Bundle, *, deep: bool, tell: Callable[[str], None]) -> list[Check]:
