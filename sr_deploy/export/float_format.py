@@ -20,7 +20,7 @@ class FloatFormat:
     """A 16-bit floating-point type."""
 
     precision: Literal["fp16", "bf16"]
-    """Its name here."""
+    """As in names of graphs and options."""
     onnx_type: int
     """Its number in ONNX."""
     greatest: float

@@ -53,7 +53,7 @@ class KeptNode:
     name: str
     """Its name, or that of its first output."""
     op: str
-    """Its operator."""
+    """ONNX operator."""
     reason: str
     """Why, as in `its result reaches 1.2e+05`."""
 
@@ -71,7 +71,7 @@ class Fp16Plan:
     worst_loss: float
     """Greatest loss of a layer that becomes FP16, as `MAX_LAYER_LOSS` has it."""
     worst_loss_at: str
-    """That layer."""
+    """Name of the layer with the worst loss."""
     pictures: int
     """Inputs that it was measured on."""
     source: str

@@ -43,7 +43,7 @@ class Probe:
     loss: dict[str, float]
     """Loss of each layer that computes in FP16 from inputs that are stored so, by node."""
     pictures: int
-    """How many."""
+    """Images that were run."""
 
 
 def measure_layers(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]]) -> Probe:

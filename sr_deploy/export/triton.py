@@ -41,7 +41,7 @@ class TritonModel:
     backend: str
     """Triton's backend: `tensorrt` or `onnxruntime`."""
     path: Path
-    """Its folder."""
+    """Folder of the model."""
 
 
 class _Word(str):

@@ -106,13 +106,9 @@ class LayerTotals:
     """Sums over layers."""
 
     flops: int
-    """As in `LayerCost`."""
     bytes_read: int
-    """As in `LayerCost`."""
     bytes_written: int
-    """As in `LayerCost`."""
     weight_bytes: int
-    """As in `LayerCost`."""
 
     @property
     def bytes_moved(self) -> int:

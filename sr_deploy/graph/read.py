@@ -36,7 +36,6 @@ class GraphInfo:
     """The outside of an ONNX graph."""
 
     path: Path
-    """The file."""
     input_name: str
     """Name of the image input."""
     output_name: str

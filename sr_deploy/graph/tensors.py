@@ -32,7 +32,7 @@ class Outside(NamedTuple):
     location: str
     """Name of the file, relative to that of the graph; not looked at yet."""
     start: int
-    """First byte."""
+    """Offset of the first byte in the file."""
     end: int
     """One past the last."""
 

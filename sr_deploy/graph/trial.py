@@ -39,7 +39,6 @@ class Trial(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
-    """The ONNX file."""
     dtype: Literal["float32", "float16", "uint8", "uint16"]
     """Of its input; integers come as N x H x W x C."""
     declared: tuple[int | None, int, int | None, int | None]

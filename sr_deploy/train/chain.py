@@ -34,7 +34,6 @@ class Stage:
     recipe: Recipe
     """With the overrides that are meant for it."""
     run: Path
-    """The run's folder."""
     action: Literal["train", "resume", "take"]
     """Train it anew, go on with it, or take it as it is, finished."""
     note: str = ""

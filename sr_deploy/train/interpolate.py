@@ -31,9 +31,9 @@ class Interpolated:
     """What `interpolate_models` wrote."""
 
     path: Path
-    """The new weights."""
+    """File of the interpolated weights."""
     sha256: str
-    """Of that file."""
+    """SHA-256 of that file."""
     arch: ArchSpec
     """The network of all three."""
     alpha: float
@@ -41,7 +41,7 @@ class Interpolated:
     sources: tuple[Path, Path]
     """The files of weights that were blended."""
     source_sha256: tuple[str, str]
-    """Of those files."""
+    """SHA-256 of the two sources."""
 
 
 def interpolate_models(

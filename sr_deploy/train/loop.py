@@ -38,7 +38,7 @@ class StepReport:
     """How far a training is."""
 
     step: int
-    """Updates made."""
+    """Number of updates."""
     loss: float
     """Mean of the latest steps; NaN before the first metrics are in."""
     steps_per_second: float

@@ -28,7 +28,7 @@ class Processes:
     rank: int = 0
     """Number of this process."""
     world_size: int = 1
-    """Processes in all."""
+    """Number of processes."""
     local_rank: int = 0
     """Number of this process on its machine."""
 

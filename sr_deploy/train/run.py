@@ -57,7 +57,7 @@ class HeldOutScores(Document):
     model: Scores
     """The averaged generator, in FP32."""
     bicubic: Scores
-    """The papers' bicubic."""
+    """The same images by bicubic interpolation."""
 
 
 class ValidationResult(Document):
@@ -70,7 +70,7 @@ class ValidationResult(Document):
     bicubic: Scores
     """Mean over the photographs."""
     photographs: tuple[HeldOutScores, ...]
-    """Each of them."""
+    """Scores of each held-out photograph."""
 
 
 class PrecisionRecord(Document):
@@ -101,15 +101,12 @@ class RunManifest(Document):
     """`run.json`: what a run is and how far it is."""
 
     schema_version: Literal[1] = 1
-    """Of this file."""
     name: str
     """Of the run's folder when it was made."""
     recipe: str
     """Name of the recipe."""
     created_at: AwareDatetime
-    """UTC."""
     updated_at: AwareDatetime
-    """UTC."""
     status: Literal["running", "stopped", "failed", "finished"]
     """`running` stays after a kill."""
     step: int
@@ -127,7 +124,6 @@ class RunManifest(Document):
     best_validation: ValidationResult | None = None
     """The one with the highest mean luma PSNR."""
     last_validation: ValidationResult | None = None
-    """The latest."""
     precision: PrecisionRecord
     """Kept when the run is resumed."""
     device: str
@@ -139,7 +135,7 @@ class RunManifest(Document):
     versions: dict[str, str]
     """Tools, by distribution."""
     machine: Machine
-    """What trained last."""
+    """Machine of the last session."""
 
 
 def read_manifest(run: Path) -> RunManifest:

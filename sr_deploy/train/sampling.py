@@ -32,7 +32,7 @@ class Batch:
     lr: NDArray[np.uint8]
     """Low resolution, aligned with `hr`; N x 0 x 0 x 3 where a degradation makes it."""
     hr: NDArray[np.uint8]
-    """Originals."""
+    """High-resolution originals, 8 bit."""
 
 
 class PatchSampler:

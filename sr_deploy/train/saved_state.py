@@ -33,13 +33,13 @@ class SavedState(BaseModel):
     schema_version: Literal[2]
     """`STATE_SCHEMA`."""
     step: Count
-    """Updates made."""
+    """Number of updates."""
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """Time in the loop."""
     metrics: dict[str, list[Finite]]
     """Of the healthy steps since the last line of metrics, by name."""
     skipped: Count
-    """Steps left out."""
+    """Number of skipped steps."""
     skipped_lately: Count
     """Those of them since the last line of metrics."""
     bad_in_row: Count
@@ -53,7 +53,7 @@ class SavedState(BaseModel):
     pools: list[dict[str, torch.Tensor | Count]]
     """Of all processes, by rank."""
     best_validation: ValidationResult | None
-    """Highest so far."""
+    """Validation with the highest PSNR so far."""
 
 
 def read_saved_state(path: Path) -> SavedState:

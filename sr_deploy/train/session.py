@@ -61,27 +61,22 @@ class Session:
     """Everything that the loop works with."""
 
     recipe: Recipe
-    """Resolved."""
+    """Without `auto` values."""
     run: Path
-    """The run's folder."""
     manifest: RunManifest
-    """As last written."""
+    """As it was last written to the disk."""
     device: torch.device
     """Where the network is."""
     precision: PrecisionChoice
-    """How it computes."""
     sampler: PatchSampler
-    """The batches."""
     make_pair: PairMaker
     """From a batch to what the networks see."""
     held_out: Sequence[HeldOut]
     """What it is validated on; nothing but in the first process."""
     updater: Updater
-    """Makes the updates."""
     state: TrainingState
-    """What changes."""
+    """Weights and counters that training changes."""
     processes: Processes
-    """Who trains along."""
     previews: bool
     """Whether pictures can be written here."""
 

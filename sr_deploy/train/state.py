@@ -20,7 +20,6 @@ class DiscriminatorState:
     network: nn.Module
     """FP32."""
     spec: DiscriminatorSpec
-    """What it is."""
     optimizer: torch.optim.Optimizer
     """Adam, with its moments."""
     rate_factor: float

@@ -28,7 +28,7 @@ class Criteria:
     """The terms of the generator's loss, each with its weight."""
 
     pixel: Criterion | None
-    """Distance of pictures."""
+    """Pixel loss; None: not used."""
     perceptual: Criterion | None
     """Distance of VGG19's features."""
     adversarial: AdversarialLoss | None
@@ -44,23 +44,20 @@ class Updater:
     """What an update needs, apart from the batch."""
 
     state: TrainingState
-    """What changes."""
+    """Weights and counters that an update changes."""
     generator: nn.Module
     """The state's network as it is called: compiled, or shared between processes."""
     discriminator: nn.Module | None
     """The discriminator as it is called in its own update."""
     criteria: Criteria
-    """The losses."""
     precision: PrecisionChoice
     """How the passes compute."""
     device: torch.device
-    """Where."""
     accumulate: int
     """Parts in which a batch passes."""
     clip_norm: float | None
     """Greatest norm of the generator's gradient."""
     processes: Processes
-    """Who trains along."""
 
     def update(self, pair: TrainingPair, learning_rate: float, mark: Mark = lambda phase: None) -> dict[str, Tensor]:
         """Change the networks by one batch.

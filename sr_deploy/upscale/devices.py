@@ -29,7 +29,6 @@ class Fault:
     device: int
     """Its number, from 0."""
     error: BackendError
-    """What it said."""
 
 
 class DevicePool(Generic[Job, Result]):

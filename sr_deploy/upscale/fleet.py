@@ -56,7 +56,7 @@ class Fleet:
     config: WorkerConfig
     """What each worker opens, with the backend that one of them chose."""
     workers: int
-    """Number of them."""
+    """One for each GPU, or for each processor that Ray counts."""
     on_gpus: bool
     """Whether each has a GPU of its own; else each has one processor, and computes with one thread."""
     spec: RunnerSpec

@@ -39,7 +39,6 @@ class Failure:
     """A picture that was not upscaled."""
 
     source: Path
-    """The picture."""
     reason: str
     """Why not, in one sentence."""
 
@@ -49,7 +48,7 @@ class FolderResult:
     """What became of a folder. All lists are in the order of the sources."""
 
     done: list[UpscaledFile] = field(default_factory=list)
-    """Written now."""
+    """Written by this run."""
     skipped: list[Path] = field(default_factory=list)
     """Results that were finished before and still fit."""
     failures: list[Failure] = field(default_factory=list)
@@ -92,7 +91,6 @@ class LoadedItem:
     """A picture that was read, and the state of its file then."""
 
     picture: DecodedImage
-    """Decoded."""
     sha256: str
     """Of the file's bytes."""
     stamp: Stamp

@@ -32,7 +32,7 @@ class Stamp:
     """What tells two states of a file apart."""
 
     size: int
-    """In bytes."""
+    """Bytes."""
     modified_ns: int
     """When it was last changed, in nanoseconds since 1970."""
 

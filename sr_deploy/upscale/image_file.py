@@ -62,9 +62,7 @@ class UpscaledFile:
     """What `upscale_file` did."""
 
     source: Path
-    """The picture read."""
     target: Path
-    """The picture written."""
     width: int
     """Of the source, upright, in pixels."""
     height: int

@@ -33,7 +33,7 @@ def choose_tile(halo: int, bytes_per_pixel: float | None, free: int | None) -> i
         What keeps the halo's share of the work small, as far as memory goes; `MIN_TILE` at least: should that be
         too much, it is halved when it fails.
     """
-    # (core + 2 halo)^2 = MOST_OVERHEAD core^2
+    # (core + 2 halo)^2 = MAX_OVERHEAD core^2
     wanted = max(256, math.ceil(2 * halo / (math.sqrt(MAX_OVERHEAD) - 1) / 32) * 32)
     core = min(wanted, MAX_TILE)
     if bytes_per_pixel and free is not None:

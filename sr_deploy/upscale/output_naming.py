@@ -18,11 +18,9 @@ class Item:
     """One picture of a folder."""
 
     source: Path
-    """To read."""
     name: str
     """Path within the folder of the sources."""
     target: Path
-    """To write."""
 
     @property
     def folder(self) -> Path:

@@ -54,7 +54,7 @@ class WorkerResult:
     """One file as a worker reports it: written, or failed for a reason."""
 
     number: int
-    """Of the item."""
+    """Index of the item in the job."""
     done: UpscaledFile | None = None
     """What it did; None: it failed."""
     sha256: str = ""

@@ -50,4 +50,3 @@ class Upscaled:
     image: Pixels
     """(H * scale) x (W * scale) x C, of the input's type."""
     report: UpscaleReport
-    """How."""

@@ -29,7 +29,7 @@ class Window:
     tile: Tile
     """Its place in its picture."""
     canvas: Canvas
-    """That picture's result."""
+    """Takes the results of that image."""
 
 
 def cut_windows(rows: InputRows, plan: TilePlan, canvas: Canvas) -> Iterator[Window]:

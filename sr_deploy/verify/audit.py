@@ -56,7 +56,6 @@ class Terms:
     """How a graph was made of another, which says what may differ."""
 
     precision: Precision = "fp32"
-    """Its precision."""
     planned_fp32: tuple[str, ...] = ()
     """Nodes that stay FP32."""
     search: Int8Report | None = None

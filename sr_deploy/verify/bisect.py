@@ -53,7 +53,7 @@ class Bisection(Document):
     model_config = ConfigDict(ser_json_inf_nan="strings")
 
     file: str
-    """The graph."""
+    """File name of the graph."""
     against: str
     """What its nodes were compared with."""
     compared: int

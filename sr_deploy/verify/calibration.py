@@ -74,7 +74,7 @@ class _Scene:
     report: Int8Report
     engine: Engine
     crops: Sequence[Crop]
-    """Of bundled photographs."""
+    """Crops of the bundled photographs."""
     ranges: Sequence[NDArray[np.float32]]
     """Inputs that ranges are measured on."""
     exact: bool
@@ -247,7 +247,7 @@ class Drop:
     allowed_db: float
     """The budget that the graph was made for."""
     said: str
-    """Both in words."""
+    """Loss and limit in words."""
 
     @property
     def within(self) -> bool:

@@ -33,7 +33,6 @@ class Setting:
     """What all entries of one verification share."""
 
     model: Model
-    """What is verified."""
     outputs: ReferenceOutputs
     """What the reference makes of each input."""
     cost: Cost | None

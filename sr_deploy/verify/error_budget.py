@@ -51,7 +51,7 @@ class Stage:
     name: str
     """As in `ONNX FP16`."""
     runs: str
-    """What was run."""
+    """Backend and precision that ran."""
     outputs: Outputs
     """Its outputs, not clamped."""
     file: str | None = None

@@ -36,7 +36,7 @@ STRIPS = (Shape(1, 1, LONG_SIDE), Shape(1, LONG_SIDE, 1), Shape(1, 3, 521), Shap
 # PyTorch's true FP16 convolutions on a CPU take ten times as long as FP32 ones (measured).
 SLOW_SHAPES = (Shape(1, 25, 31), Shape(2, 16, 24), Shape(1, 19, 1))
 PURE_SHAPE = Shape(1, 16, 16)
-"""Of pure colors."""
+"""Shape of inputs of one color."""
 
 ONE_INPUT = 64e9
 """What one input with a profile's least or greatest shape may cost, in multiply-adds; a larger one is left out, and
@@ -66,7 +66,6 @@ class InputGrid:
     """The inputs for one backend."""
 
     points: tuple[Point, ...]
-    """What is run."""
     left_out: tuple[str, ...] = ()
     """Shapes that are not, with the reason."""
 
@@ -76,9 +75,9 @@ class Cost:
     """What one input pixel costs."""
 
     multiply_adds: float
-    """Of the network."""
+    """Of the network, per input pixel."""
     samples: int
-    """Of the output."""
+    """Of the output, per input pixel."""
 
     @property
     def in_all(self) -> float:

@@ -37,7 +37,7 @@ class ImageScores(Document):
     psnr_y: float
     """On BT.601 luma, in dB, at most 100 (which stands for equal)."""
     ssim_y: float
-    """On luma."""
+    """SSIM on luma, 0 to 1."""
     psnr_rgb: float
     """On the three channels, in dB, at most 100."""
     ssim_rgb: float
@@ -58,9 +58,8 @@ class ImageEvaluation(Document):
     height: int
     """Of the original as compared, in pixels."""
     model: ImageScores
-    """The network."""
     bicubic: ImageScores
-    """The papers' bicubic."""
+    """The same images by bicubic interpolation."""
     original_niqe: float | None = None
     """NIQE of the original itself."""
 

@@ -82,7 +82,7 @@ class CropShape:
     side: int
     """Of the low-resolution crop in pixels."""
     scale: int
-    """Of the network."""
+    """Output pixels per input pixel along each side."""
     channels: int
     """3, or 1 for luma."""
     seed: int

@@ -29,11 +29,10 @@ class NumberFormat:
     """What a quantized number can be."""
 
     name: FormatName
-    """Of the precision."""
     largest: float
     """Greatest magnitude of weights, and of the calibrated range."""
     onnx_type: int
-    """ONNX's element type."""
+    """Element type in `onnx.TensorProto`."""
     is_moved: bool
     """Whether ONNX's Concat and Resize take tensors of it."""
 
@@ -105,7 +104,6 @@ class NumberFormat:
 INT8 = NumberFormat("int8", 127.0, 3, is_moved=True)
 FP8 = NumberFormat("fp8", 448.0, 17, is_moved=False)
 FORMATS: Mapping[FormatName, NumberFormat] = MappingProxyType({"int8": INT8, "fp8": FP8})
-"""By name."""
 
 
 def find_format(dtype: np.dtype[Any]) -> NumberFormat:

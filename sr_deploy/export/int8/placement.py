@@ -31,7 +31,7 @@ class Candidate:
     """A convolution that may be quantized."""
 
     name: str
-    """Of its node."""
+    """Name of the Conv node."""
     data: str
     """Tensor that it reads."""
     share: float

@@ -24,7 +24,7 @@ class Point:
     share: float
     """Share of the multiply-adds in INT8, 0 to 1."""
     loss: Loss
-    """On held-out crops."""
+    """Measured on held-out crops."""
 
     def fits(self, options: Int8Options) -> bool:
         """Whether it is within the budget."""

@@ -41,19 +41,18 @@ class QuantizationTask:
     model: onnx.ModelProto
     """FP32, with its weights; never changed."""
     options: Int8Options
-    """Budget and settings."""
     photographs: CalibrationImages
     """What to calibrate and to check with."""
     shape: CropShape
-    """Of crops."""
+    """Size and channels of crops."""
     multiple: int
     """Sides of inputs are multiples of this."""
     engine: Engine
-    """What runs graphs."""
+    """Backend that runs graphs."""
     output: str
     """Name of the graph's output."""
     path: Path
-    """File to write."""
+    """Of the quantized graph."""
     keep_fp32: Collection[str]
     """Nodes that compute in FP32 where they are not quantized, in an FP16 graph."""
     tell: Tell

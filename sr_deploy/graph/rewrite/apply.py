@@ -59,9 +59,7 @@ class RewriteReport:
     """What `rewrite_model` did."""
 
     before: GraphSize
-    """The plain graph."""
     after: GraphSize
-    """The rewritten one."""
     steps: tuple[RewriteStep, ...]
     """One for each rewrite that was asked for, in their order."""
 

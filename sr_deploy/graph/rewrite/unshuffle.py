@@ -39,7 +39,7 @@ class Unshuffle:
     source: str
     """Tensor that it takes."""
     block: int
-    """r."""
+    """Side of a block of pixels: the downscaling factor."""
     channels_last: bool
     """Order of the channels that it makes: (i, j, c) rather than (c, i, j)."""
 

@@ -36,7 +36,7 @@ class TrainingPair:
     """Patches of a batch, all float32 on levels of 255 in [0, 1]."""
 
     lr_NCHW: Tensor
-    """Low resolution."""
+    """Low resolution, N x C x H x W."""
     hr_NCHW: Tensor
     """Originals, for the adversarial term."""
     target_NCHW: Tensor
@@ -48,7 +48,7 @@ class _Plan:
     """What is done to a batch."""
 
     draw: BatchDraw
-    """Parameters."""
+    """Random parameters of the batch."""
     kernels: tuple[Tensor, ...]
     """Of each order, and of the last filter: N x K x K."""
     kernel_sizes: tuple[NDArray[np.int64], ...]

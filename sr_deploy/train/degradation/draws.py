@@ -68,7 +68,7 @@ class StageDraw:
     """One order: blur, resize, noise, JPEG."""
 
     kernel: KernelDraw
-    """Blur."""
+    """Parameters of the blur kernels."""
     factor: float
     """Resampling, for the whole batch."""
     mode: ResizeMode

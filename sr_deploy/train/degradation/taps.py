@@ -24,7 +24,7 @@ class Taps:
     positions_LK: Tensor
     """K places of the image's axis for each of L places of the result; integers."""
     weights_LK: Tensor
-    """Their factors, float32."""
+    """Factors of these pixels, float32."""
     blocks: tuple[tuple[slice, slice], ...]
     """Places of the result that are done at once, and the places of the image's axis that they are made of."""
 

@@ -56,7 +56,7 @@ class KernelRecipe(_Ranges):
     probability: Probability
     """Share of samples that are blurred at all; the others get the identity."""
     sizes: Sizes = KERNEL_SIZES
-    """Sides of kernels."""
+    """Side lengths of kernels in pixels, odd."""
     sinc: Probability = 0.1
     """Share of kernels that are sinc filters (ringing)."""
     isotropic: Probability = 0.45
@@ -74,7 +74,7 @@ class KernelRecipe(_Ranges):
     sigma: Range
     """Widths in pixels; both axes of elongated kernels."""
     rotation: AngleRange = (-math.pi, math.pi)
-    """Angles in radians."""
+    """Range of angles in radians."""
     generalized_beta: Range = (0.5, 4.0)
     """Exponents of generalized Gaussians; half of the draws lie below 1, half above."""
     plateau_beta: Range = (1.0, 2.0)
@@ -148,11 +148,8 @@ class StageRecipe(_Ranges):
     """One order: blur, resize, noise, JPEG."""
 
     blur: KernelRecipe
-    """Kernels."""
     resize: ResizeRecipe
-    """Resampling."""
     noise: NoiseRecipe
-    """Noise."""
     jpeg_quality: Range = (30.0, 95.0)
     """Of JPEG compression (4:2:0), drawn for each sample."""
 
@@ -191,7 +188,7 @@ class SharpenRecipe(Section):
     """Whether to: low resolution is then made from sharpened originals, and pixel and perceptual loss compare with
     them."""
     weight: float = Field(default=0.5, ge=0, le=100)
-    """Strength."""
+    """Strength of the sharpening; 0: none."""
     radius: int = Field(default=50, ge=1, le=500)
     """Of the Gaussian, in pixels; even ones count one more (a kernel of 51)."""
     threshold: float = Field(default=10.0, ge=0, le=255)
@@ -211,13 +208,12 @@ class DegradationRecipe(Section):
     pool: int = Field(default=180, ge=0, le=10**6)
     """Pairs kept and exchanged at random, so that a batch mixes what is drawn once for a batch; 0: none."""
     first: StageRecipe
-    """First order."""
     second: StageRecipe
     """Second order; its resampling goes by the size of the low resolution."""
     final: FinalRecipe = FinalRecipe()
-    """The end."""
+    """Final blur, JPEG compression and downscaling."""
     sharpen: SharpenRecipe = SharpenRecipe()
-    """Unsharp masking."""
+    """Unsharp masking of the originals."""
 
     def min_side(self) -> int:
         """Pixels that a photograph must have along each side: enough that reflecting it makes sense."""

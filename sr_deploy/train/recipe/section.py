@@ -11,7 +11,7 @@ Steps = Annotated[int, Field(ge=1, le=10**9)]
 Factor = Annotated[float, Field(ge=0, le=10**6)]
 """Of a term of the loss."""
 LearningRate = Annotated[float, Field(gt=0, le=100)]
-"""A step size."""
+"""Learning rate of the optimizer."""
 
 
 class Section(BaseModel):

@@ -73,13 +73,10 @@ class Recipe(Section):
     """Recipe of the stage before, from whose averaged generator this one starts. It is trained first where it is not
     there yet, or --from gives the weights."""
     network: NetworkRecipe
-    """The generator."""
     data: DataRecipe
-    """The images."""
     degradation: DegradationRecipe | None = None
     """How low resolution is made; left out: the papers' bicubic."""
     loss: LossRecipe = LossRecipe()
-    """What is minimized."""
     optimizer: OptimizerRecipe
     """How it is minimized."""
     discriminator: DiscriminatorRecipe | None = None
@@ -91,7 +88,6 @@ class Recipe(Section):
     precision: PrecisionRecipe = PrecisionRecipe()
     """Number formats and memory layout."""
     run: RunRecipe
-    """How long."""
 
     @model_validator(mode="after")
     def _check_patch(self) -> Self:

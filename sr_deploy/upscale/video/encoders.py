@@ -53,9 +53,8 @@ class EncoderPlan:
     """All that an encoder is told."""
 
     codec: CodecName
-    """Which one."""
     kind: FrameKind
-    """Of the frames."""
+    """Size, pixel format and colors of the frames."""
     time_base: Fraction
     """Seconds per unit of their times."""
     rate: Fraction
@@ -63,7 +62,7 @@ class EncoderPlan:
     aspect: Fraction
     """Width of a pixel over its height."""
     options: Mapping[str, str]
-    """In FFmpeg's terms."""
+    """Options of FFmpeg's encoder."""
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What cannot be as in the source, in words."""
 

@@ -47,7 +47,7 @@ class FrozenCut:
     cut: Cut | None
     """None: there is no frame."""
     decoded: Iterator[Timed]
-    """All of them."""
+    """All frames, with the first."""
     batch_size: int = 1
     """Frames that go through the network at once."""
 

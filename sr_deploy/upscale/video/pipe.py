@@ -34,11 +34,11 @@ class PipeResult:
     """What went through."""
 
     source: RawFormat
-    """What came."""
+    """Format of the input stream."""
     target: RawFormat
-    """What went."""
+    """Format of the output stream."""
     frames: int
-    """How many."""
+    """Frames that were written."""
     duplicates: int
     """Of them, frames that repeat the one before."""
     stages: dict[str, float]

@@ -71,7 +71,7 @@ class StreamSpan:
     """One stream, as its packets say."""
 
     index: int
-    """Within the file."""
+    """Index of the stream in the file."""
     kind: str
     """`video`, `audio`, `subtitle`, `data`, `attachment`."""
     codec: str
@@ -79,7 +79,7 @@ class StreamSpan:
     time_base: Fraction
     """Seconds per unit of its times."""
     packets: int = 0
-    """That hold something."""
+    """Packets that are not empty."""
     start: Fraction | None = None
     """Time of the first, in seconds; None: none has a time."""
     last: Fraction | None = None
@@ -93,7 +93,6 @@ class VideoInfo:
     """What a video file says of itself."""
 
     path: Path
-    """The file."""
     index: int
     """Of the stream that is upscaled."""
     kind: FrameKind
@@ -113,7 +112,6 @@ class VideoInfo:
     start: Fraction
     """When the file begins, in seconds."""
     streams: tuple[StreamSpan, ...] = ()
-    """All streams."""
     times: tuple[int, ...] = field(default=(), repr=False)
     """Of the video's packets that are to be shown, sorted."""
     random_access_points: tuple[RandomAccessPoint, ...] = field(default=(), repr=False)

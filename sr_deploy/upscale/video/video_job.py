@@ -41,15 +41,13 @@ class VideoResult:
     """What became of a video."""
 
     source: Path
-    """The video read."""
     target: Path
-    """The file written."""
     info: VideoInfo
-    """The source."""
+    """Of the source."""
     plan: EncoderPlan
     """How the result is encoded."""
     frames: int
-    """In the result."""
+    """Frames of the result."""
     resumed: int
     """Of them, frames that an earlier run had finished."""
     duplicates: int

@@ -19,7 +19,6 @@ class PageContent:
     """Everything that the page shows."""
 
     title: str
-    """What was verified."""
     network: str
     """Its architecture for people; empty if unknown."""
     judgment: Judgment
@@ -27,15 +26,13 @@ class PageContent:
     certificate: Certificate
     """Entries of all machines, checks, error budgets."""
     graphs: Sequence[GraphRecord]
-    """ONNX graphs."""
     engines: Sequence[EngineRecord] = ()
-    """TensorRT engines."""
     manifest: Manifest | None = None
     """What a bundle is made of."""
     ran_now: Sequence[CertificateEntry] = ()
     """Entries of the verification that wrote the page; none where `build` did."""
     crops: Sequence[Crop] = ()
-    """The worst places."""
+    """Crops around the largest errors."""
     here: Sequence[Place] = ()
     """This machine's processor and GPUs."""
     written_at: str = ""
