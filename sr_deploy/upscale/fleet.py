@@ -1,6 +1,6 @@
 """A folder on several machines: Ray gives each device a worker, which reads, upscales and writes files by itself.
 
-All machines see the folders and the model under the same paths. The record is kept by the process that was called.
+All machines see the folders and the model under the same paths. The journal is written by the calling process.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def upscale_folder_on_fleet(
     on_progress: OnProgress | None = None,
     stop: threading.Event | None = None,
 ) -> FolderResult:
-    """As `upscale_folder`, with the workers of a cluster: the same files, and the same record.
+    """As `upscale_folder`, with the workers of a cluster: the same files, and the same journal.
 
     A file that cannot be read or upscaled is reported. One whose worker died, or whose device failed, is given to
     another: `_DEATHS` times at once, and all that are left once more at the end.

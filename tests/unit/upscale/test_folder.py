@@ -151,18 +151,18 @@ def test_a_picture_to_read_is_not_replaced(
     assert (source / "a.png").read_bytes() == before
 
 
-def test_a_record_cut_short_costs_one_file(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
+def test_a_journal_cut_short_costs_one_file(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
     out = tmp_path / "out"
     upscale_folder(upscaler, source, out)
-    record = out / JOURNAL_NAME
-    record.write_bytes(record.read_bytes()[:-30])
+    journal = out / JOURNAL_NAME
+    journal.write_bytes(journal.read_bytes()[:-30])
     (out / ".partial-xyz.png").write_text("half a picture of a killed process")
     (out / "deep" / ".partial-abc.tif").write_text("another")
     assert counts(upscale_folder(upscaler, source, out)) == (1, 3, 0, 0)
     assert names(out) == ["a.png", "b.jpg", "deep/d.webp", "deep/er/c.tif"]
 
 
-def test_a_record_that_leads_out_of_its_folder_cleans_nothing_there(
+def test_a_journal_that_leads_out_of_its_folder_cleans_nothing_there(
     tmp_path: Path, upscaler: Upscaler, source: Path
 ) -> None:
     out, outside = tmp_path / "out", tmp_path / "outside"
@@ -182,7 +182,7 @@ def test_a_record_that_leads_out_of_its_folder_cleans_nothing_there(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links")
-def test_no_link_is_followed_in_place_of_the_record(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
+def test_no_link_is_followed_in_place_of_the_journal(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("victim\n")
     out = tmp_path / "out"
@@ -194,11 +194,11 @@ def test_no_link_is_followed_in_place_of_the_record(tmp_path: Path, upscaler: Up
     assert names(out) == []
 
 
-def test_records_of_other_versions_are_not_touched(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
+def test_journals_of_other_versions_are_not_touched(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / JOURNAL_NAME).write_text(json.dumps({"version": 1}) + "\n")
-    with pytest.raises(InputError, match=r"another version of sr-deploy \(record 2, this one writes 1\)"):
+    with pytest.raises(InputError, match=r"another version of sr-deploy \(journal 1, this one writes 2\)"):
         upscale_folder(upscaler, source, out)
     assert names(out) == []
 
