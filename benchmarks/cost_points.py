@@ -27,14 +27,14 @@ from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.measure.timer import resident_mib, time_call, time_turn
 from sr_deploy.model import Model, open_model
 from sr_deploy.runners import open_runner
-from sr_deploy.upscale.files import FileSettings, upscale_file
 from sr_deploy.upscale.folder import upscale_folder
+from sr_deploy.upscale.folder_job import Progress, open_folder_job
+from sr_deploy.upscale.folder_journal import open_journal, stamp_of
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import open_record, stamp_of
+from sr_deploy.upscale.image_file import FileSettings, upscale_file
 from sr_deploy.upscale.memory import estimate_bytes_per_pixel
-from sr_deploy.upscale.places import plan_folder
+from sr_deploy.upscale.output_naming import plan_folder
 from sr_deploy.upscale.stream import stream_file
-from sr_deploy.upscale.work import Progress, open_folder_job
 
 NETWORK = "small-x2"
 """Ships with sr-deploy, so that anybody can measure the same."""
@@ -172,7 +172,7 @@ def prepare_network(architecture: str, blocks: int, folder: Path) -> None:
 
 def _export(checkpoint: Path, graph: Path) -> None:
     from sr_deploy.export.onnx_export import export_network_to_onnx
-    from sr_deploy.export.rewrite import rewrite_graph_file
+    from sr_deploy.export.write import rewrite_graph_file
 
     model = open_model(checkpoint)
     assert model.arch is not None
@@ -189,7 +189,7 @@ def _analyse(graph: Path) -> None:
 
 def process_network(what: str, blocks: int, folder: Path) -> Prepared:
     """Something done to a deep network; `what` is architecture and task, as in `compact export`."""
-    from sr_deploy.export.half_plan import plan_graph
+    from sr_deploy.export.fp16_plan import plan_graph
 
     architecture, _, task = what.partition(" ")
     checkpoint, graph = _network_files(architecture, blocks, folder)
@@ -223,7 +223,7 @@ def prepare_film(frames: int, folder: Path) -> None:
 def upscale_film(backend: str, frames: int, folder: Path) -> Prepared:
     """A film from file to file."""
     from sr_deploy.upscale.video.encoders import VideoSettings
-    from sr_deploy.upscale.video.job import upscale_video
+    from sr_deploy.upscale.video.video_job import upscale_video
 
     model = open_model(NETWORK)
     upscaler = Upscaler(model, backend=backend, device="cpu")
@@ -247,7 +247,7 @@ def prepare_files(kind: str, count: int, folder: Path) -> None:
         path = source / f"{number:06}.png"
         write_image(path, piece) if kind == "real" else path.touch()
     if kind == "finished":
-        with open_record(target) as record:
+        with open_journal(target) as record:
             for item in plan_folder(source, target, None):
                 item.target.touch()
                 stamp = stamp_of(item.source)

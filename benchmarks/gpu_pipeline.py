@@ -149,7 +149,7 @@ def measure(scenario: Scenario, peak_flops: float, seconds: float, folder: Path)
     frames = [random.integers(0, 256, frame_shape, np.uint8) for _ in range(_FRAMES)]
     with TorchRunner(model, choice, "cuda:0", None) as runner:
         upscale = Upscaler(runner, tile=0, guards=FINITE_ONLY)  # random weights give no picture of their input
-        batch = upscale.settle(frames[0]).batch
+        batch = upscale.freeze(frames[0]).batch
         lr = torch.rand(batch, 3, scenario.height, scenario.width, device="cuda:0")
         graphs_fps = count_per_second(lambda: runner.infer_on_device(lr), batch, seconds)
         end_to_end_fps = count_per_second(lambda: upscale.upscale_many(frames), _FRAMES, seconds)

@@ -73,7 +73,7 @@ VARIANTS: dict[str, RewriteOptions] = {
     "narrow_output": replace(NOTHING, narrow_output=True),
     "concat=0": replace(NOTHING, concat=0),
     "concat=2": replace(NOTHING, concat=2),
-    "prelu=spell": replace(NOTHING, prelu="spell"),
+    "prelu=decompose": replace(NOTHING, prelu="decompose"),
     "channels=64": replace(NOTHING, channels=64),
     "average_pool": replace(NOTHING, nearest_skip=True, average_pool=True),
     "unshuffle": replace(NOTHING, unshuffle=True),

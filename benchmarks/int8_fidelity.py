@@ -49,13 +49,13 @@ from numpy.typing import NDArray
 
 from sr_deploy.deps import is_installed, openvino_core
 from sr_deploy.export.fp16 import convert_graph_to_fp16
+from sr_deploy.export.int8.calibration_images import Crop, CropShape, cut_crops, find_calibration_images, to_input
 from sr_deploy.export.int8.execute import Engine, Run, choose_engine, open_graph
 from sr_deploy.export.int8.make import make_int8_graph
-from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs, to_input
-from sr_deploy.export.int8.quality import Judge
+from sr_deploy.export.int8.quantization_loss import Judge
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.onnx_export import export_network_to_onnx
-from sr_deploy.export.rewrite import rewrite_graph_file
+from sr_deploy.export.write import rewrite_graph_file
 from sr_deploy.graph.read import describe_graph_cost
 from sr_deploy.measure.machine import describe_machine, has_multiplier, tool_versions
 from sr_deploy.model import Model, open_model
@@ -174,14 +174,14 @@ def make_graphs(
             )
         yield name, target
     shape = CropShape(options.crop_size, model.scale, model.channels, options.seed)
-    photographs = find_photographs(calibration)
-    crops = [crop.lr for crop in cut_crops(photographs.calibration, options.crops, shape, 0)]
+    images = find_calibration_images(calibration)
+    crops = [crop.lr for crop in cut_crops(images.calibration, options.crops, shape, 0)]
     others: dict[str, Callable[[Path], None]] = {
         f"ONNX Runtime's quantizer, {ranges}": functools.partial(quantize_with_onnxruntime, plain, crops, ranges)
         for ranges in ("MinMax", "Entropy")
     }
     others["NNCF"] = functools.partial(quantize_with_nncf, fp32, crops)
-    held_out = list(cut_crops(photographs.held_out, options.gate_crops, shape, 1))
+    held_out = list(cut_crops(images.held_out, options.gate_crops, shape, 1))
     others["NNCF, accuracy-controlled"] = functools.partial(
         quantize_with_accuracy_control, fp32, crops, held_out, model
     )
@@ -205,7 +205,7 @@ def read_test_sets(
     if set14 is not None:
         pairs = [read_pair(paths, scale, channels) for paths in find_pairs(set14, set14, scale)]
         yield "Set14", [Crop(to_input(pair.lr), pair.hr) for pair in pairs]
-    bundled = find_photographs(None)
+    bundled = find_calibration_images(None)
     paths = bundled.held_out if calibration is None else (*bundled.calibration, *bundled.held_out)
     shape = CropShape(TESTED_CROP, scale, channels, 1)
     yield "bundled photographs", list(cut_crops(paths, 3 * len(paths), shape, 7))

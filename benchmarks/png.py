@@ -18,8 +18,8 @@ import pyvips
 from pages import describe_command
 
 from sr_deploy.files import write_text
+from sr_deploy.imaging.decoded_image import decode_image
 from sr_deploy.imaging.header import Header
-from sr_deploy.imaging.picture import read_picture
 from sr_deploy.imaging.png import make_png
 from sr_deploy.measure.machine import describe_machine
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
-    pictures = [read_picture(path).pixels for path in sorted(arguments.folder.iterdir())]
+    pictures = [decode_image(path).pixels for path in sorted(arguments.folder.iterdir())]
     megapixels = sum(picture.shape[0] * picture.shape[1] for picture in pictures) / 1e6
     times: dict[str, list[float]] = {name: [] for name in ENCODERS}
     sizes: dict[str, int] = {}

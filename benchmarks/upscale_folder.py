@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from pages import describe_command
 
 from sr_deploy.imaging.codec import bundled_photographs, read_image
-from sr_deploy.imaging.picture import Picture, read_picture, write_picture
+from sr_deploy.imaging.decoded_image import DecodedImage, decode_image, write_decoded
 from sr_deploy.imaging.resample import resample
 from sr_deploy.measure.machine import describe_machine
-from sr_deploy.upscale.files import FileSettings
 from sr_deploy.upscale.folder import upscale_folder
 from sr_deploy.upscale.guards import measure_statistics
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import FileSettings
 from sr_deploy.upscale.pixels import HostResult, to_window
 
 RESULTS = Path(__file__).parent / "results"
@@ -129,13 +129,13 @@ def make_photographs(folder: Path, count: int, width: int, height: int) -> None:
         for top in range(0, height, 256):  # noise by strips: a whole picture of it takes gigabytes
             strip = large[top : top + 256]
             strip += np.rint(random.normal(0, 2, strip.shape)).astype(np.int16)
-        write_picture(folder / f"{number}-{name}.jpg", Picture(np.clip(large, 0, 255).astype(np.uint8)), 92)
+        write_decoded(folder / f"{number}-{name}.jpg", DecodedImage(np.clip(large, 0, 255).astype(np.uint8)), 92)
 
 
 def measure_folder(arguments: argparse.Namespace, backend: str, source: Path, target: Path) -> FolderRow:
     """One backend, one format."""
     with Upscaler(arguments.model, backend=backend, tile=arguments.tile) as upscaler:
-        warm = read_picture(sorted(source.iterdir())[0])
+        warm = decode_image(sorted(source.iterdir())[0])
         upscaler(warm.pixels[: arguments.warm, : arguments.warm])
         plan = upscaler.plan(warm.height, warm.width)
         watch = Stopwatch(upscaler, max(plan.count // _REPEATED, 2))
@@ -161,22 +161,22 @@ def measure_folder(arguments: argparse.Namespace, backend: str, source: Path, ta
 def measure_stages(arguments: argparse.Namespace, source: Path, folder: Path) -> list[StageRow]:
     """What is done to a picture beside the network, with tiles of 256 and a result that only repeats pixels."""
     path = sorted(source.iterdir())[0]
-    picture = read_picture(path)
+    picture = decode_image(path)
     halo, scale, core = 18, 4, 256
     window = picture.pixels[: core + 2 * halo, : core + 2 * halo]
     lr_NCHW = to_window(window, 3)
     used = (slice(halo * scale, -halo * scale),) * 2
     result = HostResult(lr_NCHW.repeat(scale, 2).repeat(scale, 3)).crop(*used)
     large = np.empty((core * scale, picture.width * scale, 3), np.uint8)
-    whole = Picture(resample(picture.pixels, picture.width * scale, picture.height * scale, "bicubic"))
+    whole = DecodedImage(resample(picture.pixels, picture.width * scale, picture.height * scale, "bicubic"))
     tiles = picture.width * picture.height / core**2
     inner = lr_NCHW[:, :, halo:-halo, halo:-halo]
 
     def write() -> None:
-        write_picture(folder / f"stage{arguments.format or '.jpg'}", whole)
+        write_decoded(folder / f"stage{arguments.format or '.jpg'}", whole)
 
     stages: list[tuple[str, Callable[[], object], float]] = [
-        ("read and decode", lambda: read_picture(path), 1),
+        ("read and decode", lambda: decode_image(path), 1),
         ("cut windows, as numbers from 0 to 1", lambda: to_window(window, 3), 2 * tiles),  # again for the guards
         ("guards, of the input", lambda: measure_statistics(inner), tiles),
         ("guards, of the result", lambda: result.measure(scale), tiles),
@@ -198,13 +198,13 @@ def time_processor(call: Callable[[], object], rounds: int) -> float:
     return (time.process_time() - started) / rounds
 
 
-def measure_codecs(picture: Picture, folder: Path) -> list[CodecRow]:
+def measure_codecs(picture: DecodedImage, folder: Path) -> list[CodecRow]:
     """Every format."""
     rows = []
     megapixels = picture.width * picture.height / 1e6
     for suffix, quality in _CODECS:
         path = folder / f"codec{suffix}"
-        taken = time_processor(partial(write_picture, path, picture, quality), 1)
+        taken = time_processor(partial(write_decoded, path, picture, quality), 1)
         rows.append(CodecRow(suffix, quality, 1000 * taken / megapixels, path.stat().st_size / 1000 / megapixels))
     return rows
 
@@ -261,9 +261,9 @@ def main() -> None:
         ]
         stages = measure_stages(arguments, folder / "in", folder)
         first = sorted((folder / "out-0").glob("*.*g"))[0]
-        large = read_picture(first, max_pixels=None)
+        large = decode_image(first, max_pixels=None)
         piece = np.ascontiguousarray(large.pixels[: arguments.height, : arguments.width])
-        codecs = measure_codecs(Picture(piece), folder)
+        codecs = measure_codecs(DecodedImage(piece), folder)
     document: dict[str, object] = {
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "command": describe_command(),

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
-from sr_deploy.imaging.picture import Picture
+from sr_deploy.imaging.decoded_image import DecodedImage
 from sr_deploy.imaging.resample import resample
-from sr_deploy.upscale.files import FileSettings, enlarge_picture
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import FileSettings, enlarge_image
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 _PIECES = (("chelsea", 70, 150),)
 _SIDE = 80
 
 
-def draw_badge() -> Picture:
+def draw_badge() -> DecodedImage:
     """A disc with a bar, cut out hard as palettes have it; black under all that is transparent, as editors leave it."""
     large = Image.new("RGBA", (4 * _SIDE, 4 * _SIDE), (0, 0, 0, 0))
     pen = ImageDraw.Draw(large)
@@ -38,10 +38,10 @@ def draw_badge() -> Picture:
     weight = np.maximum(samples[..., 3:].sum(axis=(1, 3)), 1e-9)
     color = (samples[..., :3] * samples[..., 3:]).sum(axis=(1, 3)) / weight
     seen = alpha > 127
-    return Picture(np.where(seen[..., None], np.rint(color), 0).astype(np.uint8), 255 * seen.astype(np.uint8))
+    return DecodedImage(np.where(seen[..., None], np.rint(color), 0).astype(np.uint8), 255 * seen.astype(np.uint8))
 
 
-def put_on_white(picture: Picture) -> NDArray[np.uint8]:
+def put_on_white(picture: DecodedImage) -> NDArray[np.uint8]:
     """What a viewer shows."""
     assert picture.alpha is not None
     share = picture.alpha[..., None] / 255
@@ -61,13 +61,13 @@ def main() -> None:
         for name, top, left in _PIECES:
             piece = np.ascontiguousarray(read_image(bundled_photographs()[name])[top:, left:][:_SIDE, :_SIDE])
             bicubic = resample(piece, side, side, "bicubic")
-            network = enlarge_picture(upscaler, Picture(piece), settings).picture.pixels
+            network = enlarge_image(upscaler, DecodedImage(piece), settings).picture.pixels
             both = np.concatenate([bicubic, network], axis=1)
             write_image(arguments.out / f"upscale-{name}.png", np.ascontiguousarray(both, dtype=np.uint8))
         badge = draw_badge()
         assert badge.alpha is not None
-        as_it_lies = Picture(upscaler(badge.pixels), upscaler(badge.alpha[..., None])[..., 0])
-        bled = enlarge_picture(upscaler, badge, settings).picture
+        as_it_lies = DecodedImage(upscaler(badge.pixels), upscaler(badge.alpha[..., None])[..., 0])
+        bled = enlarge_image(upscaler, badge, settings).picture
         edges = [put_on_white(picture)[: side // 2, : side // 2] for picture in (as_it_lies, bled)]
         both = np.repeat(np.repeat(np.concatenate(edges, axis=1), 2, axis=0), 2, axis=1)
         write_image(arguments.out / "upscale-transparency.png", both)

@@ -35,7 +35,7 @@ from sr_deploy.imaging.resample import resample
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.video.encoders import VideoSettings
-from sr_deploy.upscale.video.job import VideoResult, upscale_video
+from sr_deploy.upscale.video.video_job import VideoResult, upscale_video
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "video.md"

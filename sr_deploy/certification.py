@@ -42,7 +42,7 @@ from sr_deploy.upscale.memory import SHARE as MEMORY_SHARE
 from sr_deploy.upscale.memory import estimate_bytes_per_pixel, free_memory
 from sr_deploy.verify.candidates import list_not_run
 from sr_deploy.verify.engines import check_engines
-from sr_deploy.verify.files import check_graphs
+from sr_deploy.verify.graph_checks import check_graphs
 from sr_deploy.verify.judging import Found, accept_findings, judge_bundle, judge_found, record_verdict
 from sr_deploy.verify.model import verify_backends
 from sr_deploy.verify.page.content import describe_page
@@ -187,7 +187,7 @@ def verify_model(
                 thresholds=thresholds,
                 choices=choices,
                 standing=standing,
-                most_pixels=_count_most_pixels(model),
+                max_pixels=_count_max_pixels(model),
                 on_stage=tell,
             )
             if bundle is not None and verified.invented:
@@ -210,7 +210,7 @@ def verify_model(
         return _write(bundle, verification, certificate) if bundle is not None and writes else verification
 
 
-def _count_most_pixels(model: Model) -> float | None:
+def _count_max_pixels(model: Model) -> float | None:
     """Input pixels, batch included, whose feature maps the reference and one backend can hold on this machine's CPU."""
     try:
         per_pixel = estimate_bytes_per_pixel(model)

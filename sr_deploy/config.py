@@ -25,7 +25,7 @@ from sr_deploy.untrusted import MAX_TOML_BYTES, make_text, open_regular, parse_t
 ConfigModel = TypeVar("ConfigModel", bound=BaseModel)
 Companion = Literal["train", "export"]
 _PROBLEMS_SHOWN = 5
-_MOST_SECTIONS = 8
+_MAX_SECTIONS = 8
 _KEY_SHOWN = 120
 
 
@@ -183,8 +183,8 @@ def _apply_override(document: dict[str, object], override: str) -> None:
     except ValueError:
         value = text.strip()
     *sections, last = key.strip().split(".")
-    if len(sections) > _MOST_SECTIONS:
-        raise RecipeError(f"--set {show_value(override)}: a key has at most {_MOST_SECTIONS} sections")
+    if len(sections) > _MAX_SECTIONS:
+        raise RecipeError(f"--set {show_value(override)}: a key has at most {_MAX_SECTIONS} sections")
     table: dict[str, object] = document
     for section in sections:
         inner = table.setdefault(section, {})

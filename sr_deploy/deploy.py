@@ -36,7 +36,7 @@ from sr_deploy.engine.bundle import NotBuilt, build_engines, check_plan
 from sr_deploy.engine.profiles import check_profiles
 from sr_deploy.errors import CheckpointError, GraphError, OutputError, VerificationError
 from sr_deploy.export.int8.bundle import Calibration
-from sr_deploy.export.int8.photographs import list_photographs
+from sr_deploy.export.int8.calibration_images import list_calibration_images
 from sr_deploy.export.spec import ExportSpec, load_spec
 from sr_deploy.export.triton import TritonModel, write_triton_models
 from sr_deploy.files import sha256_of, write_text
@@ -47,7 +47,7 @@ from sr_deploy.untrusted import make_component
 if TYPE_CHECKING:
     from sr_deploy.bench.pair import PairTiming
     from sr_deploy.certification import Verification
-    from sr_deploy.export.half_plan import HalfPlan
+    from sr_deploy.export.fp16_plan import Fp16Plan
     from sr_deploy.export.int8.bundle import Int8Graph
     from sr_deploy.graph.rewrite import RewriteReport
 
@@ -73,7 +73,7 @@ class WrittenGraphs:
     """One for each file."""
     saving: GraphSaving | None = None
     """What rewriting the FP32 graph saved; None if the spec leaves it plain."""
-    half_plan: HalfPlan | None = None
+    fp16_plan: Fp16Plan | None = None
     """Which layers stay FP32 in the FP16 graph, and what was measured; None without one."""
     searches: Mapping[Precision, Int8Record] = field(default_factory=dict)
     """What the search for INT8 and for FP8 found, where there are such graphs."""
@@ -99,7 +99,7 @@ class ExportResult:
     """All that was found: the entries above, what is in the files, the error budget by stage."""
     saving: GraphSaving | None = None
     """What rewriting the graph saved; None if the spec leaves it plain."""
-    half_plan: HalfPlan | None = None
+    fp16_plan: Fp16Plan | None = None
     """Which layers stay FP32 in the FP16 graph, and what was measured; None without one."""
     triton: tuple[TritonModel, ...] = ()
     """Models written for NVIDIA's Triton Inference Server, if asked for."""
@@ -169,7 +169,7 @@ def export_bundle(
     path = out or DEPLOYMENTS / make_component(default_name(model))
     _check_place(path)
     if calibration is not None and calibration.folder is not None:
-        list_photographs(calibration.folder)  # says what is wrong with it before anything takes long
+        list_calibration_images(calibration.folder)  # says what is wrong with it before anything takes long
     with holding_bundle(path):
         bundle, graphs = _write_bundle(model, spec, path, tell, calibration or Calibration())
         with bundle.writing():
@@ -185,7 +185,7 @@ def export_bundle(
         not_run=verification.not_run,
         verification=verification,
         saving=graphs.saving,
-        half_plan=graphs.half_plan,
+        fp16_plan=graphs.fp16_plan,
         triton=() if triton is None else write_triton_models(bundle, triton),
         left_out=graphs.left_out,
     )
@@ -265,9 +265,9 @@ def _write_graphs(
     calibration: Calibration,
 ) -> WrittenGraphs:
     from sr_deploy.export.ends import change_graph_ends
-    from sr_deploy.export.fp16 import convert_graph_to_fp16, convert_graph_to_half
-    from sr_deploy.export.half_format import BF16
-    from sr_deploy.export.half_plan import plan_graph
+    from sr_deploy.export.float_format import BF16
+    from sr_deploy.export.fp16 import convert_graph_to_format, convert_graph_to_fp16
+    from sr_deploy.export.fp16_plan import plan_graph
     from sr_deploy.export.int8.bundle import write_int8_graph
     from sr_deploy.export.onnx_export import export_network_to_onnx
 
@@ -283,7 +283,7 @@ def _write_graphs(
             export_network_to_onnx(model.load_network(), model.arch, file, source_sha256)
             saving = _rewrite_graph(file, tell) if spec.rewrite else None
         elif precision == "bf16":
-            convert_graph_to_half(files["fp32"], file, BF16)
+            convert_graph_to_format(files["fp32"], file, BF16)
         else:
             plan = plan or plan_graph(files["fp32"], model.arch.channels, model.arch.scale, calibration.folder)
             if precision == "fp16":
@@ -307,7 +307,7 @@ def _write_graphs(
     return WrittenGraphs(records, saving, plan, searches, left_out)
 
 
-def _record_graph(precision: Precision, file: Path, plan: HalfPlan | None, quantized: Int8Graph | None) -> GraphRecord:
+def _record_graph(precision: Precision, file: Path, plan: Fp16Plan | None, quantized: Int8Graph | None) -> GraphRecord:
     kept, share = plan.names if plan is not None and precision == "fp16" else (), None
     if quantized is not None:
         kept = quantized.planned_fp32
@@ -319,7 +319,7 @@ def _record_graph(precision: Precision, file: Path, plan: HalfPlan | None, quant
 def _rewrite_graph(file: Path, tell: Callable[[str], None]) -> GraphSaving:
     """Put the rewritten graph into the plain one's place, and time both."""
     from sr_deploy.bench.pair import time_pair
-    from sr_deploy.export.rewrite import rewrite_graph_file
+    from sr_deploy.export.write import rewrite_graph_file
 
     tell("rewrite the graph")
     with tempfile.TemporaryDirectory() as name:

@@ -21,10 +21,10 @@ from sr_deploy.runners.protocol import Runner
 from sr_deploy.upscale.tiles import MAX_HALO, plan_tiles, run_tiles
 from sr_deploy.verify.entry import name_machine
 from sr_deploy.verify.error_budget import (
-    Photograph,
+    ImagePair,
     Stage,
-    choose_photographs,
-    describe_photographs,
+    choose_images,
+    describe_images,
     make_stages,
     run_all,
     tile_side,
@@ -50,7 +50,7 @@ def measure_error_budgets(model: Model, tell: Tell = lambda _: None) -> list[Err
     with open_reference(model) as oracle:
         if any(one.min.n > 1 for one in oracle.spec.profiles):
             return []  # a graph that takes batches only makes no picture
-        photographs = choose_photographs(
+        photographs = choose_images(
             model.channels,
             model.scale,
             model.input_multiple,
@@ -59,7 +59,7 @@ def measure_error_budgets(model: Model, tell: Tell = lambda _: None) -> list[Err
             fixed=_find_fixed_sides(oracle),
             least=next(((one.min.h, one.min.w) for one in oracle.spec.profiles), (1, 1)),
         )
-        photographs = [Photograph(snap_input(one.lr, model.end_dtype), one.truth) for one in photographs]
+        photographs = [ImagePair(snap_input(one.lr, model.end_dtype), one.truth) for one in photographs]
         first = Stage(describe_reference(model).title, str(oracle.spec), run_all(oracle.infer, photographs))
     known: dict[BackendChoice, Stage] = {}
     for chain in chains:
@@ -75,7 +75,7 @@ def measure_error_budgets(model: Model, tell: Tell = lambda _: None) -> list[Err
                 file=graph.name,
                 sha256=_hash_of(model, chain[-1].precision, graph),
                 machine=machine,
-                inputs=describe_photographs(photographs),
+                inputs=describe_images(photographs),
                 measured_at=utc_now(),
                 stages=make_stages([first, *stages], [one.truth for one in photographs]),
             )
@@ -105,7 +105,7 @@ def _list_chain(model: Model, precision: Precision) -> list[BackendChoice]:
 def _run_chain(
     model: Model,
     chain: Sequence[BackendChoice],
-    photographs: Sequence[Photograph],
+    photographs: Sequence[ImagePair],
     known: dict[BackendChoice, Stage],
     halo: int,
 ) -> tuple[list[Stage], str]:
@@ -125,7 +125,7 @@ def _run_chain(
     return stages, machine
 
 
-def _run_stage(model: Model, runner: Runner, photographs: Sequence[Photograph]) -> Stage:
+def _run_stage(model: Model, runner: Runner, photographs: Sequence[ImagePair]) -> Stage:
     spec = runner.spec
     kind = "ONNX" if spec.backend == "onnxruntime" else "engine"
     path = spec.artifact

@@ -17,7 +17,7 @@ _REPORT = (
     "this is a fault of sr-deploy: please report it with the command and with what it prints when "
     "SR_DEPLOY_TRACEBACK=1 stands in front"
 )
-_MOST_OF_A_SURPRISE = 300
+_MAX_SURPRISE = 300
 """Characters of its message that are told."""
 
 
@@ -104,7 +104,7 @@ class MissingDependencyError(SrDeployError):
 
 
 class TrainingError(SrDeployError):
-    """Training cannot go on (a loss that is no number, a run that does not match its recipe)."""
+    """Training cannot go on (a loss that is NaN or infinite, a run that does not match its recipe)."""
 
 
 class VerificationError(SrDeployError):
@@ -155,7 +155,7 @@ def describe_surprise(error: BaseException) -> str:
     said = " ".join(str(error).partition("Traceback (most recent call last)")[0].split())
     frames = ((Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__))
     ours = [f"{file.relative_to(_PACKAGE.parent).as_posix()}:{line}" for file, line in frames if _is_ours(file)]
-    message = f": {shorten(said, _MOST_OF_A_SURPRISE)}" if said else ""
+    message = f": {shorten(said, _MAX_SURPRISE)}" if said else ""
     place = f" (at {ours[-1]})" if ours else ""
     return f"internal: {type(error).__name__}{message}{place}; {_REPORT}"
 

@@ -19,8 +19,8 @@ from sr_deploy.upscale.image import Upscaler
 from sr_deploy.verify.pairs import PairPaths, find_pairs, read_pair
 from sr_deploy.verify.quality import (
     Distance,
-    PictureEvaluation,
-    PictureScores,
+    ImageEvaluation,
+    ImageScores,
     WorstCrop,
     average_scores,
     draw_worst_crops,
@@ -32,7 +32,7 @@ EVALUATION_NAME = "evaluation.json"
 CROPS_NAME = "worst-crops.png"
 LPIPS_NOTE = "LPIPS is not validated here: it was never run with the published weights; see docs/evaluation.md"
 
-OnPicture = Callable[[int, int, str], None]
+OnImage = Callable[[int, int, str], None]
 """Called after each picture with the number done, the number of all, and its name."""
 
 
@@ -59,11 +59,11 @@ class Evaluation(Document):
     """Folder of originals."""
     lr: str | None
     """Folder of low-resolution pictures; None: made of the originals by the papers' bicubic."""
-    pictures: tuple[PictureEvaluation, ...]
+    pictures: tuple[ImageEvaluation, ...]
     """In the order of their names."""
-    mean_model: PictureScores
+    mean_model: ImageScores
     """The network's mean."""
-    mean_bicubic: PictureScores
+    mean_bicubic: ImageScores
     """Bicubic's mean."""
     mean_original_niqe: float | None
     """The originals' mean NIQE."""
@@ -100,7 +100,7 @@ def evaluate_model(
     tile: int | None = None,
     with_niqe: bool = True,
     lpips: tuple[Path, Path] | None = None,
-    on_picture: OnPicture | None = None,
+    on_image: OnImage | None = None,
 ) -> Evaluated:
     """Score a network on a test set by the papers' protocol, beside bicubic.
 
@@ -112,7 +112,7 @@ def evaluate_model(
         tile: as for `Upscaler`.
         with_niqe: whether NIQE is computed.
         lpips: the user's weight files, of torchvision's backbone and of LPIPS's linear layers.
-        on_picture: told about progress.
+        on_image: told about progress.
 
     Raises:
         InputError: a folder cannot be used, pictures have no partner, or a network that does not enlarge has no `lr`.
@@ -128,7 +128,7 @@ def evaluate_model(
     # Folders and weights are looked at before the network is loaded: a wrong name shall not cost its time.
     pairs = find_pairs(hr, lr, opened.scale)
     distance = _open_lpips(lpips)
-    pictures: list[PictureEvaluation] = []
+    pictures: list[ImageEvaluation] = []
     crops: list[WorstCrop] = []
     # A bad network is to be scored, not stopped.
     with Upscaler(opened, backend=backend, tile=tile, guards=FINITE_ONLY) as upscaler:
@@ -136,8 +136,8 @@ def evaluate_model(
             picture, crop = _evaluate_paths(paths, upscaler, with_niqe=with_niqe, lpips=distance)
             pictures.append(picture)
             crops.append(crop)
-            if on_picture is not None:
-                on_picture(len(pictures), len(pairs), picture.name)
+            if on_image is not None:
+                on_image(len(pictures), len(pairs), picture.name)
         spec = upscaler.spec
     evaluation = Evaluation(
         model=str(opened.path),
@@ -160,7 +160,7 @@ def evaluate_model(
 
 def _evaluate_paths(
     paths: PairPaths, upscaler: Upscaler, *, with_niqe: bool, lpips: Distance | None
-) -> tuple[PictureEvaluation, WorstCrop]:
+) -> tuple[ImageEvaluation, WorstCrop]:
     spec = upscaler.spec
     try:
         pair = read_pair(paths, spec.scale, spec.channels)
@@ -182,7 +182,7 @@ def _open_lpips(files: tuple[Path, Path] | None) -> Distance | None:
     return Lpips.read(*files)
 
 
-def _make_notes(pictures: list[PictureEvaluation], *, with_niqe: bool, with_lpips: bool) -> list[str]:
+def _make_notes(pictures: list[ImageEvaluation], *, with_niqe: bool, with_lpips: bool) -> list[str]:
     notes = []
     without = [picture.name for picture in pictures if picture.model.niqe is None]
     if with_niqe and without:

@@ -23,7 +23,7 @@ from sr_deploy.remember import remember_per_file
 from sr_deploy.untrusted import is_regular, open_regular
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
-_LARGEST_POINTER = 1024  # of their specification
+_MAX_POINTER_BYTES = 1024  # of their specification
 _TEMPORARY_PREFIX = ".partial-"
 _ASIDE = ".old"
 _PARTIAL_FOLDER = re.compile(rf"{re.escape(_TEMPORARY_PREFIX)}(.+)-[0-9a-f]{{8}}(?:{re.escape(_ASIDE)})?", re.DOTALL)
@@ -142,7 +142,7 @@ def require_file(path: Path, what: str) -> Path:
         raise InputError(f"{path} is a device, a pipe or a socket, but {what} must be a file")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read (permission denied); give {what} that you may read")
-    if path.stat().st_size <= _LARGEST_POINTER and path.read_bytes().startswith(_POINTER):
+    if path.stat().st_size <= _MAX_POINTER_BYTES and path.read_bytes().startswith(_POINTER):
         command = f"git -C {shlex.quote(str(path.parent))} lfs pull --include {shlex.quote(path.name)}"
         raise InputError(f"{path} is a Git LFS pointer, which stands for {what}, not the file itself; run: {command}")
     return path

@@ -111,6 +111,20 @@ def lend_path(path: Path) -> Iterator[Path]:
             yield link
 
 
+@contextlib.contextmanager
+def lend_url(path: Path) -> Iterator[str]:
+    """A URL under which FFmpeg finds exactly that file; what it opens must be open when the block ends.
+
+    FFmpeg reads the beginning of a name up to a colon as a protocol (`Movie: Part 1.mkv`, `file:plain.mkv`), and takes
+    UTF-8 only.
+
+    Raises:
+        OSError: as `lend_path`.
+    """
+    with lend_path(path) as lent:
+        yield f"file:{lent.absolute()}"
+
+
 def _fits_utf8(text: str) -> bool:
     try:
         text.encode()

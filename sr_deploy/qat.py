@@ -23,16 +23,16 @@ from sr_deploy.errors import CheckpointError, InputError
 from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.insert import choose_scale
 from sr_deploy.export.int8.make import calibrate_ranges
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import find_modules, place_quantization
-from sr_deploy.export.int8.work import Work, start_work
+from sr_deploy.export.int8.quantization_options import Int8Options
+from sr_deploy.export.int8.task import QuantizationTask, make_task
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 from sr_deploy.train.chain import Stage, plan_stages
 from sr_deploy.train.recipe import QuantizationRecipe, load_recipe
 
-_LEAST_SIDE = 16
+_MIN_SIDE = 16
 _ALIKE = 1e-3
 """Evening channels out changes no output by more, beyond its rounding."""
 
@@ -85,7 +85,7 @@ def plan_qat(
     network = {"architecture": arch.architecture, **arch.options}
     fixed = [f"network.{key}={format_toml_value(value)}" for key, value in network.items()]
     (stage,) = plan_stages(name, [*overrides, f"scale={arch.scale}", *fixed], runs, alone=True, out=out)
-    side = max(stage.recipe.data.patch_size // arch.scale, _LEAST_SIDE)
+    side = max(stage.recipe.data.patch_size // arch.scale, _MIN_SIDE)
     start = prepare_training(checkpoint, weights, data, side=side, tell=tell)
     quantization = (stage.recipe.quantization or QuantizationRecipe()).model_copy(
         update={
@@ -136,23 +136,25 @@ def prepare_training(
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "fp32.onnx"
         export_network_to_onnx(network, model.arch, graph, sha256)
-        work = start_work(graph, graph, options, calibration=photographs, keep_fp32=(), tell=tell)
-    placement = place_quantization(work.model)
-    tell(f"calibrate {len(placement.candidates)} convolutions on {options.crops} crops in {work.engine_name}")
-    factors, limits = calibrate_ranges(work, placement)
-    state = _read_evened(work, factors, network)
-    modules = find_modules(work.model, placement)
+        task = make_task(graph, graph, options, calibration=photographs, keep_fp32=(), tell=tell)
+    placement = place_quantization(task.model)
+    tell(f"calibrate {len(placement.candidates)} convolutions on {options.crops} crops in {task.engine_name}")
+    factors, limits = calibrate_ranges(task, placement)
+    state = _read_evened(task, factors, network)
+    modules = find_modules(task.model, placement)
     steps = {name: float(choose_scale(limits[data])) for data, name in modules.items() if f"{name}.weight" in state}
-    _require_alike(checkpoint, work, network, model.arch, state)
+    _require_alike(checkpoint, task, network, model.arch, state)
     save_generator(weights, state, model.arch)
     return Start(steps, sha256)
 
 
-def _read_evened(work: Work, factors: dict[str, tuple[float, ...]], network: nn.Module) -> dict[str, Tensor]:
+def _read_evened(
+    task: QuantizationTask, factors: dict[str, tuple[float, ...]], network: nn.Module
+) -> dict[str, Tensor]:
     """The network's state with the weights of the graph whose channels are evened out."""
     import onnx
 
-    even = {tensor.name: tensor for tensor in apply_factors(work.model, factors).graph.initializer}
+    even = {tensor.name: tensor for tensor in apply_factors(task.model, factors).graph.initializer}
     state = dict(network.state_dict())
     for key, old in state.items():
         if key in even and tuple(even[key].dims) == tuple(old.shape):
@@ -160,10 +162,12 @@ def _read_evened(work: Work, factors: dict[str, tuple[float, ...]], network: nn.
     return state
 
 
-def _require_alike(checkpoint: Path, work: Work, network: nn.Module, arch: ArchSpec, state: dict[str, Tensor]) -> None:
+def _require_alike(
+    checkpoint: Path, task: QuantizationTask, network: nn.Module, arch: ArchSpec, state: dict[str, Tensor]
+) -> None:
     evened = build_network(arch).eval()
     evened.load_state_dict(state)
-    lr_NCHW = torch.from_numpy(next(work.stream_inputs()))
+    lr_NCHW = torch.from_numpy(next(task.stream_inputs()))
     with torch.inference_mode():
         off = float((evened(lr_NCHW) - network(lr_NCHW)).abs().max())
     if not off <= _ALIKE:

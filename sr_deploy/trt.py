@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _LOG = logging.getLogger(__name__)
 _SAID = threading.local()
-_MOST_ERRORS = 5
+_MAX_ERRORS = 5
 _SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
 _NO_NAMES = ("NONE", "CURRENT")
 _FIRST_FP8 = 89
@@ -99,7 +99,7 @@ def take_errors() -> str:
 
 def _errors() -> deque[str]:
     if not hasattr(_SAID, "errors"):
-        _SAID.errors = deque(maxlen=_MOST_ERRORS)
+        _SAID.errors = deque(maxlen=_MAX_ERRORS)
     errors: deque[str] = _SAID.errors
     return errors
 
@@ -213,7 +213,7 @@ def describe_target(backend: Backend, capabilities: tuple[str, ...]) -> str:
 
 
 def why_not_buildable(backend: Backend) -> str | None:
-    """Why this machine cannot build engines with `backend`, and what mends it; None if it can."""
+    """Why this machine cannot build engines with `backend`, and how to fix it; None if it can."""
     module = _module_name(backend)
     if not deps.is_installed(module):
         return f"{module} is not installed; run: {deps.install_command(module)}"

@@ -12,8 +12,8 @@ Any folder of images will do for training; this only takes originals out of thes
     df2k      div2k and flickr2k; df2k-ost: all three, as ESRGAN and Real-ESRGAN
 
 DIV2K is for academic research only; the pages above state the terms of each. The same command goes on after a stop:
-what is there is kept. Sub-images (--sub-images) are only worth their space where decoding whole photographs is too slow
-and memory is too short to keep them decoded (data.cache_gib).
+existing files are kept. Sub-images (--sub-images) are only worth their space where decoding whole photographs is too
+slow and memory is too short to keep them decoded (data.cache_gib).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ _OPAQUE = {
     "torch._utils._rebuild_qtensor": "a quantized tensor",
     "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
     "torch._utils._rebuild_nested_tensor": "a nested tensor",
-    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor on the meta device, which has no numbers",
+    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor on the meta device, which has no values",
     "torch._utils._rebuild_wrapper_subclass": "a tensor of a class of its own",
     "torch._utils._rebuild_device_tensor_from_numpy": "a tensor made from numpy's bytes",
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": "a tensor of another kind of device",
@@ -242,7 +242,7 @@ def _set_items(reader: PickleReader, items: list[object]) -> None:
 
 def _fill(target: dict[object, object], pairs: Iterable[tuple[object, object]]) -> None:
     for key, value in pairs:
-        # Python hashes tuples without end, and whole numbers of any length can be chosen to have one and the same hash.
+        # Python hashes tuples without end, and integers of any length can be chosen to have one and the same hash.
         plain = key is None or isinstance(key, str | float) or (isinstance(key, int) and abs(key) < 1 << 63)
         if not plain:
             raise CheckpointError(

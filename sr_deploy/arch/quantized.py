@@ -1,10 +1,10 @@
 """Convolutions that compute as INT8 ones will, through which gradients flow: quantization-aware training.
 
-Data and weights become whole numbers, are multiplied as such, and the sums are scaled afterwards:
+Data and weights become integers, are multiplied as such, and the sums are scaled afterwards:
 
     q(x) = clamp(round(x / s), -128, 127)        y = s t conv(q(x), round(w / t)) + b
 
-so BF16, which holds whole numbers up to 256 exactly, loses nothing of them; PyTorch's own `fake_quantize` functions
+so BF16, which holds integers up to 256 exactly, loses nothing of them; PyTorch's own `fake_quantize` functions
 multiply by the scale first, which BF16 rounds. Inside the range gradients go through rounding as if there were none
 (Bengio et al. 2013).
 """
@@ -50,7 +50,7 @@ class _RoundToLevels(torch.autograd.Function):
 
 
 def round_to_levels(values: Tensor, step: Tensor, *, in_fp8: bool = False) -> Tensor:
-    """Values over a step (a scalar), as whole numbers from -128 to 127 or as E4M3 numbers, of the type of `values`.
+    """Values over a step (a scalar), as integers from -128 to 127 or as E4M3 numbers, of the type of `values`.
 
     The gradient that arrives is taken for one of the numbers times the step, since whoever scales the result does so
     without telling autograd of the step.
@@ -74,7 +74,7 @@ def find_weight_steps(weight: Tensor) -> Tensor:
     """
     exact = (weight.detach().abs().amax(dim=(1, 2, 3)).double() / LEVELS).clamp(min=LEAST_SCALE)
     rounded = exact.half()
-    # Positive numbers of FP16 ascend as the whole numbers of their bits do.
+    # Positive numbers of FP16 ascend as the integers of their bits do.
     raised = torch.where(rounded.double() < exact, rounded.view(torch.int16) + 1, rounded.view(torch.int16))
     return raised.view(torch.float16).float()
 

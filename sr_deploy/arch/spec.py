@@ -15,7 +15,7 @@ _MOST_OPTIONS = 32
 _LARGEST_OPTION = 2**16
 _LONGEST_OPTION = 64
 _OPTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-MOST_DISCRIMINATOR_FEATURES = 1024
+MAX_DISCRIMINATOR_FEATURES = 1024
 """Channels of a discriminator's first feature maps that it can have."""
 
 
@@ -88,7 +88,7 @@ class DiscriminatorSpec(BaseModel):
 
     architecture: DiscriminatorName
     """srgan (8 convolutions), vgg128 (ESRGAN's, 10), vgg256 (12), unet (Real-ESRGAN's: a verdict for each pixel)."""
-    features: int = Field(default=64, ge=1, le=MOST_DISCRIMINATOR_FEATURES)
+    features: int = Field(default=64, ge=1, le=MAX_DISCRIMINATOR_FEATURES)
     """Channels of its first feature maps."""
     patch_size: int | None = Field(default=None, ge=1, le=4096)
     """Side of the images that it judges; the dense layers of all but unet depend on it."""

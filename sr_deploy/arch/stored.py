@@ -82,11 +82,9 @@ def make_stored_tensor(storage: Storage, dtype: str, shape: object, stride: obje
     """
     if dtype not in DTYPES:
         raise CheckpointError(f"a tensor has numbers of type {show_value(dtype)}; {', '.join(DTYPES)} are read")
-    for sides in (shape, stride):
-        if not isinstance(sides, tuple) or len(sides) > MAX_AXES or not all(is_count(side) for side in sides):
-            raise CheckpointError(
-                f"a tensor has {show_value(sides)} for sides or strides; up to {MAX_AXES} whole numbers"
-            )
+    for dims in (shape, stride):
+        if not isinstance(dims, tuple) or len(dims) > MAX_AXES or not all(is_count(side) for side in dims):
+            raise CheckpointError(f"a tensor has {show_value(dims)} for sides or strides; up to {MAX_AXES} integers")
     assert isinstance(shape, tuple)
     assert isinstance(stride, tuple)
     if len(shape) != len(stride) or not is_count(offset):
@@ -141,7 +139,7 @@ def require_sizes(tensors: Iterable[StoredTensor]) -> None:
 
 
 def is_count(value: object) -> bool:
-    """Whether a value of a file is a whole number from 0 up that fits into 62 bits."""
+    """Whether a value of a file is an integer from 0 up that fits into 62 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 

@@ -56,7 +56,7 @@ class TensorFile:
         return {key: tensor.shape for key, tensor in self.tensors.items()}
 
     def load(self, names: Mapping[str, str]) -> dict[str, Tensor]:
-        """Read tensors as plain fp32; whole numbers (the counters of a batch normalization) stay what they are.
+        """Read tensors as plain fp32; integers (the counters of a batch normalization) stay what they are.
 
         Args:
             names: new names by the file's keys; others are not read.
@@ -231,7 +231,7 @@ def _sort_metadata(content: bytes) -> bytes:
 
 
 def to_fp32(key: str, tensor: Tensor) -> Tensor:
-    """A plain fp32 tensor; whole numbers (the counters of a batch normalization) stay what they are.
+    """A plain fp32 tensor; integers (the counters of a batch normalization) stay what they are.
 
     Raises:
         CheckpointError: no plain real numbers, or NaN or infinity among them.

@@ -196,7 +196,7 @@ class PinnedCopies:
         self._samples = samples
         self._device = device
         pinned = device != "cpu"
-        self._rising, self._falling = (
+        self._upload, self._download = (
             torch.empty(one.shape, dtype=torch.uint8, pin_memory=pinned) for one in (samples, result)
         )
         self._result = torch.from_numpy(result).to(device)
@@ -219,11 +219,11 @@ class PinnedCopies:
 
     def _time_one(self, device: Device, start: Event, end: Event) -> tuple[float, float]:
         began = device.now()
-        np.copyto(self._rising.numpy(), self._samples)
+        np.copyto(self._upload.numpy(), self._samples)
         start.record()
-        self.sent = self._rising.to(self._device, non_blocking=True, copy=True)
-        self._falling.copy_(self._result, non_blocking=True)
+        self.sent = self._upload.to(self._device, non_blocking=True, copy=True)
+        self._download.copy_(self._result, non_blocking=True)
         end.record()
         end.wait()
-        np.copyto(self.fetched, self._falling.numpy())
+        np.copyto(self.fetched, self._download.numpy())
         return device.now() - began, end.seconds_since(start)

@@ -112,7 +112,7 @@ class CertificateEntry(Record):
     """Of INT8 with the rest in BF16: what it surely loses against photographs, the mean over crops less two standard
     errors, in dB of PSNR. It is within the budget that the graph was made for, or the entry did not pass."""
     passed: bool
-    """Whether every judged measurement met the thresholds and no output of any was infinite or no number."""
+    """Whether every judged measurement met the thresholds and every output was finite."""
 
     @property
     def judged_measurements(self) -> tuple[Measurement, ...]:

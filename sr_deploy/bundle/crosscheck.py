@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from sr_deploy.backends import INT8_BF16, QUANTIZED
 from sr_deploy.bundle.certificate import Certificate, CertificateEntry, Measurement
 from sr_deploy.bundle.records import EngineRecord, Manifest
-from sr_deploy.bundle.tolerance import MOST_ALLOWANCE
+from sr_deploy.bundle.tolerance import MAX_ALLOWANCE
 
 _REFERENCES = ("torch:fp64", "torch:fp32")
 """The second is of an older sr-deploy, and of inputs that are too large for float64."""
@@ -72,7 +72,7 @@ def _list_overstated(entry: CertificateEntry, one: Measurement) -> Iterator[str]
     if one.fp32_rounding is not None:
         limit, floor = entry.derive_allowance(one.fp32_rounding)
     # How coarse values at the ends are is not written down; the picture sets a bound to that.
-    ends = MOST_ALLOWANCE if entry.thresholds.get("rounding") else 0.0
+    ends = MAX_ALLOWANCE if entry.thresholds.get("rounding") else 0.0
     if entry.limit_of(one) > (limit + ends) * (1 + _SLACK):
         yield f"allows a difference of {one.allowed:g} on {one.content} {one.shape}, where {limit + ends:g} is due"
     if entry.floor_of(one) < floor * (1 - _SLACK):

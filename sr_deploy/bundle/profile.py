@@ -29,13 +29,13 @@ def parse_shape(text: str) -> Shape:
     """Read `NxHxW`.
 
     Raises:
-        ShapeError: not three whole numbers between 1 and 65536.
+        ShapeError: not three integers between 1 and 65536.
     """
     match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})x([0-9]{1,9})", text.strip())
     numbers = [int(part) for part in match.groups()] if match else []
     if not numbers or not all(1 <= number <= MAX_SIDE for number in numbers):
         raise ShapeError(
-            f"{show_value(text)} is no shape; give NxHxW in whole numbers from 1 to {MAX_SIDE}, as in 1x720x1280"
+            f"{show_value(text)} is no shape; give NxHxW in integers from 1 to {MAX_SIDE}, as in 1x720x1280"
         )
     return Shape(*numbers)
 

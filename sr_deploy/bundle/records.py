@@ -30,7 +30,7 @@ from sr_deploy.untrusted import check_component, check_relative
 SCHEMA_VERSION: Literal[1] = 1
 ENGINES_FOLDER = "engines"
 _PLAIN_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}"
-_MOST_PROFILES = 64
+_MAX_PROFILES = 64
 
 
 def _check_time(text: str) -> str:
@@ -153,7 +153,7 @@ class Manifest(Record):
     """ONNX graphs, fp32 first."""
     rewrites: tuple[str, ...] = ()
     """Rewrites that were applied to the graphs, by their names in docs/graph.md."""
-    profiles: tuple[Profile, ...] = Field(min_length=1, max_length=_MOST_PROFILES)
+    profiles: tuple[Profile, ...] = Field(min_length=1, max_length=_MAX_PROFILES)
     """What engines are built for."""
     engine: EnginePlan = EnginePlan()
     """How engines are built."""
@@ -220,7 +220,7 @@ class EngineRecord(Record):
     """Version of the builder; an engine runs on this version alone."""
     target: str
     """Name of the GPU it was built on and for, or the compute capabilities, as in `sm86+sm89`."""
-    profiles: tuple[Profile, ...] = Field(min_length=1, max_length=_MOST_PROFILES)
+    profiles: tuple[Profile, ...] = Field(min_length=1, max_length=_MAX_PROFILES)
     """Shapes it takes."""
     flags: dict[str, str]
     """Every other setting of the builder."""

@@ -6,7 +6,7 @@ import math
 
 from sr_deploy.bundle.certificate import CertificateEntry, Measurement
 from sr_deploy.bundle.thresholds import MAX_DB
-from sr_deploy.bundle.tolerance import FP32_MULTIPLE, MOST_ALLOWANCE
+from sr_deploy.bundle.tolerance import FP32_MULTIPLE, MAX_ALLOWANCE
 
 
 def describe_shortfall(entry: CertificateEntry) -> str:
@@ -62,7 +62,7 @@ def describe_allowance(entry: CertificateEntry) -> str:
     return (
         f"{FP32_MULTIPLE:g} times what PyTorch's own FP32 is off by on {one.content} {one.shape}, "
         f"{rounding.max_abs:.1e}{psnr} against {against}; {entry.thresholds.get('max_abs', math.inf):.0e} at least, "
-        f"{MOST_ALLOWANCE:.0e} (half an 8-bit step) at most"
+        f"{MAX_ALLOWANCE:.0e} (half an 8-bit step) at most"
     )
 
 

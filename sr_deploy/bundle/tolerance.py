@@ -18,7 +18,7 @@ FP32_MULTIPLE = 8.0
 """What is allowed, in multiples of the rounding of PyTorch's FP32. Both of its memory layouts compute convolutions
 directly; Winograd's F(4x4, 3x3), which backends may choose, has 7 times the greatest error of that (Lavin and Gray,
 "Fast Algorithms for Convolutional Neural Networks", 2016, table 4)."""
-MOST_ALLOWANCE = 0.5 / 255
+MAX_ALLOWANCE = 0.5 / 255
 """Half an 8-bit step: more than this no input allows beyond its threshold. It is what rounding to 8 bit adds anyway."""
 
 
@@ -41,14 +41,14 @@ def derive_limit(stated: float, rounding: Fp32Rounding | None, ends: float = 0.0
     """
     if rounding is None:
         return stated
-    return max(stated, ends + min(FP32_MULTIPLE * rounding.max_abs, MOST_ALLOWANCE))
+    return max(stated, ends + min(FP32_MULTIPLE * rounding.max_abs, MAX_ALLOWANCE))
 
 
 def derive_floor(stated: float, rounding: Fp32Rounding | None, ends: float = 0.0) -> float:
     """What the PSNR has to be on one input: root mean squares of errors as `derive_limit` has the greatest ones."""
     if rounding is None or rounding.psnr_db is None:
         return stated
-    allowed = ends + min(FP32_MULTIPLE * 10 ** (-rounding.psnr_db / 20), MOST_ALLOWANCE)
+    allowed = ends + min(FP32_MULTIPLE * 10 ** (-rounding.psnr_db / 20), MAX_ALLOWANCE)
     return min(stated, -20 * math.log10(allowed))
 
 

@@ -22,7 +22,7 @@ _PIPED_WIDTH = 120
 def bench(
     model: Annotated[
         Path | None,
-        typer.Argument(help="A bundle, an ONNX file (anybody's) or a checkpoint; left out: the newest bundle."),
+        typer.Argument(help="A bundle, any ONNX file or a checkpoint; left out: the newest bundle."),
     ] = None,
     *,
     shape: Annotated[

@@ -208,11 +208,11 @@ def describe_graph(path: Path) -> GraphFacts:
 
     graph, cost = read_graph(path), describe_graph_cost(path)
     named = {axis: str(side or axis) for axis, side in zip("NCHW", graph.input_shape, strict=True)}
-    sides = " x ".join(named[axis] for axis in graph.layout)
+    dims = " x ".join(named[axis] for axis in graph.layout)
     return GraphFacts(
         file=describe_file(path),
         precision=graph.precision,
-        ends=f"{graph.input_name} ({sides}, {graph.input_dtype}) -> {graph.output_name} ({graph.output_dtype})",
+        ends=f"{graph.input_name} ({dims}, {graph.input_dtype}) -> {graph.output_name} ({graph.output_dtype})",
         opset=graph.opset,
         nodes=cost.nodes,
         cost=CostFacts(

@@ -6,7 +6,7 @@ from sr_deploy.cli.output import JsonOption, Output
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """What this machine can do, what is missing, and the command that mends it. Changes nothing."""
+    """What this machine can do, what is missing, and the command that fixes it. Changes nothing."""
     from rich.table import Table
 
     from sr_deploy.runners.diagnosis import diagnose_machine

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sr_deploy.evaluation import Evaluation
-    from sr_deploy.verify.quality import PictureScores
+    from sr_deploy.verify.quality import ImageScores
 
 
 def evaluate(
@@ -73,7 +73,7 @@ def evaluate(
             tile=tile,
             with_niqe=niqe,
             lpips=lpips,
-            on_picture=lambda done, total, name: advance(done / total, name),
+            on_image=lambda done, total, name: advance(done / total, name),
         )
     evaluation = evaluated.evaluation
     if out is not None:
@@ -112,7 +112,7 @@ def _make_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def _cells(model: PictureScores, bicubic: PictureScores) -> list[str]:
+def _cells(model: ImageScores, bicubic: ImageScores) -> list[str]:
     return [
         _join([model.psnr_y, bicubic.psnr_y], 2),
         f"{model.psnr_y - bicubic.psnr_y:+.2f}",

@@ -200,7 +200,7 @@ def _read_quantized(max_drop_db: float | None, method: str | None, *, per_tensor
     """What the command line says of INT8 and FP8, as fields of the spec's [int8] and [fp8]."""
     from typing import get_args
 
-    from sr_deploy.export.int8.options import Method
+    from sr_deploy.export.int8.quantization_options import Method
 
     if method is not None and method not in get_args(Method):
         raise InputError(f"--calibration-method takes {', '.join(get_args(Method))}, not {method!r}")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sr_deploy.budget import Choice
     from sr_deploy.bundle import Int8Record
     from sr_deploy.deploy import ExportResult, GraphSaving
-    from sr_deploy.export.half_plan import HalfPlan
+    from sr_deploy.export.fp16_plan import Fp16Plan
 
 
 def show_export(output: Output, result: ExportResult) -> None:
@@ -34,8 +34,8 @@ def show_export(output: Output, result: ExportResult) -> None:
     output.show(files)
     if result.saving is not None:
         output.show(describe_saving(result.saving))
-    if result.half_plan is not None:
-        for line in describe_half_plan(result.half_plan):
+    if result.fp16_plan is not None:
+        for line in describe_fp16_plan(result.fp16_plan):
             output.show(line)
     for precision, search in manifest.searches.items():
         output.show(describe_search(precision, search))
@@ -62,7 +62,7 @@ def document_export(result: ExportResult) -> dict[str, object]:
             for record in records
         ],
         "saving": None if result.saving is None else asdict(result.saving),
-        "half_plan": None if result.half_plan is None else asdict(result.half_plan),
+        "fp16_plan": None if result.fp16_plan is None else asdict(result.fp16_plan),
         "engines": [engine.model_dump(mode="json") for engine in result.engines],
         "triton": [
             {"name": served.name, "backend": served.backend, "path": str(served.path)} for served in result.triton
@@ -128,7 +128,7 @@ def describe_search(precision: Precision, record: Int8Record) -> str:
     )
 
 
-def describe_half_plan(plan: HalfPlan) -> list[str]:
+def describe_fp16_plan(plan: Fp16Plan) -> list[str]:
     """What stays FP32 in the FP16 graph and why, one line each, behind a line that says what was measured."""
     measured = f"on {plan.pictures} pictures ({plan.source} and extremes)"
     greatest = f"greatest value {plan.greatest:.4g} at {plan.greatest_at} (FP16 ends at 65504)"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sr_deploy.bundle.trust import EngineTrust
 
 
-def read_number(least: float, most: float) -> Callable[[str], float]:
+def read_number(minimum: float, maximum: float) -> Callable[[str], float]:
     """A reader of an option that takes a finite number in [least, most]; what it does not take is wrong usage.
 
     Typer's own ranges let NaN through, since it is neither below nor above anything.
@@ -24,8 +24,8 @@ def read_number(least: float, most: float) -> Callable[[str], float]:
             number = float(text)
         except ValueError:
             number = float("nan")
-        if not least <= number <= most:
-            raise typer.BadParameter(f"{show_value(text)} is no number from {least:g} to {most:g}.")
+        if not minimum <= number <= maximum:
+            raise typer.BadParameter(f"{show_value(text)} is not a number from {minimum:g} to {maximum:g}.")
         return number
 
     return read

@@ -193,13 +193,13 @@ def _show_result(output: Output, run: Path, manifest: RunManifest) -> None:
 def _build_table(result: ValidationResult) -> Table:
     from rich.table import Table
 
-    from sr_deploy.train.run import PhotographScores
+    from sr_deploy.train.run import HeldOutScores
 
     table = Table(title=f"Held-out photographs after {result.step} steps: network / bicubic")
     table.add_column("photograph")
     for heading in ("PSNR-Y dB", "gain dB", "SSIM-Y", "PSNR-RGB dB", "SSIM-RGB"):
         table.add_column(heading, justify="right")
-    mean = PhotographScores(name="mean", model=result.model, bicubic=result.bicubic)
+    mean = HeldOutScores(name="mean", model=result.model, bicubic=result.bicubic)
     for row in (*result.photographs, mean):
         model, bicubic = row.model, row.bicubic
         table.add_row(

@@ -50,9 +50,9 @@ from sr_deploy.imaging.formats import BY_ROWS, WRITTEN, join
 
 if TYPE_CHECKING:
     from sr_deploy.bundle.trust import EngineTrust
-    from sr_deploy.upscale.files import FileSettings
     from sr_deploy.upscale.folder import FolderResult
     from sr_deploy.upscale.image import Upscaler
+    from sr_deploy.upscale.image_file import FileSettings
 
     UpscaleFolder = Callable[..., FolderResult]
 
@@ -152,7 +152,7 @@ def upscale(
     sound, subtitles, chapters and tags are copied; a job that ended early goes on when it is started again.
     """
     from sr_deploy.errors import InputError
-    from sr_deploy.upscale.files import FileSettings
+    from sr_deploy.upscale.image_file import FileSettings
 
     output = Output(as_json)
     settings = FileSettings(scale, alpha, quality, round(max_megapixels * 1e6))
@@ -222,11 +222,11 @@ class _Network:
                 yield opened, partial(upscale_folder, upscalers, tile=self.tile)
             return
         from sr_deploy.upscale.fleet import open_fleet, upscale_folder_on_fleet
-        from sr_deploy.upscale.worker import Order
+        from sr_deploy.upscale.ray_worker import WorkerConfig
 
         path = self.find(output)
-        order = Order(path, self.backend, self.tile, ",".join(self.devices) or None, self.batch, self.trust)
-        with open_fleet(ray, order) as fleet:
+        config = WorkerConfig(path, self.backend, self.tile, ",".join(self.devices) or None, self.batch, self.trust)
+        with open_fleet(ray, config) as fleet:
             devices = [fleet.spec.device] * fleet.workers
             yield (
                 OpenedNetwork(path, fleet.spec, fleet.receptive_radius, devices),
@@ -260,7 +260,7 @@ def _upscale_one(
 ) -> None:
     from sr_deploy.errors import InputError
     from sr_deploy.imaging.row_writer import require_by_rows
-    from sr_deploy.upscale.files import check_paths, check_settings, upscale_file
+    from sr_deploy.upscale.image_file import check_paths, check_settings, upscale_file
     from sr_deploy.upscale.stream import stream_file
 
     check_paths(source, target)
@@ -290,7 +290,7 @@ def _upscale_folder(
     ray: str | None,
 ) -> None:
     from sr_deploy.stopping import stop_on_signals
-    from sr_deploy.upscale.places import plan_folder
+    from sr_deploy.upscale.output_naming import plan_folder
 
     plan_folder(source, target, suffix)  # refuses what cannot end well before a network is loaded
     with network.open_for_folder(output, ray) as (opened, upscale_folder), stop_on_signals() as stop:

@@ -10,8 +10,8 @@ from sr_deploy.cli.output import Output
 
 if TYPE_CHECKING:
     from sr_deploy.runners.protocol import RunnerSpec
-    from sr_deploy.upscale.files import UpscaledFile
     from sr_deploy.upscale.folder import FolderResult
+    from sr_deploy.upscale.image_file import UpscaledFile
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def verify(
     model: Annotated[
         Path | None,
-        typer.Argument(help="A bundle, an ONNX file (anybody's) or a checkpoint; left out: the newest bundle."),
+        typer.Argument(help="A bundle, any ONNX file or a checkpoint; left out: the newest bundle."),
     ] = None,
     *,
     backend: Annotated[

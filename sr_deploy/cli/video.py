@@ -16,8 +16,8 @@ from sr_deploy.cli.streams import stdin_bytes, stdout
 if TYPE_CHECKING:
     from sr_deploy.upscale.image import Upscaler
     from sr_deploy.upscale.video.encoders import VideoSettings
-    from sr_deploy.upscale.video.job import VideoResult
     from sr_deploy.upscale.video.kind import FrameKind
+    from sr_deploy.upscale.video.video_job import VideoResult
 
 INTERRUPTED = 130
 _STREAM = Path("-")
@@ -138,7 +138,7 @@ def is_video(source: Path, target: Path) -> bool:
 def upscale_one_video(output: Output, network: Network, source: Path, target: Path, options: VideoOptions) -> None:
     """Upscale a file, say what became of it, and end with 1 where it was damaged."""
     from sr_deploy.stopping import stop_on_signals
-    from sr_deploy.upscale.video.job import check_video_paths, upscale_video
+    from sr_deploy.upscale.video.video_job import check_video_paths, upscale_video
 
     settings = options.read()
     check_video_paths(source, target, settings)

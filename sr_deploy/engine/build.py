@@ -102,7 +102,7 @@ def _check_ends(request: EngineRequest) -> None:
         return  # the builder says better what is wrong with it
     if source.type.tensor_type.elem_type == _UINT16:
         raise BackendError(
-            f"{request.backend} has no 16-bit whole numbers, and {request.graph.name} takes such; export it with "
+            f"{request.backend} has no 16-bit integers, and {request.graph.name} takes such; export it with "
             'ends = "fp16" or "uint8" for engines'
         )
 

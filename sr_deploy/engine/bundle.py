@@ -75,7 +75,7 @@ def build_engines(
     tolerant: bool = False,
     trust: EngineTrust = BUILT_HERE,
 ) -> BuildResult:
-    """Build an engine for each graph of a bundle, or for an ONNX file of anybody's.
+    """Build an engine for each graph of a bundle, or for any ONNX file.
 
     One that is there, still holds and was built here is kept, another one replaced. Each that is built is entered in
     this user's registry, so that runners open it. The folder is held meanwhile, by who calls this

@@ -6,7 +6,7 @@ kernels, their launches, and the listing that says which kernel reads and writes
 
     listing   text of the engine. Names of host scalars are left out; how many of each kind there are, and how often
               each is used, has to agree
-    rest      every byte, but for small whole numbers in the description of the sizes, and lengths that follow from the
+    rest      every byte, but for small integers in the description of the sizes, and lengths that follow from the
               listing's
 
 `benchmarks/engine_builds.py` builds a graph many times and shows what varies and that it is taken as equal.
@@ -57,7 +57,7 @@ def find_difference(engine: bytes, due: bytes) -> Difference | None:
     """What distinguishes an engine from the one that is due; None if sound builds differ no less.
 
     Args:
-        engine: of anybody's making, whole.
+        engine: all bytes of an untrusted file.
         due: built here from the graph that the other one is said to be of.
     """
     if engine == due:

@@ -1,4 +1,4 @@
-"""What engines are built for: a bundle, or an ONNX file of anybody's."""
+"""What engines are built for: a bundle, or any ONNX file."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from sr_deploy.errors import GraphError
-from sr_deploy.export.half_format import HalfFormat
+from sr_deploy.export.float_format import FloatFormat
 from sr_deploy.graph.load import infer_types, name_of
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Regions:
                     yield node, position, name, self.wants_fp32(node, position)
 
 
-def insert_casts(regions: Regions, half: HalfFormat) -> None:
+def insert_casts(regions: Regions, float_format: FloatFormat) -> None:
     """Put one cast behind each tensor that is read in the other type, and one before each output; in place."""
     graph = regions.graph
     constants = {tensor.name for tensor in graph.initializer}
@@ -143,8 +143,8 @@ def insert_casts(regions: Regions, half: HalfFormat) -> None:
     outputs = {}
     for value in graph.output:
         if _is_float(value) and value.name in made:
-            outputs[value.name] = _free_name(f"{value.name}_{half.precision}", taken)
-    casts = _redirect_readers(regions, half, made, inputs, taken)
+            outputs[value.name] = _free_name(f"{value.name}_{float_format.precision}", taken)
+    casts = _redirect_readers(regions, float_format, made, inputs, taken)
     body: list[onnx.NodeProto] = [casts[name] for name in inputs if name in casts]
     for node in graph.node:
         body.append(node)
@@ -157,7 +157,7 @@ def insert_casts(regions: Regions, half: HalfFormat) -> None:
 
 
 def _redirect_readers(
-    regions: Regions, half: HalfFormat, made: set[str], inputs: Collection[str], taken: set[str]
+    regions: Regions, float_format: FloatFormat, made: set[str], inputs: Collection[str], taken: set[str]
 ) -> dict[str, onnx.NodeProto]:
     """Let nodes read casts of what has the other type; returns the casts by the tensor that they read."""
     casts: dict[str, onnx.NodeProto] = {}
@@ -171,7 +171,7 @@ def _redirect_readers(
                 crosses = name in known and wanted == (name in made) and regions.is_float(name)
             if crosses:
                 if name not in casts:
-                    kind, suffix = (_FLOAT, "fp32") if wanted else (half.onnx_type, half.precision)
+                    kind, suffix = (_FLOAT, "fp32") if wanted else (float_format.onnx_type, float_format.precision)
                     casts[name] = _cast(name, _free_name(f"{name}_{suffix}", taken), kind, suffix)
                 node.input[position] = casts[name].output[0]
     return casts

@@ -2,7 +2,7 @@
 
 TensorRT 11 has no FP16 switch: the graph says it. So every floating-point tensor becomes FP16, one cast stands behind
 each input and one before each output. What steers a Resize (`roi`, `scales`) stays FP32, as the operator demands, and
-so do nodes that are planned in FP32 (`half_plan`): casts stand at their borders, none between neighbors.
+so do nodes that are planned in FP32 (`fp16_plan`): casts stand at their borders, none between neighbors.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError, one_line
 from sr_deploy.export.casts import Regions, insert_casts
-from sr_deploy.export.half_format import BF16, FP16, FP16_MAX, HalfFormat, round_to_half
+from sr_deploy.export.float_format import BF16, FP16, FP16_MAX, FloatFormat, round_to_format
 from sr_deploy.export.write import write_graph
 from sr_deploy.graph.load import load_whole_model, name_of, opset_of
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FP16_MAX", "convert_graph_to_fp16", "convert_graph_to_half", "convert_model_to_fp16", "round_to_fp16"]
+__all__ = ["FP16_MAX", "convert_graph_to_format", "convert_graph_to_fp16", "convert_model_to_fp16", "round_to_fp16"]
 
 _SUBGRAPHS = ("If", "Loop", "Scan")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
@@ -46,55 +46,57 @@ def convert_graph_to_fp16(fp32_path: Path, fp16_path: Path, keep_fp32: Collectio
             does not fit FP16; the message names it.
         OutputError: the file cannot be written.
     """
-    convert_graph_to_half(fp32_path, fp16_path, FP16, keep_fp32)
+    convert_graph_to_format(fp32_path, fp16_path, FP16, keep_fp32)
 
 
-def convert_graph_to_half(fp32_path: Path, half_path: Path, half: HalfFormat, keep_fp32: Collection[str] = ()) -> None:
+def convert_graph_to_format(
+    fp32_path: Path, output_path: Path, float_format: FloatFormat, keep_fp32: Collection[str] = ()
+) -> None:
     """As `convert_graph_to_fp16`, for either 16-bit type. A BF16 graph is of operator set 22 at least."""
     from sr_deploy.export.onnx_export import set_metadata
 
     model = load_whole_model(fp32_path)
-    if half is BF16:
+    if float_format is BF16:
         model = _raise_opset(model, str(fp32_path))
-    convert_model_to_half(model, str(fp32_path), half, keep_fp32)
+    convert_model_to_format(model, str(fp32_path), float_format, keep_fp32)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    set_metadata(model, {**metadata, "sr_deploy.precision": half.precision})
-    write_graph(model, half_path)
+    set_metadata(model, {**metadata, "sr_deploy.precision": float_format.precision})
+    write_graph(model, output_path)
 
 
 def convert_model_to_fp16(model: onnx.ModelProto, source: str, keep_fp32: Collection[str] = ()) -> None:
     """As `convert_graph_to_fp16`, in memory and in place; `source` names the graph in errors."""
-    convert_model_to_half(model, source, FP16, keep_fp32)
+    convert_model_to_format(model, source, FP16, keep_fp32)
 
 
-def convert_model_to_half(
-    model: onnx.ModelProto, source: str, half: HalfFormat, keep_fp32: Collection[str] = ()
+def convert_model_to_format(
+    model: onnx.ModelProto, source: str, float_format: FloatFormat, keep_fp32: Collection[str] = ()
 ) -> None:
-    """As `convert_graph_to_half`, in memory and in place."""
+    """As `convert_graph_to_format`, in memory and in place."""
     graph = model.graph
-    _refuse_unknown(model, source, half)
+    _refuse_unknown(model, source, float_format)
     regions = Regions.find(model, keep_fp32, source)
-    fp32 = regions.separate_constants(half.precision)
+    fp32 = regions.separate_constants(float_format.precision)
     for tensor in graph.initializer:
         if tensor.name not in fp32:
-            _halve_tensor(tensor, tensor.name, source, half)
+            _convert_tensor(tensor, tensor.name, source, float_format)
     _retype_listed_constants(graph)
     for node in graph.node:
         if not regions.holds(node):
-            _halve_attributes(node, source, half)
-    insert_casts(regions, half)
-    del graph.value_info[:]  # it speaks of FP32; consumers infer it anew
+            _convert_attributes(node, source, float_format)
+    insert_casts(regions, float_format)
+    del graph.value_info[:]  # it declares FP32; consumers infer it again
 
 
 def round_to_fp16(weights: NDArray[np.float32], name: str, source: str) -> NDArray[np.generic]:
-    """`half_format.round_to_half` for FP16."""
-    return round_to_half(weights, name, source, FP16)
+    """`float_format.round_to_format` for FP16."""
+    return round_to_format(weights, name, source, FP16)
 
 
-def _refuse_unknown(model: onnx.ModelProto, source: str, half: HalfFormat) -> None:
+def _refuse_unknown(model: onnx.ModelProto, source: str, float_format: FloatFormat) -> None:
     import onnx
 
-    name, opset = half.precision.upper(), opset_of(model)
+    name, opset = float_format.precision.upper(), opset_of(model)
     for node in model.graph.node:
         if node.op_type in _SUBGRAPHS:
             raise GraphError(
@@ -129,12 +131,12 @@ def _raise_opset(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
         ) from error
 
 
-def _halve_tensor(tensor: onnx.TensorProto, name: str, source: str, half: HalfFormat) -> None:
+def _convert_tensor(tensor: onnx.TensorProto, name: str, source: str, float_format: FloatFormat) -> None:
     import onnx
 
     if tensor.data_type != onnx.TensorProto.FLOAT:
         return
-    rounded = round_to_half(onnx.numpy_helper.to_array(tensor), name, source, half)
+    rounded = round_to_format(onnx.numpy_helper.to_array(tensor), name, source, float_format)
     tensor_name = tensor.name
     tensor.CopyFrom(onnx.numpy_helper.from_array(rounded, tensor_name))
 
@@ -147,16 +149,16 @@ def _retype_listed_constants(graph: onnx.GraphProto) -> None:
             value.type.tensor_type.elem_type = kinds[value.name]
 
 
-def _halve_attributes(node: onnx.NodeProto, source: str, half: HalfFormat) -> None:
+def _convert_attributes(node: onnx.NodeProto, source: str, float_format: FloatFormat) -> None:
     import onnx
 
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.TENSOR:
-            _halve_tensor(attribute.t, f"{name_of(node)}.{attribute.name}", source, half)
+            _convert_tensor(attribute.t, f"{name_of(node)}.{attribute.name}", source, float_format)
         elif node.op_type == "Constant" and attribute.type in (onnx.AttributeProto.FLOAT, onnx.AttributeProto.FLOATS):
             many = attribute.type == onnx.AttributeProto.FLOATS
             values = np.array(attribute.floats if many else attribute.f, np.float32)
-            rounded = round_to_half(values, f"{name_of(node)}.{attribute.name}", source, half)
+            rounded = round_to_format(values, f"{name_of(node)}.{attribute.name}", source, float_format)
             attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(rounded)))
         elif attribute.name in ("to", "dtype") and attribute.i == onnx.TensorProto.FLOAT:
-            attribute.i = half.onnx_type  # a Cast or a generator of FP32 inside; `i` is 0 for other kinds
+            attribute.i = float_format.onnx_type  # a Cast or a generator of FP32 inside; `i` is 0 for other kinds

@@ -11,7 +11,7 @@ from sr_deploy.backends import Precision
 from sr_deploy.bundle import EnginePlan, Profile, Thresholds, parse_profile
 from sr_deploy.config import find_config, load_config
 from sr_deploy.errors import ShapeError
-from sr_deploy.export.int8.options import Fp8Options, Int8Options
+from sr_deploy.export.int8.quantization_options import Fp8Options, Int8Options
 from sr_deploy.graph.ends import Ends
 
 EXPORTABLE: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")

@@ -41,7 +41,7 @@ class TritonModel:
     backend: str
     """Triton's backend: `tensorrt` or `onnxruntime`."""
     path: Path
-    """Its folder."""
+    """Folder of the model."""
 
 
 class _Word(str):
@@ -64,7 +64,7 @@ def write_triton_models(bundle: Bundle, repository: Path) -> tuple[TritonModel, 
         repository: Triton's folder of models; made if it is not there.
 
     Raises:
-        OutputError: it cannot be written, or something that is no Triton model stands in the way.
+        OutputError: it cannot be written, or something else than a Triton model has that name.
     """
     models = []
     infos: dict[Precision, GraphInfo] = {}
@@ -107,7 +107,7 @@ class _Served:
     """Requests of one shape that may be joined."""
     used: tuple[int, ...] = ()
     """Of an engine the profiles that are used, by index."""
-    sides: tuple[int, int] = (_ANY, _ANY)
+    spatial_dims: tuple[int, int] = (_ANY, _ANY)
     """Height and width, where they are fixed."""
 
 
@@ -123,8 +123,8 @@ def _part_by_batch(suffix: str, profiles: tuple[Profile, ...]) -> Iterator[_Serv
         batch = _find_batch(profile, profiles)
         if batch > common:
             used = tuple(place for place, one in enumerate(profiles) if _holds(one, profile))
-            sides = (profile.max.h, profile.max.w) if profile.min[1:] == profile.max[1:] else (_ANY, _ANY)
-            yield _Served(f"{suffix}-{profile.name}", profiles, batch, used, sides)
+            spatial_dims = (profile.max.h, profile.max.w) if profile.min[1:] == profile.max[1:] else (_ANY, _ANY)
+            yield _Served(f"{suffix}-{profile.name}", profiles, batch, used, spatial_dims)
 
 
 def _find_batch(shapes: Profile, profiles: Sequence[Profile]) -> int:
@@ -145,8 +145,8 @@ def _holds(profile: Profile, shapes: Profile) -> bool:
 def _configure(bundle: Bundle, info: GraphInfo, served: _Served) -> dict[str, _Value]:
     """The fields of `config.pbtxt`."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{bundle.manifest.name}-{served.suffix}")
-    height, width = served.sides
-    grown = tuple(side if side == _ANY else side * info.scale for side in served.sides)
+    height, width = served.spatial_dims
+    grown = tuple(side if side == _ANY else side * info.scale for side in served.spatial_dims)
     profiles = [served.profiles[place] for place in served.used] or served.profiles
     config: dict[str, _Value] = {
         "name": name,
@@ -176,7 +176,7 @@ def _describe_end(name: str, dtype: Dtype, channels: int, height: int, width: in
 
 
 def _list_axes(dtype: Dtype, channels: int, height: int, width: int) -> list[_Value]:
-    """Axes but the batch, which Triton adds: whole numbers are H x W x C, others C x H x W."""
+    """Axes but the batch, which Triton adds: integers are H x W x C, others C x H x W."""
     return [height, width, channels] if dtype in ("uint8", "uint16") else [channels, height, width]
 
 
@@ -189,10 +189,10 @@ def _describe_instances(served: _Served) -> dict[str, _Value]:
 
 def _describe_warmup(info: GraphInfo, served: _Served, profile: Profile) -> dict[str, _Value]:
     """A request of the profile's tuned shape, run before the model counts as ready."""
-    sides = profile.opt[1:] if served.sides == (_ANY, _ANY) else served.sides
+    spatial_dims = profile.opt[1:] if served.spatial_dims == (_ANY, _ANY) else served.spatial_dims
     lr: dict[str, _Value] = {
         "data_type": _Word(_TYPES[info.input_dtype]),
-        "dims": _list_axes(info.input_dtype, info.channels, *sides),
+        "dims": _list_axes(info.input_dtype, info.channels, *spatial_dims),
         "zero_data": True,
     }
     batch = min(profile.opt.n, served.batch)

@@ -1,4 +1,4 @@
-"""Checked graphs into files, whole or not at all."""
+"""Writes ONNX graphs to files: checked, and atomically."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.errors import GraphError, first_line
 from sr_deploy.files import replacing_file
+from sr_deploy.graph.load import load_model
+from sr_deploy.graph.rewrite import RewriteReport, rewrite_model
 
 if TYPE_CHECKING:
     import onnx
@@ -29,3 +31,17 @@ def write_graph(model: onnx.ModelProto, path: Path) -> None:
         raise GraphError(f"the graph for {path.name} does not pass ONNX's checker: {first_line(error)}") from error
     with replacing_file(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def rewrite_graph_file(path: Path) -> RewriteReport:
+    """Apply to the graph in a file every rewrite that is exact and pays, as `graph.rewrite.DEFAULT` has them.
+
+    Raises:
+        GraphError: a damaged graph, or one of an opset before 11.
+        OutputError: the file cannot be written; the old one is left.
+    """
+    model = load_model(path)
+    report = rewrite_model(model)
+    if report.applied:
+        write_graph(model, path)
+    return report

@@ -63,7 +63,7 @@ def evaluate_node(
 
 
 def divides_by_zero(node: NodeProto, known: Mapping[str, NDArray[np.generic]]) -> bool:
-    """Whether a node divides whole numbers by zero, or the least of them by -1: processors take neither."""
+    """Whether a node divides integers by zero, or the least of them by -1: processors take neither."""
     if node.op_type not in ("Div", "Mod") or node.domain not in ("", "ai.onnx"):
         return False
     above, below = (known.get(name) for name in node.input)

@@ -26,12 +26,12 @@ def is_attention(node: NodeProto) -> bool:
     return node.op_type == "Attention" and node.domain in _OWN_DOMAINS
 
 
-def write_out_attention(model: ModelProto, most_nodes: int) -> None:
+def write_out_attention(model: ModelProto, max_nodes: int) -> None:
     """Put the nodes of ONNX's definition in the place of each Attention of the graph, in place.
 
     Args:
         model: checked (`check`), with its weights or without.
-        most_nodes: that the graph may have then.
+        max_nodes: that the graph may have then.
 
     Raises:
         ValueError: an Attention in a branch, with an input or output that no network for images needs, or of tensors
@@ -47,8 +47,8 @@ def write_out_attention(model: ModelProto, most_nodes: int) -> None:
     if len(nodes) > sum(map(is_attention, model.graph.node)):
         raise ValueError("it has an Attention in a branch or body, where it is not written out; export it without")
     count = len(model.graph.node) + _BODY_NODES * len(nodes)
-    if count > most_nodes:
-        raise ValueError(f"it has up to {count} nodes, each Attention written out; {most_nodes} are allowed")
+    if count > max_nodes:
+        raise ValueError(f"it has up to {count} nodes, each Attention written out; {max_nodes} are allowed")
     typed = _with_types(model)
     try:
         written = inliner.inline_selected_functions(typed, [("", "Attention")], inline_schema_functions=True)

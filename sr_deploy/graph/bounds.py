@@ -13,8 +13,8 @@ from sr_deploy.graph.arithmetic import EVALUATED
 from sr_deploy.graph.check import OWN_DOMAINS
 from sr_deploy.graph.cost import count_node_multiply_adds
 from sr_deploy.graph.order import names_read_inside, walk_nodes
-from sr_deploy.graph.reach import FOLLOWED
-from sr_deploy.graph.tensors import BITS, bytes_of, show_sides
+from sr_deploy.graph.receptive_field.propagate import SUPPORTED
+from sr_deploy.graph.tensors import BITS, bytes_of, show_dims
 from sr_deploy.legible import show_value
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _FRACTIONS = frozenset((1, 10, 11, 16))  # FP32, FP16, FP64, BF16
 # fmt: off
-_PREDICTABLE = EVALUATED | FOLLOWED | frozenset((
+_PREDICTABLE = EVALUATED | SUPPORTED | frozenset((
     "Acos", "Acosh", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "DynamicQuantizeLinear",
     "Expand", "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "GridSample",
     "GroupNormalization", "Hardmax", "If", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LayerNormalization",
@@ -61,7 +61,7 @@ def find_unpredictable(graph: GraphProto, shapes: InferredShapes) -> str | None:
         if node.domain not in OWN_DOMAINS or node.op_type not in _PREDICTABLE:
             return f"the operator {show_value(node.op_type)[1:-1]} is not followed"
         if node.op_type in ("Div", "Mod") and node.input[1] not in shapes.constants and _is_whole(node, shapes):
-            return f"what {show_value(node.output[0])} divides whole numbers by is unknown"
+            return f"what {show_value(node.output[0])} divides integers by is unknown"
     unknown = next((name for node in nodes for name in node.output if name and shapes.shape(name) is None), None)
     return None if unknown is None else f"the shape of {show_value(unknown)} is unknown"
 
@@ -108,7 +108,7 @@ class _Account:
         self._bytes += size
         if size > self._each or self._bytes > self._all:
             raise ValueError(
-                f"tensor {show_value(name)} of {show_sides(shape)} would take {size:,} bytes, and {self._bytes:,} with "
+                f"tensor {show_value(name)} of {show_dims(shape)} would take {size:,} bytes, and {self._bytes:,} with "
                 "those before it, out of all proportion to the picture and the file"
             )
 

@@ -167,7 +167,7 @@ class _Schema(NamedTuple):
 
     needed: tuple[int, ...]
     """Places of inputs that must be there."""
-    most_inputs: int
+    max_inputs: int
     outputs: range
     """How many there may be."""
     attributes: dict[str, tuple[bool, int]]
@@ -190,7 +190,7 @@ def _read_schema(op_type: str, opset: int) -> _Schema | None:
             for place, one in enumerate(schema.inputs)
             if one.option != optional and (one.option != variadic or place < schema.min_input)
         ),
-        most_inputs=schema.max_input,
+        max_inputs=schema.max_input,
         outputs=range(schema.min_output, schema.max_output + 1),
         attributes={
             name: (one.required, one.type.value)  # type: ignore[attr-defined]
@@ -218,8 +218,8 @@ def _find_node_fault(node: NodeProto, opset: int) -> str:
     if schema is None:
         return f"is no operator of opset {opset}"
     missing = [place for place in schema.needed if place >= len(node.input) or not node.input[place]]
-    if missing or len(node.input) > schema.most_inputs:
-        return f"has {len(node.input)} inputs, and {'lacks' if missing else 'takes'} {missing or schema.most_inputs}"
+    if missing or len(node.input) > schema.max_inputs:
+        return f"has {len(node.input)} inputs, and {'lacks' if missing else 'takes'} {missing or schema.max_inputs}"
     if len(node.output) not in schema.outputs:
         return f"has {len(node.output)} outputs; {schema.outputs.start} to {schema.outputs.stop - 1} are due"
     present = {attribute.name: int(attribute.type) for attribute in node.attribute}

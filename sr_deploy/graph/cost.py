@@ -106,13 +106,9 @@ class LayerTotals:
     """Sums over layers."""
 
     flops: int
-    """As in `LayerCost`."""
     bytes_read: int
-    """As in `LayerCost`."""
     bytes_written: int
-    """As in `LayerCost`."""
     weight_bytes: int
-    """As in `LayerCost`."""
 
     @property
     def bytes_moved(self) -> int:
@@ -211,7 +207,7 @@ def count_multiply_adds(graph: GraphProto, shapes: InferredShapes) -> dict[Preci
     """Multiply-adds per input pixel, by precision.
 
     A product counts as int8 or fp8 when data and weight are both quantized (they come from DequantizeLinear, and the
-    weight was stored so, or the operator is one of whole numbers), else in the type of its weight.
+    weight was stored so, or the operator is one of integers), else in the type of its weight.
     """
     producers = {name: node for node in graph.node for name in node.output}
     pixels = shapes.input_shape[0] * shapes.input_shape[2] * shapes.input_shape[3]
@@ -259,14 +255,14 @@ def multiplies(node: NodeProto) -> bool:
 def _count_einsum(node: NodeProto, shapes: InferredShapes) -> int:
     """Of every combination of its letters one, as `nchw,ncjw->nchj` has N C H W J; 0 with an ellipsis."""
     terms = read_text(node, "equation", "").replace(" ", "").partition("->")[0].split(",")
-    sides: dict[str, int] = {}
+    dims: dict[str, int] = {}
     for term, name in zip(terms, node.input, strict=False):
         shape = shapes.shape(name)
         if shape is None or len(shape) != len(term) or not term.isalpha():
             return 0
         for letter, side in zip(term, shape, strict=True):
-            sides[letter] = max(sides.get(letter, 1), side)
-    return math.prod(sides.values()) if sides else 0
+            dims[letter] = max(dims.get(letter, 1), side)
+    return math.prod(dims.values()) if dims else 0
 
 
 def count_node_multiply_adds(node: NodeProto, shapes: InferredShapes) -> int:
@@ -278,14 +274,14 @@ def count_node_multiply_adds(node: NodeProto, shapes: InferredShapes) -> int:
         return _count_einsum(node, shapes)
     weight_shape = shapes.shape(weight)
     counted_at = data if node.op_type == "ConvTranspose" else node.output[0]
-    sides = shapes.shape(counted_at)
-    if weight_shape is None or sides is None:
+    dims = shapes.shape(counted_at)
+    if weight_shape is None or dims is None:
         return 0
     if "Conv" in node.op_type:
         # Every weight meets every pixel: of the output, or of the input where the convolution is transposed.
-        return math.prod(weight_shape) * sides[0] * math.prod(sides[2:])
+        return math.prod(weight_shape) * dims[0] * math.prod(dims[2:])
     summed = shapes.shape(data)
-    return math.prod(sides) * (summed[-1] if summed else 0)
+    return math.prod(dims) * (summed[-1] if summed else 0)
 
 
 def _find_precision(node: NodeProto, producers: dict[str, NodeProto], shapes: InferredShapes) -> Precision:

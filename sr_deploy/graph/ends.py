@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
 Ends = Literal["fp32", "fp16", "uint8", "uint16"]
-"""`fp32`, `fp16`: N x C x H x W in [0, 1]. `uint8`, `uint16`: N x H x W x C whole numbers, as decoders give them."""
+"""`fp32`, `fp16`: N x C x H x W in [0, 1]. `uint8`, `uint16`: N x H x W x C integers, as decoders give them."""
 Dtype = Literal["float32", "float16", "uint8", "uint16"]
 """The same as types of arrays."""
 
@@ -32,7 +32,7 @@ PROBE_NAME = "sr_deploy.probe"
 _DTYPES: dict[int, Dtype] = {1: "float32", 10: "float16", 2: "uint8", 4: "uint16"}
 _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 _BEFORE, _BEHIND = ("Cast", "Div", "Transpose"), ("Clip", "Mul", "Round", "Transpose", "Cast")
-"""What whole numbers go through between the ends and FP32."""
+"""What integers go through between the ends and FP32."""
 
 
 def layout_of(dtype: Dtype) -> Literal["NCHW", "NHWC"]:
@@ -41,7 +41,7 @@ def layout_of(dtype: Dtype) -> Literal["NCHW", "NHWC"]:
 
 
 def read_dtypes(path: Path, source: ValueInfoProto, target: ValueInfoProto) -> tuple[Dtype, Dtype]:
-    """Types of the ends: floating-point ones in N x C x H x W, or the same whole numbers in N x H x W x C at both.
+    """Types of the ends: floating-point ones in N x C x H x W, or the same integers in N x H x W x C at both.
 
     Raises:
         GraphError: others; `path` is for the message.
@@ -49,15 +49,15 @@ def read_dtypes(path: Path, source: ValueInfoProto, target: ValueInfoProto) -> t
     input_dtype, output_dtype = _read_dtype(path, source), _read_dtype(path, target)
     if layout_of(input_dtype) != layout_of(output_dtype):
         raise GraphError(
-            f"{path}: {source.name!r} is of type {input_dtype} and {target.name!r} of type {output_dtype}; whole "
-            "numbers are needed at both ends, or at none"
+            f"{path}: {source.name!r} is of type {input_dtype} and {target.name!r} of type {output_dtype}; "
+            "integers are needed at both ends, or at none"
         )
     for value in (source, target) if layout_of(input_dtype) == "NHWC" else ():
         dims = value.type.tensor_type.shape.dim
         if len(dims) != 4 or dims[3].dim_value not in (1, 3):
             shown = " x ".join(str(dim.dim_value or dim.dim_param or "?") for dim in dims) or "no axes"
             raise GraphError(
-                f"{path}: {value.name!r} has shape {shown} of {input_dtype}; an image of whole numbers is N x H x W x "
+                f"{path}: {value.name!r} has shape {shown} of {input_dtype}; an image of integers is N x H x W x "
                 "C with 1 or 3 channels"
             )
     return input_dtype, output_dtype
@@ -83,7 +83,7 @@ def change_ends(model: ModelProto, ends: Ends) -> None:
     to FP32, divided by 255 (65535) and transposed; the output is clamped to [0, 1], multiplied, rounded to the nearest
     (ties to even, as numpy's `rint`), transposed and cast. These are the operations that hosts do, in FP32 and in the
     same order, so the result is equal to a host's bit for bit. A value that is not finite cannot be seen any more in
-    whole numbers.
+    integers.
 
     Args:
         model: one image in, one out, FP32 at both ends, whatever it computes in; changed in place.
@@ -127,7 +127,7 @@ def expose_nchw(model: ModelProto) -> None:
 
 
 def find_end_nodes(model: ModelProto) -> list[NodeProto]:
-    """The nodes of a graph that `change_ends` put between whole numbers and FP32; none where its ends are floats.
+    """The nodes of a graph that `change_ends` put between integers and FP32; none where its ends are floats.
 
     Raises:
         GraphError: not one image in and one out.

@@ -186,12 +186,12 @@ def opset_of(model: ModelProto) -> int:
 
 
 def read_integers(node: NodeProto, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    """An attribute that is a list of whole numbers."""
+    """An attribute that is a list of integers."""
     return next((tuple(attribute.ints) for attribute in node.attribute if attribute.name == name), default)
 
 
 def read_integer(node: NodeProto, name: str, default: int) -> int:
-    """An attribute that is a whole number."""
+    """An attribute that is an integer."""
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Operators that small pictures may be too small for.
 _LIMITED = frozenset(("AveragePool", "LpPool", "MaxPool", "Pad"))
-_MOST_KEPT = 64
+_MAX_KEPT = 64
 
 _found: dict[tuple[str, int, int, int], tuple[Scale, int]] = {}
 
@@ -43,7 +43,7 @@ def find_scale(
     key = trial.path, stat.st_ino, stat.st_size, stat.st_mtime_ns
     if key not in _found:
         found = _look(trial, model, input_name, output_name, may_run=True)
-        if len(_found) >= _MOST_KEPT:
+        if len(_found) >= _MAX_KEPT:
             _found.clear()
         _found[key] = found
     return _found[key]
@@ -66,9 +66,7 @@ def _look(
     infer(*large)
     divided = known[large].division
     if divided is not None:
-        raise GraphError(
-            f"{path}: {show_value(divided)} is a whole number divided by zero; it is not run; export it again"
-        )
+        raise GraphError(f"{path}: {show_value(divided)} is an integer divided by zero; it is not run; export it again")
     reason = find_unpredictable(model.graph, known[large])
     if reason is not None and may_run:
         return try_graph(trial, reason), 0

@@ -1,4 +1,4 @@
-"""What an ONNX file takes and gives, for ours and anybody's: one image in, one larger image out."""
+"""The inputs and outputs of any ONNX file: one image in, one larger image out."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sr_deploy.graph.cost import GraphCost, LayerCost, cost_layers, count_multip
 from sr_deploy.graph.ends import ENDS_OF_DTYPE, PROBE_NAME, Dtype, expose_nchw, layout_of, read_dtypes
 from sr_deploy.graph.load import find_ends, holding_errors, load_model, opset_of, strip_weights
 from sr_deploy.graph.probe import find_scale
-from sr_deploy.graph.reach import measure_radius
+from sr_deploy.graph.receptive_field.field import UnknownReceptiveFieldError
+from sr_deploy.graph.receptive_field.propagate import measure_radius
 from sr_deploy.graph.scale import LARGE_SIDE, MAX_FIXED_PIXELS, MAX_FIXED_SIDE
 from sr_deploy.graph.shapes import InferredShapes, infer_shapes
-from sr_deploy.graph.spans import UnknownReachError
 from sr_deploy.graph.tensors import FP8_TYPES
 from sr_deploy.graph.trial import Trial
 from sr_deploy.remember import remember_per_file
@@ -37,7 +37,6 @@ class GraphInfo:
     """The outside of an ONNX graph."""
 
     path: Path
-    """The file."""
     input_name: str
     """Name of the image input."""
     output_name: str
@@ -71,7 +70,7 @@ class GraphInfo:
 
     @property
     def layout(self) -> Literal["NCHW", "NHWC"]:
-        """Order of the axes at both ends: NHWC for whole numbers."""
+        """Order of the axes at both ends: NHWC for integers."""
         return layout_of(self.input_dtype)
 
     @property
@@ -150,9 +149,9 @@ def _describe_layers(
     declared = (info.input_shape[0], *info.input_shape[2:])
     fits = all(have in (None, side) for have, side in zip(declared, shape, strict=True))
     if not fits or min(shape) < 1 or h % info.input_multiple or w % info.input_multiple:
-        sides = "x".join(str(side or axis) for axis, side in zip("NHW", declared, strict=True))
+        dims = "x".join(str(side or axis) for axis, side in zip("NHW", declared, strict=True))
         raise ShapeError(
-            f"{path} takes inputs of {sides} with sides that are multiples of {info.input_multiple}, not {n}x{h}x{w}"
+            f"{path} takes inputs of {dims} with sides that are multiples of {info.input_multiple}, not {n}x{h}x{w}"
         )
     return cost_layers(probe.graph, info.input_name, infer_shapes(probe, info.input_name, (n, info.channels, h, w)))
 
@@ -215,7 +214,7 @@ def _measure_radius(model: ModelProto, info: GraphInfo) -> tuple[InferredShapes 
     """Shapes for some input, and the receptive radius, from the smallest picture that holds it; None if unknown."""
     n, channels, declared_h, declared_w = info.input_shape
     shapes: InferredShapes | None = None
-    # A graph of fixed size is tried with other sizes too: nothing but a constant shape inside speaks against them.
+    # A graph of fixed size is tried with other sizes too: only a constant shape inside forbids them.
     candidates = [(side, side + LARGE_SIDE) for side in _RADIUS_SIDES]
     if declared_h and declared_w:
         candidates.append((declared_h, declared_w))
@@ -227,7 +226,7 @@ def _measure_radius(model: ModelProto, info: GraphInfo) -> tuple[InferredShapes 
         shapes = shapes or tried
         try:
             radius = measure_radius(model.graph, info.input_name, info.output_name, tried)
-        except UnknownReachError:
+        except UnknownReceptiveFieldError:
             return shapes, None
         if radius is not None:
             return shapes, radius
@@ -247,14 +246,14 @@ def _find_opset(path: Path, model: ModelProto) -> int:
 def _read_input_shape(
     path: Path, model: ModelProto, source: ValueInfoProto
 ) -> tuple[int | None, int, int | None, int | None]:
-    dims = source.type.tensor_type.shape.dim
-    sides = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims]
-    shown = " x ".join(str(side or dim.dim_param or "?") for side, dim in zip(sides, dims, strict=True)) or "no axes"
-    if len(sides) != 4:
+    declared = source.type.tensor_type.shape.dim
+    dims = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in declared]
+    shown = " x ".join(str(size or dim.dim_param or "?") for size, dim in zip(dims, declared, strict=True)) or "no axes"
+    if len(dims) != 4:
         raise GraphError(f"{path}: input {source.name!r} has shape {shown}; an image is N x C x H x W")
-    n, channels, h, w = sides
+    n, channels, h, w = dims
     pixels = (n or 1) * (h or 1) * (w or 1)
-    if any(side is not None and side > MAX_FIXED_SIDE for side in sides) or pixels > MAX_FIXED_PIXELS:
+    if any(side is not None and side > MAX_FIXED_SIDE for side in dims) or pixels > MAX_FIXED_PIXELS:
         raise GraphError(
             f"{path}: input {source.name!r} has shape {shown}; fixed sides up to {MAX_FIXED_SIDE} are taken, and "
             f"{MAX_FIXED_PIXELS} pixels in all; export it with dynamic height and width"
@@ -262,7 +261,7 @@ def _read_input_shape(
     if channels is None:
         channels = _channels_of_first_convolution(model, source.name)
     if channels not in (1, 3):
-        hint = "; channels come last here (NHWC), put a Transpose before it" if sides[3] in (1, 3) else ""
+        hint = "; channels come last here (NHWC), put a Transpose before it" if dims[3] in (1, 3) else ""
         raise GraphError(f"{path}: input {source.name!r} has shape {shown}; 1 or 3 channels are needed{hint}")
     return n, channels, h, w
 

@@ -1,7 +1,7 @@
 """A graph in FP16 or BF16 as one in FP32 that rounds each result: what 16 bits cost, on any processor.
 
 ONNX Runtime on a CPU computes 16-bit convolutions in FP32 and leaves out roundings between them as it likes, or has no
-such convolution at all. Casts that stand in the graph it obeys. Sums inside a layer are FP32's, as tensor cores add.
+such convolution at all. It keeps Casts that are in the graph. Sums inside a layer are FP32's, as tensor cores add.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ ROUNDED = "round-results"
 """What certificates call it, among rewrites."""
 
 _FLOAT = 1
-_HALVES = (10, 16)
-# They hand on numbers that are rounded already, or whole numbers that a convolution takes as they are.
+_FLOAT16_TYPES = (10, 16)
+# They hand on numbers that are rounded already, or integers that a convolution takes as they are.
 _MOVES = frozenset(
     {
         "Concat",
@@ -39,11 +39,11 @@ _MOVES = frozenset(
 )
 
 
-def spell_rounding(model: ModelProto) -> None:
+def insert_rounding(model: ModelProto) -> None:
     """Let a graph be computed in FP32 with every 16-bit result rounded by casts, in place; its ends stay as they are.
 
     Args:
-        model: FP16 or BF16 throughout or in parts, with its weights; whole numbers may be among it.
+        model: FP16 or BF16 throughout or in parts, with its weights; integers may be among it.
 
     Raises:
         GraphError: the type of a tensor cannot be inferred.
@@ -56,7 +56,7 @@ def spell_rounding(model: ModelProto) -> None:
     nodes: list[NodeProto] = []
     renamed: dict[str, str] = {}
     for name in [value.name for value in graph.input]:
-        if types.get(name) in _HALVES:
+        if types.get(name) in _FLOAT16_TYPES:
             renamed[name] = f"{name}.wide"
             nodes.append(_cast(name, renamed[name], _FLOAT))
     for node in graph.node:
@@ -67,7 +67,7 @@ def spell_rounding(model: ModelProto) -> None:
         for position, name in enumerate(node.output):
             if name and name not in types:
                 raise GraphError(f"the type of tensor {name!r} cannot be inferred, so it cannot be rounded")
-            if not name or types[name] not in _HALVES:
+            if not name or types[name] not in _FLOAT16_TYPES:
                 continue
             if node.op_type in _MOVES and name not in ends:
                 continue
@@ -84,7 +84,7 @@ def _widen(tensor: TensorProto) -> None:
     import numpy as np
     from onnx import numpy_helper
 
-    if tensor.data_type in _HALVES:
+    if tensor.data_type in _FLOAT16_TYPES:
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), name))
 
@@ -93,7 +93,7 @@ def _widen_attributes(node: NodeProto) -> None:
     for attribute in node.attribute:
         if attribute.HasField("t"):
             _widen(attribute.t)
-        elif attribute.name in ("to", "dtype") and attribute.i in _HALVES:
+        elif attribute.name in ("to", "dtype") and attribute.i in _FLOAT16_TYPES:
             attribute.i = _FLOAT
 
 

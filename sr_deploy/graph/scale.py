@@ -54,7 +54,7 @@ def measure_scale(
         limited: look for the smallest side too; else it is taken for the multiple.
 
     Raises:
-        GraphError: the output is no image, larger by the same whole number along both sides.
+        GraphError: the output is no image, larger by the same integer along both sides.
     """
     _, channels, fixed_h, fixed_w = declared
     h, w = fixed_h or large[0], fixed_w or large[1]
@@ -68,15 +68,15 @@ def measure_scale(
     if rest or not scale or output[3] != w * scale:
         raise GraphError(
             f"{path}: an input of {h} x {w} gives an output of {output[2]} x {output[3]}; both sides must grow by the "
-            "same whole number"
+            "same integer"
         )
     if fixed_h and fixed_w:
         return Scale(scale, 1, 1)
 
     def runs(tall: int, wide: int) -> bool:
-        sides = fixed_h or tall, fixed_w or wide
-        found = infer(*sides)
-        return found is not None and found[2:] == (sides[0] * scale, sides[1] * scale)
+        spatial_dims = fixed_h or tall, fixed_w or wide
+        found = infer(*spatial_dims)
+        return found is not None and found[2:] == (spatial_dims[0] * scale, spatial_dims[1] * scale)
 
     multiple = next((one for one in MULTIPLES if runs(one * ODD_SIDES[0], one * ODD_SIDES[1])), None)
     if multiple is None:

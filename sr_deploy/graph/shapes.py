@@ -47,7 +47,7 @@ class InferredShapes:
     constants: dict[str, NDArray[np.generic]]
     """Values of the small tensors that do not depend on the image, shapes among them."""
     division: str | None = None
-    """Name of the first result of a division of whole numbers by zero, which ends the process of some backends."""
+    """Name of the first result of a division of integers by zero, which ends the process of some backends."""
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a tensor, or None where it is unknown."""
@@ -80,9 +80,9 @@ def _facts_of(kind: TypeProto) -> TensorFacts:
     tensor = kind.tensor_type
     if not tensor.HasField("shape"):
         return TensorFacts(tensor.elem_type, None)
-    sides = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim]
-    known = tuple(side for side in sides if side is not None)
-    return TensorFacts(tensor.elem_type, known if len(known) == len(sides) else None)
+    dims = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim]
+    known = tuple(side for side in dims if side is not None)
+    return TensorFacts(tensor.elem_type, known if len(known) == len(dims) else None)
 
 
 class _Inference:
@@ -189,15 +189,15 @@ class _Inference:
 
     def _mirrors_too_far(self, node: NodeProto) -> bool:
         """Whether it mirrors more than there is, which ONNX's rule for shapes lets pass and backends refuse."""
-        sides = self._known_shape(node.input[0])
+        dims = self._known_shape(node.input[0])
         pads, axes = (self.constants.get(name) for name in (*node.input, "", "", "")[1:4:2])
-        if sides is None or read_text(node, "mode", "constant") != "reflect":
+        if dims is None or read_text(node, "mode", "constant") != "reflect":
             return False
         widths = read_integers(node, "pads", ()) if pads is None else tuple(int(one) for one in pads.ravel())
-        chosen = range(len(sides)) if axes is None else [int(axis) for axis in axes.ravel()]
+        chosen = range(len(dims)) if axes is None else [int(axis) for axis in axes.ravel()]
         if len(widths) != 2 * len(chosen):
             return False
-        return any(max(widths[at], widths[at + len(chosen)]) >= sides[axis] for at, axis in enumerate(chosen))
+        return any(max(widths[at], widths[at + len(chosen)]) >= dims[axis] for at, axis in enumerate(chosen))
 
 
 def _is_impossible(kind: TypeProto) -> bool:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}
 """Of an element, by ONNX's element type: of those that tensors of networks for images have."""
 FP8_TYPES = (17, 18, 19, 20, 24)
-BITS |= dict.fromkeys(FP8_TYPES, 8) | {21: 4, 22: 4, 23: 4}  # whole numbers and floats of 4 bit
+BITS |= dict.fromkeys(FP8_TYPES, 8) | {21: 4, 22: 4, 23: 4}  # integers and floats of 4 bit
 
 _MAX_RANK = 32
 _MAX_DIGITS = 19
 _FIELD_OF_TYPE = {1: "float_data", 7: "int64_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data"}
 _OTHERS = "int32_data"
 _DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-# Small whole numbers that lie in fields of 32 bits, and halves as patterns of 16.
+# Small integers that lie in fields of 32 bits, and FP16 numbers as patterns of 16.
 _RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767), 9: (0, 1), 10: (0, 65535), 16: (0, 65535)}
 
 
@@ -32,7 +32,7 @@ class Outside(NamedTuple):
     location: str
     """Name of the file, relative to that of the graph; not looked at yet."""
     start: int
-    """First byte."""
+    """Offset of the first byte in the file."""
     end: int
     """One past the last."""
 
@@ -49,7 +49,7 @@ def check_tensor(tensor: TensorProto) -> None:
     if tensor.HasField("segment"):
         raise ValueError(f"tensor {name} is a segment of another")
     if len(tensor.dims) > _MAX_RANK or any(side < 0 for side in tensor.dims):
-        raise ValueError(f"tensor {name} has the sides {show_sides(tensor.dims)}")
+        raise ValueError(f"tensor {name} has the sides {show_dims(tensor.dims)}")
     if is_outside(tensor):
         find_outside(tensor)
         return
@@ -68,7 +68,7 @@ def check_tensor(tensor: TensorProto) -> None:
             f"tensor {name} has its data in {' and '.join(held) or 'no field'}; {typed} or raw_data is due"
         )
     if seen != due:
-        raise ValueError(f"tensor {name} of {show_sides(tensor.dims)} holds {seen} {unit}; {due} are due")
+        raise ValueError(f"tensor {name} of {show_dims(tensor.dims)} holds {seen} {unit}; {due} are due")
     if held == [_OTHERS] and not _fits(tensor):
         raise ValueError(f"tensor {name} holds numbers that its element type {tensor.data_type} has not")
 
@@ -91,7 +91,7 @@ def find_outside(tensor: TensorProto) -> Outside:
     start, length = (int(number) if len(number) < _MAX_DIGITS else -1 for number in numbers)
     if start < 0 or length != bytes_of(tensor):
         raise ValueError(
-            f"tensor {show_value(tensor.name)} of {show_sides(tensor.dims)} takes {bytes_of(tensor)} bytes, not "
+            f"tensor {show_value(tensor.name)} of {show_dims(tensor.dims)} takes {bytes_of(tensor)} bytes, not "
             f"{numbers[1][:_MAX_DIGITS]} from {numbers[0][:_MAX_DIGITS]} on in another file"
         )
     return Outside(entries["location"], start, start + length)
@@ -107,9 +107,9 @@ def bytes_of(tensor: TensorProto) -> int:
     return -(-count_elements(tensor) * BITS[tensor.data_type] // 8)
 
 
-def show_sides(sides: object) -> str:
+def show_dims(dims: object) -> str:
     """Sides of a tensor, for a message: `12 x 3 x 3`."""
-    listed = [str(side) for side in sides]  # type: ignore[attr-defined]
+    listed = [str(side) for side in dims]  # type: ignore[attr-defined]
     return " x ".join(listed[:8] + ["..."] * (len(listed) > 8)) or "no sides"
 
 

@@ -27,7 +27,7 @@ from sr_deploy.graph.scale import Scale, measure_scale
 
 KIND = "trial"
 """Under which answers are kept."""
-_MOST_SECONDS = 60  # on a machine that has other things to do
+_MAX_SECONDS = 60  # on a machine that has other things to do
 _MEMORY = 3 * 2**28
 """Bytes beyond what the process has before it loads the graph, and beyond four times the file."""
 _LARGE = ((24, 16), (64, 48), (384, 256))
@@ -39,9 +39,8 @@ class Trial(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
-    """The ONNX file."""
     dtype: Literal["float32", "float16", "uint8", "uint16"]
-    """Of its input; whole numbers come as N x H x W x C."""
+    """Of its input; integers come as N x H x W x C."""
     declared: tuple[int | None, int, int | None, int | None]
     """N, C, H and W of its input; None where any is taken."""
     seconds: int = 8
@@ -87,12 +86,12 @@ def _ask_process(trial: Trial, reason: str) -> object:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=_MOST_SECONDS,
+            timeout=_MAX_SECONDS,
             env=environment,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise GraphError(f"{said}, and did not end within {_MOST_SECONDS} s; it is not run here") from error
+        raise GraphError(f"{said}, and did not end within {_MAX_SECONDS} s; it is not run here") from error
     if done.returncode:
         raise GraphError(f"{said}, and {_explain_end(trial, done.returncode, done.stderr)}; it is not run here")
     answer: dict[str, object] = json.loads(done.stdout)
@@ -117,8 +116,8 @@ def _limit_process(trial: Trial) -> None:
         import resource
 
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        most = pages * resource.getpagesize() + _MEMORY + 4 * Path(trial.path).stat().st_size
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        limit = pages * resource.getpagesize() + _MEMORY + 4 * Path(trial.path).stat().st_size
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CPU, (trial.seconds, trial.seconds + 1))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

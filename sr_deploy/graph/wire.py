@@ -1,7 +1,7 @@
 """An ONNX file before it is parsed: how much a parser would make of it, and whether its names are text.
 
 A parser makes a message of a hundred bytes of two, and takes bytes for text that are none. So the file is walked once
-as it lies there, field by field; what tensors hold is passed over.
+as it lies there, field by field; the data of tensors is skipped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MAX_FIELDS = 1_000_000
 """Fields of all messages together: 10 times those of RRDBNet with 23 blocks as old exporters write it."""
 _MAX_DEPTH = 100  # protobuf's own
-_MAX_PACKED = 2**26  # bytes of whole numbers, each of which takes up to eight times its length in memory
+_MAX_PACKED = 2**26  # bytes of integers, each of which takes up to eight times its length in memory
 _PACKED = frozenset({"int32_data", "int64_data", "uint64_data"})
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _STRING = 9  # of descriptors
@@ -51,7 +51,7 @@ def _walk(content: bytes, descriptor: Descriptor) -> None:
             end, kinds = above.pop()
         fields += 1
         if fields > MAX_FIELDS or packed > _MAX_PACKED:
-            what = f"{MAX_FIELDS} fields" if fields > MAX_FIELDS else f"{_MAX_PACKED >> 20} MiB of whole numbers"
+            what = f"{MAX_FIELDS} fields" if fields > MAX_FIELDS else f"{_MAX_PACKED >> 20} MiB of integers"
             raise ValueError(f"it has more than {what}, far more than any network")
         # Most tags and lengths have one byte.
         tag, at = (content[at], at + 1) if content[at] < 0x80 else _read_varint(content, at)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from sr_deploy.deps import is_installed, require
 from sr_deploy.errors import ImageError, InputError, MissingDependencyError
 from sr_deploy.imaging import pillow
+from sr_deploy.imaging.decoded_image import DecodedImage, write_decoded
 from sr_deploy.imaging.formats import PHOTOGRAPH_SUFFIXES, find_format
-from sr_deploy.imaging.limits import require_picture
-from sr_deploy.imaging.opening import decode_upright, open_picture, refuse_colors
-from sr_deploy.imaging.picture import Picture, write_picture
+from sr_deploy.imaging.limits import require_image
+from sr_deploy.imaging.opening import decode_upright, open_image, refuse_colors
 
 # scikit-image's photographs in color that lie in its wheel; motorcycle_left and _right are a stereo pair.
 _BUNDLED = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png",
@@ -34,7 +34,7 @@ def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
         ImageError: no such file, a folder, damaged or cut short, or a kind that is not taken: gray where RGB is
             needed and the reverse, alpha, 16 bit, CMYK, animated. Nothing is converted silently.
     """
-    image, form = open_picture(path)
+    image, form = open_image(path)
     refuse_colors(path, image)
     if image.format == "ushort":
         raise ImageError(
@@ -66,8 +66,8 @@ def read_training_image(path: Path) -> NDArray[np.uint8]:
         ImageError: no such file, a folder, damaged or cut short, CMYK, animated, floating point.
     """
     if training_decoder() == "pillow":
-        return pillow.read_rgb(require_picture(path))
-    image, form = open_picture(path)
+        return pillow.read_rgb(require_image(path))
+    image, form = open_image(path)
     refuse_colors(path, image)
     samples = decode_upright(path, image, form)
     pixels = (samples >> 8 if samples.dtype == np.uint16 else samples).astype(np.uint8, copy=False)
@@ -101,7 +101,7 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     find_format(path)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ImageError(f"cannot write {path}: a picture is H x W x 1 or 3 of 8 bit, not {image.shape} {image.dtype}")
-    write_picture(path, Picture(image))
+    write_decoded(path, DecodedImage(image))
 
 
 def list_images(folder: Path, suffixes: frozenset[str] = PHOTOGRAPH_SUFFIXES) -> list[Path]:

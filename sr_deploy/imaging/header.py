@@ -44,7 +44,7 @@ class Header:
 
 
 def read_header(image: pyvips.Image) -> Header:
-    """What an opened picture says about itself, as it lies in the file.
+    """What an opened picture says about itself, as it is in the file.
 
     Args:
         image: gray or RGB of 8 or 16 bit (`refuse_colors`), decoded or not.

@@ -20,7 +20,7 @@ _MOST_SCANNED = 20_000_000_000
 _MORE = "upscale takes more with --max-megapixels (max_pixels in Python)"
 
 
-def require_picture(path: Path) -> Path:
+def require_image(path: Path) -> Path:
     """Check that there is a file, before anything is loaded for it.
 
     Raises:
@@ -39,7 +39,7 @@ def read_bytes(path: Path, max_pixels: int | None) -> bytes:
         ImageError: no plain file, it cannot be read, or it has more bytes than `max_pixels` of 16-bit RGBA, profiles
             and EXIF take; None: any.
     """
-    require_picture(path)
+    require_image(path)
     try:
         with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size

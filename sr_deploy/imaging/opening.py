@@ -30,7 +30,7 @@ _INTERPRETATIONS = {("uint8", True): "b-w", ("uint8", False): "srgb", ("uint16",
                     ("uint16", False): "rgb16"}  # fmt: skip
 
 
-def open_picture(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[pyvips.Image, Format]:
+def open_image(path: Path, *, max_pixels: int | None = MAX_PIXELS) -> tuple[pyvips.Image, Format]:
     """Read the header of a picture file, whose samples can then be read once, from top to bottom (`decode` keeps them).
 
     Args:

@@ -31,7 +31,7 @@ class _Taps:
 
 
 def downscale_bicubic(hr: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """Shrink by a whole number with antialiasing: the low-resolution pictures of the papers' test sets, bit for bit.
+    """Shrink by an integer with antialiasing: the low-resolution pictures of the papers' test sets, bit for bit.
 
     Each of the two passes rounds to 8 bit, halves upwards, as imresize does with 8-bit input.
 
@@ -56,7 +56,7 @@ def downscale_bicubic(hr: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 
 
 def upscale_bicubic(lr: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """Enlarge by a whole number: the bicubic row of the papers' tables.
+    """Enlarge by an integer: the bicubic row of the papers' tables.
 
     Rounded once, at the end: the published scores (Set14 x4: 26.09 dB, .7049) are those of floating-point input, and a
     rounding in between costs 0.0001 of SSIM.
@@ -81,7 +81,7 @@ def _check(image: NDArray[np.uint8], scale: int) -> None:
         shape = " x ".join(map(str, image.shape)) or "no axes"
         raise ShapeError(f"resizing takes an 8-bit picture H x W x C with no empty side, not {shape} of {image.dtype}")
     if scale < 1:
-        raise ShapeError(f"a scale is a whole number from 1 on, not {scale}")
+        raise ShapeError(f"a scale is an integer from 1 on, not {scale}")
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from sr_deploy.errors import ImageError
 from sr_deploy.imaging.exif_blocks import refuse_tangled_exif
 from sr_deploy.imaging.formats import BY_ROWS
 from sr_deploy.imaging.header import convert_cmyk, read_header
-from sr_deploy.imaging.limits import MAX_PIXELS, refuse_size, require_picture
+from sr_deploy.imaging.limits import MAX_PIXELS, refuse_size, require_image
 from sr_deploy.imaging.opening import (
     Pixels,
     damaged,
@@ -49,11 +49,11 @@ class RowReader:
             max_pixels: largest width times height that is taken; None: any.
 
         Raises:
-            ImageError: as `read_picture`; or a file whose rows do not lie in the order in which they are seen:
+            ImageError: as `decode_image`; or a file whose rows do not lie in the order in which they are seen:
                 another format, interlaced or progressive, turned by its EXIF.
         """
         self._path = path
-        self._stream = open_regular(require_picture(path))
+        self._stream = open_regular(require_image(path))
         try:
             self._open(max_pixels)
         except BaseException:

@@ -45,7 +45,7 @@ def open_row_writer(path: Path, header: Header, quality: int | None = None) -> I
     Args:
         path: takes the place of what was there, once complete.
         header: of the picture.
-        quality: as of `write_picture`.
+        quality: as of `write_decoded`.
 
     Raises:
         ImageError: unknown suffix, or one that is not written row by row, or sides or transparency that the format

@@ -25,18 +25,18 @@ _NOT_TELLING = re.compile("^$|^unable to|load error$|: no property named `")
 _NO_REASON = "it gave no reason"
 
 
-class _Turns:
+class _SharedLock:
     """Many threads side by side, or one alone."""
 
     def __init__(self) -> None:
         self._change = threading.Condition()
         self._inside = 0
-        self._alone = False
+        self._exclusive = False
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def shared(self) -> Iterator[None]:
         with self._change:
-            self._change.wait_for(lambda: not self._alone)
+            self._change.wait_for(lambda: not self._exclusive)
             self._inside += 1
         try:
             yield
@@ -46,25 +46,25 @@ class _Turns:
                 self._change.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         with self._change:
-            self._change.wait_for(lambda: not self._alone)
-            self._alone = True  # nobody begins any more
+            self._change.wait_for(lambda: not self._exclusive)
+            self._exclusive = True  # nobody begins any more
             self._change.wait_for(lambda: not self._inside)
         try:
             yield
         finally:
             with self._change:
-                self._alone = False
+                self._exclusive = False
                 self._change.notify_all()
 
 
-_TURNS = _Turns()
+_LOCK = _SharedLock()
 
 
 def decoding() -> AbstractContextManager[None]:
     """Goes around each call of libvips that may fail because of a file; `find_reason` waits for its end."""
-    return _TURNS.together()
+    return _LOCK.shared()
 
 
 def find_reason(path: Path, fail_on: str, error: pyvips.Error) -> str:
@@ -77,7 +77,7 @@ def find_reason(path: Path, fail_on: str, error: pyvips.Error) -> str:
     """
     import pyvips
 
-    with _TURNS.alone():
+    with _LOCK.exclusive():
         pyvips.vips_lib.vips_error_clear()
         try:
             with open_regular(path) as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -31,15 +31,15 @@ def _read_limit() -> int | None:
     with contextlib.suppress(ImportError, OSError, ValueError, IndexError):
         import resource
 
-        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         taken = int(_STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-        return None if most == resource.RLIM_INFINITY else max(most - taken, 0)
+        return None if limit == resource.RLIM_INFINITY else max(limit - taken, 0)
     return None
 
 
-def _read_cgroup(most: Path, now: Path) -> int | None:
+def _read_cgroup(limit: Path, now: Path) -> int | None:
     """What a container leaves of its limit."""
     try:
-        return max(int(most.read_text(encoding="ascii")) - int(now.read_text(encoding="ascii")), 0)
+        return max(int(limit.read_text(encoding="ascii")) - int(now.read_text(encoding="ascii")), 0)
     except (OSError, ValueError):  # no such group, or no limit ("max")
         return None

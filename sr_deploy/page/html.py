@@ -75,7 +75,7 @@ def verdict(passed: bool) -> str:
     return f'<span class="{"good" if passed else "bad"}">{"ok" if passed else "FAILED"}</span>'
 
 
-def encode_picture(image: NDArray[np.uint8]) -> str:
+def encode_image(image: NDArray[np.uint8]) -> str:
     """A picture as a `data:` address; H x W x C, 8 bit."""
     with tempfile.TemporaryDirectory(prefix="sr-deploy-") as folder:
         path = Path(folder, "crop.png")

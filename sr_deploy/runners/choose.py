@@ -50,7 +50,7 @@ def open_runner(
             runs, or an error.
         threads: of the CPU; None: one a core (torch is left as it is: the number holds for the whole process).
         rewrite: let ONNX Runtime and OpenVINO on a CPU have an FP32 graph in the form that they run fastest, the same
-            within rounding (docs/graph.md); `runner.spec.rewrites` says what was done. False: as it lies in the file.
+            within rounding (docs/graph.md); `runner.spec.rewrites` says what was done. False: as it is in the file.
 
     Returns:
         The runner; `runner.spec.device` says where it runs. Use it as a context manager.

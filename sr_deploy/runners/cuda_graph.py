@@ -29,7 +29,7 @@ from sr_deploy.errors import BackendError, OutOfMemoryError, first_line
 Compute = Callable[[torch.Tensor], torch.Tensor]
 """From a tensor on a GPU to another; all that it does is queued on the current stream."""
 
-MOST_GRAPHS = 8
+MAX_GRAPHS = 8
 """Shapes that are remembered: the batches of one window and of another."""
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class GraphReplay:
         device: torch.device,
         *,
         make_compute: Callable[[], Compute] | None = None,
-        most: int = MOST_GRAPHS,
+        max_graphs: int = MAX_GRAPHS,
     ) -> None:
         """Nothing is captured yet.
 
@@ -60,14 +60,14 @@ class GraphReplay:
             name: of what computes, for the log.
             device: a GPU, with its number.
             make_compute: gives a `compute` for each graph alone; None: they share one.
-            most: shapes that are remembered; the one that was not used for longest is forgotten. 0: nothing is
+            max_graphs: shapes that are remembered; the one that was not used for longest is forgotten. 0: nothing is
                 captured.
         """
         self._compute = compute
         self._name = name
         self._device = device
         self._make_compute = make_compute or (lambda: compute)
-        self._most = most
+        self._max_graphs = max_graphs
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._known: OrderedDict[tuple[object, ...], _Graph | None] = OrderedDict()
@@ -109,7 +109,7 @@ class GraphReplay:
         if graph is None and seen and not self._refused:
             graph = self._capture(lr)
         self._known[key] = graph  # used last
-        if len(self._known) > self._most:
+        if len(self._known) > self._max_graphs:
             self._stream.synchronize()
             self._known.popitem(last=False)
         return graph

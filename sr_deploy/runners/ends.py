@@ -12,7 +12,7 @@ from sr_deploy.measure.compare import Comparison, compare_outputs
 
 
 def encode_input(lr_NCHW: NDArray[np.float32], dtype: Dtype) -> NDArray[Any]:
-    """What a graph with ends of `dtype` is given: as it is, in FP16, or N x H x W x C whole numbers, rounded."""
+    """What a graph with ends of `dtype` is given: as it is, in FP16, or N x H x W x C integers, rounded."""
     if dtype == "float32":
         return lr_NCHW
     if dtype == "float16":
@@ -22,7 +22,7 @@ def encode_input(lr_NCHW: NDArray[np.float32], dtype: Dtype) -> NDArray[Any]:
 
 
 def decode_output(sr: NDArray[Any]) -> NDArray[np.float32]:
-    """What a graph gave, as float32, N x C x H x W; whole numbers are N x H x W x C and become 0 to 1."""
+    """What a graph gave, as float32, N x C x H x W; integers are N x H x W x C and become 0 to 1."""
     highest = HIGHEST.get(sr.dtype.name)  # type: ignore[call-overload]
     if highest is None:
         return np.asarray(sr, dtype=np.float32)
@@ -59,7 +59,7 @@ def rounding_of(dtype: Dtype, greatest: float = 1.0) -> float:
 def compare_at_ends(sr: NDArray[np.float32], reference: NDArray[np.float32], dtype: Dtype) -> Comparison:
     """Compare what a graph with ends of `dtype` gave with a reference in float32.
 
-    Whole numbers are clamped to [0, 1], so the reference is clamped too; it is not rounded, because a sample near the
+    Integers are clamped to [0, 1], so the reference is clamped too; it is not rounded, because a sample near the
     middle between two numbers may then jump by a whole step for an error of 1e-7. `rounding_of` says what that adds.
 
     Raises:

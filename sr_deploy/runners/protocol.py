@@ -40,8 +40,8 @@ class RunnerSpec:
     profiles: tuple[Profile, ...] = ()
     """Shapes it takes; empty: any."""
     dtype: Dtype = "float32"
-    """Type at both ends of what is run, and of `infer_on_device`; `infer` takes and gives float32 always, and whole
-    numbers (0 to 255 or 65535) are made of it and read back by the runner."""
+    """Type at both ends of what is run, and of `infer_on_device`; `infer` takes and gives float32 always, and the
+    runner converts to and from integers (0 to 255 or 65535)."""
     artifact: Path | None = None
     """The file that it runs: weights, a graph or an engine."""
     floats: Literal["bf16"] | None = None
@@ -79,7 +79,7 @@ class Runner(Protocol):
             lr: N x C x H x W, RGB or gray in [0, 1].
 
         Returns:
-            N x C x (H * scale) x (W * scale), not clamped, unless the ends are whole numbers.
+            N x C x (H * scale) x (W * scale), not clamped, unless the ends are integers.
 
         Raises:
             ShapeError: a shape that the runner does not take.

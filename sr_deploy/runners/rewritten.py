@@ -1,6 +1,6 @@
 """Graphs rewritten in memory when a runner opens them: what suits one backend best does not suit another. No torch.
 
-The file holds what helps or harms no backend (`graph.rewrite.DEFAULT`); what is added here is a part of the backend's
+The file has the rewrites that slow no backend (`graph.rewrite.DEFAULT`); what is added here is a part of the backend's
 configuration, as its own graph optimizer is, and stands in `RunnerSpec.rewrites` and in certificates.
 """
 

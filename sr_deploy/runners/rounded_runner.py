@@ -5,7 +5,7 @@ from __future__ import annotations
 from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.deps import require
 from sr_deploy.graph.load import holding_errors, load_whole_model
-from sr_deploy.graph.rounded import ROUNDED, spell_rounding
+from sr_deploy.graph.rounded import ROUNDED, insert_rounding
 from sr_deploy.model import Model
 from sr_deploy.runners.onnxruntime_runner import SessionRunner, open_session
 from sr_deploy.runners.shapes import examine_graph, graph_runner_spec
@@ -31,7 +31,7 @@ class RoundedRunner(SessionRunner):
         info = examine_graph(model, path, "cpu")
         graph = load_whole_model(path)
         with holding_errors(path):
-            spell_rounding(graph)
+            insert_rounding(graph)
             content = graph.SerializeToString()
         session = open_session(path, content, "cpu", threads or default_threads(), optimize=True)
         choice = BackendChoice("onnxruntime", precision)

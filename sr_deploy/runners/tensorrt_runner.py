@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
     import tensorrt_rtx as trt
 
-MOST_CONTEXTS = 4
+MAX_CONTEXTS = 4
 """Shapes for which graphs are kept: each has a context."""
 
 _DTYPES: dict[str, Dtype] = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
@@ -83,14 +83,14 @@ class TensorRtRunner(BaseRunner):
                 return EngineContext(context, names, getattr(torch, given), self.spec)
 
             self._graphs: GraphReplay | None = GraphReplay(
-                start(), str(choice), self._device, make_compute=start, most=MOST_CONTEXTS if cuda_graphs else 0
+                start(), str(choice), self._device, make_compute=start, max_graphs=MAX_CONTEXTS if cuda_graphs else 0
             )
 
     def infer_on_device(self, lr: torch.Tensor) -> torch.Tensor:
         """Upscale a tensor that is on the GPU; later work on the current stream waits for the result by itself.
 
         Args:
-            lr: of the type that `spec.dtype` names: N x C x H x W in [0, 1], or N x H x W x C in whole numbers.
+            lr: of the type that `spec.dtype` names: N x C x H x W in [0, 1], or N x H x W x C in integers.
 
         Raises:
             InputError: another type or device.

@@ -57,7 +57,7 @@ def write_checkpoint(
 
     Raises:
         OutputError: it cannot be written; nothing half-written is left, older checkpoints stay.
-        TrainingError: a weight is no number; nothing is written.
+        TrainingError: a weight is NaN or infinite; nothing is written.
     """
     if pools is None:
         pools = [state.pool.state_dict()] if state.pool is not None else []
@@ -154,8 +154,8 @@ def _check_weights(state: TrainingState) -> None:
         for key, tensor in network.state_dict().items():
             if not bool(torch.isfinite(tensor).all()):
                 raise TrainingError(
-                    f"weights of the {name} are no numbers after step {state.step} ({key}): training has diverged, and "
-                    "no checkpoint is written; resume from the one before with a lower learning rate in a new run"
+                    f"weights of the {name} are NaN or infinite after step {state.step} ({key}): training diverged, "
+                    "and no checkpoint is written; resume from the one before with a lower learning rate in a new run"
                 )
 
 

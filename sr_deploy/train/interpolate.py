@@ -49,7 +49,7 @@ def interpolate_models(
 ) -> Interpolated:
     """Blend two generators and write the result: (1 - alpha) * a + alpha * b.
 
-    Statistics of batch normalizations are blended like weights; whole numbers (their counters) are those of `b`. The
+    Statistics of batch normalizations are blended like weights; integers (their counters) are those of `b`. The
     file is safetensors that every command takes; its metadata name both sources by hash, and alpha.
 
     Args:
@@ -89,7 +89,7 @@ def interpolate_models(
 
 
 def blend_states(a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """(1 - alpha) * a + alpha * b for tensors of floating point; whole numbers are those of `b`.
+    """(1 - alpha) * a + alpha * b for tensors of floating point; integers are those of `b`.
 
     Args:
         a: a state dict.

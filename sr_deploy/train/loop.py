@@ -21,7 +21,6 @@ from sr_deploy.train.checkpoint import write_checkpoint
 from sr_deploy.train.manifest import check_resumable, update_manifest
 from sr_deploy.train.metric_buffer import MetricBuffer
 from sr_deploy.train.metrics import MetricsLog
-from sr_deploy.train.photographs import Report
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import RunManifest, read_manifest, require_kept
@@ -29,6 +28,7 @@ from sr_deploy.train.sampling import Batch, iterate_batches
 from sr_deploy.train.schedule import learning_rate_at
 from sr_deploy.train.session import Session, open_session
 from sr_deploy.train.state import TrainingState
+from sr_deploy.train.training_images import Report
 from sr_deploy.train.validation import validate, write_preview
 
 _MANIFEST_SECONDS = 5.0
@@ -42,7 +42,7 @@ class StepReport:
     step: int
     """Updates made, those left out among them."""
     loss: float
-    """Mean of the latest steps; not a number before the first metrics are in."""
+    """Mean of the latest steps; NaN before the first metrics are in."""
     steps_per_second: float
     """Of the latest steps."""
 
@@ -75,7 +75,7 @@ def train(
         on_note: told what the user should know, a line each.
 
     Raises:
-        TrainingError: the loss is no number, the memory is too small, or the run cannot be resumed.
+        TrainingError: the loss is NaN or infinite, the memory is too small, or the run cannot be resumed.
         LockedError: another process trains this run.
         SrDeployError: anything wrong with recipe, data, weights or folders.
     """
@@ -115,7 +115,7 @@ def _describe_want_of_memory(recipe: Recipe, run: Path | None) -> str:
 
 
 def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepReport], None], on_note: Report) -> None:
-    """The loop. One turn is one update, then whatever is due after it."""
+    """The loop. One iteration is one update and what is due after it."""
     recipe, state, processes = session.recipe, session.state, session.processes
     buffer = MetricBuffer(state, processes, recipe.run.bad_steps)
     clock = _Clock(state)
@@ -137,7 +137,7 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             state.step += 1
             buffer.add(metrics)
 
-            # What is due. Figures come first: steps without numbers must end the run before anything is written.
+            # What is due. Metrics come first: non-finite steps must end the run before anything is written.
             ending = processes.any(stop.is_set()) or state.step == recipe.run.steps
             metrics_due = state.step % recipe.run.log_every == 0
             checkpoint_due = ending or postponed or state.step % recipe.run.checkpoint_every == 0
@@ -155,10 +155,9 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             if validation_due and log is not None:
                 _validate(session, log)
             if preview_due and session.previews and processes.is_main:
-                write_preview(
-                    preview_file(session.run, state.step), state.average.network, session.held_out, recipe.scale
-                )
-            # Weights that gave no numbers just now may be beyond use, finite as they are: the next good step shows.
+                preview = preview_file(session.run, state.step)
+                write_preview(preview, state.average.network, session.held_out, recipe.scale)
+            # Finite weights whose step was not finite may have diverged all the same: the next finite step shows.
             postponed = checkpoint_due and not ending and state.bad_in_row > 0
             if checkpoint_due and not postponed:
                 _write_checkpoint(session)
@@ -181,7 +180,7 @@ def _advise(means: Mapping[str, float], clock: _Clock, recipe: Recipe) -> Iterat
     if "skipped_steps" in means:
         yield (
             f"{means['skipped_steps']:.0f} of the latest {recipe.run.log_every} steps were left out: their loss or "
-            "gradient was no number"
+            "gradient was NaN or infinite"
         )
     if clock.data_just_became_slow():
         yield (

@@ -14,7 +14,7 @@ class MetricBuffer:
     """Keeps metrics on the device until they are due: to read each at once would make a GPU wait."""
 
     def __init__(self, state: TrainingState, processes: Processes, bad_steps: int) -> None:
-        """`bad_steps`: steps in a row without numbers that are borne."""
+        """`bad_steps`: non-finite steps in a row that are allowed."""
         self._state = state
         self._processes = processes
         self._bad_steps = bad_steps
@@ -60,7 +60,7 @@ class MetricBuffer:
         state.bad_in_row += 1
         if state.bad_in_row > self._bad_steps:
             raise TrainingError(
-                f"the loss or its gradient was no number in {state.bad_in_row} steps in a row, up to step {step} "
+                f"the loss or its gradient was NaN or infinite in {state.bad_in_row} steps in a row, up to step {step} "
                 f"(loss {loss}): training has diverged; start anew with a lower --set optimizer.learning_rate=... "
                 "or with --set precision.autocast=off"
             )

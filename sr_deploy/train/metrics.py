@@ -90,7 +90,7 @@ class MetricsLog:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log that can be read; each has `step`, a whole number, and `kind`, text.
+    """The lines of a run's log that can be read; each has `step`, an integer, and `kind`, text.
 
     The last line of a run that is being written, or was killed, may be cut short.
 

@@ -19,12 +19,12 @@ from sr_deploy.measure.machine import memory_bytes
 from sr_deploy.model import open_model
 from sr_deploy.train.ema import MovingAverage
 from sr_deploy.train.losses.registry import AdversarialCriterion, Criterion, LossInputs, find_terms
-from sr_deploy.train.photographs import training_paths, validation_paths
 from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
 from sr_deploy.train.recipe import DiscriminatorRecipe, Recipe
 from sr_deploy.train.run import StartingPoint
 from sr_deploy.train.state import DiscriminatorState, TrainingState
+from sr_deploy.train.training_images import training_paths, validation_paths
 from sr_deploy.train.update import Criteria, Updater
 
 
@@ -145,7 +145,7 @@ def build_discriminator_state(recipe: Recipe, device: torch.device, *, resume: b
     if settings is None:
         return None
     spec = _discriminator_spec(recipe, settings)
-    # Spectral norm adds next to nothing, and takes seconds to make without numbers.
+    # Spectral norm adds next to nothing, and takes seconds to make on the meta device.
     require_room(partial(build_discriminator, spec.model_copy(update={"spectral_norm": False})), spec.title())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)  # not the numbers of the generator's weights

@@ -53,7 +53,7 @@ def choose_precision(recipe: PrecisionRecipe, network: nn.Module, lr_NCHW: Tenso
     times: dict[str, list[float]] = {trial.choice.title(): [] for trial in trials}
     began = time.monotonic()
     for number in range(1 + _MOST_ROUNDS):
-        # Round after round, not one candidate after another: a machine that is busy for a while then harms all alike.
+        # Round after round, not one candidate after another: a machine that is busy for a while then slows all alike.
         for trial in trials:
             seconds = trial.time_pass(lr_NCHW)
             if number > 0:  # the first pays for kernels and memory

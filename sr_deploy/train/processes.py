@@ -34,7 +34,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes, validates and speaks for all."""
+        """Whether this process validates and writes: rank 0."""
         return self.rank == 0
 
     def broadcast(self, make: Callable[[], T]) -> T:

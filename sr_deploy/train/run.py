@@ -40,7 +40,7 @@ class Scores(Document):
     """Mean over the three channels, at most 1."""
 
 
-class PhotographScores(Document):
+class HeldOutScores(Document):
     """Scores of one held-out photograph."""
 
     name: str
@@ -60,7 +60,7 @@ class ValidationResult(Document):
     """Mean over the photographs."""
     bicubic: Scores
     """Mean over the photographs."""
-    photographs: tuple[PhotographScores, ...]
+    photographs: tuple[HeldOutScores, ...]
 
 
 class PrecisionRecord(Document):
@@ -98,7 +98,7 @@ class RunManifest(Document):
     created_at: AwareDatetime
     updated_at: AwareDatetime
     status: Literal["running", "stopped", "failed", "finished"]
-    """running is also what a killed run says: nobody was left to change it."""
+    """`running` stays after a kill."""
     step: int
     """Updates made, as last written."""
     steps: int
@@ -106,7 +106,7 @@ class RunManifest(Document):
     seconds: float
     """Time in the loop so far, over all resumptions."""
     skipped_steps: int = 0
-    """Steps left out because a loss or gradient was no number."""
+    """Steps that were skipped because a loss or gradient was NaN or infinite."""
     processes: int = 1
     """That trained last, side by side."""
     checkpoints: tuple[CheckpointName, ...] = ()

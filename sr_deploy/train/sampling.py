@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.train.photographs import ImagePair, Photographs
 from sr_deploy.train.recipe import Recipe
+from sr_deploy.train.training_images import ImagePair, TrainingImages
 
 _PATCH_STREAM = 0
 _BATCHES_AHEAD = 2  # for each thread
@@ -38,7 +38,7 @@ class Batch:
 class PatchSampler:
     """Cuts the patches of any step."""
 
-    def __init__(self, photographs: Photographs, recipe: Recipe, *, rank: int = 0, processes: int = 1) -> None:
+    def __init__(self, photographs: TrainingImages, recipe: Recipe, *, rank: int = 0, processes: int = 1) -> None:
         """A sampler of one process's share of each batch.
 
         Args:

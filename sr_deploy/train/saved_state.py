@@ -1,4 +1,4 @@
-"""`state.pt`, read back: it comes from a folder that anybody may have written, so all of it is checked."""
+"""`state.pt`, read back: it comes from an untrusted folder, so all of it is checked."""
 
 from __future__ import annotations
 

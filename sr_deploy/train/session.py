@@ -28,7 +28,6 @@ from sr_deploy.train.networks import (
     prepare_teacher,
 )
 from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
-from sr_deploy.train.photographs import Photographs, Report, training_paths
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
 from sr_deploy.train.recipe import Recipe
@@ -41,6 +40,7 @@ from sr_deploy.train.run import (
 )
 from sr_deploy.train.sampling import PatchSampler
 from sr_deploy.train.state import TrainingState
+from sr_deploy.train.training_images import Report, TrainingImages, training_paths
 from sr_deploy.train.update import Updater
 from sr_deploy.train.validation import HeldOut, read_held_out
 
@@ -81,7 +81,7 @@ def open_session(
     processes: Processes = SINGLE_PROCESS,
     numbered: bool = False,
 ) -> Iterator[Session]:
-    """Prepare a new run in the empty folder `run`, or go on with the run that lies there; no other process may then.
+    """Prepare a new run in the empty folder `run`, or go on with the existing run; no other process may then.
 
     Args:
         recipe: what to train.
@@ -123,7 +123,7 @@ def _prepare(
     """The session; the run is held by the first process, or is claimed by it as soon as all else stands."""
     manifest = check_resumable(recipe, run) if resume else None
     chosen_device = choose_device(device, processes)
-    photographs = _open_photographs(recipe, report if processes.is_main else lambda line: None)
+    photographs = _open_training_images(recipe, report if processes.is_main else lambda line: None)
     fingerprint = photographs.fingerprint()
     if manifest is not None and manifest.data_sha256 != fingerprint:
         raise TrainingError(
@@ -205,7 +205,7 @@ def choose_device(name: str | None, processes: Processes = SINGLE_PROCESS) -> to
     return torch.device(chosen)
 
 
-def _open_photographs(recipe: Recipe, report: Report) -> Photographs:
+def _open_training_images(recipe: Recipe, report: Report) -> TrainingImages:
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
     degraded = recipe.degradation is not None
     if recipe.data.patch_size % multiple:
@@ -213,23 +213,23 @@ def _open_photographs(recipe: Recipe, report: Report) -> Photographs:
             f"data.patch_size = {recipe.data.patch_size} does not fit {recipe.arch_spec().title()}; "
             f"give a multiple of {multiple}"
         )
-    photographs = Photographs(
+    photographs = TrainingImages(
         training_paths(recipe.data),
         scale=recipe.scale,
-        least_side=recipe.degradation.least_side() if recipe.degradation is not None else recipe.data.patch_size,
+        min_side=recipe.degradation.min_side() if recipe.degradation is not None else recipe.data.patch_size,
         multiple=1 if degraded else recipe.scale,
         cache_gib=recipe.data.cache_gib,
         report=report,
         with_lr=not degraded,
     )
-    photographs.read_ahead(threads=recipe.data.workers)
+    photographs.prefetch(threads=recipe.data.workers)
     return photographs
 
 
 def _choose_precision(
     recipe: Recipe, network: nn.Module, sampler: PatchSampler, device: torch.device
 ) -> PrecisionChoice:
-    """By the generator's pass on a batch of the right shape, whatever the losses are."""
+    """By a forward pass of the generator on a batch of the right shape."""
     shape = (sampler.share, 3, recipe.data.patch_size, recipe.data.patch_size)
     hr_NCHW = torch.rand(shape, generator=torch.Generator().manual_seed(recipe.seed))
     lr_NCHW = torch.nn.functional.avg_pool2d(hr_NCHW, recipe.scale)

@@ -64,7 +64,7 @@ class Updater:
             mark: told the phases.
 
         Returns:
-            0-dim tensors on the device: `healthy` (1, or 0 if a loss or gradient was no number and nothing was
+            0-dim tensors on the device: `healthy` (1, or 0 if a loss or gradient was non-finite and nothing was
             changed), `loss`, each of its terms, and with a discriminator its loss and its mean verdicts (logits).
         """
         state, discriminator = self.state, self.state.discriminator
@@ -196,7 +196,7 @@ def _split(pair: TrainingPair, parts: int) -> list[TrainingPair]:
 
 
 def _keep_buffers(*networks: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Statistics that a forward pass changes (normalizations), with copies: a pass without numbers spoils them."""
+    """Statistics that a forward pass changes (normalizations), with copies: a non-finite pass spoils them."""
     buffers = [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
     return [(buffer, buffer.clone()) for buffer in buffers]
 

@@ -18,9 +18,9 @@ from sr_deploy.imaging.convert import to_image, to_nchw
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
 from sr_deploy.measure.quality import score_pair
-from sr_deploy.train.photographs import ImagePair, Photographs, Report, validation_paths
 from sr_deploy.train.recipe import Recipe
-from sr_deploy.train.run import PhotographScores, Scores, ValidationResult
+from sr_deploy.train.run import HeldOutScores, Scores, ValidationResult
+from sr_deploy.train.training_images import ImagePair, Report, TrainingImages, validation_paths
 
 _EQUAL_DB = 100.0
 _SSIM_WINDOW = 11
@@ -50,15 +50,15 @@ def read_held_out(recipe: Recipe, report: Report) -> list[HeldOut]:
         RecipeError: an unknown name.
     """
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
-    photographs = Photographs(
+    photographs = TrainingImages(
         validation_paths(recipe.data),
         scale=recipe.scale,
-        least_side=_SSIM_WINDOW + 2 * recipe.scale,
+        min_side=_SSIM_WINDOW + 2 * recipe.scale,
         multiple=multiple,
         cache_gib=recipe.data.cache_gib,
         report=report,
     )
-    photographs.read_ahead(threads=1)
+    photographs.prefetch(threads=1)
     held_out = []
     for index, path in enumerate(photographs.paths):
         pair = photographs.pair(index)
@@ -72,13 +72,13 @@ def validate(network: nn.Module, held_out: Sequence[HeldOut], scale: int, step: 
     """Score a network, in FP32 and evaluation mode, on each photograph and on average.
 
     Raises:
-        TrainingError: it gives values that are no numbers.
+        TrainingError: an output is NaN or infinite.
     """
     rows = []
     for photograph in held_out:
         sr = upscale(network, photograph.pair.lr, f"{photograph.name} after step {step}")
         model = _score(sr, photograph.pair.hr, scale)
-        rows.append(PhotographScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores))
+        rows.append(HeldOutScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores))
     return ValidationResult(
         step=step,
         model=_mean([row.model for row in rows]),
@@ -92,13 +92,13 @@ def upscale(network: nn.Module, lr: NDArray[np.uint8], what: str) -> NDArray[np.
     """Upscale one picture by a network in evaluation mode, on the device where it is; `what` names it in errors.
 
     Raises:
-        TrainingError: the result holds values that are no numbers.
+        TrainingError: the result holds NaN or infinite values.
     """
     device = next(network.parameters()).device
     sr_NCHW = network(torch.from_numpy(to_nchw(lr)).to(device)).float().cpu()
     if not bool(torch.isfinite(sr_NCHW).all()):
         raise TrainingError(
-            f"the network gives values that are no numbers for {what}; "
+            f"the network gives NaN or infinite values for {what}; "
             "resume from an earlier checkpoint with a lower --set optimizer.learning_rate in a new run"
         )
     return to_image(sr_NCHW.numpy())

@@ -23,7 +23,7 @@ def choose_backend(
     """The backend that is asked for, or the fastest faithful one.
 
     `auto` is the fastest of what runs here in fp32, or in a lower precision that the bundle was exported with and that
-    its certificate vouches for on this machine: measured at the first time, then remembered (docs/backends.md). Where
+    its certificate covers on this machine: measured once, then cached (docs/backends.md). Where
     there is an NVIDIA GPU that PyTorch sees, these are engines that fit it, and PyTorch on it; else what runs on the
     CPU.
 

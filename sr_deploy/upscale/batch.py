@@ -14,22 +14,22 @@ SIZES = (1, 2, 4, 8)
 """Batches that are tried."""
 SLACK = 1.03
 """A batch has to be faster than a smaller one by more than 3 % for each window."""
-FEWEST = 64
-"""Windows that have to come for a measurement to pay: it takes the time of 15 where batches do not pay."""
+MIN_WINDOWS = 64
+"""Windows that have to follow for a measurement to pay: it takes the time of 15 where batches do not pay."""
 
 
-def choose_batch(time_call: Callable[[int], float], most: int | None = None) -> int:
+def choose_batch(time_call: Callable[[int], float], max_batch: int | None = None) -> int:
     """The smallest batch that is within `SLACK` of the best time for each window.
 
     A batch that is no faster than half of it ends the search: what is larger still would not be.
 
     Args:
         time_call: seconds that a call with so many windows takes.
-        most: largest batch that the runner takes; None: any.
+        max_batch: largest batch that the runner takes; None: any.
     """
     seconds: dict[int, float] = {}
     for size in SIZES:
-        if most is not None and size > most:
+        if max_batch is not None and size > max_batch:
             break
         try:
             seconds[size] = time_call(size) / size
@@ -41,7 +41,7 @@ def choose_batch(time_call: Callable[[int], float], most: int | None = None) -> 
     return next((size for size, each in seconds.items() if each <= best * SLACK), 1)
 
 
-def largest_batch(profiles: Sequence[Profile], height: int, width: int) -> int | None:
+def find_max_batch(profiles: Sequence[Profile], height: int, width: int) -> int | None:
     """How many windows of that size a runner takes at once; None: any number.
 
     Args:
@@ -63,7 +63,7 @@ def describe_batch(asked: int | None, device: str) -> tuple[int, ...]:
     """What of the batch asked for decides on the bytes of a result, for hashes: sums may be taken in another order.
 
     Args:
-        asked: by who upscales; None: nobody did.
-        device: that computes; on a CPU windows go through one by one if nobody asks.
+        asked: by the caller; None: automatic.
+        device: that computes; on a CPU windows go through one by one by default.
     """
     return () if asked is None or (asked == 1 and device == "cpu") else (asked,)

@@ -1,4 +1,4 @@
-"""How pictures are cut for a network: the halo, the size of a tile, and how many tiles go together."""
+"""How pictures are cut for a network: the halo, the size of a tile, and the batch size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MANY = 1000  # frames of a video, for all that is known
 
 
 class Cutter:
-    """Decides for each picture anew, or for all alike once a `Cut` is settled. Keeps the halo of `inference`."""
+    """Decides for each picture anew, or for all alike once a `Cut` is frozen. Sets the halo of `inference`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Cutter:
         cost = find_cost(model) if model is not None else None
         self.receptive_radius = cost.receptive_radius if cost is not None else None
         """How far the network looks around a pixel; None: unknown."""
-        self.settled: Cut | None = None
+        self.frozen: Cut | None = None
         """What holds for all pictures; None: each has its own."""
         self._model = model
         self._spec = spec
@@ -60,7 +60,7 @@ class Cutter:
         self._batch = batch
         self._seam_budget_db = seam_budget_db
         self._bytes_per_pixel: float | None = None
-        self._halo = self._reach(MAX_HALO) if halo is None else halo
+        self._halo = self._limit_to_radius(MAX_HALO) if halo is None else halo
         self._wants_probe = halo is None and not self._sees_all(self._halo)
         self._use_halo(self._halo)
 
@@ -86,7 +86,7 @@ class Cutter:
 
     def plan_afresh(self, height: int, width: int) -> TilePlan:
         """The same as if no picture had been before."""
-        if self.settled is None and self._wants_probe:
+        if self.frozen is None and self._wants_probe:
             self._use_halo(self._halo)
         return self.plan(height, width)
 
@@ -94,13 +94,13 @@ class Cutter:
         """How this picture is cut.
 
         Where the network sees further than can be paid for, its halo is chosen on the picture itself. Anew for each
-        picture: its result is the same whatever came before.
+        picture: its result does not depend on earlier ones.
 
         Raises:
             As `plan`, and as the runner.
         """
         plan = self.plan_afresh(rows.height, rows.width)
-        if self.settled is not None or not self._wants_probe or plan.count == 1:
+        if self.frozen is not None or not self._wants_probe or plan.count == 1:
             return plan
         rows.hold(0, plan.window_height)
         found = probe_halo(
@@ -112,48 +112,48 @@ class Cutter:
             window=(plan.window_height, plan.window_width) if self._spec.profiles else None,
         )
         if found is not None:
-            self._use_halo(self._reach(found.width))
+            self._use_halo(self._limit_to_radius(found.width))
         return self.plan(rows.height, rows.width)
 
     def choose_batch(self, plan: TilePlan, rows: InputRows, count: int) -> int:
-        """How many of `count` windows, cut as planned of pictures like this one, go together."""
-        if self.settled is not None:
-            return min(self.settled.batch, count)
+        """Batch size for `count` windows, cut as planned of images like this one."""
+        if self.frozen is not None:
+            return min(self.frozen.batch, count)
         return self._inference.choose_batch(_window_of(plan, rows), count, count)
 
-    def settle(self, rows: InputRows, cut: Cut | None) -> Cut:
-        """Cut all pictures alike from now on: as this one, or as an earlier call said."""
+    def freeze(self, rows: InputRows, cut: Cut | None) -> Cut:
+        """Cut all images from now on as this one, or as an earlier call said."""
         if cut is None:
             self.plan_for(rows)
             cut = Cut(self._choose_tile(), self._inference.halo)
             self._use_cut(cut)
             plan = self.plan(rows.height, rows.width)
-            most = None if plan.count == 1 else plan.count
-            cut = replace(cut, batch=self._inference.choose_batch(_window_of(plan, rows), most, _MANY))
+            max_count = None if plan.count == 1 else plan.count
+            cut = replace(cut, batch=self._inference.choose_batch(_window_of(plan, rows), max_count, _MANY))
         self._use_cut(cut)
         return cut
 
     def _use_cut(self, cut: Cut) -> None:
         self._use_halo(cut.halo)
-        self.settled = cut
+        self.frozen = cut
 
     def _use_halo(self, halo: int) -> None:
         self._inference.halo = halo
         self._inference.blend = 0 if self._sees_all(halo) else blend_of(halo)
 
-    def _reach(self, most: int) -> int:
-        return most if self.receptive_radius is None else min(self.receptive_radius, most)
+    def _limit_to_radius(self, max_count: int) -> int:
+        return max_count if self.receptive_radius is None else min(self.receptive_radius, max_count)
 
     def _sees_all(self, halo: int) -> bool:
         return self.receptive_radius is not None and self.receptive_radius <= halo
 
     def _choose_tile(self) -> int:
-        if self.settled is not None:
-            return self.settled.tile
+        if self.frozen is not None:
+            return self.frozen.tile
         if self._bytes_per_pixel is None and self._model is not None:
             self._bytes_per_pixel = estimate_bytes_per_pixel(self._model) or 0.0
-        together = None if self._bytes_per_pixel is None else self._bytes_per_pixel * (self._batch or 1)
-        return choose_tile(self._inference.halo, together, free_memory(self._spec.device))
+        batch_bytes = None if self._bytes_per_pixel is None else self._bytes_per_pixel * (self._batch or 1)
+        return choose_tile(self._inference.halo, batch_bytes, free_memory(self._spec.device))
 
 
 def _window_of(plan: TilePlan, rows: InputRows) -> Pixels:

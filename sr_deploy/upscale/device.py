@@ -1,16 +1,16 @@
-"""The way of tiles through a GPU: 8-bit samples go up, 8-bit samples come down; all between happens there.
+"""Tiles on a GPU: 8-bit samples are uploaded and 8-bit samples are downloaded; everything between stays on the GPU.
 
-Why it is right, which tests hold on a simulated GPU (tests/unit/gpu):
+What orders the work, as the tests check on a simulated GPU (tests/unit/gpu):
 
-- Three streams. `up` copies windows to the GPU, `compute` runs the network, `down` measures, rounds and copies results
-  to the host. Within a stream all is done in the order in which it was queued.
-- `compute` waits for what `up` has been given so far: the copy of its batch. `down` waits for the event behind the
-  batch of the result that is read, not for batches behind that. The host waits for `down` before it looks at what came.
-- On the GPU the input belongs to `up` and is read by `compute`, which `record_stream` tells torch's allocator. A result
-  is read on `down` alone, and whoever reads it returns when `down` is done: it may be dropped at any time. Weights of
-  the guards' cells are made and read on `down`.
+- Three CUDA streams. `upload` copies windows to the GPU, `compute` runs the network, `download` measures, rounds and
+  copies results to the host. Within a stream work is done in the order in which it was queued.
+- `compute` waits for what `upload` has been given so far: the copy of its batch. `download` waits for the event behind
+  the batch of the result that is read, not for later batches. The host waits for `download` before it reads a copy.
+- On the GPU the input belongs to `upload` and is read by `compute`, which `record_stream` tells torch's allocator. A
+  result is read on `download` alone, and its readers return when `download` is done: it may be dropped at any time.
+  Weights of the guards' cells are made and read on `download`.
 - Pinned memory is torch's: its allocator hands none out again before the copies from and to it are done. The host
-  writes it before its copy is queued, and reads it after `down` was waited for.
+  writes it before its copy is queued, and reads it after `download` was waited for.
 - One thread starts batches, and one, which may be another, reads results.
 """
 
@@ -28,13 +28,13 @@ from sr_deploy.upscale.guards import Statistics, cell_weights
 
 
 class DevicePipeline:
-    """A runner on a GPU, with copies up and down that overlap its work."""
+    """A runner on a GPU, with uploads and downloads that overlap its work."""
 
     def __init__(self, runner: DeviceRunner) -> None:
         """`runner`: stays the caller's; what loaded its weights was queued on this thread's current stream."""
         self._runner = runner
         self._device = torch.device(runner.spec.device)
-        self._up, self._compute, self._down = (torch.cuda.Stream(self._device) for _ in range(3))  # type: ignore[no-untyped-call]
+        self._upload, self._compute, self._download = (torch.cuda.Stream(self._device) for _ in range(3))  # type: ignore[no-untyped-call]
         self._weights: dict[tuple[int, int], torch.Tensor] = {}
         self._compute.wait_stream(torch.cuda.current_stream(self._device))
 
@@ -46,31 +46,31 @@ class DevicePipeline:
         """
         staged = torch.empty((len(windows), *windows[0].shape), dtype=torch.uint8, pin_memory=True)
         np.stack(windows, out=staged.numpy())
-        with torch.cuda.stream(self._up):
+        with torch.cuda.stream(self._upload):
             lr = staged.to(self._device, non_blocking=True)
         lr.record_stream(self._compute)
-        self._compute.wait_stream(self._up)
+        self._compute.wait_stream(self._upload)
         with torch.cuda.stream(self._compute):
             sr_NCHW = self._infer(lr)
             ready = self._compute.record_event()
         return [DeviceResult(sr_NCHW[index : index + 1], self, ready) for index in range(len(windows))]
 
     def fetch(self, ready: torch.cuda.Event, compute: Callable[[], torch.Tensor]) -> NDArray[np.generic]:
-        """What `compute` makes, queued on the way down behind `ready`, in the host's memory; returns when it is there.
+        """The result of `compute`, queued on the download stream behind `ready`, in host memory; waits for it.
 
         One thread at a time.
         """
-        self._down.wait_event(ready)
-        with torch.cuda.stream(self._down):
+        self._download.wait_event(ready)
+        with torch.cuda.stream(self._download):
             made = compute()
             fetched = torch.empty(made.shape, dtype=made.dtype, pin_memory=True)
             fetched.copy_(made, non_blocking=True)
-        self._down.synchronize()
+        self._download.synchronize()
         array: NDArray[np.generic] = fetched.numpy()
         return array
 
     def cell_weights(self, length: int, scale: int) -> torch.Tensor:
-        """`guards.cell_weights` on the GPU, for work on the way down."""
+        """`guards.cell_weights` on the GPU, for work on the download stream."""
         key = (length, scale)
         if key not in self._weights:
             self._weights[key] = torch.from_numpy(cell_weights(length, scale)).to(self._device)
@@ -106,7 +106,7 @@ class DeviceResult:
         return DeviceResult(self._sr_NCHW[:, :, rows, columns], self._pipeline, self._ready)
 
     def measure(self, scale: int) -> Statistics:
-        """What the guards look at; it comes down as one row of numbers."""
+        """The statistics of the guards, downloaded as one row of numbers."""
 
         def compute() -> torch.Tensor:
             planes = self._sr_NCHW[0].float()
@@ -128,7 +128,7 @@ class DeviceResult:
         return fetched.astype(np.float32, copy=False)
 
     def write(self, target: Pixels) -> None:
-        """Clamp, scale, round to 8 bit, and only then come down."""
+        """Clamp, scale and round to 8 bit on the GPU, then download."""
 
         def compute() -> torch.Tensor:
             planes = self._sr_NCHW[0].float()

@@ -29,11 +29,10 @@ class Fault:
     device: int
     """Its number, from 0."""
     error: BackendError
-    """What it said."""
 
 
 class DevicePool(Generic[Job, Result]):
-    """As many threads as devices, and a device for whoever needs one.
+    """As many threads as devices; each thread takes a free device.
 
     A job that one device fails at goes to another. It fails itself once every device has failed at it. Use it as a
     context manager: leaving it waits for what is being computed and drops what is not begun.

@@ -1,6 +1,6 @@
 """A folder on several machines: Ray gives each device a worker, which reads, upscales and writes files by itself.
 
-All machines see the folders and the model under the same paths. The record is kept by the process that was called.
+All machines see the folders and the model under the same paths. The journal is written by the calling process.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from sr_deploy.deps import require
 from sr_deploy.errors import BackendError, InputError, OutputError, SrDeployError, first_line
 from sr_deploy.measure.machine import usable_cores
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.files import FileSettings
-from sr_deploy.upscale.places import Item
-from sr_deploy.upscale.work import (
+from sr_deploy.upscale.folder_job import (
     FolderJob,
     FolderResult,
     OnProgress,
     Progress,
     describe_error,
-    describe_making,
+    hash_config,
     open_folder_job,
 )
-from sr_deploy.upscale.worker import Order, Outcome, Worker, describe_worker
+from sr_deploy.upscale.image_file import FileSettings
+from sr_deploy.upscale.output_naming import Item
+from sr_deploy.upscale.ray_worker import Worker, WorkerConfig, WorkerResult, describe_worker
 
 if TYPE_CHECKING:
     import ray.data
@@ -52,10 +52,10 @@ _STORE_BYTES = 100 * 2**20
 class Fleet:
     """A Ray cluster, asked what it computes with."""
 
-    order: Order
+    config: WorkerConfig
     """What each worker opens, with the backend that one of them chose."""
     workers: int
-    """Number of them."""
+    """One for each GPU, or for each processor that Ray counts."""
     on_gpus: bool
     """Whether each has a GPU of its own; else each has one processor, and computes with one thread."""
     spec: RunnerSpec
@@ -70,13 +70,13 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def open_fleet(address: str, order: Order) -> Iterator[Fleet]:
+def open_fleet(address: str, config: WorkerConfig) -> Iterator[Fleet]:
     """Connect to Ray, and let one worker say what it computes with.
 
     Args:
         address: of a cluster, as in `10.0.0.1:6379`; `auto`: the one that this machine belongs to; `local`: one of
             this machine alone, ended afterwards.
-        order: what each worker opens.
+        config: what each worker opens.
 
     Raises:
         MissingDependencyError: Ray is not installed.
@@ -84,26 +84,26 @@ def open_fleet(address: str, order: Order) -> Iterator[Fleet]:
         BackendError: the cluster has nothing to compute with.
         SrDeployError: what the worker says, as there is no such model on its machine.
     """
-    if order.device not in (None, "cpu"):
-        raise InputError(f"with --ray the device is cpu, or left out for the GPUs that Ray has, not {order.device!r}")
-    if order.model.exists():  # else it may be the name of a network that ships with sr-deploy
-        order = replace(order, model=order.model.absolute())
+    if config.device not in (None, "cpu"):
+        raise InputError(f"with --ray the device is cpu, or left out for the GPUs that Ray has, not {config.device!r}")
+    if config.model.exists():  # else it may be the name of a network that ships with sr-deploy
+        config = replace(config, model=config.model.absolute())
     with _connecting(address):
         import ray
 
         resources = ray.cluster_resources()
-        on_gpus = order.device is None and resources.get("GPU", 0) >= 1
+        on_gpus = config.device is None and resources.get("GPU", 0) >= 1
         workers = int(resources.get("GPU" if on_gpus else "CPU", 0))
         if workers < 1:
             raise BackendError(f"the Ray cluster {address} has no processor; start a node with: ray start --num-cpus=N")
         describe = ray.remote(num_cpus=1, num_gpus=int(on_gpus))(describe_worker)
         try:
-            spec, receptive_radius = ray.get(describe.remote(order, None if on_gpus else 1))
+            spec, receptive_radius = ray.get(describe.remote(config, None if on_gpus else 1))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SrDeployError):
                 raise error.cause from None
             raise
-        yield Fleet(replace(order, backend=str(spec)), workers, on_gpus, spec, receptive_radius)
+        yield Fleet(replace(config, backend=str(spec)), workers, on_gpus, spec, receptive_radius)
 
 
 def upscale_folder_on_fleet(
@@ -116,7 +116,7 @@ def upscale_folder_on_fleet(
     on_progress: OnProgress | None = None,
     stop: threading.Event | None = None,
 ) -> FolderResult:
-    """As `upscale_folder`, with the workers of a cluster: the same files, and the same record.
+    """As `upscale_folder`, with the workers of a cluster: the same files, and the same journal.
 
     A file that cannot be read or upscaled is reported. One whose worker died, or whose device failed, is given to
     another: `_DEATHS` times at once, and all that are left once more at the end.
@@ -136,8 +136,8 @@ def upscale_folder_on_fleet(
     """
     settings = settings or FileSettings()
     stop = stop or threading.Event()
-    made_by = describe_making(fleet.spec, settings, fleet.order.tile, fleet.order.batch)
-    with open_folder_job(source, target, settings, suffix, made_by) as job:
+    config_hash = hash_config(fleet.spec, settings, fleet.config.tile, fleet.config.batch)
+    with open_folder_job(source, target, settings, suffix, config_hash) as job:
         progress = Progress(job.items, on_progress or (lambda share, note: None))
         _Run(fleet, job, progress, stop).run()
     return job.result
@@ -152,12 +152,12 @@ class _Run:
         self._progress = progress
         self._stop = stop
         self._open = dict(enumerate(job.items))
-        """What has no outcome yet."""
+        """Items without a result yet."""
         self._reasons: dict[int, str] = {}
         """What devices said of those."""
 
     def run(self) -> None:
-        """Give out files until each has an outcome, or has had its chances."""
+        """Give out files until each has a result, or has failed on every attempt."""
         job = self._job
         for item in job.items:
             job.begin(item)
@@ -182,7 +182,7 @@ class _Run:
 
         try:
             for row in self._make_dataset().iter_rows():
-                self._note(cast(Outcome, row["outcome"]))
+                self._note(cast(WorkerResult, row["result"]))
                 if self._ends():
                     return
         except ray.exceptions.RayError as error:
@@ -196,18 +196,18 @@ class _Run:
         context.max_errored_blocks = -1  # files of workers that died are given out again
         context.enable_progress_bars = context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # reasons are told by the job
-        fleet, ahead = self._fleet, _FILES_ON_GPU if self._fleet.on_gpus else 1
+        fleet, queue_depth = self._fleet, _FILES_ON_GPU if self._fleet.on_gpus else 1
         rows = [{"number": number, "item": _make_absolute(item)} for number, item in self._open.items()]
         strategy = ray.data.ActorPoolStrategy(
             size=min(fleet.workers, len(rows)),
-            max_tasks_in_flight_per_actor=ahead,
-            max_concurrent_calls_per_actor=ahead,
+            max_tasks_in_flight_per_actor=queue_depth,
+            max_concurrent_calls_per_actor=queue_depth,
             enable_true_multi_threading=True,
         )
         with warnings.catch_warnings(action="ignore"):  # `max_task_retries` gets another place in Ray 2.64
             return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
                 Worker,
-                fn_constructor_args=(fleet.order, self._job.settings, fleet.threads),
+                fn_constructor_args=(fleet.config, self._job.settings, fleet.threads),
                 batch_size=1,
                 batch_format="numpy",
                 compute=strategy,
@@ -216,26 +216,26 @@ class _Run:
                 max_task_retries=_DEATHS,
             )
 
-    def _note(self, outcome: Outcome) -> None:
-        number = outcome.number
+    def _note(self, result: WorkerResult) -> None:
+        number = result.number
         item = self._open[number]
-        reason = outcome.reason
+        reason = result.reason
         for path in (item.source, item.target):  # as they were given here
             reason = reason.replace(str(path.absolute()), str(path))
-        if outcome.device_failed:
+        if result.device_failed:
             self._reasons[number] = reason
             return
         del self._open[number]
-        if outcome.done is not None and outcome.stamp is not None:
-            done = replace(outcome.done, source=item.source, target=item.target)
+        if result.done is not None and result.stamp is not None:
+            done = replace(result.done, source=item.source, target=item.target)
             try:
-                self._job.finish(item, done, outcome.sha256, outcome.stamp, outcome.made_by)
+                self._job.finish(item, done, result.sha256, result.stamp, result.config_hash)
             except OutputError as error:
                 self._job.fail(item, describe_error(error), lost=True)
             if number in self._reasons:
                 self._job.result.faults.append(self._reasons[number])
         else:
-            self._job.fail(item, reason, lost=outcome.lost)
+            self._job.fail(item, reason, lost=result.lost)
         self._progress.show(number, 1.0)
 
 

@@ -13,10 +13,7 @@ from pathlib import Path
 
 from sr_deploy.errors import PlaceLostError
 from sr_deploy.upscale.devices import DevicePool
-from sr_deploy.upscale.files import Enlarged, FileSettings, enlarge_picture
-from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.places import Item
-from sr_deploy.upscale.work import (
+from sr_deploy.upscale.folder_job import (
     Failure,
     FolderJob,
     FolderResult,
@@ -24,11 +21,14 @@ from sr_deploy.upscale.work import (
     OnProgress,
     Progress,
     describe_error,
-    describe_making,
+    hash_config,
     load_item,
     open_folder_job,
     save_item,
 )
+from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import Enlarged, FileSettings, enlarge_image
+from sr_deploy.upscale.output_naming import Item
 
 __all__ = ["Failure", "FolderResult", "OnProgress", "upscale_folder"]
 
@@ -70,8 +70,8 @@ def upscale_folder(
     """
     settings = settings or FileSettings()
     upscalers = [upscaler] if isinstance(upscaler, Upscaler) else list(upscaler)
-    made_by = describe_making(upscalers[0].spec, settings, tile, upscalers[0].asked_batch)
-    with open_folder_job(source, target, settings, suffix, made_by) as job:
+    config_hash = hash_config(upscalers[0].spec, settings, tile, upscalers[0].asked_batch)
+    with open_folder_job(source, target, settings, suffix, config_hash) as job:
         _LocalRun(job, upscalers, on_progress or (lambda share, note: None), stop or threading.Event()).run()
     return job.result
 
@@ -127,12 +127,12 @@ class _LocalRun:
 
     def _read(self, reading: ThreadPoolExecutor) -> Iterator[_Begun]:
         """The items as the devices get them; one more is read already."""
-        ahead: deque[_Begun] = deque()
+        prefetched: deque[_Begun] = deque()
         for number, item in enumerate(self._job.items):
-            ahead.append(_Begun(number, item, reading.submit(self._load, item)))
-            if len(ahead) > 1:
-                yield ahead.popleft()
-        yield from ahead
+            prefetched.append(_Begun(number, item, reading.submit(self._load, item)))
+            if len(prefetched) > 1:
+                yield prefetched.popleft()
+        yield from prefetched
 
     def _load(self, item: Item) -> LoadedItem:
         if self._ends():
@@ -147,7 +147,7 @@ class _LocalRun:
             self._job.kept.require()
 
         show(0.0)
-        return enlarge_picture(upscaler, begun.loaded.result().picture, self._job.settings, show)
+        return enlarge_image(upscaler, begun.loaded.result().picture, self._job.settings, show)
 
     def _write(self, begun: _Begun, enlarged: Future[Enlarged]) -> None:
         item, job = begun.item, self._job

@@ -36,7 +36,7 @@ class GuardLimits:
 
 DEFAULT_LIMITS = GuardLimits()
 FINITE_ONLY = GuardLimits(overshoot=math.inf, contrast=math.inf, drift=math.inf)
-"""For who judges pictures by other means: only values that are no numbers are stopped."""
+"""For callers that check images by other means: only NaN and infinite values are refused."""
 
 
 @dataclass(frozen=True)

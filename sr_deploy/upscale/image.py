@@ -24,11 +24,11 @@ from sr_deploy.upscale.canvas import Canvas, OnRows
 from sr_deploy.upscale.cutter import SEAM_BUDGET_DB, Cutter
 from sr_deploy.upscale.guards import DEFAULT_LIMITS, GuardLimits
 from sr_deploy.upscale.inference import Inference
-from sr_deploy.upscale.pipeline import OnTile, cut_windows, upscale_whole, upscale_windows
+from sr_deploy.upscale.pixels import require_samples
 from sr_deploy.upscale.plan import Cut, TilePlan
-from sr_deploy.upscale.report import Upscaled, UpscaleReport
+from sr_deploy.upscale.result import Upscaled, UpscaleReport
 from sr_deploy.upscale.rows import InputRows
-from sr_deploy.upscale.samples import require_samples
+from sr_deploy.upscale.tile_pipeline import OnTile, cut_windows, upscale_whole, upscale_windows
 
 __all__ = ["UpscaleReport", "Upscaled", "Upscaler"]
 
@@ -36,7 +36,7 @@ __all__ = ["UpscaleReport", "Upscaled", "Upscaler"]
 class Upscaler:
     """A network that upscales pictures of any size, whole or in overlapping tiles.
 
-    Safe to share between threads: calls take turns, whatever the backend. Example::
+    Safe to share between threads: calls run one at a time. Example::
 
         with Upscaler("deployments/demo") as upscale:
             sr = upscale(lr)  # H x W x 3 uint8 -> (H * scale) x (W * scale) x 3 uint8
@@ -161,7 +161,7 @@ class Upscaler:
         """
         require_samples(self._runner.spec, image.shape, image.dtype)
         results: list[Pixels] = []
-        report = self._upscale(InputRows.of_picture(image), results.append, on_tile, whole=True)
+        report = self._upscale(InputRows.of_image(image), results.append, on_tile, whole=True)
         return Upscaled(results[0], report)
 
     def upscale_rows(self, rows: InputRows, on_rows: OnRows, on_tile: OnTile | None = None) -> UpscaleReport:
@@ -180,12 +180,12 @@ class Upscaler:
         require_samples(self._runner.spec, (rows.height, rows.width, rows.channels), rows.held.dtype)
         return self._upscale(rows, on_rows, on_tile, whole=False)
 
-    def upscale_many(self, images: Sequence[Pixels], on_picture: OnTile | None = None) -> list[Pixels]:
+    def upscale_many(self, images: Sequence[Pixels], on_image: OnTile | None = None) -> list[Pixels]:
         """Upscale pictures of one shape and type; those that need no tiles go through the network several at once.
 
         Args:
             images: as `upscale` takes them.
-            on_picture: told about progress, in the order of `images`.
+            on_image: told about progress, in the order of `images`.
 
         Raises:
             ShapeError: pictures that are not alike, or not such pictures.
@@ -197,13 +197,13 @@ class Upscaler:
         require_samples(self._runner.spec, first.shape, first.dtype)
         kinds = {(image.shape, str(image.dtype)) for image in images}
         if len(kinds) > 1:
-            raise ShapeError(f"pictures that go together are of one shape and type, not {sorted(kinds)}")
+            raise ShapeError(f"pictures of one batch are of one shape and type, not {sorted(kinds)}")
         results: list[Pixels] = []
-        tell = _count_up(on_picture, len(images))
+        tell = _count_up(on_image, len(images))
         with self._lock:
             plan = self._cutter.plan_afresh(first.shape[0], first.shape[1])
             if plan.count == 1:
-                batch = self._cutter.choose_batch(plan, InputRows.of_picture(first), len(images))
+                batch = self._cutter.choose_batch(plan, InputRows.of_image(first), len(images))
                 upscale_whole(
                     self._inference,
                     images,
@@ -211,7 +211,7 @@ class Upscaler:
                     batch=batch,
                     scale=self._runner.spec.scale,
                     results=results,
-                    on_picture=tell,
+                    on_image=tell,
                 )
                 return results
         for image in images:
@@ -243,7 +243,7 @@ class Upscaler:
                 seconds=time.perf_counter() - started,
             )
 
-    def settle(self, image: Pixels, cut: Cut | None = None) -> Cut:
+    def freeze(self, image: Pixels, cut: Cut | None = None) -> Cut:
         """Cut all pictures alike from now on, as frames of one video have to be.
 
         Args:
@@ -251,12 +251,12 @@ class Upscaler:
             cut: of an earlier call, to do as then; None: decide now.
         """
         with self._lock:
-            return self._cutter.settle(InputRows.of_picture(image), cut)
+            return self._cutter.freeze(InputRows.of_image(image), cut)
 
-    def count_together(self, height: int, width: int) -> int:
-        """How many pictures of that size to give to `upscale_many` at once, after `settle`; 1 where they need tiles."""
-        settled = self._cutter.settled
-        return 1 if settled is None or self.plan(height, width).count > 1 else settled.batch
+    def count_batch(self, height: int, width: int) -> int:
+        """How many pictures of that size to give to `upscale_many` at once, after `freeze`; 1 where they need tiles."""
+        frozen = self._cutter.frozen
+        return 1 if frozen is None or self.plan(height, width).count > 1 else frozen.batch
 
     def close(self) -> None:
         """Release the network, unless it was given as a runner."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sr_deploy.errors import GuardError, OutOfMemoryError
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.runners.protocol import DeviceRunner, Runner
-from sr_deploy.upscale.batch import FEWEST, choose_batch, largest_batch
+from sr_deploy.upscale.batch import MIN_WINDOWS, choose_batch, find_max_batch
 from sr_deploy.upscale.guards import DEFAULT_LIMITS, GuardLimits, find_problem, measure_statistics
 from sr_deploy.upscale.pixels import HostResult, TileResult, to_window
 from sr_deploy.upscale.plan import Tile
@@ -22,7 +22,7 @@ from sr_deploy.upscale.tiles import join_tiles, plan_tiles
 if TYPE_CHECKING:
     from sr_deploy.upscale.device import DevicePipeline
 
-SMALLEST_TILE = 16
+MIN_TILE = 16
 """Core of a tile below which halving stops: the halo is nearly all of it then."""
 _MEASURED: WeakKeyDictionary[Runner, dict[tuple[int, ...], int]] = WeakKeyDictionary()
 """Batches that were chosen in this process: for each runner and shape of a window."""
@@ -76,25 +76,25 @@ class Inference:
         """Tiles computed again in FP32."""
 
     @property
-    def ahead(self) -> int:
-        """Batches to start beyond the one that is computed while another is checked: a GPU has a queue."""
+    def queue_depth(self) -> int:
+        """Batches that wait on the device while another one is checked: a GPU has a queue."""
         return 1 if self._runner.spec.device.startswith("cuda") else 0
 
-    def choose_batch(self, window: Pixels, most: int | None, to_come: int) -> int:
+    def choose_batch(self, window: Pixels, max_count: int | None, to_come: int) -> int:
         """How many windows go through the network at once.
 
         Args:
             window: of their shape and type; what is in it does not matter.
-            most: that there are to put together; None: any number.
+            max_count: windows that there are; None: any number.
             to_come: how many there will be, which decides whether a measurement pays.
         """
-        takes = largest_batch(self._runner.spec.profiles, *window.shape[:2])
-        limits = [limit for limit in (most, takes, self.batch_limit) if limit is not None]
+        takes = find_max_batch(self._runner.spec.profiles, *window.shape[:2])
+        limits = [limit for limit in (max_count, takes, self.batch_limit) if limit is not None]
         if self._batch is not None or not runs_on_device(self._runner, window):
             return min([self._batch or 1, *limits])
         known = _MEASURED.setdefault(self._runner, {})
         if window.shape not in known:
-            if to_come < FEWEST:
+            if to_come < MIN_WINDOWS:
                 return 1
             known[window.shape] = self.measure_batch(window, takes)
         return min([known[window.shape], *limits])
@@ -134,15 +134,15 @@ class Inference:
         """
         results: list[TileResult] = []
         while len(results) < len(windows):
-            together = windows[len(results) :][: self.batch_limit]
-            if len(together) == 1 or not self._fits(max(together[0].shape[:2])):
-                results.append(self._start_one(together[0]))
+            batch = windows[len(results) :][: self.batch_limit]
+            if len(batch) == 1 or not self._fits(max(batch[0].shape[:2])):
+                results.append(self._start_one(batch[0]))
                 continue
             try:
-                results += self._start_whole(together)
+                results += self._start_whole(batch)
             except OutOfMemoryError:
                 self.batch_halvings += 1
-                self.batch_limit = len(together) // 2
+                self.batch_limit = len(batch) // 2
         return results
 
     def _start_one(self, samples: Pixels) -> TileResult:
@@ -216,7 +216,7 @@ class Inference:
 
     def _halve(self, core: int, error: OutOfMemoryError) -> None:
         """Try smaller tiles from now on; `core`: what was too large, without its halo."""
-        if core // 2 < SMALLEST_TILE:
+        if core // 2 < MIN_TILE:
             raise OutOfMemoryError(
                 f"{error}; smaller tiles would be all overlap ({self.halo} pixels on each side): free memory, or use "
                 "another device or precision"

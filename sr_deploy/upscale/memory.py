@@ -8,14 +8,14 @@ from sr_deploy.errors import GraphError
 from sr_deploy.measure.memory import find_available_memory
 from sr_deploy.model import Model
 
-MOST_OVERHEAD = 1.15
+MAX_OVERHEAD = 1.15
 """Tiles are made large enough that the halo adds at most 15 % to the work, while memory allows it."""
-LARGEST_TILE = 384
+MAX_TILE = 384
 """Beyond it little is gained, and PyTorch on a CPU takes twice the time for a pixel in windows of 548 that it takes in
 those of 420 (compact network of 64 features, docs/tiles.md)."""
-SMALLEST_TILE = 64
+MIN_TILE = 64
 SHARE = 0.5
-"""Of the free memory; the rest is for the picture, and for whoever else wants some."""
+"""Of the free memory; the rest is for the image and other processes."""
 WORKSPACE = 3.0
 """Memory that a runner takes, in units of what its widest layer reads and writes: tensors that are kept for later
 layers, scratch space of convolutions, and blocks that an allocator does not give back. Measured: 1.5 to 2.7."""
@@ -30,16 +30,16 @@ def choose_tile(halo: int, bytes_per_pixel: float | None, free: int | None) -> i
         free: bytes; None: unknown.
 
     Returns:
-        What keeps the halo's share of the work small, as far as memory goes; `SMALLEST_TILE` at least: should that be
+        What keeps the halo's share of the work small, as far as memory goes; `MIN_TILE` at least: should that be
         too much, it is halved when it fails.
     """
-    # (core + 2 halo)^2 = MOST_OVERHEAD core^2
-    wanted = max(256, math.ceil(2 * halo / (math.sqrt(MOST_OVERHEAD) - 1) / 32) * 32)
-    core = min(wanted, LARGEST_TILE)
+    # (core + 2 halo)^2 = MAX_OVERHEAD core^2
+    wanted = max(256, math.ceil(2 * halo / (math.sqrt(MAX_OVERHEAD) - 1) / 32) * 32)
+    core = min(wanted, MAX_TILE)
     if bytes_per_pixel and free is not None:
         window = int(math.sqrt(SHARE * free / bytes_per_pixel))
         core = min(core, (window - 2 * halo) // 32 * 32)
-    return max(core, SMALLEST_TILE)
+    return max(core, MIN_TILE)
 
 
 def estimate_bytes_per_pixel(model: Model) -> float | None:

@@ -71,9 +71,9 @@ class TilePlan:
     """How a picture is cut."""
 
     height: int
-    """Of the picture."""
+    """Of the image, in low-resolution pixels."""
     width: int
-    """Of the picture."""
+    """Of the image, in low-resolution pixels."""
     padded_height: int
     """With what is added at the bottom, so that windows fit."""
     padded_width: int
@@ -81,7 +81,7 @@ class TilePlan:
     window_height: int
     """Of every window: what the network gets."""
     window_width: int
-    """Of every window."""
+    """Of every window, in low-resolution pixels."""
     halo: int
     """Pixels on each inner side of a window that belong to its neighbor; 0 for a whole picture."""
     rows: tuple[Span, ...]

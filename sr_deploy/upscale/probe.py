@@ -18,7 +18,7 @@ from sr_deploy.upscale.blend import ramp
 
 STEP = 8
 """Halos that are tried are multiples of this."""
-LARGEST_HALO = 64
+MAX_PROBED_HALO = 64
 """No wider halo is chosen by itself."""
 _PATCH = (48, 384)  # height and width of a probe's windows: half of the width between them, and little work
 _COLUMNS = 8  # places that are looked at for detail, along each side
@@ -64,11 +64,11 @@ def probe_halo(
         None where the picture is too small to tell.
     """
     errors = measure_edge_errors(infer, samples, scale=scale, multiple=multiple, window=window)
-    halos = [halo for halo in range(STEP, LARGEST_HALO + 1, STEP) if halo + blend_of(halo) <= len(errors)]
+    halos = [halo for halo in range(STEP, MAX_PROBED_HALO + 1, STEP) if halo + blend_of(halo) <= len(errors)]
     if not halos:
         return None
     expected = {halo: expect_seam_db(errors, halo) for halo in halos}
-    width = next((halo for halo in halos if expected[halo] >= budget_db), LARGEST_HALO)
+    width = next((halo for halo in halos if expected[halo] >= budget_db), MAX_PROBED_HALO)
     return Halo(width, blend_of(width), expected.get(width))
 
 
@@ -123,5 +123,5 @@ def _find_detail(samples: Pixels, size: tuple[int, int], seam: tuple[int, int], 
     return place
 
 
-def _spread(most: int, multiple: int) -> list[int]:
-    return sorted({int(value) // multiple * multiple for value in np.linspace(0, most, _COLUMNS)})
+def _spread(maximum: int, multiple: int) -> list[int]:
+    return sorted({int(value) // multiple * multiple for value in np.linspace(0, maximum, _COLUMNS)})

@@ -29,7 +29,7 @@ class InputRows:
         """Number of the first of them."""
 
     @classmethod
-    def of_picture(cls, image: Pixels) -> Self:
+    def of_image(cls, image: Pixels) -> Self:
         """All rows of a picture that is in memory, H x W x C."""
         height, width, channels = image.shape
         rows = cls((height, width, channels), image.dtype, iter(()))

@@ -20,16 +20,16 @@ from sr_deploy.imaging.row_reader import STRIP, RowReader
 from sr_deploy.imaging.row_writer import RowWriter, open_row_writer, require_by_rows
 from sr_deploy.imaging.transparency import ColorBleeder
 from sr_deploy.upscale.canvas import OnRows
-from sr_deploy.upscale.files import (
+from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import (
     FileSettings,
     OnShare,
     UpscaledFile,
+    check_image,
     check_paths,
-    check_picture,
     check_settings,
 )
-from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.report import UpscaleReport
+from sr_deploy.upscale.result import UpscaleReport
 from sr_deploy.upscale.rows import InputRows
 
 
@@ -65,7 +65,7 @@ def stream_file(
         )
     with RowReader(source, max_pixels=settings.max_pixels) as reader:
         header = reader.header
-    check_picture(header, upscaler, source, target, settings)
+    check_image(header, upscaler, source, target, settings)
     large = replace(header, width=header.width * scale, height=header.height * scale)
     transparency = _look_at(source, settings) if header.has_alpha else None
     with open_row_writer(target, large, settings.quality) as writer:
@@ -186,7 +186,7 @@ def _join(colors: Pixels, alpha: Pixels | int) -> Pixels:
 
 @contextlib.contextmanager
 def _open_spool(target: Path) -> Iterator[IO[bytes]]:
-    """A file without a name on the disk of `target`: nothing is left of it, whatever happens.
+    """A file without a name on the disk of `target`: it is removed in any case.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.

@@ -25,7 +25,7 @@ from sr_deploy.upscale.plan import Span, Tile, TilePlan
 _Array = TypeVar("_Array", bound=NDArray[Any])
 
 DEFAULT_TILE = 256
-"""Core of a tile where nobody says otherwise."""
+"""Default core of a tile."""
 MAX_HALO = 40
 """Widest halo that is paid for. It covers compact networks, SRResNet and MSRResNet whole; RRDBNet with 23 blocks sees
 some 350 pixels far, and a halo like that would make a tile of 256 cost 14 times its area."""
@@ -81,10 +81,10 @@ def plan_tiles(
     halo = _round_up(halo, multiple)
     wanted = _wanted_window((height, width), tile, halo, multiple, default_tile)
     smallest, largest = _window_bounds(wanted, profiles, multiple, whole=tile == 0)
-    for side, most in zip(wanted, largest, strict=True):
-        if side > most:  # a quarter on either side: half of each window is still put to use
-            halo = min(halo, most // 4 // multiple * multiple)
-    windows = [min(side, most) for side, most in zip(wanted, largest, strict=True)]
+    for side, maximum in zip(wanted, largest, strict=True):
+        if side > maximum:  # a quarter on either side: half of each window is still put to use
+            halo = min(halo, maximum // 4 // multiple * multiple)
+    windows = [min(side, maximum) for side, maximum in zip(wanted, largest, strict=True)]
     if tile is None:
         windows = [
             _even_out(side, window, halo, multiple) for side, window in zip((height, width), windows, strict=True)

@@ -41,9 +41,9 @@ from sr_deploy.verify.storage import list_storage, plan_storage
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
-    from sr_deploy.export.int8.report import Int8Report
+    from sr_deploy.export.int8.search_report import Int8Report
 
-_LEAST_STEP = 2.0**-20
+_MIN_STEP = 2.0**-20
 _SLACK = 1 + 2.0**-8
 """Steps are stored as FP16 numbers, rounded up."""
 _SHOWN = 20
@@ -56,7 +56,6 @@ class Terms:
     """How a graph was made of another, which says what may differ."""
 
     precision: Precision = "fp32"
-    """Its precision."""
     planned_fp32: tuple[str, ...] = ()
     """Nodes that stay FP32."""
     search: Int8Report | None = None
@@ -167,8 +166,8 @@ def _show_end(value: ValueInfoProto) -> str:
     from onnx import TensorProto
 
     kind = value.type.tensor_type
-    sides = " x ".join(str(dim.dim_value) if dim.HasField("dim_value") else "free" for dim in kind.shape.dim)
-    return f"{value.name!r} {TensorProto.DataType.Name(kind.elem_type)} {sides}"
+    dims = " x ".join(str(dim.dim_value) if dim.HasField("dim_value") else "free" for dim in kind.shape.dim)
+    return f"{value.name!r} {TensorProto.DataType.Name(kind.elem_type)} {dims}"
 
 
 def _compare_attributes(node: NodeProto, other: NodeProto, opset: int) -> Iterator[str]:
@@ -186,7 +185,7 @@ def _read_attributes(node: NodeProto, opset: int) -> dict[str, NDArray[np.generi
     stated = {one.name: read_attribute(one) for one in node.attribute}
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
-    except onnx.defs.SchemaError:  # an operator of somebody's own
+    except onnx.defs.SchemaError:  # an operator of a custom domain
         return stated
     defaults = {name: one.default_value for name, one in schema.attributes.items() if one.default_value.name}
     return {name: read_attribute(value) for name, value in defaults.items()} | stated
@@ -258,8 +257,8 @@ def _compare_steps(
     """A step that is too long would allow any error: it is held to the weights that it is for."""
     axes = tuple(axis for axis in range(want.ndim) if scale.ndim == 0 or scale.shape[axis] == 1)
     greatest = np.abs(want.astype(np.float64)).max(axis=axes, keepdims=scale.ndim > 0)
-    longest = np.maximum(greatest / numbers.largest, _LEAST_STEP) * _SLACK
-    wrong = ~((scale > 0) & (scale <= longest + _LEAST_STEP / 16))
+    longest = np.maximum(greatest / numbers.largest, _MIN_STEP) * _SLACK
+    wrong = ~((scale > 0) & (scale <= longest + _MIN_STEP / 16))
     if wrong.any():
         index = int(np.argmax(wrong))
         yield (

@@ -48,7 +48,7 @@ class Bisection(Record):
     """What `--bisect` found in one graph."""
 
     file: str
-    """The graph."""
+    """File name of the graph."""
     against: str
     """What its nodes were compared with."""
     compared: int

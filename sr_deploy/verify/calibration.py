@@ -25,14 +25,14 @@ from sr_deploy.backends import BackendChoice
 from sr_deploy.bundle import Bundle, Check, GraphRecord, utc_now
 from sr_deploy.errors import BackendError, SrDeployError
 from sr_deploy.export.int8.calibration import measure_ranges, measure_shifts, quantize_layers
+from sr_deploy.export.int8.calibration_images import Crop, CropShape, cut_crops, find_calibration_images
 from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.execute import Engine, choose_engine, open_graph
 from sr_deploy.export.int8.formats import FORMATS
-from sr_deploy.export.int8.options import LEAST_FACTOR, MOST_FACTOR
-from sr_deploy.export.int8.photographs import Crop, CropShape, cut_crops, find_photographs
 from sr_deploy.export.int8.placement import Placement, find_modules, place_quantization
-from sr_deploy.export.int8.quality import Judge, Loss
-from sr_deploy.export.int8.work import RANGES_STREAM
+from sr_deploy.export.int8.quantization_loss import Judge, Loss
+from sr_deploy.export.int8.quantization_options import MAX_FACTOR, MIN_FACTOR
+from sr_deploy.export.int8.task import RANGES_STREAM
 from sr_deploy.graph.load import find_ends
 from sr_deploy.model import Model
 from sr_deploy.runners import open_runner
@@ -43,7 +43,7 @@ from sr_deploy.verify.origin import make_again, read_search
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from sr_deploy.export.int8.report import Int8Report, LayerReport
+    from sr_deploy.export.int8.search_report import Int8Report, LayerReport
 
 _EXACT, _WIDE = 1.05, 2.0
 """Factors within which a recorded range is the measured one: of the same crops, but for another processor's rounding
@@ -51,7 +51,7 @@ and another version of the photographs; of others (measured with published netwo
 together between 0.87 and 1.3 times as far as on the bundled ones, single ones between 0.7 and 1.7)."""
 _APART = 1.8
 """A layer's factor may differ from that of the middle one by so much on other photographs (measured: 1.4)."""
-_MOST_SHIFTS = 8.0
+_MAX_SHIFTS = 8.0
 """A correction may be so many times the greatest that is measured in its layer."""
 _STREAM = 3
 _SIDE = 64
@@ -74,7 +74,7 @@ class _Scene:
     report: Int8Report
     engine: Engine
     crops: Sequence[Crop]
-    """Of bundled photographs."""
+    """Crops of the bundled photographs."""
     ranges: Sequence[NDArray[np.float32]]
     """Inputs that ranges are measured on."""
     exact: bool
@@ -133,7 +133,7 @@ def _set_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
 def _make_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
     reference = apply_factors(make_again(model, bundle, ends="fp32"), report.equalized)
     cost = find_cost(model)
-    options, photographs = report.options, find_photographs(None)
+    options, photographs = report.options, find_calibration_images(None)
     shape = CropShape(
         -(-_SIDE // model.input_multiple) * model.input_multiple, model.scale, model.channels, options.seed
     )
@@ -179,10 +179,10 @@ def _check_ranges(scene: _Scene) -> tuple[str, tuple[str, ...]]:
 
 def _judge_learned(learned: Mapping[str, float]) -> Iterator[str]:
     for name, factor in learned.items():
-        if not LEAST_FACTOR <= factor <= MOST_FACTOR:
+        if not MIN_FACTOR <= factor <= MAX_FACTOR:
             yield (
                 f"the step of {name} is recorded as learned to {factor:.3g} times the calibrated one, and learning "
-                f"gives {LEAST_FACTOR:g} to {MOST_FACTOR:g}"
+                f"gives {MIN_FACTOR:g} to {MAX_FACTOR:g}"
             )
 
 
@@ -229,12 +229,12 @@ def _judge_shifts(scene: _Scene) -> Iterator[str]:
     layers = quantize_layers(scene.reference, placement, limits, scene.report.options)
     found = measure_shifts(scene.reference, layers, lambda: iter(scene.ranges), scene.engine)
     for name, shift in scene.report.shifts.items():
-        most = _MOST_SHIFTS * float(np.abs(found[name]).max(initial=0)) if name in found else 0.0
+        allowed_max = _MAX_SHIFTS * float(np.abs(found[name]).max(initial=0)) if name in found else 0.0
         greatest = float(np.abs(np.array(shift)).max(initial=0))
-        if not greatest <= most:
+        if not greatest <= allowed_max:
             yield (
                 f"the bias of {name} is corrected by {greatest:.3g}, and quantizing it shifts no channel by more than "
-                f"{most / _MOST_SHIFTS:.3g}"
+                f"{allowed_max / _MAX_SHIFTS:.3g}"
             )
 
 
@@ -247,7 +247,7 @@ class Drop:
     allowed_db: float
     """The budget that the graph was made for."""
     said: str
-    """Both in words."""
+    """Loss and limit in words."""
 
     @property
     def within(self) -> bool:
@@ -266,10 +266,10 @@ def measure_drop(model: Model, bundle: Bundle, choice: BackendChoice) -> Drop | 
     if report is None:
         return None
     scene = _set_scene(model, bundle, report)
-    loss, least = _measure_loss(model, scene, choice)
+    loss, lower_db = _measure_loss(model, scene, choice)
     allowed = bundle.manifest.searches[report.options.format].max_drop_db
-    said = f"{loss.drop_db:+.3f} dB lost on {len(scene.crops)} crops of bundled photographs ({least:+.3f} at least)"
-    return Drop(least, allowed, f"{said}, {allowed:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32")
+    said = f"{loss.drop_db:+.3f} dB lost on {len(scene.crops)} crops of bundled photographs ({lower_db:+.3f} at least)"
+    return Drop(lower_db, allowed, f"{said}, {allowed:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32")
 
 
 def _measure_loss(model: Model, scene: _Scene, choice: BackendChoice) -> tuple[Loss, float]:
@@ -282,15 +282,15 @@ def _measure_loss(model: Model, scene: _Scene, choice: BackendChoice) -> tuple[L
 
 
 def _check_loss(model: Model, bundle: Bundle, scene: _Scene) -> tuple[str, tuple[str, ...]]:
-    """What the file as it lies there loses on photographs, against the budget."""
+    """What the file loses on photographs, against the budget."""
     name = scene.report.options.format
     record = bundle.manifest.searches[name]
-    loss, least = _measure_loss(model, scene, BackendChoice("onnxruntime", name))
+    loss, lower_db = _measure_loss(model, scene, BackendChoice("onnxruntime", name))
     said = (
         f"against the photographs themselves, {loss.drop_db:+.3f} dB lost now on {len(scene.crops)} crops of bundled "
-        f"ones ({least:+.3f} at least), {record.max_drop_db:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32"
+        f"ones ({lower_db:+.3f} at least), {record.max_drop_db:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32"
     )
-    return said, () if least <= record.max_drop_db else (said,)
+    return said, () if lower_db <= record.max_drop_db else (said,)
 
 
 def _make_check(kind: str, graph: GraphRecord, what: str, findings: tuple[str, ...], not_checked: str = "") -> Check:

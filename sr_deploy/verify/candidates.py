@@ -8,7 +8,7 @@ from sr_deploy.backends import INT8_BF16, TENSORRT_BACKENDS, Backend, BackendCho
 from sr_deploy.bundle import NotRun
 from sr_deploy.model import Model
 from sr_deploy.verify.engines import find_engines
-from sr_deploy.verify.half import TRUE_HALF, why_not_candidate
+from sr_deploy.verify.fp16 import TRUE_FP16, why_not_candidate
 
 GRAPH_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
 """Those that run an ONNX graph as it is."""
@@ -34,7 +34,7 @@ def list_candidates(model: Model) -> list[BackendChoice]:
         if precision == "int8" and model.bundle is not None and why_not_candidate(model, INT8_BF16) is None:
             found.append(INT8_BF16)
         if precision == "fp16":
-            found.append(TRUE_HALF)
+            found.append(TRUE_FP16)
             found += [] if "fp32" in precisions else [BackendChoice("openvino", "fp32")]
     folder = find_engines(model)
     engines = folder.engines() if folder is not None else ()

@@ -121,4 +121,3 @@ PURE = tuple(_PURE)
 VARIED = (PHOTOGRAPH, "text", "checkerboard", "saturated", "noise", "dark", "gradient", "flat")
 """The others; `dark` is a photograph in the nine darkest of 256 levels."""
 CONTENTS = (*VARIED, *PURE)
-"""All of them."""

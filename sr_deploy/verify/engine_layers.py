@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 _VECTORS = (1, 4, 8, 16)
-_LEAST_BYTES = 4
+_MIN_BYTES = 4
 _ROLES = {("Conv", 1): "weights", ("Conv", 2): "bias", ("PRelu", 1): "slopes"}
-_PLACES = 64
+_MAX_OFFSETS = 64
 _NAMED = 4
 
 
-def name_layers(graph: Path, engine: bytes, places: Sequence[int]) -> str:
+def name_layers(graph: Path, engine: bytes, offsets: Sequence[int]) -> str:
     """The constants of a graph that lie at some bytes of its engine, as in `the bias of Conv 'conv_2'`; else empty.
 
     Args:
         graph: what the engine was built from.
         engine: built here.
-        places: of its bytes; of many some are looked at.
+        offsets: of its bytes; of many some are looked at.
 
     Raises:
         GraphError: the graph cannot be read.
     """
     names: dict[str, None] = {}
-    wanted = list(places[:: max(1, len(places) // _PLACES)])
+    wanted = list(offsets[:: max(1, len(offsets) // _MAX_OFFSETS)])
     for name, values in _list_constants(graph):
         for stored in _list_layouts(values):
             hit = {place for place in wanted if _lies_at(stored, engine, place)}
@@ -78,7 +78,7 @@ def _walk(graph: Path) -> Iterator[tuple[NodeProto, int, NDArray[np.generic]]]:
         for position, name in enumerate(node.input):
             constant = view.constant(name) if name else None
             # What is zero throughout lies everywhere.
-            if constant is not None and constant.stored.nbytes >= _LEAST_BYTES and constant.stored.any():
+            if constant is not None and constant.stored.nbytes >= _MIN_BYTES and constant.stored.any():
                 yield node, position, constant.stored
 
 

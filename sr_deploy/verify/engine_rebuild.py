@@ -120,7 +120,7 @@ class Rebuilds:
 
 
 def why_not_built_again(record: EngineRecord) -> str | None:
-    """Why this machine cannot give the same engine once more, and what mends it; None if it can.
+    """Why this machine cannot give the same engine once more, and how to fix it; None if it can.
 
     Raises:
         InputError: the record has a setting that no builder has.

@@ -18,8 +18,8 @@ from sr_deploy.runners.ends import rounding_of
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.verify.candidates import GRAPH_BACKENDS
 from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
+from sr_deploy.verify.fp16 import name_backend, open_candidate, why_not_candidate
 from sr_deploy.verify.grid import PURE_SHAPE, Cost, Point, plan_grid
-from sr_deploy.verify.half import name_backend, open_candidate, why_not_candidate
 from sr_deploy.verify.measuring import make_failure, run_grid
 from sr_deploy.verify.reference import ReferenceOutputs
 from sr_deploy.verify.worst import Crop, choose_crops
@@ -33,12 +33,11 @@ class Setting:
     """What all entries of one verification share."""
 
     model: Model
-    """What is verified."""
     outputs: ReferenceOutputs
     """What the reference makes of each input."""
     cost: Cost | None
     """Of one input pixel; None: unknown."""
-    most_pixels: float | None
+    max_pixels: float | None
     """Of an input, batch included, that the memory holds; None: unknown."""
     tell: Callable[[str], None]
     """Told what is being done, and what fails, one line each."""
@@ -80,7 +79,7 @@ def measure_entry(
             spec.input_multiple,
             deployed=model.bundle.manifest.profiles if model.bundle is not None else (),
             cost=setting.cost,
-            most_pixels=setting.most_pixels,
+            max_pixels=setting.max_pixels,
         )
         rounds = find_asked_precision(model, choice) == "fp32"
         run = run_grid(runner, grid, outputs, limits, file=artifact.file, rounds=rounds, tell=tell)

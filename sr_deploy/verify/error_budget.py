@@ -31,12 +31,12 @@ _WORK = 16e9
 _MOST = 4
 _TILE = 32
 _HEIGHT = 64
-_LEAST_WIDTH = 128
-_MOST_PIXELS = 2**18
+_MIN_WIDTH = 128
+_MAX_PIXELS = 2**18
 
 
 @dataclass(frozen=True)
-class Photograph:
+class ImagePair:
     """One photograph and the input made of it."""
 
     lr: NDArray[np.float32]
@@ -52,14 +52,14 @@ class Stage:
     name: str
     """As in `ONNX FP16`."""
     runs: str
-    """What was run."""
+    """Backend and precision that ran."""
     outputs: Outputs
     """Its outputs, not clamped."""
     file: str | None = None
     """The file that was run."""
 
 
-def choose_photographs(
+def choose_images(
     channels: int,
     scale: int,
     multiple: int,
@@ -68,7 +68,7 @@ def choose_photographs(
     multiply_adds: float,
     fixed: tuple[int | None, int | None] = (None, None),
     least: tuple[int, int] = (1, 1),
-) -> list[Photograph]:
+) -> list[ImagePair]:
     """Photographs wide enough to be cut into tiles, as many as their cost allows.
 
     Args:
@@ -80,15 +80,15 @@ def choose_photographs(
         fixed: height and width of inputs, where the graph takes one alone.
         least: height and width that the graph takes at least.
     """
-    height, width = _HEIGHT, max(_LEAST_WIDTH, 2 * halo + 2 * _TILE)
-    if fixed[0]:  # what is fixed may be large; then the other side gives way
-        width = max(least[1], min(width, _MOST_PIXELS // fixed[0]))
+    height, width = _HEIGHT, max(_MIN_WIDTH, 2 * halo + 2 * _TILE)
+    if fixed[0]:  # what is fixed may be large; then the other side is reduced
+        width = max(least[1], min(width, _MAX_PIXELS // fixed[0]))
     if fixed[1]:
-        height = max(least[0], min(height, _MOST_PIXELS // fixed[1]))
+        height = max(least[0], min(height, _MAX_PIXELS // fixed[1]))
     height, width = fixed[0] or _round_up(height, multiple), fixed[1] or _round_up(width, multiple)
     count = int(max(1, min(_MOST, _WORK // (height * width * max(multiply_adds, 1)))))
     return [
-        _cut_photograph(path, channels, scale, height, width)
+        _cut_image(path, channels, scale, height, width)
         for path in [bundled_photographs()[name] for name in sorted(bundled_photographs())][:count]
     ]
 
@@ -146,13 +146,13 @@ def measure_psnr(outputs: Sequence[NDArray[np.float32]], others: Sequence[NDArra
     return None if squares == 0 else psnr(squares / samples)
 
 
-def describe_photographs(photographs: Sequence[Photograph]) -> str:
+def describe_images(photographs: Sequence[ImagePair]) -> str:
     """As in `4 photographs of 64x128`."""
     _, _, h, w = photographs[0].lr.shape
     return f"{len(photographs)} photograph{'s' if len(photographs) > 1 else ''} of {h}x{w}"
 
 
-def run_all(infer: Callable[[NDArray[np.float32]], NDArray[np.float32]], photographs: Sequence[Photograph]) -> Outputs:
+def run_all(infer: Callable[[NDArray[np.float32]], NDArray[np.float32]], photographs: Sequence[ImagePair]) -> Outputs:
     """One output for each."""
     return [infer(photograph.lr) for photograph in photographs]
 
@@ -161,7 +161,7 @@ def _lost(before: float | None, now: float | None) -> float:
     return 0.0 if before is None or now is None else round(before - now, 6) + 0.0
 
 
-def _cut_photograph(path: Path, channels: int, scale: int, height: int, width: int) -> Photograph:
+def _cut_image(path: Path, channels: int, scale: int, height: int, width: int) -> ImagePair:
     """The middle of a photograph; one that is smaller than asked for is continued by mirroring."""
     hr = read_training_image(path)
     wanted = (height * scale, width * scale)
@@ -171,7 +171,7 @@ def _cut_photograph(path: Path, channels: int, scale: int, height: int, width: i
     hr = np.ascontiguousarray(hr[top : top + wanted[0], left : left + wanted[1]])
     if channels == 1:
         hr = np.rint(hr.astype(np.float32) @ _LUMA).astype(np.uint8)[..., None]
-    return Photograph(to_nchw(downscale_bicubic(hr, scale) if scale > 1 else hr), to_nchw(hr))
+    return ImagePair(to_nchw(downscale_bicubic(hr, scale) if scale > 1 else hr), to_nchw(hr))
 
 
 def _round_up(side: int, multiple: int) -> int:

@@ -4,7 +4,7 @@ Every shape is run at least once and so is every content; the shapes of the grid
 contents that are then missing on one of them, pure colors on a small one. What else of the product is run depends on
 what it costs: the cheapest first, until a budget is spent. A small network so gets the whole product of the small
 shapes, a large one little more than the covering. The best shape of each of the deployment's profiles is always run,
-whatever it takes; others that cost too much are left out by name.
+at any cost; others that cost too much are left out by name.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ LARGE_BATCH = 9
 LARGE_INPUT = 2**20
 """Pixels, batch included, of an input that cannot be smaller, from which on little else is run."""
 STRIPS = (Shape(1, 1, LONG_SIDE), Shape(1, LONG_SIDE, 1), Shape(1, 3, 521), Shape(1, 521, 3), Shape(LARGE_BATCH, 8, 8))
-# PyTorch's true half convolutions on a CPU take ten times as long as FP32 ones (measured).
+# PyTorch's true FP16 convolutions on a CPU take ten times as long as FP32 ones (measured).
 SLOW_SHAPES = (Shape(1, 25, 31), Shape(2, 16, 24), Shape(1, 19, 1))
 PURE_SHAPE = Shape(1, 16, 16)
-"""Of pure colors."""
+"""Shape of inputs of one color."""
 
 ONE_INPUT = 64e9
 """What one input with a profile's least or greatest shape may cost, in multiply-adds; a larger one is left out, and
@@ -66,7 +66,6 @@ class InputGrid:
     """The inputs for one backend."""
 
     points: tuple[Point, ...]
-    """What is run."""
     left_out: tuple[str, ...] = ()
     """Shapes that are not, with the reason."""
 
@@ -76,9 +75,9 @@ class Cost:
     """What one input pixel costs."""
 
     multiply_adds: float
-    """Of the network."""
+    """Of the network, per input pixel."""
     samples: int
-    """Of the output."""
+    """Of the output, per input pixel."""
 
     @property
     def in_all(self) -> float:
@@ -94,7 +93,7 @@ def plan_grid(
     *,
     deployed: Sequence[Profile] = (),
     cost: Cost | None = None,
-    most_pixels: float | None = None,
+    max_pixels: float | None = None,
 ) -> InputGrid:
     """The inputs for one backend, brought to what it takes.
 
@@ -105,7 +104,7 @@ def plan_grid(
         input_multiple: of height and width; sides are rounded up to it.
         deployed: the shapes that the deployment is for; their least, best and greatest ones join the grid.
         cost: of one input pixel; None: unknown, and nothing beyond the covering of the small shapes is run.
-        most_pixels: of an input, batch included, that the memory holds; None: unknown.
+        max_pixels: of an input, batch included, that the memory holds; None: unknown.
     """
     slow = choice == BackendChoice("torch", "fp16") and device == "cpu"
     profiles = list(dict.fromkeys((*taken, *deployed)))
@@ -121,7 +120,7 @@ def plan_grid(
                 continue
             fitted = _fit(shape, taken, input_multiple)
             best = shape == profile.opt and not slow
-            reason = _why_too_large(fitted, cost, most_pixels, slow=slow, best=best)
+            reason = _why_too_large(fitted, cost, max_pixels, slow=slow, best=best)
             if fitted in shapes:
                 continue
             if reason is None:
@@ -173,11 +172,11 @@ def _afford(shapes: Sequence[Shape], have: Sequence[Point], cost: Cost | None, *
     return more
 
 
-def _why_too_large(shape: Shape, cost: Cost | None, most_pixels: float | None, *, slow: bool, best: bool) -> str | None:
+def _why_too_large(shape: Shape, cost: Cost | None, max_pixels: float | None, *, slow: bool, best: bool) -> str | None:
     if cost is None:
         return "what the graph costs is unknown, so it may be too large to be run here"
-    if most_pixels is not None and _pixels(shape) > most_pixels:
-        return f"the memory that is free here holds {most_pixels:.0f} input pixels, and it has {_pixels(shape)}"
+    if max_pixels is not None and _pixels(shape) > max_pixels:
+        return f"the memory that is free here holds {max_pixels:.0f} input pixels, and it has {_pixels(shape)}"
     work = _pixels(shape) * cost.in_all
     limit = ONE_INPUT / _SLOW if slow else ONE_INPUT
     if work <= limit or best:
@@ -190,7 +189,7 @@ def _pixels(shape: Shape) -> int:
 
 
 def _fit(shape: Shape, profiles: Sequence[Profile], multiple: int) -> Shape:
-    """What is taken and nearest to a shape; where a side that is fixed would make it large, the other one gives way."""
+    """What is taken and nearest to a shape; where a fixed side would make it large, the other one is reduced."""
     rounded = _round_up(shape, multiple)
     if not profiles:
         return rounded

@@ -41,7 +41,7 @@ class Found:
     entries: tuple[CertificateEntry, ...]
     """One for each artifact and backend that ran."""
     checks: tuple[Check, ...]
-    """Of the files."""
+    """Checks of the files."""
     error_budgets: tuple[ErrorBudget, ...]
     """One for each chain that was measured."""
     not_run: tuple[NotRun, ...]
@@ -57,7 +57,7 @@ class Found:
         return certificate
 
 
-def list_places() -> tuple[Place, ...]:
+def list_output_keys() -> tuple[Place, ...]:
     """This machine's processor and its GPUs, as entries have them."""
     machine = describe_machine()
     return (machine.cpu, machine.features), *((gpu.name, ()) for gpu in visible_gpus())
@@ -87,7 +87,7 @@ def judge_found(
         engines=folder.engines() if folder is not None else (),
         entries=found.entries,
         asked=asked,
-        here=list_places(),
+        here=list_output_keys(),
         not_run=found.not_run,
         looser=_list_looser(model, thresholds or {}),
     )
@@ -111,7 +111,7 @@ def judge_stored(bundle: Bundle, certificate: Certificate) -> Judgment:
         engines=engines,
         entries=counted,
         asked=None if last is None else last.asked,
-        here=list_places(),
+        here=list_output_keys(),
         not_run=not_run,
         looser=bundle.manifest.list_looser(),
     )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.bundle import Measurement, Thresholds, WorstPlace
-from sr_deploy.bundle.tolerance import MOST_ALLOWANCE, Fp32Rounding, widen_for_rounding
+from sr_deploy.bundle.tolerance import MAX_ALLOWANCE, Fp32Rounding, widen_for_rounding
 from sr_deploy.errors import BackendError, ShapeError
 from sr_deploy.graph.ends import Dtype
 from sr_deploy.measure.compare import Comparison, measure_ssim
@@ -119,7 +119,7 @@ def _find_allowed(limits: Thresholds, dtype: Dtype, reference: Dtype, expected: 
     greatest = float(np.abs(expected).max())
     plain = rounding_of(dtype) + rounding_of(reference)
     here = rounding_of(dtype, greatest) + rounding_of(reference, greatest)
-    return limits.max_abs + min(here, plain + MOST_ALLOWANCE) if here > plain else None
+    return limits.max_abs + min(here, plain + MAX_ALLOWANCE) if here > plain else None
 
 
 def _measure(point: Point, comparison: Comparison, sr_NCHW: NDArray[np.float32], expected: Expected) -> Measurement:

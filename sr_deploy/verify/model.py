@@ -15,8 +15,8 @@ from sr_deploy.runners.cost import find_cost
 from sr_deploy.verify.calibration import Drop, measure_drop
 from sr_deploy.verify.candidates import list_candidates, list_not_run
 from sr_deploy.verify.entry import Setting, find_asked_precision, measure_entry
+from sr_deploy.verify.fp16 import why_not_candidate
 from sr_deploy.verify.grid import Cost
-from sr_deploy.verify.half import why_not_candidate
 from sr_deploy.verify.reference import ReferenceOutputs, describe_exact
 from sr_deploy.verify.standing import list_invented
 from sr_deploy.verify.worst import Crop
@@ -33,7 +33,7 @@ class Verified:
     invented: tuple[str, ...] = ()
     """What is wrong with entries that stood in the certificate: more rounding of FP32 than there is."""
     not_run: tuple[NotRun, ...] = ()
-    """INT8 with the rest in BF16, where nobody asked for it and it loses too much: an offer, no fault of a file."""
+    """INT8 with the rest in BF16, which was not requested and loses too much: no fault of a file."""
 
 
 def verify_backends(
@@ -42,14 +42,14 @@ def verify_backends(
     thresholds: Mapping[Precision, Thresholds] | None = None,
     choices: Sequence[BackendChoice] | None = None,
     standing: Certificate | None = None,
-    most_pixels: float | None = None,
+    max_pixels: float | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Verified:
     """Compare every artifact with the reference on a grid of shapes and contents.
 
     The reference is PyTorch in float64, in FP32 (TF32 off) where an input is too large for that, or for a graph without
     weights ONNX Runtime in FP32 with all optimizations off. What FP32 may be off by is derived from its own rounding
-    (`sr_deploy.bundle.tolerance`). An FP16 graph is accompanied by PyTorch's true half, because ONNX Runtime computes
+    (`sr_deploy.bundle.tolerance`). An FP16 graph is accompanied by PyTorch's true FP16, because ONNX Runtime computes
     FP16 convolutions in FP32 on a CPU: the FP16 figure is the worse of the two (`worst_entry`). Where graphs have ends
     of other types than float32, all are shown what those ends can hold, and the thresholds allow for their rounding.
     Nothing is written.
@@ -59,7 +59,7 @@ def verify_backends(
         thresholds: what to meet, by precision; what is left out is what the bundle asks, or the default.
         choices: what to run; None: everything of the model that this machine can run (`list_not_run` has the rest).
         standing: the bundle's certificate; what its entries say of FP32's rounding is measured again.
-        most_pixels: of an input, batch included, that the memory holds; None: unknown.
+        max_pixels: of an input, batch included, that the memory holds; None: unknown.
         on_stage: told what is being done, one line each.
 
     Returns:
@@ -89,8 +89,8 @@ def verify_backends(
     cost = find_cost(model)
     per_pixel = None if cost is None else Cost(cost.multiply_adds, model.channels * model.scale**2)
     tell(f"reference: {reference.title}")
-    with ReferenceOutputs(model, per_pixel, most_pixels) as outputs:
-        setting = Setting(model, outputs, per_pixel, most_pixels, tell)
+    with ReferenceOutputs(model, per_pixel, max_pixels) as outputs:
+        setting = Setting(model, outputs, per_pixel, max_pixels, tell)
         for choice in choices:
             asked = find_asked_precision(model, choice)
             limits = (thresholds or {}).get(asked) or model.thresholds_for(asked)
@@ -112,7 +112,7 @@ def verify_backends(
 def _measure_mixed(
     setting: Setting, choice: BackendChoice, limits: Thresholds, *, asked: bool
 ) -> tuple[CertificateEntry, Sequence[Crop]] | NotRun:
-    """INT8 with a faster rest, which has to keep to the budget too; where nobody asked for it, only if it does."""
+    """INT8 with a faster rest, which has to keep to the budget too; where it was not requested, only if it does."""
     setting.tell(f"what {choice} loses on photographs")
     drop = _measure_mixed_drop(setting.model, choice)
     why_not = "" if drop.within else drop.said

@@ -9,7 +9,7 @@ from sr_deploy.bundle import Bundle
 from sr_deploy.bundle.documents import read_record
 from sr_deploy.errors import GraphError
 from sr_deploy.export.int8.bundle import load_quantized_source
-from sr_deploy.export.int8.report import Int8Report
+from sr_deploy.export.int8.search_report import Int8Report
 from sr_deploy.graph.ends import ENDS_OF_DTYPE, Ends, change_ends
 from sr_deploy.graph.load import load_whole_model
 from sr_deploy.graph.read import read_graph

@@ -31,13 +31,13 @@ Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 """Of two pictures of one shape, H x W x C, 8 bit."""
 
 
-class PictureScores(Document):
+class ImageScores(Document):
     """Quality of one enlarged picture, or the mean of many. `scale` pixels are left out at each border throughout."""
 
     psnr_y: float
     """On BT.601 luma, in dB, at most 100 (which stands for equal)."""
     ssim_y: float
-    """On luma."""
+    """SSIM on luma, 0 to 1."""
     psnr_rgb: float
     """On the three channels, in dB, at most 100."""
     ssim_rgb: float
@@ -48,7 +48,7 @@ class PictureScores(Document):
     """Lower is better; None: not asked for."""
 
 
-class PictureEvaluation(Document):
+class ImageEvaluation(Document):
     """One picture of a test set."""
 
     name: str
@@ -57,10 +57,9 @@ class PictureEvaluation(Document):
     """Of the original as compared, in pixels."""
     height: int
     """Of the original as compared, in pixels."""
-    model: PictureScores
-    """The network."""
-    bicubic: PictureScores
-    """The papers' bicubic."""
+    model: ImageScores
+    bicubic: ImageScores
+    """The same images by bicubic interpolation."""
     original_niqe: float | None = None
     """NIQE of the original itself."""
 
@@ -77,18 +76,18 @@ class WorstCrop:
 
 def evaluate_pair(
     pair: Pair, upscale: Upscale, scale: int, *, with_niqe: bool = True, lpips: Distance | None = None
-) -> tuple[PictureEvaluation, WorstCrop]:
+) -> tuple[ImageEvaluation, WorstCrop]:
     """Enlarge one picture, score it beside bicubic's enlargement, and crop where it is worst.
 
     Raises:
         ShapeError: the picture is too small to score.
-        BackendError: what enlarges fails, or gives values that are no numbers.
+        BackendError: the upscaler fails, or gives NaN or infinite values.
     """
     bicubic, sr = upscale_bicubic(pair.lr, scale), upscale(pair.lr)
     sr_scores, bicubic_scores = (
         _score(enlarged, pair.hr, scale, with_niqe=with_niqe, lpips=lpips) for enlarged in (sr, bicubic)
     )
-    evaluation = PictureEvaluation(
+    evaluation = ImageEvaluation(
         name=pair.name,
         width=pair.hr.shape[1],
         height=pair.hr.shape[0],
@@ -99,10 +98,10 @@ def evaluate_pair(
     return evaluation, _crop_worst(pair, bicubic, sr, scale)
 
 
-def average_scores(scores: Sequence[PictureScores]) -> PictureScores:
+def average_scores(scores: Sequence[ImageScores]) -> ImageScores:
     """The mean of each figure; of NIQE and LPIPS over the pictures that have them."""
-    columns = {name: [getattr(one, name) for one in scores] for name in PictureScores.model_fields}
-    return PictureScores(**{name: mean_of(values) for name, values in columns.items()})
+    columns = {name: [getattr(one, name) for one in scores] for name in ImageScores.model_fields}
+    return ImageScores(**{name: mean_of(values) for name, values in columns.items()})
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
@@ -123,10 +122,10 @@ def draw_worst_crops(crops: Iterable[WorstCrop]) -> NDArray[np.uint8]:
 
 def _score(
     sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, *, with_niqe: bool, lpips: Distance | None
-) -> PictureScores:
+) -> ImageScores:
     figures = {name: float(value) for name, value in asdict(score_pair(sr, hr, scale)).items()}
     inner = slice(scale, -scale)
-    return PictureScores(
+    return ImageScores(
         **{name: min(value, EQUAL_DB) for name, value in figures.items()},
         niqe=_try_niqe(sr, scale) if with_niqe else None,
         lpips=lpips(sr[inner, inner], hr[inner, inner]) if lpips is not None else None,

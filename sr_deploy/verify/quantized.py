@@ -2,7 +2,7 @@
 
 Quantizers are not looked through here but read: steps, zero points and types of every one, which layers have them, and
 the biases that were corrected for what they cost. What the report says is so held to the graph, number for number.
-Whether it is good is measured (`calibration`), since whoever changes the graph can change that file too.
+Whether it is good is measured (`calibration`), since an attacker who changes the graph can change that file too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.joins import list_joined
-from sr_deploy.export.int8.report import report_name
+from sr_deploy.export.int8.search_report import report_name
 from sr_deploy.graph.load import infer_types, name_of
 from sr_deploy.verify.align import Alignment, GraphView, describe_node
 from sr_deploy.verify.storage import Storage, judge_way
@@ -25,7 +25,7 @@ from sr_deploy.verify.storage import Storage, judge_way
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-    from sr_deploy.export.int8.report import Int8Report, LayerReport
+    from sr_deploy.export.int8.search_report import Int8Report, LayerReport
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 

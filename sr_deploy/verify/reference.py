@@ -50,7 +50,7 @@ class Expected:
 
 
 def describe_exact(model: Model) -> Reference:
-    """What a model's artifacts are judged by: PyTorch in float64, or what stands in where there are no weights.
+    """What a model's artifacts are judged by: PyTorch in float64, or a substitute where there are no weights.
 
     Raises:
         InputError: neither weights nor an ONNX graph.
@@ -66,18 +66,18 @@ class ReferenceOutputs:
     graph without weights, ONNX Runtime as `runners.parity.open_reference` opens it. Use it as a context manager.
     """
 
-    def __init__(self, model: Model, cost: Cost | None = None, most_pixels: float | None = None) -> None:
+    def __init__(self, model: Model, cost: Cost | None = None, max_pixels: float | None = None) -> None:
         """Nothing is loaded yet but a graph.
 
         Args:
             model: whose reference.
             cost: of one input pixel; None: unknown, and every input may be run in float64.
-            most_pixels: of an input, batch included, that the memory holds in FP32; None: unknown.
+            max_pixels: of an input, batch included, that the memory holds in FP32; None: unknown.
         """
         self.reference = describe_exact(model)
         self._model = model
         self._cost = cost
-        self._most_pixels = most_pixels
+        self._max_pixels = max_pixels
         self._stack = ExitStack()
         self._runners: dict[str, Runner] = {}
         self._float64: Float64Network | None = None
@@ -91,7 +91,7 @@ class ReferenceOutputs:
         self.rounding = rounding_of(self.dtype)
         side = -(-_PLAIN_SIDE // model.input_multiple) * model.input_multiple
         self.plain_point = Point(Shape(1, side, side), PHOTOGRAPH)
-        """A small photograph, which stands in where an input is too large for float64."""
+        """A small photograph, used where an input is too large for float64."""
 
     def __enter__(self) -> Self:
         return self
@@ -155,7 +155,7 @@ class ReferenceOutputs:
     def fits_float64(self, point: Point) -> bool:
         """Whether an input is small enough for float64, in time and memory."""
         pixels = point.shape.n * point.shape.h * point.shape.w
-        if self._most_pixels is not None and pixels * _FLOAT64_MEMORY > self._most_pixels:
+        if self._max_pixels is not None and pixels * _FLOAT64_MEMORY > self._max_pixels:
             return False
         return self._cost is None or pixels * self._cost.multiply_adds <= FLOAT64_INPUT
 

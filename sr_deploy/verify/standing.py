@@ -25,7 +25,7 @@ def read_standing(bundle: Bundle) -> tuple[Certificate, Check]:
     """The certificate that measurements are added to, and the check of the one that lies in the bundle.
 
     One that does not hold is left out but for what it says against the bundle: failed entries and findings stay, and so
-    does the finding that it did not hold, whatever takes its place. That one goes when somebody accepts it, or when the
+    does the finding that it did not hold, whatever takes its place. It goes when a user accepts it, or when the
     bundle is made anew.
 
     Raises:
@@ -121,13 +121,15 @@ def _list_wide_roundings(bundle: Bundle, certificate: Certificate) -> Iterator[s
     if not widened:
         return
     dtypes = {read_graph(bundle.path / graph.file).input_dtype for graph in bundle.manifest.graphs}
-    most = 2 * max(map(rounding_of, dtypes))  # at the ends of both what is compared and of what it is compared with
+    allowed_max = 2 * max(
+        map(rounding_of, dtypes)
+    )  # at the ends of both what is compared and of what it is compared with
     for entry in widened:
-        if entry.thresholds["rounding"] > most:
+        if entry.thresholds["rounding"] > allowed_max:
             yield (
                 f"{bundle.path / CERTIFICATE_NAME} contradicts the graphs: the entry of {entry.artifact.file} on "
                 f"{entry.backend} allows {entry.thresholds['rounding']:g} for rounding at the ends, which round by "
-                f"{most:g} at most"
+                f"{allowed_max:g} at most"
             )
 
 

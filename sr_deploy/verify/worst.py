@@ -25,15 +25,14 @@ class Crop:
     file: str
     """The file that was run."""
     point: Point
-    """The input."""
     max_abs: float
-    """The difference there."""
+    """Largest absolute difference in the crop."""
     place: WorstPlace
     """In the whole output."""
     top: int
     """First row of the square in the output."""
     left: int
-    """First column."""
+    """First column of the crop."""
     reference: NDArray[np.uint8]
     """H x W x C, 8 bit: what the reference made of it."""
     candidate: NDArray[np.uint8]

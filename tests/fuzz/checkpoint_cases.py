@@ -62,13 +62,13 @@ def text(value: str) -> bytes:
 
 
 def number(value: int) -> bytes:
-    """A whole number's instruction, of any size up to 255 bytes."""
+    """An integer's instruction, of any size up to 255 bytes."""
     size = value.bit_length() // 8 + 1
     return b"\x8a" + bytes([size]) + value.to_bytes(size, "little", signed=True)
 
 
 def pack(value: object) -> bytes:
-    """A tuple of whole numbers, or what is given as bytes."""
+    """A tuple of integers, or what is given as bytes."""
     if isinstance(value, bytes):
         return value
     assert isinstance(value, tuple)

@@ -135,7 +135,7 @@ def _make_sides(draw: random.Random) -> onnx.ModelProto:
 
 
 def _divide_by_zero(draw: random.Random) -> onnx.ModelProto:
-    """Whole numbers divided by zero, in constants or along the shape of the picture."""
+    """Integers divided by zero, in constants or along the shape of the picture."""
     draft = Draft()
     kind = draw.choice((np.int32, np.int64))
     by = np.array(draw.choice((0, -1)), kind)

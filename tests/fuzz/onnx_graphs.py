@@ -100,7 +100,7 @@ def _make_quantized() -> onnx.ModelProto:
     return draft.finish(draft.add("DepthToSpace", summed, blocksize=2, mode="DCR"), opset=19)
 
 
-def _make_half() -> onnx.ModelProto:
+def _make_fp16() -> onnx.ModelProto:
     draft = Draft()
     half = draft.add("Cast", "x", to=TensorProto.FLOAT16)
     weight = np.zeros((12, 3, 1, 1), np.float16)
@@ -145,7 +145,7 @@ BASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "dense": _make_dense,
     "unshuffled": _make_unshuffled,
     "quantized": _make_quantized,
-    "half": _make_half,
+    "half": _make_fp16,
     "attentive": _make_attentive,
     "functional": _make_functional,
 }

@@ -48,7 +48,7 @@ def test_a_batch_is_measured_once_for_a_runner_and_a_shape(path, monkeypatch):
     )
     frames = [np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8) for seed in range(3)]
     with open_runner(path, "torch:fp16", device="cuda:0") as gpu:
-        cuts = [Upscaler(gpu).settle(frame) for frame in frames]
+        cuts = [Upscaler(gpu).freeze(frame) for frame in frames]
     assert measured == [(48, 64, 3)]
     assert {cut.batch for cut in cuts} <= {1, 2, 4, 8}
     assert len({cut.batch for cut in cuts}) == 1
@@ -58,8 +58,8 @@ def test_frames_that_go_together_are_those_that_go_alone(path):
     frames = [np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8) for seed in range(9)]
     with open_runner(path, "torch:fp32", device="cuda:0") as gpu:
         alone = [Upscaler(gpu, batch=1)(frame) for frame in frames]
-        together = Upscaler(gpu, batch=4).upscale_many(frames)
-    for one, other in zip(alone, together, strict=True):
+        batch_size = Upscaler(gpu, batch=4).upscale_many(frames)
+    for one, other in zip(alone, batch_size, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
 
 

@@ -9,8 +9,8 @@ import pytest
 from sr_deploy.arch.registry import describe_cost
 from sr_deploy.config import named_files
 from sr_deploy.train.chain import plan_stages
-from sr_deploy.train.photographs import training_paths, validation_paths
 from sr_deploy.train.recipe import load_recipe
+from sr_deploy.train.training_images import training_paths, validation_paths
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(named_files("train"))

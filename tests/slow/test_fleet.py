@@ -17,9 +17,9 @@ from sr_deploy.measure.machine import usable_cores
 from sr_deploy.upscale import fleet as fleets
 from sr_deploy.upscale.fleet import open_fleet, upscale_folder_on_fleet
 from sr_deploy.upscale.folder import upscale_folder
+from sr_deploy.upscale.folder_journal import JOURNAL_NAME
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import RECORD_NAME
-from sr_deploy.upscale.worker import Order
+from sr_deploy.upscale.ray_worker import WorkerConfig
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ def cluster():
 
 @pytest.fixture
 def fleet(cluster, prepared):
-    with open_fleet(cluster, Order(prepared / "net.safetensors", backend="torch", tile=TILE)) as opened:
+    with open_fleet(cluster, WorkerConfig(prepared / "net.safetensors", backend="torch", tile=TILE)) as opened:
         yield opened
 
 
@@ -75,8 +75,8 @@ def read_results(folder):
 
 def read_record(folder):
     """What was finished: target, source, hash of the source, hash of the making."""
-    entries = [json.loads(line) for line in (folder / RECORD_NAME).read_text().splitlines()[1:]]
-    keys = ("target", "source", "source_sha256", "made_by")
+    entries = [json.loads(line) for line in (folder / JOURNAL_NAME).read_text().splitlines()[1:]]
+    keys = ("target", "source", "source_sha256", "config_hash")
     return sorted(tuple(entry[key] for key in keys) for entry in entries if entry["source_sha256"])
 
 
@@ -191,7 +191,10 @@ def test_a_stopped_job_goes_on_where_it_was(prepared, alone, fleet, tmp_path):
 
 
 def test_what_a_worker_cannot_open_is_its_own_message(cluster, tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.onnx"), open_fleet(cluster, Order(tmp_path / "nowhere.onnx")):
+    with (
+        pytest.raises(InputError, match=r"nowhere\.onnx"),
+        open_fleet(cluster, WorkerConfig(tmp_path / "nowhere.onnx")),
+    ):
         pass
 
 

@@ -15,8 +15,8 @@ from sr_deploy.engine.request import EngineRequest
 from sr_deploy.export.fp16 import convert_model_to_fp16
 from sr_deploy.export.int8.calibration import quantize_layers
 from sr_deploy.export.int8.insert import insert_quantization
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Placement, place_quantization
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.spec import load_spec
 from sr_deploy.export.write import write_graph
 from sr_deploy.files import sha256_of

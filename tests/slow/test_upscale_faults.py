@@ -15,8 +15,8 @@ from sr_deploy.imaging.codec import read_image
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.folder import upscale_folder
+from sr_deploy.upscale.folder_journal import JOURNAL_NAME
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import RECORD_NAME
 
 KILLS = 10
 PICTURES = 60
@@ -90,7 +90,7 @@ def test_killed_at_random_moments(prepared, unbroken, tmp_path):
     assert document["skipped"]
     assert read_results(out) == unbroken
     hidden = sorted(path.name for path in out.rglob(".*"))
-    assert hidden == [RECORD_NAME]
+    assert hidden == [JOURNAL_NAME]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -22,7 +22,7 @@ from sr_deploy.measure.machine import describe_machine
 from sr_deploy.shipped import DEFAULT_MODEL
 from sr_deploy.train.chain import plan_stages
 from sr_deploy.train.recipe import write_recipe
-from sr_deploy.train.recipe.files import load_recipe
+from sr_deploy.train.recipe.recipe_files import load_recipe
 from sr_deploy.train.run import PrecisionRecord, RunManifest, find_newest_run, free_run_folder, write_manifest
 
 SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)

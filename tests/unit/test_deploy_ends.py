@@ -80,7 +80,7 @@ def test_fp32_ends_are_verified_as_ever(bundles):
     ("ends", "error"), [("uint8", 0.1 / 255), ("uint16", 1e-4), ("fp16", 1e-3), ("uint8", np.nan), ("uint8", np.inf)]
 )
 def test_a_wrong_weight_still_fails(bundles, tmp_path, ends, error):
-    """By an error of a tenth of an 8-bit step, which rounding hides in most samples, or by no number at all."""
+    """By an error of a tenth of an 8-bit step, which rounding hides in most samples, or by NaN."""
     import shutil
 
     from sr_deploy.files import sha256_of
@@ -176,4 +176,4 @@ def test_engines_are_built_of_uint8_and_refused_of_uint16(tmp_path, capsys):
     capsys.readouterr()
     refused = export(tmp_path, "uint16", backend="tensorrt-rtx", name="wide")
     assert open_bundle(refused).engines() == ()
-    assert "tensorrt-rtx has no 16-bit whole numbers" in capsys.readouterr().out
+    assert "tensorrt-rtx has no 16-bit integers" in capsys.readouterr().out

@@ -12,16 +12,16 @@ from onnx import helper, numpy_helper
 from sr_deploy.backends import BackendChoice
 from sr_deploy.export.cleanup import clean_graph
 from sr_deploy.export.fp16 import convert_model_to_fp16
-from sr_deploy.export.half_probe import measure_layers
+from sr_deploy.export.fp16_probe import measure_layers
 from sr_deploy.graph.check import check_model
 from sr_deploy.graph.read import describe_layers, read_graph
 from sr_deploy.graph.rewrite import FOR_ONNXRUNTIME, apply_rewrites, rewrite_model
 from sr_deploy.model import open_model
 from sr_deploy.runners.onnxruntime_runner import OnnxRuntimeRunner
-from sr_deploy.upscale.files import FileSettings
-from sr_deploy.upscale.job import open_record, stamp_of
-from sr_deploy.upscale.places import plan_folder
-from sr_deploy.upscale.work import Progress, open_folder_job
+from sr_deploy.upscale.folder_job import Progress, open_folder_job
+from sr_deploy.upscale.folder_journal import open_journal, stamp_of
+from sr_deploy.upscale.image_file import FileSettings
+from sr_deploy.upscale.output_naming import plan_folder
 
 FEATURES = 4
 FP32 = BackendChoice("onnxruntime", "fp32")
@@ -90,7 +90,7 @@ def test_planning_a_folder_grows_with_its_files(tmp_path, finished):
         for number in range(count):
             (source / f"{number}.png").touch()
         if finished:
-            with open_record(target) as record:
+            with open_journal(target) as record:
                 for item in plan_folder(source, target, None):
                     item.target.touch()
                     record.finish(item.name, item.target, "0" * 64, stamp_of(item.source), "here")

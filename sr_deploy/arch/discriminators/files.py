@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import ValidationError
 
-from sr_deploy.arch.discriminators.build import build_discriminator, check_discriminator
+from sr_deploy.arch.discriminators.factory import build_discriminator, check_discriminator
 from sr_deploy.arch.discriminators.layouts import DISCRIMINATOR_ROLE, infer_discriminator, rename_spectral_keys
 from sr_deploy.arch.registry import Shapes
 from sr_deploy.arch.spec import DiscriminatorSpec

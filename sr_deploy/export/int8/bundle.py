@@ -12,9 +12,9 @@ from sr_deploy.bundle.documents import read_record
 from sr_deploy.errors import DamagedBundleError, GraphError
 from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.make import make_int8_graph
-from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.export.int8.report import Int8Report, report_name
-from sr_deploy.export.int8.work import Tell
+from sr_deploy.export.int8.quantization_options import Int8Options
+from sr_deploy.export.int8.search_report import Int8Report, report_name
+from sr_deploy.export.int8.task import Tell
 from sr_deploy.files import write_text
 from sr_deploy.graph.load import load_model
 
@@ -29,7 +29,7 @@ class Int8Graph:
     record: Int8Record
     """For the bundle's manifest."""
     report: Int8Report
-    """What stands in `int8.json` or `fp8.json`."""
+    """The contents of `int8.json` or `fp8.json`."""
     planned_fp32: tuple[str, ...]
     """Convolutions that compute in FP32."""
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from sr_deploy.cache import key_of
-from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.export.int8.quality import Loss
+from sr_deploy.export.int8.quantization_loss import Loss
+from sr_deploy.export.int8.quantization_options import Int8Options
 
 KIND, JUDGED_KIND = "calibration", "int8-judged"
 """Under which what is measured and what is judged are kept."""

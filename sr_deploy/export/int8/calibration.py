@@ -14,8 +14,8 @@ from sr_deploy.export.int8.execute import Engine, open_graph
 from sr_deploy.export.int8.formats import FORMATS
 from sr_deploy.export.int8.insert import QuantizedConv, choose_scale, insert_quantization, quantize_weight
 from sr_deploy.export.int8.joins import group_by_step
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Placement
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.ranges import Range, make_range
 
 if TYPE_CHECKING:

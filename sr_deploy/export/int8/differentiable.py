@@ -1,6 +1,6 @@
 """An FP32 graph in PyTorch, so that gradients flow through it: as it is, or with convolutions quantized.
 
-Quantized convolutions multiply whole numbers, which BF16 holds as exactly as FP32 does up to 256, or E4M3 numbers, of
+Quantized convolutions multiply integers, which BF16 holds as exactly as FP32 does up to 256, or E4M3 numbers, of
 which it holds all; their sums are scaled afterwards. So a CPU with BF16 instructions computes what INT8 or FP8 will,
 but for the rounding of results.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantized convolution computes with; gradients flow to whatever asks for them."""
+    """What a quantized convolution computes with; gradients flow to all of them that require one."""
 
     step: Tensor
     """Of its data input; a scalar."""

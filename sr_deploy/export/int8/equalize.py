@@ -43,7 +43,7 @@ Factors = dict[str, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class _Link:
-    """Two convolutions that share the channels of a feature map with nobody else."""
+    """Two convolutions of which only the second reads the first's feature map."""
 
     data: str
     before: onnx.NodeProto

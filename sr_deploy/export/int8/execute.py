@@ -72,11 +72,11 @@ def _open_openvino(content: bytes, names: list[str]) -> Run:
     }
     compiled = core.compile_model(core.read_model(content), "CPU", settings)
     # An output may go by several names, that of a tensor which it repeats among them.
-    places = {name: next(i for i, one in enumerate(compiled.outputs) if name in one.get_names()) for name in names}
+    positions = {name: next(i for i, one in enumerate(compiled.outputs) if name in one.get_names()) for name in names}
 
     def run(lr_NCHW: NDArray[np.float32]) -> Arrays:
         results = compiled([lr_NCHW])
-        return {name: np.array(results[place]) for name, place in places.items()}
+        return {name: np.array(results[position]) for name, position in positions.items()}
 
     return run
 

@@ -10,42 +10,42 @@ from sr_deploy.export.int8.cache import JUDGED_KIND, Judged
 from sr_deploy.export.int8.execute import open_graph
 from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.insert import QuantizedConv
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Placement
-from sr_deploy.export.int8.quality import Judge, Loss
-from sr_deploy.export.int8.report import LayerReport
+from sr_deploy.export.int8.quantization_loss import Judge, Loss
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.search import Point, SearchResult
-from sr_deploy.export.int8.work import Layers, Work
+from sr_deploy.export.int8.search_report import LayerReport
+from sr_deploy.export.int8.task import Layers, QuantizationTask
 
 if TYPE_CHECKING:
     import onnx
 
 
-def build_graph(work: Work, kept: Collection[str], layers: Layers) -> onnx.ModelProto:
+def build_graph(task: QuantizationTask, kept: Collection[str], layers: Layers) -> onnx.ModelProto:
     """The graph as it will lie in its file, with these candidates left out."""
     from sr_deploy.export.fp16 import convert_model_to_fp16
     from sr_deploy.export.onnx_export import set_metadata
 
-    model = work.quantize({name: layer for name, layer in layers.items() if name not in kept})
-    if work.options.rest == "fp16":
-        convert_model_to_fp16(model, str(work.path), work.keep_fp32)
+    model = task.quantize({name: layer for name, layer in layers.items() if name not in kept})
+    if task.options.rest == "fp16":
+        convert_model_to_fp16(model, str(task.path), task.keep_fp32)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    set_metadata(model, {**metadata, "sr_deploy.precision": work.format.name})
+    set_metadata(model, {**metadata, "sr_deploy.precision": task.format.name})
     return model
 
 
 class Gate:
     """Says what graphs lose on held-out photographs; what was measured before is not measured again."""
 
-    def __init__(self, work: Work, layers: Layers, key: str) -> None:
+    def __init__(self, task: QuantizationTask, layers: Layers, key: str) -> None:
         """Nothing is run yet.
 
         Args:
-            work: with channels evened out.
+            task: with channels evened out.
             layers: all candidates quantized.
             key: under which what is judged is kept.
         """
-        self._work, self.layers, self._key = work, layers, key
+        self._task, self.layers, self._key = task, layers, key
         self._judge: Judge | None = None
         kept, _ = read_kept(JUDGED_KIND, key, Judged)
         self._losses = dict(kept.losses) if kept is not None else {}
@@ -60,9 +60,9 @@ class Gate:
         """What is lost with these candidates left out."""
         name = "\n".join(sorted(kept))
         if name not in self._losses:
-            self._judge = self._judge or self._work.open_gate_judge()
+            self._judge = self._judge or self._task.open_gate_judge()
             self._psnr = self._judge.psnr_db
-            run = open_graph(build_graph(self._work, kept, self.layers), self._work.engine)
+            run = open_graph(build_graph(self._task, kept, self.layers), self._task.engine)
             self._losses[name] = self._judge.judge(run)
             keep(JUDGED_KIND, self._key, Judged(losses=self._losses, fp32_psnr_db=self._psnr))
         return self._losses[name]

@@ -2,7 +2,7 @@
 
 Both are symmetric: a value is a step times a number, and the greatest number times the step is the end of the range.
 
-    INT8   the whole numbers from -127 to 127, equally far apart
+    INT8   the integers from -127 to 127, equally far apart
     FP8    E4M3 (Micikevicius et al. 2022): 4 bits of exponent, 3 of mantissa, up to 448, no infinity; a number is at
            most a sixteenth of itself off wherever it lies, so that the step matters little, but may not clip
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FormatName = Literal["int8", "fp8"]
 """A number format, by the name of the precision that it makes."""
-_MANTISSA_BITS, _LEAST_EXPONENT = 3, -6
+_MANTISSA_BITS, _MIN_EXPONENT = 3, -6
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,10 @@ class NumberFormat:
     """What a quantized number can be."""
 
     name: FormatName
-    """Of the precision."""
     largest: float
     """Greatest magnitude of weights, and of the calibrated range."""
     onnx_type: int
-    """ONNX's element type."""
+    """Element type in `onnx.TensorProto`."""
     is_moved: bool
     """Whether ONNX's Concat and Resize take tensors of it."""
 
@@ -74,15 +73,15 @@ class NumberFormat:
         magnitude = (bits & 0x7F).astype(np.int16)
         return np.where(bits & 0x80, -magnitude, magnitude).astype(np.int16)
 
-    def move(self, numbers: NDArray[Any], places: NDArray[np.int8]) -> NDArray[Any]:
-        """The numbers so many places higher, at most the greatest there is and at least the least.
+    def move(self, numbers: NDArray[Any], steps: NDArray[np.int8]) -> NDArray[Any]:
+        """The representable numbers `steps` above these, clipped to the range of the format.
 
         Args:
             numbers: of `dtype`.
-            places: of the same shape.
+            steps: of the same shape; negative: below.
         """
-        most = int(self.rank(np.array(self.largest, self.dtype)))
-        ranks = np.clip(self.rank(numbers) + places, -most, most)
+        max_rank = int(self.rank(np.array(self.largest, self.dtype)))
+        ranks = np.clip(self.rank(numbers) + steps, -max_rank, max_rank)
         moved: NDArray[Any] = ranks.astype(np.int8)
         if self.name == "fp8":
             moved = (np.abs(ranks) | np.where(ranks < 0, 0x80, 0)).astype(np.uint8).view(self.dtype)
@@ -97,15 +96,14 @@ class NumberFormat:
         if self.name == "int8":
             return np.ones(np.shape(numbers))
         exact = np.asarray(numbers, np.float64)
-        exponents = np.where(exact == 0, _LEAST_EXPONENT, np.frexp(exact)[1] - 1)
-        apart: NDArray[np.float64] = np.exp2(np.maximum(exponents, _LEAST_EXPONENT) - float(_MANTISSA_BITS))
+        exponents = np.where(exact == 0, _MIN_EXPONENT, np.frexp(exact)[1] - 1)
+        apart: NDArray[np.float64] = np.exp2(np.maximum(exponents, _MIN_EXPONENT) - float(_MANTISSA_BITS))
         return apart
 
 
 INT8 = NumberFormat("int8", 127.0, 3, is_moved=True)
 FP8 = NumberFormat("fp8", 448.0, 17, is_moved=False)
 FORMATS: Mapping[FormatName, NumberFormat] = MappingProxyType({"int8": INT8, "fp8": FP8})
-"""By name."""
 
 
 def find_format(dtype: np.dtype[Any]) -> NumberFormat:

@@ -28,7 +28,7 @@ from sr_deploy.export.int8.joins import list_joined
 if TYPE_CHECKING:
     import onnx
 
-_LEAST_SCALE = 2.0**-20
+_MIN_SCALE = 2.0**-20
 """FP16 steps by 2^-24 here: a scale rounded up to it is off by a sixteenth at most."""
 
 
@@ -53,7 +53,7 @@ class QuantizedConv:
 
 def choose_scale(limit: NDArray[np.float64] | float, numbers: NumberFormat = INT8) -> NDArray[np.float32]:
     """The step with which the greatest number of a format reaches `limit`, rounded up to one that FP16 holds."""
-    exact = np.maximum(np.asarray(limit, np.float64) / numbers.largest, _LEAST_SCALE)
+    exact = np.maximum(np.asarray(limit, np.float64) / numbers.largest, _MIN_SCALE)
     rounded = exact.astype(np.float16)
     raised = np.where(rounded.astype(np.float64) < exact, np.nextafter(rounded, np.float16(np.inf)), rounded)
     return raised.astype(np.float32)
@@ -191,7 +191,7 @@ class _Inserter:
         self._graph.initializer.append(tensor)
 
     def finish(self) -> None:
-        """Put the nodes in place, without joins and constants that nobody reads any more."""
+        """Put the nodes in place, without unused joins and constants."""
         read = {value.name for value in self._graph.output}
         nodes: list[onnx.NodeProto] = []
         for node in reversed(self.nodes):

@@ -1,8 +1,8 @@
 """Feature maps that are joined or enlarged on their way to a convolution, and so are quantized with one step.
 
-A concatenation of whole numbers, and one enlarged by repeating its pixels, is the concatenation or enlargement
+A concatenation of integers, and one enlarged by repeating its pixels, is the concatenation or enlargement
 quantized, number by number, if all parts have the same step. So the quantizers stand at the parts: each part is
-quantized once, whoever reads it, and what moves is a byte a sample. The parts of a dense block (Huang et al. 2017) are
+quantized once for all readers, and one byte per sample is moved. The parts of a dense block (Huang et al. 2017) are
 read by several concatenations, which ties all of them to one step. FP8 numbers are not joined (`insert`); their feature
 maps share steps all the same, which changes next to nothing, since the distances between them grow with the numbers.
 """

@@ -24,16 +24,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sr_deploy.arch.quantized import round_to_e4m3
+from sr_deploy.export.int8.calibration_images import CropShape, cut_crops
 from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantized, UnsupportedGraphError
 from sr_deploy.export.int8.formats import FP8
 from sr_deploy.export.int8.joins import group_by_step
-from sr_deploy.export.int8.options import LEAST_FACTOR, MOST_FACTOR
-from sr_deploy.export.int8.photographs import CropShape, cut_crops
 from sr_deploy.export.int8.placement import Placement
+from sr_deploy.export.int8.quantization_options import MAX_FACTOR, MIN_FACTOR
 from sr_deploy.measure.machine import has_multiplier
 
 if TYPE_CHECKING:
-    from sr_deploy.export.int8.work import Layers, Work
+    from sr_deploy.export.int8.task import Layers, QuantizationTask
 
 _WEIGHT_RATE, _FACTOR_RATE = 0.01, 3e-3
 """Of Adam, in distances between numbers and factors: how far a number moves at most when it is changed once. Measured
@@ -58,11 +58,11 @@ class Learned:
     """By how many numbers of the format rounded weights are moved, -1 to 1, by node."""
 
 
-def learn_layers(work: Work, placement: Placement, layers: Layers) -> Learned | str:
+def learn_layers(task: QuantizationTask, placement: Placement, layers: Layers) -> Learned | str:
     """Train steps and weights of all candidates together.
 
     Args:
-        work: the graph with its channels evened out.
+        task: the graph with its channels evened out.
         placement: its candidates.
         layers: all of them quantized as calibrated.
 
@@ -71,10 +71,10 @@ def learn_layers(work: Work, placement: Placement, layers: Layers) -> Learned | 
     """
     dtype = torch.bfloat16 if has_multiplier("bf16") else torch.float32
     try:
-        graph = DifferentiableGraph(work.model, dtype, in_fp8=work.format is FP8)
+        graph = DifferentiableGraph(task.model, dtype, in_fp8=task.format is FP8)
     except UnsupportedGraphError as error:
         return str(error)
-    trainee = _Trainee(work, placement, layers)
+    trainee = _Trainee(task, placement, layers)
     optimizer = torch.optim.Adam(
         [
             {"params": list(trainee.offsets.values()), "lr": _WEIGHT_RATE},
@@ -82,15 +82,15 @@ def learn_layers(work: Work, placement: Placement, layers: Layers) -> Learned | 
         ],
         betas=(0.9, 0.99),
     )
-    options = work.options
+    options = task.options
     count = options.learn_steps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, count))
-    side = -(-options.learn_size // work.multiple) * work.multiple
-    shape = CropShape(side, work.shape.scale, work.shape.channels, options.seed)
-    crops = cut_crops(work.photographs.calibration, count * options.learn_batch, shape, _STREAM)
+    side = -(-options.learn_size // task.multiple) * task.multiple
+    shape = CropShape(side, task.shape.scale, task.shape.channels, options.seed)
+    crops = cut_crops(task.photographs.calibration, count * options.learn_batch, shape, _STREAM)
     for step in range(count):
         if step % 50 == 0:
-            work.say(f"learn steps and weights, {step} of {count} steps done")
+            task.say(f"learn steps and weights, {step} of {count} steps done")
         lr = torch.from_numpy(np.concatenate([next(crops).lr for _ in range(options.learn_batch)]))
         lr = lr.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -112,18 +112,18 @@ def _rate(step: int, count: int) -> float:
 class _Trainee:
     """The quantized layers as numbers that are learned."""
 
-    def __init__(self, work: Work, placement: Placement, layers: Layers) -> None:
+    def __init__(self, task: QuantizationTask, placement: Placement, layers: Layers) -> None:
         import onnx
 
-        constants = {tensor.name: tensor for tensor in work.model.graph.initializer}
-        nodes = {node.name: node for node in work.model.graph.node}
-        shared = group_by_step(work.model, (one.data for one in placement.candidates))
+        constants = {tensor.name: tensor for tensor in task.model.graph.initializer}
+        nodes = {node.name: node for node in task.model.graph.node}
+        shared = group_by_step(task.model, (one.data for one in placement.candidates))
         self._first = {data: parts[0] for data, parts in shared.items()}
         self._placement, self._layers = placement, layers
         self.factors = {first: torch.tensor(_START, requires_grad=True) for first in self._first.values()}
         self.offsets: dict[str, Tensor] = {}
         """How far each weight is moved, in distances between two numbers of the format."""
-        self._format = work.format
+        self._format = task.format
         self._plain: dict[str, Tensor] = {}
         self._spacing: dict[str, Tensor] = {}
         self._steps: dict[str, Tensor] = {}
@@ -153,15 +153,15 @@ class _Trainee:
         for offset in self.offsets.values():
             offset.clamp_(-0.5, 0.5)
         for factor in self.factors.values():
-            factor.clamp_(LEAST_FACTOR, MOST_FACTOR)
+            factor.clamp_(MIN_FACTOR, MAX_FACTOR)
 
     def read(self) -> Learned:
         """What was learned."""
         moved = {}
         for name in self.offsets:
             chosen = self._format.round(self._round(name).detach().numpy())
-            places = self._format.rank(chosen) - self._format.rank(self._layers[name].weight)
-            moved[name] = places.clip(-1, 1).astype(np.int8)
+            steps_away = self._format.rank(chosen) - self._format.rank(self._layers[name].weight)
+            moved[name] = steps_away.clip(-1, 1).astype(np.int8)
         return Learned({data: float(self.factors[first].detach()) for data, first in self._first.items()}, moved)
 
     def _round(self, name: str) -> Tensor:

@@ -18,13 +18,13 @@ from sr_deploy.export.int8.equalize import apply_factors, find_factors
 from sr_deploy.export.int8.finish import Gate, build_graph, describe_layers, describe_point, explain_refusal
 from sr_deploy.export.int8.insert import QuantizedConv
 from sr_deploy.export.int8.learn import learn_layers
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Candidate, Placement, find_modules, place_quantization
-from sr_deploy.export.int8.quality import Judge
-from sr_deploy.export.int8.report import Int8Report, draw_search, make_curve, picture_name
+from sr_deploy.export.int8.quantization_loss import Judge
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.search import Point, SearchResult, rank_candidates, search_share
+from sr_deploy.export.int8.search_report import Int8Report, draw_search, make_curve, search_plot_name
 from sr_deploy.export.int8.sensitivity import estimate_errors
-from sr_deploy.export.int8.work import Tell, Work, start_work
+from sr_deploy.export.int8.task import QuantizationTask, Tell, make_task
 from sr_deploy.export.write import write_graph
 
 
@@ -59,7 +59,7 @@ def make_int8_graph(
         GraphError: nothing in the graph may be quantized.
         OutputError: a file cannot be written.
     """
-    work = start_work(
+    task = make_task(
         fp32_path,
         int8_path,
         options,
@@ -68,32 +68,34 @@ def make_int8_graph(
         input_steps=input_steps,
         tell=tell,
     )
-    options = work.options
-    placement = place_quantization(work.model)
+    options = task.options
+    placement = place_quantization(task.model)
     if not placement.candidates:
         reasons = ", ".join(f"{name} ({reason})" for name, reason in placement.kept.items())
         raise GraphError(
-            f"{fp32_path.name} has no convolution that may be {work.format.title}: {reasons or 'it has none at all'}"
+            f"{fp32_path.name} has no convolution that may be {task.format.title}: {reasons or 'it has none at all'}"
         )
-    measured, key = _calibrate(work, placement)
-    work = replace(work, model=apply_factors(work.model, measured.factors))
-    layers = _quantize(work, placement, measured)
-    gate = Gate(work, layers, key)
-    result = _search(work, placement, measured, gate)
+    measured, key = _calibrate(task, placement)
+    task = replace(task, model=apply_factors(task.model, measured.factors))
+    layers = _quantize(task, placement, measured)
+    gate = Gate(task, layers, key)
+    result = _search(task, placement, measured, gate)
     if result.chosen is None and not force:
         raise VerificationError(explain_refusal(result, options))
     chosen = result.chosen or result.points[0]
     if not np.isfinite([chosen.loss.drop_db, chosen.loss.max_abs]).all():
         raise VerificationError(
-            f"{fp32_path.name} in {work.format.title} gives values that are not finite; --force keeps no such graph"
+            f"{fp32_path.name} in {task.format.title} gives values that are not finite; --force keeps no such graph"
         )
-    write_graph(build_graph(work, chosen.kept, layers), int8_path)
-    report = _describe(work, placement, measured, result, gate)
-    draw_search(report, int8_path.with_name(picture_name(options.format)))
+    write_graph(build_graph(task, chosen.kept, layers), int8_path)
+    report = _describe(task, placement, measured, result, gate)
+    draw_search(report, int8_path.with_name(search_plot_name(options.format)))
     return report
 
 
-def _describe(work: Work, placement: Placement, measured: Measured, result: SearchResult, gate: Gate) -> Int8Report:
+def _describe(
+    task: QuantizationTask, placement: Placement, measured: Measured, result: SearchResult, gate: Gate
+) -> Int8Report:
     chosen = result.chosen or result.points[0]
     loss = chosen.loss
     inside = {one.data for one in placement.candidates if one.name not in chosen.kept}
@@ -108,81 +110,83 @@ def _describe(work: Work, placement: Placement, measured: Measured, result: Sear
         max_abs=loss.max_abs,
         psnr_fp32_db=loss.psnr_fp32_db,
         fp32_psnr_db=gate.fp32_psnr_db,
-        options=work.options,
-        photographs=f"{work.photographs.source} ({len(work.photographs.hashes)})",
-        measured_with=work.engine_name,
-        trained=bool(work.input_steps),
+        options=task.options,
+        photographs=f"{task.photographs.source} ({len(task.photographs.hashes)})",
+        measured_with=task.engine_name,
+        trained=bool(task.input_steps),
         equalized=measured.factors,
         learned={data: factor for data, factor in measured.learned.items() if data in inside},
         learning=measured.learning,
         shifts={name: shift for name, shift in measured.shifts.items() if name not in chosen.kept},
         corrections=measured.corrections,
-        layers=describe_layers(work.model, placement, chosen, measured.errors, gate.layers),
-        curve=make_curve(result.points, work.options),
-        picture=picture_name(work.options.format),
+        layers=describe_layers(task.model, placement, chosen, measured.errors, gate.layers),
+        curve=make_curve(result.points, task.options),
+        picture=search_plot_name(task.options.format),
     )
 
 
-def _calibrate(work: Work, placement: Placement) -> tuple[Measured, str]:
+def _calibrate(task: QuantizationTask, placement: Placement) -> tuple[Measured, str]:
     """Ranges, what is learned, shifts and the error of each layer alone: from the cache, or measured and kept there.
 
     Returns:
         That, and the key under which what is judged with it is kept.
     """
-    graph = work.model.SerializeToString(deterministic=True)
-    hashes = work.photographs.hashes
+    graph = task.model.SerializeToString(deterministic=True)
+    hashes = task.photographs.hashes
     key, judged_key = calibration_key(
-        graph, hashes, work.options, work.engine_name, tuple(work.keep_fp32), input_steps=work.input_steps
+        graph, hashes, task.options, task.engine_name, tuple(task.keep_fp32), input_steps=task.input_steps
     )
     measured, note = read_kept(KIND, key, Measured)
     if note:
-        work.say(note)
+        task.say(note)
     if measured is not None:
-        work.say("calibrated before with this graph, these photographs and settings; the figures kept are used")
+        task.say("calibrated before with this graph, these photographs and settings; the figures kept are used")
         return measured, judged_key
-    measured = _measure(work, placement)
+    measured = _measure(task, placement)
     note = keep(KIND, key, measured)
     if note:
-        work.say(note)
+        task.say(note)
     return measured, judged_key
 
 
-def _measure(work: Work, placement: Placement) -> Measured:
-    options, count = work.options, len(placement.candidates)
-    work.say(f"calibrate {count} convolutions on {options.crops} crops in {work.engine_name}")
-    factors, limits = calibrate_ranges(work, placement)
-    work = replace(work, model=apply_factors(work.model, factors))
-    judge = work.open_search_judge()
+def _measure(task: QuantizationTask, placement: Placement) -> Measured:
+    options, count = task.options, len(placement.candidates)
+    task.say(f"calibrate {count} convolutions on {options.crops} crops in {task.engine_name}")
+    factors, limits = calibrate_ranges(task, placement)
+    task = replace(task, model=apply_factors(task.model, factors))
+    judge = task.open_search_judge()
     measured = Measured(
         factors=factors, limits=limits, learned={}, moved={}, learning={}, shifts={}, corrections={}, errors={}
     )
     if options.learn_steps:
-        measured = _learn(work, placement, measured, judge)
+        measured = _learn(task, placement, measured, judge)
     if options.bias_correction != "off":
-        measured = _measure_correction(work, placement, measured, judge)
-    work.say("estimate what each layer costs alone")
-    return measured.model_copy(update={"errors": _measure_errors(work, placement, measured, judge)})
+        measured = _measure_correction(task, placement, measured, judge)
+    task.say("estimate what each layer costs alone")
+    return measured.model_copy(update={"errors": _measure_errors(task, placement, measured, judge)})
 
 
-def calibrate_ranges(work: Work, placement: Placement) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+def calibrate_ranges(
+    task: QuantizationTask, placement: Placement
+) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
     """The factors that even channels out, and the magnitude that each feature map is quantized up to after that."""
-    options = work.options
-    factors = find_factors(work.model, placement, work.stream_inputs, work.engine) if options.equalize else {}
-    even = apply_factors(work.model, factors)
-    limits = measure_ranges(even, placement, work.stream_inputs, options, work.engine)
-    modules = find_modules(work.model, placement)
+    options = task.options
+    factors = find_factors(task.model, placement, task.stream_inputs, task.engine) if options.equalize else {}
+    even = apply_factors(task.model, factors)
+    limits = measure_ranges(even, placement, task.stream_inputs, options, task.engine)
+    modules = find_modules(task.model, placement)
     trained = {
-        data: work.format.largest * work.input_steps[name] for data, name in modules.items() if name in work.input_steps
+        data: task.format.largest * task.input_steps[name] for data, name in modules.items() if name in task.input_steps
     }
     return factors, limits | trained
 
 
-def _learn(work: Work, placement: Placement, measured: Measured, judge: Judge) -> Measured:
+def _learn(task: QuantizationTask, placement: Placement, measured: Measured, judge: Judge) -> Measured:
     """With what was learned, if that is nearer to FP32 on crops that nothing was learned from."""
-    plain = _quantize(work, placement, measured)
-    learned = learn_layers(work, placement, plain)
+    plain = _quantize(task, placement, measured)
+    learned = learn_layers(task, placement, plain)
     if isinstance(learned, str):
-        work.say(f"nothing is learned, since no gradient is known for the graph's {learned}")
+        task.say(f"nothing is learned, since no gradient is known for the graph's {learned}")
         return measured
     better = measured.model_copy(
         update={
@@ -191,56 +195,56 @@ def _learn(work: Work, placement: Placement, measured: Measured, judge: Judge) -
         }
     )
     before, after = (
-        judge.judge(work.open_with(layers)).psnr_fp32_db for layers in (plain, _quantize(work, placement, better))
+        judge.judge(task.open_with(layers)).psnr_fp32_db for layers in (plain, _quantize(task, placement, better))
     )
-    work.say(f"{before:.1f} dB to FP32 as calibrated, {after:.1f} dB learned, with everything quantized")
+    task.say(f"{before:.1f} dB to FP32 as calibrated, {after:.1f} dB learned, with everything quantized")
     best = better if after > before else measured
     return best.model_copy(update={"learning": {"before": before, "after": after}})
 
 
-def _measure_errors(work: Work, placement: Placement, measured: Measured, judge: Judge) -> dict[str, float]:
+def _measure_errors(task: QuantizationTask, placement: Placement, measured: Measured, judge: Judge) -> dict[str, float]:
     """Of each layer alone; by gradients, and where the graph has none, by running it once for each layer."""
-    layers = _quantize(work, placement, measured)
+    layers = _quantize(task, placement, measured)
     try:
-        return estimate_errors(work.model, layers, work.stream_search_inputs(), work.options.seed)
+        return estimate_errors(task.model, layers, task.stream_search_inputs(), task.options.seed)
     except UnsupportedGraphError:
-        return {name: judge.error(work.open_with({name: layer})) for name, layer in layers.items()}
+        return {name: judge.error(task.open_with({name: layer})) for name, layer in layers.items()}
 
 
-def _measure_correction(work: Work, placement: Placement, measured: Measured, judge: Judge) -> Measured:
+def _measure_correction(task: QuantizationTask, placement: Placement, measured: Measured, judge: Judge) -> Measured:
     """With the shifts of biases; for `auto` only if they lose less against ground truth."""
-    plain = _quantize(work, placement, measured)
-    found = measure_shifts(work.model, plain, work.stream_inputs, work.engine)
+    plain = _quantize(task, placement, measured)
+    found = measure_shifts(task.model, plain, task.stream_inputs, task.engine)
     corrected = measured.model_copy(
         update={"shifts": {name: tuple(map(float, shift)) for name, shift in found.items()}}
     )
-    if work.options.bias_correction == "on":
+    if task.options.bias_correction == "on":
         return corrected
     losses = {
-        "off": judge.judge(work.open_with(plain)),
-        "on": judge.judge(work.open_with(_quantize(work, placement, corrected))),
+        "off": judge.judge(task.open_with(plain)),
+        "on": judge.judge(task.open_with(_quantize(task, placement, corrected))),
     }
     best = corrected if losses["on"].drop_db <= losses["off"].drop_db else measured
     figures = {name: (loss.drop_db, loss.psnr_fp32_db) for name, loss in losses.items()}
     return best.model_copy(update={"corrections": figures})
 
 
-def _quantize(work: Work, placement: Placement, measured: Measured) -> dict[str, QuantizedConv]:
+def _quantize(task: QuantizationTask, placement: Placement, measured: Measured) -> dict[str, QuantizedConv]:
     limits = {data: limit * measured.learned.get(data, 1.0) for data, limit in measured.limits.items()}
-    layers = quantize_layers(work.model, placement, limits, work.options)
+    layers = quantize_layers(task.model, placement, limits, task.options)
     if measured.moved:
         moved = {name: unpack_moves(text, layers[name].weight.shape) for name, text in measured.moved.items()}
-        layers = quantize_layers(work.model, placement, limits, work.options, moved)
+        layers = quantize_layers(task.model, placement, limits, task.options, moved)
     if not measured.shifts:
         return layers
     return correct_biases(layers, {name: np.array(shift, np.float32) for name, shift in measured.shifts.items()})
 
 
-def _search(work: Work, placement: Placement, measured: Measured, gate: Gate) -> SearchResult:
+def _search(task: QuantizationTask, placement: Placement, measured: Measured, gate: Gate) -> SearchResult:
     def measure(left_out: Sequence[Candidate]) -> Point:
         kept = tuple(candidate.name for candidate in left_out)
         share = placement.share - sum(candidate.share for candidate in left_out)
         return Point(kept, share, gate.judge(kept))
 
     ranked = rank_candidates(placement.candidates, measured.errors)
-    return search_share(ranked, measure, work.options, lambda point: work.say(describe_point(point, work.format)))
+    return search_share(ranked, measure, task.options, lambda point: task.say(describe_point(point, task.format)))

@@ -31,7 +31,7 @@ class Candidate:
     """A convolution that may be quantized."""
 
     name: str
-    """Of its node."""
+    """Name of the Conv node."""
     data: str
     """Tensor that it reads."""
     share: float
@@ -118,8 +118,8 @@ def _follow(graph: onnx.GraphProto, source: str) -> set[str]:
 def _measure_shares(model: onnx.ModelProto) -> dict[str, float]:
     from sr_deploy.graph.read import describe_layers
 
-    sides = [dim.dim_value for dim in find_ends("the graph", model)[0].type.tensor_type.shape.dim]
-    shape = (sides[0] or 1, sides[2] or _PROBE_SIDES, sides[3] or _PROBE_SIDES)
+    dims = [dim.dim_value for dim in find_ends("the graph", model)[0].type.tensor_type.shape.dim]
+    shape = (dims[0] or 1, dims[2] or _PROBE_SIDES, dims[3] or _PROBE_SIDES)
     shares: dict[str, float] = defaultdict(float)
     for layer in describe_layers(model, shape):
         shares[layer.name] += layer.share

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.export.int8.formats import FORMATS, NumberFormat
-from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.quantization_options import Int8Options
 
 BINS = 4096
-_MOST_VALUES = 2**19
+_MAX_VALUES = 2**19
 """About as many values of a feature map are counted; an odd stride meets all columns of pictures in turn."""
 _CLIPS = 100
 """Clips that `mse` tries, up to the greatest magnitude."""
@@ -61,7 +61,7 @@ class Histogram:
     def add(self, values: NDArray[np.float32]) -> None:
         """Take values in, any shape; of very many, every so many-th."""
         flat = values.ravel()
-        magnitudes = np.abs(flat[:: -(-flat.size // _MOST_VALUES) | 1], dtype=np.float32)
+        magnitudes = np.abs(flat[:: -(-flat.size // _MAX_VALUES) | 1], dtype=np.float32)
         greatest = float(magnitudes.max(initial=0.0))
         if greatest == 0:
             self.counts[0] += magnitudes.size
@@ -72,8 +72,8 @@ class Histogram:
         while greatest >= self.width * BINS:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)])
             self.width *= 2
-        places = np.minimum(magnitudes / np.float32(self.width), BINS - 1).astype(np.int32)
-        self.counts += np.bincount(places, minlength=BINS)
+        bins = np.minimum(magnitudes / np.float32(self.width), BINS - 1).astype(np.int32)
+        self.counts += np.bincount(bins, minlength=BINS)
 
     def percentile(self, percent: float) -> float:
         """The upper edge of the first bin that, with those before it, holds that share of the magnitudes."""

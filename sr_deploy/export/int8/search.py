@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Candidate
-from sr_deploy.export.int8.quality import Loss
+from sr_deploy.export.int8.quantization_loss import Loss
+from sr_deploy.export.int8.quantization_options import Int8Options
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Point:
     share: float
     """Share of the multiply-adds in INT8, 0 to 1."""
     loss: Loss
-    """On held-out crops."""
+    """Measured on held-out crops."""
 
     def fits(self, options: Int8Options) -> bool:
         """Whether it is within the budget."""
@@ -32,7 +32,7 @@ class Point:
 
 
 def is_within(loss: Loss, options: Int8Options) -> bool:
-    """Whether a loss is within the budget; a figure that is no number is not."""
+    """Whether a loss is within the budget; NaN is not."""
     return loss.upper_db <= options.max_drop_db and loss.visible <= options.max_pixel_error
 
 

@@ -24,7 +24,7 @@ from sr_deploy.export.int8.formats import FP8
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-    from sr_deploy.export.int8.work import Layers
+    from sr_deploy.export.int8.task import Layers
 
 
 def estimate_errors(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sr_deploy.graph.rewrite.apply import GraphSize, RewriteReport, RewriteStep, apply_rewrites, rewrite_model
 from sr_deploy.graph.rewrite.average_pool import append_halving
-from sr_deploy.graph.rewrite.options import (
+from sr_deploy.graph.rewrite.rewrite_options import (
     DEFAULT,
     FOR_ONNXRUNTIME,
     FOR_OPENVINO,

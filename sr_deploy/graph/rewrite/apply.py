@@ -15,10 +15,10 @@ from sr_deploy.graph.rewrite.concat import split_concatenations
 from sr_deploy.graph.rewrite.edit import EditableGraph
 from sr_deploy.graph.rewrite.narrow_output import pack_narrow_outputs
 from sr_deploy.graph.rewrite.nearest_skip import add_skip_before_shuffle
-from sr_deploy.graph.rewrite.options import DEFAULT, RewriteOptions
 from sr_deploy.graph.rewrite.padded_channels import pad_channels
-from sr_deploy.graph.rewrite.prelu import spell_out_prelu
+from sr_deploy.graph.rewrite.prelu import decompose_prelu
 from sr_deploy.graph.rewrite.residual_taps import fold_residuals
+from sr_deploy.graph.rewrite.rewrite_options import DEFAULT, RewriteOptions
 from sr_deploy.graph.rewrite.scales import fold_scales
 from sr_deploy.graph.rewrite.sub_pixel import split_sub_pixels
 from sr_deploy.graph.rewrite.unshuffle import fold_unshuffles
@@ -59,9 +59,7 @@ class RewriteReport:
     """What `rewrite_model` did."""
 
     before: GraphSize
-    """The plain graph."""
     after: GraphSize
-    """The rewritten one."""
     steps: tuple[RewriteStep, ...]
     """One for each rewrite that was asked for, in their order."""
 
@@ -143,13 +141,13 @@ def _chosen(options: RewriteOptions) -> Iterator[tuple[str, Callable[[EditableGr
     form = options.sub_pixel
     if form != "off":
         yield "sub_pixel", lambda graph: split_sub_pixels(graph, form)
-    together = options.concat
-    if together is not None:
-        yield "concat", lambda graph: split_concatenations(graph, together)
+    leading = options.concat
+    if leading is not None:
+        yield "concat", lambda graph: split_concatenations(graph, leading)
     if options.channels > 1:
         yield "channels", lambda graph: pad_channels(graph, options.channels)
-    if options.prelu == "spell":
-        yield "prelu", spell_out_prelu
+    if options.prelu == "decompose":
+        yield "prelu", decompose_prelu
 
 
 def measure_graph(model: onnx.ModelProto) -> GraphSize:
@@ -158,10 +156,10 @@ def measure_graph(model: onnx.ModelProto) -> GraphSize:
     skeleton = _copy_without_weights(model)
     try:
         source, _ = find_ends("the graph", skeleton)
-        sides = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
-        if len(sides) != 4 or not sides[1]:
+        dims = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
+        if len(dims) != 4 or not dims[1]:
             return GraphSize(nodes, None, None)
-        shape = (sides[0] or 1, sides[1], sides[2] or _PROBE_SIDE, sides[3] or _PROBE_SIDE)
+        shape = (dims[0] or 1, dims[1], dims[2] or _PROBE_SIDE, dims[3] or _PROBE_SIDE)
         shapes = infer_shapes(skeleton, source.name, shape)
         pixels = shape[0] * shape[2] * shape[3]
         moved = sum_layers(cost_layers(skeleton.graph, source.name, shapes))

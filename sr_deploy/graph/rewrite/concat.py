@@ -16,15 +16,15 @@ import onnx
 from sr_deploy.graph.load import read_integer
 from sr_deploy.graph.rewrite.edit import EditableGraph, is_operator
 from sr_deploy.graph.rewrite.patterns import Conv, make_node, read_conv, write_conv
-from sr_deploy.graph.rewrite.sides import count_channels
+from sr_deploy.graph.rewrite.spatial_dims import count_channels
 
 
-def split_concatenations(graph: EditableGraph, together: int = 0) -> int:
+def split_concatenations(graph: EditableGraph, leading: int = 0) -> int:
     """Rewrite each convolution in one group of a concatenation along channels whose widths are known.
 
     Args:
         graph: changed in place.
-        together: so many parts at the beginning stay concatenated where there are more; convolutions of exactly so
+        leading: so many parts at the beginning stay concatenated where there are more; convolutions of exactly so
             many are left alone.
     """
     widths_of = {
@@ -35,16 +35,16 @@ def split_concatenations(graph: EditableGraph, together: int = 0) -> int:
     count = 0
     for node in graph.of_type("Conv"):
         conv, widths = read_conv(graph, node), widths_of.get(node.input[0])
-        if conv is None or conv.group != 1 or not widths or len(widths) < 2 or len(widths) == together:
+        if conv is None or conv.group != 1 or not widths or len(widths) < 2 or len(widths) == leading:
             continue
         known = [width for width in widths if width is not None]
         joined = graph.producer(node.input[0], "Concat")
         if joined is None or len(known) != len(widths) or sum(known) != conv.weight.shape[1]:
             continue
         sources = list(joined.input)
-        if 1 < together < len(sources):
-            sources = [_join(graph, joined, tuple(sources[:together])), *sources[together:]]
-            known = [sum(known[:together]), *known[together:]]
+        if 1 < leading < len(sources):
+            sources = [_join(graph, joined, tuple(sources[:leading])), *sources[leading:]]
+            known = [sum(known[:leading]), *known[leading:]]
         _write_parts(graph, conv, sources, known)
         count += 1
     return count

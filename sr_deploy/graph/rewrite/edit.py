@@ -22,13 +22,14 @@ class EditableGraph:
     """Nodes of a model in a list, with an index that stays right while nodes are replaced.
 
     Nothing reaches the model before `commit`. Tensors that a subgraph (`If`, `Loop`, `Scan`) reads count as used by
-    somebody unknown, so that no rewrite takes them away.
+    an unknown node, so that no rewrite removes them.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
-        self.channels: dict[str, int | None] = {}  # what `sides` has found out: replacing nodes keeps what tensors are
-        self.side_multiples: dict[tuple[str, int], bool] = {}
+        # Both are filled by `spatial_dims`: replacing nodes does not change the shapes of tensors.
+        self.channels: dict[str, int | None] = {}
+        self.spatial_multiples: dict[tuple[str, int], bool] = {}
         self.nodes: list[onnx.NodeProto] = [_copy_node(node) for node in model.graph.node]
         self._outputs = {value.name for value in model.graph.output}
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -79,7 +80,7 @@ class EditableGraph:
         return list(self._users.get(name, ()))
 
     def is_private(self, name: str) -> bool:
-        """Whether exactly one node takes the tensor, once, and nobody outside sees it."""
+        """Whether exactly one node takes the tensor, once, and it is no output of the graph."""
         return name not in self._elsewhere and len(self._users.get(name, ())) == 1
 
     def is_output(self, name: str) -> bool:
@@ -142,9 +143,9 @@ class EditableGraph:
         The results of `old` that others take must be among the results of `new`.
         """
         where = list(map(id, self.nodes))
-        places = sorted(where.index(id(node)) for node in old)
-        self.nodes[places[-1] + 1 : places[-1] + 1] = new
-        for place in reversed(places):
+        indices = sorted(where.index(id(node)) for node in old)
+        self.nodes[indices[-1] + 1 : indices[-1] + 1] = new
+        for place in reversed(indices):
             del self.nodes[place]
         # By what changed alone: a large network has hundreds of replacements.
         for node in old:
@@ -159,7 +160,7 @@ class EditableGraph:
         self._index()
 
     def tidy(self) -> None:
-        """Drop the nodes that nobody needs, and put the others in an order that runs."""
+        """Drop unused nodes, and sort the others topologically."""
         self._drop_unused()
         self.nodes = sort_nodes(self.nodes)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from sr_deploy.graph.rewrite.edit import EditableGraph
 from sr_deploy.graph.rewrite.patterns import Conv, make_node, read_conv, write_conv
-from sr_deploy.graph.rewrite.sides import has_sides_of_multiple
+from sr_deploy.graph.rewrite.spatial_dims import has_spatial_multiple
 
 _FEW_CHANNELS = 4
 
@@ -32,7 +32,7 @@ def pack_narrow_outputs(graph: EditableGraph) -> int:
             continue
         if graph.producer(node.input[0], "Resize") is not None:
             continue  # better as sub-pixels
-        if max(conv.weight.shape[2:]) == 1 or not has_sides_of_multiple(graph, node.input[0], 2):
+        if max(conv.weight.shape[2:]) == 1 or not has_spatial_multiple(graph, node.input[0], 2):
             continue
         cells = graph.new_name(f"{node.output[0]}/cells")
         packed = write_conv(graph, pack_cells(conv), node.input[0], cells)

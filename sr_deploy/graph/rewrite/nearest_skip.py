@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.graph.rewrite.edit import EditableGraph
 from sr_deploy.graph.rewrite.patterns import Shuffle, make_node, read_conv, read_enlargement, read_shuffle
-from sr_deploy.graph.rewrite.sides import count_channels
+from sr_deploy.graph.rewrite.spatial_dims import count_channels
 
 
 def add_skip_before_shuffle(graph: EditableGraph) -> int:

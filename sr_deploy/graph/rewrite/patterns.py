@@ -16,7 +16,7 @@ from sr_deploy.graph.rewrite.edit import EditableGraph
 Weights = NDArray[np.float32]
 
 UNARY = ("LeakyRelu", "Relu", "Sigmoid", "Tanh", "Elu", "HardSigmoid", "HardSwish", "Softplus", "Abs", "Neg", "Exp")
-"""They take each element for itself, so that they may trade places with whatever only moves elements."""
+"""They take each element for itself, so that they commute with nodes that only move elements."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Conv:
     bias: Weights | None
     """One for each output channel."""
     strides: tuple[int, int] = (1, 1)
-    """Down, right."""
+    """Vertical, horizontal."""
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Zeros around the input: top, left, bottom, right."""
     dilations: tuple[int, int] = (1, 1)
-    """Down, right."""
+    """Vertical, horizontal."""
     group: int = 1
     """Channels are convolved in this many separate groups."""
 

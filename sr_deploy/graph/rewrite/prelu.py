@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from sr_deploy.graph.rewrite.edit import EditableGraph
 from sr_deploy.graph.rewrite.patterns import make_node, round_weights
-from sr_deploy.graph.rewrite.sides import count_channels
+from sr_deploy.graph.rewrite.spatial_dims import count_channels
 
 
-def spell_out_prelu(graph: EditableGraph) -> int:
+def decompose_prelu(graph: EditableGraph) -> int:
     """Rewrite each PRelu with constant finite slopes, one or one for each channel."""
     count = 0
     for node in graph.of_type("PRelu"):

@@ -6,8 +6,8 @@ with s = 1, for a convolution that keeps the sides and has as many output channe
 the first part of the concatenation, and with the sum gone the outer residual scale follows a convolution and is folded
 too. Rounding: half a unit in the last place of W + 1, so 2^-24 |W + 1| |x| at each of these taps.
 
-An option, and not for graphs that are quantized or halved: W is small beside 1, and what is left of it in W + 1 is
-little in 16 bits and nothing in 8.
+An option, and not for graphs that are quantized or converted to FP16: W is small beside 1, and what is left of it in
+W + 1 is little in 16 bits and nothing in 8.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import onnx
 from sr_deploy.graph.load import read_integer
 from sr_deploy.graph.rewrite.edit import EditableGraph
 from sr_deploy.graph.rewrite.patterns import Conv, read_conv, round_weights, write_conv
-from sr_deploy.graph.rewrite.sides import count_channels
+from sr_deploy.graph.rewrite.spatial_dims import count_channels
 
 
 def fold_residuals(graph: EditableGraph) -> int:
-    """Rewrite each sum of a convolution that nobody else reads and a tensor that this convolution reads."""
+    """Rewrite each sum of a convolution that no other node reads and a tensor that this convolution reads."""
     count = 0
     for node in graph.of_type("Add"):
         for place in (0, 1):

@@ -20,7 +20,7 @@ from sr_deploy.graph.rewrite.patterns import Conv, read_conv, read_scale, round_
 
 
 def fold_scales(graph: EditableGraph) -> int:
-    """Rewrite each Mul or Div by a constant whose other input is a convolution that nobody else reads."""
+    """Rewrite each Mul or Div by a constant whose other input is a convolution that no other node reads."""
     count = 0
     for node in graph.of_type("Mul", "Div"):
         for place in (0, 1) if node.op_type == "Mul" else (0,):

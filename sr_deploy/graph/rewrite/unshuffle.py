@@ -39,7 +39,7 @@ class Unshuffle:
     source: str
     """Tensor that it takes."""
     block: int
-    """r."""
+    """Side of a block of pixels: the downscaling factor."""
     channels_last: bool
     """Order of the channels that it makes: (i, j, c) rather than (c, i, j)."""
 
@@ -124,8 +124,8 @@ def _probe_shapes(model: onnx.ModelProto) -> list[InferredShapes]:
         source, _ = find_ends("the graph", model)
     except GraphError:
         return []
-    sides = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
-    if len(sides) != 4 or not sides[1]:
+    dims = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
+    if len(dims) != 4 or not dims[1]:
         return []
-    shapes = [(sides[0] or 2, sides[1], sides[2] or tall, sides[3] or wide) for tall, wide in _PROBE_SIDES]
+    shapes = [(dims[0] or 2, dims[1], dims[2] or tall, dims[3] or wide) for tall, wide in _PROBE_SIDES]
     return [infer_shapes(model, source.name, shape) for shape in shapes]

@@ -119,11 +119,11 @@ class Degrader:
         ]
         room = np.asarray(low) - self._patch_size // self._scale + 1
         blurs = (self._recipe.first.blur, self._recipe.second.blur)[: len(draw.stages)]
-        sides = [*(max(blur.sizes) for blur in blurs), max(self._recipe.final.sizes)]
+        kernel_sizes = [*(max(blur.sizes) for blur in blurs), max(self._recipe.final.sizes)]
         kernels = [*(stage.kernel for stage in draw.stages), draw.final]
         return _Plan(
             draw=draw,
-            kernels=tuple(make_kernels(*pair, self._device) for pair in zip(kernels, sides, strict=True)),
+            kernels=tuple(make_kernels(*pair, self._device) for pair in zip(kernels, kernel_sizes, strict=True)),
             kernel_sizes=tuple(find_sizes(kernel) for kernel in kernels),
             sizes=(*sizes, low),
             corners=(draw.crop * room).astype(np.int64),

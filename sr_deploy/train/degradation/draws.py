@@ -131,7 +131,7 @@ def draw_batch(recipe: DegradationRecipe, seed: int, step: int, first_sample: in
 
 
 def take_samples(draw: Draw, samples: slice) -> Draw:
-    """The parameters of some samples: every array cut, whatever holds for the batch kept."""
+    """The parameters of some samples: arrays are sliced, values of the whole batch are kept."""
     if isinstance(draw, np.ndarray):
         return cast(Draw, draw[samples])
     if isinstance(draw, tuple):
@@ -167,7 +167,7 @@ def _draw_factor(recipe: ResizeRecipe, direction: float, amount: float) -> float
 
 
 def _draw_kernel(recipe: KernelRecipe, numbers: Floats, sinc: bool) -> KernelDraw:
-    blurred, ringing, kind, size, first, second, rotation, half, beta, cutoff = numbers
+    blurred, ringing, kind, size, first, second, rotation, coin, beta, cutoff = numbers
     bounds = np.cumsum(recipe.shares())[:-1]
     kinds = 2 + np.searchsorted(bounds, kind, side="right")
     if sinc:
@@ -176,8 +176,8 @@ def _draw_kernel(recipe: KernelRecipe, numbers: Floats, sinc: bool) -> KernelDra
     sizes = np.asarray(recipe.sizes)[(size * len(recipe.sizes)).astype(np.int64)]
     isotropic = np.char.endswith(np.asarray(KINDS)[kinds], " isotropic") | (kinds == KINDS.index("isotropic"))
     widths = _spread(recipe.sigma, np.stack([first, np.where(isotropic, first, second)], axis=1))
-    generalized = _split_at_one(recipe.generalized_beta, half, beta)
-    plateau = _split_at_one(recipe.plateau_beta, half, beta)
+    generalized = _split_at_one(recipe.generalized_beta, coin, beta)
+    plateau = _split_at_one(recipe.plateau_beta, coin, beta)
     exponent = np.where(kinds >= KINDS.index("plateau isotropic"), plateau, generalized)
     narrow, wide = recipe.sinc_cutoff_small, recipe.sinc_cutoff
     return KernelDraw(
@@ -203,10 +203,10 @@ def _draw_final(recipe: FinalRecipe, numbers: Floats, sinc: bool) -> KernelDraw:
     )
 
 
-def _split_at_one(bounds: Range, half: Floats, amount: Floats) -> Floats:
+def _split_at_one(bounds: Range, coin: Floats, amount: Floats) -> Floats:
     """Half of the draws below 1, half above, each uniform; a range that starts at 1 gives 1 half of the time."""
     low, high = bounds
-    return np.where(half < 0.5, _spread((low, max(low, 1.0)), amount), _spread((min(high, 1.0), high), amount))
+    return np.where(coin < 0.5, _spread((low, max(low, 1.0)), amount), _spread((min(high, 1.0), high), amount))
 
 
 def _spread(bounds: Range, numbers: Floats) -> Floats:

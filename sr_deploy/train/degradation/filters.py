@@ -19,10 +19,10 @@ from torch import Tensor
 from sr_deploy.train.degradation.groups import map_groups
 
 # Side of kernels up to which a CPU is faster without FFT, with vectors of 16 numbers and of fewer.
-_LARGEST_DIRECT = 17 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 15
-_SMALLEST_PRODUCT = 9  # side of kernels from which a CPU is faster with two lines
+_MAX_DIRECT = 17 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 15
+_MIN_PRODUCT = 9  # side of kernels from which a CPU is faster with two lines
 _NO_DIFFERENCE = 5e-7  # of a sum of 1: what FP32 loses of a kernel in any case
-_LANES = 16  # numbers that a vector instruction takes; torch lays channels side by side in it
+_SIMD_WIDTH = 16  # numbers that a vector instruction takes; torch lays channels side by side in it
 
 
 def filter_samples(images_NCHW: Tensor, kernels_NKK: Tensor, sizes_N: NDArray[np.int64]) -> Tensor:
@@ -35,8 +35,8 @@ def filter_samples(images_NCHW: Tensor, kernels_NKK: Tensor, sizes_N: NDArray[np
     """
     side = kernels_NKK.shape[-1]
     on_cpu = images_NCHW.device.type == "cpu"
-    largest = _LARGEST_DIRECT if on_cpu else 1
-    products_N = (sizes_N >= _SMALLEST_PRODUCT) & are_products(kernels_NKK) if on_cpu else np.zeros(len(sizes_N), bool)
+    largest = _MAX_DIRECT if on_cpu else 1
+    products_N = (sizes_N >= _MIN_PRODUCT) & are_products(kernels_NKK) if on_cpu else np.zeros(len(sizes_N), bool)
     sizes_N = np.where((sizes_N > largest) & ~products_N, side, sizes_N)
 
     def work(images: Tensor, run: slice) -> Tensor:
@@ -86,7 +86,7 @@ def _convolve_strips(images_NCHW: Tensor, *kernels_N1KL: Tensor) -> Tensor:
     """
     count, channels, height, width = images_NCHW.shape
     reach = max(side // 2 for kernels in kernels_N1KL for side in kernels.shape[2:])
-    strips = max(_LANES // channels, 1)
+    strips = max(_SIMD_WIDTH // channels, 1)
     rows = -(-height // strips)  # of a strip's result
     groups = count * channels * strips
     padded = reflect(images_NCHW, (reach, reach), (reach, reach + rows * strips - height))
@@ -111,14 +111,14 @@ def convolve_by_fft(images_NCHW: Tensor, kernels_NKK: Tensor) -> Tensor:
     return filtered[..., reach : reach + height, reach : reach + width]
 
 
-def reflect(images_NCHW: Tensor, sides: tuple[int, int], ends: tuple[int, int]) -> Tensor:
-    """Pad by reflection, `sides` (left, right) and `ends` (top, bottom) pixels, however small the image is."""
+def reflect(images_NCHW: Tensor, pad_width: tuple[int, int], pad_height: tuple[int, int]) -> Tensor:
+    """Pad by reflection, `pad_width` (left, right) and `pad_height` (top, bottom) pixels; images may be smaller."""
     height, width = images_NCHW.shape[2:]
-    if max(sides) < width and max(ends) < height:
-        return F.pad(images_NCHW, (*sides, *ends), mode="reflect")
+    if max(pad_width) < width and max(pad_height) < height:
+        return F.pad(images_NCHW, (*pad_width, *pad_height), mode="reflect")
     device = images_NCHW.device
-    images_NCHW = images_NCHW.index_select(2, reflected_positions(height, *ends).to(device))
-    return images_NCHW.index_select(3, reflected_positions(width, *sides).to(device))
+    images_NCHW = images_NCHW.index_select(2, reflected_positions(height, *pad_height).to(device))
+    return images_NCHW.index_select(3, reflected_positions(width, *pad_width).to(device))
 
 
 def find_fast_length(least: int) -> int:
@@ -137,7 +137,7 @@ def _is_smooth(number: int) -> bool:
 
 
 def reflected_positions(length: int, before: int, after: int) -> Tensor:
-    """Where the pixels of a padded axis come from, as whole numbers of [0, length)."""
+    """Where the pixels of a padded axis come from, as integers of [0, length)."""
     positions = torch.arange(-before, length + after)
     if length == 1:
         return torch.zeros_like(positions)

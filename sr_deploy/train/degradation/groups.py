@@ -24,7 +24,7 @@ def map_groups(
     runs = [slice(first, end) for first, end in pairwise(edges)]
     if len(runs) == 1:
         return work(images_NCHW, runs[0])
-    together = images_NCHW.new_empty(images_NCHW.shape)
+    joined = images_NCHW.new_empty(images_NCHW.shape)
     for run in runs:
-        together[run] = work(images_NCHW[run], run)
-    return together
+        joined[run] = work(images_NCHW[run], run)
+    return joined

@@ -38,7 +38,7 @@ def compress_jpeg(images_NCHW: Tensor, quality_N: Tensor) -> Tensor:
 
     Args:
         images_NCHW: N x 3 x H x W, float32, in [0, 1]; not rounded to 8 bit before.
-        quality_N: whole numbers of 1 to 100.
+        quality_N: integers of 1 to 100.
 
     Returns:
         The same shape, in [0, 1], on levels of 255.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _LEVELS = 256
-_MOST_EXPONENT = 8  # 2^8 levels are all there are
+_MAX_EXPONENT = 8  # 2^8 levels are all there are
 _OUTCOMES = 256  # at a mean of 256, 8 standard deviations to each side
 _BEFORE = 120  # outcomes below the mean
 _ROWS_APART = 16  # of those in which levels are looked for first
@@ -38,15 +38,15 @@ def draw_poisson_noise(levels_NCHW: Tensor, generator: torch.Generator) -> Tenso
     column = number.floor()
     number -= column  # what is left decides between the column's outcome and its alias
     first_N = (exponents * (_LEVELS * _OUTCOMES)).view(count, 1, 1, 1)
-    # Whole numbers below 2^24 are exact in float32.
+    # Integers below 2^24 are exact in float32.
     place = torch.add(column, levels_NCHW, alpha=_OUTCOMES).add_(first_N).to(torch.int32)
     alias = number >= _take(share, place)
     return _take(outcomes, place.mul_(2).add_(alias))
 
 
-def _take(table: Tensor, places: Tensor) -> Tensor:
+def _take(table: Tensor, indices: Tensor) -> Tensor:
     # On the CPU index_select with 32-bit places moves a third of the bytes of indexing with 64-bit ones.
-    return table.index_select(0, places.view(-1)).view(places.shape)
+    return table.index_select(0, indices.view(-1)).view(indices.shape)
 
 
 def _find_exponents(levels_NCHW: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def _find_exponents(levels_NCHW: Tensor) -> Tensor:
     if levels_NCHW.device.type != "cpu":
         return _count_exponents(levels_NCHW)
     exponents = _count_exponents(levels_NCHW[:, :, ::_ROWS_APART])
-    unsure = (exponents < _MOST_EXPONENT).nonzero()[:, 0]
+    unsure = (exponents < _MAX_EXPONENT).nonzero()[:, 0]
     if len(unsure):
         exponents[unsure] = _count_exponents(levels_NCHW[unsure])
     return exponents
@@ -76,7 +76,7 @@ def _count_exponents(levels_NCHW: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def _alias_tables(device: torch.device) -> tuple[Tensor, Tensor]:
     """For each exponent, level and column: the column's share, and the noise of (column, alias)."""
-    exponents, levels = np.meshgrid(np.arange(_MOST_EXPONENT + 1), np.arange(_LEVELS), indexing="ij")
+    exponents, levels = np.meshgrid(np.arange(_MAX_EXPONENT + 1), np.arange(_LEVELS), indexing="ij")
     scale = np.exp2(exponents.ravel())
     level = levels.ravel() / 255
     mean = level * scale

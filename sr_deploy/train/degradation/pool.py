@@ -53,11 +53,11 @@ class PairPool:
         if leaving == 0:
             return pair
         slots = random_for(self._seed, _POOL_STREAM, step, first_sample).permutation(before)[:leaving]
-        places = torch.from_numpy(slots).to(pair.hr_NCHW.device)
+        indices = torch.from_numpy(slots).to(pair.hr_NCHW.device)
         given = {}
         for name, kept in self._kept.items():
-            old = kept.index_select(0, places)
-            kept.index_copy_(0, places, _to_bytes(images[name][fresh : fresh + leaving]))
+            old = kept.index_select(0, indices)
+            kept.index_copy_(0, indices, _to_bytes(images[name][fresh : fresh + leaving]))
             parts = (images[name][:fresh], old.float() / 255, images[name][fresh + leaving :])
             given[name] = torch.cat(parts)
         return TrainingPair(given["lr"], given["hr"], given.get("target", given["hr"]))

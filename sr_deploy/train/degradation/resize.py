@@ -16,7 +16,7 @@ _SHARPNESS = -0.75  # the free parameter of the cubic (Keys 1981), as OpenCV and
 def resize(images_NCHW: Tensor, size: tuple[int, int], mode: ResizeMode) -> Tensor:
     """What `torch.nn.functional.interpolate` gives with half-pixel centers, several times as fast on a CPU.
 
-    Bicubic overshoots; whoever is next clips.
+    Bicubic overshoots; the next step clips.
 
     Args:
         images_NCHW: float32; given back where it has the size.

@@ -99,7 +99,7 @@ def draw_kernels(kernels_NKK: Tensor, side: int) -> NDArray[np.uint8]:
 def _draw_sample(
     number: int, pair: TrainingPair, draw: BatchDraw, described: Mapping[str, object], *, scale: int, side: int
 ) -> list[Cell]:
-    original, low = (_to_picture(image[0]) for image in (pair.target_NCHW, pair.lr_NCHW))
+    original, low = (_to_image(image[0]) for image in (pair.target_NCHW, pair.lr_NCHW))
     draws = [*(stage.kernel for stage in draw.stages), draw.final]
     kernels = torch.cat([make_kernels(kernel, side, torch.device("cpu")) for kernel in draws])
     names = ("first", "second", "last") if len(draws) == 3 else ("first", "last")
@@ -110,7 +110,7 @@ def _draw_sample(
     ]
 
 
-def _to_picture(image_CHW: Tensor) -> NDArray[np.uint8]:
+def _to_image(image_CHW: Tensor) -> NDArray[np.uint8]:
     return (image_CHW * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 

@@ -22,7 +22,7 @@ class Taps:
     """What each place of an axis of the result is made of."""
 
     positions_LK: Tensor
-    """K places of the image's axis for each of L places of the result; whole numbers."""
+    """K places of the image's axis for each of L places of the result; integers."""
     weights_LK: Tensor
     """What each is multiplied by, float32."""
     blocks: tuple[tuple[slice, slice], ...]

@@ -29,16 +29,16 @@ def map_in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> lis
 @lru_cache(maxsize=2)
 def _start_threads(count: int) -> ThreadPoolExecutor:
     """Threads in which torch's operations do not split."""
-    together = threading.Barrier(count + 1)
+    barrier = threading.Barrier(count + 1)
 
     def start() -> None:
         torch.set_num_threads(1)  # holds for this thread, and for those that start later
         torch.get_num_threads()  # a thread takes that over once, at its first use: now it is 1, below no more
-        together.wait()
+        barrier.wait()
 
     pool = ThreadPoolExecutor(count, thread_name_prefix="degradation")
     for _ in range(count):
         pool.submit(start)
-    together.wait()
+    barrier.wait()
     torch.set_num_threads(count)  # as it was, for this thread and for those that start later
     return pool

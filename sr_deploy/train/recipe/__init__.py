@@ -12,15 +12,15 @@ from sr_deploy.train.recipe.degradation import (
     SharpenRecipe,
     StageRecipe,
 )
-from sr_deploy.train.recipe.files import (
+from sr_deploy.train.recipe.loss import DiscriminatorRecipe, LossRecipe
+from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimizerRecipe, PrecisionRecipe, ScheduleRecipe
+from sr_deploy.train.recipe.recipe_files import (
     find_differences,
     format_toml,
     load_recipe,
     read_run_recipe,
     write_recipe,
 )
-from sr_deploy.train.recipe.loss import DiscriminatorRecipe, LossRecipe
-from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimizerRecipe, PrecisionRecipe, ScheduleRecipe
 from sr_deploy.train.recipe.stage import NetworkRecipe, QuantizationRecipe, Recipe, RunRecipe
 
 __all__ = [

@@ -34,7 +34,7 @@ Sizes = Annotated[
 
 ResizeMode = Literal["area", "bilinear", "bicubic"]
 
-_LEAST_FACTOR, _GREATEST_FACTOR = 0.01, 16
+_MIN_FACTOR, _MAX_FACTOR = 0.01, 16
 KERNEL_SIZES = (7, 9, 11, 13, 15, 17, 19, 21)
 
 
@@ -56,7 +56,7 @@ class KernelRecipe(_Ranges):
     probability: Probability
     """Share of samples that are blurred at all; the others get the identity."""
     sizes: Sizes = KERNEL_SIZES
-    """Sides of kernels."""
+    """Side lengths of kernels in pixels, odd."""
     sinc: Probability = 0.1
     """Share of kernels that are sinc filters (ringing)."""
     isotropic: Probability = 0.45
@@ -74,7 +74,7 @@ class KernelRecipe(_Ranges):
     sigma: Range
     """Widths in pixels; both axes of elongated kernels."""
     rotation: AngleRange = (-math.pi, math.pi)
-    """Angles in radians."""
+    """Range of angles in radians."""
     generalized_beta: Range = (0.5, 4.0)
     """Exponents of generalized Gaussians; half of the draws lie below 1, half above."""
     plateau_beta: Range = (1.0, 2.0)
@@ -121,10 +121,10 @@ class ResizeRecipe(_Ranges):
     def _check_factors(self) -> Self:
         if self.up + self.down > 1 + 1e-9:
             raise ValueError(f"up + down = {self.up + self.down:g} is above 1")
-        if not _LEAST_FACTOR <= self.factors[0] <= 1 <= self.factors[1] <= _GREATEST_FACTOR:
+        if not _MIN_FACTOR <= self.factors[0] <= 1 <= self.factors[1] <= _MAX_FACTOR:
             raise ValueError(
-                f"factors = {list(self.factors)}: the first lies in [{_LEAST_FACTOR}, 1], the second in [1, "
-                f"{_GREATEST_FACTOR}]"
+                f"factors = {list(self.factors)}: the first lies in [{_MIN_FACTOR}, 1], the second in [1, "
+                f"{_MAX_FACTOR}]"
             )
         if not self.modes:
             raise ValueError("modes: name at least one")
@@ -148,11 +148,8 @@ class StageRecipe(_Ranges):
     """One order: blur, resize, noise, JPEG."""
 
     blur: KernelRecipe
-    """Kernels."""
     resize: ResizeRecipe
-    """Resampling."""
     noise: NoiseRecipe
-    """Noise."""
     jpeg_quality: Range = (30.0, 95.0)
     """Of JPEG compression (4:2:0), drawn for each sample."""
 
@@ -191,7 +188,7 @@ class SharpenRecipe(Section):
     """Whether to: low resolution is then made from sharpened originals, and pixel and perceptual loss compare with
     them."""
     weight: float = Field(default=0.5, ge=0, le=100)
-    """Strength."""
+    """Strength of the sharpening; 0: none."""
     radius: int = Field(default=50, ge=1, le=500)
     """Of the Gaussian, in pixels; even ones count one more (a kernel of 51)."""
     threshold: float = Field(default=10.0, ge=0, le=255)
@@ -211,14 +208,13 @@ class DegradationRecipe(Section):
     pool: int = Field(default=180, ge=0, le=10**6)
     """Pairs kept and exchanged at random, so that a batch mixes what is drawn once for a batch; 0: none."""
     first: StageRecipe
-    """First order."""
     second: StageRecipe
     """Second order; its resampling goes by the size of the low resolution."""
     final: FinalRecipe = FinalRecipe()
-    """The end."""
+    """Final blur, JPEG compression and downscaling."""
     sharpen: SharpenRecipe = SharpenRecipe()
-    """Unsharp masking."""
+    """Unsharp masking of the originals."""
 
-    def least_side(self) -> int:
+    def min_side(self) -> int:
         """Pixels that a photograph must have along each side: enough that reflecting it makes sense."""
         return min(self.canvas, 32)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, create_model
 
-from sr_deploy.arch.spec import MOST_DISCRIMINATOR_FEATURES, DiscriminatorName
+from sr_deploy.arch.spec import MAX_DISCRIMINATOR_FEATURES, DiscriminatorName
 from sr_deploy.config import OpenSection
 from sr_deploy.train.losses.registry import list_losses, loss_names
 from sr_deploy.train.section import LearningRate, Section
@@ -39,7 +39,7 @@ class DiscriminatorRecipe(Section):
 
     architecture: DiscriminatorName
     """srgan (8 convolutions), vgg128 (ESRGAN's, 10), vgg256 (12), unet (Real-ESRGAN's: a verdict for each pixel)."""
-    features: int = Field(default=64, ge=1, le=MOST_DISCRIMINATOR_FEATURES)
+    features: int = Field(default=64, ge=1, le=MAX_DISCRIMINATOR_FEATURES)
     """Channels of its first feature maps."""
     spectral_norm: bool = True
     """unet: divide each weight by its largest singular value (Miyato et al. 2018); the others have none."""

@@ -62,7 +62,7 @@ class EmaRecipe(Section):
     decay: float = Field(default=0.999, ge=0, lt=1)
     """Share of the old average kept at each step; 0 makes the average equal the weights."""
     warm_up: bool = True
-    """Use min(decay, (1 + step) / (10 + step)), so that short trainings forget their first weights."""
+    """Use min(decay, (1 + step) / (10 + step)), so that the initial weights count less in short trainings."""
 
 
 class PrecisionRecipe(Section):

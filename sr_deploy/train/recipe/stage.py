@@ -54,7 +54,7 @@ class RunRecipe(Section):
     keep_checkpoints: int = Field(default=3, ge=1, le=10**6)
     """Checkpoints kept, the newest ones."""
     bad_steps: int = Field(default=20, ge=0, le=10**9)
-    """Steps in a row whose loss or gradient is no number, and which are left out, before the training gives up."""
+    """Steps in a row with a non-finite loss or gradient, which are skipped, before the training gives up."""
     preview_every: Steps = 1000
     """Steps between two preview pictures; the last step always has one."""
 
@@ -74,9 +74,7 @@ class Recipe(Section):
     """Recipe of the stage before, from whose averaged generator this one starts. It is trained first where it is not
     there yet, or --from gives the weights."""
     network: NetworkRecipe
-    """The generator."""
     data: DataRecipe
-    """The images."""
     degradation: DegradationRecipe | None = None
     """How low resolution is made; left out: the papers' bicubic."""
     loss: SerializeAsAny[LossRecipe] = Field(default_factory=lambda: LossRecipe.model_validate({}))
@@ -92,7 +90,6 @@ class Recipe(Section):
     precision: PrecisionRecipe = PrecisionRecipe()
     """Number formats and memory layout."""
     run: RunRecipe
-    """How long."""
 
     @model_validator(mode="after")
     def _check_patch(self) -> Self:

@@ -30,19 +30,19 @@ class Codec:
     """FFmpeg's name of the encoder."""
     crf: int | None
     """Constant rate factor if nothing else is asked for: near what the eye sees no loss in; None: it has none."""
-    most_crf: int = 0
+    max_crf: int = 0
     """The largest, and worst, one."""
     options: tuple[tuple[str, str], ...] = ()
     """That it always gets."""
     light: LightOption | None = None
     """How it is told static HDR metadata; None: it cannot be."""
-    least_width: int = 1
+    min_width: int = 1
     """Of frames, in pixels."""
     says_aspect: bool = False
     """Whether it says itself which shape pixels have."""
     crf_option: str = "crf"
     """FFmpeg's name of the constant rate factor."""
-    least_crf: int = 0
+    min_crf: int = 0
     """The smallest, and best, one."""
     says_range: bool = True
     """Whether it says itself if samples use all numbers."""
@@ -55,13 +55,13 @@ class Codec:
 _H26X_UNITS = (50_000, 10_000)
 
 
-def _nvenc(in_software: CodecName, crf: int, most_crf: int, usual_formats: tuple[str, ...]) -> Codec:
+def _nvenc(in_software: CodecName, crf: int, max_crf: int, usual_formats: tuple[str, ...]) -> Codec:
     """The encoder of an NVIDIA GPU; nothing but the quality decides on its bits. Usual is what most GPUs take."""
     return Codec(
         encoder=f"{'hevc' if in_software == 'h265' else in_software}_nvenc",
         crf=crf,
-        most_crf=most_crf,
-        least_crf=1,  # 0 leaves the choice to the encoder
+        max_crf=max_crf,
+        min_crf=1,  # 0 leaves the choice to the encoder
         options=(("rc", "vbr"), ("b", "0")),
         crf_option="cq",
         usual_formats=usual_formats,
@@ -83,7 +83,7 @@ CODECS: dict[CodecName, Codec] = {
         51,
         (("x265-params", "log-level=error"),),
         LightOption("x265-params", "master-display", "max-cll", _H26X_UNITS),
-        least_width=64,  # x265 4.2 writes beyond its memory at widths such as 40 and 48
+        min_width=64,  # x265 4.2 writes beyond its memory at widths such as 40 and 48
         says_aspect=True,
     ),
     "av1": Codec(

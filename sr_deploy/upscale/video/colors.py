@@ -57,12 +57,12 @@ class MasteringLight:
 
     def format_display(self, chromaticity: int, luminance: int) -> str:
         """As x264, x265 and SVT-AV1 take it, in multiples of these; 1: as they are."""
-        *points, least, most = (
+        *points, minimum, maximum = (
             value * unit if unit == 1 else round(value * unit)
             for value, unit in zip(self.display, (chromaticity,) * 8 + (luminance,) * 2, strict=True)
         )
         red, green, blue, white = (f"({x},{y})" for x, y in zip(points[::2], points[1::2], strict=True))
-        return f"G{green}B{blue}R{red}WP{white}L({most},{least})"
+        return f"G{green}B{blue}R{red}WP{white}L({maximum},{minimum})"
 
     def format_content(self) -> str:
         """As x264, x265 and SVT-AV1 take it."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from sr_deploy.errors import VideoError
 from sr_deploy.upscale.video.convert import ToPixels
 from sr_deploy.upscale.video.decode import FrameReader, Losses
-from sr_deploy.upscale.video.entries import Entry
 from sr_deploy.upscale.video.frames import Timed
+from sr_deploy.upscale.video.random_access import RandomAccessPoint
 from sr_deploy.upscale.video.source import VideoInfo
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ class LastFrames:
 def continue_frames(info: VideoInfo, reader: FrameReader, to_pixels: ToPixels, done: Done) -> Iterator[VideoFrame]:
     """The frames behind those that are done.
 
-    Decoding begins at the last entry before them, if from there to the last frame that is done every frame comes at its
-    time, sound, and that last one is the same as in the run before, sample for sample. Else it begins at the first
-    frame, as it does for sources that are damaged before that place: all errors are then found and named again.
+    Decoding begins at the last random access point before them, if from there to the last frame that is done every
+    frame comes at its time, undamaged, and that last one is equal to that of the run before in every sample. Else it
+    begins at the first frame, as for sources that are damaged before that point: all errors are then reported again.
     """
-    entry = find_entry(info, done)
-    if entry is not None:
-        frames = reader.frames(entry)
-        known = info.times[bisect.bisect_left(info.times, entry.time) : len(done.times)]
+    access_point = find_random_access(info, done)
+    if access_point is not None:
+        frames = reader.frames(access_point)
+        known = info.times[bisect.bisect_left(info.times, access_point.time) : len(done.times)]
         last = _read_known(frames, known)
         if last is not None and not reader.losses.damaged and zlib.crc32(to_pixels(last).data) == done.check:
             yield from frames
@@ -81,12 +81,13 @@ def continue_frames(info: VideoInfo, reader: FrameReader, to_pixels: ToPixels, d
     yield from itertools.islice(reader.frames(), len(done.times), None)
 
 
-def find_entry(info: VideoInfo, done: Done) -> Entry | None:
+def find_random_access(info: VideoInfo, done: Done) -> RandomAccessPoint | None:
     """Where decoding may begin; None: at the first frame."""
     if not done.times or done.check is None or done.times != info.times[: len(done.times)]:
         return None
-    place = bisect.bisect_right(info.entries, done.times[-1], key=lambda entry: entry.time) - 1
-    return info.entries[place] if place >= 0 and info.entries[place].time > info.times[0] else None
+    points = info.random_access_points
+    index = bisect.bisect_right(points, done.times[-1], key=lambda point: point.time) - 1
+    return points[index] if index >= 0 and points[index].time > info.times[0] else None
 
 
 def _read_known(frames: Iterator[VideoFrame], times: Sequence[int]) -> VideoFrame | None:

@@ -113,7 +113,7 @@ class ToFrames:
 
 
 def _to_levels(luma: NDArray[np.floating[Any]], black: int, white: int, *, deep: bool) -> Pixels:
-    """From [0, 1], and what lies beyond, to whole numbers. FFmpeg's scaler takes all gray for full range."""
+    """From [0, 1], and what lies beyond, to integers. FFmpeg's scaler takes all gray for full range."""
     levels = np.rint(np.clip(luma, 0, 1) * (white - black) + black)
     return cast("Pixels", levels.astype(np.uint16 if deep else np.uint8))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.deps import require
 from sr_deploy.errors import VideoError
-from sr_deploy.upscale.video.entries import Entry
+from sr_deploy.upscale.video.random_access import RandomAccessPoint
 from sr_deploy.upscale.video.source import VideoInfo, find_video_stream, open_video
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Losses:
     missing: int = 0
     """Frames that were to be shown and could not be decoded."""
     damaged: int = 0
-    """Frames that were decoded with errors; they are kept, as the decoder mended them."""
+    """Frames that were decoded with errors; they are kept, with the errors that the decoder concealed."""
     first: float | None = None
     """Time of the first of them, in seconds; None: there is none."""
 
@@ -50,29 +50,30 @@ class FrameReader:
         self.losses = Losses()
         """Complete once all frames were read."""
 
-    def frames(self, entry: Entry | None = None) -> Iterator[VideoFrame]:
+    def frames(self, access_point: RandomAccessPoint | None = None) -> Iterator[VideoFrame]:
         """PyAV's frames, each with a time later than the one before.
 
         Args:
-            entry: of `VideoInfo.entries`, to begin there; nothing is given where it is not found. None: at the first.
+            access_point: one of `VideoInfo.random_access_points`, to begin there; no frame where it is not found. None:
+                from the first packet.
 
         Raises:
             VideoError: frames without times, times that go back, or another frame size midway.
         """
         seen: set[int] = set()
         latest: int | None = None
-        for frame in self._decode(entry):
+        for frame in self._decode(access_point):
             if frame.pts is None:
                 raise VideoError(
                     f"{self._info.path} has frames without times; give them some, as in: ffmpeg -fflags +genpts -i IN "
                     "-c copy OUT"
                 )
-            if entry is not None and frame.pts < entry.time:
+            if access_point is not None and frame.pts < access_point.time:
                 continue
             time = float(frame.pts * self._info.time_base)
             if latest is not None and frame.pts <= latest:
                 raise VideoError(
-                    f"{self._info.path} goes back in time at {time:.3f} s; mend it, as in: ffmpeg -i IN OUT"
+                    f"{self._info.path} goes back in time at {time:.3f} s; repair it, as in: ffmpeg -i IN OUT"
                 )
             self._require_kind(frame, time)
             if frame.is_corrupt:
@@ -92,18 +93,18 @@ class FrameReader:
                 "-i IN -vf scale=WIDTH:HEIGHT,format=yuv420p OUT"
             )
 
-    def _decode(self, entry: Entry | None) -> Iterator[VideoFrame]:
+    def _decode(self, access_point: RandomAccessPoint | None) -> Iterator[VideoFrame]:
         av = require("av", "upscaling videos")
         with open_video(self._info.path) as container:
             stream = find_video_stream(container, self._info.path)
             stream.thread_type = "AUTO"
             packets: Iterator[Packet] = container.demux(stream)
-            if entry is not None:
+            if access_point is not None:
                 try:
-                    container.seek(entry.seek_time, stream=stream)
+                    container.seek(access_point.seek_time, stream=stream)
                 except av.FFmpegError:
                     return
-                packets = itertools.dropwhile(lambda packet: packet.pts != entry.time, packets)
+                packets = itertools.dropwhile(lambda packet: packet.pts != access_point.time, packets)
             while True:
                 try:
                     packet = next(packets, None)

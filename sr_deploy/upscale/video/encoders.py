@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 from sr_deploy.deps import require
 from sr_deploy.errors import InputError, VideoError
 from sr_deploy.legible import show_value
-from sr_deploy.upscale.files import require_scale
+from sr_deploy.upscale.image_file import require_scale
 from sr_deploy.upscale.video.codecs import CODECS, Codec, CodecName
 from sr_deploy.upscale.video.colors import RGB, Colors, MasteringLight, guess_matrix
 from sr_deploy.upscale.video.kind import FrameKind
@@ -53,9 +53,8 @@ class EncoderPlan:
     """All that an encoder is told."""
 
     codec: CodecName
-    """Which one."""
     kind: FrameKind
-    """Of the frames."""
+    """Size, pixel format and colors of the frames."""
     time_base: Fraction
     """Seconds per unit of their times."""
     rate: Fraction
@@ -63,7 +62,7 @@ class EncoderPlan:
     aspect: Fraction
     """Width of a pixel over its height."""
     options: Mapping[str, str]
-    """In FFmpeg's terms."""
+    """Options of FFmpeg's encoder."""
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What cannot be as in the source, in words."""
 
@@ -93,8 +92,8 @@ def plan_encoder(info: VideoInfo, size: tuple[int, int], target: Path, settings:
             f"this PyAV has no encoder {codec.encoder}; take another --codec, or install PyAV from PyPI, which has all "
             "that are known here"
         )
-    if width < codec.least_width:
-        raise InputError(f"{name} takes frames of {codec.least_width} pixels and more in width, not {width}; take h264")
+    if width < codec.min_width:
+        raise InputError(f"{name} takes frames of {codec.min_width} pixels and more in width, not {width}; take h264")
     chosen = choose_format(codec.encoder, source, size, settings.pixel_format, codec.usual_formats)
     return EncoderPlan(
         codec=name,
@@ -195,9 +194,9 @@ def _collect_options(name: CodecName, settings: VideoSettings, light: MasteringL
     if settings.crf is not None and codec.crf is None:
         raise InputError(f"{name} has no constant rate factor; leave --crf out, or take another --codec")
     crf = codec.crf if settings.crf is None else settings.crf
-    if crf is not None and not codec.least_crf <= crf <= codec.most_crf:
+    if crf is not None and not codec.min_crf <= crf <= codec.max_crf:
         raise InputError(
-            f"the constant rate factor of {name} lies between {codec.least_crf} and {codec.most_crf}, not at {crf}"
+            f"the constant rate factor of {name} lies between {codec.min_crf} and {codec.max_crf}, not at {crf}"
         )
     options = {"chroma_sample_location": "left", **dict(codec.options)}
     if crf is not None:

@@ -20,7 +20,7 @@ from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.plan import Cut
 from sr_deploy.upscale.video.convert import ToFrames, ToPixels
 from sr_deploy.upscale.video.kind import FrameKind
-from sr_deploy.upscale.video.pipeline import Clock, WriteBehind, count_between, read_ahead
+from sr_deploy.upscale.video.stage_threads import Clock, WriteBehind, count_between, prefetch
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -41,15 +41,15 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Settled:
-    """How frames will be cut, and the frames."""
+class FrozenCut:
+    """How all frames are cut into tiles, and the frames."""
 
     cut: Cut | None
     """None: there is no frame."""
     decoded: Iterator[Timed]
-    """All of them."""
-    together: int = 1
-    """How many go through the network at once."""
+    """All frames, with the first."""
+    batch_size: int = 1
+    """Frames that go through the network at once."""
 
 
 def read_pixels(frames: Iterator[VideoFrame], to_pixels: ToPixels, clock: Clock) -> Iterator[Timed]:
@@ -63,7 +63,7 @@ def read_pixels(frames: Iterator[VideoFrame], to_pixels: ToPixels, clock: Clock)
         yield timed
 
 
-def settle_cut(upscalers: Sequence[Upscaler], decoded: Iterator[Timed], cut: Cut | None = None) -> Settled:
+def freeze_cut(upscalers: Sequence[Upscaler], decoded: Iterator[Timed], cut: Cut | None = None) -> FrozenCut:
     """Make all upscalers cut every frame alike.
 
     Args:
@@ -72,15 +72,15 @@ def settle_cut(upscalers: Sequence[Upscaler], decoded: Iterator[Timed], cut: Cut
         cut: of an earlier run, to do as then; None: decide now.
 
     Returns:
-        What was decided, None where there is no frame; and the frames, the first among them.
+        The cut, None where there is no frame; and the frames, with the first.
     """
     first = next(decoded, None)
     if first is None or first.pixels is None:
-        return Settled(cut, iter(()))
+        return FrozenCut(cut, iter(()))
     for upscaler in upscalers:
-        cut = upscaler.settle(first.pixels, cut)
-    together = upscalers[0].count_together(*first.pixels.shape[:2])
-    return Settled(cut, itertools.chain([first], decoded), together)
+        cut = upscaler.freeze(first.pixels, cut)
+    batch_size = upscalers[0].count_batch(*first.pixels.shape[:2])
+    return FrozenCut(cut, itertools.chain([first], decoded), batch_size)
 
 
 def make_clock(upscalers: Sequence[Upscaler]) -> Clock:
@@ -95,7 +95,7 @@ def upscale_frames(
     clock: Clock,
     *,
     input_bytes: int,
-    together: int = 1,
+    batch_size: int = 1,
     first: int = 0,
     compute_every: int | None = None,
     on_frame: OnFrame | None = None,
@@ -111,7 +111,7 @@ def upscale_frames(
         write: called in a thread of its own, in order.
         clock: counts what the stages work.
         input_bytes: of a decoded frame's samples, which decide on how many may wait.
-        together: frames that go through the network at once, if their samples are not too many to wait.
+        batch_size: frames that go through the network at once, if their samples are not too many to wait.
         first: number of the first frame.
         compute_every: frames whose number is a multiple of it are computed in any case, and not with those before.
         on_frame: told about progress.
@@ -144,13 +144,13 @@ def upscale_frames(
                 raise GuardError(f"frame {group[finished].number}: {error}") from error
 
     with (
-        read_ahead(decoded, count_between(input_bytes)) as ahead,
+        prefetch(decoded, count_between(input_bytes)) as prefetched,
         WriteBehind(write, count_between(output_bytes)) as behind,
         DevicePool([partial(compute, upscaler) for upscaler in upscalers]) as pool,
     ):
-        numbered = _number_frames(ahead, first, compute_every, stop)
-        most = min(together, count_between(output_bytes))
-        for group, upscaled in pool.run(_group_frames(numbered, most, compute_every, stop)):
+        numbered = _number_frames(prefetched, first, compute_every, stop)
+        max_group = min(batch_size, count_between(output_bytes))
+        for group, upscaled in pool.run(_group_frames(numbered, max_group, compute_every, stop)):
             for frame, pixels in zip(group, upscaled.result(), strict=True):
                 behind.put(Timed(pixels, frame.time))
                 if on_frame is not None:
@@ -181,7 +181,7 @@ def _number_frames(
 
 
 def _group_frames(
-    frames: Iterator[_Numbered], most: int, compute_every: int | None, stop: threading.Event
+    frames: Iterator[_Numbered], max_group: int, compute_every: int | None, stop: threading.Event
 ) -> Iterator[list[_Numbered]]:
     """Frames to compute at once, or one that repeats the one before.
 
@@ -194,7 +194,7 @@ def _group_frames(
             yield group
             group = []
         group.append(frame)
-        if len(group) == most or frame.pixels is None:
+        if len(group) == max_group or frame.pixels is None:
             yield group
             group = []
     if group and not stop.is_set():

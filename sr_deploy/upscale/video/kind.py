@@ -14,13 +14,13 @@ class FrameKind:
     """Size, format and colors."""
 
     width: int
-    """In pixels."""
+    """Pixels."""
     height: int
-    """In pixels."""
+    """Pixels."""
     pixel_format: str
     """FFmpeg's name of how samples are stored."""
     colors: Colors
-    """What they mean."""
+    """Primaries, transfer function, matrix and range."""
     chroma_location: str = "left"
     """Where chroma samples lie, as FFmpeg's scale filter calls it; left is what most codecs mean if nothing is said."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from sr_deploy.deps import require
 from sr_deploy.errors import OutputError, PlaceLostError, VideoError
 from sr_deploy.files import output_error
-from sr_deploy.upscale.video.address import lend_address
+from sr_deploy.names import lend_url
 from sr_deploy.upscale.video.codecs import CODECS
 from sr_deploy.upscale.video.encoders import VIDEO_SUFFIXES, EncoderPlan, configure_encoder, open_encoder
 from sr_deploy.upscale.video.segments import Segment
@@ -34,7 +34,7 @@ QUICKTIME = (".mp4", ".m4v", ".mov")
 QUICKTIME_UNITS = 90_000
 """Of it, in a second."""
 _NEEDED = ("audio", "subtitle")
-"""Without them nobody is served: a target that cannot hold them is refused."""
+"""The result is useless without them: a target that cannot hold them is refused."""
 _COPIED = (*_NEEDED, "attachment")
 
 
@@ -111,8 +111,8 @@ def join_segments(info: VideoInfo, plan: EncoderPlan, segments: Sequence[Segment
     with open_video(info.path) as source:
         try:
             with (
-                lend_address(path) as address,
-                av.open(address, "w", container_options=_container_options(path)) as container,
+                lend_url(path) as url,
+                av.open(url, "w", container_options=_container_options(path)) as container,
             ):
                 video, others = _add_streams(container, source, info, plan, copied.streams)
                 _require_same_start(segments, video)
@@ -133,7 +133,7 @@ def _try_streams(
     """Why a file with these streams cannot be begun; None if it can."""
     av = require("av", "upscaling videos")
     try:
-        with lend_address(path) as address, av.open(address, "w") as container:
+        with lend_url(path) as url, av.open(url, "w") as container:
             _add_streams(container, source, info, plan, indices)
             container.start_encoding()
     except (av.FFmpegError, ValueError) as error:

@@ -15,9 +15,9 @@ from sr_deploy.upscale.video.frames import (
     FrameMaker,
     OnFrame,
     Timed,
+    freeze_cut,
     make_clock,
     read_pixels,
-    settle_cut,
     upscale_frames,
 )
 from sr_deploy.upscale.video.raw import (
@@ -34,11 +34,11 @@ class PipeResult:
     """What went through."""
 
     source: RawFormat
-    """What came."""
+    """Format of the input stream."""
     target: RawFormat
-    """What went."""
+    """Format of the output stream."""
     frames: int
-    """How many."""
+    """Frames that were written."""
     duplicates: int
     """Of them, frames that repeat the one before."""
     stages: dict[str, float]
@@ -76,7 +76,7 @@ def upscale_pipe(
         InputError: no such format, or no size.
         VideoError: the stream is not of that format, or ends in the middle of a frame; what came before is written.
         GuardError: what the network gives for a frame is no picture of it.
-        OutputError: nobody reads the target any more.
+        OutputError: the reader of the target has ended.
         BackendError: the backend failed.
     """
     started = time.perf_counter()
@@ -95,14 +95,14 @@ def upscale_pipe(
         repeated += timed.pixels is None
 
     write_head(target, enlarged)
-    settled = settle_cut(upscalers, read_pixels(reader.frames(), ToPixels(form.kind), clock))
+    frozen = freeze_cut(upscalers, read_pixels(reader.frames(), ToPixels(form.kind), clock))
     stopped = upscale_frames(
         upscalers,
-        settled.decoded,
+        frozen.decoded,
         write,
         clock,
         input_bytes=form.kind.sample_bytes,
-        together=settled.together,
+        batch_size=frozen.batch_size,
         on_frame=on_frame,
         stop=stop,
     )

@@ -67,7 +67,7 @@ class Samples(NamedTuple):
     """What the samples of a format are."""
 
     bits: int
-    """Of each."""
+    """Bits of each sample."""
     gray: bool
     """Whether there is one for each pixel, its luma."""
 

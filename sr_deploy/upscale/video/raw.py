@@ -148,8 +148,8 @@ def _read_y4m_head(stream: BinaryIO) -> RawFormat:
 
 
 def _describe_rgb24(size: str | None) -> RawFormat:
-    sides = (size or "").lower().split("x")
-    found = _read_size(*sides) if len(sides) == 2 else None
+    numbers = (size or "").lower().split("x")
+    found = _read_size(*numbers) if len(numbers) == 2 else None
     if found is None:
         raise InputError(
             f"rgb24 streams do not say their size: give it with --size, as in 640x360 ({_SIZES}), not "
@@ -159,7 +159,7 @@ def _describe_rgb24(size: str | None) -> RawFormat:
 
 
 def _read_size(width: str, height: str) -> tuple[int, int] | None:
-    """None: no whole numbers, or a frame that is larger than any picture that is read."""
+    """None: no integers, or a frame that is larger than any picture that is read."""
     if not all(re.fullmatch("[0-9]{1,5}", side) for side in (width, height)):
         return None
     size = int(width), int(height)
@@ -170,7 +170,7 @@ def write_head(stream: BinaryIO, form: RawFormat) -> None:
     """Write what stands before the first frame.
 
     Raises:
-        OutputError: nobody reads the stream any more, or its disk is full.
+        OutputError: the reader of the stream has ended, or its disk is full.
     """
     _write(stream, [form.head])
 
@@ -179,7 +179,7 @@ def write_frame(stream: BinaryIO, frame: VideoFrame, form: RawFormat) -> None:
     """Write a frame of that format.
 
     Raises:
-        OutputError: nobody reads the stream any more, or its disk is full.
+        OutputError: the reader of the stream has ended, or its disk is full.
     """
     mark = [] if form.words is None else [b"FRAME\n"]
     _write(stream, [*mark, *(np.ascontiguousarray(plane).data for plane in view_planes(frame))])
@@ -191,7 +191,7 @@ def _write(stream: BinaryIO, pieces: Sequence[bytes | memoryview]) -> None:
             stream.write(piece)
         stream.flush()
     except OSError as error:
-        why = "whoever reads them has ended" if isinstance(error, BrokenPipeError) else "there is no room for them"
+        why = "their reader has ended" if isinstance(error, BrokenPipeError) else "there is no room for them"
         raise OutputError(f"the frames cannot be written: {why} ({error.strerror})") from error
 
 

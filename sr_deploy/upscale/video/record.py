@@ -77,7 +77,7 @@ def open_work_folder(target: Path, job: str) -> Iterator[Path]:
                 yield folder
             finally:
                 if not any(folder.glob("segment-*.json")):  # one is finished once that stands
-                    with contextlib.suppress(OutputError):  # what is wrong has been said, or is nobody's concern
+                    with contextlib.suppress(OutputError):  # reported already, or without consequence
                         empty_work_folder(folder)
     finally:
         with contextlib.suppress(OSError):  # segments wait there, or another process has begun

@@ -32,7 +32,7 @@ class Segment:
     """One finished piece."""
 
     path: Path
-    """Its packets."""
+    """File of the packets, one after the other."""
     times: tuple[Annotated[int, Field(ge=-(2**63), lt=2**63)], ...]
     """Of its frames in the order of the packets, in units of the time base."""
     sizes: tuple[NonNegativeInt, ...]

@@ -16,12 +16,12 @@ from sr_deploy.deps import require
 from sr_deploy.errors import VideoError
 from sr_deploy.files import require_file
 from sr_deploy.imaging.limits import MAX_PIXELS
-from sr_deploy.upscale.video.address import lend_address
+from sr_deploy.names import lend_url
 from sr_deploy.upscale.video.colors import MasteringLight, read_colors, read_mastering_light
-from sr_deploy.upscale.video.entries import Entry, EntryFinder
 from sr_deploy.upscale.video.kind import FrameKind
 from sr_deploy.upscale.video.length import count_missing_bytes
 from sr_deploy.upscale.video.pixel_formats import has_transparency
+from sr_deploy.upscale.video.random_access import RandomAccessFinder, RandomAccessPoint
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -71,7 +71,7 @@ class StreamSpan:
     """One stream, as its packets say."""
 
     index: int
-    """Within the file."""
+    """Index of the stream in the file."""
     kind: str
     """`video`, `audio`, `subtitle`, `data`, `attachment`."""
     codec: str
@@ -79,7 +79,7 @@ class StreamSpan:
     time_base: Fraction
     """Seconds per unit of its times."""
     packets: int = 0
-    """That hold something."""
+    """Packets that are not empty."""
     start: Fraction | None = None
     """Time of the first, in seconds; None: none has a time."""
     last: Fraction | None = None
@@ -93,7 +93,6 @@ class VideoInfo:
     """What a video file says of itself."""
 
     path: Path
-    """The file."""
     index: int
     """Of the stream that is upscaled."""
     kind: FrameKind
@@ -113,10 +112,9 @@ class VideoInfo:
     start: Fraction
     """When the file begins, in seconds."""
     streams: tuple[StreamSpan, ...] = ()
-    """All streams."""
     times: tuple[int, ...] = field(default=(), repr=False)
     """Of the video's packets that are to be shown, sorted."""
-    entries: tuple[Entry, ...] = field(default=(), repr=False)
+    random_access_points: tuple[RandomAccessPoint, ...] = field(default=(), repr=False)
     """Where a decoder can begin as well as at the first packet, sorted."""
     damage: str | None = None
     """What is wrong with the file before anything is decoded; None: nothing."""
@@ -146,8 +144,8 @@ def open_video(path: Path) -> Iterator[InputContainer]:
     require_file(path, "a video")
     av = require("av", "upscaling videos")
     try:
-        with lend_address(path) as address:
-            container = av.open(address, options=_allow_files_alone(), metadata_errors="replace")
+        with lend_url(path) as url:
+            container = av.open(url, options=_allow_files_alone(), metadata_errors="replace")
     except av.FFmpegError as error:
         raise VideoError(
             f"{path} is no video that can be read, or damaged at its head, and nothing of it can be recovered "
@@ -242,7 +240,7 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
     """With spans, times, and what the packets tell of damage."""
     av = require("av", "upscaling videos")
     times: list[int] = []
-    entries: list[Entry] = []
+    random_access_points: list[RandomAccessPoint] = []
     damage: list[str] = []
     with open_video(info.path) as container:
         spans = [
@@ -254,7 +252,7 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
             )
             for stream in container.streams
         ]
-        is_entry = EntryFinder(container.streams[info.index].codec_context)
+        is_random_access = RandomAccessFinder(container.streams[info.index].codec_context)
         corrupt = 0
         try:
             for packet in container.demux():
@@ -264,8 +262,10 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
                 spans[packet.stream_index] = _widen(spans[packet.stream_index], packet)
                 if packet.stream_index == info.index and packet.pts is not None and not packet.is_discard:
                     times.append(packet.pts)
-                    if is_entry(packet):
-                        entries.append(Entry(packet.pts, packet.pts if packet.dts is None else packet.dts))
+                    if is_random_access(packet):
+                        random_access_points.append(
+                            RandomAccessPoint(packet.pts, packet.pts if packet.dts is None else packet.dts)
+                        )
         except av.FFmpegError as error:
             damage.append(f"reading stops with: {error.strerror}")
         if corrupt:
@@ -288,7 +288,7 @@ def _read_packets(info: VideoInfo) -> VideoInfo:
         info,
         streams=tuple(spans),
         times=tuple(times),
-        entries=tuple(sorted(entries)),
+        random_access_points=tuple(sorted(random_access_points)),
         damage="; ".join(damage) or None,
     )
 

@@ -10,7 +10,7 @@ from sr_deploy.bundle.certificate import Place
 from sr_deploy.bundle.verdict import Judgment
 from sr_deploy.model import Model
 from sr_deploy.verify.engines import find_engines
-from sr_deploy.verify.judging import list_graphs, list_places
+from sr_deploy.verify.judging import list_graphs, list_output_keys
 from sr_deploy.verify.worst import Crop
 
 
@@ -19,7 +19,6 @@ class PageContent:
     """Everything that the page shows."""
 
     title: str
-    """What was verified."""
     network: str
     """Its architecture for people; empty if unknown."""
     judgment: Judgment
@@ -27,15 +26,13 @@ class PageContent:
     certificate: Certificate
     """Entries of all machines, checks, error budgets."""
     graphs: Sequence[GraphRecord]
-    """ONNX graphs."""
     engines: Sequence[EngineRecord] = ()
-    """TensorRT engines."""
     manifest: Manifest | None = None
     """What a bundle is made of."""
     ran_now: Sequence[CertificateEntry] = ()
     """Entries of the verification that wrote the page; none where `build` did."""
     crops: Sequence[Crop] = ()
-    """The worst places."""
+    """Crops around the largest errors."""
     here: Sequence[Place] = ()
     """This machine's processor and GPUs."""
     written_at: str = ""
@@ -90,6 +87,6 @@ def describe_page(
         manifest=model.bundle.manifest if model.bundle is not None else None,
         ran_now=entries,
         crops=crops,
-        here=list_places(),
+        here=list_output_keys(),
         written_at=utc_now(),
     )

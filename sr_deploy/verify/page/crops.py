@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sr_deploy.page.html import encode_picture, escape
+from sr_deploy.page.html import encode_image, escape
 from sr_deploy.verify.page.measured import describe_place
 from sr_deploy.verify.worst import Crop
 
 _FULL = 255
-_MOST_CROPS = 12
+_MAX_CROPS = 12
 _SIDE = 320
 """Longest side of a crop on the page, in CSS pixels."""
 
@@ -30,7 +30,7 @@ def show_crops(crops: Sequence[Crop], *, ran: bool) -> str:
     for crop in crops:
         if not shows_difference(crop):
             hidden[crop.backend] = max(crop.max_abs, hidden.get(crop.backend, 0.0))
-    figures = "".join(_show_crop(number, crop) for number, crop in enumerate(seen[:_MOST_CROPS]))
+    figures = "".join(_show_crop(number, crop) for number, crop in enumerate(seen[:_MAX_CROPS]))
     parts = ["<h2>Worst places</h2>"]
     if figures:
         parts.append(
@@ -62,7 +62,7 @@ def _show_crop(number: int, crop: Crop) -> str:
         "input": ("input", "input", crop.lr),
     }
     stored = "".join(
-        f'<img class="store" data-view="{view}" alt="" src="{encode_picture(picture)}">'
+        f'<img class="store" data-view="{view}" alt="" src="{encode_image(picture)}">'
         for view, (_, _, picture) in views.items()
     )
     choices = "".join(
@@ -77,8 +77,8 @@ def _show_crop(number: int, crop: Crop) -> str:
         f'<figure><div class="slider" tabindex="0" role="slider" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="50" aria-label="Reference against {escape(crop.backend)}" '
         f'style="width: {drawn}px; aspect-ratio: {width}/{height}">'
-        f'<img class="right" alt="{escape(crop.backend)}" src="{encode_picture(crop.candidate)}">'
-        f'<img class="left" alt="reference" src="{encode_picture(crop.reference)}"><span class="handle"></span></div>'
+        f'<img class="right" alt="{escape(crop.backend)}" src="{encode_image(crop.candidate)}">'
+        f'<img class="left" alt="reference" src="{encode_image(crop.reference)}"><span class="handle"></span></div>'
         f'<div class="sides"><span>reference</span><span class="right-name">artifact</span></div>'
         f'<div class="views" role="radiogroup" aria-label="Shown on the right">{choices}</div>{stored}'
         f"<figcaption>{escape(crop.backend)}, <code>{escape(crop.file)}</code>: off by {crop.max_abs:.1e} in "

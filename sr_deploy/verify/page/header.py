@@ -25,11 +25,11 @@ def show_header(content: PageContent) -> str:
         said = "NOT verified"
     chips = "".join(f'<span class="limit warn">{escape(limit)}</span>' for limit in limits)
     version = tool_versions().get("sr-deploy", "")
-    places = " and ".join(name for name, _ in content.here)
+    machines = " and ".join(name for name, _ in content.here)
     return (
         f'<header><h1>{escape(content.title)}</h1><span class="verdict {color}">{escape(said)}</span>{chips}'
         f'<span class="soft">{escape(content.network)}</span></header>{_show_causes(content)}'
-        f'<p class="soft">Written by sr-deploy {escape(version)} on {escape(places)}, '
+        f'<p class="soft">Written by sr-deploy {escape(version)} on {escape(machines)}, '
         f"{escape(_show_time(content.written_at))} UTC.</p>"
     )
 
@@ -94,7 +94,7 @@ def _list_uncovered(content: PageContent) -> Iterator[str]:
     for graph in judgment.missing:
         yield f"{graph.file}: no backend ran it"
     for graph in judgment.aside:
-        yield f"{graph.file}: nobody asked for it"
+        yield f"{graph.file}: not requested"
     for one in judgment.not_run:
         yield f"{one.what}: {one.reason}"
     for check in judgment.unchecked:

@@ -11,7 +11,7 @@ def test_shapes_are_batch_height_width():
 
 @pytest.mark.parametrize("text", ["", "720x1280", "1x0x4", "1x-2x3", "1x2x3x4", "axbxc", "1x2x65537", "1x2.5x3"])
 def test_what_is_no_shape(text):
-    with pytest.raises(ShapeError, match=r"is no shape; give NxHxW in whole numbers from 1 to 65536"):
+    with pytest.raises(ShapeError, match=r"is no shape; give NxHxW in integers from 1 to 65536"):
         parse_shape(text)
 
 

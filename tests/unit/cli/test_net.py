@@ -258,8 +258,8 @@ def test_a_surprise_in_a_process_beside_this_one_is_told_without_its_traceback(t
     "broken",
     [
         "sr_deploy.upscale.folder.load_item",
-        "sr_deploy.upscale.pipeline.Canvas.put",
-        "sr_deploy.upscale.work.write_enlarged",
+        "sr_deploy.upscale.tile_pipeline.Canvas.put",
+        "sr_deploy.upscale.folder_job.write_enlarged",
     ],
 )
 def test_a_surprise_in_a_thread_costs_its_picture(broken, tmp_path, monkeypatch, capsys, write_gentle_network):

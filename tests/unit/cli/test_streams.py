@@ -187,7 +187,7 @@ def test_progress_lines_do_not_run_into_each_other(capsys):
         ("<&-", "stdin is closed; leave it open"),
         (">&-", "stdout is closed; leave it open"),
         pytest.param(">/dev/full", "there is no room for them (No space left on device)", marks=FULL),
-        ("| head -c 1 >/dev/null", "whoever reads them has ended (Broken pipe)"),
+        ("| head -c 1 >/dev/null", "their reader has ended (Broken pipe)"),
     ],
 )
 def test_frames_that_have_nowhere_to_come_from_or_go_to_end_the_job(redirect, said, tmp_path, write_gentle_network):

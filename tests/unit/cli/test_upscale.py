@@ -247,14 +247,14 @@ def test_auto_computes_a_graph_without_torch(here: Path, graph: Path) -> None:
 
 
 def test_scale_alpha_and_quality(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sr_deploy.imaging.picture import Picture, read_picture, write_picture
+    from sr_deploy.imaging.decoded_image import DecodedImage, decode_image, write_decoded
 
     pixels = read_image(here / "in.png")
-    write_picture(here / "clear.png", Picture(pixels, np.ascontiguousarray(pixels[..., 0]), dpi=(300, 300)))
+    write_decoded(here / "clear.png", DecodedImage(pixels, np.ascontiguousarray(pixels[..., 0]), dpi=(300, 300)))
     model = ["--model", "net.safetensors", "--backend", "torch"]
     assert main(["upscale", "clear.png", "small.webp", *model, "--scale", "1.5", "--alpha", "bicubic"]) == 0
     assert "small.webp: 101x60 to 152x90, whole, " in capsys.readouterr().out
-    small = read_picture(here / "small.webp")
+    small = decode_image(here / "small.webp")
     assert small.pixels.shape == (90, 152, 3)
     assert small.alpha is not None
     assert small.dpi == pytest.approx((300, 300), rel=1e-4)
@@ -266,9 +266,9 @@ def test_scale_alpha_and_quality(here: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_what_a_format_cannot_hold_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sr_deploy.imaging.picture import Picture, write_picture
+    from sr_deploy.imaging.decoded_image import DecodedImage, write_decoded
 
-    write_picture(here / "deep.png", Picture(read_image(here / "in.png").astype(np.uint16) * 257))
+    write_decoded(here / "deep.png", DecodedImage(read_image(here / "in.png").astype(np.uint16) * 257))
     words = ["upscale", "deep.png", "out.jpg", "--model", "net.safetensors", "--backend", "torch"]
     assert main(words) == 0
     assert "note     JPEG holds 8 bits per channel: 16 bits were rounded" in capsys.readouterr().out

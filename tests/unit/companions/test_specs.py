@@ -14,7 +14,7 @@ from sr_deploy.deploy import _write_bundle
 from sr_deploy.engine.bundle import build_engines, check_plan
 from sr_deploy.engine.profiles import check_profiles
 from sr_deploy.export.int8.bundle import Calibration
-from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.spec import load_spec
 from sr_deploy.graph.read import read_graph
 from sr_deploy.model import open_model

@@ -20,15 +20,14 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.bundle import GraphRecord, parse_profile
 from sr_deploy.engine.precision import find_unplanned_nodes, judge_layers
 from sr_deploy.engine.request import EngineRequest
-from sr_deploy.export.fp16 import convert_graph_to_fp16, convert_graph_to_half, convert_model_to_fp16
-from sr_deploy.export.half_format import BF16
+from sr_deploy.export.float_format import BF16
+from sr_deploy.export.fp16 import convert_graph_to_format, convert_graph_to_fp16, convert_model_to_fp16
 from sr_deploy.export.int8.calibration import quantize_layers
 from sr_deploy.export.int8.insert import insert_quantization
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import place_quantization
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.onnx_export import export_network_to_onnx
-from sr_deploy.export.rewrite import rewrite_graph_file
-from sr_deploy.export.write import write_graph
+from sr_deploy.export.write import rewrite_graph_file, write_graph
 from sr_deploy.files import sha256_of
 
 pytestmark = [
@@ -85,7 +84,7 @@ def make_graph(plain: Path, rewritten: Path, kind: str, folder: Path) -> Graph:
     if precision == "fp32":
         path = plain if variant else rewritten
     elif precision == "bf16":
-        convert_graph_to_half(rewritten, path, BF16)
+        convert_graph_to_format(rewritten, path, BF16)
     elif precision == "fp16":
         planned = tuple(convolutions[1:3]) if variant else ()
         convert_graph_to_fp16(rewritten, path, planned)

@@ -43,7 +43,7 @@ class Stub:
     stripped: bool = False
     refuses: dict[str, str] = field(default_factory=dict)
     """Calls that fail, and what the log is told."""
-    most_pixels: int | None = None
+    max_pixels: int | None = None
     """Beyond it memory is not enough."""
     layers: str = '{"Layers": []}'
     calls: list[str] = field(default_factory=list)
@@ -245,7 +245,7 @@ class IExecutionContext:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         stub, gpu, shape = self.stub, self.stub.gpu, self.shape
-        if stub.most_pixels is not None and np.prod(shape) // 3 > stub.most_pixels:
+        if stub.max_pixels is not None and np.prod(shape) // 3 > stub.max_pixels:
             return stub.allows("execute_async_v3", OUT_OF_MEMORY)
         used = [self.state]
         if not self.owns_work:

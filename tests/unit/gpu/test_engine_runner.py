@@ -168,7 +168,7 @@ def test_memory_that_is_not_there_is_said_before_anything_runs(bundle, stub, ins
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_tiles_are_halved_where_the_engine_runs_out_of_memory(bundle, stub, install_sdk, batch):
-    stub.most_pixels = 24 * 24
+    stub.max_pixels = 24 * 24
     install_sdk(stub)
     add_engine(bundle, profiles=PROFILES)
     lr = pictures(1, 100, 90, 3)[0]

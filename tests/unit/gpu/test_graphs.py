@@ -58,7 +58,7 @@ def test_a_shape_is_captured_when_it_comes_again(gpu: Gpu) -> None:
 
 def test_the_shape_that_was_not_used_for_longest_is_forgotten(gpu: Gpu) -> None:
     network = Doubling()
-    replay = GraphReplay(network, "net", FIRST, most=2)
+    replay = GraphReplay(network, "net", FIRST, max_graphs=2)
     for size in (1, 1, 2, 2, 1, 3, 3):
         assert value(replay(ones(size))) == 2
     assert replay.captured == 2
@@ -82,7 +82,7 @@ def test_each_graph_may_have_a_function_of_its_own(gpu: Gpu) -> None:
 
 
 def test_nothing_is_captured_where_that_is_not_wanted(gpu: Gpu) -> None:
-    replay = GraphReplay(Doubling(), "net", FIRST, most=0)
+    replay = GraphReplay(Doubling(), "net", FIRST, max_graphs=0)
     assert [value(replay(ones(1))) for _ in range(4)] == [2] * 4
     assert replay.captured == 0
 

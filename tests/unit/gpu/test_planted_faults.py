@@ -90,7 +90,7 @@ def run_graphs(module: Any) -> None:
         weights = put_on_gpu(np.full((1,), 3, np.float32))
         return lambda lr: (lr * weights + 1) * weights
 
-    replay = module.GraphReplay(make_network(), "net", FIRST, most=2)
+    replay = module.GraphReplay(make_network(), "net", FIRST, max_graphs=2)
     streams = [torch.cuda.Stream(FIRST) for _ in range(2)]
     for stream in streams:
         stream.wait_stream(torch.cuda.current_stream(FIRST))  # on which weights come up
@@ -185,31 +185,31 @@ IN_PIPELINE = [
         "the network may start before its weights are there",
         "self._compute.wait_stream(torch.cuda.current_stream(self._device))",
     ),
-    Plant("the network may start before its input is there", "self._compute.wait_stream(self._up)"),
+    Plant("the network may start before its input is there", "self._compute.wait_stream(self._upload)"),
     Plant(
         "the network runs on the stream of results",
         "with torch.cuda.stream(self._compute):",
-        "with torch.cuda.stream(self._down):",
+        "with torch.cuda.stream(self._download):",
     ),
     Plant("the input is given away while the network reads it", "lr.record_stream(self._compute)"),
-    Plant("the input is copied on whichever stream is current", "with torch.cuda.stream(self._up):", "if True:"),
+    Plant("the input is copied on whichever stream is current", "with torch.cuda.stream(self._upload):", "if True:"),
     Plant(
         "a result is ready when its batch is queued",
         "sr_NCHW = self._infer(lr)\n            ready = self._compute.record_event()\n",
         "ready = self._compute.record_event()\n            sr_NCHW = self._infer(lr)\n",
     ),
-    Plant("a result is ready when its input is there", "self._compute.record_event()", "self._up.record_event()"),
-    Plant("a result may be read before it is ready", "self._down.wait_event(ready)"),
+    Plant("a result is ready when its input is there", "self._compute.record_event()", "self._upload.record_event()"),
+    Plant("a result may be read before it is ready", "self._download.wait_event(ready)"),
     Plant(
         "results are rounded on whichever stream is current",
-        "with torch.cuda.stream(self._down):\n            made = compute()",
-        "made = compute()\n        with torch.cuda.stream(self._down):",
+        "with torch.cuda.stream(self._download):\n            made = compute()",
+        "made = compute()\n        with torch.cuda.stream(self._download):",
     ),
-    Plant("the host reads before the copy is done", "self._down.synchronize()"),
+    Plant("the host reads before the copy is done", "self._download.synchronize()"),
     Plant(
         "the host waits before the copy is queued",
-        "            fetched.copy_(made, non_blocking=True)\n        self._down.synchronize()\n",
-        "            self._down.synchronize()\n            fetched.copy_(made, non_blocking=True)\n",
+        "            fetched.copy_(made, non_blocking=True)\n        self._download.synchronize()\n",
+        "            self._download.synchronize()\n            fetched.copy_(made, non_blocking=True)\n",
     ),
     Plant(
         "one pinned buffer for all that goes up",

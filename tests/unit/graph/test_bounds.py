@@ -180,11 +180,11 @@ def dividing(op, by):
 @pytest.mark.parametrize("op", ["Div", "Mod"])
 def test_whole_numbers_divided_by_zero(make_graph, op):
     """ONNX Runtime ends the process over it."""
-    with pytest.raises(GraphError, match="'odd' is a whole number divided by zero"):
+    with pytest.raises(GraphError, match="'odd' is an integer divided by zero"):
         read_graph(make_graph(*dividing(op, "none")))
     nodes, constants = dividing(op, "none")
     least = constants | {"height": np.int64(-(2**63)), "none": np.int64(-1)}
-    with pytest.raises(GraphError, match="'odd' is a whole number divided by zero"):
+    with pytest.raises(GraphError, match="'odd' is an integer divided by zero"):
         read_graph(make_graph([nodes[3], *nodes[4:]], least))
 
 
@@ -202,4 +202,4 @@ def test_what_the_picture_itself_divides_by_is_tried(make_graph, monkeypatch):
         helper.make_node("Cast", ["odd"], ["y"], to=FLOAT),
     ]
     read_graph(make_graph(nodes, {"two": np.int64(2)}))
-    assert asked == ["what 'odd' divides whole numbers by is unknown"]
+    assert asked == ["what 'odd' divides integers by is unknown"]

@@ -201,7 +201,7 @@ def test_other_ends_are_refused(exported, tmp_path, make_graph):
     with pytest.raises(GraphError, match="'lr' is UINT8 with 4 axes; ends are changed of graphs that have FP32 images"):
         change_ends(model, "fp16")
     mixed = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
-    with pytest.raises(GraphError, match="'x' is of type uint8 and 'y' of type float32; whole numbers"):
+    with pytest.raises(GraphError, match="'x' is of type uint8 and 'y' of type float32; integers"):
         read_graph(make_graph(mixed, input_shape=("n", "h", "w", 3), dtype=2, output_dtype=1))
     stated = onnx.load(exported("compact-x1").path)
     change_ends(stated, "fp32")

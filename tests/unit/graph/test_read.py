@@ -206,7 +206,7 @@ def test_two_inputs_or_outputs(make_graph):
         ({"input_shape": ("n", 224)}, "has shape n x 224; an image is N x C x H x W"),
         ({"input_shape": ("n", 4, "h", "w")}, "has shape n x 4 x h x w; 1 or 3 channels"),
         ({"input_shape": (1, "h", "w", 3)}, "channels come last here (NHWC)"),
-        ({"dtype": TensorProto.UINT8}, "an image of whole numbers is N x H x W x C"),
+        ({"dtype": TensorProto.UINT8}, "an image of integers is N x H x W x C"),
         ({"dtype": TensorProto.DOUBLE}, "is of type DOUBLE"),
         ({"opset": 6}, "uses opset 6, and ONNX Runtime runs 7 and newer"),
         ({"metadata": {"sr_deploy.scale": "4"}}, "metadata state scale 4, but its nodes make 1"),
@@ -219,7 +219,7 @@ def test_what_is_no_image_graph(make_graph, changes, words):
 
 def test_outputs_that_are_no_enlarged_image(make_graph, tools):
     classifier = [helper.make_node("GlobalAveragePool", ["x"], ["y"])]
-    assert "both sides must grow by the same whole number" in refusal(make_graph(classifier))
+    assert "both sides must grow by the same integer" in refusal(make_graph(classifier))
     flat = [helper.make_node("Flatten", ["x"], ["y"])]
     assert "an image of 3 channels is needed" in refusal(make_graph(flat))
     valid = [conv("y", "x", "w")]

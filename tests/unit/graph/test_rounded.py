@@ -10,10 +10,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from sr_deploy.export.fp16 import convert_graph_to_half
-from sr_deploy.export.half_format import BF16, FP16
+from sr_deploy.export.float_format import BF16, FP16
+from sr_deploy.export.fp16 import convert_graph_to_format
 from sr_deploy.graph.ends import change_ends
-from sr_deploy.graph.rounded import spell_rounding
+from sr_deploy.graph.rounded import insert_rounding
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.rounded_runner import RoundedRunner
@@ -56,7 +56,7 @@ def test_each_result_is_rounded_and_nothing_else(kind):
         [numpy_helper.from_array(k, "k"), numpy_helper.from_array(exact, "exact")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
-    spell_rounding(model)
+    insert_rounding(model)
     x = np.random.default_rng(2).random((1, 3, 5, 4), dtype=np.float32)
 
     def half(values):
@@ -75,7 +75,7 @@ def test_it_loses_what_torch_loses_in_true_half(exported, tmp_path, half, floor)
     """ONNX Runtime leaves roundings out and flatters FP16; the rounded graph is within a decibel or so of PyTorch."""
     made = exported("rrdbnet-x4")
     path = tmp_path / "half.onnx"
-    convert_graph_to_half(made.path, path, half)
+    convert_graph_to_format(made.path, path, half)
     lr = np.random.default_rng(1).random((1, 3, 32, 32), dtype=np.float32)
     with torch.no_grad():
         expected = made.network(torch.from_numpy(lr)).numpy()
@@ -95,7 +95,7 @@ def test_it_loses_what_torch_loses_in_true_half(exported, tmp_path, half, floor)
 def test_onnxruntime_runs_bf16_so(exported, tmp_path):
     made = exported("compact-x4")
     path = tmp_path / "bf16.onnx"
-    convert_graph_to_half(made.path, path, BF16)
+    convert_graph_to_format(made.path, path, BF16)
     assert onnx.load(path).opset_import[0].version == 22
     lr = np.random.default_rng(1).random((1, 3, 12, 10), dtype=np.float32)
     with open_runner(path, "onnxruntime:bf16") as runner:
@@ -110,11 +110,11 @@ def test_onnxruntime_runs_bf16_so(exported, tmp_path):
 @pytest.mark.parametrize("ends", ["fp16", "uint8"])
 def test_other_ends_stay_as_they_are(exported, tmp_path, ends):
     path = tmp_path / "half.onnx"
-    convert_graph_to_half(exported("compact-x4").path, path, FP16)
+    convert_graph_to_format(exported("compact-x4").path, path, FP16)
     model = onnx.load(path)
     change_ends(model, ends)
     before = [value.SerializeToString() for value in (*model.graph.input, *model.graph.output)]
-    spell_rounding(model)
+    insert_rounding(model)
     assert [value.SerializeToString() for value in (*model.graph.input, *model.graph.output)] == before
     onnx.save(model, path)
     lr = np.random.default_rng(1).random((1, 3, 12, 10), dtype=np.float32)
@@ -152,7 +152,7 @@ def test_whole_numbers_of_a_quantized_graph_are_taken_as_they_are():
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    spell_rounding(model)
+    insert_rounding(model)
     x = rng.random((1, 3, 5, 4), dtype=np.float32)
     s, t = constants["s"].astype(np.float64), constants["t"].astype(np.float64)
     steps = np.clip(np.rint(x.astype(np.float16).astype(np.float64) / s), -128, 127)

@@ -51,7 +51,7 @@ def test_millions_of_empty_messages_are_refused():
 
 def test_millions_of_small_numbers_are_refused():
     tensor = field(7, b"\0" * (2**26 + 1))  # int64_data: eight bytes each in memory
-    with pytest.raises(ValueError, match="64 MiB of whole numbers"):
+    with pytest.raises(ValueError, match="64 MiB of integers"):
         check_wire(field(7, field(5, tensor) + field(5, b"")))
 
 

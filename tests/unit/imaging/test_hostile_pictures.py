@@ -12,9 +12,9 @@ import pytest
 from sr_deploy.errors import ImageError
 from sr_deploy.imaging import pillow
 from sr_deploy.imaging.codec import read_image
+from sr_deploy.imaging.decoded_image import decode_image
 from sr_deploy.imaging.exif import is_tangled
 from sr_deploy.imaging.exif_blocks import find_in_heif, find_in_jpeg, find_in_png, find_in_webp
-from sr_deploy.imaging.picture import read_picture
 from tests.fuzz.picture_cases import (
     CASES,
     TAKEN,
@@ -34,7 +34,7 @@ from pathlib import Path
 from sr_deploy.errors import ImageError
 from sr_deploy.imaging import pillow
 from sr_deploy.imaging.codec import read_training_image
-from sr_deploy.imaging.picture import read_picture
+from sr_deploy.imaging.decoded_image import decode_image
 from sr_deploy.imaging.row_reader import RowReader
 import pyvips
 
@@ -43,7 +43,7 @@ def read_rows(path):
         return list(reader.strips())
 
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    for read in (read_picture, read_training_image, read_rows, pillow.read_rgb):
+    for read in (decode_image, read_training_image, read_rows, pillow.read_rgb):
         child = os.fork()
         if child == 0:
             now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -107,7 +107,7 @@ def test_plain_exif_is_found_and_kept(tmp_path, make):
     find = {jpeg: find_in_jpeg, png: find_in_png, webp: find_in_webp, avif: find_in_heif}[make]
     (found,) = find((tmp_path / "x").read_bytes())
     assert found.removeprefix(b"Exif\0\0")[: len(block)] == block
-    kept = read_picture(tmp_path / "x").exif
+    kept = decode_image(tmp_path / "x").exif
     assert kept is not None
     assert len(kept) >= len(block)
 
@@ -130,13 +130,13 @@ def test_exif_in_pieces_is_joined():
 def test_every_reader_has_the_limit_of_megapixels(tmp_path):
     """Not only upscale: a folder to train on or to evaluate may hold a bomb, too."""
     (tmp_path / "x.jpg").write_bytes(encode("JPEG").replace(b"\0\x10\0\x10\3", b"\xff\xdc\xff\xdc\3"))
-    for read in (read_image, read_picture):
+    for read in (read_image, decode_image):
         with pytest.raises(ImageError, match=r"is 65500x65500, 4290\.2 megapixels; at most 200 are taken"):
             read(tmp_path / "x.jpg")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
-@pytest.mark.parametrize("read", [read_image, read_picture, pillow.read_rgb])
+@pytest.mark.parametrize("read", [read_image, decode_image, pillow.read_rgb])
 def test_devices_pipes_and_sparse_files_are_not_read(tmp_path, read):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", Path("/dev/zero")):

@@ -57,7 +57,7 @@ def imresize(image: NDArray[np.uint8], factor: float, round_between: bool) -> ND
 
 
 def draw_picture() -> NDArray[np.uint8]:
-    """Edges, waves and pseudo-random noise in three channels, the same on every machine (whole numbers only)."""
+    """Edges, waves and pseudo-random noise in three channels, the same on every machine (integers only)."""
     rows, columns = np.mgrid[0:88, 0:120].astype(np.int64)
     noise = (rows * 7919 + columns * 104729 + rows * columns * 31) % 251
     rings = (rows * rows + columns * columns) // 37 % 256

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from sr_deploy.errors import ImageError, InputError, OutputError
 from sr_deploy.imaging.codec import bundled_photographs, read_image
-from sr_deploy.imaging.picture import Picture, read_picture, write_picture
+from sr_deploy.imaging.decoded_image import DecodedImage, decode_image, write_decoded
 from sr_deploy.imaging.row_reader import STRIP, RowReader
 from sr_deploy.imaging.row_writer import open_row_writer
 
@@ -27,12 +27,12 @@ def photograph() -> NDArray[np.uint8]:
     return np.ascontiguousarray(read_image(bundled_photographs()["astronaut"])[:HEIGHT, :81])
 
 
-def make_picture(photograph: NDArray[np.uint8], *, channels: int, deep: bool, alpha: bool) -> Picture:
+def make_picture(photograph: NDArray[np.uint8], *, channels: int, deep: bool, alpha: bool) -> DecodedImage:
     noise = np.random.default_rng(0).integers(0, 256, photograph.shape)
     samples = (photograph.astype(np.uint16) * 256 + noise).astype(np.uint16) if deep else photograph
     exif = Image.Exif()
     exif[0x8298] = "the owner"
-    return Picture(
+    return DecodedImage(
         np.ascontiguousarray(samples[..., :channels]),
         np.ascontiguousarray(samples[..., 1]) if alpha else None,
         icc=SRGB,
@@ -46,7 +46,7 @@ def read_rows(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
         return np.concatenate(list(reader.strips()))
 
 
-def join(picture: Picture) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def join(picture: DecodedImage) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """All channels as they come in rows."""
     return picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
 
@@ -61,7 +61,7 @@ def test_files_are_those_of_whole_pictures(
     tmp_path: Path, photograph: NDArray[np.uint8], suffix: str, channels: int, kind: tuple[bool, bool]
 ) -> None:
     picture = make_picture(photograph, channels=channels, deep=kind[0], alpha=kind[1])
-    write_picture(tmp_path / f"whole{suffix}", picture)
+    write_decoded(tmp_path / f"whole{suffix}", picture)
     samples = join(picture)
     with open_row_writer(tmp_path / f"rows{suffix}", picture.header) as writer:
         for top, bottom in ((0, 1), (1, 100), (100, HEIGHT)):
@@ -69,11 +69,11 @@ def test_files_are_those_of_whole_pictures(
     whole = tmp_path / f"whole{suffix}"
     assert (tmp_path / f"rows{suffix}").read_bytes() == whole.read_bytes()
     with RowReader(whole) as reader:
-        assert reader.header == read_picture(whole).header
+        assert reader.header == decode_image(whole).header
         strips = list(reader.strips())
     assert [len(strip) for strip in strips] == [STRIP, 70]
-    assert strips[0].dtype == read_picture(whole).pixels.dtype
-    assert np.array_equal(np.concatenate(strips), join(read_picture(whole)))
+    assert strips[0].dtype == decode_image(whole).pixels.dtype
+    assert np.array_equal(np.concatenate(strips), join(decode_image(whole)))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_tiffs_of_other_programs(tmp_path: Path, photograph: NDArray[np.uint8], 
         pyvips.Image.new_from_array(photograph).tiffsave(str(path), tile=True, tile_width=32, tile_height=64)
     else:
         Image.fromarray(photograph).save(path, **options)  # type: ignore[arg-type]
-    assert np.array_equal(read_rows(path), read_picture(path).pixels)
+    assert np.array_equal(read_rows(path), decode_image(path).pixels)
 
 
 def test_palettes_and_cmyk_are_converted_as_ever(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
@@ -97,7 +97,7 @@ def test_palettes_and_cmyk_are_converted_as_ever(tmp_path: Path, photograph: NDA
     cmyk = pyvips.Image.new_from_array(photograph).copy(interpretation="srgb").icc_transform("cmyk", depth=8)
     cmyk.tiffsave(str(tmp_path / "cmyk.tif"))
     for name in ("palette.png", "cmyk.tif"):
-        assert np.array_equal(read_rows(tmp_path / name), join(read_picture(tmp_path / name)))
+        assert np.array_equal(read_rows(tmp_path / name), join(decode_image(tmp_path / name)))
     Image.fromarray(photograph).convert("CMYK").save(tmp_path / "plain.tif")
     with pytest.raises(ImageError, match=r"CMYK picture .* without a color profile"):
         RowReader(tmp_path / "plain.tif")
@@ -150,7 +150,7 @@ def test_what_is_not_read_by_rows_is_refused_by_name(
 
 
 def test_large_pictures_are_refused_before_they_are_decoded(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
-    write_picture(tmp_path / "in.png", Picture(photograph))
+    write_decoded(tmp_path / "in.png", DecodedImage(photograph))
     with pytest.raises(ImageError, match=r"is 81x326, 0\.0 megapixels; at most 0\.02 are taken"):
         RowReader(tmp_path / "in.png", max_pixels=20_000)
 
@@ -172,7 +172,7 @@ def test_a_file_that_is_cut_short_fails_where_it_ends(
 
 
 def test_what_is_not_written_by_rows_is_refused_by_name(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
-    plain, clear = Picture(photograph).header, Picture(photograph, photograph[..., 0]).header
+    plain, clear = DecodedImage(photograph).header, DecodedImage(photograph, photograph[..., 0]).header
     for name, header, quality, error, message in (
         ("a.webp", plain, None, ImageError, r"row by row: WebP is encoded whole; write \.png, \.jpg, \.tif"),
         ("a.bmp", plain, None, ImageError, r"unknown suffix '\.bmp'"),
@@ -198,7 +198,7 @@ def test_another_number_of_rows_leaves_nothing(
 ) -> None:
     with (
         pytest.raises(OutputError, match=told),
-        open_row_writer(tmp_path / name, Picture(photograph).header) as writer,
+        open_row_writer(tmp_path / name, DecodedImage(photograph).header) as writer,
     ):
         writer.write(np.repeat(photograph, 2, axis=0)[:rows])
     assert list(tmp_path.iterdir()) == []
@@ -209,7 +209,7 @@ def test_who_fails_between_rows_leaves_nothing_and_nobody_waiting(
 ) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
-        open_row_writer(tmp_path / "out.tif", Picture(photograph).header) as writer,
+        open_row_writer(tmp_path / "out.tif", DecodedImage(photograph).header) as writer,
     ):
         writer.write(photograph[:100])
         raise KeyboardInterrupt
@@ -225,7 +225,7 @@ def test_a_file_that_cannot_grow_is_an_output_error(tmp_path: Path, suffix: str)
     try:
         with (
             pytest.raises(OutputError, match=rf"cannot write .*out\{suffix}: File too large"),
-            open_row_writer(tmp_path / f"out{suffix}", Picture(noise).header) as writer,
+            open_row_writer(tmp_path / f"out{suffix}", DecodedImage(noise).header) as writer,
         ):
             for top in range(0, 400, 20):
                 writer.write(noise[top : top + 20])

@@ -55,7 +55,7 @@ def test_what_met_the_thresholds_before_rounding_meets_the_widened_ones_after(dt
     before = compare_outputs(output, reference)
     limits = Thresholds(max_abs=before.max_abs, psnr_db=before.psnr_db)
     after = compare_at_ends(snap_input(output, dtype), reference, dtype)
-    widened = limits.widened(rounding_of(dtype) + 1e-7)  # 1e-7: whole numbers over 255 are rounded to float32
+    widened = limits.widened(rounding_of(dtype) + 1e-7)  # 1e-7: integers over 255 are rounded to float32
     assert widened.met_by(after)
     assert widened.max_abs == pytest.approx(limits.max_abs + rounding_of(dtype), abs=2e-7)
 

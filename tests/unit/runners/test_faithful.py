@@ -12,8 +12,8 @@ from sr_deploy.bundle import Certificate, CertificateEntry, Check, FileRecord, M
 from sr_deploy.bundle.store import CERTIFICATE_NAME, MANIFEST_NAME
 from sr_deploy.certification import verify_model
 from sr_deploy.deps import installed_version
-from sr_deploy.export.fp16 import convert_graph_to_half
-from sr_deploy.export.half_format import BF16
+from sr_deploy.export.float_format import BF16
+from sr_deploy.export.fp16 import convert_graph_to_format
 from sr_deploy.files import sha256_of
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import open_model
@@ -48,7 +48,7 @@ def add_graph(path, precision, **fields):
 def with_bf16(plain, tmp_path):
     path = tmp_path / "bundle"
     shutil.copytree(plain.path, path)
-    convert_graph_to_half(path / "model.fp32.onnx", path / "model.bf16.onnx", BF16)
+    convert_graph_to_format(path / "model.fp32.onnx", path / "model.bf16.onnx", BF16)
     add_graph(path, "bf16")
     return open_bundle(path)
 

@@ -6,13 +6,13 @@ import pytest
 from sr_deploy.errors import InputError, RecipeError
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.resize import downscale_bicubic
-from sr_deploy.train.photographs import Photographs, training_paths, validation_paths
 from sr_deploy.train.recipe import DataRecipe
+from sr_deploy.train.training_images import TrainingImages, training_paths, validation_paths
 
 
-def open_folder(folder, report, *, least_side=16, cache_gib=1.0) -> Photographs:
+def open_folder(folder, report, *, min_side=16, cache_gib=1.0) -> TrainingImages:
     paths = training_paths(DataRecipe(folder=str(folder), held_out=("coffee",), patch_size=16, batch=1))
-    return Photographs(paths, scale=4, least_side=least_side, multiple=4, cache_gib=cache_gib, report=report)
+    return TrainingImages(paths, scale=4, min_side=min_side, multiple=4, cache_gib=cache_gib, report=report)
 
 
 def test_pairs_are_cropped_and_shrunk_by_the_papers_bicubic(picture_folder):
@@ -30,7 +30,7 @@ def test_unusable_files_are_reported_once_each_and_skipped(picture_folder):
     write_image(picture_folder / "small.png", np.zeros((15, 90, 3), np.uint8))
     lines: list[str] = []
     photographs = open_folder(picture_folder, lines.append)
-    photographs.read_ahead(threads=2)
+    photographs.prefetch(threads=2)
     for _ in range(3):
         usable = [photographs.paths[i].name for i in range(6) if photographs.pair(i) is not None]
     assert usable == ["a.png", "c.png", "b.png"]
@@ -42,7 +42,7 @@ def test_unusable_files_are_reported_once_each_and_skipped(picture_folder):
 def test_nothing_usable_is_an_error(tmp_path):
     (tmp_path / "only.png").write_text("no picture")
     with pytest.raises(InputError, match="none of the 1 images"):
-        open_folder(tmp_path, [].append).read_ahead(threads=1)
+        open_folder(tmp_path, [].append).prefetch(threads=1)
 
 
 def test_empty_and_missing_folders_are_errors(tmp_path):
@@ -55,7 +55,7 @@ def test_empty_and_missing_folders_are_errors(tmp_path):
 def test_a_full_cache_still_gives_every_pair(picture_folder):
     room_for_one = 14_000 / 2**30  # a.png takes 48 * 68 * 3 * 17 / 16 = 10,404 bytes
     photographs = open_folder(picture_folder, [].append, cache_gib=room_for_one)
-    photographs.read_ahead(threads=1)
+    photographs.prefetch(threads=1)
     wanted = open_folder(picture_folder, [].append)
     for index in (0, 1, 2, 0, 2, 1):
         assert np.array_equal(photographs.pair(index).hr, wanted.pair(index).hr)

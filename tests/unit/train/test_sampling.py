@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 
 from sr_deploy.imaging.resize import downscale_bicubic
-from sr_deploy.train.photographs import Photographs
 from sr_deploy.train.sampling import PatchSampler, iterate_batches, random_for
+from sr_deploy.train.training_images import TrainingImages
 
 
 def sampler_of(recipe, folder) -> PatchSampler:
     paths = sorted(folder.rglob("*.png"))
     return PatchSampler(
-        Photographs(paths, scale=2, least_side=16, multiple=2, cache_gib=1.0, report=lambda line: None), recipe
+        TrainingImages(paths, scale=2, min_side=16, multiple=2, cache_gib=1.0, report=lambda line: None), recipe
     )
 
 

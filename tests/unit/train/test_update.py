@@ -63,7 +63,7 @@ def everything(updater) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("sections", [{"network": {"architecture": "srresnet"}}, GAN], ids=["batch norm", "GAN"])
 @pytest.mark.parametrize("autocast", ["off", "fp16"])
-def test_a_batch_without_numbers_changes_nothing_but_the_count(make_recipe, sections, autocast):
+def test_a_non_finite_batch_changes_nothing_but_the_count(make_recipe, sections, autocast):
     recipe = make_recipe(**sections)
     updater = make_updater(recipe)
     if autocast == "fp16":

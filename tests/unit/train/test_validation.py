@@ -52,7 +52,7 @@ def test_equal_pictures_score_a_finite_hundred(make_recipe, picture_folder):
 def test_values_that_are_no_numbers_are_an_error_and_no_black_picture(make_recipe):
     network = Nearest()
     torch.nn.init.constant_(network.offset, float("nan"))
-    with pytest.raises(TrainingError, match="no numbers for a after step 3"):
+    with pytest.raises(TrainingError, match="NaN or infinite values for a after step 3"):
         validate(network, read_held_out(make_recipe(), [].append), 2, step=3)
 
 

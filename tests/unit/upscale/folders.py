@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.folder import FolderResult
-from sr_deploy.upscale.job import RECORD_NAME
+from sr_deploy.upscale.folder_journal import JOURNAL_NAME
 
 
 class NearestRunner(BaseRunner):
@@ -33,7 +33,7 @@ class NearestRunner(BaseRunner):
 def names(folder: Path) -> list[str]:
     """All files but the record, as paths in the folder."""
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in found if not name.startswith(RECORD_NAME))
+    return sorted(name for name in found if not name.startswith(JOURNAL_NAME))
 
 
 def counts(result: FolderResult) -> tuple[int, int, int, int]:

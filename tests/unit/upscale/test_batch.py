@@ -16,13 +16,13 @@ from sr_deploy.imaging.codec import bundled_photographs, read_image
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import Runner, RunnerSpec
-from sr_deploy.upscale.batch import choose_batch, describe_batch, largest_batch
+from sr_deploy.upscale.batch import choose_batch, describe_batch, find_max_batch
 from sr_deploy.upscale.device import DeviceResult
-from sr_deploy.upscale.files import FileSettings
+from sr_deploy.upscale.folder_job import hash_config
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import FileSettings
 from sr_deploy.upscale.inference import Inference
 from sr_deploy.upscale.plan import Cut
-from sr_deploy.upscale.work import describe_making
 from tests.unit.gpu.streams import Gpu
 from tests.unit.gpu.tensors import torch_cuda
 
@@ -31,17 +31,17 @@ class WatchedRunner(BaseRunner):
     """A sound runner that notes batches; the windows of `bad`, counted from 0, come out as NaN."""
 
     def __init__(
-        self, sound: Runner, bad: set[int] | None = None, most_pixels: int | None = None, precision: Any = "fp32"
+        self, sound: Runner, bad: set[int] | None = None, max_pixels: int | None = None, precision: Any = "fp32"
     ) -> None:
         spec = sound.spec
         super().__init__(RunnerSpec("torch", spec.version, precision, "cpu", spec.scale, spec.channels))
         self.sound = sound
         self.bad = bad or set()
-        self.most_pixels = most_pixels
+        self.max_pixels = max_pixels
         self.batches: list[int] = []
 
     def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self.most_pixels is not None and lr_NCHW[:, 0].size > self.most_pixels:
+        if self.max_pixels is not None and lr_NCHW[:, 0].size > self.max_pixels:
             raise OutOfMemoryError(f"no memory for {lr_NCHW.shape}")
         begun = sum(self.batches)
         self.batches.append(len(lr_NCHW))
@@ -132,13 +132,13 @@ def test_blended_tiles_come_in_order_whatever_a_guard_says(sound: Runner, pictur
 def test_memory_that_runs_out_halves_the_batch_and_only_then_the_tile(
     sound: Runner, picture: NDArray[np.uint8], expected: NDArray[np.int64]
 ) -> None:
-    upscale = upscaler_of(WatchedRunner(sound, most_pixels=2 * 40 * 40), 8)
+    upscale = upscaler_of(WatchedRunner(sound, max_pixels=2 * 40 * 40), 8)
     first = upscale.upscale(picture)
     assert (first.report.batch_halvings, first.report.halvings) == (2, 0)
     assert np.abs(first.image.astype(int) - expected).max() <= 1
     again = upscale.upscale(picture).report  # begins where the last one ended
     assert (again.batch, again.batch_halvings) == (2, 0)
-    small = upscaler_of(WatchedRunner(sound, most_pixels=30 * 30), 4).upscale(picture)
+    small = upscaler_of(WatchedRunner(sound, max_pixels=30 * 30), 4).upscale(picture)
     assert (small.report.batch_halvings, small.report.halvings, small.report.tile_limit) == (2, 1, 16)
     assert np.abs(small.image.astype(int) - expected).max() <= 1
 
@@ -176,10 +176,10 @@ def test_pictures_of_one_size_go_together(sound: Runner, picture: NDArray[np.uin
     pictures = [np.roll(picture[:20, :30], number, axis=1) for number in range(5)]
     runner, seen = WatchedRunner(sound, bad={1}), []
     upscale = upscaler_of(runner, 3)
-    together = upscale.upscale_many(pictures, lambda done, of: seen.append((done, of)))
+    batch_size = upscale.upscale_many(pictures, lambda done, of: seen.append((done, of)))
     assert sorted(runner.batches) == [1, 2, 3]
     assert seen == [(number, 5) for number in range(1, 6)]
-    for one, lr in zip(together, pictures, strict=True):
+    for one, lr in zip(batch_size, pictures, strict=True):
         assert np.abs(one.astype(int) - Upscaler(sound)(lr)).max() <= 1
     assert upscale.upscale_many([]) == []
     with pytest.raises(ShapeError, match="are of one shape and type"):
@@ -189,16 +189,16 @@ def test_pictures_of_one_size_go_together(sound: Runner, picture: NDArray[np.uin
     assert np.array_equal(large[0], upscale(picture))
 
 
-def test_frames_keep_the_batch_that_was_settled(sound: Runner, picture: NDArray[np.uint8]) -> None:
+def test_frames_keep_the_batch_that_was_frozen(sound: Runner, picture: NDArray[np.uint8]) -> None:
     small = picture[:20, :30]
     upscale = upscaler_of(WatchedRunner(sound), 3)
-    assert upscale.count_together(20, 30) == 1
-    assert upscale.settle(small).batch == 3
-    assert (upscale.count_together(20, 30), upscale.count_together(100, 130)) == (3, 1)
+    assert upscale.count_batch(20, 30) == 1
+    assert upscale.freeze(small).batch == 3
+    assert (upscale.count_batch(20, 30), upscale.count_batch(100, 130)) == (3, 1)
     assert upscale.upscale(picture).report.batch == 3
     other = upscaler_of(WatchedRunner(sound), None)
-    other.settle(small, Cut(tile=32, halo=4, batch=5))
-    assert other.count_together(20, 30) == 5
+    other.freeze(small, Cut(tile=32, halo=4, batch=5))
+    assert other.count_batch(20, 30) == 5
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_the_smallest_batch_near_the_best_is_taken(
 
 
 def test_a_batch_is_measured_with_the_runner_itself(sound: Runner) -> None:
-    runner = WatchedRunner(sound, most_pixels=3 * 8 * 8)
+    runner = WatchedRunner(sound, max_pixels=3 * 8 * 8)
     measured = Inference(runner, lambda: None, None).measure_batch(np.zeros((8, 8, 1), np.uint8))
     assert measured in (1, 2)
     assert set(runner.batches) == {1, 2}
@@ -236,10 +236,10 @@ def test_a_batch_is_measured_with_the_runner_itself(sound: Runner) -> None:
 
 def test_profiles_bound_a_batch(sound: Runner) -> None:
     profiles = (parse_profile("tile=1x16x16,1x32x32,4x64x64"), parse_profile("many=8x16x16,8x16x16,8x16x16"))
-    assert largest_batch(profiles, 32, 32) == 4
-    assert largest_batch(profiles, 16, 16) == 4  # a rest of fewer than 8 must go too
-    assert largest_batch(profiles, 65, 16) == 1
-    assert largest_batch((), 65, 16) is None
+    assert find_max_batch(profiles, 32, 32) == 4
+    assert find_max_batch(profiles, 16, 16) == 4  # a rest of fewer than 8 must go too
+    assert find_max_batch(profiles, 65, 16) == 1
+    assert find_max_batch((), 65, 16) is None
 
 
 def test_only_a_batch_that_changes_bytes_is_told() -> None:
@@ -247,6 +247,6 @@ def test_only_a_batch_that_changes_bytes_is_told() -> None:
     assert describe_batch(4, "cpu") == (4,)
     assert describe_batch(1, "cuda:0") == (1,)
     spec, settings = RunnerSpec("torch", "0", "fp32", "cpu", 2, 3), FileSettings()
-    made = [describe_making(spec, settings, 64, batch) for batch in (None, 1, 2, 3)]
-    assert made[0] == made[1] == describe_making(spec, settings, 64)
+    made = [hash_config(spec, settings, 64, batch) for batch in (None, 1, 2, 3)]
+    assert made[0] == made[1] == hash_config(spec, settings, 64)
     assert len(set(made)) == 3

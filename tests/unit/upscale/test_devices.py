@@ -15,8 +15,8 @@ from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.devices import DevicePool, open_upscalers
 from sr_deploy.upscale.folder import FolderResult, upscale_folder
+from sr_deploy.upscale.folder_journal import JOURNAL_NAME
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import RECORD_NAME
 
 PICTURES = 7
 
@@ -153,9 +153,9 @@ def read_results(folder: Path) -> dict[str, bytes]:
 
 def read_record(folder: Path) -> list[tuple[str, str, str]]:
     """What was finished: target, hash of the source, hash of the making."""
-    entries = [json.loads(line) for line in (folder / RECORD_NAME).read_text().splitlines()[1:]]
+    entries = [json.loads(line) for line in (folder / JOURNAL_NAME).read_text().splitlines()[1:]]
     return sorted(
-        (entry["target"], entry["source_sha256"], entry["made_by"]) for entry in entries if entry["source_sha256"]
+        (entry["target"], entry["source_sha256"], entry["config_hash"]) for entry in entries if entry["source_sha256"]
     )
 
 

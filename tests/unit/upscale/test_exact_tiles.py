@@ -1,6 +1,6 @@
 """Tiles with a halo as wide as the network sees give what the whole picture gives: without any difference.
 
-Weights and inputs are whole numbers, slopes and scales are halves, and torch computes in float64: every sum is exact in
+Weights and inputs are integers, slopes and scales are halves, and torch computes in float64: every sum is exact in
 any order, so the results are equal or the tiles are wrong. The last property is the same on the real backends, where
 the order of sums depends on the shape.
 """
@@ -39,7 +39,7 @@ SPECS = {
 
 
 class ExactRunner:
-    """A network of whole numbers in float64."""
+    """A network of integers in float64."""
 
     def __init__(self, spec: ArchSpec) -> None:
         torch.manual_seed(3)
@@ -104,7 +104,7 @@ def test_tiles_are_the_whole_without_any_difference(
 
 
 def test_the_radius_is_not_wider_than_needed(exact: tuple[ExactRunner, int]) -> None:
-    """Else the property above would say nothing about the radius. Deep networks of whole numbers forget the rim."""
+    """Else the property above would say nothing about the radius. Deep networks of integers forget the rim."""
     runner, radius = exact
     multiple = runner.spec.input_multiple
     side = (2 * radius + 24) // multiple * multiple

@@ -17,12 +17,12 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.errors import ImageError, InputError, OutputError, SrDeployError
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
-from sr_deploy.imaging.picture import Picture, read_picture, write_picture
+from sr_deploy.imaging.decoded_image import DecodedImage, decode_image, write_decoded
 from sr_deploy.imaging.resample import resample
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.files import FileSettings, check_paths, enlarge_picture, find_target_size, upscale_file
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import FileSettings, check_paths, enlarge_image, find_target_size, upscale_file
 
 GRAY = ArchSpec(architecture="compact", scale=4, channels=1, features=4, blocks=1)
 
@@ -72,10 +72,10 @@ def test_depth_and_channels_are_kept(
     noise = np.random.default_rng(0).integers(0, 256, photograph.shape)
     source = (photograph.astype(np.uint16) * 256 + noise).astype(np.uint16) if deep else photograph
     pixels = np.ascontiguousarray(source[..., :channels])
-    write_picture(tmp_path / f"in{suffix}", Picture(pixels, dpi=(300, 300)))
+    write_decoded(tmp_path / f"in{suffix}", DecodedImage(pixels, dpi=(300, 300)))
     with Upscaler(NearestRunner(), halo=0) as upscaler:
         done = upscale_file(upscaler, tmp_path / f"in{suffix}", tmp_path / f"out{suffix}")
-    result = read_picture(tmp_path / f"out{suffix}")
+    result = decode_image(tmp_path / f"out{suffix}")
     assert result.pixels.dtype == source.dtype
     assert np.array_equal(result.pixels, twice(pixels))
     assert result.dpi == pytest.approx((300, 300), rel=1e-4)
@@ -93,11 +93,11 @@ def test_transparency_by_the_network_and_by_bicubic(
     black = np.where(alpha[..., None] > 0, photograph, 0).astype(np.uint8)
     if deep:
         black, alpha = black.astype(np.uint16) * 257, alpha.astype(np.uint16) * 257
-    picture = Picture(black, alpha)
-    by_network = enlarge_picture(nearest, picture, FileSettings())
+    picture = DecodedImage(black, alpha)
+    by_network = enlarge_image(nearest, picture, FileSettings())
     assert len(by_network.reports) == 2
     assert np.array_equal(by_network.picture.alpha, twice(alpha))  # type: ignore[arg-type]
-    by_bicubic = enlarge_picture(nearest, picture, FileSettings(alpha="bicubic"))
+    by_bicubic = enlarge_image(nearest, picture, FileSettings(alpha="bicubic"))
     assert len(by_bicubic.reports) == 1
     assert np.array_equal(by_bicubic.picture.alpha, resample(alpha[..., None], 142, 100, "bicubic")[..., 0])  # type: ignore[arg-type]
     for result in (by_network.picture, by_bicubic.picture):
@@ -110,8 +110,8 @@ def test_transparency_by_the_network_and_by_bicubic(
 
 
 def test_opaque_alpha_costs_nothing_and_stays(nearest: Upscaler, photograph: NDArray[np.uint8]) -> None:
-    picture = Picture(photograph, np.full(photograph.shape[:2], 255, np.uint8))
-    enlarged = enlarge_picture(nearest, picture, FileSettings())
+    picture = DecodedImage(photograph, np.full(photograph.shape[:2], 255, np.uint8))
+    enlarged = enlarge_image(nearest, picture, FileSettings())
     assert len(enlarged.reports) == 1
     assert enlarged.picture.alpha is not None
     assert enlarged.picture.alpha.shape == (100, 142)
@@ -122,7 +122,7 @@ def test_progress_goes_from_0_to_1_over_colors_and_transparency(photograph: NDAr
     alpha = np.ascontiguousarray(photograph[..., 0])
     shares: list[float] = []
     with Upscaler(NearestRunner(), halo=0, tile=25) as upscaler:
-        enlarge_picture(upscaler, Picture(photograph, alpha), FileSettings(), shares.append)
+        enlarge_image(upscaler, DecodedImage(photograph, alpha), FileSettings(), shares.append)
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert 0.5 in shares
@@ -141,14 +141,14 @@ def test_progress_goes_from_0_to_1_over_colors_and_transparency(photograph: NDAr
 def test_any_scale_gives_the_rounded_size(
     nearest: Upscaler, width: int, height: int, scale: float, channels: int
 ) -> None:
-    picture = Picture(np.full((height, width, channels), 77, np.uint8))
-    result = enlarge_picture(nearest, picture, FileSettings(scale=scale)).picture
+    picture = DecodedImage(np.full((height, width, channels), 77, np.uint8))
+    result = enlarge_image(nearest, picture, FileSettings(scale=scale)).picture
     assert result.pixels.shape == (max(1, round(height * scale)), max(1, round(width * scale)), channels)
     assert np.abs(result.pixels.astype(int) - 77).max() <= 1
 
 
 def test_another_scale_is_the_networks_result_resampled(nearest: Upscaler, photograph: NDArray[np.uint8]) -> None:
-    result = enlarge_picture(nearest, Picture(photograph), FileSettings(scale=1.5)).picture
+    result = enlarge_image(nearest, DecodedImage(photograph), FileSettings(scale=1.5)).picture
     assert np.array_equal(result.pixels, resample(twice(photograph), 106, 75, "lanczos"))
     assert find_target_size(71, 50, 1.5) == (106, 75)  # 106.5: to even, as Python rounds
 
@@ -179,7 +179,7 @@ def test_absurd_results_are_refused_before_the_network_runs(tmp_path: Path, phot
 def test_transparency_into_jpeg_is_refused_before_the_network_runs(
     tmp_path: Path, photograph: NDArray[np.uint8]
 ) -> None:
-    write_picture(tmp_path / "in.png", Picture(photograph, np.ascontiguousarray(photograph[..., 0])))
+    write_decoded(tmp_path / "in.png", DecodedImage(photograph, np.ascontiguousarray(photograph[..., 0])))
     runner = NearestRunner()
     with Upscaler(runner) as upscaler, pytest.raises(ImageError, match="JPEG does not hold; write"):
         upscale_file(upscaler, tmp_path / "in.png", tmp_path / "out.jpg")
@@ -252,9 +252,9 @@ def test_real_photographs_keep_their_kind(
 ) -> None:
     channels, deep, has_alpha = kind
     source = Path(os.environ["SR_DEPLOY_DATA"]) / "real" / name
-    before = read_picture(source)
+    before = decode_image(source)
     done = upscale_file(nearest, source, tmp_path / name)
-    after = read_picture(tmp_path / name)
+    after = decode_image(tmp_path / name)
     assert after.pixels.shape == (2 * before.height, 2 * before.width, channels)
     assert after.pixels.dtype == (np.uint16 if deep else np.uint8)
     assert (after.alpha is not None) == has_alpha

@@ -15,13 +15,13 @@ from sr_deploy.deps import is_installed
 from sr_deploy.errors import InputError, MissingDependencyError
 from sr_deploy.files import sha256_of
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
-from sr_deploy.upscale.files import FileSettings, upscale_file
 from sr_deploy.upscale.fleet import open_fleet
+from sr_deploy.upscale.folder_job import hash_config
+from sr_deploy.upscale.folder_journal import stamp_of
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import stamp_of
-from sr_deploy.upscale.places import Item
-from sr_deploy.upscale.work import describe_making
-from sr_deploy.upscale.worker import Order, Worker
+from sr_deploy.upscale.image_file import FileSettings, upscale_file
+from sr_deploy.upscale.output_naming import Item
+from sr_deploy.upscale.ray_worker import Worker, WorkerConfig
 
 SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
 
@@ -36,22 +36,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_worker_does_a_file_as_one_process_does_and_tells_what_goes_wrong(folder: Path, tmp_path: Path) -> None:
-    order = Order(folder / "net.safetensors", backend="torch", tile=16, device="cpu")
+    config = WorkerConfig(folder / "net.safetensors", backend="torch", tile=16, device="cpu")
     settings = FileSettings(alpha="bicubic")
     items = [Item(folder / "in" / name, name, tmp_path / "out" / name) for name in ("a.png", "b.png")]
     (tmp_path / "out").mkdir()
-    worker = Worker(order, settings, threads=None)
+    worker = Worker(config, settings, threads=None)
     batch = {"number": np.array([4, 7]), "item": np.array(items, dtype=object)}
-    good, bad = worker(batch)["outcome"]
+    good, bad = worker(batch)["result"]
     assert (good.number, good.reason, good.sha256, good.stamp) == (
         4,
         "",
         sha256_of(items[0].source),
         stamp_of(items[0].source),
     )
-    with Upscaler(order.model, backend="torch", tile=16) as upscaler:
+    with Upscaler(config.model, backend="torch", tile=16) as upscaler:
         upscale_file(upscaler, items[0].source, tmp_path / "alone.png", settings)
-        assert good.made_by == describe_making(upscaler.spec, settings, 16)
+        assert good.config_hash == hash_config(upscaler.spec, settings, 16)
     assert (tmp_path / "out" / "a.png").read_bytes() == (tmp_path / "alone.png").read_bytes()
     assert (bad.number, bad.done, bad.device_failed) == (7, None, False)
     assert "b.png is no picture that can be read" in bad.reason
@@ -69,22 +69,22 @@ def test_a_worker_does_a_file_as_one_process_does_and_tells_what_goes_wrong(fold
 def test_no_cluster_is_said_at_once(folder: Path, address: str, reason: str) -> None:
     if not is_installed("ray"):
         pytest.skip("Ray is not installed: pip install 'sr-deploy[ray]'")
-    with pytest.raises(InputError, match=reason), open_fleet(address, Order(folder / "net.safetensors")):
+    with pytest.raises(InputError, match=reason), open_fleet(address, WorkerConfig(folder / "net.safetensors")):
         pass
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
 def test_devices_of_a_cluster_are_rays_to_choose(folder: Path) -> None:
-    order = Order(folder / "net.safetensors", device="cuda:1")
-    with pytest.raises(InputError, match="with --ray the device is cpu, or left out"), open_fleet("local", order):
+    config = WorkerConfig(folder / "net.safetensors", device="cuda:1")
+    with pytest.raises(InputError, match="with --ray the device is cpu, or left out"), open_fleet("local", config):
         pass
 
 
 def test_without_ray_the_command_that_installs_it_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    order = replace(Order(folder / "net.safetensors"), device="cpu")
+    config = replace(WorkerConfig(folder / "net.safetensors"), device="cpu")
     with (
         pytest.raises(MissingDependencyError, match=r"needs ray, which .*pip install 'sr-deploy\[ray\]'"),
-        open_fleet("local", order),
+        open_fleet("local", config),
     ):
         pass

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import InputError, UnsafePathError
 from sr_deploy.imaging.codec import read_image, write_image
-from sr_deploy.upscale.files import FileSettings
 from sr_deploy.upscale.folder import upscale_folder
+from sr_deploy.upscale.folder_journal import JOURNAL_NAME, open_journal
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.job import RECORD_NAME, open_record
+from sr_deploy.upscale.image_file import FileSettings
 from tests.unit.upscale.folders import NearestRunner, counts, names
 
 # --- what becomes what
@@ -151,18 +151,18 @@ def test_a_picture_to_read_is_not_replaced(
     assert (source / "a.png").read_bytes() == before
 
 
-def test_a_record_cut_short_costs_one_file(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
+def test_a_journal_cut_short_costs_one_file(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
     out = tmp_path / "out"
     upscale_folder(upscaler, source, out)
-    record = out / RECORD_NAME
-    record.write_bytes(record.read_bytes()[:-30])
+    journal = out / JOURNAL_NAME
+    journal.write_bytes(journal.read_bytes()[:-30])
     (out / ".partial-xyz.png").write_text("half a picture of a killed process")
     (out / "deep" / ".partial-abc.tif").write_text("another")
     assert counts(upscale_folder(upscaler, source, out)) == (1, 3, 0, 0)
     assert names(out) == ["a.png", "b.jpg", "deep/d.webp", "deep/er/c.tif"]
 
 
-def test_a_record_that_leads_out_of_its_folder_cleans_nothing_there(
+def test_a_journal_that_leads_out_of_its_folder_cleans_nothing_there(
     tmp_path: Path, upscaler: Upscaler, source: Path
 ) -> None:
     out, outside = tmp_path / "out", tmp_path / "outside"
@@ -171,10 +171,10 @@ def test_a_record_that_leads_out_of_its_folder_cleans_nothing_there(
     (outside / ".partial-precious").write_text("precious")
     (out / "link").symlink_to(outside)
     (out / "deep" / ".partial-x.png").write_text("half a picture of ours")
-    entry = json.loads((out / RECORD_NAME).read_text().splitlines()[-1])
+    entry = json.loads((out / JOURNAL_NAME).read_text().splitlines()[-1])
     hostile = [{**entry, "target": name} for name in (f"{outside}/x", "../outside/x", "link/x", 5, None, "", "..")]
     lines = [*map(json.dumps, [*hostile, 5, [], {**entry, "extra": 1}, {**entry, "target_stamp": 5}]), "[" * 100_000]
-    with (out / RECORD_NAME).open("a") as stream:
+    with (out / JOURNAL_NAME).open("a") as stream:
         stream.write("\n".join(lines) + "\n")
     assert counts(upscale_folder(upscaler, source, out)) == (0, 4, 0, 0)
     assert (outside / ".partial-precious").read_text() == "precious"
@@ -182,23 +182,23 @@ def test_a_record_that_leads_out_of_its_folder_cleans_nothing_there(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links")
-def test_no_link_is_followed_in_place_of_the_record(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
+def test_no_link_is_followed_in_place_of_the_journal(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("victim\n")
     out = tmp_path / "out"
     out.mkdir()
-    (out / RECORD_NAME).symlink_to(victim)
-    with pytest.raises(UnsafePathError, match=f"{RECORD_NAME} is a link"):
+    (out / JOURNAL_NAME).symlink_to(victim)
+    with pytest.raises(UnsafePathError, match=f"{JOURNAL_NAME} is a link"):
         upscale_folder(upscaler, source, out)
     assert victim.read_text() == "victim\n"
     assert names(out) == []
 
 
-def test_records_of_other_versions_are_not_touched(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
+def test_journals_of_other_versions_are_not_touched(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / RECORD_NAME).write_text(json.dumps({"version": 2}) + "\n")
-    with pytest.raises(InputError, match=r"another version of sr-deploy \(record 2, this one writes 1\)"):
+    (out / JOURNAL_NAME).write_text(json.dumps({"version": 1}) + "\n")
+    with pytest.raises(InputError, match=r"another version of sr-deploy \(journal 1, this one writes 2\)"):
         upscale_folder(upscaler, source, out)
     assert names(out) == []
 
@@ -206,7 +206,7 @@ def test_records_of_other_versions_are_not_touched(tmp_path: Path, upscaler: Ups
 @pytest.mark.skipif(os.name != "posix", reason="no such locks elsewhere")
 def test_two_jobs_into_one_folder_are_refused(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
     with (
-        open_record(tmp_path / "out"),
+        open_journal(tmp_path / "out"),
         pytest.raises(
             InputError, match=r"out is being written by another sr-deploy \(process \d+ on .*, since 20.*; wait for it"
         ),

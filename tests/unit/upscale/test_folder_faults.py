@@ -16,7 +16,7 @@ from sr_deploy.files import sha256_of
 from sr_deploy.imaging.codec import read_image, write_image
 from sr_deploy.upscale.folder import upscale_folder
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.places import plan_folder
+from sr_deploy.upscale.output_naming import plan_folder
 from tests.unit.upscale.folders import NearestRunner, counts, names
 
 
@@ -45,7 +45,7 @@ def test_results_that_differ_in_capitals_never_become_one_file(
         write_image(tmp_path / "in" / name, photograph)
     if len(list((tmp_path / "in").iterdir())) < 6:
         pytest.skip("this file system does not tell these names apart")
-    monkeypatch.setattr("sr_deploy.upscale.places.tells_capitals_apart", lambda _folder: apart)
+    monkeypatch.setattr("sr_deploy.upscale.output_naming.tells_capitals_apart", lambda _folder: apart)
     result = upscale_folder(upscaler, tmp_path / "in", tmp_path / "out", suffix=".png")
     # A name whose ending changes gets the whole old one, so that the results can be copied to where it would matter.
     written = {"IMG.png", "img.png", "other.jpg.png", "OTHER.tif.png", "e\u0301.png", "\u00e9.png"}
@@ -76,7 +76,7 @@ def test_a_source_that_changes_while_it_is_read_is_not_recorded(
             write_image(path, np.concatenate([photograph, photograph]))
         return sha256_of(path)
 
-    monkeypatch.setattr("sr_deploy.upscale.work.sha256_of", change_and_hash)
+    monkeypatch.setattr("sr_deploy.upscale.folder_job.sha256_of", change_and_hash)
     result = upscale_folder(upscaler, source, tmp_path / "out")
     assert counts(result) == (3, 0, 1, 0)
     assert "a.png changed while it was read; run the command again" in result.failures[0].reason

@@ -11,12 +11,12 @@ from sr_deploy.errors import PlaceLostError
 from sr_deploy.imaging.codec import read_image, write_image
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.files import FileSettings
 from sr_deploy.upscale.folder import upscale_folder
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.upscale.places import Item
+from sr_deploy.upscale.image_file import FileSettings
+from sr_deploy.upscale.output_naming import Item
+from sr_deploy.upscale.ray_worker import Worker, WorkerConfig
 from sr_deploy.upscale.stream import stream_file
-from sr_deploy.upscale.worker import Order, Worker
 
 PICTURES = 30
 TILES = 16
@@ -102,12 +102,12 @@ def test_a_folder_that_vanishes_ends_the_job_at_the_next_tile(tmp_path, source, 
 
 def test_a_worker_of_a_cluster_makes_no_folder_that_was_there_before(tmp_path, source, write_gentle_network):
     write_gentle_network(tmp_path / "net.safetensors", 6, 1)
-    worker = Worker(Order(tmp_path / "net.safetensors", backend="torch"), FileSettings(), threads=1)
+    worker = Worker(WorkerConfig(tmp_path / "net.safetensors", backend="torch"), FileSettings(), threads=1)
     item = Item(source / "0" / "00.png", "0/00.png", tmp_path / "out" / "0" / "00.png")
     assert item.folder == tmp_path / "out"
-    outcome = worker.upscale(1, item)
-    assert (outcome.done, outcome.lost, outcome.device_failed) == (None, True, False)
-    assert outcome.reason.startswith(f"the folder {tmp_path / 'out'} was removed")
+    result = worker.upscale(1, item)
+    assert (result.done, result.lost, result.device_failed) == (None, True, False)
+    assert result.reason.startswith(f"the folder {tmp_path / 'out'} was removed")
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     assert worker.upscale(1, item).done is not None

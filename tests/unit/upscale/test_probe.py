@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sr_deploy.imaging.opening import Pixels
-from sr_deploy.upscale.probe import LARGEST_HALO, STEP, blend_of, expect_seam_db, measure_edge_errors, probe_halo
+from sr_deploy.upscale.probe import MAX_PROBED_HALO, STEP, blend_of, expect_seam_db, measure_edge_errors, probe_halo
 
 DECAY = 0.8
 HEIGHT, WIDTH = 200, 700
@@ -54,7 +54,7 @@ def test_the_narrowest_halo_that_keeps_to_the_budget(picture: NDArray[np.uint8])
             assert expect_seam_db(errors, found.width - STEP) < budget
     beyond = probe_halo(EdgeError(), picture, 500.0, scale=2)
     assert beyond is not None
-    assert beyond.width == LARGEST_HALO
+    assert beyond.width == MAX_PROBED_HALO
 
 
 def test_the_expected_psnr_worked_by_hand() -> None:

@@ -20,12 +20,12 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.errors import GuardError, ImageError, InputError, SrDeployError
 from sr_deploy.imaging.codec import bundled_photographs, read_image
+from sr_deploy.imaging.decoded_image import DecodedImage, write_decoded
 from sr_deploy.imaging.opening import Pixels
-from sr_deploy.imaging.picture import Picture, write_picture
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.files import FileSettings, upscale_file
 from sr_deploy.upscale.image import Upscaler
+from sr_deploy.upscale.image_file import FileSettings, upscale_file
 from sr_deploy.upscale.rows import InputRows
 from sr_deploy.upscale.stream import stream_file
 
@@ -118,7 +118,7 @@ def test_files_are_those_of_upscale_file(
     alpha = None if transparency == "none" else np.full(pixels.shape[:2], 255, pixels.dtype)
     if alpha is not None and transparency == "cut out":
         alpha[40:, 5:20] = 0
-    write_picture(tmp_path / "in.png", Picture(pixels, alpha, dpi=(300, 200)))
+    write_decoded(tmp_path / "in.png", DecodedImage(pixels, alpha, dpi=(300, 200)))
     upscaler = upscalers["compact-x4"]
     shares: list[float] = []
     whole = upscale_file(upscaler, tmp_path / "in.png", tmp_path / f"whole-{target}")
@@ -135,8 +135,8 @@ def test_files_are_those_of_upscale_file(
 def test_what_streams_do_not_do_is_refused_by_name(
     tmp_path: Path, upscalers: dict[str, Upscaler], photograph: NDArray[np.uint8]
 ) -> None:
-    write_picture(tmp_path / "in.png", Picture(photograph))
-    write_picture(tmp_path / "clear.png", Picture(photograph, np.ascontiguousarray(photograph[..., 0])))
+    write_decoded(tmp_path / "in.png", DecodedImage(photograph))
+    write_decoded(tmp_path / "clear.png", DecodedImage(photograph, np.ascontiguousarray(photograph[..., 0])))
     Image.fromarray(photograph).save(tmp_path / "slow.jpg", progressive=True)
     before = sorted(tmp_path.iterdir())
     plain = FileSettings()
@@ -156,7 +156,7 @@ def test_what_streams_do_not_do_is_refused_by_name(
 
 
 def test_a_guard_that_objects_midway_leaves_nothing(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
-    write_picture(tmp_path / "in.png", Picture(photograph))
+    write_decoded(tmp_path / "in.png", DecodedImage(photograph))
     runner = BadRunner()
     with Upscaler(runner, halo=0, tile=40) as upscaler, pytest.raises(GuardError, match=r"row 40, column 21"):
         stream_file(upscaler, tmp_path / "in.png", tmp_path / "out.png")
@@ -170,7 +170,7 @@ import numpy as np
 from sr_deploy.measure.timer import resident_mib
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
-from sr_deploy.upscale.files import upscale_file
+from sr_deploy.upscale.image_file import upscale_file
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.stream import stream_file
 
@@ -197,8 +197,8 @@ print(json.dumps(grown))
 def test_memory_does_not_grow_with_the_picture(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
     wide = np.tile(photograph, (1, 5, 1))
     for suffix in (".png", ".tif", ".jpg"):
-        write_picture(tmp_path / f"short{suffix}", Picture(np.tile(wide, (2, 1, 1))))
-        write_picture(tmp_path / f"tall{suffix}", Picture(np.tile(wide, (40, 1, 1))))  # 12000 x 305
+        write_decoded(tmp_path / f"short{suffix}", DecodedImage(np.tile(wide, (2, 1, 1))))
+        write_decoded(tmp_path / f"tall{suffix}", DecodedImage(np.tile(wide, (40, 1, 1))))  # 12000 x 305
     words = [sys.executable, "-c", MEASURE, str(tmp_path)]
     grown = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     decoded_output = 2 * 12000 * 2 * 305 * 3 / 2**20

@@ -10,8 +10,8 @@ from onnx import numpy_helper
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.int8.formats import FP8, INT8
 from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization, quantize_weight
-from sr_deploy.export.int8.options import Fp8Options, Int8Options
-from sr_deploy.export.int8.report import Int8Report, LayerReport
+from sr_deploy.export.int8.quantization_options import Fp8Options, Int8Options
+from sr_deploy.export.int8.search_report import Int8Report, LayerReport
 from sr_deploy.verify.align import GraphView, align_graphs
 from sr_deploy.verify.audit import Terms, audit_graph
 

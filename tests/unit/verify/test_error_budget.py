@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sr_deploy.verify.error_budget import Stage, choose_photographs, make_stages, measure_psnr, write_and_read
+from sr_deploy.verify.error_budget import Stage, choose_images, make_stages, measure_psnr, write_and_read
 
 
 def constant(value):
@@ -39,11 +39,11 @@ def test_an_8_bit_file_rounds_and_clamps():
 
 
 def test_photographs_are_wide_enough_for_tiles_and_fewer_for_costly_networks():
-    cheap = choose_photographs(3, 4, 1, halo=40, multiply_adds=1e3)
+    cheap = choose_images(3, 4, 1, halo=40, multiply_adds=1e3)
     assert len(cheap) == 4
     assert all(one.lr.shape == (1, 3, 64, 144) and one.truth.shape == (1, 3, 256, 576) for one in cheap)
-    (dear,) = choose_photographs(1, 2, 4, halo=3, multiply_adds=18e6)
+    (dear,) = choose_images(1, 2, 4, halo=3, multiply_adds=18e6)
     assert (dear.lr.shape, dear.truth.shape) == ((1, 1, 64, 128), (1, 1, 128, 256))
-    (fixed, *_) = choose_photographs(3, 1, 1, halo=3, multiply_adds=1e3, fixed=(7, 9))
+    (fixed, *_) = choose_images(3, 1, 1, halo=3, multiply_adds=1e3, fixed=(7, 9))
     assert np.array_equal(fixed.lr, fixed.truth)
     assert fixed.lr.shape == (1, 3, 7, 9)

@@ -64,7 +64,7 @@ def test_what_costs_too_much_is_left_out_and_named_but_for_the_best_shape():
 
 
 def test_what_the_memory_does_not_hold_is_left_out_even_if_it_is_the_best_shape():
-    grid = plan_grid(PLAIN, "cpu", (), 1, deployed=[TILE], cost=Cost(10, 3), most_pixels=20000)
+    grid = plan_grid(PLAIN, "cpu", (), 1, deployed=[TILE], cost=Cost(10, 3), max_pixels=20000)
     assert Shape(1, 256, 256) not in shapes_of(grid)
     assert grid.left_out[0] == "1x256x256: the memory that is free here holds 20000 input pixels, and it has 65536"
 

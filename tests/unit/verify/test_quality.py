@@ -6,7 +6,7 @@ from sr_deploy.imaging.resize import downscale_bicubic, upscale_bicubic
 from sr_deploy.measure.niqe import niqe
 from sr_deploy.measure.quality import score_pair
 from sr_deploy.verify.pairs import Pair
-from sr_deploy.verify.quality import PictureScores, average_scores, draw_worst_crops, evaluate_pair
+from sr_deploy.verify.quality import ImageScores, average_scores, draw_worst_crops, evaluate_pair
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def test_equal_pictures_have_100_db(pair):
 
 
 def test_means_leave_out_what_is_not_there():
-    first = PictureScores(psnr_y=20, ssim_y=0.5, psnr_rgb=18, ssim_rgb=0.25, niqe=4)
-    second = PictureScores(psnr_y=30, ssim_y=1, psnr_rgb=20, ssim_rgb=0.75, niqe=None)
-    assert average_scores([first, second]) == PictureScores(
+    first = ImageScores(psnr_y=20, ssim_y=0.5, psnr_rgb=18, ssim_rgb=0.25, niqe=4)
+    second = ImageScores(psnr_y=30, ssim_y=1, psnr_rgb=20, ssim_rgb=0.75, niqe=None)
+    assert average_scores([first, second]) == ImageScores(
         psnr_y=25, ssim_y=0.75, psnr_rgb=19, ssim_rgb=0.5, niqe=4, lpips=None
     )
 

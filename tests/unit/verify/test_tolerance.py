@@ -16,7 +16,7 @@ from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import Shape, open_bundle, parse_profile
-from sr_deploy.bundle.tolerance import FP32_MULTIPLE, MOST_ALLOWANCE, Fp32Rounding, derive_floor, derive_limit
+from sr_deploy.bundle.tolerance import FP32_MULTIPLE, MAX_ALLOWANCE, Fp32Rounding, derive_floor, derive_limit
 from sr_deploy.certification import verify_model
 from sr_deploy.cli import main
 from sr_deploy.deploy import export_bundle
@@ -69,8 +69,8 @@ def run_verify(bundle, capsys):
 def loosen(entry, off_by):
     """As if FP32 rounded so coarsely that an error of `off_by` were nothing."""
     rounding = {"max_abs": off_by / 2, "psnr_db": 50.0}
-    allowed = min(FP32_MULTIPLE * off_by / 2, MOST_ALLOWANCE)
-    needed = -20 * math.log10(min(FP32_MULTIPLE * 10 ** (-50 / 20), MOST_ALLOWANCE))
+    allowed = min(FP32_MULTIPLE * off_by / 2, MAX_ALLOWANCE)
+    needed = -20 * math.log10(min(FP32_MULTIPLE * 10 ** (-50 / 20), MAX_ALLOWANCE))
     bad = {"max_abs": off_by, "psnr_db": 70.0, "fp32_rounding": rounding, "allowed": allowed, "needed_db": needed}
     entry["measurements"] = [one | bad for one in entry["measurements"]]
     entry |= {"worst_max_abs": off_by, "worst_psnr_db": 70.0, "passed": True}
@@ -78,7 +78,7 @@ def loosen(entry, off_by):
 
 @pytest.mark.parametrize(
     ("rounding", "limit"),
-    [(None, 1e-5), (1e-7, 1e-5), (1e-5, FP32_MULTIPLE * 1e-5), (0.1, MOST_ALLOWANCE)],
+    [(None, 1e-5), (1e-7, 1e-5), (1e-5, FP32_MULTIPLE * 1e-5), (0.1, MAX_ALLOWANCE)],
     ids=["not measured", "less than the threshold", "a multiple", "what 8 bit hides"],
 )
 def test_the_bound_is_a_multiple_of_the_rounding_within_two_limits(rounding, limit):
@@ -96,7 +96,7 @@ def test_a_sound_graph_of_a_network_that_rounds_coarsely_passes_and_says_why(coa
         for one in entry.measurements:
             assert one.max_abs <= entry.limit_of(one)
             if one.max_abs > 1e-5:
-                assert one.allowed == min(FP32_MULTIPLE * one.fp32_rounding.max_abs, MOST_ALLOWANCE)
+                assert one.allowed == min(FP32_MULTIPLE * one.fp32_rounding.max_abs, MAX_ALLOWANCE)
     page = (coarse.path / "certificate.html").read_text()
     assert "is allowed 8 times what PyTorch&#x27;s own FP32 is off by on" in page
 

@@ -11,8 +11,8 @@ import torch
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
-from sr_deploy.export.int8.options import Int8Options
-from sr_deploy.export.int8.photographs import CropShape, cut_crops, find_photographs
+from sr_deploy.export.int8.calibration_images import CropShape, cut_crops, find_calibration_images
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.onnx_export import export_network_to_onnx
 
 TRAINED = ArchSpec(architecture="compact", scale=2, features=12, blocks=3)
@@ -23,7 +23,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Checkpoint and FP32 graph of a compact network after 150 steps on the bundled photographs."""
     torch.manual_seed(3)
     network = build_network(TRAINED)
-    paths = find_photographs(None).calibration
+    paths = find_calibration_images(None).calibration
     crops = list(cut_crops(paths, 24, CropShape(32, 2, 3, 5), 9))
     lr = torch.from_numpy(np.concatenate([crop.lr for crop in crops]))
     hr = torch.from_numpy(np.stack([crop.hr for crop in crops])).permute(0, 3, 1, 2).float() / 255

@@ -1,4 +1,4 @@
-"""Numbers of 8 bit: rounding, neighbors and distances of E4M3 as PyTorch has them, and of whole numbers."""
+"""Numbers of 8 bit: rounding, neighbors and distances of E4M3 as PyTorch has them, and of integers."""
 
 from __future__ import annotations
 

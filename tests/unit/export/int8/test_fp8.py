@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from sr_deploy.errors import RecipeError, VerificationError
-from sr_deploy.export.int8 import work as int8_work
+from sr_deploy.export.int8 import task as task_module
 from sr_deploy.export.int8.bundle import Calibration, load_quantized_source, write_int8_graph
 from sr_deploy.export.int8.calibration import measure_ranges, quantize_layers
 from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantized
@@ -20,8 +20,8 @@ from sr_deploy.export.int8.formats import FP8
 from sr_deploy.export.int8.insert import insert_quantization
 from sr_deploy.export.int8.learn import learn_layers
 from sr_deploy.export.int8.make import make_int8_graph
-from sr_deploy.export.int8.options import Fp8Options
 from sr_deploy.export.int8.placement import place_quantization
+from sr_deploy.export.int8.quantization_options import Fp8Options
 from sr_deploy.export.spec import load_spec
 from sr_deploy.graph.read import describe_graph_cost, read_graph
 from sr_deploy.verify.audit import Terms, audit_graph
@@ -62,13 +62,13 @@ def test_the_graph_is_what_the_report_says(trained, fp8, tmp_path):
 
 
 def test_steps_end_at_the_greatest_e4m3_number(trained, fp8, tmp_path):
-    work = int8_work.start_work(
+    task = task_module.make_task(
         trained[1], tmp_path / "a.onnx", fp8, calibration=None, keep_fp32=(), tell=lambda _: None
     )
-    assert work.engine == "onnxruntime"
-    placement = place_quantization(work.model)
-    limits = measure_ranges(work.model, placement, work.stream_inputs, fp8, work.engine)
-    layers = quantize_layers(work.model, placement, limits, fp8)
+    assert task.engine == "onnxruntime"
+    placement = place_quantization(task.model)
+    limits = measure_ranges(task.model, placement, task.stream_inputs, fp8, task.engine)
+    layers = quantize_layers(task.model, placement, limits, fp8)
     for candidate in placement.candidates:
         layer = layers[candidate.name]
         assert layer.input_scale == pytest.approx(limits[candidate.data] / 448, rel=2e-3)
@@ -128,21 +128,21 @@ def test_onnxruntime_computes_e4m3_numbers(trained):
 
 def test_what_is_learned_is_a_neighboring_number(trained, fp8, tmp_path):
     options = fp8.model_copy(update={"learn_steps": 30, "method": "percentile", "percentile": 90.0})  # clips too much
-    work = int8_work.start_work(
+    task = task_module.make_task(
         trained[1], tmp_path / "a.onnx", options, calibration=None, keep_fp32=(), tell=lambda _: None
     )
-    placement = place_quantization(work.model)
-    limits = measure_ranges(work.model, placement, work.stream_inputs, options, work.engine)
-    layers = quantize_layers(work.model, placement, limits, options)
-    learned = learn_layers(work, placement, layers)
+    placement = place_quantization(task.model)
+    limits = measure_ranges(task.model, placement, task.stream_inputs, options, task.engine)
+    layers = quantize_layers(task.model, placement, limits, options)
+    learned = learn_layers(task, placement, layers)
     assert not isinstance(learned, str)
     assert {int(one) for moves in learned.moved.values() for one in np.unique(moves)} == {-1, 0, 1}
     wider = {data: limit * learned.factors[data] for data, limit in limits.items()}
-    after = quantize_layers(work.model, placement, wider, options, learned.moved)
+    after = quantize_layers(task.model, placement, wider, options, learned.moved)
     apart = [FP8.rank(after[name].weight) - FP8.rank(layer.weight) for name, layer in layers.items()]
     assert max(int(np.abs(one).max()) for one in apart) == 1
-    judge = work.open_search_judge()
-    assert judge.error(work.open_with(after)) < 0.9 * judge.error(work.open_with(layers))
+    judge = task.open_search_judge()
+    assert judge.error(task.open_with(after)) < 0.9 * judge.error(task.open_with(layers))
 
 
 def test_a_budget_that_cannot_be_met_is_refused_in_the_name_of_fp8(trained, fp8, tmp_path):

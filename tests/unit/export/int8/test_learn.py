@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.arch.quantized import round_to_levels
-from sr_deploy.export.int8 import work as int8_work
+from sr_deploy.export.int8 import task as task_module
 from sr_deploy.export.int8.calibration import measure_ranges, quantize_layers
 from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantized
 from sr_deploy.export.int8.execute import open_graph
@@ -19,8 +19,8 @@ from sr_deploy.export.int8.insert import insert_quantization
 from sr_deploy.export.int8.joins import group_by_step
 from sr_deploy.export.int8.learn import learn_layers
 from sr_deploy.export.int8.make import make_int8_graph
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import place_quantization
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.sensitivity import estimate_errors
 
 pytestmark = pytest.mark.xdist_group("int8")
@@ -28,8 +28,8 @@ RANDOM = np.random.default_rng(0)
 
 
 @pytest.fixture
-def work(trained, quick, tmp_path):
-    return int8_work.start_work(
+def task(trained, quick, tmp_path):
+    return task_module.make_task(
         trained[1], tmp_path / "a.onnx", quick, calibration=None, keep_fp32=(), tell=lambda _: None
     )
 
@@ -94,41 +94,41 @@ def test_gradients_of_steps_and_values():
     assert step.grad.item() == pytest.approx(1 * (1 - 1.2) + 2 * -128 + 3 * 0 + 4 * 127, rel=1e-5)
 
 
-def test_what_is_learned_stays_within_its_bounds_and_is_nearer_to_fp32(work, quick):
-    placement = place_quantization(work.model)
+def test_what_is_learned_stays_within_its_bounds_and_is_nearer_to_fp32(task, quick):
+    placement = place_quantization(task.model)
     options = quick.model_copy(update={"learn_steps": 40, "percentile": 90.0})  # clips far too much
-    work = replace(work, options=options)
-    limits = measure_ranges(work.model, placement, work.stream_inputs, options, work.engine)
-    layers = quantize_layers(work.model, placement, limits, options)
-    learned = learn_layers(work, placement, layers)
+    task = replace(task, options=options)
+    limits = measure_ranges(task.model, placement, task.stream_inputs, options, task.engine)
+    layers = quantize_layers(task.model, placement, limits, options)
+    learned = learn_layers(task, placement, layers)
     assert not isinstance(learned, str)
     assert all(0.5 <= factor <= 2 for factor in learned.factors.values())
     assert max(learned.factors.values()) > 1.02
     assert {int(one) for moves in learned.moved.values() for one in np.unique(moves)} <= {-1, 0, 1}
     assert any(moves.any() for moves in learned.moved.values())
     wider = {data: limit * learned.factors[data] for data, limit in limits.items()}
-    judge = work.open_search_judge()
-    after = quantize_layers(work.model, placement, wider, options, learned.moved)
-    assert judge.error(work.open_with(after)) < 0.9 * judge.error(work.open_with(layers))
+    judge = task.open_search_judge()
+    after = quantize_layers(task.model, placement, wider, options, learned.moved)
+    assert judge.error(task.open_with(after)) < 0.9 * judge.error(task.open_with(layers))
 
 
-def test_learning_begins_with_wider_ranges_than_calibrated(work, quick):
-    placement = place_quantization(work.model)
-    work = replace(work, options=quick.model_copy(update={"learn_steps": 1}))
-    limits = measure_ranges(work.model, placement, work.stream_inputs, work.options, work.engine)
-    learned = learn_layers(work, placement, quantize_layers(work.model, placement, limits, work.options))
+def test_learning_begins_with_wider_ranges_than_calibrated(task, quick):
+    placement = place_quantization(task.model)
+    task = replace(task, options=quick.model_copy(update={"learn_steps": 1}))
+    limits = measure_ranges(task.model, placement, task.stream_inputs, task.options, task.engine)
+    learned = learn_layers(task, placement, quantize_layers(task.model, placement, limits, task.options))
     assert not isinstance(learned, str)
     assert all(factor == pytest.approx(1.25, abs=0.01) for factor in learned.factors.values())
 
 
-def test_estimates_are_near_to_what_each_layer_costs_alone(work, quick):
-    placement = place_quantization(work.model)
-    limits = measure_ranges(work.model, placement, work.stream_inputs, quick, work.engine)
-    layers = quantize_layers(work.model, placement, limits, quick)
-    estimated = estimate_errors(work.model, layers, work.stream_search_inputs(), seed=0)
-    judge = work.open_search_judge()
+def test_estimates_are_near_to_what_each_layer_costs_alone(task, quick):
+    placement = place_quantization(task.model)
+    limits = measure_ranges(task.model, placement, task.stream_inputs, quick, task.engine)
+    layers = quantize_layers(task.model, placement, limits, quick)
+    estimated = estimate_errors(task.model, layers, task.stream_search_inputs(), seed=0)
+    judge = task.open_search_judge()
     for name, layer in layers.items():
-        alone = judge.error(work.open_with({name: layer}))
+        alone = judge.error(task.open_with({name: layer}))
         assert alone / 4 < estimated[name] < alone * 4
 
 

@@ -13,13 +13,13 @@ from sr_deploy.bundle import parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import GraphError, VerificationError
-from sr_deploy.export.int8 import work as int8_work
+from sr_deploy.export.int8 import task as task_module
 from sr_deploy.export.int8.bundle import Calibration, load_quantized_source, write_int8_graph
 from sr_deploy.export.int8.execute import choose_engine, open_graph
 from sr_deploy.export.int8.make import make_int8_graph
-from sr_deploy.export.int8.options import Int8Options
 from sr_deploy.export.int8.placement import Candidate
-from sr_deploy.export.int8.quality import Loss
+from sr_deploy.export.int8.quantization_loss import Loss
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.search import Point, rank_candidates, search_share
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
@@ -178,12 +178,12 @@ def test_correction_takes_the_mean_error_of_a_layer_away(trained, quick):
     from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, measure_shifts, quantize_layers
     from sr_deploy.export.int8.placement import place_quantization
 
-    work = int8_work.start_work(trained[1], Path("unused"), quick, calibration=None, keep_fp32=(), tell=lambda _: None)
-    placement = place_quantization(work.model)
-    limits = measure_ranges(work.model, placement, work.stream_inputs, quick, work.engine)
-    layers = quantize_layers(work.model, placement, limits, quick)
-    before = measure_shifts(work.model, layers, work.stream_inputs, work.engine)
-    after = measure_shifts(work.model, correct_biases(layers, before), work.stream_inputs, work.engine)
+    task = task_module.make_task(trained[1], Path("unused"), quick, calibration=None, keep_fp32=(), tell=lambda _: None)
+    placement = place_quantization(task.model)
+    limits = measure_ranges(task.model, placement, task.stream_inputs, quick, task.engine)
+    layers = quantize_layers(task.model, placement, limits, quick)
+    before = measure_shifts(task.model, layers, task.stream_inputs, task.engine)
+    after = measure_shifts(task.model, correct_biases(layers, before), task.stream_inputs, task.engine)
     for name, shift in before.items():
         assert np.abs(shift).max() > 1e-5
         assert np.abs(after[name]).max() < 1e-2 * np.abs(shift).max() + 1e-6
@@ -227,7 +227,7 @@ def test_rtx_builds_it(exported, quick, tmp_path, name, per_channel):
 
 def test_onnxruntime_alone_does_it_too(trained, quick, tmp_path, monkeypatch):
     report = make_int8_graph(trained[1], tmp_path / "a.onnx", quick)
-    monkeypatch.setattr(int8_work, "choose_engine", lambda _: "onnxruntime")
+    monkeypatch.setattr(task_module, "choose_engine", lambda _: "onnxruntime")
     other = make_int8_graph(trained[1], tmp_path / "b.onnx", quick)
     assert other.measured_with.startswith("onnxruntime ")
     assert other.share == pytest.approx(report.share)

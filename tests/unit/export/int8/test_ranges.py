@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.arch.quantized import LEVELS
-from sr_deploy.export.int8.options import Int8Options
+from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.ranges import BINS, Histogram, make_range
 
 

@@ -154,11 +154,11 @@ def test_skip_of_another_factor_or_width_is_left_alone(make):
 
 @quick
 @given(seed=seeds, low=st.sampled_from([-0.5, 0.9, 1.0]), high=st.sampled_from([1.0, 1.1, 3.0]), kind=st.integers(0, 2))
-def test_prelu_is_spelled_out(make, seed, low, high, kind):
+def test_prelu_is_decomposed(make, seed, low, high, kind):
     b = make.Builder(seed)
     slopes = b.rng.uniform(low, high, [(4, 1, 1), (1, 4, 1, 1), (1,)][kind])
     model = b.model(b.add("PRelu", b.conv("x", 3, 4), b.constant(slopes)))
-    new = make.assert_same(model, replace(NOTHING, prelu="spell"), (1, 3, 4, 5), times={"prelu": 1}, tolerance=1e-6)
+    new = make.assert_same(model, replace(NOTHING, prelu="decompose"), (1, 3, 4, 5), times={"prelu": 1}, tolerance=1e-6)
     assert operators(new)["PRelu"] == 0
     assert operators(new)["LeakyRelu"] == (kind == 2)
 
@@ -167,21 +167,21 @@ def test_prelu_by_rows_or_of_unknown_channels_is_left_alone(make):
     b = make.Builder(15)
     rows = b.add("PRelu", b.conv("x", 3, 4), b.random(5, 1))
     turned = b.add("PRelu", b.add("Transpose", "x", perm=[0, 1, 3, 2]), b.random(3, 1, 1))
-    make.assert_same(b.model(rows, turned), replace(NOTHING, prelu="spell"), (1, 3, 5, 4), times={})
+    make.assert_same(b.model(rows, turned), replace(NOTHING, prelu="decompose"), (1, 3, 5, 4), times={})
 
 
 @quick
-@given(seed=seeds, h=sides, w=sides, together=st.sampled_from([0, 2, 3]), bias=st.booleans())
-def test_concatenations_are_split(make, seed, h, w, together, bias):
+@given(seed=seeds, h=sides, w=sides, leading=st.sampled_from([0, 2, 3]), bias=st.booleans())
+def test_concatenations_are_split(make, seed, h, w, leading, bias):
     b = make.Builder(seed)
     seen = ["x"]
     for number in range(1, 5):
         joined = b.add("Concat", *seen, axis=1) if number > 1 else "x"
         seen.append(b.add("LeakyRelu", b.conv(joined, 3 + 2 * (number - 1), 2, bias=bias), alpha=0.2))
     model = b.model(b.conv(b.add("Concat", *seen, axis=1), 11, 3, bias=bias))
-    times = 4 if together == 0 else 3
-    new = make.assert_same(model, replace(NOTHING, concat=together), (2, 3, h, w), times={"concat": times})
-    assert operators(new)["Concat"] == (together > 0)
+    times = 4 if leading == 0 else 3
+    new = make.assert_same(model, replace(NOTHING, concat=leading), (2, 3, h, w), times={"concat": times})
+    assert operators(new)["Concat"] == (leading > 0)
 
 
 def test_concatenation_of_unknown_widths_or_along_rows_is_left_alone(make):

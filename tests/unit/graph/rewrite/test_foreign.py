@@ -1,4 +1,4 @@
-"""Random graphs of anybody's: whatever is rewritten in them, the result stays."""
+"""Random graphs of any structure: rewrites do not change their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import helper
 from sr_deploy.errors import GraphError
 from sr_deploy.graph.rewrite import DEFAULT, FOR_ONNXRUNTIME, FOR_OPENVINO, rewrite_model
 
-EVERYTHING = replace(FOR_OPENVINO, prelu="spell", channels=8, concat=0)
+EVERYTHING = replace(FOR_OPENVINO, prelu="decompose", channels=8, concat=0)
 OPTIONS = {"default": DEFAULT, "openvino": FOR_OPENVINO, "onnxruntime": FOR_ONNXRUNTIME, "everything": EVERYTHING}
 LIMIT = 16  # output pixels per input pixel along a side
 seen = {}

@@ -188,7 +188,7 @@ def test_scales_and_bytes_are_counted():
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_rtx_builds_rewritten_graphs(exported, tmp_path, name, precision):
     path = tmp_path / "new.onnx"
-    everything = replace(DEFAULT, concat=2, residual_taps=True, channels=16, prelu="spell")
+    everything = replace(DEFAULT, concat=2, residual_taps=True, channels=16, prelu="decompose")
     rewrite_file(exported(name).path, everything if precision == "fp32" else DEFAULT, path)
     if precision == "fp16":
         convert_graph_to_fp16(path, half := tmp_path / "half.onnx")

@@ -14,8 +14,8 @@ from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.video.encoders import VideoSettings
-from sr_deploy.upscale.video.job import upscale_video
 from sr_deploy.upscale.video.record import find_work_folder
+from sr_deploy.upscale.video.video_job import upscale_video
 
 SETTINGS = VideoSettings(segment_frames=5, encoder_options=(("preset", "ultrafast"),))
 

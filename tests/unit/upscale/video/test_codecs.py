@@ -10,9 +10,9 @@ import pytest
 from sr_deploy.errors import InputError
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.video.encoders import VideoSettings, make_encoder, plan_encoder
-from sr_deploy.upscale.video.job import upscale_video
 from sr_deploy.upscale.video.pixel_formats import decode_alike
 from sr_deploy.upscale.video.source import read_video_info
+from sr_deploy.upscale.video.video_job import upscale_video
 
 LOSSLESS = VideoSettings(codec="ffv1", segment_frames=5)
 SMALL = VideoSettings(segment_frames=5, encoder_options=(("preset", "ultrafast"),))

@@ -12,13 +12,13 @@ from typing import Any
 import av
 import pytest
 
-from sr_deploy.upscale.video.continuing import Done, continue_frames, find_entry
+from sr_deploy.upscale.video.continuing import Done, continue_frames, find_random_access
 from sr_deploy.upscale.video.convert import ToPixels
 from sr_deploy.upscale.video.decode import FrameReader
 from sr_deploy.upscale.video.encoders import VideoSettings
-from sr_deploy.upscale.video.entries import Entry
-from sr_deploy.upscale.video.job import upscale_video
+from sr_deploy.upscale.video.random_access import RandomAccessPoint
 from sr_deploy.upscale.video.source import read_video_info
+from sr_deploy.upscale.video.video_job import upscale_video
 
 FRAMES = 40
 X264 = (("preset", "veryfast"), ("bf", "2"))
@@ -53,8 +53,8 @@ class CountingReader(FrameReader):
 
     count = 0
 
-    def frames(self, entry: Entry | None = None) -> Iterator[Any]:
-        for frame in super().frames(entry):
+    def frames(self, access_point: RandomAccessPoint | None = None) -> Iterator[Any]:
+        for frame in super().frames(access_point):
             self.count += 1
             yield frame
 
@@ -116,14 +116,14 @@ def test_what_does_not_agree_is_decoded_from_the_start(clip):
     whole = read_from_the_start(info)
     done = stop_after(whole, 20)
     begun, inside = info.times[14], info.times[16]
-    assert find_entry(info, done).time == begun
+    assert find_random_access(info, done).time == begun
     for seen, wrong in (
         (info, replace(done, check=done.check ^ 1)),  # other samples
         (info, replace(done, check=None)),  # errors before
         (info, replace(done, times=(*done.times[:3], done.times[3] + 1, *done.times[4:]))),  # other times
-        (replace(info, entries=(Entry(begun + 1, begun),)), done),  # no packet there
-        (replace(info, entries=(Entry(begun, 10**15),)), done),  # none at all
-        (replace(info, entries=(Entry(inside, inside),)), done),  # in the middle of a group
+        (replace(info, random_access_points=(RandomAccessPoint(begun + 1, begun),)), done),  # no packet there
+        (replace(info, random_access_points=(RandomAccessPoint(begun, 10**15),)), done),  # none at all
+        (replace(info, random_access_points=(RandomAccessPoint(inside, inside),)), done),  # in the middle of a group
     ):
         frames, reader = read_on(seen, wrong)
         assert frames == whole[20:]
@@ -163,7 +163,7 @@ def test_jobs_seek(clip, packets_of, runner, upscaler, tmp_path, *, monkeypatch,
         readers.append(CountingReader(info))
         return readers[-1]
 
-    monkeypatch.setattr("sr_deploy.upscale.video.job.FrameReader", read)
+    monkeypatch.setattr("sr_deploy.upscale.video.video_job.FrameReader", read)
     assert upscale_video(upscaler, source, tmp_path / "out.mp4", settings).resumed == place
     assert readers[0].count <= FRAMES - place + 6
     for kind in ("video", "audio"):

@@ -12,9 +12,9 @@ import pytest
 from sr_deploy.errors import GuardError, VideoError
 from sr_deploy.upscale.video.check import check_result
 from sr_deploy.upscale.video.encoders import VideoSettings
-from sr_deploy.upscale.video.job import partial_path, upscale_video
 from sr_deploy.upscale.video.mux import Copied
 from sr_deploy.upscale.video.source import read_video_info
+from sr_deploy.upscale.video.video_job import partial_path, upscale_video
 
 SETTINGS = VideoSettings(segment_frames=10, encoder_options=(("preset", "ultrafast"),))
 FRAMES = 36

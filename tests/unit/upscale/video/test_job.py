@@ -13,9 +13,9 @@ import pytest
 from sr_deploy.errors import OutputError, VideoError
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.video.encoders import VideoSettings
-from sr_deploy.upscale.video.job import upscale_video
 from sr_deploy.upscale.video.record import find_work_folder
 from sr_deploy.upscale.video.source import read_video_info
+from sr_deploy.upscale.video.video_job import upscale_video
 
 LOSSLESS = VideoSettings(codec="ffv1", segment_frames=5)
 SMALL = VideoSettings(segment_frames=5, encoder_options=(("preset", "ultrafast"),))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sr_deploy.upscale.video.encoders import VideoSettings
-from sr_deploy.upscale.video.job import upscale_video
 from sr_deploy.upscale.video.length import count_missing_bytes
+from sr_deploy.upscale.video.video_job import upscale_video
 
 BOX = (16).to_bytes(4) + b"ftypisom" + bytes(4)
 

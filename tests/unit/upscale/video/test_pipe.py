@@ -130,7 +130,7 @@ def test_readers_that_end_early_are_named(upscaler):
         def write(self, content) -> int:
             raise BrokenPipeError(32, "Broken pipe")
 
-    with pytest.raises(OutputError, match=r"whoever reads them has ended \(Broken pipe\)"):
+    with pytest.raises(OutputError, match=r"their reader has ended \(Broken pipe\)"):
         upscale_pipe(upscaler, io.BytesIO(make_stream("C444")), Closed(), "y4m")
 
 

@@ -1,0 +1,108 @@
+"""Recipes as TOML: reading, writing, comparing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import create_model
+
+from sr_deploy.arch.registry import get_architecture
+from sr_deploy.config import find_config, format_toml_value, load_config, validate_config
+from sr_deploy.errors import RecipeError
+from sr_deploy.files import require_file, write_text
+from sr_deploy.train.recipe.stage import Recipe
+
+# What may differ between a run and its resumption: none of these changes what a step computes.
+_FREE_TO_CHANGE = ("description", "run.", "data.workers", "data.cache_gib")
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: a shipped recipe's name, or the path of a TOML file.
+        overrides: `section.key=value`.
+
+    Raises:
+        RecipeError: unknown name or key (the nearest known one is named), a wrong type or value.
+        InputError: no such file.
+    """
+    return _load(find_config("train", name), overrides)
+
+
+def read_run_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read the resolved recipe of a run.
+
+    Raises:
+        InputError: no such file.
+        RecipeError: it does not validate.
+    """
+    return _load(require_file(path, "the recipe of a run"), overrides)
+
+
+def _load(path: Path, overrides: Sequence[str]) -> Recipe:
+    recipe = load_config(path, Recipe, overrides)
+    options = recipe.network.model_dump()
+    for key in ("scale", "channels"):
+        if key in options:
+            raise RecipeError(f"{path}: unknown key 'network.{key}'; the scale stands at the top of a recipe, once")
+    architecture = get_architecture(recipe.network.architecture)
+    section = create_model("Section", network=(architecture.spec, ...))  # so that errors name the keys of the recipe
+    validate_config({"network": {"scale": recipe.scale, **options}}, section, str(path))
+    return recipe
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Write a recipe so that `read_run_recipe` gives it back, defaults spelled out.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    header = "# The recipe as it was trained, every default spelled out. Written by sr-deploy.\n"
+    write_text(path, header + format_toml(recipe.model_dump(mode="json")))
+
+
+def format_toml(document: Mapping[str, object]) -> str:
+    """TOML text of nested tables of text, numbers, booleans and lists; keys with None are left out."""
+    return "\n".join(_table_lines(document, ())) + "\n"
+
+
+def find_differences(stored: Recipe, wanted: Recipe) -> list[str]:
+    """What keeps `wanted` from going on with a run of `stored`, as `key: stored -> wanted`, sorted.
+
+    Lengths and intervals may change. "auto" accepts what was measured before.
+    """
+    before, after = _flatten(stored.model_dump(mode="json")), _flatten(wanted.model_dump(mode="json"))
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+        and not key.startswith(_FREE_TO_CHANGE)
+        and not (key.startswith("precision.") and after.get(key) == "auto")
+    ]
+
+
+def _table_lines(table: Mapping[str, object], prefix: tuple[str, ...]) -> list[str]:
+    inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    plain = {key: value for key, value in table.items() if key not in inner and value is not None}
+    lines = [f"{_quote(key)} = {format_toml_value(value)}" for key, value in plain.items()]
+    for key, value in inner.items():
+        path = (*prefix, _quote(key))
+        lines += ["", f"[{'.'.join(path)}]", *_table_lines(value, path)]
+    return lines
+
+
+def _quote(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else format_toml_value(key)
+
+
+def _flatten(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,190 @@
+"""Images of any size as aligned pairs of high and low resolution, decoded once as far as memory allows."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_deploy.errors import ImageError, InputError, RecipeError
+from sr_deploy.imaging.codec import bundled_photographs, list_images, read_training_image
+from sr_deploy.imaging.formats import PHOTOGRAPHS
+from sr_deploy.imaging.resize import downscale_bicubic
+from sr_deploy.train.recipe import DataRecipe
+
+Report = Callable[[str], None]
+"""Takes one line for the user."""
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """One photograph at both resolutions."""
+
+    hr: NDArray[np.uint8]
+    """H x W x 3, sides multiples of the scale."""
+    lr: NDArray[np.uint8]
+    """The same shrunk by the scale; 0 x 0 x 3 where low resolution is made elsewhere."""
+
+
+class TrainingImages:
+    """Pairs by index, for several threads at once. Files that cannot be used are reported once each."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        scale: int,
+        min_side: int,
+        multiple: int,
+        cache_gib: float,
+        report: Report,
+        with_lr: bool = True,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            paths: image files.
+            scale: from low to high resolution.
+            min_side: high-resolution pixels that each side must have.
+            multiple: high-resolution sides are cropped to multiples of this (itself a multiple of the scale).
+            cache_gib: memory for decoded pairs.
+            report: told of each file that is skipped.
+            with_lr: make low resolution by the papers' bicubic; else only originals are kept.
+        """
+        self._with_lr = with_lr
+        self.paths = tuple(paths)
+        self.scale = scale
+        self._min_side = min_side
+        self._multiple = multiple
+        self._room = int(cache_gib * 2**30)
+        self._full = False
+        self._report = report
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[int, ImagePair] = OrderedDict()
+        self._bad: set[int] = set()
+
+    def prefetch(self, threads: int) -> None:
+        """Decode files, in order, until all are read or the cache is full.
+
+        Raises:
+            InputError: none of the files can be used.
+        """
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            list(pool.map(lambda index: None if self._full else self.pair(index), range(len(self.paths))))
+        self._check_any_good()
+
+    def pair(self, index: int) -> ImagePair | None:
+        """The pair of one file, or None if the file cannot be used.
+
+        Raises:
+            InputError: now none of the files is left.
+        """
+        with self._lock:
+            if index in self._bad:
+                return None
+            if index in self._cache:
+                self._cache.move_to_end(index)
+                return self._cache[index]
+        try:
+            made = self._make_pair(index)
+        except ImageError as error:
+            self._mark_bad(index, error)
+            self._check_any_good()
+            return None
+        self._remember(index, made)
+        return made
+
+    def cached_bytes(self) -> int:
+        """Memory that decoded pairs take now."""
+        with self._lock:
+            return sum(pair.hr.nbytes + pair.lr.nbytes for pair in self._cache.values())
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names and sizes of the files: whether a resumed run sees what the first part saw."""
+        lines = [f"{path.name}\t{path.stat().st_size}" for path in self.paths]
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _make_pair(self, index: int) -> ImagePair:
+        path = self.paths[index]
+        image = read_training_image(path)
+        height, width = (side - side % self._multiple for side in image.shape[:2])
+        if min(height, width) < self._min_side:
+            raise ImageError(
+                f"{path} is too small ({image.shape[1]}x{image.shape[0]} pixels; "
+                f"at least {self._min_side}x{self._min_side} are needed)"
+            )
+        hr = np.ascontiguousarray(image[:height, :width])
+        lr = downscale_bicubic(hr, self.scale) if self._with_lr else np.zeros((0, 0, 3), np.uint8)
+        return ImagePair(hr=hr, lr=lr)
+
+    def _remember(self, index: int, made: ImagePair) -> None:
+        size = made.hr.nbytes + made.lr.nbytes
+        with self._lock:
+            if index in self._cache:
+                return
+            self._full = self._full or self._room < size
+            while self._cache and self._room < size:
+                _, oldest = self._cache.popitem(last=False)
+                self._room += oldest.hr.nbytes + oldest.lr.nbytes
+            if self._room >= size:
+                self._cache[index] = made
+                self._room -= size
+
+    def _mark_bad(self, index: int, error: ImageError) -> None:
+        with self._lock:
+            if index in self._bad:
+                return
+            self._bad.add(index)
+        self._report(f"skipped: {error}")
+
+    def _check_any_good(self) -> None:
+        if len(self._bad) == len(self.paths):
+            raise InputError(
+                f"none of the {len(self.paths)} images in {self.paths[0].parent} can be used: all are unreadable or "
+                f"smaller than {self._min_side}x{self._min_side} pixels; give larger ones or a smaller "
+                "--set data.patch_size"
+            )
+
+
+def training_paths(recipe: DataRecipe) -> list[Path]:
+    """The files to train on.
+
+    Raises:
+        InputError: no such folder, or no image in it.
+        RecipeError: no such bundled photograph.
+    """
+    return _images_in(recipe.folder) if recipe.folder is not None else _bundled(recipe.training, "data.training")
+
+
+def validation_paths(recipe: DataRecipe) -> list[Path]:
+    """The files to validate on.
+
+    Raises:
+        InputError: no such folder, or no image in it.
+        RecipeError: no such bundled photograph.
+    """
+    if recipe.validation_folder is not None:
+        return _images_in(recipe.validation_folder)
+    return _bundled(recipe.held_out, "data.held_out")
+
+
+def _images_in(folder: str) -> list[Path]:
+    found = list_images(Path(folder))
+    if not found:
+        raise InputError(f"{folder} holds no images ({PHOTOGRAPHS}), at any depth; give a folder that does")
+    return found
+
+
+def _bundled(names: Sequence[str], key: str) -> list[Path]:
+    known = bundled_photographs()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise RecipeError(f"{key}: no bundled photograph named {', '.join(unknown)}; known: {', '.join(known)}")
+    return [known[name] for name in names]
