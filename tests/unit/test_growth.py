@@ -10,6 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.onnxruntime.runner import OnnxRuntimeRunner
 from sr_deploy.export.cleanup import clean_graph
 from sr_deploy.export.fp16 import convert_model_to_fp16
 from sr_deploy.export.half_probe import measure_layers
@@ -17,7 +18,6 @@ from sr_deploy.graph.check import check_model
 from sr_deploy.graph.read import describe_layers, read_graph
 from sr_deploy.graph.rewrite import FOR_ONNXRUNTIME, apply_rewrites, rewrite_model
 from sr_deploy.model import open_model
-from sr_deploy.runners.onnxruntime_runner import OnnxRuntimeRunner
 from sr_deploy.upscale.files import FileSettings
 from sr_deploy.upscale.job import open_record, stamp_of
 from sr_deploy.upscale.places import plan_folder

@@ -47,7 +47,7 @@ _READ_BACK = """
     from sr_deploy.engine import worker
 
     job = worker.BuildJob.model_validate_json(sys.stdin.read())
-    sdk = trt.select_sdk("tensorrt-rtx")
+    sdk = get_builder("tensorrt-rtx").select_sdk()
     builder, network, parser = worker.parse_graph(sdk, job.request.graph)
     graph_input = network.get_input(0)
     config = worker.make_config(sdk, job, graph_input)(builder, network)
