@@ -26,7 +26,7 @@ def list_in_fp32(device: DeviceKind) -> tuple[BackendChoice, ...]:
     return tuple(BackendChoice(backend.name) for backend in list_for_auto(device))
 
 
-def _list_reduced(device: DeviceKind) -> list[BackendChoice]:
+def list_reduced(device: DeviceKind) -> list[BackendChoice]:
     """Below FP32: by the rank of the backend, those of one rank in turn, so that the precision comes first."""
     ranked = [
         (backend.auto[device].rank, place, choice)
@@ -94,7 +94,7 @@ def _judge_reduced(model: Model, gpu: Gpu | None = None) -> dict[BackendChoice, 
     bundle = model.bundle
     if model.kind != "bundle" or bundle is None:
         return {}
-    wanted = _list_reduced("cpu" if gpu is None else "cuda")
+    wanted = list_reduced("cpu" if gpu is None else "cuda")
     asked = [choice for choice in wanted if bundle.manifest.graph(choice.precision) is not None]
     if gpu is not None:  # most precisions have no engine that fits: nothing to say of those
         asked = [choice for choice in asked if _runs_on(model, choice, gpu)]

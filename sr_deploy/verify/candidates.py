@@ -29,7 +29,7 @@ def list_candidates(model: Model) -> list[BackendChoice]:
 def _list_of_graph(model: Model, precision: Precision) -> list[BackendChoice]:
     """The reference backend of graphs comes first."""
     found, mixed = [], []
-    for backend in sorted(list_backends(), key=lambda one: one != get_reference("graph")):
+    for backend in sorted(list_backends(), key=lambda one: one is not get_reference("graph")):
         if backend.artifact == "engine":
             continue
         for asked in backend.find_verified(model.precisions, precision):
