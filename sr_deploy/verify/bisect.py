@@ -17,7 +17,7 @@ from sr_deploy.bundle import Bundle, Shape
 from sr_deploy.config import Document
 from sr_deploy.deps import require
 from sr_deploy.errors import BackendError, InputError
-from sr_deploy.graph.ends import DTYPES
+from sr_deploy.graph.ends import DTYPES, Dtype
 from sr_deploy.graph.load import find_ends, load_whole_model
 from sr_deploy.model import Model
 from sr_deploy.runners.ends import encode_input
@@ -178,7 +178,7 @@ def _run_marked(model: ModelProto, names: Sequence[str], lr_NCHW: NDArray[np.flo
     assert reference.open_graph is not None
     marked = modify_outputs(type(model).FromString(model.SerializeToString()), outputs=asked)
     source, _ = find_ends("the graph", model)
-    dtype = DTYPES.get(source.type.tensor_type.elem_type, "float32")
+    dtype: Dtype = DTYPES.get(source.type.tensor_type.elem_type, "float32")
     try:
         graph = reference.open_graph(marked.SerializeToString(), GraphOptions(optimize=False, plan_memory=False))
         outputs = graph.run({source.name: encode_input(lr_NCHW, dtype)})

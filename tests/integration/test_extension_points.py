@@ -34,7 +34,7 @@ def install(folder: Path, project: str, text: str) -> None:
     ((group, points),) = tomllib.loads(project)["project"]["entry-points"].items()
     ((name, module),) = points.items()
     (folder / f"{module}.py").write_text(text)
-    metadata = folder / f"{name}-1.0.dist-info"
+    metadata = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
