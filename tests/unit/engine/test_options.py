@@ -43,7 +43,7 @@ def request_for(graph, **changes):
 # What the SDK's own objects say after `make_config`, in a process of its own as SDKs want it.
 _READ_BACK = """
     import json, sys
-    from sr_deploy import trt
+    from sr_deploy.backends.registry import get_builder
     from sr_deploy.engine import worker
 
     job = worker.BuildJob.model_validate_json(sys.stdin.read())
