@@ -33,11 +33,12 @@ from sr_deploy.arch.registry import build_network, describe_cost
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.torch.runner import TorchRunner
 from sr_deploy.files import write_text
 from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.measure.peak import measure_peaks
 from sr_deploy.model import Model, open_model
-from sr_deploy.runners.torch_runner import TorchRunner, why_no_cuda
+from sr_deploy.runners.cuda_graph import why_no_cuda
 from sr_deploy.upscale.guards import FINITE_ONLY
 from sr_deploy.upscale.image import Upscaler
 

@@ -31,7 +31,8 @@ from pages import describe_command
 from sr_deploy.arch.registry import build_network, input_multiple
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.backends import BackendChoice
-from sr_deploy.deps import openvino_core
+from sr_deploy.backends.openvino.compiled import compile_graph
+from sr_deploy.backends.openvino.runner import why_not_computed
 from sr_deploy.export.onnx_export import export_network_to_onnx, trace_network
 from sr_deploy.graph.rewrite import (
     DEFAULT,
@@ -45,7 +46,6 @@ from sr_deploy.graph.rewrite import (
     rewrite_model,
 )
 from sr_deploy.measure.machine import describe_machine, tool_versions
-from sr_deploy.runners.openvino_runner import why_not_computed
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -100,14 +100,7 @@ MAIN = tuple(name for name, subject in SUBJECTS.items() if subject.variants == _
 
 def open_openvino(model: onnx.ModelProto, threads: int, precision: str = "f32") -> Run:
     """As the runner of sr-deploy opens it."""
-    core = openvino_core("the benchmark")
-    settings = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,
-    }
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
+    compiled = compile_graph(model.SerializeToString(), precision, threads)
     return lambda lr_NCHW: compiled([lr_NCHW])[0]
 
 

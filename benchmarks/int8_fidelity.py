@@ -47,10 +47,11 @@ import torch
 from int8_pages import RESULTS, Fidelity, Measured, Speed, read_measured, select_timed, update_docs, write_measured
 from numpy.typing import NDArray
 
-from sr_deploy.deps import is_installed, openvino_core
+from sr_deploy.backends.openvino.compiled import compile_graph
+from sr_deploy.deps import is_installed
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.int8.calibration_images import Crop, CropShape, cut_crops, find_calibration_images, to_input
-from sr_deploy.export.int8.execute import Engine, Run, choose_engine, open_graph
+from sr_deploy.export.int8.execute import Run, choose_engine, open_graph
 from sr_deploy.export.int8.make import make_int8_graph
 from sr_deploy.export.int8.quantization_loss import Judge
 from sr_deploy.export.int8.quantization_options import Int8Options
@@ -236,7 +237,7 @@ def measure_fidelity(
 
 def open_in_bf16(path: Path) -> Run:
     """OpenVINO with what is float computed in BF16."""
-    compiled = openvino_core("timing").compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    compiled = compile_graph(path, "bf16", None)
     return lambda lr: {"sr": compiled([lr])[0]}
 
 
@@ -254,7 +255,7 @@ def open_eager(model: Model) -> Run:
 def open_runs(graphs: dict[str, Path], model: Model) -> Iterator[tuple[tuple[str, str], Run]]:
     """What is timed, by graph and backend."""
     yield ("FP32", "torch"), open_eager(model)
-    backends: list[Engine] = ["onnxruntime", "openvino"] if is_installed("openvino") else ["onnxruntime"]
+    backends: list[str] = ["onnxruntime", "openvino"] if is_installed("openvino") else ["onnxruntime"]
     for name in select_timed(graphs):
         for backend in backends:
             yield (name, backend), open_graph(onnx.load(graphs[name]), backend)

@@ -26,7 +26,8 @@ from agreement import write_agreement
 from bench_pages import RESULTS, update_pages, write_tables
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from sr_deploy.bench.choices import is_quick, parse_candidate
+from sr_deploy.backends.registry import get_backend
+from sr_deploy.bench.choices import parse_candidate
 from sr_deploy.bench.report import BenchReport
 from sr_deploy.config import load_config
 from sr_deploy.files import write_text
@@ -99,7 +100,8 @@ def make_command(scenario: Scenario, model: str, out: Path) -> list[str]:
         return [sys.executable, str(FOLDER / name), *given, "--out", str(out)]
     assert scenario.bench is not None  # one of the two, as validated
     command = [sys.executable, "-m", "sr_deploy", "bench", model, "--json", "--seconds", f"{scenario.bench.seconds:g}"]
-    backends = [one for one in scenario.bench.backends if is_quick(parse_candidate(one))]
+    choices = {one: parse_candidate(one).backend for one in scenario.bench.backends}
+    backends = [one for one, choice in choices.items() if get_backend(choice.backend).why_untimed(choice) is None]
     for option, values in (("--shape", scenario.bench.shapes), ("--backend", backends)):
         command += [word for value in values for word in (option, value)]
     return command

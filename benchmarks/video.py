@@ -28,11 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pages import describe_command, replace_table
 
-from sr_deploy.deps import installed_version
 from sr_deploy.files import write_text
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.imaging.resample import resample
-from sr_deploy.measure.machine import describe_machine
+from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.video.encoders import VideoSettings
 from sr_deploy.upscale.video.video_job import VideoResult, upscale_video
@@ -194,7 +193,7 @@ def main() -> None:
         "command": describe_command(),
         "machine": describe_machine().title(),
         "versions": ", ".join(
-            f"{name} {version}" for name in ("av", "torch", "openvino") if (version := installed_version(name))
+            f"{name} {version}" for name in ("av", "torch", "openvino") if (version := tool_versions().get(name))
         ),
         "model": arguments.model.stem,
         "codec": arguments.codec,

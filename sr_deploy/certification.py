@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sr_deploy.backends import BackendChoice, Precision
+from sr_deploy.backends.registry import get_backend
 from sr_deploy.bundle import (
     Bundle,
     Certificate,
     CertificateEntry,
     Check,
-    EngineBackend,
     EngineOptions,
     ErrorBudget,
     NotRun,
@@ -201,7 +201,8 @@ def verify_model(
             verified.entries, tuple(checks), error_budgets, (*list_not_run(model, choices), *verified.not_run)
         )
         certificate = found.added_to(standing)
-        asked = None if choices is None else {choice.precision for choice in choices if choice.backend != "torch"}
+        of_files = (one for one in choices or () if get_backend(one.backend).artifact != "weights")
+        asked = None if choices is None else {choice.precision for choice in of_files}
         judgment = judge_found(model, certificate, found, asked=asked, thresholds=thresholds)
         if accept:
             certificate = accept_findings(certificate, judgment, accept)
@@ -278,7 +279,7 @@ def record_engines(bundle: Bundle) -> Judgment:
 
 def build_engines(
     bundle: Bundle | Path | str,
-    backend: EngineBackend | None = None,
+    backend: str | None = None,
     *,
     profiles: Sequence[Profile] = (),
     compute_capabilities: Sequence[str] = (),

@@ -16,7 +16,6 @@ from sr_deploy.backends import Precision
 from sr_deploy.bundle import (
     Bundle,
     CertificateEntry,
-    EngineBackend,
     EngineRecord,
     GraphRecord,
     Int8Record,
@@ -116,7 +115,7 @@ def export_bundle(
     checkpoint: Path | str,
     spec: ExportSpec | None = None,
     out: Path | None = None,
-    backend: EngineBackend | None = None,
+    backend: str | None = None,
     on_stage: Callable[[str], None] | None = None,
     *,
     on_progress: OnProgress | None = None,

@@ -4,50 +4,68 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
 
 from sr_deploy.errors import MissingDependencyError
 
-if TYPE_CHECKING:
-    import onnxruntime
-    import openvino
 
-# module -> (distribution, what installs it)
-_INSTALL = {
-    "torch": ("torch", "pip install torch"),
-    "onnx": ("onnx", "pip install sr-deploy"),
-    "onnxscript": ("onnxscript", "pip install sr-deploy"),
-    "onnxruntime": ("onnxruntime", "pip install sr-deploy"),
-    "polygraphy": ("polygraphy", "pip install sr-deploy"),
-    "safetensors": ("safetensors", "pip install sr-deploy"),
-    "pyvips": ("pyvips", "pip install 'pyvips[binary]'"),
-    "av": ("av", "pip install av"),
-    "skimage": ("scikit-image", "pip install scikit-image"),
-    "openvino": ("openvino", "pip install 'sr-deploy[openvino]'"),
-    "tensorrt_rtx": ("tensorrt_rtx_cu13", "pip install 'sr-deploy[rtx]'"),
-    "tensorrt": (
-        "tensorrt_cu13",
-        "pip install 'sr-deploy[tensorrt]' with NVIDIA's package index (see docs/backends.md)",
-    ),
-    "ray": ("ray", "pip install 'sr-deploy[ray]'"),
-    "ray.data": ("ray", "pip install 'sr-deploy[ray]'"),
-    "tensorboard": ("tensorboard", "pip install 'sr-deploy[train]'"),
-    "cryptography": ("cryptography", "pip install 'sr-deploy[signing]'"),
+@dataclass(frozen=True)
+class Package:
+    """An optional package."""
+
+    module: str
+    """What is imported."""
+    install: str
+    """The command that brings it."""
+    distributions: tuple[str, ...] = ()
+    """Names under which it is published, the usual one first; empty: the module's."""
+    reporter: str | None = None
+    """Module that is imported along with it and tells its maker over the network that it is used, without asking. It is
+    kept out."""
+    purpose: str = ""
+    """What it is for, as `sr-deploy doctor` says it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names under which it is published."""
+        return self.distributions or (self.module,)
+
+
+_OURS = "pip install sr-deploy"
+_PACKAGES = {
+    one.module: one
+    for one in (
+        Package("onnx", _OURS, purpose="exporting and reading graphs"),
+        Package("onnxscript", _OURS, purpose="exporting graphs"),
+        Package("polygraphy", _OURS, purpose="building TensorRT engines"),
+        Package("safetensors", _OURS, purpose="reading and writing weights"),
+        Package("pyvips", "pip install 'pyvips[binary]'", purpose="reading and writing pictures"),
+        Package("av", "pip install av", purpose="reading and writing video"),
+        Package(
+            "skimage",
+            "pip install scikit-image",
+            ("scikit-image",),
+            purpose="photographs for the demo, for verify and for bench",
+        ),
+        Package("tensorboard", "pip install 'sr-deploy[train]'", purpose="curves of a training run"),
+        Package("ray", "pip install 'sr-deploy[ray]'"),
+        Package("ray.data", "pip install 'sr-deploy[ray]'", ("ray",)),
+        Package("cryptography", "pip install 'sr-deploy[signing]'"),
+    )
 }
+"""Those of no backend, which brings its own."""
 
-_FATAL = 4
-"""ONNX Runtime's level of what ends the process."""
 
-# Imported along with a library, these tell its maker over the network that it is used, without asking. It runs without.
-_REPORTERS = {"openvino": "openvino_telemetry"}
+def list_packages() -> tuple[Package, ...]:
+    """What `sr-deploy doctor` looks for beside the backends' own."""
+    return tuple(one for one in _PACKAGES.values() if one.purpose)
 
 
 def is_installed(module: str) -> bool:
@@ -55,21 +73,34 @@ def is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def install_command(module: str) -> str:
-    """The command that brings `module`."""
-    return _INSTALL[module][1]
+def _find_package(package: Package | str) -> Package:
+    return _PACKAGES[package] if isinstance(package, str) else package
 
 
-def installed_version(module: str) -> str | None:
-    """Version of `module`, or None if it is absent. Nothing is imported.
+def install_command(package: Package | str) -> str:
+    """The command that brings a package, given by itself or by the name of one of those known here."""
+    return _find_package(package).install
+
+
+def installed_version(package: Package | str) -> str | None:
+    """Version of a package, or None if it is absent. Nothing is imported.
 
     That of the distribution that brings it; where another one does (NVIDIA's containers, JetPack, wheels for another
     CUDA), what its source says.
+
+    Args:
+        package: itself, or the import name of one of those known here.
     """
-    try:
-        return importlib.metadata.version(_INSTALL[module][0])
-    except importlib.metadata.PackageNotFoundError:
-        return _read_version(module)
+    package = _find_package(package)
+    for name in package.names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return _read_version(package.module)
+
+
+def why_absent(package: Package) -> str | None:
+    """That a package is not installed, with the command that brings it; None if it is there. Nothing is imported."""
+    return None if is_installed(package.module) else f"{package.module} is not installed; run: {package.install}"
 
 
 def _read_version(module: str, depth: int = 3) -> str | None:
@@ -92,74 +123,32 @@ def _read_version(module: str, depth: int = 3) -> str | None:
     return None
 
 
-def require(module: str, purpose: str) -> ModuleType:
-    """Import `module`, or say what is missing. What it would report about its use is not sent.
+def require(package: Package | str, purpose: str) -> ModuleType:
+    """Import a package, or say what is missing. What it would report about its use is not sent.
 
     Args:
-        module: import name, one of those known here.
+        package: itself, or the import name of one of those known here.
         purpose: what it is needed for, as in "training shows its curves in TensorBoard with it".
 
     Raises:
         MissingDependencyError: absent, or present and broken; the message has the command that installs it.
     """
+    package = _find_package(package)
     try:
-        with _unreported(module):
-            return importlib.import_module(module)
+        with _unreported(package):
+            return importlib.import_module(package.module)
     except ImportError as error:
-        found = "is not installed" if not is_installed(module) else f"does not load ({error})"
+        found = "is not installed" if not is_installed(package.module) else f"does not load ({error})"
         raise MissingDependencyError(
-            f"{purpose} needs {module}, which {found}; run: {install_command(module)}"
+            f"{purpose} needs {package.module}, which {found}; run: {package.install}"
         ) from error
 
 
-def openvino_core(purpose: str) -> openvino.Core:
-    """OpenVINO, loaded once for the process.
-
-    Its CPU plugin (2026.4) gives the thread another stack for signals, and puts the one before back when its core goes.
-    Of two cores that go in the order in which they came, the second puts back what the first has freed: the next Ctrl-C
-    is then a segmentation fault.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
-    require("openvino", purpose)
-    return _make_core()
-
-
-def silent_session_options(purpose: str, *, plan_memory: bool = True) -> onnxruntime.SessionOptions:
-    """ONNX Runtime's options for a session that writes nothing to stderr: names of nodes would stand there as they are.
-
-    What it would say of an error is in its exceptions.
-
-    Args:
-        purpose: what needs it, for the message where it is absent.
-        plan_memory: whether it plans ahead which tensors share memory. For inputs of any size that takes time by the
-            square of the nodes, most of the opening of an RRDBNet of 23 blocks. Without the plan the allocator gives
-            freed memory out again all the same; networks of few layers are a little slower.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
-    ort = require("onnxruntime", purpose)
-    ort.set_default_logger_severity(_FATAL)
-    options = ort.SessionOptions()
-    options.log_severity_level = _FATAL
-    options.enable_mem_reuse = plan_memory
-    return cast("onnxruntime.SessionOptions", options)
-
-
-@functools.cache
-def _make_core() -> openvino.Core:
-    import openvino
-
-    return openvino.Core()
-
-
 @contextlib.contextmanager
-def _unreported(module: str) -> Iterator[None]:
-    """Let its reporter look absent while `module` is imported for the first time."""
-    reporter = _REPORTERS.get(module)
-    if reporter is None or module in sys.modules:
+def _unreported(package: Package) -> Iterator[None]:
+    """Let its reporter look absent while a package is imported for the first time."""
+    reporter = package.reporter
+    if reporter is None or package.module in sys.modules:
         yield
         return
     before = sys.modules.pop(reporter, None)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice, Precision
+from sr_deploy.backends import BackendChoice, Precision
+from sr_deploy.backends.registry import builder_names, get_backend, get_reference
 from sr_deploy.bundle import ErrorBudget, utc_now
 from sr_deploy.errors import BackendError
 from sr_deploy.files import sha256_of
@@ -95,9 +96,11 @@ def _find_fixed_sides(runner: Runner) -> tuple[int | None, int | None]:
 def _list_chain(model: Model, precision: Precision) -> list[BackendChoice]:
     """The graphs and engines from FP32 to a precision, those that run here."""
     wanted = [
-        BackendChoice("onnxruntime", one) for one in dict.fromkeys(("fp32", precision)) if one in model.precisions
+        BackendChoice(get_reference("graph").name, one)
+        for one in dict.fromkeys(("fp32", precision))
+        if one in model.precisions
     ]
-    wanted += [BackendChoice(backend, precision) for backend in TENSORRT_BACKENDS]
+    wanted += [BackendChoice(backend, precision) for backend in builder_names()]
     chain = [choice for choice in wanted if why_not_runnable(model, choice) is None]
     return chain if any(choice.precision == precision for choice in chain) else []
 
@@ -127,7 +130,7 @@ def _run_chain(
 
 def _run_stage(model: Model, runner: Runner, photographs: Sequence[ImagePair]) -> Stage:
     spec = runner.spec
-    kind = "ONNX" if spec.backend == "onnxruntime" else "engine"
+    kind = "ONNX" if get_backend(spec.backend).artifact == "graph" else "engine"
     path = spec.artifact
     name = None if path is None else _relative(model, path)
     return Stage(f"{kind} {spec.precision.upper()}", str(spec), run_all(runner.infer, photographs), name)

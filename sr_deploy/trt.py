@@ -1,4 +1,4 @@
-"""Which TensorRT: the data-center SDK or TensorRT-RTX, one for each process, and what this machine can do with it.
+"""What both SDKs of TensorRT have in common, and what they build for on this machine.
 
 Nothing of NVIDIA's is imported before it is needed.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -16,20 +14,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sr_deploy import deps
-from sr_deploy.backends import TENSORRT_BACKENDS, Backend, Precision
-from sr_deploy.errors import BackendError, InputError, MissingDependencyError
+from sr_deploy.backends import Precision
+from sr_deploy.backends.registry import builder_names, get_backend, get_builder
+from sr_deploy.errors import BackendError, InputError
 from sr_deploy.gpus import Gpu, plain_capability, visible_gpus
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
     import tensorrt_rtx as trt
 
-_MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _LOG = logging.getLogger(__name__)
 _SAID = threading.local()
 _MAX_ERRORS = 5
-_SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
-_NO_NAMES = ("NONE", "CURRENT")
 _FIRST_FP8 = 89
 """Compute capability 8.9, Ada: products of FP8 begin with it (Hopper 9.0, Blackwell 10.0 and 12.0)."""
 _GENERATIONS = {
@@ -42,34 +38,14 @@ _GENERATIONS = {
 }
 
 
-def sdk_version(backend: Backend) -> str | None:
-    """Version of the installed SDK, or None. Nothing is imported."""
-    return deps.installed_version(_module_name(backend))
-
-
-def select_sdk(backend: Backend) -> ModuleType:
-    """Choose the SDK for the rest of this process and import it.
-
-    Polygraphy reads the choice when it first touches TensorRT: call this before.
+def sdk_version(backend: str) -> str | None:
+    """Version of the installed SDK, or None. Nothing is imported.
 
     Raises:
-        BackendError: this process has chosen the other one.
-        MissingDependencyError: it is not installed.
+        InputError: no engines are built for that backend.
     """
-    name = _module_name(backend)
-    use_rtx = backend == "tensorrt-rtx"
-    loaded = sys.modules.get("polygraphy.config")
-    if loaded is not None and use_rtx != loaded.USE_TENSORRT_RTX:
-        raise BackendError(
-            f"this process has chosen another TensorRT SDK than {backend}; use it in a process of its own"
-        )
-    os.environ[_SWITCH] = str(int(use_rtx))
-    try:
-        return deps.require(name, f"the {backend} backend")
-    except OSError as error:  # its Python part is there, a shared library that it opens is not
-        raise MissingDependencyError(
-            f"the {backend} backend needs {name}, which does not load ({error}); run: {deps.install_command(name)}"
-        ) from error
+    get_builder(backend)
+    return deps.installed_version(get_backend(backend).package)
 
 
 @functools.cache
@@ -118,19 +94,18 @@ def name_ends(sdk: ModuleType, engine: trt.ICudaEngine) -> tuple[str, str]:
     return inputs[0], outputs[0]
 
 
-def compute_capabilities(backend: Backend) -> tuple[str, ...]:
+def compute_capabilities(backend: str) -> tuple[str, ...]:
     """What the SDK can build for without a GPU, as in `("sm75", "sm86")`; empty where it builds for its own GPU alone.
 
     Raises:
+        InputError: no engines are built for that backend.
         MissingDependencyError: the SDK is not installed.
     """
-    if backend != "tensorrt-rtx":
-        return ()
-    sdk = deps.require(_module_name(backend), f"the {backend} backend")
-    return tuple(name.lower() for name in sdk.ComputeCapability.__members__ if name not in _NO_NAMES)
+    list_capabilities = get_builder(backend).list_capabilities
+    return () if list_capabilities is None else list_capabilities()
 
 
-def resolve_compute_capabilities(backend: Backend, wanted: tuple[str, ...]) -> tuple[str, ...]:
+def resolve_compute_capabilities(backend: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
     """Check names of compute capabilities and put them into the SDK's order; all that it knows if none is wanted.
 
     Args:
@@ -151,7 +126,7 @@ def resolve_compute_capabilities(backend: Backend, wanted: tuple[str, ...]) -> t
         if name not in known:
             raise InputError(
                 f"{backend} does not build for compute capability {name!r}; known: {describe_capabilities(known)}; "
-                "for other GPUs there is the backend tensorrt, on the machine that has one"
+                f"for other GPUs there is the backend {_name_local()}, on the machine that has one"
             )
     return tuple(name for name in known if name in names)
 
@@ -179,7 +154,7 @@ def describe_capabilities(names: Sequence[str]) -> str:
     return ", ".join(f"{name} ({_GENERATIONS[name]})" if name in _GENERATIONS else name for name in names)
 
 
-def check_gpu(backend: Backend, gpu: Gpu) -> None:
+def check_gpu(backend: str, gpu: Gpu) -> None:
     """Refuse a GPU that no engine of the SDK runs on.
 
     Raises:
@@ -190,21 +165,21 @@ def check_gpu(backend: Backend, gpu: Gpu) -> None:
     if known and gpu.compute_capability not in known:
         raise BackendError(
             f"{backend} does not run on {gpu.name} ({gpu.compute_capability}); it runs on "
-            f"{describe_capabilities(known)}; for this GPU there is the backend tensorrt"
+            f"{describe_capabilities(known)}; for this GPU there is the backend {_name_local()}"
         )
 
 
-def describe_target(backend: Backend, capabilities: tuple[str, ...]) -> str:
+def describe_target(backend: str, capabilities: tuple[str, ...]) -> str:
     """What an engine is built for, as its record and its key say it.
 
     Args:
         backend: whose engine.
-        capabilities: resolved ones, for `tensorrt-rtx`.
+        capabilities: resolved ones; empty for a builder that builds for the GPU that is here alone.
 
     Raises:
-        BackendError: `tensorrt`, and there is no GPU.
+        BackendError: such a builder, and there is no GPU.
     """
-    if backend == "tensorrt-rtx":
+    if get_builder(backend).list_capabilities is not None:
         return "+".join(capabilities)
     gpus = visible_gpus()
     if not gpus:
@@ -212,14 +187,12 @@ def describe_target(backend: Backend, capabilities: tuple[str, ...]) -> str:
     return gpus[0].name
 
 
-def why_not_buildable(backend: Backend) -> str | None:
+def why_not_buildable(backend: str) -> str | None:
     """Why this machine cannot build engines with `backend`, and how to fix it; None if it can."""
-    module = _module_name(backend)
-    if not deps.is_installed(module):
-        return f"{module} is not installed; run: {deps.install_command(module)}"
-    if backend == "tensorrt" and not visible_gpus():
+    absent = deps.why_absent(get_backend(backend).package)
+    if absent is None and get_builder(backend).list_capabilities is None and not visible_gpus():
         return _NO_GPU
-    return None
+    return absent
 
 
 _NO_GPU = (
@@ -227,7 +200,6 @@ _NO_GPU = (
 )
 
 
-def _module_name(backend: Backend) -> str:
-    if backend not in _MODULES:
-        raise InputError(f"{backend} is no TensorRT backend; those are: {', '.join(TENSORRT_BACKENDS)}")
-    return _MODULES[backend]
+def _name_local() -> str:
+    """The backends whose engines are built for the GPU that is here."""
+    return " or ".join(name for name in builder_names() if get_builder(name).list_capabilities is None)

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from sr_deploy.backends import INT8_BF16, QUANTIZED, TENSORRT_BACKENDS, BackendChoice, parse_backend
+from sr_deploy.backends import BackendChoice, parse_backend
+from sr_deploy.backends.description import DEFAULT_LAYOUT, Variant
+from sr_deploy.backends.registry import get_backend, get_reference, list_backends, list_choices, list_mixed
 from sr_deploy.bench.report import LeftOut
-from sr_deploy.deps import is_installed
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.gpus import visible_gpus
-from sr_deploy.measure.machine import has_multiplier
 from sr_deploy.model import Model
 from sr_deploy.runners import why_not_runnable
-from sr_deploy.runners.choose import all_choices, find_graph_precision
+from sr_deploy.runners.choose import find_graph_precision
 
-Variant = Literal["nchw", "compile", "eager", "fixed"]
-"""`nchw`: PyTorch in its default memory layout. `compile`: through torch.compile. `eager`: without CUDA graphs on
-a GPU. `fixed`: a graph or an engine for the timed shape alone."""
-
-VARIANTS: tuple[Variant, ...] = get_args(Variant)
+FIXED = "fixed"
+"""Variant of a graph or an engine for the timed shape alone."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +25,11 @@ class CandidateChoice:
 
     backend: BackendChoice
     """Who computes, in which precision."""
-    variant: Variant | None = None
+    variant: str | None = None
     """None: as `sr-deploy upscale` runs it."""
 
     def __str__(self) -> str:
         return f"{self.backend}+{self.variant}" if self.variant else str(self.backend)
-
-
-BASELINE = CandidateChoice(BackendChoice("torch", "fp32"), "nchw")
-"""PyTorch eager, in single precision and the default memory layout."""
 
 
 def parse_candidate(text: str) -> CandidateChoice:
@@ -49,18 +38,15 @@ def parse_candidate(text: str) -> CandidateChoice:
     Raises:
         InputError: unknown backend, precision or variant; the message lists those known.
     """
-    mixed = str(INT8_BF16)
-    if text == mixed or text.startswith(f"{mixed}+"):  # its own plus is no variant's
-        backend, plus, wanted = INT8_BF16, text[len(mixed) :][:1], text[len(mixed) + 1 :]
-    else:
-        name, plus, wanted = text.partition("+")
-        backend = parse_backend(name)
+    own_plus = next((str(one) for one in list_mixed() if text == str(one) or text.startswith(f"{one}+")), "")
+    name, plus, wanted = text[len(own_plus) :].partition("+")
+    backend = parse_backend(own_plus + name)
     if not plus:
         return CandidateChoice(backend)
-    for variant in VARIANTS:
-        if wanted == variant:
-            return CandidateChoice(backend, variant)
-    raise InputError(f"unknown variant {wanted!r} in {text!r}; known: {', '.join(VARIANTS)}")
+    known = dict.fromkeys(variant.name for one in list_backends() for variant in one.variants)
+    if wanted not in known:
+        raise InputError(f"unknown variant {wanted!r} in {text!r}; known: {', '.join(known)}")
+    return CandidateChoice(backend, wanted)
 
 
 def choose_candidates(
@@ -88,76 +74,61 @@ def choose_candidates(
     return running, left_out
 
 
-def is_quick(choice: CandidateChoice) -> bool:
-    """Whether its pace says anything: not that of PyTorch in BF16 on a CPU that has no such instructions."""
-    on_torch_in_bf16 = choice.backend == BackendChoice("torch", "bf16")
-    return not on_torch_in_bf16 or bool(visible_gpus()) or has_multiplier("bf16")
-
-
 def find_baseline(model: Model) -> CandidateChoice:
-    """PyTorch in fp32, or ONNX Runtime with the graph there is."""
+    """PyTorch in fp32 in its default memory layout, or the reference backend of graphs with the graph there is."""
     if model.has_weights or not model.precisions:
-        return BASELINE
-    return CandidateChoice(BackendChoice("onnxruntime", model.precisions[0]))
+        return CandidateChoice(BackendChoice(get_reference("weights").name), DEFAULT_LAYOUT)
+    return CandidateChoice(BackendChoice(get_reference("graph").name, model.precisions[0]))
 
 
 def why_not_timed(model: Model, choice: CandidateChoice) -> str | None:
     """Why this machine cannot run it, in one line with the way out; None if it can."""
-    on_torch = choice.backend.backend == "torch"
-    if choice.variant == "fixed":
-        if on_torch or choice.backend == BackendChoice("onnxruntime", "bf16"):
-            return f"{choice} does not exist: a fixed shape is that of an ONNX graph; leave +fixed out"
-        if choice.backend.backend in TENSORRT_BACKENDS:  # its engine is built first
-            return None if visible_gpus() else why_not_runnable(model, choice.backend)
-    elif choice.variant == "eager":
-        if not on_torch and choice.backend.backend not in TENSORRT_BACKENDS:
-            return f"{choice} does not exist: +eager is of torch and of engines, which replay CUDA graphs without it"
-        if not visible_gpus():
-            return f"{choice} is {choice.backend} on a machine without a GPU: leave +eager out"
-    elif choice.variant is not None and not on_torch:
-        return f"{choice} does not exist: +{choice.variant} is of torch alone"
-    elif choice.variant == "compile" and (missing := _why_not_compiled()):
-        return f"{choice} {missing}"
+    if choice.variant is not None:
+        variant = _find_variant(choice)
+        if variant is None:
+            owners = [one.name for one in list_backends() if any(own.name == choice.variant for own in one.variants)]
+            return f"{choice} does not exist: +{choice.variant} is of {' and '.join(owners)}; leave it out"
+        reason = variant.why_not(choice.backend)
+        if reason is not None:
+            return f"{choice} {reason}"
+        if variant.makes_artifact and visible_gpus():
+            return None
     return why_not_runnable(model, choice.backend)
 
 
-@functools.cache
-def _why_not_compiled() -> str | None:
-    if visible_gpus():
-        return None if is_installed("triton") else "needs triton, which CUDA builds of torch bring; install one"
-    compilers = [os.environ.get("CXX", ""), "g++", "clang++"]
-    if any(name and shutil.which(name) for name in compilers):
-        return None
-    return "needs a C++ compiler, which this machine lacks; on Debian: apt-get install g++"
+def _find_variant(choice: CandidateChoice) -> Variant | None:
+    """What its plus means; None: nothing, or nothing in this precision."""
+    able = (one for one in get_backend(choice.backend.backend).variants if choice.backend.precision in one.precisions)
+    return next((one for one in able if one.name == choice.variant), None)
 
 
 def _all_candidates() -> list[CandidateChoice]:
-    plain = [CandidateChoice(backend) for backend in all_choices()]
-    compiled = [CandidateChoice(one.backend, "compile") for one in plain if one.backend.backend == "torch"]
-    eager = [CandidateChoice(one.backend, "eager") for one in plain if one.backend.backend == "torch"]
-    return [BASELINE, *plain, *compiled, *(eager if visible_gpus() else [])]
+    plain = list_choices()
+    varied = [
+        CandidateChoice(choice, variant.name)
+        for backend in list_backends()
+        for variant in backend.variants
+        if variant.is_listed()
+        for choice in plain
+        if choice.backend == backend.name
+    ]
+    default = CandidateChoice(BackendChoice(get_reference("weights").name), DEFAULT_LAYOUT)
+    return [default, *map(CandidateChoice, plain), *varied]
 
 
 def _why_left_out(choice: CandidateChoice) -> str | None:
-    if choice.backend == BackendChoice("torch", "fp16") and not visible_gpus():
-        return f"half precision on a CPU shows its error, not its speed; to time it all the same: --backend {choice}"
-    if choice.variant is None and not is_quick(choice):
-        return f"this CPU has no bf16 instructions: its pace says nothing; to time it all the same: --backend {choice}"
-    if choice.backend == BackendChoice("onnxruntime", "bf16"):
-        return f"it rounds FP32 results: that shows its error, not its speed; to time it still: --backend {choice}"
-    if choice.variant == "compile":
-        return f"compiling takes up to a minute for each shape; to time it: --backend {choice}"
-    return None
+    variant = _find_variant(choice)
+    own = None if variant is None else variant.why_left_out
+    reason = own or get_backend(choice.backend.backend).why_untimed(choice.backend)
+    return None if reason is None else f"{reason}; to time it all the same: --backend {choice}"
 
 
 def _is_telling(model: Model, choice: CandidateChoice) -> bool:
     """Whether a reader misses it: not a precision that the model has no graph of, nor one that exists nowhere."""
-    backend, precision = choice.backend.backend, choice.backend.precision
-    if backend == "torch":
-        return precision not in QUANTIZED and (
-            choice.variant != "compile" or precision != "fp16" or bool(visible_gpus())
-        )
-    if precision == "bf16":
-        return backend == "openvino" or why_not_runnable(model, choice.backend) is None
+    backend, precision = get_backend(choice.backend.backend), choice.backend.precision
+    if not backend.exists(precision):
+        return False
+    if backend.artifact == "weights":
+        return choice.variant is None or precision not in backend.slow or bool(visible_gpus())
     stored = find_graph_precision(model, choice.backend)
-    return stored in model.precisions and choice.backend != BackendChoice("openvino", "fp16")
+    return stored != precision or stored in model.precisions

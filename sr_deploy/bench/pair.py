@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import list_for_auto
 from sr_deploy.bench.rounds import run_rounds
 from sr_deploy.bench.statistics import compare_speed, plan_schedule, summarize_calls
 from sr_deploy.bundle import Shape
@@ -18,7 +19,6 @@ from sr_deploy.runners import open_runner, runnable_choices
 from sr_deploy.runners.inputs import photograph_batch
 from sr_deploy.runners.protocol import Runner
 
-_PREFERRED = (BackendChoice("openvino", "fp32"), BackendChoice("onnxruntime", "fp32"))
 _WARM_UP_CALLS = 3
 _SIDE = 64
 
@@ -46,7 +46,7 @@ class PairTiming:
 
 
 def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTiming | None:
-    """Time two FP32 graphs on the first CPU backend of OpenVINO and ONNX Runtime that is here.
+    """Time two FP32 graphs on the first backend of `auto` that runs graphs on this CPU.
 
     The first is run as it lies in its file. The second is run as it always is: with what its runner changes at opening.
 
@@ -56,7 +56,7 @@ def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTi
         seconds_each: how long, on average.
 
     Returns:
-        None where neither backend is here.
+        None where there is none.
 
     Raises:
         GraphError: a file is no image graph.
@@ -64,7 +64,8 @@ def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTi
     """
     models = open_model(before), open_model(after)
     runnable = runnable_choices(models[0])
-    choice = next((one for one in _PREFERRED if one in runnable), None)
+    preferred = (BackendChoice(one.name) for one in list_for_auto("cpu") if one.artifact == "graph")
+    choice = next((one for one in preferred if one in runnable), None)
     if choice is None:
         return None
     side = _SIDE + -_SIDE % models[0].input_multiple

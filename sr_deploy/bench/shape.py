@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.description import DEFAULT_LAYOUT
+from sr_deploy.backends.registry import get_reference
 from sr_deploy.bench.candidate import Candidate
-from sr_deploy.bench.choices import CandidateChoice
+from sr_deploy.bench.choices import FIXED, CandidateChoice
 from sr_deploy.bench.describe import describe_parity, describe_result
 from sr_deploy.bench.entry import Entry, Meanwhile, take_turns
 from sr_deploy.bench.messages import FILE_FORMAT, OpenRequest
@@ -164,7 +167,7 @@ class ShapeBench:
 
     def _request(self, choice: CandidateChoice | None, folder: Path) -> OpenRequest:
         path = self._model.path
-        if choice is not None and choice.variant == "fixed":
+        if choice is not None and choice.variant == FIXED:
             path = write_fixed_graph(self._model, choice, self._shape, folder)
         return OpenRequest(
             model=str(path.resolve()),
@@ -195,9 +198,11 @@ class ShapeBench:
 
     def _compare_layouts(self, names: Collection[str], folder: Path) -> Fp32Rounding | None:
         """What PyTorch's FP32 in its two memory layouts differs by; None: not both are timed."""
-        if not {"torch:fp32", "torch:fp32+nchw"} <= set(names):
+        own = BackendChoice(get_reference("weights").name)
+        layouts = [str(CandidateChoice(own)), str(CandidateChoice(own, DEFAULT_LAYOUT))]
+        if not set(layouts) <= set(names):
             return None
-        comparison = compare_outputs(np.load(folder / "torch:fp32.npy"), np.load(folder / "torch:fp32+nchw.npy"))
+        comparison = compare_outputs(*(np.load(folder / f"{layout}.npy") for layout in layouts))
         if not np.isfinite(comparison.max_abs):
             return None
         return Fp32Rounding(max_abs=comparison.max_abs, psnr_db=comparison.psnr_db)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from sr_deploy.backends import TENSORRT_BACKENDS
-from sr_deploy.bench.choices import CandidateChoice
+from sr_deploy.backends.description import RunOptions
+from sr_deploy.backends.registry import get_backend
+from sr_deploy.bench.choices import FIXED, CandidateChoice
 from sr_deploy.bundle import Profile, Shape
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.load import load_whole_model
@@ -27,23 +28,10 @@ def open_candidate(model: Model, choice: CandidateChoice, threads: int) -> Runne
     Raises:
         BackendError: it does not run here.
     """
-    if choice.variant in ("nchw", "compile", "eager") and choice.backend.backend == "torch":
-        from sr_deploy.runners.torch_runner import TorchRunner
-
-        return TorchRunner(
-            model,
-            choice.backend,
-            None,
-            threads,
-            channels_last=choice.variant != "nchw",
-            compiled=choice.variant == "compile",
-            cuda_graphs=False,
-        )
-    if choice.variant == "eager":
-        from sr_deploy.runners.tensorrt_runner import TensorRtRunner
-
-        return TensorRtRunner(model, choice.backend, None, cuda_graphs=False)
-    return open_runner(model, choice.backend, threads=threads)
+    if choice.variant in (None, FIXED):
+        return open_runner(model, choice.backend, threads=threads)
+    options = RunOptions(threads=threads, variant=choice.variant)
+    return get_backend(choice.backend.backend).open(model, choice.backend, options)
 
 
 def write_fixed_graph(model: Model, choice: CandidateChoice, shape: Shape, folder: Path) -> Path:
@@ -59,13 +47,11 @@ def write_fixed_graph(model: Model, choice: CandidateChoice, shape: Shape, folde
     fix_shape(proto, shape, model.end_dtype in ("uint8", "uint16"))
     path = folder / f"{sha256_of(source)[:12]}-{shape}.onnx"
     onnx.save(proto, str(path))
-    if choice.backend.backend in TENSORRT_BACKENDS:
+    if get_backend(choice.backend.backend).builder is not None:
         from sr_deploy.engine.bundle import build_engines
 
-        sdk: Literal["tensorrt", "tensorrt-rtx"] = (
-            "tensorrt" if choice.backend.backend == "tensorrt" else "tensorrt-rtx"
-        )
-        build_engines(path, sdk, profiles=(Profile(name="fixed", min=shape, opt=shape, max=shape),))
+        profile = Profile(name="fixed", min=shape, opt=shape, max=shape)
+        build_engines(path, choice.backend.backend, profiles=(profile,))
     return path
 
 
@@ -85,7 +71,7 @@ def fix_shape(proto: ModelProto, shape: Shape, channels_last: bool) -> None:
 
 def find_build_seconds(model: Model, choice: CandidateChoice, artifact: Path | None) -> float | None:
     """How long the engine that runs took to build, by its record; None where it is no engine."""
-    if choice.backend.backend not in TENSORRT_BACKENDS or artifact is None:
+    if get_backend(choice.backend.backend).builder is None or artifact is None:
         return None
     records = find_engine_folder(model, choice.backend).engines()
     return next((one.build_seconds for one in records if Path(one.engine.file).name == artifact.name), None)

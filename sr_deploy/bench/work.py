@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sr_deploy.backends import Precision
+from sr_deploy.backends.description import DeviceKind
+from sr_deploy.backends.registry import get_backend
 from sr_deploy.bench.choices import CandidateChoice
 from sr_deploy.bench.report import Roofline
 from sr_deploy.bundle import Shape
@@ -35,22 +37,23 @@ class Work:
 
 def find_work(model: Model, choice: CandidateChoice, shape: Shape, on_cpu: bool) -> Work | None:
     """Count; None where neither the graph nor the architecture tells."""
-    backend, precision = choice.backend.backend, choice.backend.precision
-    # torch and bf16 run the network of the FP32 graph, OpenVINO's fp32 that of any: in one precision throughout.
-    throughout = backend == "torch" or precision == "bf16" or (backend == "openvino" and precision == "fp32")
-    stored = find_graph_precision(model, choice.backend) if backend == "openvino" else precision
-    stored = "fp32" if throughout and backend != "openvino" else stored
-    ends = "float32" if backend == "torch" else model.end_dtype
+    backend, precision = get_backend(choice.backend.backend), choice.backend.precision
+    throughout = precision in backend.uniform
+    stored = find_graph_precision(model, choice.backend)
+    if throughout and stored == precision:  # the network of the FP32 graph, in another type
+        stored = "fp32"
+    ends = "float32" if backend.artifact == "weights" else model.end_dtype
     pixels = shape.n * shape.h * shape.w
     end_bytes = pixels * model.channels * (1 + model.scale**2) * _END_BYTES[ends]
     layers = _read_layers(model, stored, shape)
     if layers is None:
         return _work_of_architecture(model, precision, pixels, end_bytes)
     totals = sum_layers(layers)
+    device: DeviceKind = "cpu" if on_cpu else "cuda"
     flops: Counter[Precision] = Counter()
     for layer in layers:
         if layer.flops and layer.precision is not None:
-            flops[_computed_in(choice, precision if throughout else layer.precision, on_cpu)] += layer.flops
+            flops[backend.computes_in(precision if throughout else layer.precision, device)] += layer.flops
     share = _BYTES[precision] / _BYTES[stored] if throughout else 1
     moved = totals.bytes_read + totals.bytes_written + totals.weight_bytes
     return Work(flops, end_bytes + int(totals.weight_bytes * share), int(moved * share))
@@ -77,11 +80,6 @@ def _least_seconds(work: Work, peaks: Peaks | None) -> float | None:
     if peaks is None or not peaks.matrix_gflops.keys() >= work.flops.keys():
         return None
     return sum(flops / peaks.matrix_gflops[precision] / 1e9 for precision, flops in work.flops.items())
-
-
-def _computed_in(choice: CandidateChoice, declared: Precision, on_cpu: bool) -> Precision:
-    """Neither ONNX Runtime nor OpenVINO computes FP16 or FP8 on a CPU: they do it in FP32."""
-    return "fp32" if on_cpu and declared in ("fp16", "fp8") and choice.backend.backend != "torch" else declared
 
 
 def _read_layers(model: Model, precision: Precision, shape: Shape) -> Sequence[LayerCost] | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.backends.registry import get_backend, get_reference
 from sr_deploy.bench.choices import parse_candidate
 from sr_deploy.bench.device_timing import IN_FLIGHT, CudaDevice, Device, DeviceTimer, PinnedCopies
 from sr_deploy.bench.messages import (
@@ -152,13 +153,13 @@ def _measure_device(before: float | None) -> float | None:
 def _import_library(choice: str | None) -> None:
     """Import what the candidate computes with."""
     if choice is not None:
-        backend = parse_candidate(choice).backend.backend
-        require({"tensorrt": "torch", "tensorrt-rtx": "torch"}.get(backend, backend), f"the candidate {choice}")
+        backend = get_backend(parse_candidate(choice).backend.backend)
+        require(backend.loads or backend.package, f"the candidate {choice}")
 
 
 def _device_used() -> float | None:
     """MiB of the first GPU that are taken; None without torch or without a GPU."""
-    torch = sys.modules.get("torch")
+    torch = sys.modules.get(get_reference("weights").package.module)
     if torch is None or not torch.cuda.is_available():
         return None
     free, total = torch.cuda.mem_get_info(0)

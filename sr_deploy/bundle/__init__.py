@@ -13,7 +13,7 @@ from sr_deploy.bundle.certificate import (
     WorstPlace,
 )
 from sr_deploy.bundle.documents import record_file
-from sr_deploy.bundle.engine_options import EngineBackend, EngineOptions, EnginePlan
+from sr_deploy.bundle.engine_options import EngineOptions, EnginePlan, list_engine_backends
 from sr_deploy.bundle.profile import Profile, Shape, parse_profile, parse_shape
 from sr_deploy.bundle.records import (
     EngineRecord,
@@ -42,7 +42,6 @@ __all__ = [
     "Certificate",
     "CertificateEntry",
     "Check",
-    "EngineBackend",
     "EngineOptions",
     "EnginePlan",
     "EngineRecord",
@@ -63,6 +62,7 @@ __all__ = [
     "engine_key",
     "find_newest_bundle",
     "holding_bundle",
+    "list_engine_backends",
     "open_bundle",
     "parse_profile",
     "parse_shape",

@@ -11,13 +11,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from sr_deploy.backends import INT8_BF16, QUANTIZED
+from sr_deploy.backends import QUANTIZED, BackendChoice
+from sr_deploy.backends.registry import find_backend, get_reference, list_mixed, name_float64
 from sr_deploy.bundle.certificate import Certificate, CertificateEntry, Measurement
 from sr_deploy.bundle.records import EngineRecord, Manifest
 from sr_deploy.bundle.tolerance import MAX_ALLOWANCE
 
-_REFERENCES = ("torch:fp64", "torch:fp32")
-"""The second is of an older sr-deploy, and of inputs that are too large for float64."""
 _REST = "+bf16"
 _KNOWN_THRESHOLDS = {"max_abs", "psnr_db", "max_drop_db", "rounding"}
 _SLACK = 1e-6
@@ -97,9 +96,10 @@ def _find_impossible(one: Measurement) -> str | None:
 
 def _list_strangers(entry: CertificateEntry, manifest: Manifest, engines: Sequence[EngineRecord]) -> Iterator[str]:
     """What an entry says that the bundle's own documents deny."""
+    in_fp32 = str(BackendChoice(get_reference("weights").name))  # of inputs that are too large for float64
     for reference in dict.fromkeys((entry.reference, *(one.reference for one in entry.measurements))):
-        if reference is not None and reference not in _REFERENCES:
-            yield f"was compared with {reference}, where {_REFERENCES[0]} is due"
+        if reference not in (None, name_float64(), in_fp32):
+            yield f"was compared with {reference}, where {name_float64()} is due"
     precision = _precision_in(manifest, engines, entry)
     if precision is None:
         yield "is of a file that its backend does not run"
@@ -125,7 +125,7 @@ def _list_overspent(entry: CertificateEntry, manifest: Manifest) -> Iterator[str
     """What an entry of INT8 with the rest in BF16 says of its loss that the budget denies."""
     if not entry.backend.endswith(_REST):
         return
-    if entry.backend != str(INT8_BF16):
+    if entry.backend not in map(str, list_mixed()):
         yield f"is of {entry.backend}, which does not exist"
     elif manifest.int8 is None or entry.drop_db is None:
         yield "says nothing of what it loses against photographs"
@@ -135,18 +135,19 @@ def _list_overspent(entry: CertificateEntry, manifest: Manifest) -> Iterator[str
 
 def _precision_in(manifest: Manifest, engines: Sequence[EngineRecord], entry: CertificateEntry) -> str | None:
     """In which precision the entry's backend runs the entry's file; None: it does not."""
-    backend, file = entry.backend.split(":")[0], entry.artifact.file
-    if backend == "torch":
+    name, file = entry.backend.split(":")[0], entry.artifact.file
+    backend = find_backend(name)  # None: of another package, which is not here
+    if backend is not None and backend.artifact == "weights":
         return entry.precision if file == manifest.reference.file else None
     for record in engines:
         if record.engine.file == file:
-            return record.precision if record.backend == backend else None
+            return record.precision if record.backend == name else None
     graph = next((graph for graph in manifest.graphs if graph.file == file), None)
     if graph is None:
         return None
-    # No CPU backend has a BF16 graph's convolutions: OpenVINO computes the FP32 graph in BF16 instead.
-    in_bf16 = backend == "openvino" and (graph.precision, entry.precision) == ("fp32", "bf16")
-    return entry.precision if in_bf16 else graph.precision
+    held = [one.precision for one in manifest.graphs]
+    of_another = backend is not None and backend.find_stored(held, entry.precision) == graph.precision
+    return entry.precision if of_another else graph.precision
 
 
 def _list_loosened(entry: CertificateEntry, manifest: Manifest) -> Iterator[str]:

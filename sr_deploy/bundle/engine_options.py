@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from sr_deploy.backends.registry import builder_names
 from sr_deploy.errors import InputError
 from sr_deploy.legible import show_value
-
-EngineBackend = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
-"""Which SDK builds engines: each that is here, one by name, or none."""
 
 _ALWAYS = "strongly_typed"
 
@@ -85,11 +83,22 @@ class EngineOptions(BaseModel):
             ) from error
 
 
+def list_engine_backends() -> tuple[str, ...]:
+    """What `EnginePlan.backend` may be."""
+    return ("auto", *builder_names(), "none")
+
+
+def _check_backend(name: str) -> str:
+    if name not in list_engine_backends():
+        raise ValueError(f"no engines are built for {show_value(name)}; known: {', '.join(list_engine_backends())}")
+    return name
+
+
 class EnginePlan(EngineOptions):
     """How a bundle's engines are built and for which GPUs, unless the command that builds them says otherwise."""
 
-    backend: EngineBackend = "auto"
-    """Which SDK builds: `auto` (each that can on the machine at hand), `tensorrt`, `tensorrt-rtx`, or `none`."""
+    backend: Annotated[str, AfterValidator(_check_backend)] = "auto"
+    """For which backend engines are built: `auto` (each that can be on the machine at hand), one by name, or `none`."""
     compute_capabilities: tuple[Annotated[str, Field(pattern=r"^[A-Za-z]{0,2}_?[0-9]{1,3}(\.[0-9])?$")], ...] = Field(
         default=(), max_length=32
     )

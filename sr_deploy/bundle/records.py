@@ -13,7 +13,8 @@ from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegative
 
 from sr_deploy.arch.registry import architecture_names
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.backends import QUANTIZED, Backend, Precision
+from sr_deploy.backends import QUANTIZED, Precision
+from sr_deploy.backends.registry import builder_names
 from sr_deploy.bundle.engine_options import EnginePlan
 from sr_deploy.bundle.profile import Profile
 from sr_deploy.bundle.thresholds import (
@@ -214,7 +215,7 @@ class EngineRecord(Record):
     """Hash of the ONNX graph it was built from."""
     precision: Precision
     """Precision of that graph."""
-    backend: Literal["tensorrt", "tensorrt-rtx"]
+    backend: str
     """Which SDK built it, and runs it."""
     backend_version: str
     """Version of the builder; an engine runs on this version alone."""
@@ -249,6 +250,8 @@ class EngineRecord(Record):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
+        if self.backend not in builder_names():
+            raise ValueError(f"backend is {self.backend!r}; engines are built for {', '.join(builder_names())}")
         due = f"{ENGINES_FOLDER}/{self.key}.engine"
         if self.engine.file != due:
             raise ValueError(f"engine.file is {self.engine.file!r}; an engine with the key {self.key} is {due}")
@@ -258,7 +261,7 @@ class EngineRecord(Record):
 def engine_key(
     *,
     graph_sha256: str,
-    backend: Backend,
+    backend: str,
     backend_version: str,
     target: str,
     profiles: tuple[Profile, ...],

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sr_deploy.backends import Precision
+from sr_deploy.backends.registry import find_backend
 from sr_deploy.bundle.acceptance import counts_here
 from sr_deploy.bundle.certificate import Acceptance, Certificate, CertificateEntry, Check, NotRun, Place
 from sr_deploy.bundle.records import EngineRecord, FileRecord, GraphRecord
@@ -135,7 +136,7 @@ def judge(
     known = {(record.file, record.sha256) for record in ran}
     left = [graph for graph in graphs if (graph.file, graph.sha256) not in known]
     # A choice of precisions narrows what has to run; PyTorch alone runs nothing of what is deployed.
-    alone = all(_is_torch(entry) for entry in counted)
+    alone = all(_runs_weights(entry) for entry in counted)
     due = [graph for graph in left if asked is None or graph.precision in asked or alone]
     failures = _list_failures(certificate, here)
     return Judgment(
@@ -161,13 +162,14 @@ def _list_ran(
     ran = [
         entry.artifact
         for entry in entries
-        if known.get((entry.artifact.file, entry.artifact.sha256)) == entry.precision and not _is_torch(entry)
+        if known.get((entry.artifact.file, entry.artifact.sha256)) == entry.precision and not _runs_weights(entry)
     ]
     return list(dict.fromkeys(ran))
 
 
-def _is_torch(entry: CertificateEntry) -> bool:
-    return entry.backend.startswith("torch:")
+def _runs_weights(entry: CertificateEntry) -> bool:
+    backend = find_backend(entry.backend.partition(":")[0])
+    return backend is not None and backend.artifact == "weights"
 
 
 def name_entry(entry: CertificateEntry, here: Collection[Place]) -> str:

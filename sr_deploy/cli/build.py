@@ -25,7 +25,7 @@ def build(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="What builds: auto (all that can here), tensorrt or tensorrt-rtx; left out: as the bundle says."
+            help="What to build for: auto (each backend possible) or one by name; left out: as the bundle says."
         ),
     ] = None,
     profile: Annotated[
@@ -37,7 +37,7 @@ def build(
     compute_capability: Annotated[
         list[str] | None,
         typer.Option(
-            help="GPU to build for with tensorrt-rtx, as in sm89; may be repeated; default the bundle's, or all known."
+            help="GPU to build for without having it, as in sm89; may be repeated; default the bundle's, or all known."
         ),
     ] = None,
     optimization_level: Annotated[
@@ -47,10 +47,10 @@ def build(
         float | None, typer.Option(help="Most scratch memory for a layer, in GiB; left out: all of the GPU's.")
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Let later releases of the major version run it; tensorrt.")
+        bool, typer.Option("--version-compatible", help="Let later releases of the major version run it.")
     ] = False,
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="Let every GPU from Ampere on run it; tensorrt.")
+        bool, typer.Option("--hardware-compatible", help="Let every GPU from Ampere on run it.")
     ] = False,
     strip_weights: Annotated[
         bool, typer.Option("--strip-weights", help="Leave the weights out; opening puts them back from the graph.")
@@ -62,22 +62,22 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Build engines of a bundle or an ONNX file, on the machine that will run them; those that still hold are kept."""
-    from typing import cast
-
-    from sr_deploy.bundle import EngineBackend, find_newest_bundle, parse_profile
+    from sr_deploy.bundle import find_newest_bundle, list_engine_backends, parse_profile
     from sr_deploy.certification import build_engines
     from sr_deploy.deploy import DEPLOYMENTS
     from sr_deploy.engine.place import find_place
     from sr_deploy.errors import InputError
 
     output = Output(as_json)
+    *first, last, _none = list_engine_backends()
+    able = f"{', '.join(first)} or {last}"
     if backend == "none":
-        raise InputError("`build` with --backend none has nothing to do; give auto, tensorrt or tensorrt-rtx")
+        raise InputError(f"`build` with --backend none has nothing to do; give {able}")
     path = bundle or find_newest_bundle(DEPLOYMENTS)
     shapes = tuple(parse_profile(text) for text in profile or ())
     place = find_place(path, shapes)
     if backend is None and place.plan.backend == "none":
-        raise InputError(f"the spec of {path} asks for no engines; give --backend auto, tensorrt or tensorrt-rtx")
+        raise InputError(f"the spec of {path} asks for no engines; give --backend {able}")
     options = place.plan.with_options(
         optimization_level=optimization_level,
         workspace_gib=workspace,
@@ -89,7 +89,7 @@ def build(
     with output.status() as tell:
         result = build_engines(
             path,
-            cast("EngineBackend | None", backend),
+            backend,
             profiles=shapes,
             compute_capabilities=tuple(compute_capability or ()),
             options=options,

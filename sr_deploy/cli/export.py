@@ -79,7 +79,7 @@ def export(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="What builds engines: auto (all that can here), tensorrt, tensorrt-rtx or none; left out: as the spec."
+            help="What engines are built for: auto (each backend possible), one by name or none; left out: as the spec."
         ),
     ] = None,
     triton: Annotated[
@@ -98,9 +98,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a verified bundle: ONNX graphs, TensorRT engines, a certificate."""
-    from typing import cast
-
-    from sr_deploy.bundle import EngineBackend, parse_profile
+    from sr_deploy.bundle import parse_profile
     from sr_deploy.deploy import export_bundle
     from sr_deploy.export.int8.bundle import Calibration
     from sr_deploy.export.spec import load_spec
@@ -128,7 +126,7 @@ def export(
                 source,
                 asked,
                 out,
-                cast("EngineBackend | None", backend),
+                backend,
                 on_stage=output.log,
                 on_progress=lambda progress: tell(str(progress), progress.seconds),
                 triton=triton,

@@ -9,8 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sr_deploy import trt
-from sr_deploy.backends import TENSORRT_BACKENDS, Backend
-from sr_deploy.bundle import Bundle, EngineBackend, EngineOptions, EnginePlan, EngineRecord, GraphRecord, Profile
+from sr_deploy.backends.registry import builder_names, get_builder
+from sr_deploy.bundle import (
+    Bundle,
+    EngineOptions,
+    EnginePlan,
+    EngineRecord,
+    GraphRecord,
+    Profile,
+    list_engine_backends,
+)
 from sr_deploy.bundle.engine_folder import EngineFolder
 from sr_deploy.bundle.trust import (
     BUILT_HERE,
@@ -31,7 +39,6 @@ from sr_deploy.errors import BackendError, GraphError, InputError, MissingDepend
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.graph.read import describe_layers
 
-_ENGINE_BACKENDS = ("auto", *TENSORRT_BACKENDS, "none")
 _MATRIX_PRODUCTS = frozenset({"Einsum", "Gemm", "MatMul"})
 
 
@@ -39,7 +46,7 @@ _MATRIX_PRODUCTS = frozenset({"Einsum", "Gemm", "MatMul"})
 class NotBuilt:
     """An engine that this machine could not build. The bundle is complete without it."""
 
-    backend: Backend
+    backend: str
     """Which SDK."""
     reason: str
     """Why not, and what would help."""
@@ -65,7 +72,7 @@ class BuildResult:
 
 def build_engines(
     bundle: Bundle | Path | str,
-    backend: EngineBackend | None = None,
+    backend: str | None = None,
     *,
     profiles: Sequence[Profile] = (),
     compute_capabilities: Sequence[str] = (),
@@ -107,10 +114,8 @@ def build_engines(
         trust=trust,
     )
     by_name = backend != "auto"
-    if compute_capabilities and backend == "auto":
-        backend = "tensorrt-rtx"  # the other one builds for its own GPU alone
     total = BuildResult()
-    for one in _wanted_backends(backend):
+    for one in _wanted_backends(backend, compute_capabilities):
         reason = trt.why_not_buildable(one) or (None if by_name else _why_not_with(one, plan.options))
         if reason is None:
             try:
@@ -128,13 +133,14 @@ def build_engines(
 
 
 def check_backend(backend: str) -> None:
-    """Refuse what is no `EngineBackend`.
+    """Refuse what no engines can be built for.
 
     Raises:
         InputError: the message lists those known.
     """
-    if backend not in _ENGINE_BACKENDS:
-        raise InputError(f"no engines are built with {backend!r}; --backend may be {', '.join(_ENGINE_BACKENDS)}")
+    known = list_engine_backends()
+    if backend not in known:
+        raise InputError(f"no engines are built with {backend!r}; --backend may be {', '.join(known)}")
 
 
 def check_plan(plan: EnginePlan) -> None:
@@ -144,11 +150,12 @@ def check_plan(plan: EnginePlan) -> None:
         InputError: an unknown backend, or a setting or compute capability that the one named does not have.
     """
     check_backend(plan.backend)
-    if plan.backend in TENSORRT_BACKENDS:
-        with contextlib.suppress(BackendError):
-            check_options(plan.backend, plan)
-    if plan.backend == "tensorrt":
-        trt.resolve_compute_capabilities("tensorrt", plan.compute_capabilities)
+    if plan.backend not in builder_names():
+        return
+    with contextlib.suppress(BackendError):
+        check_options(plan.backend, plan)
+    if get_builder(plan.backend).list_capabilities is None:
+        trt.resolve_compute_capabilities(plan.backend, plan.compute_capabilities)
 
 
 @dataclass(frozen=True)
@@ -162,10 +169,10 @@ class _Plan:
     trust: EngineTrust
 
 
-def _build_with(place: EnginePlace, backend: Backend, plan: _Plan) -> BuildResult:
+def _build_with(place: EnginePlace, backend: str, plan: _Plan) -> BuildResult:
     """One engine for each graph, with one SDK."""
     wanted = plan.compute_capabilities
-    if not wanted and backend == "tensorrt-rtx":
+    if not wanted and get_builder(backend).list_capabilities is not None:
         wanted = place.plan.compute_capabilities
     capabilities = trt.resolve_compute_capabilities(backend, wanted)
     check_options(backend, plan.options)
@@ -257,7 +264,7 @@ def _enter(records: Sequence[EngineRecord], enter: Callable[[EngineRecord], str]
             plan.tell(f"{record.engine.file}: {note}")
 
 
-def _why_not_with(backend: Backend, options: EngineOptions) -> str | None:
+def _why_not_with(backend: str, options: EngineOptions) -> str | None:
     """Why an SDK that nobody asked for by name cannot build with the options."""
     try:
         check_options(backend, options)
@@ -266,16 +273,19 @@ def _why_not_with(backend: Backend, options: EngineOptions) -> str | None:
     return None
 
 
-def _wanted_backends(backend: EngineBackend) -> tuple[Backend, ...]:
+def _wanted_backends(backend: str, capabilities: Sequence[str]) -> tuple[str, ...]:
     if backend == "none":
         return ()
-    return TENSORRT_BACKENDS if backend == "auto" else (backend,)
+    if backend != "auto":
+        return (backend,)
+    # Others build for the GPU that is here alone.
+    return tuple(one for one in builder_names() if not capabilities or get_builder(one).list_capabilities is not None)
 
 
-def _build_command(place: EnginePlace, backend: Backend, profiles: Sequence[Profile], plan: _Plan) -> str:
+def _build_command(place: EnginePlace, backend: str, profiles: Sequence[Profile], plan: _Plan) -> str:
     """What to run elsewhere for the same engines; what the bundle's manifest says need not be said again."""
     words = [word for profile in profiles for word in ("--profile", str(profile))]
-    if backend == "tensorrt-rtx":
+    if get_builder(backend).list_capabilities is not None:
         words += [word for name in plan.compute_capabilities for word in ("--compute-capability", name)]
     for name, value in plan.options:
         if value not in (None, False, getattr(place.plan, name)):

@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from sr_deploy import trt
-from sr_deploy.backends import Backend, Precision
+from sr_deploy.backends import Precision
+from sr_deploy.backends.registry import get_builder
 from sr_deploy.bundle import EngineOptions, EngineRecord, Profile, engine_key
 from sr_deploy.errors import MissingDependencyError
 
@@ -24,12 +25,12 @@ class EngineRequest(BaseModel):
     """Its hash."""
     precision: Precision
     """Precision that its convolutions are meant to have."""
-    backend: Backend
-    """`tensorrt` or `tensorrt-rtx`."""
+    backend: str
+    """One that has a builder."""
     profiles: tuple[Profile, ...] = Field(min_length=1)
     """Shapes that the engine must take."""
     compute_capabilities: tuple[str, ...] = ()
-    """What to build for, as in `("sm86", "sm89")`, in the SDK's order; empty for `tensorrt`."""
+    """What to build for, as in `("sm86", "sm89")`, in the SDK's order; empty: for the GPU that is here."""
     options: EngineOptions = EngineOptions()
     """Every other setting of the builder."""
     planned_fp32: tuple[str, ...] = ()
@@ -50,7 +51,7 @@ class EngineRequest(BaseModel):
         """What the engine would be built for: compute capabilities, or the GPU here.
 
         Raises:
-            BackendError: `tensorrt`, and there is no GPU.
+            BackendError: it builds for the GPU that is here alone, and there is none.
         """
         return trt.describe_target(self.backend, self.compute_capabilities)
 
@@ -59,7 +60,7 @@ class EngineRequest(BaseModel):
 
         Raises:
             MissingDependencyError: the SDK is not installed.
-            BackendError: `tensorrt`, and there is no GPU.
+            BackendError: it builds for the GPU that is here alone, and there is none.
         """
         return engine_key(
             graph_sha256=self.graph_sha256,
@@ -71,11 +72,8 @@ class EngineRequest(BaseModel):
         )
 
     def timing_cache_name(self) -> str | None:
-        """Name of the bundle's cache of kernels' times, one for each builder and GPU; None: the SDK keeps none.
-
-        TensorRT-RTX does not time kernels when it builds: its timing cache is there in name only.
-        """
-        if self.backend != "tensorrt":
+        """Name of the bundle's cache of kernels' times, one for each builder and GPU; None: the SDK keeps none."""
+        if not get_builder(self.backend).keeps_timings:
             return None
         return re.sub(r"[^A-Za-z0-9.-]+", "-", f"{self.backend}-{self.backend_version()}-{self.target()}") + ".timing"
 

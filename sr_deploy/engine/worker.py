@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sr_deploy import trt
 from sr_deploy.backends import Precision
+from sr_deploy.backends.registry import get_builder
 from sr_deploy.bundle import Profile, Shape
 from sr_deploy.engine.explain import FAILURE_MARK, describe_parse_errors
 from sr_deploy.engine.inspection import inspect_engine
@@ -69,7 +69,7 @@ def build(job: BuildJob) -> BuildReport:
     """Parse, check, build and write one engine, in this process."""
     request = job.request
     tell_stage("loading the SDK")
-    sdk = trt.select_sdk(request.backend)
+    sdk = get_builder(request.backend).select_sdk()
     from polygraphy.backend.trt import engine_bytes_from_network
 
     started = time.perf_counter()

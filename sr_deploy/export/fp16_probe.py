@@ -64,7 +64,7 @@ def measure_layers(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]]
     }
     _watch_maps(watched.graph, maps)
     _watch_layers(watched.graph, [node for node in model.graph.node if name_of(node) in layers])
-    run = open_graph(watched, "onnxruntime", optimize=False)
+    run = open_graph(watched, optimize=False)
     seen: dict[str, list[float]] = defaultdict(list)
     pictures = 0
     for lr_NCHW in inputs:

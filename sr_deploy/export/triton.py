@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from sr_deploy.backends import Precision
+from sr_deploy.backends.description import Backend
+from sr_deploy.backends.registry import get_backend, get_reference
 from sr_deploy.bundle import Bundle, EngineRecord, Profile
 from sr_deploy.errors import OutputError
 from sr_deploy.files import replacing_folder, write_text
@@ -39,7 +41,7 @@ class TritonModel:
     name: str
     """What clients ask for: the bundle's name, the precision and what runs it, as in `net-fp16-onnx`."""
     backend: str
-    """Triton's backend: `tensorrt` or `onnxruntime`."""
+    """Triton's backend, as in `onnxruntime`."""
     path: Path
     """Folder of the model."""
 
@@ -71,11 +73,13 @@ def write_triton_models(bundle: Bundle, repository: Path) -> tuple[TritonModel, 
     for graph in bundle.manifest.graphs:
         info = infos[graph.precision] = read_graph(bundle.path / graph.file)
         profiles = bundle.manifest.profiles
-        served = _Served(f"{graph.precision}-onnx", profiles, max(one.max.n for one in profiles))
+        served = _Served(
+            f"{graph.precision}-onnx", get_reference("graph"), profiles, max(one.max.n for one in profiles)
+        )
         config = _configure(bundle, info, served)
         models.append(_write_model(repository, config, bundle.path / graph.file, "model.onnx"))
     for engine in _newest_engines(bundle):
-        for served in _part_by_batch(f"{engine.precision}-tensorrt", engine.profiles):
+        for served in _part_by_batch(engine):
             config = _configure(bundle, infos[engine.precision], served)
             models.append(_write_model(repository, config, bundle.path / engine.engine.file, "model.plan"))
     return tuple(models)
@@ -90,7 +94,7 @@ def _newest_engines(bundle: Bundle) -> list[EngineRecord]:
         complete = record.flags.get("strip_weights") != "on"  # Triton puts no weights back
         fits = not here or record.target in here or record.flags.get("hardware_compatible") == "on"
         of_graph = hashes.get(record.precision) == record.graph_sha256
-        if record.backend == "tensorrt" and complete and fits and of_graph:
+        if get_backend(record.backend).triton is not None and complete and fits and of_graph:
             newest[record.precision] = record
     return list(newest.values())
 
@@ -101,6 +105,8 @@ class _Served:
 
     suffix: str
     """End of its name."""
+    backend: Backend
+    """Whose file it runs."""
     profiles: tuple[Profile, ...]
     """Of an engine all that there are, by their index; of a graph those of the bundle."""
     batch: int
@@ -111,20 +117,22 @@ class _Served:
     """Height and width, where they are fixed."""
 
 
-def _part_by_batch(suffix: str, profiles: tuple[Profile, ...]) -> Iterator[_Served]:
+def _part_by_batch(engine: EngineRecord) -> Iterator[_Served]:
     """An engine as models in which every batch that Triton may join fits a profile.
 
     Triton joins any requests of one shape, up to the model's greatest batch. One model takes every shape, in batches
     that all shapes have; where a profile has larger ones, a model of its own takes the shapes of that profile.
     """
+    backend, profiles = get_backend(engine.backend), engine.profiles
+    suffix = f"{engine.precision}-{backend.triton}"
     common = min(_find_batch(profile, profiles) for profile in profiles)
-    yield _Served(suffix, profiles, common, tuple(range(len(profiles))))
+    yield _Served(suffix, backend, profiles, common, tuple(range(len(profiles))))
     for profile in profiles:
         batch = _find_batch(profile, profiles)
         if batch > common:
             used = tuple(place for place, one in enumerate(profiles) if _holds(one, profile))
             spatial_dims = (profile.max.h, profile.max.w) if profile.min[1:] == profile.max[1:] else (_ANY, _ANY)
-            yield _Served(f"{suffix}-{profile.name}", profiles, batch, used, spatial_dims)
+            yield _Served(f"{suffix}-{profile.name}", backend, profiles, batch, used, spatial_dims)
 
 
 def _find_batch(shapes: Profile, profiles: Sequence[Profile]) -> int:
@@ -150,7 +158,7 @@ def _configure(bundle: Bundle, info: GraphInfo, served: _Served) -> dict[str, _V
     profiles = [served.profiles[place] for place in served.used] or served.profiles
     config: dict[str, _Value] = {
         "name": name,
-        "backend": "tensorrt" if served.used else "onnxruntime",
+        "backend": str(served.backend.triton),
         "max_batch_size": served.batch,
         "input": [_describe_end(info.input_name, info.input_dtype, info.channels, height, width)],
         "output": [_describe_end(info.output_name, info.output_dtype, info.channels, *grown)],

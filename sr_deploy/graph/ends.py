@@ -29,7 +29,7 @@ HIGHEST: dict[Dtype, int] = {"uint8": 255, "uint16": 65535}
 PROBE_NAME = "sr_deploy.probe"
 """Name of the nodes that `expose_nchw` adds: no part of the graph, and not counted."""
 
-_DTYPES: dict[int, Dtype] = {1: "float32", 10: "float16", 2: "uint8", 4: "uint16"}
+DTYPES: dict[int, Dtype] = {1: "float32", 10: "float16", 2: "uint8", 4: "uint16"}
 _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 _BEFORE, _BEHIND = ("Cast", "Div", "Transpose"), ("Clip", "Mul", "Round", "Transpose", "Cast")
 """What integers go through between the ends and FP32."""
@@ -67,13 +67,13 @@ def _read_dtype(path: Path, value: ValueInfoProto) -> Dtype:
     import onnx
 
     code = value.type.tensor_type.elem_type
-    if code not in _DTYPES:
+    if code not in DTYPES:
         name = onnx.TensorProto.DataType.Name(code) if code in onnx.TensorProto.DataType.values() else str(code)
         raise GraphError(
             f"{path}: {value.name!r} is of type {name}; float32 or float16 in [0, 1] is needed at both ends, or "
             "uint8 or uint16 in N x H x W x C"
         )
-    return _DTYPES[code]
+    return DTYPES[code]
 
 
 def change_ends(model: ModelProto, ends: Ends) -> None:
@@ -133,7 +133,7 @@ def find_end_nodes(model: ModelProto) -> list[NodeProto]:
         GraphError: not one image in and one out.
     """
     source, target = find_ends("the graph", model)
-    if _DTYPES.get(source.type.tensor_type.elem_type) not in HIGHEST:
+    if DTYPES.get(source.type.tensor_type.elem_type) not in HIGHEST:
         return []
     readers = {name: node for node in reversed(model.graph.node) for name in node.input}
     makers = {name: node for node in model.graph.node for name in node.output}

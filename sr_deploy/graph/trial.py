@@ -19,8 +19,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from sr_deploy.backends.description import GraphOptions
+from sr_deploy.backends.registry import get_reference
 from sr_deploy.cache import keep, key_of, read_kept
-from sr_deploy.deps import installed_version, require, silent_session_options
+from sr_deploy.deps import installed_version, require
 from sr_deploy.errors import GraphError, one_line
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.scale import Scale, measure_scale
@@ -66,7 +68,7 @@ def try_graph(trial: Trial, reason: str) -> Scale:
         GraphError: it does not run, takes more than 8 s or 768 MiB, or gives no enlarged image.
     """
     path = Path(trial.path)
-    versions = [installed_version("onnxruntime"), metadata.version("sr-deploy")]
+    versions = [installed_version(get_reference("graph").package), metadata.version("sr-deploy")]
     key = key_of([sha256_of(path), *versions])
     kept, _ = read_kept(KIND, key, _Answer)
     if kept is None:
@@ -126,12 +128,11 @@ def _open_runs(trial: Trial) -> Callable[[int, int], tuple[int, ...] | None]:
     """Opens the graph; the function runs a picture of that height and width."""
     import numpy as np
 
-    ort = require("onnxruntime", "trying a graph")
-    options = silent_session_options("trying a graph")
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    reference = get_reference("graph")
+    assert reference.open_graph is not None
+    require(reference.package, "trying a graph")  # before memory is bounded, since its own counts not
     _limit_process(trial)
-    session = ort.InferenceSession(trial.path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    graph = reference.open_graph(Path(trial.path), GraphOptions(threads=1))
     n, channels, _, _ = trial.declared
     whole = trial.dtype in ("uint8", "uint16")
 
@@ -140,7 +141,7 @@ def _open_runs(trial: Trial) -> Callable[[int, int], tuple[int, ...] | None]:
         pixels = np.random.default_rng(0).random((n or 1, channels, h, w))
         lr = (pixels * 255).transpose(0, 2, 3, 1).astype(trial.dtype) if whole else pixels.astype(trial.dtype)
         try:
-            shape = session.run(None, {name: np.ascontiguousarray(lr)})[0].shape
+            shape = next(iter(graph.run({graph.inputs[0]: np.ascontiguousarray(lr)}).values())).shape
         except Exception:  # noqa: BLE001 - its exceptions share no base class, and a size that does not fit is an answer
             return None
         return tuple(shape[place] for place in (0, 3, 1, 2)) if whole and len(shape) == 4 else tuple(shape)

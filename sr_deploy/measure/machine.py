@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from sr_deploy.backends import Precision
+from sr_deploy.backends.registry import list_backends
 
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
@@ -28,10 +29,7 @@ _MULTIPLIERS: dict[Precision, frozenset[str]] = {
     "int8": frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}),
     "fp8": frozenset(),  # no processor's that PyTorch uses
 }
-_DISTRIBUTIONS = (
-    *("sr-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "polygraphy"),
-    *("tensorrt-rtx-cu13", "tensorrt-cu13", "numpy", "pyvips", "av"),
-)
+_DISTRIBUTIONS = ("sr-deploy", "onnx", "onnxscript", "polygraphy", "numpy", "pyvips", "av")
 
 
 class Machine(BaseModel):
@@ -101,7 +99,8 @@ def usable_cores() -> int:
 def tool_versions() -> dict[str, str]:
     """Versions of the installed packages that decide a measurement, by distribution. Nothing is imported."""
     versions = {}
-    for name in _DISTRIBUTIONS:
+    of_backends = (name for backend in list_backends() for name in backend.package.names)
+    for name in (*_DISTRIBUTIONS, *of_backends):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sr_deploy.backends import (
-    BACKENDS,
-    INT8_BF16,
-    PRECISIONS,
-    QUANTIZED,
-    TENSORRT_BACKENDS,
-    Backend,
-    BackendChoice,
-    Precision,
-    parse_backend,
-)
+from sr_deploy.backends import BackendChoice, Precision, parse_backend
+from sr_deploy.backends.description import RunOptions
+from sr_deploy.backends.registry import get_backend, list_choices
 from sr_deploy.bundle import EngineRecord
-from sr_deploy.deps import install_command, is_installed
+from sr_deploy.deps import is_installed
 from sr_deploy.errors import BackendError
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.model import Model, open_model
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
 from sr_deploy.runners.protocol import Runner
 from sr_deploy.trt import sdk_version
-
-MODULES: dict[Backend, str] = {
-    "torch": "torch",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "tensorrt": "tensorrt",
-    "tensorrt-rtx": "tensorrt_rtx",
-}
 
 
 def open_runner(
@@ -67,82 +51,42 @@ def open_runner(
     reason = why_not_runnable(model, choice)
     if reason is not None:
         raise BackendError(reason)
-    if choice.backend == "torch":
-        from sr_deploy.runners.torch_runner import TorchRunner
-
-        return TorchRunner(model, choice, device, threads)
-    if choice == BackendChoice("onnxruntime", "bf16"):  # it has no such convolution: FP32 with each result rounded
-        from sr_deploy.runners.base import require_cpu
-        from sr_deploy.runners.rounded_runner import RoundedRunner
-
-        require_cpu(str(choice), device)
-        return RoundedRunner(model, choice.precision, threads)
-    if choice.backend == "onnxruntime":
-        from sr_deploy.runners.onnxruntime_runner import OnnxRuntimeRunner
-
-        return OnnxRuntimeRunner(model, choice, device, threads, rewrite=rewrite)
-    if choice.backend == "openvino":
-        from sr_deploy.runners.openvino_runner import OpenVinoRunner
-
-        return OpenVinoRunner(model, choice, device, threads, rewrite=rewrite)
-    from sr_deploy.runners.tensorrt_runner import TensorRtRunner
-
-    return TensorRtRunner(model, choice, device)
+    options = RunOptions(device=device, threads=threads, rewrite=rewrite)
+    return get_backend(choice.backend).open(model, choice, options)
 
 
 def runnable_choices(model: Model) -> list[BackendChoice]:
-    """What this machine can run of this model: torch first, then in the order of `BACKENDS` and `PRECISIONS`."""
-    return [choice for choice in all_choices() if why_not_runnable(model, choice) is None]
-
-
-def all_choices() -> list[BackendChoice]:
-    """Every backend in every precision, and INT8 with the rest in BF16, runnable or not."""
-    plain = [BackendChoice(backend, precision) for backend in BACKENDS for precision in PRECISIONS]
-    place = plain.index(BackendChoice("openvino", "int8")) + 1
-    return [*plain[:place], INT8_BF16, *plain[place:]]
+    """What this machine can run of this model, in the order of the backends and of `PRECISIONS`."""
+    return [choice for choice in list_choices() if why_not_runnable(model, choice) is None]
 
 
 def why_not_runnable(model: Model, choice: BackendChoice) -> str | None:
     """Why this machine cannot run `model` so, in one line with the way out; None if it can."""
-    module = MODULES[choice.backend]
-    if choice.backend in TENSORRT_BACKENDS and not visible_gpus():
+    backend = get_backend(choice.backend)
+    if backend.artifact == "engine" and not visible_gpus():
         return f"{choice} needs an NVIDIA GPU, and this machine shows none; use a machine that has one"
-    if not is_installed(module):
-        return f"{choice} needs {module}, which is not installed; run: {install_command(module)}"
-    if choice.backend == "torch":
-        return _why_not_torch(model, choice)
-    if choice.backend in TENSORRT_BACKENDS:
-        return _why_not_engine(model, choice)
-    if choice.backend == "openvino":
-        return _why_not_openvino(model, choice)
-    return _why_no_graph(model, choice, choice.precision)
-
-
-def _why_not_torch(model: Model, choice: BackendChoice) -> str | None:
-    if choice.precision in QUANTIZED:
-        return f"{choice} does not exist: torch runs fp32, fp16 and bf16; {choice.precision} runs from an ONNX graph"
-    if not model.has_weights:
-        return f"{choice} needs PyTorch weights, and {model.path} has none: give the checkpoint or a bundle"
-    return None
+    package = backend.package
+    if not is_installed(package.module):
+        return f"{choice} needs {package.module}, which is not installed; run: {package.install}"
+    if not backend.exists(choice.precision):
+        return backend.why_absent(choice)
+    return _why_no_artifact(model, choice) or backend.why_not_here(choice)
 
 
 def find_graph_precision(model: Model, choice: BackendChoice) -> Precision:
-    """Precision of the ONNX graph that a choice runs.
-
-    OpenVINO computes in FP32 and BF16 what is stored in FP32, or in FP16 where there is nothing else.
-    """
-    if choice.backend != "openvino" or choice.precision not in ("fp32", "bf16"):
-        return choice.precision
-    return "fp16" if "fp16" in model.precisions and "fp32" not in model.precisions else "fp32"
+    """Precision of the ONNX graph that a choice runs."""
+    return get_backend(choice.backend).find_stored(model.precisions, choice.precision)
 
 
-def _why_not_openvino(model: Model, choice: BackendChoice) -> str | None:
-    from sr_deploy.runners.openvino_runner import why_not_computed
-
-    missing = _why_no_graph(model, choice, find_graph_precision(model, choice))
-    if choice.precision == "fp16":  # no graph would help
-        return why_not_computed(choice)
-    return missing or why_not_computed(choice)
+def _why_no_artifact(model: Model, choice: BackendChoice) -> str | None:
+    artifact = get_backend(choice.backend).artifact
+    if artifact == "engine":
+        return _why_not_engine(model, choice)
+    if artifact == "graph":
+        return _why_no_graph(model, choice, find_graph_precision(model, choice))
+    if not model.has_weights:
+        return f"{choice} needs PyTorch weights, and {model.path} has none: give the checkpoint or a bundle"
+    return None
 
 
 def _why_no_graph(model: Model, choice: BackendChoice, precision: str) -> str | None:

@@ -17,6 +17,7 @@ Why it is right, which tests hold on a simulated GPU (tests/unit/gpu):
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 import torch
 
 from sr_deploy.errors import BackendError, OutOfMemoryError, first_line
+from sr_deploy.legible import show_value
 
 Compute = Callable[[torch.Tensor], torch.Tensor]
 """From a tensor on a GPU to another; all that it does is queued on the current stream."""
@@ -34,6 +36,17 @@ MAX_GRAPHS = 8
 
 _LOG = logging.getLogger(__name__)
 _CAPTURING = threading.Lock()
+
+
+def why_no_cuda() -> str | None:
+    """Why torch runs on no GPU here, for messages; None: it does."""
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return f"torch sees no GPU with CUDA_VISIBLE_DEVICES={show_value(os.environ['CUDA_VISIBLE_DEVICES'])}"
+    return "this machine has no NVIDIA GPU with a driver that works"
 
 
 class GraphReplay:

@@ -5,7 +5,9 @@ The same rule holds on a CPU and on a GPU, where the choices are the engines tha
 
 from __future__ import annotations
 
-from sr_deploy.backends import INT8_BF16, QUANTIZED, TENSORRT_BACKENDS, BackendChoice, Precision
+from sr_deploy.backends import QUANTIZED, BackendChoice
+from sr_deploy.backends.description import DeviceKind
+from sr_deploy.backends.registry import get_backend, list_for_auto
 from sr_deploy.bundle import Bundle, Certificate, FileRecord
 from sr_deploy.bundle.crosscheck import list_flaws
 from sr_deploy.deps import installed_version
@@ -13,26 +15,25 @@ from sr_deploy.errors import BackendError, BundleError
 from sr_deploy.gpus import Gpu
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
-from sr_deploy.runners.choose import MODULES, why_not_runnable
+from sr_deploy.runners.choose import find_graph_precision, why_not_runnable
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
 from sr_deploy.shipped import is_shipped
 from sr_deploy.trt import sdk_version
 
-_FULL = (BackendChoice("openvino"), BackendChoice("onnxruntime"), BackendChoice("torch"))
-# Not among them: FP16 and FP8, which CPUs compute in FP32 or slowly, and onnxruntime:bf16, which rounds FP32 results.
-_REDUCED = (
-    INT8_BF16,
-    BackendChoice("openvino", "int8"),
-    BackendChoice("openvino", "bf16"),
-    BackendChoice("onnxruntime", "int8"),
-    BackendChoice("torch", "bf16"),
-)
-_LESS: tuple[Precision, ...] = ("int8", "fp8", "fp16", "bf16")
-_REDUCED_ON_GPU = (
-    *(BackendChoice(backend, precision) for precision in _LESS for backend in TENSORRT_BACKENDS),
-    BackendChoice("torch", "fp16"),
-    BackendChoice("torch", "bf16"),
-)
+
+def list_in_fp32(device: DeviceKind) -> tuple[BackendChoice, ...]:
+    """FP32 of every backend that `auto` chooses among."""
+    return tuple(BackendChoice(backend.name) for backend in list_for_auto(device))
+
+
+def list_reduced(device: DeviceKind) -> list[BackendChoice]:
+    """Below FP32: by the rank of the backend, those of one rank in turn, so that the precision comes first."""
+    ranked = [
+        (backend.auto[device].rank, place, choice)
+        for backend in list_for_auto(device)
+        for place, choice in enumerate(backend.auto[device].reduced)
+    ]
+    return [choice for _, _, choice in sorted(ranked, key=lambda one: one[:2])]
 
 
 def list_faithful(model: Model) -> list[BackendChoice]:
@@ -41,10 +42,9 @@ def list_faithful(model: Model) -> list[BackendChoice]:
     A graph that is no bundle's and has no FP32 is its own precision: who gives such a file asks for it, or for its
     numbers computed in FP32.
     """
-    wanted: tuple[BackendChoice, ...] = _FULL
+    wanted = list_in_fp32("cpu")
     if model.bundle is None and model.precisions and "fp32" not in model.precisions:
-        own = tuple(BackendChoice(choice.backend, model.precisions[0]) for choice in _FULL)
-        wanted = (*_FULL, *own)
+        wanted += tuple(BackendChoice(choice.backend, model.precisions[0]) for choice in wanted)
     # What is vouched for has run here: whether it can need not be asked, which would import its library.
     vouched = [choice for choice, reason in _judge_reduced(model).items() if reason is None]
     return [*(choice for choice in wanted if why_not_runnable(model, choice) is None), *vouched]
@@ -55,9 +55,8 @@ def list_faithful_on_gpu(model: Model, gpu: Gpu) -> list[BackendChoice]:
 
     PyTorch has to see the GPU, since it holds the pictures there for engines too.
     """
-    engines = [BackendChoice(backend, "fp32") for backend in TENSORRT_BACKENDS]
     vouched = [choice for choice, reason in _judge_reduced(model, gpu).items() if reason is None]
-    full = [choice for choice in (*engines, BackendChoice("torch")) if _runs_on(model, choice, gpu)]
+    full = [choice for choice in list_in_fp32("cuda") if _runs_on(model, choice, gpu)]
     return [*vouched, *full]
 
 
@@ -65,7 +64,7 @@ def _runs_on(model: Model, choice: BackendChoice, gpu: Gpu) -> bool:
     """Whether a choice runs here, and an engine on that very GPU."""
     if why_not_runnable(model, choice) is not None:
         return False
-    return choice.backend == "torch" or _find_engine(model, choice, gpu) is not None
+    return get_backend(choice.backend).artifact != "engine" or _find_engine(model, choice, gpu) is not None
 
 
 def _find_engine(model: Model, choice: BackendChoice, gpu: Gpu) -> FileRecord | None:
@@ -87,7 +86,7 @@ def explain_left_out(model: Model, gpu: Gpu | None = None) -> list[str]:
 
 def explain_unrunnable(model: Model) -> str:
     """Why no choice runs this model on the CPU, for a message."""
-    return "; ".join(filter(None, (why_not_runnable(model, choice) for choice in _FULL)))
+    return "; ".join(filter(None, (why_not_runnable(model, choice) for choice in list_in_fp32("cpu"))))
 
 
 def _judge_reduced(model: Model, gpu: Gpu | None = None) -> dict[BackendChoice, str | None]:
@@ -95,7 +94,7 @@ def _judge_reduced(model: Model, gpu: Gpu | None = None) -> dict[BackendChoice, 
     bundle = model.bundle
     if model.kind != "bundle" or bundle is None:
         return {}
-    wanted = _REDUCED if gpu is None else _REDUCED_ON_GPU
+    wanted = list_reduced("cpu" if gpu is None else "cuda")
     asked = [choice for choice in wanted if bundle.manifest.graph(choice.precision) is not None]
     if gpu is not None:  # most precisions have no engine that fits: nothing to say of those
         asked = [choice for choice in asked if _runs_on(model, choice, gpu)]
@@ -133,7 +132,7 @@ def _why_not_vouched(
         entry
         for entry in certificate.entries
         if entry.backend == str(choice)
-        and entry.backend_version == installed_version(MODULES[choice.backend])
+        and entry.backend_version == installed_version(get_backend(choice.backend).package)
         and entry.machine == (machine.cpu if gpu is None else gpu.name)
         and (gpu is not None or entry.cpu_features == machine.features)
         and entry.artifact.sha256 == artifact.sha256
@@ -153,11 +152,12 @@ def _why_not_vouched(
 
 def _find_artifact(model: Model, bundle: Bundle, choice: BackendChoice, gpu: Gpu | None) -> FileRecord | None:
     """What a choice runs: the weights, an engine that fits the GPU, or a graph; None: the bundle has no such graph."""
-    if choice.backend == "torch":
+    artifact = get_backend(choice.backend).artifact
+    if artifact == "weights":
         return bundle.manifest.reference
-    if gpu is not None:
-        return _find_engine(model, choice, gpu)
-    return bundle.manifest.graph(choice.precision if choice.precision == "int8" else "fp32")
+    if artifact == "engine":
+        return None if gpu is None else _find_engine(model, choice, gpu)
+    return bundle.manifest.graph(find_graph_precision(model, choice))
 
 
 def _within(drop_db: float | None, allowed_db: float) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Literal
 
-from sr_deploy.backends import INT8_BF16, BackendChoice
+from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import get_backend, list_for_auto
 from sr_deploy.bundle import utc_now
 from sr_deploy.cache import cache_folder, keep, key_of, read_kept
 from sr_deploy.config import Document
@@ -17,7 +18,7 @@ from sr_deploy.errors import BackendError
 from sr_deploy.files import sha256_of
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
-from sr_deploy.runners.choose import MODULES, why_not_runnable
+from sr_deploy.runners.choose import why_not_runnable
 from sr_deploy.runners.threads import default_threads
 
 KIND = "choice"
@@ -173,8 +174,9 @@ def measure_int8_pace(model: Model, threads: int | None = None) -> str:
     """
     from sr_deploy.runners.autotune import autotune
 
-    wanted = [INT8_BF16, *(BackendChoice("openvino", precision) for precision in ("int8", "bf16", "fp32"))]
-    wanted.append(BackendChoice("onnxruntime", "int8"))
+    first, *others = (backend for backend in list_for_auto("cpu") if backend.artifact == "graph")
+    wanted = [*first.auto["cpu"].reduced, BackendChoice(first.name)]
+    wanted += [choice for backend in others for choice in backend.auto["cpu"].reduced]
     runnable = [choice for choice in wanted if why_not_runnable(model, choice) is None]
     precisions = {choice.precision for choice in runnable}
     if "int8" not in precisions or len(precisions) < 2:
@@ -219,7 +221,7 @@ def _ask(model: Model, candidates: Sequence[BackendChoice], threads: int | None,
     else:
         hashes = [sha256_of(model.weights_path or model.path)]
     backends = sorted({choice.backend for choice in candidates})
-    versions = {backend: installed_version(MODULES[backend]) for backend in backends}
+    versions = {backend: installed_version(get_backend(backend).package) for backend in backends}
     return Question(
         artifacts=tuple(hashes),
         candidates=tuple(map(str, candidates)),

@@ -6,11 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sr_deploy.backends.registry import name_float64
 from sr_deploy.errors import BackendError, OutOfMemoryError, find_want_of_memory, first_line
 from sr_deploy.model import Model
-
-TITLE = "torch:fp64"
-"""How a certificate calls it."""
 
 
 class Float64Network:
@@ -45,7 +43,7 @@ class Float64Network:
                 sr_NCHW = self._network(torch.from_numpy(lr_NCHW).to(torch.float64))
             except (RuntimeError, MemoryError) as error:
                 want = find_want_of_memory(error)
-                said = f"{TITLE} failed on {'x'.join(map(str, lr_NCHW.shape))}: {want or first_line(error)}"
+                said = f"{name_float64()} failed on {'x'.join(map(str, lr_NCHW.shape))}: {want or first_line(error)}"
                 raise (BackendError(said) if want is None else OutOfMemoryError(said)) from error
         result: NDArray[np.float64] = sr_NCHW.contiguous().numpy()
         return result

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sr_deploy.backends import BackendChoice, Precision
+from sr_deploy.backends.description import DEFAULT_LAYOUT, RunOptions
+from sr_deploy.backends.registry import get_reference
 from sr_deploy.errors import InputError
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.widen import read_widened
@@ -34,7 +36,7 @@ def describe_reference(model: Model) -> Reference:
         InputError: neither weights nor an ONNX graph, so there is nothing to compare with.
     """
     if model.has_weights and model.weights_path is not None:
-        return Reference("torch:fp32", sha256_of(model.weights_path))
+        return Reference(str(BackendChoice(get_reference("weights").name)), sha256_of(model.weights_path))
     if not model.precisions:
         raise InputError(
             f"{model.path} holds neither PyTorch weights nor an ONNX graph to compare with; give the bundle it is of"
@@ -42,8 +44,8 @@ def describe_reference(model: Model) -> Reference:
     precision = model.precisions[0]
     sha256 = sha256_of(model.graph_path(precision))
     if precision in _WIDENED:
-        return Reference(f"onnxruntime:fp32, graph widened from {precision}", sha256)
-    return Reference(f"onnxruntime:{precision}, graph as written", sha256)
+        return Reference(f"{BackendChoice(get_reference('graph').name)}, graph widened from {precision}", sha256)
+    return Reference(f"{BackendChoice(get_reference('graph').name, precision)}, graph as written", sha256)
 
 
 def open_default_layout(model: Model) -> Runner:
@@ -52,9 +54,8 @@ def open_default_layout(model: Model) -> Runner:
     Raises:
         BackendError: it does not run here.
     """
-    from sr_deploy.runners.torch_runner import TorchRunner
-
-    return TorchRunner(model, BackendChoice("torch", "fp32"), None, None, channels_last=False)
+    torch = get_reference("weights")
+    return torch.open(model, BackendChoice(torch.name), RunOptions(variant=DEFAULT_LAYOUT))
 
 
 def open_reference(model: Model, *, threads: int | None = None) -> Runner:
@@ -68,13 +69,12 @@ def open_reference(model: Model, *, threads: int | None = None) -> Runner:
     """
     describe_reference(model)
     if model.has_weights:
-        return open_runner(model, BackendChoice("torch", "fp32"), threads=threads)
-    from sr_deploy.runners.onnxruntime_runner import OnnxRuntimeRunner
-
-    precision = model.precisions[0]
+        return open_runner(model, BackendChoice(get_reference("weights").name), threads=threads)
+    reference, precision = get_reference("graph"), model.precisions[0]
+    options = RunOptions(device="cpu", threads=threads, arithmetic="as written")
     if precision not in _WIDENED:
-        return OnnxRuntimeRunner(model, BackendChoice("onnxruntime", precision), "cpu", threads, optimize=False)
+        return reference.open(model, BackendChoice(reference.name, precision), options)
     with tempfile.TemporaryDirectory(prefix="sr-deploy-") as folder:  # a session holds its graph: the file may go
         path = Path(folder, "widened.onnx")
         path.write_bytes(read_widened(model.graph_path(precision)).SerializeToString())
-        return OnnxRuntimeRunner(open_model(path), BackendChoice("onnxruntime"), "cpu", threads, optimize=False)
+        return reference.open(open_model(path), BackendChoice(reference.name), options)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.backends import Backend, BackendChoice, Precision
+from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.bundle.profile import Profile
 from sr_deploy.errors import ShapeError
 from sr_deploy.graph.ends import Dtype, layout_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class RunnerSpec:
     """What a runner takes, gives and is."""
 
-    backend: Backend
+    backend: str
     """Who computes."""
     version: str
     """Version of the backend."""

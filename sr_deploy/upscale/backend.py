@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice, parse_backend
+from sr_deploy.backends import BackendChoice, parse_backend
+from sr_deploy.backends.registry import get_backend
 from sr_deploy.errors import BackendError
 from sr_deploy.gpus import Gpu, find_gpu
 from sr_deploy.model import Model
@@ -67,13 +68,9 @@ def list_candidates(model: Model, device: str | None = None) -> tuple[list[Backe
 
 def _why_torch_sees_no_gpu() -> str:
     """Why PyTorch, which holds pictures on a GPU for engines too, runs on none; empty: it does."""
-    import torch
+    from sr_deploy.runners.cuda_graph import why_no_cuda
 
-    if torch.cuda.is_available():
-        return ""
-    from sr_deploy.runners.torch_runner import why_no_cuda
-
-    return why_no_cuda()
+    return why_no_cuda() or ""
 
 
 def choose_fp32(model: Model, instead_of: BackendChoice) -> BackendChoice | None:
@@ -84,6 +81,6 @@ def choose_fp32(model: Model, instead_of: BackendChoice) -> BackendChoice | None
     able = [
         choice
         for choice in runnable_choices(model)
-        if choice.precision == "fp32" and choice.backend not in TENSORRT_BACKENDS and choice != instead_of
+        if choice.precision == "fp32" and get_backend(choice.backend).artifact != "engine" and choice != instead_of
     ]
     return able[0] if able else None

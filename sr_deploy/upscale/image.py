@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import get_backend
 from sr_deploy.errors import InputError, ShapeError
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.model import Model, open_model
@@ -283,7 +284,7 @@ class Upscaler:
                 self._fp32 = open_runner(
                     self._model,
                     choice,
-                    device=self._device if choice.backend == "torch" else None,
+                    device=self._device if get_backend(choice.backend).is_on_device else None,
                     threads=self._threads,
                 )
             elif spec.precision == "fp32":

@@ -196,7 +196,7 @@ class Inference:
         where = f"{self._runner.spec} gave {problem} in the tile at row {tile.row.start}, column {tile.column.start}"
         fp32 = self._open_fp32()
         if fp32 is None:
-            raise GuardError(f"{where}, and there is no FP32 to compute it again; try another --backend, as torch:fp32")
+            raise GuardError(f"{where}, and there is no FP32 to compute it again; try another --backend, in FP32")
         self.recomputed += 1
         lr_NCHW = to_window(samples, self._runner.spec.channels)
         used = HostResult(self._infer(fp32, lr_NCHW)).crop(*tile.used(self._runner.spec.scale))

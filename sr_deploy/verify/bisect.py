@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import Precision
+from sr_deploy.backends.description import GraphOptions
+from sr_deploy.backends.registry import get_reference
 from sr_deploy.bundle import Bundle, Shape
 from sr_deploy.bundle.records import Record
-from sr_deploy.deps import require, silent_session_options
+from sr_deploy.deps import require
 from sr_deploy.errors import BackendError, InputError
-from sr_deploy.graph.load import load_whole_model
+from sr_deploy.graph.ends import DTYPES, Dtype
+from sr_deploy.graph.load import find_ends, load_whole_model
 from sr_deploy.model import Model
 from sr_deploy.runners.ends import encode_input
 from sr_deploy.runners.inputs import photograph_batch
@@ -162,29 +165,21 @@ def _pair_outputs(reference: ModelProto, candidate: ModelProto, *, by_name: bool
 
 
 def _run_marked(model: ModelProto, names: Sequence[str], lr_NCHW: NDArray[np.float32]) -> Outputs:
-    """The tensors of these names for an input, by ONNX Runtime without optimizations."""
+    """The tensors of these names for an input, by the reference backend of graphs without optimizations."""
     require("polygraphy", "--bisect")
     from polygraphy.backend.onnx import modify_outputs
 
-    ort = require("onnxruntime", "--bisect")
-    marked = modify_outputs(type(model).FromString(model.SerializeToString()), outputs=list(dict.fromkeys(names)))
-    options = silent_session_options("--bisect", plan_memory=False)
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    reference, asked = get_reference("graph"), list(dict.fromkeys(names))
+    assert reference.open_graph is not None
+    marked = modify_outputs(type(model).FromString(model.SerializeToString()), outputs=asked)
+    source, _ = find_ends("the graph", model)
+    dtype: Dtype = DTYPES.get(source.type.tensor_type.elem_type, "float32")
     try:
-        session = ort.InferenceSession(marked.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        given = session.get_inputs()[0]
-        outputs = session.run(list(dict.fromkeys(names)), {given.name: _to_ends(given.type, lr_NCHW)})
-    except Exception as error:  # its exceptions share no base class
-        raise BackendError(f"onnxruntime does not run a graph with all its tensors given out: {error}") from error
-    return {name: np.asarray(values, np.float64) for name, values in zip(dict.fromkeys(names), outputs, strict=True)}
-
-
-def _to_ends(kind: str, lr_NCHW: NDArray[np.float32]) -> NDArray[np.generic]:
-    if kind == "tensor(float16)":
-        return encode_input(lr_NCHW, "float16")
-    if kind == "tensor(uint8)":
-        return encode_input(lr_NCHW, "uint8")
-    return encode_input(lr_NCHW, "uint16") if kind == "tensor(uint16)" else lr_NCHW
+        graph = reference.open_graph(marked.SerializeToString(), GraphOptions(optimize=False, plan_memory=False))
+        outputs = graph.run({source.name: encode_input(lr_NCHW, dtype)})
+    except Exception as error:  # exceptions of some libraries share no base class
+        raise BackendError(f"{reference.name} does not run a graph with all its tensors given out: {error}") from error
+    return {name: np.asarray(outputs[name], np.float64) for name in asked}
 
 
 def _error_before(view: GraphView, node: NodeProto, errors: dict[str, float]) -> float:

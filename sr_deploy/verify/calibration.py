@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from sr_deploy.arch.weights import read_input_steps
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import get_reference
 from sr_deploy.bundle import Bundle, Check, GraphRecord, utc_now
 from sr_deploy.errors import BackendError, SrDeployError
 from sr_deploy.export.int8.calibration import measure_ranges, measure_shifts, quantize_layers
 from sr_deploy.export.int8.calibration_images import Crop, CropShape, cut_crops, find_calibration_images
 from sr_deploy.export.int8.equalize import apply_factors
-from sr_deploy.export.int8.execute import Engine, choose_engine, open_graph
+from sr_deploy.export.int8.execute import choose_engine, open_graph
 from sr_deploy.export.int8.formats import FORMATS
 from sr_deploy.export.int8.placement import Placement, find_modules, place_quantization
 from sr_deploy.export.int8.quantization_loss import Judge, Loss
@@ -72,7 +73,7 @@ class _Scene:
     """The FP32 graph with its channels evened out, FP32 at its ends."""
     placement: Placement
     report: Int8Report
-    engine: Engine
+    engine: str
     crops: Sequence[Crop]
     """Crops of the bundled photographs."""
     ranges: Sequence[NDArray[np.float32]]
@@ -156,7 +157,7 @@ def _make_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
 def _check_ranges(scene: _Scene) -> tuple[str, tuple[str, ...]]:
     layers = {layer.name: layer for layer in scene.report.layers if layer.precision != "float"}
     limits = measure_ranges(
-        scene.reference, scene.placement, lambda: iter(scene.ranges), scene.report.options, "onnxruntime"
+        scene.reference, scene.placement, lambda: iter(scene.ranges), scene.report.options, get_reference("graph").name
     )
     learned = scene.report.learned
     measured = {
@@ -275,7 +276,7 @@ def measure_drop(model: Model, bundle: Bundle, choice: BackendChoice) -> Drop | 
 def _measure_loss(model: Model, scene: _Scene, choice: BackendChoice) -> tuple[Loss, float]:
     """The loss, and what it surely is."""
     output = find_ends("the graph", scene.reference)[1].name
-    judge = Judge(scene.crops, open_graph(scene.reference, "onnxruntime"), output, model.scale)
+    judge = Judge(scene.crops, open_graph(scene.reference), output, model.scale)
     with open_runner(model, choice) as runner:
         loss = judge.judge(lambda lr_NCHW: {output: runner.infer(lr_NCHW)})
     return loss, loss.drop_db - _SURE * loss.standard_error_db
@@ -285,7 +286,7 @@ def _check_loss(model: Model, bundle: Bundle, scene: _Scene) -> tuple[str, tuple
     """What the file loses on photographs, against the budget."""
     name = scene.report.options.format
     record = bundle.manifest.searches[name]
-    loss, lower_db = _measure_loss(model, scene, BackendChoice("onnxruntime", name))
+    loss, lower_db = _measure_loss(model, scene, BackendChoice(get_reference("graph").name, name))
     said = (
         f"against the photographs themselves, {loss.drop_db:+.3f} dB lost now on {len(scene.crops)} crops of bundled "
         f"ones ({lower_db:+.3f} at least), {record.max_drop_db:.3f} allowed; {loss.psnr_fp32_db:.1f} dB to FP32"

@@ -4,42 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sr_deploy.backends import INT8_BF16, TENSORRT_BACKENDS, Backend, BackendChoice
+from sr_deploy.backends import BackendChoice, Precision
+from sr_deploy.backends.registry import get_backend, get_reference, list_backends
 from sr_deploy.bundle import NotRun
 from sr_deploy.model import Model
 from sr_deploy.verify.engines import find_engines
-from sr_deploy.verify.fp16 import TRUE_FP16, why_not_candidate
+from sr_deploy.verify.fp16 import true_fp16, why_not_candidate
 
-GRAPH_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
-"""Those that run an ONNX graph as it is."""
+_OF_16_BITS: tuple[Precision, ...] = ("fp16", "bf16")
 
 
 def list_candidates(model: Model) -> list[BackendChoice]:
-    """What there is to verify, runnable or not."""
-    precisions = model.precisions
-    if not precisions:
-        return [BackendChoice("torch", "fp16"), BackendChoice("torch", "bf16")] if model.has_weights else []
-    found = []
-    for precision in precisions:
-        if precision == "bf16":
-            # No CPU backend has BF16 convolutions: the graph is run in FP32 with each result rounded. The others
-            # compute the same arithmetic from the weights and the FP32 graph.
-            found.append(BackendChoice("onnxruntime", "bf16"))
-            found += [BackendChoice("torch", "bf16")] if model.has_weights else []
-            found += [BackendChoice("openvino", "bf16")] if "fp32" in precisions else []
-            continue
-        # OpenVINO's CPU plugin computes FP16 graphs in FP32: it would say nothing about them as FP16.
-        backends = ("onnxruntime",) if precision == "fp16" else GRAPH_BACKENDS
-        found += [BackendChoice(backend, precision) for backend in backends]
-        if precision == "int8" and model.bundle is not None and why_not_candidate(model, INT8_BF16) is None:
-            found.append(INT8_BF16)
-        if precision == "fp16":
-            found.append(TRUE_FP16)
-            found += [] if "fp32" in precisions else [BackendChoice("openvino", "fp32")]
+    """What there is to verify, runnable or not: weights in 16 bit, or each graph on what says something about it."""
+    if not model.precisions:
+        name = get_reference("weights").name
+        return [BackendChoice(name, precision) for precision in _OF_16_BITS] if model.has_weights else []
+    found = [choice for precision in model.precisions for choice in _list_of_graph(model, precision)]
     folder = find_engines(model)
     engines = folder.engines() if folder is not None else ()
     found += [BackendChoice(record.backend, record.precision) for record in engines]
     return list(dict.fromkeys(found))
+
+
+def _list_of_graph(model: Model, precision: Precision) -> list[BackendChoice]:
+    """The reference backend of graphs comes first."""
+    found, mixed = [], []
+    for backend in sorted(list_backends(), key=lambda one: one is not get_reference("graph")):
+        if backend.artifact == "engine":
+            continue
+        for asked in backend.find_verified(model.precisions, precision):
+            choice = BackendChoice(backend.name, asked)
+            of_weights = backend.artifact == "weights"
+            if backend.exists(asked) and (not of_weights or model.has_weights or choice == true_fp16()):
+                found.append(choice)
+        offered = [one for one in backend.mixed if one.precision == precision and model.bundle is not None]
+        mixed += [one for one in offered if why_not_candidate(model, one) is None]
+    return found + mixed
 
 
 def list_not_run(model: Model, choices: Sequence[BackendChoice] | None = None) -> list[NotRun]:
@@ -51,7 +51,7 @@ def list_not_run(model: Model, choices: Sequence[BackendChoice] | None = None) -
     """
     missing = []
     for choice in list_candidates(model):
-        if (choices is not None and choice not in choices) or choice.backend in TENSORRT_BACKENDS:
+        if (choices is not None and choice not in choices) or get_backend(choice.backend).artifact == "engine":
             continue
         reason = why_not_candidate(model, choice)
         if reason is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sr_deploy import trt
+from sr_deploy.backends.registry import get_builder
 from sr_deploy.bundle import EngineOptions, EngineRecord, GraphRecord
 from sr_deploy.engine.build import BuiltEngine, build_engine, describe_builder
 from sr_deploy.engine.equality import Difference, find_difference
@@ -15,7 +16,7 @@ from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError, InputError, MissingDependencyError
 from sr_deploy.legible import show_value
 from sr_deploy.verify.engine_layers import name_layers
-from sr_deploy.verify.engine_record import TAGS, list_misstatements
+from sr_deploy.verify.engine_record import list_misstatements
 
 Tell = Callable[[str], None]
 Graph = tuple[Path, GraphRecord]
@@ -127,9 +128,7 @@ def why_not_built_again(record: EngineRecord) -> str | None:
         BackendError: a setting takes what this machine lacks.
     """
     name, version = record.backend, record.backend_version
-    if name not in TAGS:
-        return f"nothing builds engines with {name}"
-    if name != "tensorrt-rtx":
+    if not get_builder(name).is_repeatable:
         return (
             f"{name} times kernels while it builds, so no two builds are alike, and this engine was not built here; "
             "build it again with: sr-deploy build"

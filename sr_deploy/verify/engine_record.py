@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sr_deploy.backends import Backend
+from sr_deploy.backends.registry import get_builder
 from sr_deploy.bundle import EngineRecord, engine_key
 from sr_deploy.legible import show_value
 
-TAGS: dict[Backend, bytes] = {"tensorrt": b"ftrt", "tensorrt-rtx": b"vtrt"}
-"""How files of the two SDKs begin."""
 _KNOWN_HEADER = bytes(4)
 """Stands behind the tag where the header is known: the file's length and the builder's version follow."""
 _LENGTH, _VERSION = slice(16, 24), slice(24, 28)
@@ -34,17 +32,15 @@ def list_contradictions(record: EngineRecord) -> Iterator[str]:
 
 def list_damage(record: EngineRecord, engine: bytes) -> Iterator[str]:
     """What is wrong with the header of an engine; no builder is asked."""
-    tag = TAGS.get(record.backend)
-    if tag is None:
-        yield f"is recorded as built by {record.backend}, which builds no engines"
-        return
+    builder = get_builder(record.backend)
+    tag = builder.tag
     if not engine.startswith(tag):
         yield f"does not begin as engines of {record.backend} do: it is damaged or something else"
         return
     if engine[len(tag) :][: len(_KNOWN_HEADER)] != _KNOWN_HEADER:
         return
     length, version = int.from_bytes(engine[_LENGTH], "little"), list(map(str, engine[_VERSION]))
-    if record.backend == "tensorrt-rtx" and length != len(engine):
+    if builder.states_length and length != len(engine):
         yield f"says that it has {length} bytes, and the file has {len(engine)}: it is truncated or damaged"
     if record.backend_version.split(".")[:_TOLD_APART] != version[:_TOLD_APART]:
         yield f"is recorded as built by {record.backend} {record.backend_version}, and says {'.'.join(version)} itself"

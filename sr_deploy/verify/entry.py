@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sr_deploy.backends import QUANTIZED, BackendChoice, Precision
+from sr_deploy.backends.registry import get_backend
 from sr_deploy.bundle import CertificateEntry, FileRecord, Measurement, Thresholds, utc_now
 from sr_deploy.deps import installed_version
 from sr_deploy.errors import BackendError, DamagedBundleError, InputError, OutOfMemoryError
@@ -13,10 +14,9 @@ from sr_deploy.files import sha256_of
 from sr_deploy.gpus import find_gpu
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
-from sr_deploy.runners.choose import MODULES, find_graph_precision
+from sr_deploy.runners.choose import find_graph_precision
 from sr_deploy.runners.ends import rounding_of
 from sr_deploy.runners.protocol import Runner, RunnerSpec
-from sr_deploy.verify.candidates import GRAPH_BACKENDS
 from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
 from sr_deploy.verify.fp16 import name_backend, open_candidate, why_not_candidate
 from sr_deploy.verify.grid import PURE_SHAPE, Cost, Point, plan_grid
@@ -65,7 +65,7 @@ def measure_entry(
     try:
         runner = _open_surely(model, choice)
     except DamagedBundleError as error:
-        if choice.backend not in GRAPH_BACKENDS:
+        if get_backend(choice.backend).artifact != "graph":
             raise
         tell(str(error))
         return _record_refusal(setting, choice, limits, str(error)), ()
@@ -116,7 +116,7 @@ def _record_refusal(setting: Setting, choice: BackendChoice, limits: Thresholds,
         setting.outputs,
         artifact=FileRecord(file=path.name, sha256=sha256_of(path)),
         backend=str(choice),
-        backend_version=installed_version(MODULES[choice.backend]) or "",
+        backend_version=installed_version(get_backend(choice.backend).package) or "",
         rewrites=(),
         machine=describe_machine().cpu,
         cpu_features=describe_machine().features,

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import get_backend
 from sr_deploy.bundle import Profile, Shape
 from sr_deploy.graph.scale import MAX_SIDE
 from sr_deploy.verify.contents import PHOTOGRAPH, PURE, VARIED
@@ -33,7 +34,7 @@ LARGE_BATCH = 9
 LARGE_INPUT = 2**20
 """Pixels, batch included, of an input that cannot be smaller, from which on little else is run."""
 STRIPS = (Shape(1, 1, LONG_SIDE), Shape(1, LONG_SIDE, 1), Shape(1, 3, 521), Shape(1, 521, 3), Shape(LARGE_BATCH, 8, 8))
-# PyTorch's true FP16 convolutions on a CPU take ten times as long as FP32 ones (measured).
+# For arithmetic that a CPU takes ten times as long for as for FP32 (`Backend.slow`).
 SLOW_SHAPES = (Shape(1, 25, 31), Shape(2, 16, 24), Shape(1, 19, 1))
 PURE_SHAPE = Shape(1, 16, 16)
 """Shape of inputs of one color."""
@@ -106,7 +107,7 @@ def plan_grid(
         cost: of one input pixel; None: unknown, and nothing beyond the covering of the small shapes is run.
         max_pixels: of an input, batch included, that the memory holds; None: unknown.
     """
-    slow = choice == BackendChoice("torch", "fp16") and device == "cpu"
+    slow = device == "cpu" and choice.precision in get_backend(choice.backend).slow
     profiles = list(dict.fromkeys((*taken, *deployed)))
     # What cannot be smaller is large at every shape; a batch finds what is wrong across images by itself.
     least = _fit(PURE_SHAPE, taken, input_multiple)

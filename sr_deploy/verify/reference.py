@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import get_reference, name_float64
 from sr_deploy.bundle import Profile, Shape
 from sr_deploy.bundle.tolerance import Fp32Rounding
 from sr_deploy.errors import BackendError
@@ -28,7 +29,6 @@ from sr_deploy.verify.grid import Cost, Point
 if TYPE_CHECKING:
     from sr_deploy.runners.float64 import Float64Network
 
-FLOAT64 = "torch:fp64"
 FLOAT64_INPUT = 40e9
 """What one input may cost in float64, in multiply-adds: some ten seconds on two cores."""
 _PLAIN_SIDE = 32
@@ -56,7 +56,7 @@ def describe_exact(model: Model) -> Reference:
         InputError: neither weights nor an ONNX graph.
     """
     reference = describe_reference(model)
-    return replace(reference, title=FLOAT64) if model.has_weights else reference
+    return replace(reference, title=name_float64()) if model.has_weights else reference
 
 
 class ReferenceOutputs:
@@ -150,7 +150,9 @@ class ReferenceOutputs:
                 return Expected(lr_NCHW, self._open_float64().infer(lr_NCHW))
             except BackendError:  # no memory, or an input that the network does not take: then FP32 says so
                 pass
-        return Expected(lr_NCHW, self._open("default layout").infer(lr_NCHW), "torch:fp32")
+        return Expected(
+            lr_NCHW, self._open("default layout").infer(lr_NCHW), str(BackendChoice(get_reference("weights").name))
+        )
 
     def fits_float64(self, point: Point) -> bool:
         """Whether an input is small enough for float64, in time and memory."""
@@ -174,7 +176,7 @@ class ReferenceOutputs:
 
 
 def _open_channels_last(model: Model) -> Runner:
-    return open_runner(model, BackendChoice("torch", "fp32"))
+    return open_runner(model, BackendChoice(get_reference("weights").name))
 
 
 _OPEN: Mapping[str, Callable[[Model], Runner]] = MappingProxyType(

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.torch.runner import TorchRunner
 from sr_deploy.model import open_model
 from sr_deploy.runners.cuda_graph import GraphReplay
-from sr_deploy.runners.torch_runner import TorchRunner
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,7 +12,9 @@ import pytest
 from sr_deploy import trt
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.backends import Backend, Precision
+from sr_deploy.backends import Precision
+from sr_deploy.backends.registry import get_builder
+from sr_deploy.backends.tensorrt.open_engine import restore_weights
 from sr_deploy.bundle import EngineOptions, parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
@@ -21,7 +23,6 @@ from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
 from sr_deploy.gpus import visible_gpus
-from sr_deploy.runners.open_engine import restore_weights
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,14 +41,14 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
     return paths
 
 
-def capabilities(backend: Backend) -> tuple[str, ...]:
+def capabilities(backend: str) -> tuple[str, ...]:
     mine = visible_gpus()[0].compute_capability
     if backend == "tensorrt-rtx" and mine not in trt.compute_capabilities(backend):
         pytest.skip(f"{backend} does not build for this GPU ({mine})")
     return (mine,) if backend == "tensorrt-rtx" else ()
 
 
-def request_for(graphs: dict[Precision, Path], backend: Backend, precision: Precision, **changes: object):
+def request_for(graphs: dict[Precision, Path], backend: str, precision: Precision, **changes: object):
     reason = trt.why_not_buildable(backend)
     if reason is not None:
         pytest.skip(reason)
@@ -62,10 +63,10 @@ def request_for(graphs: dict[Precision, Path], backend: Backend, precision: Prec
     return request.model_copy(update=changes)
 
 
-def open_engine(backend: Backend, engine: bytes):
+def open_engine(backend: str, engine: bytes):
     """The engine, by its SDK. Only one of the two can be opened in a process: the other is skipped."""
     try:
-        sdk = trt.select_sdk(backend)
+        sdk = get_builder(backend).select_sdk()
     except BackendError as error:
         pytest.skip(str(error))
     opened = sdk.Runtime(sdk.Logger(sdk.Logger.WARNING)).deserialize_cuda_engine(engine)
@@ -100,7 +101,7 @@ def test_weights_can_be_left_out_and_put_back(graphs, backend, options):
     assert built.record.key != plain.record.key
     engine = open_engine(backend, built.engine)
     assert engine.refittable
-    restore_weights(trt.select_sdk(backend), engine, graphs["fp32"])
+    restore_weights(get_builder(backend).select_sdk(), engine, graphs["fp32"])
 
 
 def test_a_timing_cache_is_learnt_and_taken(graphs):

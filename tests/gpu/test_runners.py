@@ -7,7 +7,9 @@ import torch
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
-from sr_deploy.backends import TENSORRT_BACKENDS, BackendChoice
+from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.onnxruntime.runner import why_no_cuda_provider
+from sr_deploy.backends.registry import builder_names
 from sr_deploy.deploy import export_bundle
 from sr_deploy.errors import InputError, ShapeError
 from sr_deploy.export.spec import load_spec
@@ -15,7 +17,6 @@ from sr_deploy.gpus import visible_gpus
 from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner, why_not_runnable
-from sr_deploy.runners.onnxruntime_runner import why_no_cuda_provider
 from sr_deploy.runners.protocol import DeviceRunner
 from sr_deploy.trt import why_not_buildable
 
@@ -77,7 +78,7 @@ def test_onnxruntime_runs_on_its_cuda_provider(model, lr):
         assert np.abs(runner.infer(lr) - reference(model, lr)).max() <= 1e-5
 
 
-@pytest.mark.parametrize("backend", TENSORRT_BACKENDS)
+@pytest.mark.parametrize("backend", builder_names())
 @pytest.mark.parametrize(("precision", "floor"), [("fp32", 100), ("fp16", 55)])
 def test_engines_agree_with_pytorch(model, lr, backend, precision, floor):
     choice = BackendChoice(backend, precision)
@@ -110,7 +111,7 @@ def test_compiled_kernels_are_kept_with_the_bundle(model, lr):
     np.testing.assert_array_equal(*outputs)
 
 
-@pytest.mark.parametrize("backend", TENSORRT_BACKENDS)
+@pytest.mark.parametrize("backend", builder_names())
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_engines_take_and_give_8_bit_pictures(tmp_path, lr, backend, precision):
     reason = why_not_buildable(backend)
@@ -137,7 +138,7 @@ def test_engines_take_and_give_8_bit_pictures(tmp_path, lr, backend, precision):
             runner.infer_on_device(picture.float())
 
 
-@pytest.mark.parametrize("backend", TENSORRT_BACKENDS)
+@pytest.mark.parametrize("backend", builder_names())
 def test_fp8_engines_compute_what_onnxruntime_does_with_the_same_graph(tmp_path, lr, backend):
     """On Ada, Hopper and Blackwell; older GPUs are refused by name."""
     reason = why_not_buildable(backend)

@@ -10,14 +10,17 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 import sr_deploy
 from sr_deploy.arch import registry
+from sr_deploy.backends import registry as backends
 from sr_deploy.cli import main
 from sr_deploy.imaging.codec import read_image
 from sr_deploy.train.losses import registry as losses
@@ -38,64 +41,100 @@ def install(folder: Path, project: str, text: str) -> None:
     ((group, points),) = tomllib.loads(project)["project"]["entry-points"].items()
     ((name, module),) = points.items()
     (folder / f"{module}.py").write_text(text)
-    metadata = folder / f"{name}-1.0.dist-info"
+    metadata = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of packages; what was found before is looked for anew, and again afterwards."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    return folder
+    known = (
+        *(registry._find_modules, registry.get_architecture),
+        *(backends._find_modules, backends.list_backends),
+        *(losses._find_modules, losses.get_loss),
+    )
+    for one in known:
+        one.cache_clear()
+    yield folder
+    for one in known:
+        one.cache_clear()
 
 
-def test_an_architecture_is_one_file(site, pictures, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def here(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with pictures."""
+    shutil.copytree(pictures, tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_architecture_is_one_file(site, here, capsys):
     project, module, recipe, commands = read_blocks("Add an architecture")
     install(site, project, module)
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(pictures, tmp_path / "pictures")
-    (tmp_path / "toy.toml").write_text(recipe)
-    registry._find_modules.cache_clear()
-    try:
-        assert main(["train", "toy.toml", "--set", "network.witdh=3"]) == 1
-        assert "unknown key 'network.witdh' (did you mean 'width'?)" in capsys.readouterr().err
-        for command in commands.splitlines():
-            assert main(shlex.split(command)[1:]) == 0, command
-        assert read_image(tmp_path / "out.png").shape == (144, 176, 3)
+    (here / "toy.toml").write_text(recipe)
+    assert main(["train", "toy.toml", "--set", "network.witdh=3"]) == 1
+    assert "unknown key 'network.witdh' (did you mean 'width'?)" in capsys.readouterr().err
+    for command in commands.splitlines():
+        assert main(shlex.split(command)[1:]) == 0, command
+    assert read_image(here / "out.png").shape == (144, 176, 3)
+    capsys.readouterr()
+    assert main(["info", "runs/toy", "--json"]) == 0
+    network = json.loads(capsys.readouterr().out)
+    assert network["arch"] == {"architecture": "twoconv", "scale": 2, "channels": 3, "width": 12}
+
+
+def test_a_backend_is_one_file(site, here, write_gentle_network, capsys):
+    project, module, commands = read_blocks("Add a backend")
+    install(site, project, module)
+    weights = write_gentle_network(here / "tiny.safetensors", 4, 1)
+    assert main(["export", str(weights), "--out", "deployments/demo", "--backend", "none"]) == 0
+    said = {}
+    for command in commands.splitlines():
+        words = shlex.split(command)[1:]
         capsys.readouterr()
-        assert main(["info", "runs/toy", "--json"]) == 0
-        network = json.loads(capsys.readouterr().out)
-        assert network["arch"] == {"architecture": "twoconv", "scale": 2, "channels": 3, "width": 12}
-    finally:
-        registry._find_modules.cache_clear()
-        registry.get_architecture.cache_clear()
+        assert main([*words, "--json"]) == 0, command
+        said[words[0]] = json.loads(capsys.readouterr().out)
+    (line,) = [one for one in said["doctor"]["backends"] if one["name"] == "onnx-reference"]
+    assert (line["version"], line["runs"], line["builds"]) == (onnx.__version__, ["cpu fp32"], None)
+    (entry,) = [one for one in said["verify"]["entries"] if one["backend"] == "onnx-reference:fp32"]
+    assert entry["passed"]
+    assert entry["artifact"]["file"] == "model.fp32.onnx"
+    assert 0 < entry["worst_max_abs"] < 1e-5
+    (result,) = [one for one in said["bench"]["results"] if one["candidate"] == "onnx-reference:fp32"]
+    assert result["parity"]["verified"]
+    assert main(["upscale", "pictures/0.png", "by_torch.png", "--model", str(weights), "--backend", "torch"]) == 0
+    apart = read_image(here / "out.png").astype(int) - read_image(here / "by_torch.png")
+    assert np.abs(apart).max() <= 1
 
 
-def test_a_loss_is_one_file(site, pictures, tmp_path, monkeypatch, capsys):
+def test_a_backend_that_calls_itself_otherwise_is_refused(site, capsys):
+    project, module, _ = read_blocks("Add a backend")
+    install(site, project.replace("onnx-reference =", "numpy ="), module)
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().err
+    assert "onnx_reference_backend.BACKEND has the name 'onnx-reference', and its entry point 'numpy'" in said
+
+
+def test_a_loss_is_one_file(site, here, capsys):
     project, module, recipe, commands, check = read_blocks("Add a loss")
     install(site, project, module)
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(pictures, tmp_path / "pictures")
-    (tmp_path / "spectra.toml").write_text(recipe)
-    losses._find_modules.cache_clear()
-    try:
-        assert main(["train", "spectra.toml", "--set", "loss.spectrum.powr=3"]) == 1
-        assert "unknown key 'loss.spectrum.powr' (did you mean 'power'?)" in capsys.readouterr().err
-        for command in commands.splitlines():
-            assert main(shlex.split(command)[1:]) == 0, command
-    finally:
-        losses._find_modules.cache_clear()
-        losses.get_loss.cache_clear()
+    (here / "spectra.toml").write_text(recipe)
+    assert main(["train", "spectra.toml", "--set", "loss.spectrum.powr=3"]) == 1
+    assert "unknown key 'loss.spectrum.powr' (did you mean 'power'?)" in capsys.readouterr().err
+    for command in commands.splitlines():
+        assert main(shlex.split(command)[1:]) == 0, command
     logged = [line for line in read_metrics(Path("runs/spectra")) if line["kind"] == "training"]
     assert [line["step"] for line in logged] == [2, 4, 6]
     for line in logged:
         assert line["spectrum"] > 0
         assert line["loss"] == pytest.approx(line["pixel"] + line["spectrum"], rel=1e-5)
-    assert ">spectrum</text>" in (tmp_path / "curves.svg").read_text()
+    assert ">spectrum</text>" in (here / "curves.svg").read_text()
     assert "[loss.spectrum]\nweight = 0.1\npower = 1.0\n" in Path("runs/spectra/recipe.toml").read_text()
 
     # In the checkout, which is not among the paths of a test that started elsewhere.

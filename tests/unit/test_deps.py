@@ -4,7 +4,10 @@ from pathlib import Path
 import pytest
 
 from sr_deploy import deps
+from sr_deploy.backends.registry import get_backend
 from sr_deploy.errors import MissingDependencyError
+
+TENSORRT = get_backend("tensorrt").package
 
 
 def test_absent_package_is_named_with_its_command(monkeypatch):
@@ -13,14 +16,14 @@ def test_absent_package_is_named_with_its_command(monkeypatch):
         MissingDependencyError,
         match=r"the fast CPU backend needs openvino, which .*run: pip install 'sr-deploy\[openvino\]'",
     ):
-        deps.require("openvino", "the fast CPU backend")
+        deps.require(get_backend("openvino").package, "the fast CPU backend")
 
 
 def test_versions_come_from_the_metadata_without_an_import():
     import onnx
 
     assert deps.installed_version("onnx") == onnx.__version__
-    assert deps.installed_version("tensorrt") is None or not deps.installed_version("tensorrt").startswith("0")
+    assert deps.installed_version(TENSORRT) is None or not deps.installed_version(TENSORRT).startswith("0")
 
 
 def write_package(folder: Path, name: str, text: str) -> None:
@@ -42,7 +45,7 @@ def test_a_version_that_no_known_distribution_names_is_read_from_the_source(sour
     for name, text in sources.items():
         write_package(tmp_path, name, text)
     monkeypatch.syspath_prepend(tmp_path)
-    assert deps.installed_version("tensorrt") == "10.13.3.9"
+    assert deps.installed_version(TENSORRT) == "10.13.3.9"
     assert "tensorrt" not in sys.modules
 
 
@@ -52,4 +55,4 @@ def test_a_source_without_a_version_has_none(text, tmp_path, monkeypatch):
         pytest.skip("TensorRT is installed")
     write_package(tmp_path, "tensorrt", text)
     monkeypatch.syspath_prepend(tmp_path)
-    assert deps.installed_version("tensorrt") is None
+    assert deps.installed_version(TENSORRT) is None

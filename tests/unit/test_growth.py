@@ -10,6 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.onnxruntime.runner import OnnxRuntimeRunner
 from sr_deploy.export.cleanup import clean_graph
 from sr_deploy.export.fp16 import convert_model_to_fp16
 from sr_deploy.export.fp16_probe import measure_layers
@@ -17,7 +18,6 @@ from sr_deploy.graph.check import check_model
 from sr_deploy.graph.read import describe_layers, read_graph
 from sr_deploy.graph.rewrite import FOR_ONNXRUNTIME, apply_rewrites, rewrite_model
 from sr_deploy.model import open_model
-from sr_deploy.runners.onnxruntime_runner import OnnxRuntimeRunner
 from sr_deploy.upscale.folder_job import Progress, open_folder_job
 from sr_deploy.upscale.folder_journal import open_journal, stamp_of
 from sr_deploy.upscale.image_file import FileSettings

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sr_deploy import deps, gpus, trt
+from sr_deploy.backends.registry import get_builder
 from sr_deploy.errors import BackendError, InputError, MissingDependencyError
 from sr_deploy.gpus import Gpu, visible_gpus
 
@@ -21,17 +22,17 @@ def test_version_is_known_without_an_import():
         "print(sorted({'tensorrt_rtx', 'polygraphy', 'torch'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [str(deps.installed_version("tensorrt_rtx")), "[]"]
+    assert done.stdout.splitlines() == [str(trt.sdk_version("tensorrt-rtx")), "[]"]
 
 
 @needs_rtx
 def test_selected_sdk_is_polygraphys():
     code = (
-        "from sr_deploy import trt; from sr_deploy.errors import BackendError\n"
-        "sdk = trt.select_sdk('tensorrt-rtx')\n"
+        "from sr_deploy.backends.registry import get_builder; from sr_deploy.errors import BackendError\n"
+        "sdk = get_builder('tensorrt-rtx').select_sdk()\n"
         "from polygraphy.backend.trt import util\n"
         "print(sdk.__name__, util.trt.__version__ == sdk.__version__)\n"
-        "try: trt.select_sdk('tensorrt')\n"
+        "try: get_builder('tensorrt').select_sdk()\n"
         "except BackendError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -70,7 +71,7 @@ def test_selecting_an_absent_sdk_names_the_command(monkeypatch):
     monkeypatch.delitem(sys.modules, "polygraphy.config", raising=False)
     monkeypatch.setenv("POLYGRAPHY_USE_TENSORRT_RTX", "0")
     with pytest.raises(MissingDependencyError, match="the tensorrt backend needs tensorrt, which is not installed"):
-        trt.select_sdk("tensorrt")
+        get_builder("tensorrt").select_sdk()
 
 
 @needs_rtx
@@ -116,7 +117,7 @@ def test_target_of_rtx_is_its_capabilities():
 
 
 def test_other_backends_are_no_tensorrt():
-    with pytest.raises(InputError, match="openvino is no TensorRT backend; those are: tensorrt, tensorrt-rtx"):
+    with pytest.raises(InputError, match="no engines are built for 'openvino'; they are for: tensorrt, tensorrt-rtx"):
         trt.sdk_version("openvino")
 
 

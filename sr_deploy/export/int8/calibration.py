@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
-from sr_deploy.export.int8.execute import Engine, open_graph
+from sr_deploy.export.int8.execute import open_graph
 from sr_deploy.export.int8.formats import FORMATS
 from sr_deploy.export.int8.insert import QuantizedConv, choose_scale, insert_quantization, quantize_weight
 from sr_deploy.export.int8.joins import group_by_step
@@ -29,7 +29,7 @@ _TENSORS_AT_ONCE = 48
 
 
 def measure_ranges(
-    model: onnx.ModelProto, placement: Placement, inputs: Inputs, options: Int8Options, engine: Engine
+    model: onnx.ModelProto, placement: Placement, inputs: Inputs, options: Int8Options, engine: str
 ) -> dict[str, float]:
     """The magnitude that each candidate's data input is quantized up to, by tensor.
 
@@ -55,7 +55,7 @@ def measure_ranges(
     return {name: max(limits[part] for part in parts) for name, parts in shared.items()}
 
 
-def _watch(model: onnx.ModelProto, ranges: Mapping[str, Range], inputs: Inputs, engine: Engine, *, whole: bool) -> None:
+def _watch(model: onnx.ModelProto, ranges: Mapping[str, Range], inputs: Inputs, engine: str, *, whole: bool) -> None:
     """Run the float graph with feature maps (`whole`) or their greatest magnitudes as outputs."""
     import onnx
 
@@ -115,7 +115,7 @@ def quantize_layers(
 
 
 def measure_shifts(
-    model: onnx.ModelProto, layers: Mapping[str, QuantizedConv], inputs: Inputs, engine: Engine
+    model: onnx.ModelProto, layers: Mapping[str, QuantizedConv], inputs: Inputs, engine: str
 ) -> dict[str, NDArray[np.float32]]:
     """By how much quantizing each convolution alone lowers the mean of each of its output channels.
 

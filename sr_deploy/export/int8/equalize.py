@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
 from sr_deploy.export.int8.calibration import Inputs, copy_model
-from sr_deploy.export.int8.execute import Engine, open_graph
+from sr_deploy.export.int8.execute import open_graph
 from sr_deploy.export.int8.placement import Placement
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class _Link:
     after: onnx.NodeProto
 
 
-def find_factors(model: onnx.ModelProto, placement: Placement, inputs: Inputs, engine: Engine) -> Factors:
+def find_factors(model: onnx.ModelProto, placement: Placement, inputs: Inputs, engine: str) -> Factors:
     """Measure the channels of every feature map that can be equalized, and choose the factors."""
     import onnx
 

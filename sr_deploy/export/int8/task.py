@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.backends.registry import get_backend
 from sr_deploy.deps import installed_version
 from sr_deploy.export.int8.calibration_images import CalibrationImages, CropShape, cut_crops, find_calibration_images
-from sr_deploy.export.int8.execute import Engine, Run, choose_engine, open_graph
+from sr_deploy.export.int8.execute import Run, choose_engine, open_graph
 from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization
 from sr_deploy.export.int8.quantization_loss import Judge
@@ -47,8 +48,8 @@ class QuantizationTask:
     """Size and channels of crops."""
     multiple: int
     """Sides of inputs are multiples of this."""
-    engine: Engine
-    """Backend that runs graphs."""
+    engine: str
+    """Name of the backend that runs graphs."""
     output: str
     """Name of the graph's output."""
     path: Path
@@ -72,7 +73,7 @@ class QuantizationTask:
     @property
     def engine_name(self) -> str:
         """What runs graphs, with its version."""
-        return f"{self.engine} {installed_version(self.engine)}"
+        return f"{self.engine} {installed_version(get_backend(self.engine).package)}"
 
     def stream_inputs(self) -> Iterator[NDArray[np.float32]]:
         """The crops that ranges and biases are measured on, one after the other."""

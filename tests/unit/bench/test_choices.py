@@ -1,9 +1,11 @@
 import pytest
 
+from sr_deploy.backends import torch
 from sr_deploy.bench import choices
 from sr_deploy.bench.choices import choose_candidates, parse_candidate, why_not_timed
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.gpus import visible_gpus
+from sr_deploy.measure import machine
 from sr_deploy.model import open_model
 
 without_gpu = pytest.mark.skipif(bool(visible_gpus()), reason="this machine has an NVIDIA GPU")
@@ -42,7 +44,7 @@ def test_left_to_itself_it_takes_all_that_runs_and_loads_quickly(bundle):
 @without_gpu
 @pytest.mark.parametrize("able", [True, False])
 def test_bf16_on_a_cpu_without_it_is_timed_when_asked_for(bundle, monkeypatch, able):
-    monkeypatch.setattr(choices, "has_multiplier", lambda precision: able)
+    monkeypatch.setattr(machine, "has_multiplier", lambda precision: able)
     model, bf16 = open_model(bundle.path), parse_candidate("torch:bf16")
     running, left_out = choose_candidates(model, None)
     reasons = [one.reason for one in left_out if one.candidate == "torch:bf16"]
@@ -60,12 +62,12 @@ def test_without_a_baseline_there_is_no_table(bundle, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("torch:fp32+fixed", "a fixed shape is that of an ONNX graph"),
-        ("onnxruntime:bf16+fixed", "a fixed shape is that of an ONNX graph"),
-        ("onnxruntime:fp32+compile", r"\+compile is of torch alone"),
-        ("openvino:fp32+nchw", r"\+nchw is of torch alone"),
+        ("torch:fp32+fixed", r"\+fixed is of onnxruntime and openvino and tensorrt"),
+        ("onnxruntime:bf16+fixed", r"\+fixed is of onnxruntime and openvino and tensorrt"),
+        ("onnxruntime:fp32+compile", r"\+compile is of torch; leave it out"),
+        ("openvino:fp32+nchw", r"\+nchw is of torch; leave it out"),
         ("openvino:int8+fixed", "needs a graph in int8"),
-        ("onnxruntime:fp32+eager", r"\+eager is of torch and of engines"),
+        ("onnxruntime:fp32+eager", r"\+eager is of torch and tensorrt"),
         pytest.param("torch:fp32+eager", "leave \\+eager out", marks=without_gpu),
         pytest.param("tensorrt:fp32+fixed", "needs an NVIDIA GPU", marks=without_gpu),
     ],
@@ -77,10 +79,10 @@ def test_variants_that_do_not_exist_are_refused_with_the_reason(bundle, text, re
 
 
 def test_compiling_needs_a_compiler(bundle, monkeypatch, tmp_path):
-    choices._why_not_compiled.cache_clear()
+    torch._why_not_compiled.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr("sr_deploy.gpus._ask_once", tuple)
     reason = why_not_timed(open_model(bundle.path), parse_candidate("torch:fp32+compile"))
-    choices._why_not_compiled.cache_clear()
+    torch._why_not_compiled.cache_clear()
     assert reason == "torch:fp32+compile needs a C++ compiler, which this machine lacks; on Debian: apt-get install g++"

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy.bench import choices
 from sr_deploy.bench.choices import parse_candidate
 from sr_deploy.bundle import parse_shape
 from sr_deploy.errors import RecipeError
+from sr_deploy.gpus import visible_gpus
+from sr_deploy.measure import machine
 
 pytestmark = pytest.mark.xdist_group("bench")  # one process measures for all
 
@@ -83,9 +84,9 @@ def test_scenarios_with_a_network_of_their_own_need_no_model(run_all, monkeypatc
 
 @pytest.mark.parametrize("able", [True, False])
 def test_torch_in_bf16_takes_part_where_it_has_instructions(run_all, monkeypatch, able):
-    monkeypatch.setattr(choices, "has_multiplier", lambda precision: able)
+    monkeypatch.setattr(machine, "has_multiplier", lambda precision: able)
     command = run_all.make_command(run_all.read_scenarios()["photo"], "demo", Path("out"))
-    fast = able or bool(choices.visible_gpus())
+    fast = able or bool(visible_gpus())
     assert ("torch:bf16" in command, "torch:bf16+compile" in command) == (fast, fast)
     assert {"torch:fp32", "torch:fp32+compile", "openvino:bf16"} <= set(command)
 

@@ -14,6 +14,8 @@ import pytest
 import sr_deploy
 from sr_deploy import trt
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import get_builder
+from sr_deploy.backends.tensorrt.open_engine import KernelCache, load_engine
 from sr_deploy.bundle import EngineOptions, Shape, open_bundle
 from sr_deploy.bundle.engine_folder import runtime_cache_name
 from sr_deploy.bundle.trust import (
@@ -33,7 +35,6 @@ from sr_deploy.gpus import Gpu, visible_gpus
 from sr_deploy.model import open_model
 from sr_deploy.runners.autotune import AutotuneResult
 from sr_deploy.runners.engines import find_engine, list_untrusted, make_search
-from sr_deploy.runners.open_engine import KernelCache, load_engine
 from sr_deploy.upscale.backend import choose_backend
 
 ROOT = Path(__file__).parents[3]
@@ -87,7 +88,7 @@ def test_an_engine_that_was_built_here_is_found_and_reaches_the_sdk(bundle, capf
     assert find_engine(bundle.engines(), search_for(bundle)) == record
     if visible_gpus():
         pytest.skip("the rest is for machines without a GPU")
-    sdk = trt.select_sdk("tensorrt-rtx")
+    sdk = get_builder("tensorrt-rtx").select_sdk()
     with pytest.raises(BackendError, match=r"cannot load .*deserializeCudaEngine.*; build it again"):
         load_engine(sdk, path, EngineTrust())  # no driver: the SDK itself says so
     assert "".join(capfd.readouterr()) == ""
@@ -96,7 +97,7 @@ def test_an_engine_that_was_built_here_is_found_and_reaches_the_sdk(bundle, capf
 def test_an_engine_from_elsewhere_reaches_no_sdk_unless_it_is_trusted(bundle, elsewhere, capfd):
     record, path = engine_of(bundle)
     assert not was_built_here(record)
-    sdk = trt.select_sdk("tensorrt-rtx")
+    sdk = get_builder("tensorrt-rtx").select_sdk()
     with pytest.raises(BackendError, match=r"\.engine: the engine was not built here, .* --trust-engine$") as raised:
         load_engine(sdk, path, EngineTrust())
     assert "\n" not in str(raised.value)
@@ -116,7 +117,7 @@ def test_bytes_count_and_not_what_a_record_says(bundle, elsewhere):
     assert were_made_here(content)
     path.write_bytes(content[:-1] + b"\x01")
     with pytest.raises(BackendError, match="was not built here"):
-        load_engine(trt.select_sdk("tensorrt-rtx"), path, EngineTrust())
+        load_engine(get_builder("tensorrt-rtx").select_sdk(), path, EngineTrust())
 
 
 def test_a_registry_of_another_user_or_a_damaged_one_counts_for_nothing(bundle, monkeypatch):
@@ -192,13 +193,13 @@ def test_code_for_the_cpu_is_off_unless_it_is_asked_for(bundle):
     record, path = engine_of(bundle)
     allowed: list[bool] = []
 
-    class Runtime(trt.select_sdk("tensorrt-rtx").Runtime):
+    class Runtime(get_builder("tensorrt-rtx").select_sdk().Runtime):
         def deserialize_cuda_engine(self, content):
             allowed.append(self.engine_host_code_allowed)
             return super().deserialize_cuda_engine(content)
 
     sdk = ModuleType("tensorrt_rtx_watched")
-    vars(sdk).update(ILogger=trt.select_sdk("tensorrt-rtx").ILogger, Runtime=Runtime)
+    vars(sdk).update(ILogger=get_builder("tensorrt-rtx").select_sdk().ILogger, Runtime=Runtime)
     for trust in (EngineTrust(), EngineTrust(elsewhere=True), EngineTrust(host_code=True)):
         open_engine(sdk, path.read_bytes(), trust)
     assert allowed == [False, False, True]

@@ -3,7 +3,7 @@ from importlib import metadata
 
 import pytest
 
-from sr_deploy.backends import BACKENDS
+from sr_deploy.backends.registry import backend_names
 from sr_deploy.cli import main
 from sr_deploy.deps import is_installed
 from sr_deploy.gpus import visible_gpus
@@ -22,7 +22,7 @@ def document():
 
 
 def test_every_backend_has_its_line(document):
-    assert [one["name"] for one in document["backends"]] == list(BACKENDS)
+    assert [one["name"] for one in document["backends"]] == list(backend_names())
     by_name = {one["name"]: one for one in document["backends"]}
     assert by_name["torch"]["version"] == metadata.version("torch")
     assert by_name["onnxruntime"]["runs"][0].startswith("cpu fp32")
@@ -53,7 +53,7 @@ def test_machine_packages_and_disk(document):
 
 
 def test_an_absent_package_is_named_with_its_command(monkeypatch, capsys):
-    monkeypatch.setattr("sr_deploy.runners.diagnosis.is_installed", lambda name: name not in ("pyvips", "openvino"))
+    monkeypatch.setattr("sr_deploy.deps.is_installed", lambda name: name not in ("pyvips", "openvino"))
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     (row,) = [line for line in out.splitlines() if "│ pyvips" in line]

@@ -140,7 +140,8 @@ def test_a_library_that_does_not_load_comes_with_the_command_too(tmp_path):
     package.mkdir()
     (package / "__init__.py").write_text("import ctypes\nctypes.CDLL('libnowhere.so.1')\n")
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom sr_deploy import trt\ntrt.select_sdk('tensorrt-rtx')"
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from sr_deploy.backends.registry import get_builder\nget_builder('tensorrt-rtx').select_sdk()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = done.stderr.strip().splitlines()[-1]

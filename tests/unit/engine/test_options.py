@@ -43,11 +43,11 @@ def request_for(graph, **changes):
 # What the SDK's own objects say after `make_config`, in a process of its own as SDKs want it.
 _READ_BACK = """
     import json, sys
-    from sr_deploy import trt
+    from sr_deploy.backends.registry import get_builder
     from sr_deploy.engine import worker
 
     job = worker.BuildJob.model_validate_json(sys.stdin.read())
-    sdk = trt.select_sdk("tensorrt-rtx")
+    sdk = get_builder("tensorrt-rtx").select_sdk()
     builder, network, parser = worker.parse_graph(sdk, job.request.graph)
     graph_input = network.get_input(0)
     config = worker.make_config(sdk, job, graph_input)(builder, network)

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from sr_deploy import trt
-from sr_deploy.backends import TENSORRT_BACKENDS, Backend
+from sr_deploy.backends.registry import get_builder
 from sr_deploy.bundle import Bundle, EngineRecord, FileRecord
 from sr_deploy.bundle.records import engine_key
 from sr_deploy.bundle.trust import register_engine
@@ -23,7 +22,7 @@ from tests.unit.gpu.stub_sdk import Stub
 from tests.unit.gpu.tensors import torch_cuda
 
 CARDS = (Card("NVIDIA GeForce RTX 4090", "sm89", "GPU-1"), Card("NVIDIA H100 80GB HBM3", "sm90", "GPU-2"))
-MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
 def install_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Installs a stub of the backend's SDK as a package that Python finds; gives its module."""
 
-    def install(stub: Stub, backend: Backend = "tensorrt", version: str = "11.4.0.106") -> Any:
+    def install(stub: Stub, backend: str = "tensorrt", version: str = "11.4.0.106") -> Any:
         name = MODULES[backend]
         stub_sdk.INSTALLED[name] = stub.names(rtx=backend == "tensorrt-rtx")
         package = tmp_path / "site" / name
@@ -53,14 +52,14 @@ def install_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         if backend == "tensorrt-rtx":  # the distribution that is installed has a version of its own
             monkeypatch.setattr("sr_deploy.deps.importlib.metadata.version", lambda _: version)
         take_errors()
-        return trt.select_sdk(backend)
+        return get_builder(backend).select_sdk()
 
     yield install
-    for backend in TENSORRT_BACKENDS:
-        sys.modules.pop(MODULES[backend], None)
+    for module in MODULES.values():
+        sys.modules.pop(module, None)
 
 
-def add_engine(bundle: Bundle, backend: Backend = "tensorrt", precision: Any = "fp32", **changes: Any) -> EngineRecord:
+def add_engine(bundle: Bundle, backend: str = "tensorrt", precision: Any = "fp32", **changes: Any) -> EngineRecord:
     """Put an engine into a bundle that was built here, as far as the registry knows."""
     graph = bundle.manifest.graph(precision)
     assert graph is not None

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.tensorrt.runner import TensorRtRunner
 from sr_deploy.bundle import open_bundle, parse_profile
 from sr_deploy.errors import BackendError, InputError, OutOfMemoryError, OutputError, ShapeError
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
-from sr_deploy.runners.tensorrt_runner import TensorRtRunner
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.verify.entry import name_machine
 from tests.unit.gpu import stub_sdk

@@ -23,10 +23,12 @@ import pytest
 import torch
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.tensorrt import open_engine
+from sr_deploy.backends.tensorrt import runner as tensorrt_runner
 from sr_deploy.bundle import parse_profile
 from sr_deploy.errors import BackendError
 from sr_deploy.model import open_model
-from sr_deploy.runners import cuda_graph, open_engine, tensorrt_runner
+from sr_deploy.runners import cuda_graph
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale import device
 from tests.unit.gpu.conftest import CARDS, add_engine

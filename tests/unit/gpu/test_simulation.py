@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from sr_deploy.runners import cuda_graph, tensorrt_runner, torch_runner
+from sr_deploy.backends.tensorrt import runner as tensorrt_runner
+from sr_deploy.backends.torch import runner as torch_runner
+from sr_deploy.runners import cuda_graph
 from sr_deploy.upscale import device
 from tests.unit.gpu.streams import Event, Gpu, RaceError, Stream
 from tests.unit.gpu.tensors import cuda_names, torch_cuda

@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from sr_deploy.deps import openvino_core
+from sr_deploy.backends.openvino.compiled import compile_graph
 from sr_deploy.errors import GraphError
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.write import write_graph
@@ -128,7 +128,7 @@ def test_openvino_computes_the_same_to_a_step(exported, tmp_path, kind):
     plain = make_lively(exported("rrdbnet-x2").path, tmp_path / "plain.onnx")
     path = with_ends(plain, kind, tmp_path / "ends.onnx")
     lr = whole_numbers(kind, (1, 16, 24, 3))
-    compiled = openvino_core("a test").compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = compile_graph(path, "f32", None)
     sr = compiled([lr])[0]
     assert sr.dtype == kind
     difference = np.abs(sr.astype(int) - convert_at_the_host(plain, lr).astype(int))

@@ -10,13 +10,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from sr_deploy.backends.onnxruntime.rounded import RoundedRunner
 from sr_deploy.export.float_format import BF16, FP16
 from sr_deploy.export.fp16 import convert_graph_to_format
 from sr_deploy.graph.ends import change_ends
 from sr_deploy.graph.rounded import insert_rounding
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
-from sr_deploy.runners.rounded_runner import RoundedRunner
 
 TYPES = {TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from sr_deploy import trt
+from sr_deploy.backends.registry import get_builder
+from sr_deploy.backends.tensorrt.open_engine import load_engine
+from sr_deploy.backends.tensorrt.runner import choose_device
 from sr_deploy.bundle.trust import EngineTrust
 from sr_deploy.errors import BackendError
-from sr_deploy.runners.open_engine import load_engine
-from sr_deploy.runners.tensorrt_runner import choose_device
 from sr_deploy.trt import sdk_log, take_errors
 
 OTHER = "IExecutionContext::enqueueV3: Error Code 1: Cask (Cask convolution execution)"
@@ -41,7 +41,7 @@ def test_the_real_bindings_tell_it_there(tmp_path: Any) -> None:
     pytest.importorskip("tensorrt_rtx")
     path = tmp_path / "broken.engine"
     path.write_bytes(b"no engine" * 100)
-    sdk = trt.select_sdk("tensorrt-rtx")
+    sdk = get_builder("tensorrt-rtx").select_sdk()
     with pytest.raises(BackendError, match=r"cannot load .*broken.engine \(.+\); build it again"):
         load_engine(sdk, path, EngineTrust(elsewhere=True))
     assert sdk_log(sdk) is sdk_log(sdk)

@@ -123,7 +123,7 @@ def test_engines_of_a_lone_graph_are_looked_for_beside_it(exported, tmp_path):
 
 
 def test_the_profile_tuned_nearest_is_chosen():
-    from sr_deploy.runners.tensorrt_runner import choose_profile
+    from sr_deploy.backends.tensorrt.runner import choose_profile
 
     profiles = [
         parse_profile("tile=1x64x64,1x256x256,4x512x512"),
@@ -139,7 +139,7 @@ def test_the_profile_tuned_nearest_is_chosen():
 
 def test_an_engine_that_does_not_load_is_an_error_with_the_way_out(tmp_path):
     sdk = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip install 'sr-deploy[rtx]')")
-    from sr_deploy.runners.open_engine import load_engine
+    from sr_deploy.backends.tensorrt.open_engine import load_engine
 
     path = tmp_path / "broken.engine"
     path.write_bytes(b"no engine" * 100)

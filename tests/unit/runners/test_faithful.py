@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import get_backend
 from sr_deploy.bundle import Certificate, CertificateEntry, Check, FileRecord, Measurement, open_bundle, utc_now
 from sr_deploy.bundle.store import CERTIFICATE_NAME, MANIFEST_NAME
 from sr_deploy.certification import verify_model
@@ -73,7 +74,7 @@ def make_entry(bundle, choice, file, **changes):
         "artifact": FileRecord(file=file, sha256=sha256_of(bundle.path / file)),
         "precision": precision,
         "backend": choice,
-        "backend_version": installed_version(backend),
+        "backend_version": installed_version(get_backend(backend).package),
         "machine": machine.cpu,
         "cpu_features": machine.features,
         "reference": "torch:fp32",

@@ -7,13 +7,13 @@ import onnx
 import pytest
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.onnxruntime.runner import OnnxRuntimeRunner
+from sr_deploy.backends.openvino.runner import why_not_computed
 from sr_deploy.errors import BackendError
 from sr_deploy.graph.ends import change_ends
 from sr_deploy.graph.rewrite import DEFAULT, FOR_ONNXRUNTIME, FOR_OPENVINO, apply_rewrites
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner, rewritten
-from sr_deploy.runners.onnxruntime_runner import OnnxRuntimeRunner
-from sr_deploy.runners.openvino_runner import why_not_computed
 from sr_deploy.runners.rewritten import rewrite_graph
 
 ADDED = {

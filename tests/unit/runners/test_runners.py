@@ -8,12 +8,12 @@ import torch
 from onnx import TensorProto, helper
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.openvino.runner import why_not_computed
 from sr_deploy.errors import BackendError, GraphError, InputError, ShapeError
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner, runnable_choices, why_not_runnable
-from sr_deploy.runners.openvino_runner import why_not_computed
 from sr_deploy.runners.protocol import Runner
 
 BACKENDS_FP32 = ("torch:fp32", "onnxruntime:fp32", "openvino:fp32")

@@ -8,9 +8,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from sr_deploy.backends.onnxruntime import runner as onnxruntime_runner
+from sr_deploy.backends.openvino import runner as openvino_runner
 from sr_deploy.cli import main
 from sr_deploy.errors import GraphError
-from sr_deploy.runners import onnxruntime_runner, open_runner, openvino_runner
+from sr_deploy.runners import open_runner
 
 
 def cut(model):

@@ -8,17 +8,19 @@ import shutil
 import numpy as np
 import pytest
 
-from sr_deploy.backends import INT8_BF16, BackendChoice, parse_backend
+from sr_deploy.backends import BackendChoice, parse_backend
+from sr_deploy.backends.openvino import runner as openvino_runner
 from sr_deploy.bench.choices import parse_candidate
 from sr_deploy.bundle import open_bundle
 from sr_deploy.certification import verify_model
 from sr_deploy.cli import main
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.model import open_model
-from sr_deploy.runners import open_runner, openvino_runner
+from sr_deploy.runners import open_runner
 from sr_deploy.runners.faithful import list_faithful
 from sr_deploy.runners.fastest import describe_slow_int8, measure_int8_pace
 
+INT8_BF16 = BackendChoice("openvino", "int8", "bf16")
 HAS_BF16 = "BF16" in openvino_runner._cpu_capabilities()
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16 instructions")
 

@@ -11,6 +11,7 @@ from sr_deploy.export.fp16 import convert_model_to_fp16
 from sr_deploy.export.int8 import execute
 from sr_deploy.export.int8.execute import open_graph
 from sr_deploy.export.int8.insert import QuantizedConv, choose_scale, insert_quantization, quantize_weight
+from sr_deploy.measure import machine
 from sr_deploy.measure.machine import has_multiplier
 
 RANDOM = np.random.default_rng(0)
@@ -47,7 +48,7 @@ def require_exact_openvino() -> None:
 
 def test_the_search_runs_where_int8_is_exact(monkeypatch):
     for exact, engine in ((True, "openvino" if is_installed("openvino") else "onnxruntime"), (False, "onnxruntime")):
-        monkeypatch.setattr(execute, "has_multiplier", lambda precision, exact=exact: exact)
+        monkeypatch.setattr(machine, "has_multiplier", lambda precision, exact=exact: exact)
         assert execute.choose_engine() == engine
 
 

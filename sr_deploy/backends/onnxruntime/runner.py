@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice
-from sr_deploy.deps import require, silent_session_options
+from sr_deploy.backends.description import GraphOptions
+from sr_deploy.backends.onnxruntime import PACKAGE
+from sr_deploy.backends.onnxruntime.session import CPU, PURPOSE, make_session
+from sr_deploy.deps import require
 from sr_deploy.errors import BackendError, first_line
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.model import Model
@@ -24,9 +27,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _CUDA = "CUDAExecutionProvider"
-_PURPOSE = "the onnxruntime backend"
 _MOST_PLANNED = 256
-"""Nodes of the largest graphs whose memory ONNX Runtime plans ahead (`silent_session_options`)."""
+"""Nodes of the largest graphs whose memory ONNX Runtime plans ahead (`session.make_session`)."""
 
 
 class SessionRunner(BaseRunner):
@@ -82,7 +84,7 @@ class OnnxRuntimeRunner(SessionRunner):
         """
         from sr_deploy.graph.rewrite import FOR_ONNXRUNTIME
 
-        ort = require("onnxruntime", _PURPOSE)
+        ort = require(PACKAGE, PURPOSE)
         path = model.graph_path(choice.precision)
         device = device or ("cuda:0" if why_no_cuda_provider() is None else "cpu")
         threads = threads or default_threads()
@@ -100,7 +102,7 @@ class OnnxRuntimeRunner(SessionRunner):
 
 def why_no_cuda_provider() -> str | None:
     """Why ONNX Runtime runs on no GPU here; None if it does."""
-    ort = require("onnxruntime", _PURPOSE)
+    ort = require(PACKAGE, PURPOSE)
     if _CUDA not in ort.get_available_providers():
         return "this build of ONNX Runtime has no CUDA provider; run: pip install onnxruntime-gpu"
     return None if visible_gpus() else "this machine has no NVIDIA GPU with a driver that works"
@@ -110,16 +112,10 @@ def open_session(
     path: Path, content: Path | bytes, device: str, threads: int, optimize: bool, *, plan_memory: bool = True
 ) -> onnxruntime.InferenceSession:
     """A session of the file itself, or of bytes made of it; `path` is for messages."""
-    ort = require("onnxruntime", _PURPOSE)
-    options = silent_session_options(_PURPOSE, plan_memory=plan_memory)
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    asked = GraphOptions(threads=threads, optimize=optimize, plan_memory=plan_memory)
     providers = _providers(device)
     try:
-        source = content if isinstance(content, bytes) else str(content)
-        session = ort.InferenceSession(source, options, providers=providers)
+        session = make_session(content, asked, providers)
     except Exception as error:  # its exceptions share no base class
         raise BackendError(f"onnxruntime cannot load {path}: {first_line(error)}") from error
     # A provider that fails to start is left out with a warning only: what is asked for is what must run.
@@ -133,11 +129,11 @@ def open_session(
 
 def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
     if device == "cpu":
-        return ["CPUExecutionProvider"]
+        return [CPU]
     kind, _, index = device.partition(":")
     if kind != "cuda" or not (index or "0").isdecimal():
         raise BackendError(f"onnxruntime runs on cpu or cuda here, not on {device!r}")
     reason = why_no_cuda_provider()
     if reason is not None:
         raise BackendError(f"onnxruntime cannot use {device!r}: {reason}")
-    return [(_CUDA, {"device_id": index or "0", "use_tf32": "0"}), "CPUExecutionProvider"]
+    return [(_CUDA, {"device_id": index or "0", "use_tf32": "0"}), CPU]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from sr_deploy.backends import BackendChoice, Precision
+from sr_deploy.backends.onnxruntime import PACKAGE
+from sr_deploy.backends.onnxruntime.runner import SessionRunner, open_session
+from sr_deploy.backends.onnxruntime.session import PURPOSE
 from sr_deploy.deps import require
 from sr_deploy.graph.load import holding_errors, load_whole_model
 from sr_deploy.graph.rounded import ROUNDED, insert_rounding
 from sr_deploy.model import Model
-from sr_deploy.runners.onnxruntime_runner import SessionRunner, open_session
 from sr_deploy.runners.shapes import examine_graph, graph_runner_spec
 from sr_deploy.runners.threads import default_threads
 
@@ -26,7 +28,7 @@ class RoundedRunner(SessionRunner):
             BackendError: no such graph, or ONNX Runtime refuses it.
             GraphError: the file is damaged, or the type of a tensor cannot be inferred.
         """
-        ort = require("onnxruntime", "the onnxruntime backend")
+        ort = require(PACKAGE, PURPOSE)
         path = model.graph_path(precision)
         info = examine_graph(model, path, "cpu")
         graph = load_whole_model(path)

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice, Precision
-from sr_deploy.deps import openvino_core, require
+from sr_deploy.backends.openvino import PACKAGE, find_stored
+from sr_deploy.backends.openvino.compiled import PURPOSE, compile_graph, open_core
+from sr_deploy.deps import require
 from sr_deploy.errors import BackendError, OutOfMemoryError, first_line
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, inference_error, require_cpu
-from sr_deploy.runners.choose import find_graph_precision
 from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.rewritten import open_rewritten
 from sr_deploy.runners.shapes import examine_graph, graph_runner_spec
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from sr_deploy.graph.rewrite import RewriteOptions
 
-_PURPOSE = "the openvino backend"
 # What computes between the quantized convolutions is FP32, unless `floats` says BF16. FP8 numbers are multiplied in
 # FP32 too: CPUs have no such products.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "fp8": "f32"}
@@ -42,12 +42,12 @@ class OpenVinoRunner(BaseRunner):
         Raises:
             BackendError: a precision that it does not compute here, another device, or a graph that it refuses.
         """
-        sdk = require("openvino", _PURPOSE)
+        sdk = require(PACKAGE, PURPOSE)
         require_cpu("openvino", device)
         reason = why_not_computed(choice)
         if reason is not None:
             raise BackendError(reason)
-        path = model.graph_path(find_graph_precision(model, choice))
+        path = model.graph_path(find_stored(model.precisions, choice.precision))
         graph = examine_graph(model, path, "cpu")
         self._open = functools.partial(
             open_rewritten,
@@ -64,7 +64,7 @@ class OpenVinoRunner(BaseRunner):
         if self._request is None:  # memory ran out the last time
             self._request = self._open()[0].create_infer_request()
         request = self._request
-        sdk = require("openvino", _PURPOSE)
+        sdk = require(PACKAGE, PURPOSE)
         encoded = encode_input(lr_NCHW, self.spec.dtype)  # kept alive by name: the request reads it in place
         try:
             request.set_input_tensor(sdk.Tensor(encoded, shared_memory=True))
@@ -107,20 +107,13 @@ def _find_rewrites(precision: Precision) -> RewriteOptions | None:
 
 @functools.cache
 def _cpu_capabilities() -> tuple[str, ...]:
-    core = openvino_core(_PURPOSE)
+    core = open_core()
     return tuple(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def _compile(path: Path, content: Path | bytes, choice: BackendChoice, threads: int) -> openvino.CompiledModel:
     """The file itself, or bytes made of it; `path` is for messages."""
-    core = openvino_core(_PURPOSE)
-    settings = {
-        "INFERENCE_PRECISION_HINT": _HINTS[choice.floats or choice.precision],
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,  # one image as fast as it goes; several streams would share the threads out
-        "ENABLE_CPU_PINNING": False,  # pinned threads fight with the other backends of the process for the same cores
-    }
     try:
-        return core.compile_model(core.read_model(content), "CPU", settings)
+        return compile_graph(content, _HINTS[choice.floats or choice.precision], threads)
     except RuntimeError as error:
         raise BackendError(f"openvino cannot load {path}: {first_line(error)}") from error

@@ -21,7 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sr_deploy.backends import Backend, BackendChoice
+from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import get_builder
+from sr_deploy.backends.tensorrt.open_engine import (
+    KernelCache,
+    engine_error,
+    load_engine,
+    make_context,
+    restore_weights,
+)
 from sr_deploy.bundle import EngineRecord, Profile, Shape
 from sr_deploy.errors import BackendError, InputError, OutOfMemoryError, ShapeError
 from sr_deploy.gpus import Gpu, find_gpu, visible_gpus
@@ -31,9 +39,8 @@ from sr_deploy.runners.base import BaseRunner, inference_error
 from sr_deploy.runners.cuda_graph import GraphReplay
 from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
-from sr_deploy.runners.open_engine import KernelCache, engine_error, load_engine, make_context, restore_weights
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
-from sr_deploy.trt import check_gpu, name_ends, select_sdk, take_errors
+from sr_deploy.trt import check_gpu, name_ends, take_errors
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
@@ -62,7 +69,7 @@ class TensorRtRunner(BaseRunner):
             MissingDependencyError: the SDK is not installed.
         """
         self._device = choose_device(device, choice.backend)
-        sdk = select_sdk(choice.backend)
+        sdk = get_builder(choice.backend).select_sdk()
         folder = find_engine_folder(model, choice)
         gpu = _describe_device(self._device)
         check_gpu(choice.backend, gpu)
@@ -193,7 +200,7 @@ def as_nchw(shape: Sequence[int], spec: RunnerSpec) -> tuple[int, ...]:
     return (shape[0], shape[3], shape[1], shape[2]) if spec.layout == "NHWC" and len(shape) == 4 else tuple(shape)
 
 
-def choose_device(device: str | None, backend: Backend) -> torch.device:
+def choose_device(device: str | None, backend: str) -> torch.device:
     """The GPU of that name, with its number, as tensors on it have it; `cuda` is the first.
 
     Raises:

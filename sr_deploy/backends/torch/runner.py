@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 
@@ -12,10 +11,9 @@ from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.errors import BackendError, InputError
-from sr_deploy.legible import show_value
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, inference_error
-from sr_deploy.runners.cuda_graph import GraphReplay
+from sr_deploy.runners.cuda_graph import GraphReplay, why_no_cuda
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -74,7 +72,7 @@ class TorchRunner(BaseRunner):
             self._network = self._graphs = GraphReplay(network, str(choice), self._device)
         super().__init__(
             RunnerSpec(
-                backend="torch",
+                backend=choice.backend,
                 version=torch.__version__,
                 precision=choice.precision,
                 device=str(self._device),
@@ -143,20 +141,12 @@ def _find_device(name: str | None) -> torch.device:
         return torch.device("cpu")
     if device.type != "cuda":
         raise BackendError(f"torch runs on cpu or cuda here, not on {name!r}")
-    if not torch.cuda.is_available():
-        raise BackendError(f"torch cannot use {name!r}: {why_no_cuda()}; give 'cpu'")
+    reason = why_no_cuda()
+    if reason is not None:
+        raise BackendError(f"torch cannot use {name!r}: {reason}; give 'cpu'")
     if (device.index or 0) >= torch.cuda.device_count():
         raise BackendError(f"there is no {name!r}: this machine has {torch.cuda.device_count()} GPU(s), from cuda:0 on")
     return torch.device("cuda", device.index or 0)  # what tensors there say: without a number they are unequal
-
-
-def why_no_cuda() -> str:
-    """Why torch runs on no GPU here, for messages."""
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is built without CUDA"
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return f"torch sees no GPU with CUDA_VISIBLE_DEVICES={show_value(os.environ['CUDA_VISIBLE_DEVICES'])}"
-    return "this machine has no NVIDIA GPU with a driver that works"
 
 
 class _ExactFp32:
