@@ -85,7 +85,7 @@ def list_series() -> list[CostSeries]:
     series += [CostSeries("batch", one, batches, partial(infer_batch, one)) for one in (*_BACKENDS, "torch:fp32")]
     series += [CostSeries("tiles", one, (512, 256, 128, 64, 32, 16), partial(cut_picture, one)) for one in _BACKENDS]
     for architecture, depths in (("compact", (8, 16, 32, 64, 128, 256)), ("rrdbnet", (1, 2, 4, 8, 16))):
-        for task in ("infer", "export", "open checkpoint", "open", "analyse", "plan FP16"):
+        for task in ("infer", "export", "open checkpoint", "open", "analyze", "plan FP16"):
             make, prepare = partial(process_network, f"{architecture} {task}"), partial(prepare_network, architecture)
             series.append(CostSeries(f"blocks of {architecture}", task, depths, make, prepare, architecture))
     for backend in _BACKENDS:

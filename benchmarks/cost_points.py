@@ -180,8 +180,14 @@ def _export(checkpoint: Path, graph: Path) -> None:
     rewrite_graph_file(graph)
 
 
-def _analyse(graph: Path) -> None:
-    """What `verify` and `info` ask of a graph: its ends, its cost, how far it sees, and each of its layers."""
+def _open(graph: Path) -> None:
+    graph.touch()  # or what was read of it before would be remembered
+    open_runner(open_model(graph), "onnxruntime:fp32", device="cpu").close()
+
+
+def _analyze(graph: Path) -> None:
+    """What `verify` and `info` ask of a graph: its ends, its cost, its receptive field, and each of its layers."""
+    graph.touch()
     read_graph(graph)
     describe_graph_cost(graph)
     describe_layers(graph, (1, BLOCKS_SIDE, BLOCKS_SIDE))
@@ -202,8 +208,8 @@ def process_network(what: str, blocks: int, folder: Path) -> Prepared:
     calls: dict[str, Callable[[], object]] = {
         "export": lambda: _export(checkpoint, folder / f"again-{graph.name}"),
         "open checkpoint": lambda: open_model(checkpoint).load_network(),
-        "open": lambda: open_runner(open_model(graph), "onnxruntime:fp32", device="cpu").close(),
-        "analyse": lambda: _analyse(graph),
+        "open": lambda: _open(graph),
+        "analyze": lambda: _analyze(graph),
         "plan FP16": lambda: plan_graph(graph, CHANNELS, scale),
     }
     return Prepared(calls[task], blocks)

@@ -52,14 +52,16 @@ def list_graphs(model: Path) -> Iterator[tuple[str, Path, Precision, tuple[str, 
 
 
 def make_request(graph: Path, precision: Precision, planned: Sequence[str], profile: Profile) -> EngineRequest:
-    """For all GPUs that the builder knows."""
+    """For all GPUs that the builder knows and that compute in the precision."""
+    known = trt.compute_capabilities("tensorrt-rtx")
+    lacking = trt.find_lacking(precision, known)
     return EngineRequest(
         graph=graph,
         graph_sha256=sha256_of(graph),
         precision=precision,
         backend="tensorrt-rtx",
         profiles=(profile,),
-        compute_capabilities=trt.leave_out_lacking(trt.compute_capabilities("tensorrt-rtx"), precision),
+        compute_capabilities=tuple(name for name in known if name not in lacking),
         planned_fp32=tuple(planned),
     )
 
