@@ -181,7 +181,7 @@ def _export(checkpoint: Path, graph: Path) -> None:
 
 
 def _analyse(graph: Path) -> None:
-    """What `verify` and `info` ask of a graph: its ends, its cost, how far it sees, and each of its layers."""
+    """What `verify` and `info` ask of a graph: input and output, cost, how far it sees, and each of its layers."""
     read_graph(graph)
     describe_graph_cost(graph)
     describe_layers(graph, (1, BLOCKS_SIDE, BLOCKS_SIDE))
