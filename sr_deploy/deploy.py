@@ -263,12 +263,12 @@ def _write_graphs(
     source_sha256: str,
     calibration: Calibration,
 ) -> WrittenGraphs:
-    from sr_deploy.export.ends import change_graph_ends
     from sr_deploy.export.float_format import BF16
     from sr_deploy.export.fp16 import convert_graph_to_format, convert_graph_to_fp16
     from sr_deploy.export.fp16_plan import plan_graph
     from sr_deploy.export.int8.bundle import write_int8_graph
     from sr_deploy.export.onnx_export import export_network_to_onnx
+    from sr_deploy.export.write import change_file_io_dtype
 
     assert model.arch is not None
     saving, plan = None, None
@@ -300,7 +300,7 @@ def _write_graphs(
                     continue
         files[precision] = file
     for file in files.values():  # last, because one graph is made from another
-        change_graph_ends(file, spec.ends)
+        change_file_io_dtype(file, spec.io_dtype)
     records = tuple(_record_graph(precision, file, plan, quantized.get(precision)) for precision, file in files.items())
     searches = {precision: graph.record for precision, graph in quantized.items()}
     return WrittenGraphs(records, saving, plan, searches, left_out)

@@ -16,7 +16,7 @@ from sr_deploy.files import sha256_of
 from sr_deploy.model import Model
 from sr_deploy.runners import open_runner, why_not_runnable
 from sr_deploy.runners.cost import find_cost
-from sr_deploy.runners.ends import snap_input
+from sr_deploy.runners.io_conversion import snap_input
 from sr_deploy.runners.parity import describe_reference, open_reference
 from sr_deploy.runners.protocol import Runner
 from sr_deploy.upscale.tiles import MAX_HALO, plan_tiles, run_tiles
@@ -60,7 +60,7 @@ def measure_error_budgets(model: Model, tell: Tell = lambda _: None) -> list[Err
             fixed=_find_fixed_sides(oracle),
             least=next(((one.min.h, one.min.w) for one in oracle.spec.profiles), (1, 1)),
         )
-        photographs = [ImagePair(snap_input(one.lr, model.end_dtype), one.truth) for one in photographs]
+        photographs = [ImagePair(snap_input(one.lr, model.input_dtype), one.truth) for one in photographs]
         first = Stage(describe_reference(model).title, str(oracle.spec), run_all(oracle.infer, photographs))
     known: dict[BackendChoice, Stage] = {}
     for chain in chains:

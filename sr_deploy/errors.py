@@ -141,9 +141,9 @@ def first_line(error: BaseException) -> str:
     return next((line.strip(" -") for line in lines if not _TELLS_NOTHING.match(line)), lines[0])
 
 
-def one_line(error: BaseException, most: int | None = 200) -> str:
-    """All lines of a library's message in one, cut after `most` characters; None: whole."""
-    return " ".join(str(error).split())[:most]
+def one_line(error: BaseException, max_length: int | None = 200) -> str:
+    """All lines of a library's message in one, cut after `max_length` characters; None: whole."""
+    return " ".join(str(error).split())[:max_length]
 
 
 def describe_surprise(error: BaseException) -> str:

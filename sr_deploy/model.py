@@ -17,7 +17,7 @@ from sr_deploy.bundle.store import MANIFEST_NAME, is_bundle
 from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.errors import BackendError, BundleError, CheckpointError, DamagedBundleError, GraphError, InputError
 from sr_deploy.files import require_file
-from sr_deploy.graph.ends import Dtype
+from sr_deploy.graph.io_dtype import Dtype
 from sr_deploy.graph.read import METADATA_PREFIX, GraphInfo, read_graph
 from sr_deploy.run_folder import list_weights
 from sr_deploy.shipped import shipped_models
@@ -77,8 +77,8 @@ class Model:
         return manifest.thresholds_for(precision) if manifest else DEFAULT_THRESHOLDS[precision]
 
     @property
-    def end_dtype(self) -> Dtype:
-        """Type at the ends of its ONNX graphs; float32 where there are none."""
+    def input_dtype(self) -> Dtype:
+        """Type of the inputs (and outputs) of its ONNX graphs; float32 where there are none."""
         if self.graph_info is not None:
             return self.graph_info.input_dtype
         return read_graph(self.graph_path(self.precisions[0])).input_dtype if self.precisions else "float32"

@@ -80,7 +80,7 @@ def _errors() -> deque[str]:
     return errors
 
 
-def name_ends(sdk: ModuleType, engine: trt.ICudaEngine) -> tuple[str, str]:
+def find_io_names(sdk: ModuleType, engine: trt.ICudaEngine) -> tuple[str, str]:
     """Names of the one input and the one output.
 
     Raises:

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from sr_deploy.arch import networks
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.config import validate_config
 from sr_deploy.errors import CheckpointError, InputError
+from sr_deploy.plugins import find_modules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +28,6 @@ SpecT = TypeVar("SpecT", bound=ArchSpec)
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shape of each tensor of a state dict, by key."""
-_ENTRY_POINTS = "sr_deploy.architectures"
 _MAX_DOUBLINGS = 8
 _TRACED_CELLS = 4
 _MOST_PARAMETERS = 2**28
@@ -95,12 +92,8 @@ class Cost:
     """Input pixels on each side of an output pixel's own input pixel that can change it."""
 
 
-@cache
 def _find_modules() -> Mapping[str, str]:
-    """The module of each architecture, by name; nobody else's replaces one of ours."""
-    others = {point.name: point.value for point in entry_points(group=_ENTRY_POINTS)}
-    ours = {one.name: f"{networks.__name__}.{one.name}" for one in pkgutil.iter_modules(networks.__path__)}
-    return others | ours
+    return find_modules("sr_deploy.arch.networks", "sr_deploy.architectures")
 
 
 def architecture_names() -> tuple[str, ...]:

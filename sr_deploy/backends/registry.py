@@ -7,26 +7,14 @@ holds its `BACKEND`. No library of a backend is imported here.
 from __future__ import annotations
 
 import importlib
-import pkgutil
-from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
-from pathlib import Path
 
 from sr_deploy.backends.choice import PRECISIONS, BackendChoice
 from sr_deploy.backends.description import Artifact, Backend, DeviceKind, EngineBuilder
 from sr_deploy.errors import InputError
+from sr_deploy.plugins import find_modules
 
-_ENTRY_POINTS = "sr_deploy.backends"
 _NO_BACKENDS = ("choice", "description", "registry")
-
-
-@cache
-def _find_modules() -> Mapping[str, str]:
-    """The module of each backend, by name; nobody else's replaces one of ours."""
-    others = {point.name: point.value for point in entry_points(group=_ENTRY_POINTS)}
-    modules = (one.name for one in pkgutil.iter_modules([str(Path(__file__).parent)]) if one.name not in _NO_BACKENDS)
-    return others | {name.replace("_", "-"): f"{__package__}.{name}" for name in modules}
 
 
 @cache
@@ -37,7 +25,8 @@ def list_backends() -> tuple[Backend, ...]:
         InputError: one calls itself otherwise than its module or entry point is called.
     """
     found = []
-    for name, module in _find_modules().items():
+    modules = find_modules("sr_deploy.backends", "sr_deploy.backends", exclude=_NO_BACKENDS, separator="-")
+    for name, module in modules.items():
         backend: Backend = importlib.import_module(module).BACKEND
         if backend.name != name:
             raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from sr_deploy.graph.ends import Dtype
+from sr_deploy.graph.io_dtype import Dtype
 
 FILE_FORMAT = "png"
 """Of the pictures in `files` and of the results."""

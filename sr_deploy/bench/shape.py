@@ -30,8 +30,8 @@ from sr_deploy.imaging.convert import to_image
 from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.measure.peak import Peaks
 from sr_deploy.model import Model
-from sr_deploy.runners.ends import compare_at_ends, rounding_of, snap_input
 from sr_deploy.runners.inputs import photograph_batch
+from sr_deploy.runners.io_conversion import compare_decoded, rounding_of, snap_input
 
 Progress = Callable[[float, float, str], None]
 _WARM_UP_SECONDS = 1.5
@@ -144,7 +144,7 @@ class ShapeBench:
     def _write_inputs(self, folder: Path) -> str:
         """Write the input as an array and as pictures; the hash of the array."""
         photographs = photograph_batch(self._shape, self._model.channels, self._model.scale)
-        lr_NCHW = snap_input(photographs, self._model.end_dtype)
+        lr_NCHW = snap_input(photographs, self._model.input_dtype)
         np.save(folder / "lr.npy", lr_NCHW)
         (folder / "files").mkdir()
         for index in range(self._shape.n):
@@ -183,16 +183,16 @@ class ShapeBench:
     def _measure_parities(self, entries: Sequence[Entry], folder: Path) -> list[Parity]:
         reference = str(entries[0].choice) if self._model.has_weights else "reference"
         expected: NDArray[np.float32] = np.load(folder / f"{reference}.npy")
-        reference_rounding = 0.0 if self._model.has_weights else rounding_of(self._model.end_dtype)
+        reference_rounding = 0.0 if self._model.has_weights else rounding_of(self._model.input_dtype)
         fp32_rounding = self._compare_layouts([str(one.choice) for one in entries], folder)
         parities = []
         for one in entries:
             choice, dtype = one.choice, one.process.opened["dtype"]
-            ends = rounding_of(dtype) + reference_rounding
-            limits = self._model.thresholds_for(choice.backend.precision).widened(ends)
+            io_rounding = rounding_of(dtype) + reference_rounding
+            limits = self._model.thresholds_for(choice.backend.precision).widened(io_rounding)
             if choice.backend.precision == "fp32":
-                limits = widen_for_rounding(limits, fp32_rounding, ends)
-            comparison = compare_at_ends(np.load(folder / f"{choice}.npy"), expected, dtype)
+                limits = widen_for_rounding(limits, fp32_rounding, io_rounding)
+            comparison = compare_decoded(np.load(folder / f"{choice}.npy"), expected, dtype)
             parities.append(describe_parity(limits, comparison))
         return parities
 

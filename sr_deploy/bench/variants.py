@@ -44,7 +44,7 @@ def write_fixed_graph(model: Model, choice: CandidateChoice, shape: Shape, folde
 
     source = model.graph_path(find_graph_precision(model, choice.backend))
     proto = load_whole_model(source)
-    fix_shape(proto, shape, model.end_dtype in ("uint8", "uint16"))
+    fix_shape(proto, shape, model.input_dtype in ("uint8", "uint16"))
     path = folder / f"{sha256_of(source)[:12]}-{shape}.onnx"
     onnx.save(proto, str(path))
     if get_backend(choice.backend.backend).builder is not None:

@@ -19,7 +19,7 @@ from sr_deploy.model import Model
 from sr_deploy.runners.choose import find_graph_precision
 
 _BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
-_END_BYTES = {"float32": 4, "float16": 2, "uint8": 1, "uint16": 2}
+_IO_BYTES = {"float32": 4, "float16": 2, "uint8": 1, "uint16": 2}
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ def find_work(model: Model, choice: CandidateChoice, shape: Shape, on_cpu: bool)
     stored = find_graph_precision(model, choice.backend)
     if throughout and stored == precision:  # the network of the FP32 graph, in another type
         stored = "fp32"
-    ends = "float32" if backend.artifact == "weights" else model.end_dtype
+    dtype = "float32" if backend.artifact == "weights" else model.input_dtype
     pixels = shape.n * shape.h * shape.w
-    end_bytes = pixels * model.channels * (1 + model.scale**2) * _END_BYTES[ends]
+    io_bytes = pixels * model.channels * (1 + model.scale**2) * _IO_BYTES[dtype]
     layers = _read_layers(model, stored, shape)
     if layers is None:
-        return _work_of_architecture(model, precision, pixels, end_bytes)
+        return _work_of_architecture(model, precision, pixels, io_bytes)
     totals = sum_layers(layers)
     device: DeviceKind = "cpu" if on_cpu else "cuda"
     flops: Counter[Precision] = Counter()
@@ -56,7 +56,7 @@ def find_work(model: Model, choice: CandidateChoice, shape: Shape, on_cpu: bool)
             flops[backend.computes_in(precision if throughout else layer.precision, device)] += layer.flops
     share = _BYTES[precision] / _BYTES[stored] if throughout else 1
     moved = totals.bytes_read + totals.bytes_written + totals.weight_bytes
-    return Work(flops, end_bytes + int(totals.weight_bytes * share), int(moved * share))
+    return Work(flops, io_bytes + int(totals.weight_bytes * share), int(moved * share))
 
 
 def describe_roofline(work: Work, seconds: float, peaks: Peaks | None) -> Roofline:
@@ -93,11 +93,11 @@ def _read_layers(model: Model, precision: Precision, shape: Shape) -> Sequence[L
         return None  # the shapes inside cannot be inferred, or the graph is of another shape than its engine
 
 
-def _work_of_architecture(model: Model, precision: Precision, pixels: int, end_bytes: int) -> Work | None:
+def _work_of_architecture(model: Model, precision: Precision, pixels: int, io_bytes: int) -> Work | None:
     if model.arch is None:
         return None
     from sr_deploy.arch.registry import describe_cost
 
     cost = describe_cost(model.arch)
     flops: dict[Precision, float] = {precision: cost.flops_per_input_pixel * pixels}
-    return Work(flops, end_bytes + cost.parameters * _BYTES[precision], None)
+    return Work(flops, io_bytes + cost.parameters * _BYTES[precision], None)

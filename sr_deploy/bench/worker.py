@@ -33,7 +33,7 @@ from sr_deploy.bench.statistics import is_steady, is_warm
 from sr_deploy.deps import require
 from sr_deploy.errors import SrDeployError
 from sr_deploy.measure.timer import resident_mib, time_call, time_turn
-from sr_deploy.runners.ends import encode_input
+from sr_deploy.runners.io_conversion import encode_input
 
 if TYPE_CHECKING:
     from sr_deploy.model import Model

@@ -56,8 +56,8 @@ class Measurement(Record):
     worst: WorstPlace | None = None
     """Where `max_abs` is; None too if the outputs are equal, or no output came."""
     allowed: Error | None = None
-    """What `max_abs` could be on this input, where that is more than the entry's threshold: its values are rounded more
-    coarsely at the ends, or FP32 itself rounds more. At most half an 8-bit step more. None: the threshold."""
+    """What `max_abs` could be on this input, where that is more than the entry's threshold: FP16 I/O rounds values
+    beyond 2 more coarsely, or FP32 itself rounds more. At most half an 8-bit step more. None: the threshold."""
     needed_db: Decibels | None = None
     """What `psnr_db` had to be on this input, where that is less than the entry's threshold, since FP32 itself rounds
     more. None: the threshold."""
@@ -95,7 +95,7 @@ class CertificateEntry(Record):
     measured_at: Timestamp
     """UTC, ISO 8601."""
     thresholds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
-    """`max_abs` (at most) and `psnr_db` (at least) that had to be met. Where a graph has ends of other types than
+    """`max_abs` (at most) and `psnr_db` (at least) that had to be met. Where a graph has another I/O type than
     float32, both allow for their `rounding`, half a step of the type, which stands here too."""
     measurements: tuple[Measurement, ...]
     """One for each input."""
@@ -137,8 +137,8 @@ class CertificateEntry(Record):
         limit, floor = self.thresholds.get("max_abs", math.inf), self.thresholds.get("psnr_db", 0.0)
         if self.precision != "fp32":
             return limit, floor
-        ends = self.thresholds.get("rounding", 0.0)
-        return derive_limit(limit, rounding, ends), derive_floor(floor, rounding, ends)
+        io_rounding = self.thresholds.get("rounding", 0.0)
+        return derive_limit(limit, rounding, io_rounding), derive_floor(floor, rounding, io_rounding)
 
     @property
     def shortfalls(self) -> tuple[Measurement, ...]:

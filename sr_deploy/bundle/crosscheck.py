@@ -70,10 +70,10 @@ def _list_overstated(entry: CertificateEntry, one: Measurement) -> Iterator[str]
     limit, floor = entry.thresholds.get("max_abs", math.inf), entry.thresholds.get("psnr_db", 0.0)
     if one.fp32_rounding is not None:
         limit, floor = entry.derive_allowance(one.fp32_rounding)
-    # How coarse values at the ends are is not written down; the picture sets a bound to that.
-    ends = MAX_ALLOWANCE if entry.thresholds.get("rounding") else 0.0
-    if entry.limit_of(one) > (limit + ends) * (1 + _SLACK):
-        yield f"allows a difference of {one.allowed:g} on {one.content} {one.shape}, where {limit + ends:g} is due"
+    # How coarse values of the I/O type are is not written down; the picture sets a bound to that.
+    limit += MAX_ALLOWANCE if entry.thresholds.get("rounding") else 0.0
+    if entry.limit_of(one) > limit * (1 + _SLACK):
+        yield f"allows a difference of {one.allowed:g} on {one.content} {one.shape}, where {limit:g} is due"
     if entry.floor_of(one) < floor * (1 - _SLACK):
         yield f"needs {one.needed_db:g} dB on {one.content} {one.shape}, where {floor:g} dB is due"
 

@@ -36,10 +36,10 @@ class Thresholds(BaseModel):
         return near and alike and comparison.max_abs != float("inf")
 
     def widened(self, rounding: float) -> Thresholds:
-        """For outputs that the graph rounds at its end, each sample by at most `rounding`.
+        """For outputs that the graph rounds to its I/O type, each sample by at most `rounding`.
 
         What meets these before it is rounded meets the widened ones after it, whatever it shows: greatest errors add,
-        and so do root mean squares at worst. With 8-bit ends and FP32 between them that is half an 8-bit step and 1e-5.
+        and so do root mean squares at worst. With 8-bit I/O and FP32 inside that is half an 8-bit step and 1e-5.
         """
         if not rounding:
             return self

@@ -31,32 +31,32 @@ class Fp32Rounding(Record):
     """PSNR of outputs clamped to [0, 1], peak 1.0, in dB; None if they are equal."""
 
 
-def derive_limit(stated: float, rounding: Fp32Rounding | None, ends: float = 0.0) -> float:
+def derive_limit(stated: float, rounding: Fp32Rounding | None, io_rounding: float = 0.0) -> float:
     """What the greatest difference may be on one input: `FP32_MULTIPLE` times FP32's own, `stated` at least.
 
     Args:
-        stated: what the thresholds ask for, widened for the rounding at the ends.
+        stated: what the thresholds ask for, widened for the rounding by the I/O type.
         rounding: FP32's own; None: not measured, and `stated` holds.
-        ends: what the ends of the graph round by.
+        io_rounding: what the graph's I/O type rounds by.
     """
     if rounding is None:
         return stated
-    return max(stated, ends + min(FP32_MULTIPLE * rounding.max_abs, MAX_ALLOWANCE))
+    return max(stated, io_rounding + min(FP32_MULTIPLE * rounding.max_abs, MAX_ALLOWANCE))
 
 
-def derive_floor(stated: float, rounding: Fp32Rounding | None, ends: float = 0.0) -> float:
+def derive_floor(stated: float, rounding: Fp32Rounding | None, io_rounding: float = 0.0) -> float:
     """What the PSNR has to be on one input: root mean squares of errors as `derive_limit` has the greatest ones."""
     if rounding is None or rounding.psnr_db is None:
         return stated
-    allowed = ends + min(FP32_MULTIPLE * 10 ** (-rounding.psnr_db / 20), MAX_ALLOWANCE)
+    allowed = io_rounding + min(FP32_MULTIPLE * 10 ** (-rounding.psnr_db / 20), MAX_ALLOWANCE)
     return min(stated, -20 * math.log10(allowed))
 
 
-def widen_for_rounding(limits: Thresholds, rounding: Fp32Rounding | None, ends: float = 0.0) -> Thresholds:
+def widen_for_rounding(limits: Thresholds, rounding: Fp32Rounding | None, io_rounding: float = 0.0) -> Thresholds:
     """FP32's thresholds on one input, as `derive_limit` and `derive_floor` have them; what is not asked stays so."""
     psnr_db, max_abs = limits.psnr_db, limits.max_abs
     return Thresholds(
-        psnr_db=None if psnr_db is None else derive_floor(psnr_db, rounding, ends),
-        max_abs=None if max_abs is None else derive_limit(max_abs, rounding, ends),
+        psnr_db=None if psnr_db is None else derive_floor(psnr_db, rounding, io_rounding),
+        max_abs=None if max_abs is None else derive_limit(max_abs, rounding, io_rounding),
         max_drop_db=limits.max_drop_db,
     )

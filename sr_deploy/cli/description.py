@@ -50,7 +50,7 @@ class GraphFacts:
     """The file."""
     precision: str
     """Of its convolutions."""
-    ends: str
+    io: str
     """Input and output: names, types, axes."""
     opset: int
     """Of ONNX's operators."""
@@ -212,7 +212,7 @@ def describe_graph(path: Path) -> GraphFacts:
     return GraphFacts(
         file=describe_file(path),
         precision=graph.precision,
-        ends=f"{graph.input_name} ({dims}, {graph.input_dtype}) -> {graph.output_name} ({graph.output_dtype})",
+        io=f"{graph.input_name} ({dims}, {graph.input_dtype}) -> {graph.output_name} ({graph.output_dtype})",
         opset=graph.opset,
         nodes=cost.nodes,
         cost=CostFacts(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sr_deploy.budget import Choice
     from sr_deploy.deploy import ExportResult
     from sr_deploy.export.spec import ExportSpec
-    from sr_deploy.graph.ends import Ends
+    from sr_deploy.graph.io_dtype import IoDtype
 
 
 def export(
@@ -62,9 +62,9 @@ def export(
             "--force", help="Keep an INT8 or FP8 graph that loses too much; the export then ends with code 3."
         ),
     ] = False,
-    ends: Annotated[
+    io_dtype: Annotated[
         str | None,
-        typer.Option(help="What graphs take and give: fp32, fp16, uint8 or uint16 (NHWC); left out: as the spec."),
+        typer.Option(help="I/O type of the graphs: fp32, fp16, uint8 or uint16 (NHWC); left out: as the spec."),
     ] = None,
     spec: Annotated[str, typer.Option(help="Deployment spec: a name from export/, or a .toml file.")] = "default",
     profile: Annotated[
@@ -111,7 +111,7 @@ def export(
         int8=int8,
         fp8=fp8,
         int8_changes=_read_quantized(max_drop_db, calibration_method, per_tensor=per_tensor),
-        ends=_read_ends(ends),
+        io_dtype=_read_io_dtype(io_dtype),
         profiles=profiles,
         rewrite=rewrite,
     )
@@ -207,14 +207,14 @@ def _read_quantized(max_drop_db: float | None, method: str | None, *, per_tensor
     return {name: value for name, value in changes.items() if value is not None}
 
 
-def _read_ends(text: str | None) -> Ends | None:
-    from sr_deploy.graph.ends import ENDS
+def _read_io_dtype(text: str | None) -> IoDtype | None:
+    from sr_deploy.graph.io_dtype import IO_DTYPES
 
-    for known in ENDS:
+    for known in IO_DTYPES:
         if text == known:
             return known
     if text is not None:
-        raise InputError(f"--ends takes {', '.join(ENDS)}, not {text!r}")
+        raise InputError(f"--io-dtype takes {', '.join(IO_DTYPES)}, not {text!r}")
     return None
 
 

@@ -161,7 +161,7 @@ def _list_cost(cost: CostFacts) -> list[tuple[str, str]]:
 
 def _list_graph_facts(graph: GraphFacts) -> list[tuple[str, str]]:
     rows = [
-        ("ends", graph.ends),
+        ("I/O", graph.io),
         ("precision", graph.precision),
         ("graph", f"{graph.nodes} nodes, opset {graph.opset}"),
         *_list_cost(graph.cost),

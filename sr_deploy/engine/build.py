@@ -28,7 +28,7 @@ from sr_deploy.engine.worker import ATTACHED, BuildJob, BuildReport
 from sr_deploy.errors import BackendError, GraphError
 from sr_deploy.files import output_error, require_file
 from sr_deploy.gpus import visible_gpus
-from sr_deploy.graph.load import find_ends, load_model
+from sr_deploy.graph.load import find_input_output, load_model
 from sr_deploy.names import lend_path
 
 _LOG = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def build_engine(
     if request.compute_capabilities:
         trt.resolve_compute_capabilities(request.backend, request.compute_capabilities)
     require_file(request.graph, "an ONNX graph")
-    _check_ends(request)
+    _check_io_dtype(request)
     try:
         with tempfile.TemporaryDirectory(prefix="sr-deploy-engine-") as name, lend_path(request.graph) as graph:
             absolute = request.model_copy(update={"graph": graph.absolute()})
@@ -95,15 +95,15 @@ def build_engine(
     return BuiltEngine(_record(request, report, engine), engine, learnt)
 
 
-def _check_ends(request: EngineRequest) -> None:
+def _check_io_dtype(request: EngineRequest) -> None:
     try:
-        source, _ = find_ends(request.graph, load_model(request.graph))
+        source, _ = find_input_output(request.graph, load_model(request.graph))
     except GraphError:
         return  # the builder says better what is wrong with it
     if source.type.tensor_type.elem_type == _UINT16:
         raise BackendError(
             f"{request.backend} has no 16-bit integers, and {request.graph.name} takes such; export it with "
-            'ends = "fp16" or "uint8" for engines'
+            'io_dtype = "fp16" or "uint8" for engines'
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sr_deploy.bundle.trust import EngineTrust, open_engine
 from sr_deploy.gpus import visible_gpus
-from sr_deploy.trt import name_ends
+from sr_deploy.trt import find_io_names
 
 # TensorRT 10 names the type of a tensor together with its layout in memory, 11 apart from it.
 _TYPE_KEYS = ("Datatype", "DataType", "Format/Datatype")
@@ -37,7 +37,7 @@ def inspect_engine(sdk: ModuleType, content: bytes) -> str:
     context = None if engine is None else engine.create_execution_context()
     if engine is None or context is None:
         return "not inspected: the engine does not open on this GPU"
-    name, _ = name_ends(sdk, engine)
+    name, _ = find_io_names(sdk, engine)
     if not context.set_input_shape(name, engine.get_tensor_profile_shape(name, 0)[1]):
         return "not inspected: the engine does not take the shapes that it was tuned for"
     inspector = engine.create_engine_inspector()

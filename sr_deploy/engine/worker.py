@@ -157,7 +157,7 @@ def to_sdk_profile(sdk: ModuleType, profile: Profile, graph_input: Any) -> Any: 
     """Polygraphy's form of a profile: the input's name, its channels, and its order of axes."""
     from polygraphy.backend.trt import Profile as SdkProfile
 
-    channels_last = graph_input.dtype == sdk.DataType.UINT8  # ends of integers are N x H x W x C
+    channels_last = graph_input.dtype == sdk.DataType.UINT8  # integer images are N x H x W x C
     channels = graph_input.shape[3 if channels_last else 1]
 
     def to_axes(shape: Shape) -> tuple[int, int, int, int]:

@@ -25,7 +25,7 @@ def clean_graph(model: onnx.ModelProto, scale: int) -> None:
     _strip_notes(model)
     _rename_tensors(model.graph)
     _name_axes(model.graph, scale)
-    # Shapes between the ends are inferred by every consumer; stored ones carry the tracer's symbols.
+    # Shapes between input and output are inferred by every consumer; stored ones carry the tracer's symbols.
     del model.graph.value_info[:]
     model.producer_name = "sr-deploy"
     model.producer_version = importlib.metadata.version("sr-deploy")
@@ -54,7 +54,7 @@ def _strip_notes(model: onnx.ModelProto) -> None:
 
 def _rename_tensors(graph: onnx.GraphProto) -> None:
     """Parameters keep the checkpoint's names; every other tensor is named by the node that makes or takes it."""
-    ends = {value.name for value in (*graph.input, *graph.output)}
+    io_names = {value.name for value in (*graph.input, *graph.output)}
     names: dict[str, str] = {}
     counts: dict[str, int] = {}
     constants = {tensor.name for tensor in graph.initializer if "." not in tensor.name}
@@ -66,7 +66,7 @@ def _rename_tensors(graph: onnx.GraphProto) -> None:
             if name in constants and name not in names:
                 names[name] = f"{node.name}.constant_{position}"
         for position, name in enumerate(node.output):
-            if name not in ends:
+            if name not in io_names:
                 names[name] = node.name if position == 0 else f"{node.name}.{position}"
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]

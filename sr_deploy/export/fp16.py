@@ -1,4 +1,4 @@
-"""An FP32 graph into one that computes in FP16 (or BF16), with FP32 at both ends.
+"""An FP32 graph into one that computes in FP16 (or BF16), with FP32 input and output.
 
 TensorRT 11 has no FP16 switch: the graph says it. So every floating-point tensor becomes FP16, one cast stands behind
 each input and one before each output. What steers a Resize (`roi`, `scales`) stays FP32, as the operator demands, and

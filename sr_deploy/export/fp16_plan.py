@@ -108,7 +108,7 @@ def list_unneeded(model: onnx.ModelProto, planned: Collection[str], channels: in
     would be with bounds that are `SLACK` times stricter.
 
     Args:
-        model: the FP32 graph, with FP32 ends.
+        model: the FP32 graph, with FP32 input and output.
         planned: names of the nodes.
         channels: of its input.
         scale: of the network.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.export.int8.execute import open_graph
-from sr_deploy.graph.load import find_ends, infer_types, name_of
+from sr_deploy.graph.load import find_input_output, infer_types, name_of
 
 if TYPE_CHECKING:
     import onnx
@@ -98,7 +98,7 @@ def _worst_loss(errors: list[float], squares: list[float]) -> float:
 def _find_maps(model: onnx.ModelProto) -> list[str]:
     """Floating-point results that depend on the picture."""
     types = infer_types(model)
-    seen = {find_ends("the graph", model)[0].name}
+    seen = {find_input_output("the graph", model)[0].name}
     maps = []
     for node in model.graph.node:
         if node.op_type in ("Shape", "Size") or seen.isdisjoint(node.input):

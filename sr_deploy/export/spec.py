@@ -12,7 +12,7 @@ from sr_deploy.bundle import EnginePlan, Profile, Thresholds, parse_profile
 from sr_deploy.config import find_config, load_config
 from sr_deploy.errors import ShapeError
 from sr_deploy.export.int8.quantization_options import Fp8Options, Int8Options
-from sr_deploy.graph.ends import Ends
+from sr_deploy.graph.io_dtype import IoDtype
 
 EXPORTABLE: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
 """Precisions that there are graphs for, in the order of a bundle."""
@@ -41,8 +41,8 @@ class ExportSpec(BaseModel):
     """One sentence for people."""
     precisions: tuple[Precision, ...] = ("fp32",)
     """Graphs to make; FP32 is always among them and comes first."""
-    ends: Ends = "fp32"
-    """What all graphs take and give: `fp32` or `fp16` (N x C x H x W in [0, 1]), `uint8` or `uint16` (N x H x W x C,
+    io_dtype: IoDtype = "fp32"
+    """I/O type of all graphs: `fp32` or `fp16` (N x C x H x W in [0, 1]), `uint8` or `uint16` (N x H x W x C,
     the conversions inside the graph; values that are not finite cannot be seen in them). TensorRT has no uint16."""
     profiles: tuple[ProfileText, ...] = Field(min_length=1, max_length=100)
     """Shapes that engines are built for; in TOML each is `NAME=MIN,OPT,MAX`."""
@@ -89,7 +89,7 @@ class ExportSpec(BaseModel):
         int8: bool = False,
         fp8: bool = False,
         int8_changes: Mapping[str, object] | None = None,
-        ends: Ends | None = None,
+        io_dtype: IoDtype | None = None,
         profiles: tuple[Profile, ...] = (),
         rewrite: bool = True,
     ) -> ExportSpec:
@@ -99,8 +99,8 @@ class ExportSpec(BaseModel):
         document["precisions"] = (*self.precisions, *(precision for precision, wanted in asked.items() if wanted))
         for table in ("int8", "fp8"):
             document[table] = {**document[table], **(int8_changes or {})}
-        if ends is not None:
-            document["ends"] = ends
+        if io_dtype is not None:
+            document["io_dtype"] = io_dtype
         if profiles:
             document["profiles"] = profiles
         if not rewrite:

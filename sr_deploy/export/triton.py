@@ -19,7 +19,7 @@ from sr_deploy.bundle import Bundle, EngineRecord, Profile
 from sr_deploy.errors import OutputError
 from sr_deploy.files import replacing_folder, write_text
 from sr_deploy.gpus import visible_gpus
-from sr_deploy.graph.ends import Dtype
+from sr_deploy.graph.io_dtype import Dtype
 from sr_deploy.graph.read import GraphInfo, read_graph
 
 QUEUE_DELAY_US = 2000
@@ -160,8 +160,8 @@ def _configure(bundle: Bundle, info: GraphInfo, served: _Served) -> dict[str, _V
         "name": name,
         "backend": str(served.backend.triton),
         "max_batch_size": served.batch,
-        "input": [_describe_end(info.input_name, info.input_dtype, info.channels, height, width)],
-        "output": [_describe_end(info.output_name, info.output_dtype, info.channels, *grown)],
+        "input": [_describe_tensor(info.input_name, info.input_dtype, info.channels, height, width)],
+        "output": [_describe_tensor(info.output_name, info.output_dtype, info.channels, *grown)],
         "instance_group": [_describe_instances(served)],
         "model_warmup": [
             _describe_warmup(info, served, profile) for profile in profiles if profile.min.n <= served.batch
@@ -179,7 +179,7 @@ def _configure(bundle: Bundle, info: GraphInfo, served: _Served) -> dict[str, _V
     return config
 
 
-def _describe_end(name: str, dtype: Dtype, channels: int, height: int, width: int) -> dict[str, _Value]:
+def _describe_tensor(name: str, dtype: Dtype, channels: int, height: int, width: int) -> dict[str, _Value]:
     return {"name": name, "data_type": _Word(_TYPES[dtype]), "dims": _list_axes(dtype, channels, height, width)}
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.errors import GraphError, first_line
 from sr_deploy.files import replacing_file
+from sr_deploy.graph.io_dtype import IoDtype, change_io_dtype
 from sr_deploy.graph.load import load_model
 from sr_deploy.graph.rewrite import RewriteReport, rewrite_model
 
@@ -45,3 +46,16 @@ def rewrite_graph_file(path: Path) -> RewriteReport:
     if report.applied:
         write_graph(model, path)
     return report
+
+
+def change_file_io_dtype(path: Path, io_dtype: IoDtype) -> None:
+    """Give the graph in a file another I/O type, as `graph.io_dtype.change_io_dtype` says; `fp32` leaves it as it is.
+
+    Raises:
+        GraphError: a damaged graph, or one whose input and output are not FP32 images.
+        OutputError: the file cannot be written; the old one is left.
+    """
+    if io_dtype != "fp32":
+        model = load_model(path)
+        change_io_dtype(model, io_dtype)
+        write_graph(model, path)

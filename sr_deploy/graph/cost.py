@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.backends import PRECISIONS, Precision
 from sr_deploy.errors import GraphError
-from sr_deploy.graph.ends import PROBE_NAME
+from sr_deploy.graph.io_dtype import PROBE_NAME
 from sr_deploy.graph.load import name_of, read_text
 from sr_deploy.graph.tensors import BITS, FP8_TYPES
 

@@ -127,7 +127,7 @@ def read_without_attention(path: Path) -> bytes | None:
     return content
 
 
-def find_ends(path: Path | str, model: ModelProto) -> tuple[ValueInfoProto, ValueInfoProto]:
+def find_input_output(path: Path | str, model: ModelProto) -> tuple[ValueInfoProto, ValueInfoProto]:
     """The one input and the one output; `path` is for messages.
 
     Raises:
@@ -161,7 +161,7 @@ def infer_types(model: ModelProto, *, stated: bool = True) -> dict[str, int]:
     Args:
         model: with its weights or without.
         stated: whether what the file says of tensors between nodes (`value_info`) counts; False: only what follows
-            from its ends and its constants.
+            from its input and output and its constants.
     """
     from onnx import shape_inference
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from sr_deploy.backends import PRECISIONS, Precision
 from sr_deploy.errors import GraphError, ShapeError
 from sr_deploy.graph.cost import GraphCost, LayerCost, cost_layers, count_multiply_adds, count_parameters, sum_layers
-from sr_deploy.graph.ends import ENDS_OF_DTYPE, PROBE_NAME, Dtype, expose_nchw, layout_of, read_dtypes
-from sr_deploy.graph.load import find_ends, holding_errors, load_model, opset_of, strip_weights
+from sr_deploy.graph.io_dtype import IO_DTYPE_OF, PROBE_NAME, Dtype, expose_nchw, layout_of, read_dtypes
+from sr_deploy.graph.load import find_input_output, holding_errors, load_model, opset_of, strip_weights
 from sr_deploy.graph.probe import find_scale
 from sr_deploy.graph.receptive_field.field import UnknownReceptiveFieldError
 from sr_deploy.graph.receptive_field.propagate import measure_radius
@@ -70,7 +70,7 @@ class GraphInfo:
 
     @property
     def layout(self) -> Literal["NCHW", "NHWC"]:
-        """Order of the axes at both ends: NHWC for integers."""
+        """Order of the axes of input and output: NHWC for integers."""
         return layout_of(self.input_dtype)
 
     @property
@@ -168,10 +168,10 @@ def _count_bytes_per_pixel(model: ModelProto, info: GraphInfo, shapes: InferredS
 def read_model(path: Path, model: ModelProto, *, from_file: bool) -> GraphInfo:
     """As `read_graph`, for a model in memory; where it is not from the file, `path` is for messages alone.
 
-    The values of its large constants are dropped; one whose channels come last gets NCHW ends (`expose_nchw`).
+    The values of its large constants are dropped; one of NHWC images becomes one of NCHW (`expose_nchw`).
     """
     opset = _find_opset(path, model)
-    source, target = find_ends(path, model)
+    source, target = find_input_output(path, model)
     input_dtype, output_dtype = read_dtypes(path, source, target)
     precision = _find_precision(model)
     nodes = len(model.graph.node)
@@ -188,7 +188,7 @@ def read_model(path: Path, model: ModelProto, *, from_file: bool) -> GraphInfo:
         target.name,
         from_file=from_file,
     )
-    measured = {"scale": found.scale, "input_multiple": found.multiple, "ends": ENDS_OF_DTYPE[input_dtype]}
+    measured = {"scale": found.scale, "input_multiple": found.multiple, "ends": IO_DTYPE_OF[input_dtype]}
     _check_against_metadata(path, metadata, measured)
     return GraphInfo(
         path=path,

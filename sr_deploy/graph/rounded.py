@@ -40,7 +40,7 @@ _MOVES = frozenset(
 
 
 def insert_rounding(model: ModelProto) -> None:
-    """Let a graph be computed in FP32 with every 16-bit result rounded by casts, in place; its ends stay as they are.
+    """Let a graph be computed in FP32 with every 16-bit result rounded by casts, in place; its I/O type stays.
 
     Args:
         model: FP16 or BF16 throughout or in parts, with its weights; integers may be among it.
@@ -50,7 +50,7 @@ def insert_rounding(model: ModelProto) -> None:
     """
     graph = model.graph
     types = infer_types(model)
-    ends = {value.name for value in (*graph.input, *graph.output)}
+    io_names = {value.name for value in (*graph.input, *graph.output)}
     for tensor in graph.initializer:
         _widen(tensor)
     nodes: list[NodeProto] = []
@@ -69,11 +69,11 @@ def insert_rounding(model: ModelProto) -> None:
                 raise GraphError(f"the type of tensor {name!r} cannot be inferred, so it cannot be rounded")
             if not name or types[name] not in _FLOAT16_TYPES:
                 continue
-            if node.op_type in _MOVES and name not in ends:
+            if node.op_type in _MOVES and name not in io_names:
                 continue
-            exact, narrow = f"{name}.exact", name if name in ends else f"{name}.narrow"
+            exact, narrow = f"{name}.exact", name if name in io_names else f"{name}.narrow"
             copied.output[position] = exact
-            wide = renamed[name] = f"{name}.wide" if name in ends else name
+            wide = renamed[name] = f"{name}.wide" if name in io_names else name
             nodes += [_cast(exact, narrow, types[name]), _cast(narrow, wide, _FLOAT)]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -67,7 +67,7 @@ def infer_shapes(model: ModelProto, input_name: str, input_shape: tuple[int, ...
         input_shape: N x C x H x W.
     """
     inference = _Inference(model)
-    inference.enter_ends(input_name, input_shape)
+    inference.enter_inputs(input_name, input_shape)
     for node in model.graph.node:
         inference.add(node)
     declared = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
@@ -99,7 +99,7 @@ class _Inference:
         self.division: str | None = None
         self._tensors: dict[str, TensorProto] = {}  # the same values, for rules that read them
 
-    def enter_ends(self, input_name: str, input_shape: tuple[int, ...]) -> None:
+    def enter_inputs(self, input_name: str, input_shape: tuple[int, ...]) -> None:
         from onnx import helper
 
         for value in self._model.graph.input:
@@ -139,8 +139,8 @@ class _Inference:
         taken = self.constants.get(node.input[0])
         if taken is not None and taken.size == 1:
             branches = {"taken": branches["then_branch" if taken.item() else "else_branch"]}
-        ends = [[value.name for value in branch.output] for branch in branches.values()]
-        for name, sources in zip(node.output, zip(*ends, strict=False), strict=False):
+        outputs = [[value.name for value in branch.output] for branch in branches.values()]
+        for name, sources in zip(node.output, zip(*outputs, strict=False), strict=False):
             kinds = [self.types.get(source) for source in sources]
             if kinds[0] is not None and all(kind == kinds[0] for kind in kinds):
                 self.types[name] = kinds[0]

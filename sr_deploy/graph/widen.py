@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def read_widened(path: Path) -> ModelProto:
-    """Read a graph and turn every FP16 tensor, inside and at the ends, into FP32; the file is left as it is.
+    """Read a graph and turn every FP16 tensor, inputs and outputs too, into FP32; the file is left as it is.
 
     What our graphs say of themselves in their metadata is left out, since it no longer holds.
 

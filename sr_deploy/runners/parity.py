@@ -61,7 +61,7 @@ def open_default_layout(model: Model) -> Runner:
 def open_reference(model: Model, *, threads: int | None = None) -> Runner:
     """PyTorch in fp32 (TF32 off); for a graph without weights, ONNX Runtime with every optimization off, on the CPU.
 
-    An FP16 graph is widened for that: the same numbers, computed in FP32 between FP32 ends.
+    An FP16 graph is widened for that: the same numbers, computed in FP32 from FP32 input to FP32 output.
 
     Raises:
         InputError: nothing to compare with.

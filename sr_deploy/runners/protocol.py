@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.bundle.profile import Profile
 from sr_deploy.errors import ShapeError
-from sr_deploy.graph.ends import Dtype, layout_of
+from sr_deploy.graph.io_dtype import Dtype, layout_of
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +40,8 @@ class RunnerSpec:
     profiles: tuple[Profile, ...] = ()
     """Shapes it takes; empty: any."""
     dtype: Dtype = "float32"
-    """Type at both ends of what is run, and of `infer_on_device`; `infer` takes and gives float32 always, and the
-    runner converts to and from integers (0 to 255 or 65535)."""
+    """I/O type of what is run, and of `infer_on_device`; `infer` takes and gives float32 always, and the runner
+    converts to and from integers (0 to 255 or 65535)."""
     artifact: Path | None = None
     """The file that it runs: weights, a graph or an engine."""
     floats: Literal["bf16"] | None = None
@@ -51,7 +51,7 @@ class RunnerSpec:
 
     @property
     def layout(self) -> Literal["NCHW", "NHWC"]:
-        """Order of the axes at both ends of what is run; `infer` takes and gives NCHW always."""
+        """Order of the axes of what is run, input and output; `infer` takes and gives NCHW always."""
         return layout_of(self.dtype)
 
     @property
@@ -79,7 +79,7 @@ class Runner(Protocol):
             lr: N x C x H x W, RGB or gray in [0, 1].
 
         Returns:
-            N x C x (H * scale) x (W * scale), not clamped, unless the ends are integers.
+            N x C x (H * scale) x (W * scale), not clamped, unless the graph gives integers.
 
         Raises:
             ShapeError: a shape that the runner does not take.

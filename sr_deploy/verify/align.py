@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
-from sr_deploy.graph.load import find_ends, name_of, read_integer
+from sr_deploy.graph.load import find_input_output, name_of, read_integer
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, NodeProto
@@ -44,7 +44,7 @@ class GraphView:
         self.model = model
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._producers = {name: node for node in model.graph.node for name in node.output if name}
-        self.input, self.output = (value.name for value in find_ends("the graph", model))
+        self.input, self.output = (value.name for value in find_input_output("the graph", model))
         self.nodes = [node for node in model.graph.node if not _is_seen_through(node, "Constant")]
 
     def chain(self, name: str) -> list[NodeProto]:

@@ -146,9 +146,9 @@ def _compare_outside(original: ModelProto, candidate: ModelProto, precision: Pre
         if wanted.get(key) != found.get(key):
             yield f"its metadata say {found.get(key)!r} for {key} where {wanted.get(key)!r} is due"
     for kind in ("input", "output"):
-        ends = [[_show_end(value) for value in getattr(model.graph, kind)] for model in (original, candidate)]
-        if ends[0] != ends[1]:
-            yield f"its {kind} is {', '.join(ends[1])} where {', '.join(ends[0])} is due"
+        shown = [[_show_value(value) for value in getattr(model.graph, kind)] for model in (original, candidate)]
+        if shown[0] != shown[1]:
+            yield f"its {kind} is {', '.join(shown[1])} where {', '.join(shown[0])} is due"
 
 
 def _read_metadata(model: ModelProto) -> dict[str, str]:
@@ -162,7 +162,7 @@ def _read_metadata(model: ModelProto) -> dict[str, str]:
     return entries
 
 
-def _show_end(value: ValueInfoProto) -> str:
+def _show_value(value: ValueInfoProto) -> str:
     from onnx import TensorProto
 
     kind = value.type.tensor_type

@@ -16,11 +16,11 @@ from sr_deploy.bundle import Bundle, Shape
 from sr_deploy.bundle.records import Record
 from sr_deploy.deps import require
 from sr_deploy.errors import BackendError, InputError
-from sr_deploy.graph.ends import DTYPES, Dtype
-from sr_deploy.graph.load import find_ends, load_whole_model
+from sr_deploy.graph.io_dtype import DTYPES, Dtype
+from sr_deploy.graph.load import find_input_output, load_whole_model
 from sr_deploy.model import Model
-from sr_deploy.runners.ends import encode_input
 from sr_deploy.runners.inputs import photograph_batch
+from sr_deploy.runners.io_conversion import encode_input
 from sr_deploy.verify.align import GraphView, align_graphs, describe_node
 from sr_deploy.verify.origin import load_reference, make_again
 
@@ -172,7 +172,7 @@ def _run_marked(model: ModelProto, names: Sequence[str], lr_NCHW: NDArray[np.flo
     reference, asked = get_reference("graph"), list(dict.fromkeys(names))
     assert reference.open_graph is not None
     marked = modify_outputs(type(model).FromString(model.SerializeToString()), outputs=asked)
-    source, _ = find_ends("the graph", model)
+    source, _ = find_input_output("the graph", model)
     dtype: Dtype = DTYPES.get(source.type.tensor_type.elem_type, "float32")
     try:
         graph = reference.open_graph(marked.SerializeToString(), GraphOptions(optimize=False, plan_memory=False))

@@ -34,7 +34,7 @@ from sr_deploy.export.int8.placement import Placement, find_modules, place_quant
 from sr_deploy.export.int8.quantization_loss import Judge, Loss
 from sr_deploy.export.int8.quantization_options import MAX_FACTOR, MIN_FACTOR
 from sr_deploy.export.int8.task import RANGES_STREAM
-from sr_deploy.graph.load import find_ends
+from sr_deploy.graph.load import find_input_output
 from sr_deploy.model import Model
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.cost import find_cost
@@ -70,7 +70,7 @@ class _Scene:
     """What is measured with."""
 
     reference: ModelProto
-    """The FP32 graph with its channels evened out, FP32 at its ends."""
+    """The FP32 graph with its channels evened out, with FP32 input and output."""
     placement: Placement
     report: Int8Report
     engine: str
@@ -132,7 +132,7 @@ def _set_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
 
 
 def _make_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
-    reference = apply_factors(make_again(model, bundle, ends="fp32"), report.equalized)
+    reference = apply_factors(make_again(model, bundle, io_dtype="fp32"), report.equalized)
     cost = find_cost(model)
     options, photographs = report.options, find_calibration_images(None)
     shape = CropShape(
@@ -275,7 +275,7 @@ def measure_drop(model: Model, bundle: Bundle, choice: BackendChoice) -> Drop | 
 
 def _measure_loss(model: Model, scene: _Scene, choice: BackendChoice) -> tuple[Loss, float]:
     """The loss, and what it surely is."""
-    output = find_ends("the graph", scene.reference)[1].name
+    output = find_input_output("the graph", scene.reference)[1].name
     judge = Judge(scene.crops, open_graph(scene.reference), output, model.scale)
     with open_runner(model, choice) as runner:
         loss = judge.judge(lambda lr_NCHW: {output: runner.infer(lr_NCHW)})

@@ -15,7 +15,7 @@ from sr_deploy.gpus import find_gpu
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import Model
 from sr_deploy.runners.choose import find_graph_precision
-from sr_deploy.runners.ends import rounding_of
+from sr_deploy.runners.io_conversion import rounding_of
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.verify.contents import CONTENTS, PHOTOGRAPH
 from sr_deploy.verify.fp16 import name_backend, open_candidate, why_not_candidate
@@ -51,7 +51,7 @@ def measure_entry(
     Args:
         setting: what is verified, and against what.
         choice: what runs it.
-        limits: what to meet, before they are widened for the rounding of ends.
+        limits: what to meet, before they are widened for the rounding by the I/O type.
 
     Returns:
         The entry, and the worst places. A graph of a bundle that a backend refuses, though it runs here, has one input

@@ -79,7 +79,7 @@ def _list_findings(model: Model, bundle: Bundle, graph: GraphRecord, work: Seque
 
 def _judge_plan(model: Model, bundle: Bundle, graph: GraphRecord) -> Iterator[str]:
     if graph.planned_fp32:
-        again = make_again(model, bundle, ends="fp32")
+        again = make_again(model, bundle, io_dtype="fp32")
         yield from list_unneeded(again, graph.planned_fp32, model.channels, model.scale)
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sr_deploy.bundle import Measurement, Thresholds, WorstPlace
 from sr_deploy.bundle.tolerance import MAX_ALLOWANCE, Fp32Rounding, widen_for_rounding
 from sr_deploy.errors import BackendError, ShapeError
-from sr_deploy.graph.ends import Dtype
+from sr_deploy.graph.io_dtype import Dtype
 from sr_deploy.measure.compare import Comparison, measure_ssim
-from sr_deploy.runners.ends import compare_at_ends, rounding_of
+from sr_deploy.runners.io_conversion import compare_decoded, rounding_of
 from sr_deploy.runners.protocol import Runner
 from sr_deploy.verify.grid import InputGrid, Point
 from sr_deploy.verify.reference import Expected, ReferenceOutputs
@@ -50,7 +50,7 @@ def run_grid(
         runner: the backend.
         grid: the inputs.
         outputs: what the reference makes of them.
-        limits: what to meet, before they are widened for the rounding of ends.
+        limits: what to meet, before they are widened for the rounding by the I/O type.
         file: what the backend runs, for the crops.
         rounds: whether the limits are of FP32, whose own rounding counts too: it is measured where an input comes near
             them.
@@ -66,17 +66,19 @@ def run_grid(
             continue
         try:
             sr_NCHW = runner.infer(expected.lr_NCHW)
-            comparison = compare_at_ends(sr_NCHW, expected.sr_NCHW, dtype)
+            comparison = compare_decoded(sr_NCHW, expected.sr_NCHW, dtype)
         except (BackendError, ShapeError) as error:  # loaded, but not able to run this input: as wrong as can be
             tell(f"{runner.spec} failed: {error}")
             run.measurements.append(make_failure(point))
             continue
         measurement = _measure(point, comparison, sr_NCHW, expected)
         allowed = _find_allowed(limits, dtype, outputs.dtype, expected.sr_NCHW)
-        ends = rounding_of(dtype) + outputs.rounding
-        near = rounds and _comes_near(comparison, limits.widened(ends))
+        io_rounding = rounding_of(dtype) + outputs.rounding
+        near = rounds and _comes_near(comparison, limits.widened(io_rounding))
         rounding = outputs.measure_rounding(point) if near else None
-        run.measurements.append(measurement.model_copy(update=_allow(limits.widened(ends), allowed, rounding, ends)))
+        run.measurements.append(
+            measurement.model_copy(update=_allow(limits.widened(io_rounding), allowed, rounding, io_rounding))
+        )
         if measurement.worst is not None:
             pictures = (expected.lr_NCHW, np.asarray(expected.sr_NCHW, np.float32), sr_NCHW)
             crop = cut_crop(str(runner.spec), file, point, measurement.worst, comparison.max_abs, pictures=pictures)
@@ -99,11 +101,13 @@ def _comes_near(comparison: Comparison, limits: Thresholds) -> bool:
     return bool(np.isfinite(comparison.max_abs)) and (far or noisy)
 
 
-def _allow(limits: Thresholds, allowed: float | None, rounding: Fp32Rounding | None, ends: float) -> dict[str, object]:
+def _allow(
+    limits: Thresholds, allowed: float | None, rounding: Fp32Rounding | None, io_rounding: float
+) -> dict[str, object]:
     """What an input is allowed beyond the thresholds, and why, as the fields of a measurement."""
     if rounding is None:
         return {"allowed": allowed}
-    wide = widen_for_rounding(limits, rounding, ends)
+    wide = widen_for_rounding(limits, rounding, io_rounding)
     found: dict[str, object] = {"allowed": allowed, "fp32_rounding": rounding}
     if wide.max_abs is not None and wide.max_abs != limits.max_abs:
         found["allowed"] = max(wide.max_abs, allowed or 0.0)

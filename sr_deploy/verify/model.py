@@ -50,8 +50,8 @@ def verify_backends(
     The reference is PyTorch in float64, in FP32 (TF32 off) where an input is too large for that, or for a graph without
     weights ONNX Runtime in FP32 with all optimizations off. What FP32 may be off by is derived from its own rounding
     (`sr_deploy.bundle.tolerance`). An FP16 graph is accompanied by PyTorch's true FP16, because ONNX Runtime computes
-    FP16 convolutions in FP32 on a CPU: the FP16 figure is the worse of the two (`worst_entry`). Where graphs have ends
-    of other types than float32, all are shown what those ends can hold, and the thresholds allow for their rounding.
+    FP16 convolutions in FP32 on a CPU: the FP16 figure is the worse of the two (`worst_entry`). Where graphs have
+    another I/O type than float32, all are shown what it can hold, and the thresholds allow for its rounding.
     Nothing is written.
 
     Args:

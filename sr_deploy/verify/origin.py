@@ -10,7 +10,7 @@ from sr_deploy.bundle.documents import read_record
 from sr_deploy.errors import GraphError
 from sr_deploy.export.int8.bundle import load_quantized_source
 from sr_deploy.export.int8.search_report import Int8Report
-from sr_deploy.graph.ends import ENDS_OF_DTYPE, Ends, change_ends
+from sr_deploy.graph.io_dtype import IO_DTYPE_OF, IoDtype, change_io_dtype
 from sr_deploy.graph.load import load_whole_model
 from sr_deploy.graph.read import read_graph
 from sr_deploy.model import Model
@@ -48,7 +48,7 @@ def load_reference(bundle: Bundle, precision: Precision) -> ModelProto:
 
 
 def make_again(
-    model: Model, bundle: Bundle, *, rewritten: bool = True, ends: Ends | None = None, exporter: bool = False
+    model: Model, bundle: Bundle, *, rewritten: bool = True, io_dtype: IoDtype | None = None, exporter: bool = False
 ) -> ModelProto:
     """The FP32 graph of a bundle's weights, made anew.
 
@@ -56,7 +56,7 @@ def make_again(
         model: the bundle, opened.
         bundle: likewise.
         rewritten: whether the rewrites that the manifest names are applied; False: the plain graph.
-        ends: what it takes and gives; None: as the bundle's graphs.
+        io_dtype: what it takes and gives; None: as the bundle's graphs.
         exporter: whether PyTorch's exporter makes it, which takes seconds to a minute; False: it is written down while
             the network computes, and exported only where it calls what cannot be written.
     """
@@ -73,9 +73,9 @@ def make_again(
         graph = _export(model, bundle)
     if rewritten and manifest.rewrites:
         rewrite_model(graph, _choose_rewrites(manifest.rewrites))
-    if ends is None:
-        ends = ENDS_OF_DTYPE[read_graph(bundle.path / manifest.graphs[0].file).input_dtype]
-    change_ends(graph, ends)
+    if io_dtype is None:
+        io_dtype = IO_DTYPE_OF[read_graph(bundle.path / manifest.graphs[0].file).input_dtype]
+    change_io_dtype(graph, io_dtype)
     return graph
 
 

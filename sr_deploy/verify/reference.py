@@ -16,11 +16,11 @@ from sr_deploy.backends.registry import get_reference, name_float64
 from sr_deploy.bundle import Profile, Shape
 from sr_deploy.bundle.tolerance import Fp32Rounding
 from sr_deploy.errors import BackendError
-from sr_deploy.graph.ends import Dtype
+from sr_deploy.graph.io_dtype import Dtype
 from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.model import Model
 from sr_deploy.runners import open_runner
-from sr_deploy.runners.ends import rounding_of, snap_input
+from sr_deploy.runners.io_conversion import rounding_of, snap_input
 from sr_deploy.runners.parity import Reference, describe_reference, open_default_layout, open_reference
 from sr_deploy.runners.protocol import Runner
 from sr_deploy.verify.contents import PHOTOGRAPH, draw_content
@@ -142,7 +142,7 @@ class ReferenceOutputs:
 
     def _compute(self, point: Point) -> Expected:
         model = self._model
-        lr_NCHW = snap_input(draw_content(point.content, point.shape, model.channels, model.scale), model.end_dtype)
+        lr_NCHW = snap_input(draw_content(point.content, point.shape, model.channels, model.scale), model.input_dtype)
         if not model.has_weights:
             return Expected(lr_NCHW, self._open("graph").infer(lr_NCHW))
         if self.fits_float64(point):

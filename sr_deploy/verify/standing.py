@@ -10,7 +10,7 @@ from sr_deploy.bundle.store import CERTIFICATE_NAME
 from sr_deploy.bundle.tolerance import Fp32Rounding
 from sr_deploy.errors import DamagedBundleError
 from sr_deploy.graph.read import read_graph
-from sr_deploy.runners.ends import rounding_of
+from sr_deploy.runners.io_conversion import rounding_of
 from sr_deploy.verify.contents import CONTENTS
 from sr_deploy.verify.grid import Point
 from sr_deploy.verify.reference import ReferenceOutputs
@@ -116,20 +116,18 @@ def _is_more(claimed: Fp32Rounding, measured: Fp32Rounding) -> bool:
 
 
 def _list_wide_roundings(bundle: Bundle, certificate: Certificate) -> Iterator[str]:
-    """Entries whose thresholds were widened for more rounding than the ends of the bundle's graphs do."""
+    """Entries whose thresholds were widened for more rounding than the I/O type of the bundle's graphs does."""
     widened = [entry for entry in certificate.entries if entry.thresholds.get("rounding")]
     if not widened:
         return
     dtypes = {read_graph(bundle.path / graph.file).input_dtype for graph in bundle.manifest.graphs}
-    allowed_max = 2 * max(
-        map(rounding_of, dtypes)
-    )  # at the ends of both what is compared and of what it is compared with
+    allowed_max = 2 * max(map(rounding_of, dtypes))  # of what is compared, and of what it is compared with
     for entry in widened:
         if entry.thresholds["rounding"] > allowed_max:
             yield (
                 f"{bundle.path / CERTIFICATE_NAME} contradicts the graphs: the entry of {entry.artifact.file} on "
-                f"{entry.backend} allows {entry.thresholds['rounding']:g} for rounding at the ends, which round by "
-                f"{allowed_max:g} at most"
+                f"{entry.backend} allows {entry.thresholds['rounding']:g} for rounding by the I/O type, which rounds "
+                f"by {allowed_max:g} at most"
             )
 
 

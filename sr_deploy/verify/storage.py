@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sr_deploy.backends import QUANTIZED, Precision
 from sr_deploy.export.casts import FP32_INPUTS, Regions
 from sr_deploy.export.int8.joins import list_joined
-from sr_deploy.graph.ends import find_end_nodes
+from sr_deploy.graph.io_dtype import find_io_conversions
 from sr_deploy.graph.load import infer_types
 from sr_deploy.verify.align import Alignment, GraphView, describe_node
 
@@ -59,7 +59,7 @@ def plan_storage(
     """What a graph that was made of `reference` stores its values in.
 
     Args:
-        reference: the FP32 graph, whatever its ends.
+        reference: the FP32 graph, whatever its I/O type.
         precision: of the graph that was made of it.
         planned_fp32: nodes that stay FP32.
         rest: what a quantized graph computes in between its quantized convolutions.
@@ -73,7 +73,7 @@ def plan_storage(
         copied = type(reference).FromString(reference.SerializeToString())
         regions = Regions.find(copied, planned_fp32, "the FP32 graph")
         held = {name for node in copied.graph.node if regions.holds(node) for name in node.output}
-        held |= {name for node in find_end_nodes(reference) for name in node.output}
+        held |= {name for node in find_io_conversions(reference) for name in node.output}
     return Storage(float_type, frozenset(held), precision in QUANTIZED)
 
 

@@ -52,11 +52,11 @@ def write_network(network: torch.nn.Module, arch: ArchSpec, source_sha256: str) 
     with torch.no_grad(), writer:
         sr_NCHW = folded(lr_NCHW)
     writer.end(sr_NCHW)
-    ends = [
+    values = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, arch.channels, None, None])
         for name in (INPUT_NAME, OUTPUT_NAME)
     ]
-    graph = helper.make_graph(writer.nodes, "generator", ends[:1], ends[1:], writer.constants)
+    graph = helper.make_graph(writer.nodes, "generator", values[:1], values[1:], writer.constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION)
     clean_graph(model, scale=arch.scale)
     set_metadata(model, describe_graph(arch, multiple, "fp32", source_sha256))

@@ -88,9 +88,9 @@ def _change_model(draw: random.Random, model: onnx.ModelProto) -> str:
     if special == 1 and graph.node:
         names = [name for node in graph.node for name in (*node.input, *node.output)]
         node = draw.choice(graph.node)
-        ends = node.input if draw.random() < 0.7 and node.input else node.output
-        if ends:
-            ends[draw.randrange(len(ends))] = draw.choice(names)
+        values = node.input if draw.random() < 0.7 and node.input else node.output
+        if values:
+            values[draw.randrange(len(values))] = draw.choice(names)
         return "rewire"
     if special == 2 and graph.initializer:
         tensor = draw.choice(graph.initializer)

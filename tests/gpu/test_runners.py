@@ -118,7 +118,7 @@ def test_engines_take_and_give_8_bit_pictures(tmp_path, lr, backend, precision):
     if reason:
         pytest.skip(reason)
     save_network(tmp_path / "net.safetensors", features=16)
-    wanted = load_spec().with_options(fp16=True).model_copy(update={"ends": "uint8"})
+    wanted = load_spec().with_options(fp16=True).model_copy(update={"io_dtype": "uint8"})
     export_bundle(tmp_path / "net.safetensors", wanted, tmp_path / "bundle", backend)
     model, choice = open_model(tmp_path / "bundle"), BackendChoice(backend, precision)
     reason = why_not_runnable(model, choice)

@@ -23,6 +23,7 @@ from sr_deploy.arch import registry
 from sr_deploy.backends import registry as backends
 from sr_deploy.cli import main
 from sr_deploy.imaging.codec import read_image
+from sr_deploy.plugins import find_modules
 from sr_deploy.train.losses import registry as losses
 from sr_deploy.train.metrics import read_metrics
 
@@ -54,11 +55,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    known = (
-        *(registry._find_modules, registry.get_architecture),
-        *(backends._find_modules, backends.list_backends),
-        *(losses._find_modules, losses.get_loss),
-    )
+    known = find_modules, registry.get_architecture, backends.list_backends, losses.get_loss
     for one in known:
         one.cache_clear()
     yield folder

@@ -16,17 +16,28 @@ GONE = {
     "agree": "broadcast",
     "ahead": "queue_depth",
     "any_wishes": "any",
+    "before_end": "inner_output",
+    "change_ends": "change_io_dtype",
+    "change_graph_ends": "change_file_io_dtype",
+    "compare_at_ends": "compare_decoded",
     "contender": "candidate",
     "contenders": "candidates",
     "describe_making": "hash_config",
+    "dtype_of_ends": "array_dtype_of",
     "drift_ledger": "error_budget",
+    "end_dtype": "input_dtype",
+    "ends_of_dtype": "io_dtype_of",
     "falling": "download",
     "fewest": "min_",
+    "find_end_nodes": "find_io_conversions",
+    "find_ends": "find_input_output",
+    "half_ends": "fp16_io",
     "is_first": "is_main",
     "lanes": "streams",
     "lattice": "input_grid",
     "ledger": "error_budget",
     "made_by": "config_hash",
+    "name_ends": "find_io_names",
     "opponent": "discriminator",
     "race": "autotune",
     "racer": "candidate",
@@ -36,14 +47,18 @@ GONE = {
     "spell": "decompose",
     "verdict_original": "d_real",
     "verdict_result": "d_fake",
+    "with_ends": "with_io_dtype",
 }
 """Names of functions, classes, arguments, attributes, options and keys, with what to write."""
+GONE_KEYS = {*GONE, "ends"}
+"""Of formats and options; inside the package, ends are those of a Slice or of a file as well."""
 GONE_MODULES = {
     "bench": {"contenders", "race"},
-    "export": {"half_format", "half_plan", "half_probe"},
+    "export": {"ends", "half_format", "half_plan", "half_probe"},
     "export/int8": {"files", "job", "options", "pipeline", "quality", "report", "work", "worker"},
-    "graph": {"moves", "reach", "spans", "windows"},
+    "graph": {"ends", "moves", "reach", "spans", "windows"},
     "graph/rewrite": {"options", "sides"},
+    "runners": {"ends"},
     "train/recipe": {"files"},
     "upscale": {"files", "job", "pipeline", "places", "report", "work", "worker"},
     "upscale/video": {"entries", "job", "pipeline", "work", "worker"},
@@ -67,6 +82,10 @@ PHRASES = (
     r"\bas people write it\b",
     r"\blooked into the files\b",
     r"\bwhat is there is (?:taken|kept)\b",
+    r"\b(?:FP32|FP16|8-bit|16-bit|u?int\d+|float\d+|integer|NCHW|NHWC|other) ends\b(?! at)",
+    r"\bat (?:its|the|other) ends\b",
+    r"--ends\b",
+    r"\bends of (?:a |the |all )?graphs?\b",
 )
 """In docs, help and messages."""
 _PHRASES = re.compile("|".join(PHRASES), re.IGNORECASE)
@@ -113,6 +132,8 @@ def test_the_searches_find_what_they_are_for():
     assert find_phrases("A loss that is no\nnumber, on the way up: every so-manieth step.") == [
         *("is no number", "on the way up", "so-manieth"),
     ]
+    assert find_phrases("FP16 ends, rounding at the ends: --ends uint8") == ["FP16 ends", "at the ends", "--ends"]
+    assert find_phrases("FP16 ends at 65504, at the end") == []
     assert find_phrases("'x' is not a number from 1 to 9; 12 of 16 SIMD lanes; NaN or infinite") == []
 
 
@@ -155,10 +176,10 @@ def test_keys_of_formats_and_options_use_the_terms_of_the_field():
     for path in PACKAGE.rglob("_models/*/*.json"):
         json.loads(path.read_text("utf-8"), object_hook=lambda one: keys.update(one) or one)
     assert len(keys) > 100
-    assert sorted(keys & GONE.keys()) == []
+    assert sorted(keys & GONE_KEYS) == []
 
 
-@pytest.mark.parametrize("word", ["most", "together", "sides", "half"])
+@pytest.mark.parametrize("word", ["most", "together", "sides", "half", "ends"])
 def test_arguments_say_what_is_bounded(word):
     """Words that are fine in a sentence, but say nothing as the name of an argument or a field."""
     found = [

@@ -47,11 +47,11 @@ def make_chain(layers):
             nodes.append(helper.make_node("PRelu", [before, f"body.{number}.slope"], [f"active{number}"]))
             before = f"active{number}"
     nodes.append(helper.make_node("DepthToSpace", [before], ["sr"], blocksize=2, mode="CRD"))
-    ends = [
+    values = [
         [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3, f"{factor}h", f"{factor}w"])]
         for name, factor in (("lr", ""), ("sr", "2*"))
     ]
-    graph = helper.make_graph(nodes, "chain", *ends, constants)
+    graph = helper.make_graph(nodes, "chain", *values, constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 

@@ -17,7 +17,7 @@ from sr_deploy.errors import BackendError, first_line
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, inference_error
-from sr_deploy.runners.ends import decode_output, encode_input
+from sr_deploy.runners.io_conversion import decode_output, encode_input
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.runners.rewritten import open_rewritten
 from sr_deploy.runners.shapes import examine_graph, graph_runner_spec

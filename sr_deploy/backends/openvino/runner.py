@@ -16,7 +16,7 @@ from sr_deploy.deps import require
 from sr_deploy.errors import BackendError, OutOfMemoryError, first_line
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, inference_error, require_cpu
-from sr_deploy.runners.ends import decode_output, encode_input
+from sr_deploy.runners.io_conversion import decode_output, encode_input
 from sr_deploy.runners.rewritten import open_rewritten
 from sr_deploy.runners.shapes import examine_graph, graph_runner_spec
 from sr_deploy.runners.threads import default_threads

@@ -33,14 +33,14 @@ from sr_deploy.backends.tensorrt.open_engine import (
 from sr_deploy.bundle import EngineRecord, Profile, Shape
 from sr_deploy.errors import BackendError, InputError, OutOfMemoryError, ShapeError
 from sr_deploy.gpus import Gpu, find_gpu, visible_gpus
-from sr_deploy.graph.ends import Dtype
+from sr_deploy.graph.io_dtype import Dtype
 from sr_deploy.model import Model
 from sr_deploy.runners.base import BaseRunner, inference_error
 from sr_deploy.runners.cuda_graph import GraphReplay
-from sr_deploy.runners.ends import decode_output, encode_input
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
+from sr_deploy.runners.io_conversion import decode_output, encode_input
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
-from sr_deploy.trt import check_gpu, name_ends, take_errors
+from sr_deploy.trt import check_gpu, find_io_names, take_errors
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.
@@ -80,7 +80,7 @@ class TensorRtRunner(BaseRunner):
             engine = load_engine(sdk, path, model.trust)
             if record.flags.get("strip_weights") == "on":
                 restore_weights(sdk, engine, model.graph_path(choice.precision))
-            names = name_ends(sdk, engine)
+            names = find_io_names(sdk, engine)
             taken, given = (_find_dtype(engine, name) for name in names)
             super().__init__(_spec_of(model, record, path, self._device, taken))
             memory = _take_memory(engine.device_memory_size_v2, self._device, self.spec)
@@ -169,8 +169,8 @@ class EngineContext:
         if not accepted or min(shape) < 1:
             raise engine_error(f"{self._spec} refused the shape {'x'.join(map(str, lr.shape))}")
         sr = torch.empty(shape, dtype=self._output_dtype, device=lr.device)
-        ends = ((self._input, lr), (self._output, sr))
-        bound = all(context.set_tensor_address(name, tensor.data_ptr()) for name, tensor in ends)
+        tensors = ((self._input, lr), (self._output, sr))
+        bound = all(context.set_tensor_address(name, tensor.data_ptr()) for name, tensor in tensors)
         if not bound or not context.execute_async_v3(handle):
             raise engine_error(f"{self._spec} failed on {'x'.join(map(str, lr.shape))}")
         return sr

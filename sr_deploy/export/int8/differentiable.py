@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from sr_deploy.arch.quantized import round_to_levels
 from sr_deploy.export.int8.joins import find_parts, list_joined
-from sr_deploy.graph.load import find_ends
+from sr_deploy.graph.load import find_input_output
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -59,7 +59,7 @@ class DifferentiableGraph:
 
         self._nodes = list(model.graph.node)
         self._producers = {name: node for node in self._nodes for name in node.output}
-        source, target = find_ends("the graph", model)
+        source, target = find_input_output("the graph", model)
         self._input, self._output = source.name, target.name
         self._attributes = {
             id(node): {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute} for node in self._nodes

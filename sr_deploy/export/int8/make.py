@@ -42,8 +42,8 @@ def make_int8_graph(
     """Write the INT8 or FP8 graph of an FP32 one, and a picture of the search beside it.
 
     Args:
-        fp32_path: an ONNX file with FP32 images at both ends.
-        int8_path: the file to write; its ends are FP32 too.
+        fp32_path: an ONNX file whose input and output are FP32 images.
+        int8_path: the file to write; its input and output are FP32 too.
         options: budget, settings and number format.
         calibration: folder of photographs in high resolution; None: the bundled ones.
         force: write the graph with all candidates quantized where no choice of them meets the budget.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sr_deploy.errors import GraphError
-from sr_deploy.graph.load import find_ends, read_integer
+from sr_deploy.graph.load import find_input_output, read_integer
 
 if TYPE_CHECKING:
     import onnx
@@ -63,7 +63,7 @@ def place_quantization(model: onnx.ModelProto) -> Placement:
         GraphError: not one image in and one out, or shapes that cannot be inferred.
     """
     _name_nodes(model.graph)
-    source, _ = find_ends("the graph", model)
+    source, _ = find_input_output("the graph", model)
     raw = _follow(model.graph, source.name)
     constants = {tensor.name for tensor in model.graph.initializer}
     shares = _measure_shares(model)
@@ -118,7 +118,7 @@ def _follow(graph: onnx.GraphProto, source: str) -> set[str]:
 def _measure_shares(model: onnx.ModelProto) -> dict[str, float]:
     from sr_deploy.graph.read import describe_layers
 
-    dims = [dim.dim_value for dim in find_ends("the graph", model)[0].type.tensor_type.shape.dim]
+    dims = [dim.dim_value for dim in find_input_output("the graph", model)[0].type.tensor_type.shape.dim]
     shape = (dims[0] or 1, dims[2] or _PROBE_SIDES, dims[3] or _PROBE_SIDES)
     shares: dict[str, float] = defaultdict(float)
     for layer in describe_layers(model, shape):

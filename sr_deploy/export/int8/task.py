@@ -19,7 +19,7 @@ from sr_deploy.export.int8.formats import FORMATS, NumberFormat
 from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization
 from sr_deploy.export.int8.quantization_loss import Judge
 from sr_deploy.export.int8.quantization_options import Int8Options
-from sr_deploy.graph.load import find_ends, load_model
+from sr_deploy.graph.load import find_input_output, load_model
 from sr_deploy.graph.read import read_graph
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def make_task(
         shape=CropShape(side, info.scale, info.channels, options.seed),
         multiple=info.input_multiple,
         engine=choose_engine(options.format),
-        output=find_ends(fp32_path, model)[1].name,
+        output=find_input_output(fp32_path, model)[1].name,
         path=int8_path,
         keep_fp32=keep_fp32,
         tell=tell,

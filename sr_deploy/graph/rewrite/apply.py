@@ -9,7 +9,7 @@ import onnx
 
 from sr_deploy.errors import GraphError
 from sr_deploy.graph.cost import cost_layers, count_multiply_adds, sum_layers
-from sr_deploy.graph.load import find_ends, opset_of, strip_weights
+from sr_deploy.graph.load import find_input_output, opset_of, strip_weights
 from sr_deploy.graph.rewrite.average_pool import fold_average_pools
 from sr_deploy.graph.rewrite.concat import split_concatenations
 from sr_deploy.graph.rewrite.edit import EditableGraph
@@ -155,7 +155,7 @@ def measure_graph(model: onnx.ModelProto) -> GraphSize:
     nodes = len(model.graph.node)
     skeleton = _copy_without_weights(model)
     try:
-        source, _ = find_ends("the graph", skeleton)
+        source, _ = find_input_output("the graph", skeleton)
         dims = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
         if len(dims) != 4 or not dims[1]:
             return GraphSize(nodes, None, None)

@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from sr_deploy.graph.load import find_ends, read_integer, read_integers, read_text
+from sr_deploy.graph.load import find_input_output, read_integer, read_integers, read_text
 from sr_deploy.graph.rewrite.edit import EditableGraph
 from sr_deploy.graph.rewrite.patterns import (
     Conv,
@@ -37,7 +37,7 @@ def append_halving(model: onnx.ModelProto) -> None:
 
     `fold_average_pools` then makes it part of the tail. Declared sizes of the output are dropped: they were twice that.
     """
-    _, output = find_ends("the graph", model)
+    _, output = find_input_output("the graph", model)
     graph = EditableGraph(model)
     whole = graph.new_name(f"{output.name}/whole")
     maker = graph.producer(output.name)

@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
-from sr_deploy.graph.load import find_ends, read_integer, read_integers
+from sr_deploy.graph.load import find_input_output, read_integer, read_integers
 from sr_deploy.graph.rewrite.edit import EditableGraph
 from sr_deploy.graph.rewrite.patterns import Conv, read_conv, write_conv
 from sr_deploy.graph.shapes import InferredShapes, infer_shapes
@@ -121,7 +121,7 @@ def _find_block(shapes: InferredShapes, source: str, cells: str, result: str) ->
 def _probe_shapes(model: onnx.ModelProto) -> list[InferredShapes]:
     """Shapes of all tensors for pictures of two sizes, or for the one that the graph takes; empty where unknown."""
     try:
-        source, _ = find_ends("the graph", model)
+        source, _ = find_input_output("the graph", model)
     except GraphError:
         return []
     dims = [dim.dim_value for dim in source.type.tensor_type.shape.dim]

@@ -9,16 +9,14 @@ No torch is imported here before a loss is asked for.
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from sr_deploy.errors import InputError
+from sr_deploy.plugins import find_modules
 from sr_deploy.train.metrics import OTHER_METRICS
 from sr_deploy.train.section import Factor, Section
 
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from sr_deploy.train.recipe import Recipe
 
 _ENTRY_POINTS = "sr_deploy.losses"
-_OWN_NAME = Path(__file__).stem
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 Need = Literal["original", "discriminator", "teacher"]
@@ -128,18 +125,15 @@ class Term:
         return describe_key(self.name, self.loss)
 
 
-@cache
 def _find_modules() -> Mapping[str, str]:
-    """The module of each loss, by name; nobody else's replaces one of ours."""
-    others = {point.name: point.value for point in entry_points(group=_ENTRY_POINTS)}
-    wrong = next((name for name in others if not _NAME.fullmatch(name) or name in OTHER_METRICS), None)
+    modules = find_modules("sr_deploy.train.losses", _ENTRY_POINTS, exclude=("registry",))
+    wrong = next((name for name in modules if not _NAME.fullmatch(name) or name in OTHER_METRICS), None)
     if wrong is not None:
         raise InputError(
             f"an installed package names a loss {wrong[:64]!r}; a name has small letters, digits and underscores, and "
             f"is none of {', '.join(sorted(OTHER_METRICS))}: rename its entry point of {_ENTRY_POINTS}"
         )
-    names = {one.name for one in pkgutil.iter_modules([str(Path(__file__).parent)])} - {_OWN_NAME}
-    return others | {name: f"{__package__}.{name}" for name in names}
+    return modules
 
 
 def loss_names() -> tuple[str, ...]:

@@ -212,12 +212,12 @@ def write_hostile_graph(path: Path) -> None:
     lr, w, out = "lr\x1b]0;x\x07", "w\x1b[31m", "sr\u202e"
     convolution = helper.make_node("Conv", [lr, w], ["c\x9b"], name="\x1b[2Jconv\u202e", pads=[1, 1, 1, 1])
     shuffle = helper.make_node("DepthToSpace", ["c\x9b"], [out], name="up\n\x1b[5m", blocksize=2, mode="CRD")
-    ends = [
+    values = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, f"h\x1b{name}", f"w\r{name}"])
         for name in (lr, out)
     ]
     graph = helper.make_graph(
-        [convolution, shuffle], "g\x1b[5m", ends[:1], ends[1:], [numpy_helper.from_array(weights, w)]
+        [convolution, shuffle], "g\x1b[5m", values[:1], values[1:], [numpy_helper.from_array(weights, w)]
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="\x1b[31m")
     model.ir_version = 9

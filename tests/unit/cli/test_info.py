@@ -98,7 +98,7 @@ def test_onnx_file(exported, capsys):
     document = run_json(capsys, made.path)
     (graph,) = document["graphs"]
     assert (document["kind"], document["scale"], document["input_multiple"]) == ("graph", 2, 2)
-    assert graph["ends"] == "lr (N x 3 x H x W, float32) -> sr (float32)"
+    assert graph["io"] == "lr (N x 3 x H x W, float32) -> sr (float32)"
     assert graph["cost"]["precision_share"] == {"fp32": 1.0}
     assert graph["file"]["sha256"] == sha256_of(made.path)
     assert graph["metadata"]["sr_deploy.colour"] == "RGB"

@@ -74,7 +74,7 @@ def test_a_network_is_exported_as_the_spec_says(name, bundles):
     assert bundle.precisions == spec.precisions
     assert bundle.manifest.profiles == spec.profiles
     assert bundle.manifest.engine == spec.engine
-    dtype = {"fp32": "float32", "uint8": "uint8"}[spec.ends]
+    dtype = {"fp32": "float32", "uint8": "uint8"}[spec.io_dtype]
     for precision in bundle.precisions:
         assert read_graph(bundle.graph(precision)).input_dtype == dtype
 
@@ -83,7 +83,7 @@ def test_video_specs_take_whole_frames_as_decoders_give_them():
     for name, shape in (("video-720p", Shape(1, 720, 1280)), ("video-1080p", Shape(1, 1080, 1920))):
         spec = load_spec(name)
         frame = spec.profiles[0]
-        assert (spec.ends, frame.min, frame.opt, frame.max) == ("uint8", shape, shape, shape)
+        assert (spec.io_dtype, frame.min, frame.opt, frame.max) == ("uint8", shape, shape, shape)
     assert any(profile.opt.n == 4 for profile in load_spec("video-720p").profiles)
 
 

@@ -50,13 +50,13 @@ def fail(bundle, **changes) -> SrDeployError:
 
 def make_odd_graph(path: Path) -> None:
     """A convolution and then an operator that no SDK knows."""
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, "h", "w"]) for name in ("lr", "sr")]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, "h", "w"]) for name in ("lr", "sr")]
     weight = helper.make_tensor("w", TensorProto.FLOAT, [3, 3, 1, 1], [0.5] * 9)
     nodes = [
         helper.make_node("Conv", ["lr", "w"], ["conv"], name="conv_0"),
         helper.make_node("Sharpen", ["conv"], ["sr"], domain="com.example", name="sharpen_7"),
     ]
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [weight])
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.example", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
 

@@ -36,8 +36,8 @@ def write_graph(path: Path, kind: str, dtype: int = TensorProto.FLOAT) -> Path:
         ]
     else:
         nodes[0].output[0] = "sr"
-    ends = [helper.make_tensor_value_info(name, dtype, [1, 3, "h", "w"]) for name in ("lr", "sr")]
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(weight, "w")])
+    values = [helper.make_tensor_value_info(name, dtype, [1, 3, "h", "w"]) for name in ("lr", "sr")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [numpy_helper.from_array(weight, "w")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
     return path
 

@@ -45,8 +45,8 @@ def make_mixed_graph(path):
     add("Conv", ["dq", "dqw"], "conv_1", pads=[1, 1, 1, 1])
     add("Conv", ["conv_1", weight("w2", (3, 8, 3, 3), np.float16)], "conv_2", pads=[1, 1, 1, 1])
     add("Cast", ["conv_2"], "sr", to=FLOAT)
-    ends = [helper.make_tensor_value_info(name, FLOAT, ["n", 3, "h", "w"]) for name in ("lr", "sr")]
-    graph = helper.make_graph(nodes, "mixed", ends[:1], ends[1:], constants)
+    values = [helper.make_tensor_value_info(name, FLOAT, ["n", 3, "h", "w"]) for name in ("lr", "sr")]
+    graph = helper.make_graph(nodes, "mixed", values[:1], values[1:], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
     return GraphRecord(file=path.name, sha256=sha256_of(path), precision="int8", planned_fp32=("conv_0",))
 

@@ -1,4 +1,4 @@
-"""Planned FP16, BF16 and other ends through `sr-deploy export`, to the certificate."""
+"""Planned FP16, BF16 and other I/O types through `sr-deploy export`, to the certificate."""
 
 from __future__ import annotations
 
@@ -117,15 +117,15 @@ def test_sound_networks_plan_nothing_and_say_so(tmp_path, capsys):
     assert open_bundle(tmp_path / "calm").manifest.graph("fp16").planned_fp32 == ()
 
 
-def test_ends_by_option(tmp_path, capsys):
+def test_io_dtype_by_option(tmp_path, capsys):
     checkpoint = make_checkpoint(tmp_path / "calm.safetensors", 1)
-    assert export(checkpoint, tmp_path / "calm", "--fp16", "--ends", "fp16", "--backend", "none") == 0
+    assert export(checkpoint, tmp_path / "calm", "--fp16", "--io-dtype", "fp16", "--backend", "none") == 0
     bundle = open_bundle(tmp_path / "calm")
     for precision in ("fp32", "fp16"):
         info = read_graph(bundle.graph(precision))
         assert (info.input_dtype, info.output_dtype) == ("float16", "float16")
     assert not [node for node in onnx.load(bundle.graph("fp16")).graph.node if node.op_type == "Cast"]
     capsys.readouterr()
-    assert export(checkpoint, tmp_path / "other", "--ends", "fp64", "--backend", "none") == 1
-    assert "--ends takes fp32, fp16, uint8, uint16, not 'fp64'" in capsys.readouterr().err
+    assert export(checkpoint, tmp_path / "other", "--io-dtype", "fp64", "--backend", "none") == 1
+    assert "--io-dtype takes fp32, fp16, uint8, uint16, not 'fp64'" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

@@ -144,9 +144,9 @@ def test_layers_whose_terms_cancel_stay_fp32_with_what_feeds_them():
         helper.make_node("Conv", ["x", "w0"], ["a"], name="twice"),
         helper.make_node("Conv", ["a", "w1"], ["y"], name="cancel"),
     ]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, "h", "w"]) for name in ("x", "y")]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, "h", "w"]) for name in ("x", "y")]
     tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     picture = PICTURE * np.array([1, 0, 0], np.float32).reshape(1, 3, 1, 1)
     plan = plan_fp16(model, lambda: [picture])

@@ -14,8 +14,8 @@ from google.protobuf import text_format
 
 from sr_deploy.bundle import Bundle, EngineRecord, FileRecord, Shape, open_bundle, parse_profile
 from sr_deploy.errors import OutputError
-from sr_deploy.export.ends import change_graph_ends
 from sr_deploy.export.triton import format_text, write_triton_models
+from sr_deploy.export.write import change_file_io_dtype
 from sr_deploy.files import sha256_of
 from sr_deploy.gpus import Gpu
 
@@ -190,7 +190,7 @@ def test_plans_of_another_gpu_are_left_out(make_bundle, tmp_path, monkeypatch):
 def test_whole_numbers_have_their_channels_last(make_bundle, exported, tmp_path, read, schema):
     graph = tmp_path / "uint8.onnx"
     shutil.copyfile(exported("compact-x4").path, graph)
-    change_graph_ends(graph, "uint8")
+    change_file_io_dtype(graph, "uint8")
     bundle = make_bundle("compact-x4", tmp_path, graph=graph)
     (model,) = write_triton_models(bundle, tmp_path / "models")
     config = read(model.path)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from sr_deploy.bundle import Profile, Shape
-from sr_deploy.runners.ends import decode_output, encode_input
+from sr_deploy.runners.io_conversion import decode_output, encode_input
 from tests.unit.gpu.streams import Gpu, Memory
 
 OUT_OF_MEMORY = "[executionContext.cpp::init] Error Code 2: OutOfMemory (Requested size was 12 bytes.)"

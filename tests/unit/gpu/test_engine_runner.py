@@ -74,7 +74,7 @@ def test_an_engine_gives_the_same_as_it_is_and_replayed(bundle, stub, install_sd
 
 
 @pytest.mark.parametrize(("dtype", "name"), [("HALF", "float16"), ("UINT8", "uint8")])
-def test_ends_of_every_type(bundle, stub, install_sdk, dtype, name):
+def test_every_io_dtype(bundle, stub, install_sdk, dtype, name):
     stub.dtype = dtype
     install_sdk(stub)
     add_engine(bundle, precision="fp16")

@@ -98,7 +98,7 @@ def test_sizes_computed_from_the_input(make_graph):
     assert read_graph(make_graph(nodes, constants, opset=13)).scale == 3
 
 
-def test_half_precision_ends_and_weights(make_graph, tools):
+def test_half_precision_io_and_weights(make_graph, tools):
     path = make_graph(upsampling_nodes(), upsampling_constants(tools, np.float16), dtype=TensorProto.FLOAT16)
     graph = read_graph(path)
     assert (graph.input_dtype, graph.output_dtype, graph.precision, graph.scale) == ("float16", "float16", "fp16", 2)

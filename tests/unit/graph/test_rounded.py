@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sr_deploy.backends.onnxruntime.rounded import RoundedRunner
 from sr_deploy.export.float_format import BF16, FP16
 from sr_deploy.export.fp16 import convert_graph_to_format
-from sr_deploy.graph.ends import change_ends
+from sr_deploy.graph.io_dtype import change_io_dtype
 from sr_deploy.graph.rounded import insert_rounding
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
@@ -33,7 +33,7 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.mark.parametrize("kind", list(TYPES), ids=["fp16", "bf16"])
 def test_each_result_is_rounded_and_nothing_else(kind):
-    """(x * k + x) * k with FP32 ends, where each step rounds; numpy does it step by step."""
+    """(x * k + x) * k with FP32 input and output, where each step rounds; numpy does it step by step."""
     nodes = [
         helper.make_node("Cast", ["x"], ["a"], to=kind),
         helper.make_node("Mul", ["a", "k"], ["b"]),
@@ -107,12 +107,12 @@ def test_onnxruntime_runs_bf16_so(exported, tmp_path):
     assert 38 < psnr(sr, expected) < 80
 
 
-@pytest.mark.parametrize("ends", ["fp16", "uint8"])
-def test_other_ends_stay_as_they_are(exported, tmp_path, ends):
+@pytest.mark.parametrize("io_dtype", ["fp16", "uint8"])
+def test_other_io_dtypes_stay_as_they_are(exported, tmp_path, io_dtype):
     path = tmp_path / "half.onnx"
     convert_graph_to_format(exported("compact-x4").path, path, FP16)
     model = onnx.load(path)
-    change_ends(model, ends)
+    change_io_dtype(model, io_dtype)
     before = [value.SerializeToString() for value in (*model.graph.input, *model.graph.output)]
     insert_rounding(model)
     assert [value.SerializeToString() for value in (*model.graph.input, *model.graph.output)] == before
@@ -122,7 +122,7 @@ def test_other_ends_stay_as_they_are(exported, tmp_path, ends):
         sr = runner.infer(lr)
     with open_runner(exported("compact-x4").path, "onnxruntime") as runner:
         expected = runner.infer(lr)
-    assert np.abs(np.clip(sr, 0, 1) - np.clip(expected, 0, 1)).max() < (0.01 if ends == "fp16" else 0.03)
+    assert np.abs(np.clip(sr, 0, 1) - np.clip(expected, 0, 1)).max() < (0.01 if io_dtype == "fp16" else 0.03)
 
 
 def test_whole_numbers_of_a_quantized_graph_are_taken_as_they_are():

@@ -39,7 +39,7 @@ def test_scale_and_multiple_are_learnt_and_kept(make_graph):
     assert (graph.scale, graph.input_multiple, graph.smallest_side) == (5, 4, 8)
 
 
-def test_whole_numbers_at_the_ends(make_graph):
+def test_integer_io(make_graph):
     nodes = [
         helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
         helper.make_node("Einsum", ["f"], ["same"], equation="nhwc->nhwc"),

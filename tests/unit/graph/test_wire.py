@@ -19,8 +19,8 @@ def field(number, content):
 
 def small_model():
     node = helper.make_node("Relu", ["x"], ["y"], name="first")
-    ends = [helper.make_tensor_value_info(name, 1, [1, 3, "h", "w"]) for name in "xy"]
-    return helper.make_model(helper.make_graph([node], "graph", ends[:1], ends[1:]))
+    values = [helper.make_tensor_value_info(name, 1, [1, 3, "h", "w"]) for name in "xy"]
+    return helper.make_model(helper.make_graph([node], "graph", values[:1], values[1:]))
 
 
 def test_a_sound_file_and_every_beginning_of_it_pass():

@@ -10,7 +10,7 @@ from sr_deploy.backends import BackendChoice
 from sr_deploy.backends.onnxruntime.runner import OnnxRuntimeRunner
 from sr_deploy.backends.openvino.runner import why_not_computed
 from sr_deploy.errors import BackendError
-from sr_deploy.graph.ends import change_ends
+from sr_deploy.graph.io_dtype import change_io_dtype
 from sr_deploy.graph.rewrite import DEFAULT, FOR_ONNXRUNTIME, FOR_OPENVINO, apply_rewrites
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner, rewritten
@@ -87,8 +87,8 @@ def test_other_precisions_and_the_reference_run_as_they_are_written(make_bundle,
 
 
 @pytest.mark.parametrize("choice", GRAPH_BACKENDS)
-def test_whole_numbers_at_the_ends_stay_the_same(make_foreign, lr, choice):
-    path = make_foreign("rrdbnet-x4", lambda model: change_ends(model, "uint8"))
+def test_integer_io_stays_the_same(make_foreign, lr, choice):
+    path = make_foreign("rrdbnet-x4", lambda model: change_io_dtype(model, "uint8"))
     with open_runner(path, choice) as runner, open_runner(path, choice, rewrite=False) as plain:
         assert runner.spec.dtype == "uint8"
         assert {"residual_taps", "narrow_output"} <= set(runner.spec.rewrites)

@@ -227,7 +227,7 @@ def test_a_graph_with_fixed_axes_says_so(tmp_path):
             runner.infer(np.zeros((2, 3, 9, 4), np.float32))
 
 
-def test_a_graph_with_fp16_ends_takes_and_gives_float32(tmp_path):
+def test_a_graph_with_fp16_io_takes_and_gives_float32(tmp_path):
     path = make_graph(tmp_path / "half.onnx", ["n", 3, "h", "w"], TensorProto.FLOAT16)
     full = make_graph(tmp_path / "full.onnx", ["n", 3, "h", "w"])
     lr = np.random.default_rng(0).random((1, 3, 8, 8), dtype=np.float32)

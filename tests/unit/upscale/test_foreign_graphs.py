@@ -114,7 +114,7 @@ def test_old_opsets(tmp_path: Path, backend: str, opset: int) -> None:
 def test_a_file_in_fp16_alone_is_computed_in_fp32(tmp_path: Path) -> None:
     path = write_doubling(tmp_path / "half.onnx", ("n", 3, "h", "w"), half=True)
     model = open_model(path)
-    assert model.end_dtype == "float16"
+    assert model.input_dtype == "float16"
     with Upscaler(model, backend="openvino:fp32", guards=FINITE_ONLY) as upscaler:
         image = draw(20, 30)
         assert np.abs(upscaler(image).astype(int) - doubled(image)).max() <= 1

@@ -100,7 +100,7 @@ def test_a_result_may_lie_in_memory_in_any_order() -> None:
 
 
 class DoublingRunner:
-    """Repeats pixels on torch's device, with ends of any type."""
+    """Repeats pixels on torch's device, with any I/O type."""
 
     def __init__(self, dtype: Any, device: str = "cuda:0") -> None:
         self.spec = RunnerSpec("torch", "0", "fp16", device, 2, 3, dtype=dtype)

@@ -27,12 +27,12 @@ SHAPES = {
 }
 
 
-def make_graph(path, *, channels=3, shape="dynamic", opset=22, half=False, half_ends=False, listed=False):
+def make_graph(path, *, channels=3, shape="dynamic", opset=22, half=False, fp16_io=False, listed=False):
     """Convolution, activation, convolution, pixel shuffle by 2, as other exporters write them."""
     draw = np.random.default_rng(3)
     kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     dtype = np.float16 if half else np.float32
-    ends = TensorProto.FLOAT16 if half_ends else TensorProto.FLOAT
+    dtype = TensorProto.FLOAT16 if fp16_io else TensorProto.FLOAT
 
     def constant(name, *dims):
         return numpy_helper.from_array((draw.normal(0, 0.2, dims)).astype(dtype), name)
@@ -44,17 +44,17 @@ def make_graph(path, *, channels=3, shape="dynamic", opset=22, half=False, half_
         helper.make_node("Conv", ["a1", "w2"], ["c2"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
         helper.make_node("DepthToSpace", ["c2"], ["y"], blocksize=2, mode="CRD"),
     ]
-    if half and not half_ends:
+    if half and not fp16_io:
         for node in nodes:
             node.input[:] = ["x16" if name == "x" else name for name in node.input]
             node.output[:] = ["y16" if name == "y" else name for name in node.output]
         nodes.insert(0, helper.make_node("Cast", ["x"], ["x16"], to=kind))
         nodes.append(helper.make_node("Cast", ["y16"], ["y"], to=TensorProto.FLOAT))
     n, h, w = SHAPES[shape]
-    inputs = [helper.make_tensor_value_info("x", ends, [n, channels, h, w])]
+    inputs = [helper.make_tensor_value_info("x", dtype, [n, channels, h, w])]
     if listed:
         inputs += [helper.make_tensor_value_info(one.name, kind, one.dims) for one in constants]
-    outputs = [helper.make_tensor_value_info("y", ends, [None, channels, None, None])]
+    outputs = [helper.make_tensor_value_info("y", dtype, [None, channels, None, None])]
     graph = helper.make_graph(nodes, "foreign", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="somebody")
     model.ir_version = 6 if opset == 11 else 10
@@ -130,7 +130,7 @@ def test_every_kind_is_built_and_its_engine_checked(foreign):
 
 def test_a_wrong_reference_is_not_hidden_by_comparing_fp16_with_itself(tmp_path):
     """A graph whose FP16 overflows is far from what its numbers say."""
-    path = make_graph(tmp_path / "large.onnx", half=True, half_ends=True)
+    path = make_graph(tmp_path / "large.onnx", half=True, fp16_io=True)
     model = onnx.load(path)
     for tensor in model.graph.initializer:
         if tensor.name == "w1":

@@ -164,7 +164,7 @@ FORGERIES = {
     worst_figures_beautified: "names 140.0 as its worst_psnr_db, and its measurements make",
     thresholds_loosened: "needed 10 dB, and this bundle needs 55 dB|allowed a greatest difference of 1, and this",
     thresholds_removed: "allowed a greatest difference of inf, and this bundle allows 0.05",
-    rounding_invented: "allows 0.5 for rounding at the ends, which round by 0 at most",
+    rounding_invented: "allows 0.5 for rounding by the I/O type, which rounds by 0 at most",
     no_figures: "measured nothing",
     judged_on_flat_alone: "is judged on flat alone, where every content counts",
     labeled_int8: "is of precision int8, and what onnxruntime:int8 runs there is fp32",

@@ -132,10 +132,10 @@ def test_a_manifest_without_the_fp32_graph_is_no_exports(forge, surgery, capsys,
     assert "fp32" in capsys.readouterr().out
 
 
-def test_fp16_ends_may_round_what_lies_beyond_one_by_its_own_step(tmp_path: Path, capsys):
+def test_fp16_io_may_round_what_lies_beyond_one_by_its_own_step(tmp_path: Path, capsys):
     """The outputs of the network that ships reach 2.18 on drawings; half a step of FP16 is 2^-10 there."""
-    out = tmp_path / "ends"
-    assert main(["export", "small-x2", "--fp16", "--ends", "fp16", "--backend", "none", "--out", str(out)]) == 0
+    out = tmp_path / "fp16-io"
+    assert main(["export", "small-x2", "--fp16", "--io-dtype", "fp16", "--backend", "none", "--out", str(out)]) == 0
     capsys.readouterr()
     certificate = json.loads((out / "certificate.json").read_text())
     entry = next(one for one in certificate["entries"] if one["backend"] == "openvino:fp32")

@@ -195,7 +195,7 @@ def test_steps_that_both_files_change_alike_are_measured_on_photographs(forge, s
 
     def edit(report: Report) -> None:
         for layer in report["layers"]:
-            if layer["step"] is not None:  # as the graph stores it: FP16, and FP32 at its ends
+            if layer["step"] is not None:  # as the graph stores it: FP16, and FP32 for input and output
                 products = [float((np.array(layer["step"], kind) * factor).astype(kind)) for kind in ("f2", "f4")]
                 layer["step"] = next(one for one in products if one in stored)
 

@@ -1,4 +1,4 @@
-"""What `export` makes is never accused, whatever it was asked for: scales, channels, ends, precisions, engines."""
+"""What `export` makes is never accused, whatever it was asked for: scales, channels, I/O types, precisions, engines."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "x2": ({"scale": 2}, {}),
     "x4": ({"scale": 4}, {}),
     "gray": ({"channels": 1}, {}),
-    "FP16 ends": ({}, {"ends": "fp16"}),
-    "uint8 ends": ({}, {"ends": "uint8"}),
+    "FP16 I/O": ({}, {"io_dtype": "fp16"}),
+    "uint8 I/O": ({}, {"io_dtype": "uint8"}),
     "BF16": ({}, {"bf16": True}),
     "INT8": ({}, {"int8": True}),
     "no rewrite": ({}, {"rewrite": False}),

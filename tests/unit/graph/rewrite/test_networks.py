@@ -154,10 +154,10 @@ def make_rrdbnet(blocks, features=64, growth=32):
         nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         x = add("LeakyRelu", conv(add("Resize", x, "", "twice", **nearest), features, features), alpha=0.2)
     y = conv(add("LeakyRelu", conv(x, features, features), alpha=0.2), features, 3)
-    ends = [helper.make_tensor_value_info(name, 1, ["n", 3, None, None]) for name in ("x", y)]
+    values = [helper.make_tensor_value_info(name, 1, ["n", 3, None, None]) for name in ("x", y)]
     stored = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     return helper.make_model(
-        helper.make_graph(nodes, "g", ends[:1], ends[1:], stored), opset_imports=[helper.make_opsetid("", 17)]
+        helper.make_graph(nodes, "g", values[:1], values[1:], stored), opset_imports=[helper.make_opsetid("", 17)]
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sr_deploy.errors import InputError, RecipeError
-from sr_deploy.train.losses import registry
+from sr_deploy.plugins import find_modules
 from sr_deploy.train.losses.registry import LossInputs, find_terms, loss_names
 from sr_deploy.train.networks import build_criteria
 
@@ -69,9 +69,9 @@ def test_a_loss_of_another_package_cannot_have_a_name_of_ours(name, tmp_path, mo
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(f"[sr_deploy.losses]\n{name} = other\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry._find_modules.cache_clear()
+    find_modules.cache_clear()
     try:
         with pytest.raises(InputError, match=f"names a loss '{name}'"):
             loss_names()
     finally:
-        registry._find_modules.cache_clear()
+        find_modules.cache_clear()

@@ -8,16 +8,16 @@ from sr_deploy.backends.openvino.compiled import compile_graph
 from sr_deploy.errors import GraphError
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.write import write_graph
-from sr_deploy.graph.ends import change_ends
+from sr_deploy.graph.io_dtype import change_io_dtype
 from sr_deploy.graph.read import describe_graph_cost, read_graph
 from sr_deploy.imaging.convert import to_image, to_nchw
 
 HIGHEST = {"uint8": 255, "uint16": 65535}
 
 
-def with_ends(source, ends, target):
+def with_io_dtype(source, io_dtype, target):
     model = onnx.load(source)
-    change_ends(model, ends)
+    change_io_dtype(model, io_dtype)
     write_graph(model, target)
     return target
 
@@ -56,7 +56,7 @@ def whole_numbers(kind, shape):
 
 
 def convert_at_the_host(path, lr_NHWC):
-    """What a host does around a graph with FP32 ends."""
+    """What a host does around a graph of FP32 images."""
     highest = np.float32(np.iinfo(lr_NHWC.dtype).max)
     lr_NCHW = np.ascontiguousarray(lr_NHWC.transpose(0, 3, 1, 2), np.float32) / highest
     sr_NCHW = np.rint(np.clip(run(path, lr_NCHW), 0, 1) * highest)
@@ -66,7 +66,7 @@ def convert_at_the_host(path, lr_NHWC):
 @pytest.mark.parametrize("kind", ["uint8", "uint16"])
 def test_whole_numbers_are_what_a_host_makes_of_fp32_bit_for_bit(each_exported, tmp_path, kind):
     plain = make_lively(each_exported.path, tmp_path / "plain.onnx")
-    path = with_ends(plain, kind, tmp_path / "ends.onnx")
+    path = with_io_dtype(plain, kind, tmp_path / "changed.onnx")
     info = read_graph(path)
     lr = whole_numbers(kind, (2, 8 * info.input_multiple, 12 * info.input_multiple, info.channels))
     sr = run(path, lr)
@@ -80,7 +80,7 @@ def test_whole_numbers_are_what_a_host_makes_of_fp32_bit_for_bit(each_exported, 
 def test_uint8_is_what_our_own_pictures_become(exported, tmp_path):
     """`imaging.convert` is the host's side of the same arithmetic."""
     plain = exported("compact-x4").path
-    path = with_ends(plain, "uint8", tmp_path / "ends.onnx")
+    path = with_io_dtype(plain, "uint8", tmp_path / "changed.onnx")
     picture = whole_numbers("uint8", (1, 16, 24, 3))[0]
     np.testing.assert_array_equal(run(path, picture[None])[0], to_image(run(plain, to_nchw(picture))))
 
@@ -96,7 +96,7 @@ def test_rounding_is_to_even_and_beyond_the_range_is_clamped(make_graph, tmp_pat
 
     def through(**changes):
         model = onnx.load(identity_graph(make_graph, **changes))
-        change_ends(model, "uint8")
+        change_io_dtype(model, "uint8")
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         return session.run(None, {"x": values})[0][0, :, :, 0].ravel()
 
@@ -116,7 +116,7 @@ def test_input_channels_are_rgb_in_order(make_graph, tmp_path):
     nodes = [helper.make_node("Mul", ["x", "gain"], ["y"])]
     gains = np.array([1, 0.5, 0], np.float32).reshape(1, 3, 1, 1)
     model = onnx.load(make_graph(nodes, {"gain": gains}))
-    change_ends(model, "uint8")
+    change_io_dtype(model, "uint8")
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (sr,) = session.run(None, {"x": np.full((1, 2, 5, 3), 200, np.uint8)})
     assert (sr == np.array([200, 100, 0], np.uint8)).all()
@@ -126,7 +126,7 @@ def test_input_channels_are_rgb_in_order(make_graph, tmp_path):
 def test_openvino_computes_the_same_to_a_step(exported, tmp_path, kind):
     """It divides by multiplying, and sums in another order: a sample between two numbers may go to the other one."""
     plain = make_lively(exported("rrdbnet-x2").path, tmp_path / "plain.onnx")
-    path = with_ends(plain, kind, tmp_path / "ends.onnx")
+    path = with_io_dtype(plain, kind, tmp_path / "changed.onnx")
     lr = whole_numbers(kind, (1, 16, 24, 3))
     compiled = compile_graph(path, "f32", None)
     sr = compiled([lr])[0]
@@ -136,9 +136,9 @@ def test_openvino_computes_the_same_to_a_step(exported, tmp_path, kind):
     assert (difference > 0).mean() < 0.05
 
 
-def test_fp16_ends_of_an_fp32_graph_only_round(exported, tmp_path):
+def test_fp16_io_of_an_fp32_graph_only_rounds(exported, tmp_path):
     plain = exported("compact-x4").path
-    path = with_ends(plain, "fp16", tmp_path / "ends.onnx")
+    path = with_io_dtype(plain, "fp16", tmp_path / "changed.onnx")
     lr = np.random.default_rng(1).random((2, 3, 8, 12), np.float32).astype(np.float16)
     sr = run(path, lr)
     assert sr.dtype == np.float16
@@ -147,17 +147,17 @@ def test_fp16_ends_of_an_fp32_graph_only_round(exported, tmp_path):
     assert (info.input_dtype, info.output_dtype, info.precision, info.layout) == ("float16", "float16", "fp32", "NCHW")
 
 
-def test_fp16_ends_of_an_fp16_graph_have_no_cast_left(each_exported, tmp_path):
-    half, path = tmp_path / "half.onnx", tmp_path / "ends.onnx"
+def test_fp16_io_of_an_fp16_graph_has_no_cast_left(each_exported, tmp_path):
+    half, path = tmp_path / "half.onnx", tmp_path / "changed.onnx"
     convert_graph_to_fp16(each_exported.path, half)
-    with_ends(half, "fp16", path)
+    with_io_dtype(half, "fp16", path)
     graph = onnx.load(path).graph
     assert [node.name for node in graph.node if node.op_type == "Cast"] == []
     assert len(graph.node) == len(onnx.load(half).graph.node) - 2
     info = read_graph(path)
     shape = (1, info.channels, 8 * info.input_multiple, 8 * info.input_multiple)
     lr = np.random.default_rng(1).random(shape, np.float32).astype(np.float16)
-    # ONNX Runtime computes FP16 in FP32 on a CPU and drops the casts at the ends with it: they are added here.
+    # ONNX Runtime computes FP16 in FP32 on a CPU and drops the casts of input and output with it: they are added here.
     np.testing.assert_array_equal(run(path, lr), run(half, lr.astype(np.float32)).astype(np.float16))
 
 
@@ -171,40 +171,42 @@ def test_casts_that_something_else_needs_stay(make_graph):
     ]
     plain = make_graph(nodes)
     model = onnx.load(plain)
-    change_ends(model, "fp16")
+    change_io_dtype(model, "fp16")
     lr = np.random.default_rng(1).random((1, 3, 4, 4), np.float32).astype(np.float16)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(session.run(None, {"x": lr})[0], (2 * lr.astype(np.float32)).astype(np.float16))
 
 
-@pytest.mark.parametrize("ends", ["uint8", "uint16", "fp16"])
-def test_reading_tells_the_ends_and_else_the_same(each_exported, tmp_path, ends):
-    path = with_ends(each_exported.path, ends, tmp_path / "ends.onnx")
+@pytest.mark.parametrize("io_dtype", ["uint8", "uint16", "fp16"])
+def test_reading_tells_the_io_dtype_and_else_the_same(each_exported, tmp_path, io_dtype):
+    path = with_io_dtype(each_exported.path, io_dtype, tmp_path / "changed.onnx")
     plain, changed = read_graph(each_exported.path), read_graph(path)
     for name in ("input_name", "scale", "channels", "input_multiple", "dynamic", "input_shape", "precision", "opset"):
         assert getattr(changed, name) == getattr(plain, name), name
-    assert changed.metadata["sr_deploy.ends"] == ends
+    assert changed.metadata["sr_deploy.ends"] == io_dtype
     assert plain.metadata["sr_deploy.ends"] == "fp32"
-    value_range = {"uint8": "[0, 255]", "uint16": "[0, 65535]", "fp16": "[0, 1]"}[ends]
+    value_range = {"uint8": "[0, 255]", "uint16": "[0, 65535]", "fp16": "[0, 1]"}[io_dtype]
     assert changed.metadata["sr_deploy.value_range"] == value_range
     before, after = describe_graph_cost(each_exported.path), describe_graph_cost(path)
-    assert after.nodes == before.nodes + (2 if ends == "fp16" else 8)
+    assert after.nodes == before.nodes + (2 if io_dtype == "fp16" else 8)
     assert after.receptive_radius == before.receptive_radius
     assert after.flops_per_input_pixel == before.flops_per_input_pixel
     dims = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
-    assert [dim.dim_param or dim.dim_value for dim in dims][-1] == ("w" if ends == "fp16" else plain.channels)
+    assert [dim.dim_param or dim.dim_value for dim in dims][-1] == ("w" if io_dtype == "fp16" else plain.channels)
 
 
-def test_other_ends_are_refused(exported, tmp_path, make_graph):
+def test_other_io_dtypes_are_refused(exported, tmp_path, make_graph):
     model = onnx.load(exported("compact-x1").path)
-    change_ends(model, "uint8")
-    with pytest.raises(GraphError, match="'lr' is UINT8 with 4 axes; ends are changed of graphs that have FP32 images"):
-        change_ends(model, "fp16")
+    change_io_dtype(model, "uint8")
+    with pytest.raises(
+        GraphError, match="'lr' is UINT8 with 4 axes; the I/O type is changed of graphs that take and give FP32 images"
+    ):
+        change_io_dtype(model, "fp16")
     mixed = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
     with pytest.raises(GraphError, match="'x' is of type uint8 and 'y' of type float32; integers"):
         read_graph(make_graph(mixed, input_shape=("n", "h", "w", 3), dtype=2, output_dtype=1))
     stated = onnx.load(exported("compact-x1").path)
-    change_ends(stated, "fp32")
+    change_io_dtype(stated, "fp32")
     assert stated.graph == onnx.load(exported("compact-x1").path).graph
     helper.set_model_props(stated, {"sr_deploy.ends": "uint8"})
     onnx.save(stated, tmp_path / "stated.onnx")

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from sr_deploy.bundle import Thresholds
 from sr_deploy.measure.compare import compare_outputs
-from sr_deploy.runners.ends import compare_at_ends, decode_output, encode_input, rounding_of, snap_input
+from sr_deploy.runners.io_conversion import compare_decoded, decode_output, encode_input, rounding_of, snap_input
 
 WHOLE = {"uint8": 255, "uint16": 65535}
 
@@ -35,7 +35,7 @@ def test_what_lies_outside_is_clamped_and_ties_go_to_even():
     assert encode_input(lr, "uint8").ravel().tolist() == [0, 0, 2, 255]
 
 
-def test_float_ends_are_left_alone_or_cast():
+def test_float_io_is_left_alone_or_cast():
     lr = np.array([0.1, 1.7], np.float32).reshape(1, 1, 1, 2)
     assert encode_input(lr, "float32") is lr
     np.testing.assert_array_equal(snap_input(lr, "float16"), lr.astype(np.float16).astype(np.float32))
@@ -54,7 +54,7 @@ def test_what_met_the_thresholds_before_rounding_meets_the_widened_ones_after(dt
     output = reference + random.uniform(-error, error, reference.shape).astype(np.float32)
     before = compare_outputs(output, reference)
     limits = Thresholds(max_abs=before.max_abs, psnr_db=before.psnr_db)
-    after = compare_at_ends(snap_input(output, dtype), reference, dtype)
+    after = compare_decoded(snap_input(output, dtype), reference, dtype)
     widened = limits.widened(rounding_of(dtype) + 1e-7)  # 1e-7: integers over 255 are rounded to float32
     assert widened.met_by(after)
     assert widened.max_abs == pytest.approx(limits.max_abs + rounding_of(dtype), abs=2e-7)

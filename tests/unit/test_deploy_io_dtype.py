@@ -21,7 +21,7 @@ from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
 
-pytestmark = pytest.mark.xdist_group("ends")  # one process makes its bundles
+pytestmark = pytest.mark.xdist_group("io_dtype")  # one process makes its bundles
 
 SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
 PROFILE = "tile=1x16x16,1x32x32,1x64x64"
@@ -33,9 +33,9 @@ def make_checkpoint(path, spec=SPEC):
     return path
 
 
-def export(folder, ends, *, backend="none", name="bundle", spec=SPEC):
+def export(folder, io_dtype, *, backend="none", name="bundle", spec=SPEC):
     checkpoint = make_checkpoint(folder / f"{name}.safetensors", spec)
-    (folder / f"{name}.toml").write_text(f'ends = "{ends}"\nprecisions = ["fp16"]\nprofiles = ["{PROFILE}"]\n')
+    (folder / f"{name}.toml").write_text(f'io_dtype = "{io_dtype}"\nprecisions = ["fp16"]\nprofiles = ["{PROFILE}"]\n')
     words = ["export", str(checkpoint), "--spec", str(folder / f"{name}.toml"), "--out", str(folder / name)]
     assert main([*words, "--backend", backend]) == 0
     return folder / name
@@ -43,8 +43,8 @@ def export(folder, ends, *, backend="none", name="bundle", spec=SPEC):
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ends")
-    return {ends: export(folder, ends, name=ends) for ends in ("fp32", "fp16", "uint8", "uint16")}
+    folder = tmp_path_factory.mktemp("io_dtype")
+    return {io_dtype: export(folder, io_dtype, name=io_dtype) for io_dtype in ("fp32", "fp16", "uint8", "uint16")}
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,11 @@ def picture(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("ends", "step"), [("fp16", 2.0**-11), ("uint8", 0.5 / 255), ("uint16", 0.5 / 65535)], ids=str)
-def test_the_certificate_allows_for_the_rounding_at_the_ends_and_no_more(bundles, ends, step):
-    entries = {entry.backend: entry for entry in open_bundle(bundles[ends]).certificate().entries}
+@pytest.mark.parametrize(
+    ("io_dtype", "step"), [("fp16", 2.0**-11), ("uint8", 0.5 / 255), ("uint16", 0.5 / 65535)], ids=str
+)
+def test_the_certificate_allows_for_the_rounding_of_the_io_dtype_and_no_more(bundles, io_dtype, step):
+    entries = {entry.backend: entry for entry in open_bundle(bundles[io_dtype]).certificate().entries}
     assert set(entries) == {"onnxruntime:fp32", "openvino:fp32", "onnxruntime:fp16", "torch:fp16"}
     for backend in ("onnxruntime:fp32", "openvino:fp32"):
         entry = entries[backend]
@@ -65,28 +67,29 @@ def test_the_certificate_allows_for_the_rounding_at_the_ends_and_no_more(bundles
         assert entry.thresholds["rounding"] == step
         assert entry.thresholds["max_abs"] == 1e-5 + step
         assert entry.thresholds["psnr_db"] == pytest.approx(-20 * math.log10(1e-5 + step))
-        if ends != "fp16":  # FP16 rounds finer below 1
+        if io_dtype != "fp16":  # FP16 rounds finer below 1
             assert 0.99 * step < entry.worst_max_abs < step + 1e-5
     assert entries["onnxruntime:fp16"].thresholds["max_abs"] == 0.05 + step
-    assert entries["torch:fp16"].thresholds == {"max_abs": 0.05, "psnr_db": 55}  # it has no such ends
+    assert entries["torch:fp16"].thresholds == {"max_abs": 0.05, "psnr_db": 55}  # it has no such I/O type
 
 
-def test_fp32_ends_are_verified_as_ever(bundles):
+def test_fp32_io_is_verified_as_ever(bundles):
     for entry in open_bundle(bundles["fp32"]).certificate().entries:
         assert "rounding" not in entry.thresholds
 
 
 @pytest.mark.parametrize(
-    ("ends", "error"), [("uint8", 0.1 / 255), ("uint16", 1e-4), ("fp16", 1e-3), ("uint8", np.nan), ("uint8", np.inf)]
+    ("io_dtype", "error"),
+    [("uint8", 0.1 / 255), ("uint16", 1e-4), ("fp16", 1e-3), ("uint8", np.nan), ("uint8", np.inf)],
 )
-def test_a_wrong_weight_still_fails(bundles, tmp_path, ends, error):
+def test_a_wrong_weight_still_fails(bundles, tmp_path, io_dtype, error):
     """By an error of a tenth of an 8-bit step, which rounding hides in most samples, or by NaN."""
     import shutil
 
     from sr_deploy.files import sha256_of
 
     folder = tmp_path / "b"
-    shutil.copytree(bundles[ends], folder)
+    shutil.copytree(bundles[io_dtype], folder)
     path = folder / "model.fp32.onnx"
     before, model = sha256_of(path), onnx.load(path)
     bias = [one for one in model.graph.initializer if one.name.endswith("bias")][-1]
@@ -100,27 +103,27 @@ def test_a_wrong_weight_still_fails(bundles, tmp_path, ends, error):
     assert (entries["onnxruntime:fp32"], entries["openvino:fp32"]) == (False, False)
 
 
-@pytest.mark.parametrize("ends", ["uint8", "uint16", "fp16"])
-def test_every_command_works(bundles, picture, tmp_path, capsys, ends):
-    assert main(["verify", str(bundles[ends]), "--json"]) == 0
+@pytest.mark.parametrize("io_dtype", ["uint8", "uint16", "fp16"])
+def test_every_command_works(bundles, picture, tmp_path, capsys, io_dtype):
+    assert main(["verify", str(bundles[io_dtype]), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
     out = tmp_path / "out.png"
-    for model, target in ((bundles[ends], out), (bundles["fp32"], tmp_path / "plain.png")):
+    for model, target in ((bundles[io_dtype], out), (bundles["fp32"], tmp_path / "plain.png")):
         assert main(["upscale", str(picture), str(target), "--model", str(model), "--backend", "onnxruntime"]) == 0
     small, large = read_image(out), read_image(tmp_path / "plain.png")
     assert small.shape == large.shape == (120, 160, 3)
-    # 8 bit: equal, because the graph rounds as the host would. Finer ends round twice.
+    # 8 bit: equal, because the graph rounds as the host would. Finer types round twice.
     difference = np.abs(small.astype(int) - large.astype(int))
-    assert difference.max() <= (0 if ends == "uint8" else 1)
+    assert difference.max() <= (0 if io_dtype == "uint8" else 1)
     capsys.readouterr()
-    assert main(["info", str(bundles[ends]), "--json"]) == 0
+    assert main(["info", str(bundles[io_dtype]), "--json"]) == 0
     graphs = json.loads(capsys.readouterr().out)["graphs"]
     shown = {
         "fp16": "lr (N x 3 x H x W, float16) -> sr (float16)",
         "uint8": "lr (N x H x W x 3, uint8) -> sr (uint8)",
         "uint16": "lr (N x H x W x 3, uint16) -> sr (uint16)",
     }
-    assert [graph["ends"] for graph in graphs] == [shown[ends]] * 2
+    assert [graph["io"] for graph in graphs] == [shown[io_dtype]] * 2
 
 
 @pytest.mark.slow
@@ -135,12 +138,12 @@ def test_bench_verifies_what_it_times(bundles, capsys):
 
 
 @pytest.mark.parametrize("choice", ["onnxruntime:fp32", "openvino:fp32"])
-@pytest.mark.parametrize("ends", ["uint8", "uint16", "fp16"])
-def test_a_runner_takes_and_gives_float32_and_says_what_lies_behind(bundles, ends, choice):
+@pytest.mark.parametrize("io_dtype", ["uint8", "uint16", "fp16"])
+def test_a_runner_takes_and_gives_float32_and_says_what_lies_behind(bundles, io_dtype, choice):
     lr = np.random.default_rng(2).random((2, 3, 9, 7), np.float32)
-    highest = {"uint8": 255, "uint16": 65535}.get(ends)
-    with open_runner(bundles[ends], choice) as runner, open_runner(bundles["fp32"], choice) as plain:
-        assert runner.spec.dtype == {"fp16": "float16"}.get(ends, ends)
+    highest = {"uint8": 255, "uint16": 65535}.get(io_dtype)
+    with open_runner(bundles[io_dtype], choice) as runner, open_runner(bundles["fp32"], choice) as plain:
+        assert runner.spec.dtype == {"fp16": "float16"}.get(io_dtype, io_dtype)
         assert runner.spec.layout == ("NHWC" if highest else "NCHW")
         assert (plain.spec.dtype, plain.spec.layout) == ("float32", "NCHW")
         sr = runner.infer(lr)
@@ -165,7 +168,7 @@ def test_gray_networks_have_one_channel_last(tmp_path):
     gray = ArchSpec(architecture="compact", scale=2, channels=1, features=8, blocks=1)
     bundle = export(tmp_path, "uint8", spec=gray)
     model = open_model(bundle)
-    assert (model.channels, model.end_dtype) == (1, "uint8")
+    assert (model.channels, model.input_dtype) == (1, "uint8")
     assert all(entry.passed for entry in open_bundle(bundle).certificate().entries)
 
 

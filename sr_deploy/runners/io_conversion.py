@@ -1,4 +1,4 @@
-"""Between what `infer` takes and gives (float32, N x C x H x W in [0, 1]) and what a graph has at its ends."""
+"""Between what `infer` takes and gives (float32, N x C x H x W in [0, 1]) and a graph's own I/O type."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.graph.ends import HIGHEST, Dtype
+from sr_deploy.graph.io_dtype import HIGHEST, Dtype
 from sr_deploy.measure.compare import Comparison, compare_outputs
 
 
 def encode_input(lr_NCHW: NDArray[np.float32], dtype: Dtype) -> NDArray[Any]:
-    """What a graph with ends of `dtype` is given: as it is, in FP16, or N x H x W x C integers, rounded."""
+    """What a graph with an input of `dtype` is given: as it is, in FP16, or N x H x W x C integers, rounded."""
     if dtype == "float32":
         return lr_NCHW
     if dtype == "float16":
@@ -32,7 +32,7 @@ def decode_output(sr: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def snap_input(lr_NCHW: NDArray[np.float32], dtype: Dtype) -> NDArray[np.float32]:
-    """The input nearest to `lr_NCHW` that ends of `dtype` can hold, in [0, 1]: what everybody is compared on.
+    """The input nearest to `lr_NCHW` that `dtype` can hold, in [0, 1]: what everybody is compared on.
 
     8-bit photographs in RGB are such an input already for float32, uint8 and uint16.
     """
@@ -40,10 +40,10 @@ def snap_input(lr_NCHW: NDArray[np.float32], dtype: Dtype) -> NDArray[np.float32
 
 
 def rounding_of(dtype: Dtype, greatest: float = 1.0) -> float:
-    """How far the ends alone may move an output, in units of the [0, 1] range: half a step of its type.
+    """How far the I/O type alone may move an output, in units of the [0, 1] range: half a step.
 
     Args:
-        dtype: of the ends.
+        dtype: of the output.
         greatest: magnitude that unclamped outputs reach. FP16's steps grow with it; they are taken to be those between
             1 and 2 at least, and below 1 they are finer. Infinite values round to anything.
     """
@@ -56,8 +56,8 @@ def rounding_of(dtype: Dtype, greatest: float = 1.0) -> float:
     return float(np.spacing(np.float16(reached))) / 2
 
 
-def compare_at_ends(sr: NDArray[np.float32], reference: NDArray[np.float32], dtype: Dtype) -> Comparison:
-    """Compare what a graph with ends of `dtype` gave with a reference in float32.
+def compare_decoded(sr: NDArray[np.float32], reference: NDArray[np.float32], dtype: Dtype) -> Comparison:
+    """Compare what a graph with outputs of `dtype` gave with a reference in float32.
 
     Integers are clamped to [0, 1], so the reference is clamped too; it is not rounded, because a sample near the
     middle between two numbers may then jump by a whole step for an error of 1e-7. `rounding_of` says what that adds.
