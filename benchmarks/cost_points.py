@@ -186,7 +186,7 @@ def _open(graph: Path) -> None:
 
 
 def _analyze(graph: Path) -> None:
-    """What `verify` and `info` ask of a graph: its input and output, its cost, its receptive field, and each of its layers."""
+    """What `verify` and `info` ask of a graph: input and output, cost, receptive field, and each of its layers."""
     graph.touch()
     read_graph(graph)
     describe_graph_cost(graph)
