@@ -17,7 +17,7 @@ Place = tuple[str, tuple[str, ...]]
 """Name of a processor and its instruction sets, or of a GPU and none."""
 # Of NaN pydantic's bounds refuse all, so no figure is one; an error may be infinite.
 Error = Annotated[float, Field(ge=0)]
-Decibels = Annotated[float, Field(ge=0, le=MAX_DB)]
+Decibels = Annotated[float, Field(ge=0, le=MAX_DB, allow_inf_nan=False)]
 
 
 class WorstPlace(Record):

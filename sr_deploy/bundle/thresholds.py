@@ -21,7 +21,7 @@ class Thresholds(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    psnr_db: float | None = Field(default=None, gt=0, le=MAX_DB)
+    psnr_db: float | None = Field(default=None, gt=0, le=MAX_DB, allow_inf_nan=False)
     """PSNR of outputs clamped to [0, 1], peak 1.0, in dB; at least this."""
     max_abs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Greatest absolute difference of unclamped outputs, in units of the [0, 1] range; at most this."""

@@ -27,7 +27,7 @@ class Fp32Rounding(Record):
 
     max_abs: float = Field(ge=0, allow_inf_nan=False)
     """Greatest absolute difference of unclamped outputs, in units of the [0, 1] range."""
-    psnr_db: float | None = Field(ge=0, le=MAX_DB)
+    psnr_db: float | None = Field(ge=0, le=MAX_DB, allow_inf_nan=False)
     """PSNR of outputs clamped to [0, 1], peak 1.0, in dB; None if they are equal."""
 
 
