@@ -32,7 +32,7 @@ def make_graph(path, *, channels=3, shape="dynamic", opset=22, half=False, fp16_
     draw = np.random.default_rng(3)
     kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     dtype = np.float16 if half else np.float32
-    dtype = TensorProto.FLOAT16 if fp16_io else TensorProto.FLOAT
+    io_kind = TensorProto.FLOAT16 if fp16_io else TensorProto.FLOAT
 
     def constant(name, *dims):
         return numpy_helper.from_array((draw.normal(0, 0.2, dims)).astype(dtype), name)
@@ -51,10 +51,10 @@ def make_graph(path, *, channels=3, shape="dynamic", opset=22, half=False, fp16_
         nodes.insert(0, helper.make_node("Cast", ["x"], ["x16"], to=kind))
         nodes.append(helper.make_node("Cast", ["y16"], ["y"], to=TensorProto.FLOAT))
     n, h, w = SHAPES[shape]
-    inputs = [helper.make_tensor_value_info("x", dtype, [n, channels, h, w])]
+    inputs = [helper.make_tensor_value_info("x", io_kind, [n, channels, h, w])]
     if listed:
         inputs += [helper.make_tensor_value_info(one.name, kind, one.dims) for one in constants]
-    outputs = [helper.make_tensor_value_info("y", dtype, [None, channels, None, None])]
+    outputs = [helper.make_tensor_value_info("y", io_kind, [None, channels, None, None])]
     graph = helper.make_graph(nodes, "foreign", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="somebody")
     model.ir_version = 6 if opset == 11 else 10
@@ -72,8 +72,8 @@ FOREIGN = {
     "fixed height": {"shape": "fixed height"},
     "gray": {"channels": 1},
     "fp16 inside": {"half": True},
-    "fp16 throughout, gray, fixed": {"half": True, "half_ends": True, "channels": 1, "shape": "fixed"},
-    "fp16, opset 11": {"half": True, "half_ends": True, "opset": 11},
+    "fp16 throughout, gray, fixed": {"half": True, "fp16_io": True, "channels": 1, "shape": "fixed"},
+    "fp16, opset 11": {"half": True, "fp16_io": True, "opset": 11},
 }
 
 
