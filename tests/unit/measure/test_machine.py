@@ -90,7 +90,7 @@ def test_versions_without_imports() -> None:
     ("flags", "able"),
     [
         ("avx2 fma", {"fp32"}),
-        ("avx2 avx512f avx512bw", {"fp32", "bf16"}),  # oneDNN makes bf16 of it
+        ("avx2 avx512f avx512bw", {"fp32"}),  # oneDNN emulates bf16 with it
         ("avx2 avx_vnni", {"fp32", "int8"}),
         ("avx512f avx512bw avx512_vnni avx512_bf16", {"fp32", "bf16", "int8"}),
         ("fphp asimddp bf16 i8mm", {"fp32", "fp16", "bf16", "int8"}),
