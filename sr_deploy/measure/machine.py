@@ -23,7 +23,7 @@ _TELLING_FEATURES = (
     *("asimddp", "fphp", "i8mm", "bf16", "sve", "sve2"),
 )
 # What PyTorch needs to multiply matrices in a precision. Without it, it goes number by number; BF16 with AVX-512 alone is
-# emulated, at a sixth of the pace of FP32 (62 of 349 GFLOP/s in the README's roofline of 2026-11-30).
+# emulated: 62 GFLOP/s where FP32 has 349 (roofline of `sr-deploy bench`, Xeon with AVX-512 and VNNI, 2026-11-30).
 _MULTIPLIERS: dict[Precision, frozenset[str]] = {
     "fp16": frozenset({"avx512_fp16", "amx_fp16", "fphp"}),
     "bf16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
