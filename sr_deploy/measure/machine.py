@@ -22,8 +22,8 @@ _TELLING_FEATURES = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8"),
     *("asimddp", "fphp", "i8mm", "bf16", "sve", "sve2"),
 )
-# What PyTorch needs to multiply matrices in a precision. Without it, it goes number by number; BF16 with AVX-512 alone is
-# emulated: 62 GFLOP/s where FP32 has 349 (roofline of `sr-deploy bench`, Xeon with AVX-512 and VNNI, 2026-11-30).
+# What PyTorch needs to multiply matrices in a precision. Without it, it goes number by number; BF16 with AVX-512 alone
+# is emulated: 62 GFLOP/s where FP32 has 349 (roofline of `sr-deploy bench`, Xeon with AVX-512 and VNNI, 2026-11-30).
 _MULTIPLIERS: dict[Precision, frozenset[str]] = {
     "fp16": frozenset({"avx512_fp16", "amx_fp16", "fphp"}),
     "bf16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
