@@ -28,8 +28,6 @@ their bounds keep them out of this environment; they work beside it, in a folder
 from __future__ import annotations
 
 import argparse
-import functools
-import importlib
 import resource
 import shlex
 import shutil
@@ -37,7 +35,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,13 +43,14 @@ import numpy as np
 import onnx
 import torch
 from int8_pages import RESULTS, Fidelity, Measured, Speed, read_measured, select_timed, update_docs, write_measured
+from int8_quantizers import quantize_with_others
 from numpy.typing import NDArray
 
 from sr_deploy.backends.openvino.compiled import compile_graph
 from sr_deploy.deps import is_installed
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.int8.calibration_images import Crop, CropShape, cut_crops, find_calibration_images, to_input
-from sr_deploy.export.int8.execute import Run, choose_engine, open_graph
+from sr_deploy.export.int8.execute import Run, open_graph
 from sr_deploy.export.int8.make import make_int8_graph
 from sr_deploy.export.int8.quantization_loss import Judge
 from sr_deploy.export.int8.quantization_options import Int8Options
@@ -64,72 +63,6 @@ from sr_deploy.verify.pairs import find_pairs, read_pair
 
 TESTED_CROP = 96
 """Low-resolution side of the crops of bundled photographs that are tested on."""
-
-
-class CropReader:
-    """Calibration crops as ONNX Runtime's quantizer reads them."""
-
-    def __init__(self, name: str, crops: Iterable[NDArray[np.float32]]) -> None:
-        self._feeds = ({name: crop} for crop in crops)
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next one; None at the end."""
-        return next(self._feeds, None)
-
-
-def quantize_with_onnxruntime(source: Path, crops: Sequence[NDArray[np.float32]], ranges: str, target: Path) -> None:
-    """ONNX Runtime's static quantizer as it comes, after the preparation that its documentation asks for."""
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    prepared = target.with_suffix(".prepared.onnx")
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-    reader = CropReader("lr", crops)
-    method = {"MinMax": CalibrationMethod.MinMax, "Entropy": CalibrationMethod.Entropy}[ranges]
-    quantize_static(str(prepared), str(target), reader, quant_format=QuantFormat.QDQ, calibrate_method=method)
-
-
-def quantize_with_modelopt(source: Path, crops: Sequence[NDArray[np.float32]], target: Path) -> None:
-    """NVIDIA's modelopt as it comes."""
-    quantize = importlib.import_module("modelopt.onnx.quantization").quantize  # not a dependency of sr-deploy
-    quantize(
-        str(source),
-        quantize_mode="int8",
-        calibration_data={"lr": np.concatenate(crops)},
-        output_path=str(target),
-        calibration_eps=["cpu"],
-        high_precision_dtype="fp32",
-    )
-
-
-def quantize_with_nncf(source: Path, crops: Sequence[NDArray[np.float32]], target: Path) -> None:
-    """OpenVINO's NNCF as it comes."""
-    nncf = importlib.import_module("nncf")  # not a dependency of sr-deploy
-    feeds = [{"lr": crop} for crop in crops]
-    onnx.save(nncf.quantize(onnx.load(source), nncf.Dataset(feeds), subset_size=len(feeds)), target)
-
-
-def quantize_with_accuracy_control(
-    source: Path, crops: Sequence[NDArray[np.float32]], held_out: Sequence[Crop], model: Model, target: Path
-) -> None:
-    """NNCF's search for what must stay float, within our default budget on the crops that our search is held to."""
-    nncf = importlib.import_module("nncf")  # not a dependency of sr-deploy
-    engine = choose_engine()
-    judge = Judge(held_out, open_graph(onnx.load(source), engine), "sr", model.scale)
-
-    def score(candidate: onnx.ModelProto, _: Iterable[object]) -> float:
-        return judge.psnr_db - judge.judge(open_graph(candidate, engine)).drop_db
-
-    feeds = [{"lr": crop} for crop in crops]
-    made = nncf.quantize_with_accuracy_control(
-        onnx.load(source),
-        nncf.Dataset(feeds),
-        nncf.Dataset([{"lr": crop.lr} for crop in held_out]),
-        score,
-        max_drop=Int8Options().max_drop_db,
-        subset_size=len(feeds),
-    )
-    onnx.save(made, target)
 
 
 def make_graphs(
@@ -175,28 +108,9 @@ def make_graphs(
             )
         yield name, target
     shape = CropShape(options.crop_size, model.scale, model.channels, options.seed)
-    images = find_calibration_images(calibration)
-    crops = [crop.lr for crop in cut_crops(images.calibration, options.crops, shape, 0)]
-    others: dict[str, Callable[[Path], None]] = {
-        f"ONNX Runtime's quantizer, {ranges}": functools.partial(quantize_with_onnxruntime, plain, crops, ranges)
-        for ranges in ("MinMax", "Entropy")
-    }
-    others["NNCF"] = functools.partial(quantize_with_nncf, fp32, crops)
-    held_out = list(cut_crops(images.held_out, options.gate_crops, shape, 1))
-    others["NNCF, accuracy-controlled"] = functools.partial(
-        quantize_with_accuracy_control, fp32, crops, held_out, model
+    yield from quantize_with_others(
+        plain, fp32, calibration, options=options, shape=shape, notes=notes, only=quantizers
     )
-    others["NVIDIA modelopt"] = functools.partial(quantize_with_modelopt, plain, crops)
-    for name, make in ((name, make) for name, make in others.items() if not quantizers or name in quantizers):
-        target = folder / f"{name.replace(' ', '-')}.onnx"
-        started = time.monotonic()
-        try:
-            make(target)
-        except Exception as error:  # noqa: BLE001 - another tool's: whatever it raises is the finding
-            notes.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-            continue
-        notes.append(f"{name} took {time.monotonic() - started:.0f} s")
-        yield name, target
 
 
 def read_test_sets(
