@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sr_deploy.backends import BackendChoice, Precision, parse_backend
+from sr_deploy.backends import BackendChoice, Precision
+from sr_deploy.backends.registry import parse_backend
 from sr_deploy.bundle import DEFAULT_THRESHOLDS, Thresholds
 from sr_deploy.bundle.shortfall import describe_shortfall
 from sr_deploy.deploy import ExportResult

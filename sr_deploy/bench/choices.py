@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sr_deploy.backends import BackendChoice, parse_backend
+from sr_deploy.backends import BackendChoice
 from sr_deploy.backends.description import DEFAULT_LAYOUT, Variant
-from sr_deploy.backends.registry import get_backend, get_reference, list_backends, list_choices, list_mixed
+from sr_deploy.backends.registry import (
+    get_backend,
+    get_reference,
+    list_backends,
+    list_choices,
+    list_mixed,
+    parse_backend,
+)
 from sr_deploy.bench.report import LeftOut
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.gpus import visible_gpus

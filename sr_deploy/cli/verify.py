@@ -115,7 +115,7 @@ class _Request:
 def _verify(
     model: Path | None, backend: list[str] | None, html: Path | None, request: _Request, output: Output
 ) -> None:
-    from sr_deploy.backends import parse_backend
+    from sr_deploy.backends.registry import parse_backend
     from sr_deploy.bundle import find_newest_bundle
     from sr_deploy.bundle.signature import check_signature
     from sr_deploy.certification import verify_model

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.errors import ImageError, InputError
 from sr_deploy.imaging.exif_blocks import Content, find_in_heif, find_in_jpeg, find_in_png, find_in_webp
-from sr_deploy.imaging.limits import refuse_animation, refuse_scans
+from sr_deploy.imaging.structure import refuse_animation, refuse_scans
 
 if TYPE_CHECKING:
     from sr_deploy.imaging.header import Header

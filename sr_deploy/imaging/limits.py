@@ -15,8 +15,6 @@ _BYTES_PER_PIXEL = 8
 _BESIDE_PIXELS = 1 << 26
 _LARGE = 1 << 28
 _MOST_GROWTH = 250
-_USUAL_SCANS = 100
-_MOST_SCANNED = 20_000_000_000
 _MORE = "upscale takes more with --max-megapixels (max_pixels in Python)"
 
 
@@ -88,28 +86,4 @@ def refuse_growth(path: Path, width: int, height: int, pixel_bytes: int, size: i
         raise ImageError(
             f"{path} has {size} bytes and would take {unpacked} as a picture of {width}x{height}, more than "
             f"{_MOST_GROWTH} times as many: no photograph is packed so far; cut it into pieces if it is meant so"
-        )
-
-
-def refuse_animation(path: Path, head: bytes) -> None:
-    """Refuse an animated PNG, by its chunks before the samples.
-
-    Raises:
-        ImageError: there is a chunk that controls an animation.
-    """
-    if b"acTL" in head[: head.find(b"IDAT")]:
-        raise ImageError(f"{path} is animated (APNG); give a file with one picture")
-
-
-def refuse_scans(path: Path, width: int, height: int, content: bytes) -> None:
-    """Refuse a progressive JPEG that passes over its pixels hundreds of times, for some bytes each time.
-
-    Raises:
-        ImageError: too many scans for its size.
-    """
-    scans = content.count(b"\xff\xda")
-    if scans > _USUAL_SCANS and scans * width * height > _MOST_SCANNED:
-        raise ImageError(
-            f"{path} is a progressive JPEG of {width}x{height} with {scans} scans, where encoders write about ten; "
-            "save it anew"
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sr_deploy.backends import BackendChoice, Precision, parse_backend
+from sr_deploy.backends import BackendChoice, Precision
 from sr_deploy.backends.description import RunOptions
-from sr_deploy.backends.registry import get_backend, list_choices
+from sr_deploy.backends.registry import get_backend, list_choices, parse_backend
 from sr_deploy.bundle import EngineRecord
 from sr_deploy.deps import is_installed
 from sr_deploy.errors import BackendError

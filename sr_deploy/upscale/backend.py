@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from sr_deploy.backends import BackendChoice, parse_backend
-from sr_deploy.backends.registry import get_backend
+from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import get_backend, parse_backend
 from sr_deploy.errors import BackendError
 from sr_deploy.gpus import Gpu, find_gpu
 from sr_deploy.model import Model

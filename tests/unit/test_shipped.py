@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sr_deploy.backends import parse_backend
+from sr_deploy.backends.registry import parse_backend
 from sr_deploy.bundle import open_bundle
 from sr_deploy.cli import main
 from sr_deploy.deps import is_installed

@@ -1,6 +1,7 @@
 import pytest
 
-from sr_deploy.backends import BackendChoice, parse_backend
+from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import parse_backend
 from sr_deploy.errors import InputError
 
 

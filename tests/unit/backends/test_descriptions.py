@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sr_deploy.backends import BackendChoice, parse_backend
+from sr_deploy.backends import BackendChoice
 from sr_deploy.backends.registry import (
     builder_names,
     get_backend,
@@ -16,6 +16,7 @@ from sr_deploy.backends.registry import (
     list_backends,
     list_for_auto,
     list_mixed,
+    parse_backend,
 )
 from sr_deploy.errors import InputError
 from sr_deploy.runners.faithful import list_in_fp32, list_reduced

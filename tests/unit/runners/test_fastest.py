@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sr_deploy.backends import BackendChoice, parse_backend
+from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import parse_backend
 from sr_deploy.cache import cache_folder
 from sr_deploy.errors import BackendError
 from sr_deploy.model import open_model

@@ -8,7 +8,8 @@ import pytest
 
 import sr_deploy
 from sr_deploy import trt
-from sr_deploy.backends import BackendChoice, parse_backend
+from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.registry import parse_backend
 from sr_deploy.bundle import Shape, open_bundle
 from sr_deploy.certification import verify_model
 from sr_deploy.engine.bundle import build_engines

@@ -8,8 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from sr_deploy.backends import BackendChoice, parse_backend
+from sr_deploy.backends import BackendChoice
 from sr_deploy.backends.openvino import runner as openvino_runner
+from sr_deploy.backends.registry import parse_backend
 from sr_deploy.bench.choices import parse_candidate
 from sr_deploy.bundle import open_bundle
 from sr_deploy.certification import verify_model
