@@ -16,6 +16,15 @@ from sr_deploy.cli.output import Output
 from sr_deploy.errors import InputError
 from sr_deploy.imaging.codec import write_image
 
+
+@pytest.fixture(autouse=True)
+def _listening():
+    """A shell starts what it puts into the background with SIGINT ignored, and `main` leaves that so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 WORDS = {
     "train": [],
     "export": [],
