@@ -74,16 +74,19 @@ def quantize_with_accuracy_control(
     """NNCF's search for what must stay float, within the budget of our search on the crops that it is held to."""
     nncf = importlib.import_module("nncf")  # not a dependency of sr-deploy
     engine = choose_engine()
-    judge = Judge(held_out, open_graph(onnx.load(source), engine), "sr", scale)
+    reference = open_graph(onnx.load(source), engine)
+    judges = [Judge([crop], reference, "sr", scale) for crop in held_out]
 
-    def score(candidate: onnx.ModelProto, _: Iterable[object]) -> float:
-        return judge.psnr_db - judge.judge(open_graph(candidate, engine)).drop_db
+    def score(candidate: onnx.ModelProto, numbers: Iterable[int]) -> tuple[float, list[float]]:
+        run = open_graph(candidate, engine)
+        values = [judges[number].psnr_db - judges[number].judge(run).drop_db for number in numbers]
+        return float(np.mean(values)), values
 
     feeds = [{"lr": crop} for crop in crops]
     made = nncf.quantize_with_accuracy_control(
         onnx.load(source),
         nncf.Dataset(feeds),
-        nncf.Dataset([{"lr": crop.lr} for crop in held_out]),
+        nncf.Dataset(range(len(held_out)), lambda number: {"lr": held_out[number].lr}),
         score,
         max_drop=max_drop_db,
         subset_size=len(feeds),
