@@ -48,6 +48,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.backends.openvino.compiled import compile_graph
 from sr_deploy.deps import is_installed
+from sr_deploy.evaluation.pairs import find_pairs, read_pair
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.int8.calibration_images import Crop, CropShape, cut_crops, find_calibration_images, to_input
 from sr_deploy.export.int8.execute import Run, open_graph
@@ -59,7 +60,6 @@ from sr_deploy.export.write import rewrite_graph_file
 from sr_deploy.graph.read import describe_graph_cost
 from sr_deploy.measure.machine import describe_machine, has_multiplier, tool_versions
 from sr_deploy.model import Model, open_model
-from sr_deploy.verify.pairs import find_pairs, read_pair
 
 TESTED_CROP = 96
 """Low-resolution side of the crops of bundled photographs that are tested on."""

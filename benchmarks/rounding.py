@@ -19,9 +19,9 @@ from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
-from sr_deploy.verify.contents import CONTENTS
-from sr_deploy.verify.grid import Point
-from sr_deploy.verify.reference import ReferenceOutputs
+from sr_deploy.verification.contents import CONTENTS
+from sr_deploy.verification.grid import Point
+from sr_deploy.verification.reference import ReferenceOutputs
 
 BACKENDS = ("onnxruntime:fp32", "openvino:fp32")
 

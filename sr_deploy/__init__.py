@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sr_deploy.bench.run import bench_model
     from sr_deploy.bundle.trust import EngineTrust
-    from sr_deploy.certification import build_engines, verify_model
     from sr_deploy.deploy import export_bundle
-    from sr_deploy.evaluation import evaluate_model
+    from sr_deploy.evaluation.evaluate import evaluate_model
     from sr_deploy.model import open_model
     from sr_deploy.train.interpolate import interpolate_models
     from sr_deploy.upscale.image import Upscaler
+    from sr_deploy.verification.verify import build_engines, verify_model
 
     __version__: str
 
@@ -36,12 +36,12 @@ _MODULES = {
     "EngineTrust": "bundle.trust",
     "Upscaler": "upscale.image",
     "bench_model": "bench.run",
-    "build_engines": "certification",
-    "evaluate_model": "evaluation",
+    "build_engines": "verification.verify",
+    "evaluate_model": "evaluation.evaluate",
     "export_bundle": "deploy",
     "interpolate_models": "train.interpolate",
     "open_model": "model",
-    "verify_model": "certification",
+    "verify_model": "verification.verify",
 }
 """Where each public name is."""
 

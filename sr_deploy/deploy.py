@@ -45,10 +45,10 @@ from sr_deploy.untrusted import make_component
 
 if TYPE_CHECKING:
     from sr_deploy.bench.pair import PairTiming
-    from sr_deploy.certification import Verification
     from sr_deploy.export.fp16_plan import Fp16Plan
     from sr_deploy.export.int8.bundle import Int8Graph
     from sr_deploy.graph.rewrite import RewriteReport
+    from sr_deploy.verification.verify import Verification
 
 DEPLOYMENTS = Path("deployments")
 """Where bundles go unless a path is given, under the current folder."""
@@ -154,7 +154,7 @@ def export_bundle(
         >>> result.bundle.precisions  # doctest: +SKIP
         ('fp32',)
     """
-    from sr_deploy.certification import verify_model
+    from sr_deploy.verification.verify import verify_model
 
     tell = on_stage or (lambda _: None)
     spec = spec or load_spec()

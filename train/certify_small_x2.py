@@ -20,14 +20,14 @@ import numpy as np
 
 from sr_deploy.bundle import Bundle, open_bundle
 from sr_deploy.bundle.store import CERTIFICATE_NAME, MANIFEST_NAME
-from sr_deploy.certification import verify_model
 from sr_deploy.errors import SrDeployError, VerificationError
 from sr_deploy.export.int8.bundle import load_quantized_source
 from sr_deploy.export.int8.search_report import Int8Report, LayerReport, report_name
 from sr_deploy.files import sha256_of, write_text
 from sr_deploy.graph.load import load_whole_model, name_of
 from sr_deploy.shipped import DEFAULT_MODEL
-from sr_deploy.verify.align import GraphView
+from sr_deploy.verification.align import GraphView
+from sr_deploy.verification.verify import verify_model
 
 REPORT_NAME = report_name("int8")
 

@@ -2,7 +2,7 @@
 
 FP32 computes sums in any order, and each order rounds differently: how far apart two sound backends may lie depends on
 the network and on what it is shown. So it is measured (`Fp32Rounding`) and multiplied. Nothing here is taken from a
-certificate but the rounding, and that is held against a new measurement (`sr_deploy.verify.standing`).
+certificate but the rounding, and that is held against a new measurement (`sr_deploy.verification.standing`).
 """
 
 from __future__ import annotations

@@ -63,10 +63,10 @@ def build(
 ) -> None:
     """Build engines of a bundle or an ONNX file, on the machine that will run them; those that still hold are kept."""
     from sr_deploy.bundle import find_newest_bundle, list_engine_backends, parse_profile
-    from sr_deploy.certification import build_engines
     from sr_deploy.deploy import DEPLOYMENTS
     from sr_deploy.engine.place import find_place
     from sr_deploy.errors import InputError
+    from sr_deploy.verification.verify import build_engines
 
     output = Output(as_json)
     *first, last, _none = list_engine_backends()

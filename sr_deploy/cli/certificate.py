@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from sr_deploy.bundle import CertificateEntry, ErrorBudget
     from sr_deploy.bundle.verdict import Judgment
-    from sr_deploy.certification import Verification
-    from sr_deploy.verify.bisect import Bisection
+    from sr_deploy.verification.bisect import Bisection
+    from sr_deploy.verification.verify import Verification
 
 
 EXIT_CODES = {"verified": 0, "failed": 3, "incomplete": 4}
@@ -40,7 +40,7 @@ def show_verification(output: Output, title: str, verification: Verification) ->
 
 def _describe_standing(verification: Verification) -> Iterator[str]:
     """What is wrong, found now or before, here or elsewhere; what was not checked, not run, or asked for too little."""
-    from sr_deploy.verify.agreement import describe_agreement
+    from sr_deploy.verification.agreement import describe_agreement
 
     judgment = verification.judgment
     for failure in judgment.failures:
@@ -106,7 +106,7 @@ def _make_table(title: str, entries: Sequence[CertificateEntry]) -> Table:
     from rich.table import Table
 
     from sr_deploy.bundle.shortfall import find_worst
-    from sr_deploy.verify.agreement import describe_agreement
+    from sr_deploy.verification.agreement import describe_agreement
 
     table = Table(title=f"{title} against {entries[0].reference}", title_justify="left")
     table.add_column("artifact", no_wrap=True)
@@ -153,7 +153,7 @@ def _make_error_budget(budget: ErrorBudget) -> Table:
 
 def describe_margin(entry: CertificateEntry) -> str:
     """The smallest distance to a threshold, as in `+29.1 dB`; negative: missed."""
-    from sr_deploy.verify.margin import measure_margin
+    from sr_deploy.verification.margin import measure_margin
 
     margin = measure_margin(entry)
     return "" if margin is None else f"{margin:+.1f} dB"
@@ -163,8 +163,8 @@ def _describe_figures(entries: Sequence[CertificateEntry]) -> list[str]:
     """What was shown, and for each precision that more than one backend measured, the figure that counts: the worst."""
     from sr_deploy.backends import PRECISIONS
     from sr_deploy.bundle.shortfall import describe_allowance
-    from sr_deploy.verify.agreement import describe_agreement
-    from sr_deploy.verify.entry import worst_entry
+    from sr_deploy.verification.agreement import describe_agreement
+    from sr_deploy.verification.entry import worst_entry
 
     shapes = dict.fromkeys(one.shape for entry in entries for one in entry.measurements)
     contents = dict.fromkeys(one.content for entry in entries for one in entry.measurements)

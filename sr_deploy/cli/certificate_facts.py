@@ -27,8 +27,8 @@ class CertificateFacts:
 
 def describe_certificate(bundle: Bundle) -> CertificateFacts:
     """Whether the bundle was verified, on what, and whether that still holds."""
-    from sr_deploy.verify.agreement import describe_agreement
-    from sr_deploy.verify.judging import judge_bundle
+    from sr_deploy.verification.agreement import describe_agreement
+    from sr_deploy.verification.judging import judge_bundle
 
     certificate, judgment, problem = judge_bundle(bundle)
     last = certificate.last

@@ -15,8 +15,8 @@ from sr_deploy.cli.output import JsonOption, Output
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sr_deploy.evaluation import Evaluation
-    from sr_deploy.verify.quality import ImageScores
+    from sr_deploy.evaluation.evaluate import Evaluation
+    from sr_deploy.evaluation.scores import ImageScores
 
 
 def evaluate(
@@ -59,7 +59,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """PSNR, SSIM and NIQE on a test set by the papers' protocol, for each picture and in all, beside bicubic's."""
-    from sr_deploy.evaluation import CROPS_NAME, EVALUATION_NAME, evaluate_model
+    from sr_deploy.evaluation.evaluate import CROPS_NAME, EVALUATION_NAME, evaluate_model
     from sr_deploy.model import open_model
 
     output = Output(as_json)

@@ -118,10 +118,10 @@ def _verify(
     from sr_deploy.backends.registry import parse_backend
     from sr_deploy.bundle import find_newest_bundle
     from sr_deploy.bundle.signature import check_signature
-    from sr_deploy.certification import verify_model
     from sr_deploy.errors import DamagedBundleError, GraphError
     from sr_deploy.model import open_model
-    from sr_deploy.verify.bisect import bisect_model
+    from sr_deploy.verification.bisect import bisect_model
+    from sr_deploy.verification.verify import verify_model
 
     choices = [parse_backend(text) for text in backend] if backend else None
     path = model or find_newest_bundle(Path("deployments"))

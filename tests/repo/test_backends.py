@@ -15,7 +15,7 @@ WORDS = re.compile(rf"(?<![\w.-])({'|'.join(sorted(NAMES - {'torch'}, key=len, r
 CHOICES = re.compile(rf"({'|'.join(NAMES)})(:.*)?")
 ALLOWED = {
     "arch/pickles.py": {"torch"},  # the module whose classes a pickle names
-    "verify/fp32.py": {"torch"},  # as an ONNX file names what exported it
+    "verification/fp32.py": {"torch"},  # as an ONNX file names what exported it
     # An example of what the user writes.
     "cli/bench.py": {"openvino"},
     "cli/options.py": {"openvino"},

@@ -62,7 +62,7 @@ GONE_MODULES = {
     "train/recipe": {"files"},
     "upscale": {"files", "job", "pipeline", "places", "report", "work", "worker"},
     "upscale/video": {"entries", "job", "pipeline", "work", "worker"},
-    "verify": {"files", "half", "lattice"},
+    "verification": {"files", "half", "lattice"},
 }
 PHRASES = (
     r"\b(?:is|are|was|were|gives?|values that are) (?:no|not a) numbers?\b(?! (?:of|from))",

@@ -15,10 +15,10 @@ from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import parse_profile
-from sr_deploy.certification import verify_model
 from sr_deploy.deploy import export_bundle
 from sr_deploy.export.spec import load_spec
 from sr_deploy.files import sha256_of
+from sr_deploy.verification.verify import verify_model
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,11 @@ from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import open_bundle
-from sr_deploy.certification import verify_model
 from sr_deploy.cli import main
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
+from sr_deploy.verification.verify import verify_model
 
 pytestmark = pytest.mark.xdist_group("io_dtype")  # one process makes its bundles
 

@@ -98,7 +98,7 @@ def test_without_niqe_and_files_nothing_of_them_is_there(prepared, tmp_path, mon
 
 
 def test_lpips_is_marked_as_not_validated(prepared, tmp_path, capsys):
-    from sr_deploy.arch.lpips import _BACKBONES, Lpips
+    from sr_deploy.evaluation.lpips import _BACKBONES, Lpips
 
     torch.manual_seed(1)
     convolutions = _BACKBONES["AlexNet"]

@@ -21,7 +21,7 @@ from sr_deploy.graph.read import describe_graph_cost
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image, write_image
 from sr_deploy.model import open_model
 from sr_deploy.upscale.backend import choose_backend
-from sr_deploy.verify.bisect import bisect_model
+from sr_deploy.verification.bisect import bisect_model
 
 ARCH = ArchSpec(architecture="compact", scale=2, features=8, blocks=2)
 # Random weights agree less with PyTorch than trained ones; what is looked at here is the budget.

@@ -13,12 +13,12 @@ import pytest
 
 from sr_deploy import trt
 from sr_deploy.bundle import EngineRecord, FileRecord, Thresholds, open_bundle
-from sr_deploy.certification import verify_model
 from sr_deploy.cli import main
 from sr_deploy.errors import InputError
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.shipped import shipped_models
-from sr_deploy.verify.judging import judge_bundle
+from sr_deploy.verification.judging import judge_bundle
+from sr_deploy.verification.verify import verify_model
 from tests.unit.certificates import edit_certificate
 
 needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")

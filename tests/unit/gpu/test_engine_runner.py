@@ -18,7 +18,7 @@ from sr_deploy.errors import BackendError, InputError, OutOfMemoryError, OutputE
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
 from sr_deploy.upscale.image import Upscaler
-from sr_deploy.verify.entry import name_machine
+from sr_deploy.verification.entry import name_machine
 from tests.unit.gpu import stub_sdk
 from tests.unit.gpu.conftest import add_engine
 from tests.unit.gpu.stub_sdk import OUT_OF_MEMORY, Stub, repeat
@@ -224,8 +224,8 @@ def test_pytorch_takes_a_gpu_with_and_without_its_number(bundle, gpu, device, nu
 def test_auto_takes_the_fastest_that_is_vouched_for(bundle, stub, install_sdk, monkeypatch):
     """From a certificate of this very GPU to what runs; times are measured, as far as they mean anything."""
     from sr_deploy.backends.registry import parse_backend
-    from sr_deploy.certification import verify_model
     from sr_deploy.upscale.backend import choose_backend, list_candidates
+    from sr_deploy.verification.verify import verify_model
 
     network = open_runner(open_model(bundle.path), "torch:fp32", device="cpu")
     stub.compute = network.infer

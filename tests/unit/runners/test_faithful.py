@@ -11,7 +11,6 @@ from sr_deploy.backends import BackendChoice
 from sr_deploy.backends.registry import get_backend
 from sr_deploy.bundle import Certificate, CertificateEntry, Check, FileRecord, Measurement, open_bundle, utc_now
 from sr_deploy.bundle.store import CERTIFICATE_NAME, MANIFEST_NAME
-from sr_deploy.certification import verify_model
 from sr_deploy.deps import installed_version
 from sr_deploy.export.float_format import BF16
 from sr_deploy.export.fp16 import convert_graph_to_format
@@ -19,6 +18,7 @@ from sr_deploy.files import sha256_of
 from sr_deploy.measure.machine import describe_machine
 from sr_deploy.model import open_model
 from sr_deploy.runners.faithful import explain_left_out, list_faithful
+from sr_deploy.verification.verify import verify_model
 
 FULL = ["openvino:fp32", "onnxruntime:fp32", "torch:fp32"]
 INT8 = {

@@ -11,13 +11,13 @@ from sr_deploy import trt
 from sr_deploy.backends import BackendChoice
 from sr_deploy.backends.registry import parse_backend
 from sr_deploy.bundle import Shape, open_bundle
-from sr_deploy.certification import verify_model
 from sr_deploy.engine.bundle import build_engines
 from sr_deploy.errors import BackendError
 from sr_deploy.gpus import Gpu, visible_gpus
 from sr_deploy.model import open_model
 from sr_deploy.runners.autotune import AutotuneResult
 from sr_deploy.upscale.backend import choose_backend
+from sr_deploy.verification.verify import verify_model
 
 pytestmark = [
     pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed"),

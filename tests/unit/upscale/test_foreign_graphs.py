@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.errors import GraphError, OutOfMemoryError
-from sr_deploy.evaluation import evaluate_model
+from sr_deploy.evaluation.evaluate import evaluate_model
 from sr_deploy.graph.read import describe_graph_cost
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.model import open_model

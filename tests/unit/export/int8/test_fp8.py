@@ -24,7 +24,7 @@ from sr_deploy.export.int8.placement import place_quantization
 from sr_deploy.export.int8.quantization_options import Fp8Options
 from sr_deploy.export.spec import load_spec
 from sr_deploy.graph.read import describe_graph_cost, read_graph
-from sr_deploy.verify.audit import Terms, audit_graph
+from sr_deploy.verification.audit import Terms, audit_graph
 
 pytestmark = pytest.mark.xdist_group("int8")
 

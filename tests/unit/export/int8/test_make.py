@@ -25,7 +25,7 @@ from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
 from sr_deploy.graph.read import describe_graph_cost, read_graph
 from sr_deploy.model import open_model
-from sr_deploy.verify.audit import Terms, audit_graph
+from sr_deploy.verification.audit import Terms, audit_graph
 
 pytestmark = pytest.mark.xdist_group("int8")  # one process calibrates for all
 
