@@ -1,4 +1,4 @@
-"""How alike the engines are that TensorRT-RTX builds of one graph, and whether `engine.equality` takes them for equal.
+"""How alike the engines are that TensorRT-RTX builds of one graph, and whether they are taken for equal.
 
     python benchmarks/engine_builds.py small-x2 deployments/demo --processes 4 --builds 8
 
@@ -26,12 +26,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sr_deploy import trt
-from sr_deploy.backends import Precision
+from sr_deploy.backends import Precision, builders
+from sr_deploy.backends.tensorrt.build_worker import BuildJob, build
+from sr_deploy.backends.tensorrt.equality import find_difference
 from sr_deploy.bundle import Profile, parse_profile, utc_now
-from sr_deploy.engine.equality import find_difference
 from sr_deploy.engine.request import EngineRequest
-from sr_deploy.engine.worker import BuildJob, build
 from sr_deploy.files import sha256_of
 from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.model import open_model
@@ -53,8 +52,8 @@ def list_graphs(model: Path) -> Iterator[tuple[str, Path, Precision, tuple[str, 
 
 def make_request(graph: Path, precision: Precision, planned: Sequence[str], profile: Profile) -> EngineRequest:
     """For all GPUs that the builder knows and that compute in the precision."""
-    known = trt.compute_capabilities("tensorrt-rtx")
-    lacking = trt.find_lacking(precision, known)
+    known = builders.compute_capabilities("tensorrt-rtx")
+    lacking = builders.find_lacking(precision, known)
     return EngineRequest(
         graph=graph,
         graph_sha256=sha256_of(graph),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sr_deploy.arch.registry import input_multiple
 from sr_deploy.arch.spec import tidy_license
 from sr_deploy.backends import Precision
+from sr_deploy.backends.description import OnProgress
 from sr_deploy.bundle import (
     Bundle,
     CertificateEntry,
@@ -30,7 +31,6 @@ from sr_deploy.bundle import (
 )
 from sr_deploy.bundle.signature import read_private_key, sign_bundle
 from sr_deploy.bundle.store import MANIFEST_NAME, REFERENCE_NAME, is_bundle
-from sr_deploy.engine.build import OnProgress
 from sr_deploy.engine.bundle import NotBuilt, build_engines, check_plan
 from sr_deploy.engine.profiles import check_profiles
 from sr_deploy.errors import CheckpointError, GraphError, OutputError, VerificationError

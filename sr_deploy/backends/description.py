@@ -14,6 +14,8 @@ from sr_deploy.deps import Package
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from sr_deploy.engine.build import BuiltEngine
+    from sr_deploy.engine.request import EngineRequest
     from sr_deploy.model import Model
     from sr_deploy.runners.protocol import Runner
 
@@ -96,9 +98,44 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class BuildProgress:
+    """Where a build stands."""
+
+    stage: str
+    """What the builder is doing, in its own words, as in `Building engine: Timing graph nodes`."""
+    done: int
+    """Steps of that stage done."""
+    total: int
+    """Steps of that stage; 0: it does not say."""
+    seconds: float
+    """Time since the build began."""
+
+    def __str__(self) -> str:
+        steps = f" {self.done}/{self.total}" if self.total else ""
+        return f"{self.stage}{steps}, {self.seconds:.0f} s so far"
+
+
+OnProgress = Callable[[BuildProgress], None]
+"""Told what the builder is doing, at least once a second."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What an engine has where another one is due."""
+
+    what: str
+    """In words, for one line."""
+    places: tuple[int, ...] = ()
+    """Bytes of the other engine that this one has otherwise, outside the listing, in their order; of many the first."""
+
+
+@dataclass(frozen=True)
 class EngineBuilder:
     """What builds the engines of a backend from ONNX graphs, with an SDK that has TensorRT's interface."""
 
+    build: Callable[[EngineRequest, bytes | None, OnProgress], BuiltEngine]
+    """Build one engine, given what earlier builds learnt of kernels' times (None: keep nothing). Asked by
+    `engine.build.build_engine`, which says what is raised."""
     select_sdk: Callable[[], ModuleType]
     """Choose the SDK for the rest of the process and import it. Raises BackendError where the process has another one,
     MissingDependencyError where it is absent."""
@@ -111,8 +148,9 @@ class EngineBuilder:
     """Settings of `EngineOptions` that the SDK does not have, and what serves instead."""
     options_on_gpu: tuple[str, ...] = ()
     """Settings that it takes only where there is a GPU."""
-    is_repeatable: bool = False
-    """Whether two builds with the same settings are alike, so that an engine can be built again to be compared."""
+    find_difference: Callable[[bytes, bytes], Difference | None] | None = None
+    """What distinguishes an engine from the one that is due; None if sound builds differ no less. Without it no two
+    builds are alike, and an engine cannot be built again to be compared."""
     states_length: bool = False
     """Whether the header of an engine file states its length."""
     keeps_timings: bool = False

@@ -14,7 +14,7 @@ from sr_deploy.backends.description import Artifact, Backend, DeviceKind, Engine
 from sr_deploy.errors import InputError
 from sr_deploy.plugins import find_modules
 
-_NO_BACKENDS = ("choice", "description", "registry")
+_NO_BACKENDS = ("builders", "choice", "description", "registry")
 
 
 @cache

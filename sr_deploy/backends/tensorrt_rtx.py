@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from sr_deploy.backends.description import EngineBuilder
-from sr_deploy.backends.tensorrt import describe_sdk
+from sr_deploy.backends.description import Difference, EngineBuilder
+from sr_deploy.backends.tensorrt import build_engine, describe_sdk
 from sr_deploy.backends.tensorrt.sdk import select_sdk
 from sr_deploy.deps import Package, require
 
@@ -18,10 +18,17 @@ def _list_capabilities() -> tuple[str, ...]:
     return tuple(name.lower() for name in sdk.ComputeCapability.__members__ if name not in _NO_NAMES)
 
 
+def _find_difference(engine: bytes, due: bytes) -> Difference | None:
+    from sr_deploy.backends.tensorrt.equality import find_difference
+
+    return find_difference(engine, due)
+
+
 BACKEND = describe_sdk(
     "tensorrt-rtx",
     PACKAGE,
     EngineBuilder(
+        build=build_engine,
         select_sdk=partial(select_sdk, "tensorrt-rtx", PACKAGE, is_rtx=True),
         tag=b"vtrt",
         list_capabilities=_list_capabilities,
@@ -34,7 +41,7 @@ BACKEND = describe_sdk(
         },
         options_on_gpu=("strip_weights", "refittable"),
         # `keeps_timings` is not set: it times no kernels when it builds, and has a timing cache in name only.
-        is_repeatable=True,
+        find_difference=_find_difference,
         states_length=True,
     ),
     order=4,

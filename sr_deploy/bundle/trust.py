@@ -2,27 +2,19 @@
 
 TensorRT runs what an engine holds, on the GPU and, in some engines, on the CPU: whoever made one decides what is run.
 So `build` and `export` enter each engine that they make into a registry in the user's cache folder, by the SHA-256 of
-its bytes, and `open_engine`, the only door to an SDK's deserializer, looks there. What builders and runners keep beside
-engines to start faster is code likewise and stands in the same registry.
+its bytes, and the only door to an SDK's deserializer (`backends/tensorrt/open_engine.py`) looks there. What builders
+and runners keep beside engines to start faster is code likewise and stands in the same registry.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from sr_deploy.bundle.records import EngineRecord, Record, Sha256
 from sr_deploy.cache import keep, kept_path, read_kept
-from sr_deploy.errors import BackendError
-from sr_deploy.trt import sdk_log, take_errors
-
-if TYPE_CHECKING:
-    # The two SDKs have the same names in both modules; either serves to read this file.
-    import tensorrt_rtx as trt
 
 KIND = "built"
 """Under which the registry lies in the cache folder."""
@@ -97,33 +89,6 @@ def why_not_trusted(record: EngineRecord, trust: EngineTrust) -> str | None:
             "again without --version-compatible"
         )
     return None
-
-
-def open_engine(sdk: ModuleType, content: bytes, trust: EngineTrust = BUILT_HERE) -> trt.ICudaEngine | None:
-    """Deserialize an engine. Nothing else in sr-deploy does.
-
-    Args:
-        sdk: whose engine.
-        content: its bytes; these very bytes are looked for in the registry.
-        trust: what the user allows.
-
-    Returns:
-        The engine; None where the SDK does not take it.
-
-    Raises:
-        BackendError: it was not built here, and the user has not said that he trusts it; or the SDK does not start.
-    """
-    if not trust.elsewhere and not were_made_here(content):
-        raise BackendError("the engine was not built here, and an engine is code; to run it: --trust-engine")
-    take_errors()  # of others, before
-    runtime = None
-    with contextlib.suppress(TypeError):  # raised where there is none
-        runtime = sdk.Runtime(sdk_log(sdk))
-    # With a driver that is too old there may be one all the same, whose next call ends the process.
-    if (said := take_errors()) or runtime is None:
-        raise BackendError(f"{sdk.__name__} does not start here: {said or 'it gave no runtime'}")
-    runtime.engine_host_code_allowed = trust.host_code
-    return runtime.deserialize_cuda_engine(content)
 
 
 def _enter(sha256: str, record_sha256: str | None) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
+from sr_deploy.backends.description import OnProgress
 from sr_deploy.backends.registry import builder_names, get_builder
 from sr_deploy.bundle import (
     Bundle,
@@ -31,10 +32,9 @@ from sr_deploy.bundle.trust import (
     were_made_here,
 )
 from sr_deploy.bundle.verdict import Judgment
-from sr_deploy.engine.build import OnProgress, build_engine
-from sr_deploy.engine.options import check_options, option_of
+from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.place import EnginePlace, find_place
-from sr_deploy.engine.request import EngineRequest
+from sr_deploy.engine.request import EngineRequest, check_options, option_of
 from sr_deploy.errors import BackendError, GraphError, InputError, MissingDependencyError, ShapeError
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.graph.read import describe_layers
@@ -116,7 +116,7 @@ def build_engines(
     by_name = backend != "auto"
     total = BuildResult()
     for one in _wanted_backends(backend, compute_capabilities):
-        reason = trt.why_not_buildable(one) or (None if by_name else _why_not_with(one, plan.options))
+        reason = builders.why_not_buildable(one) or (None if by_name else _why_not_with(one, plan.options))
         if reason is None:
             try:
                 total = _joined(total, _build_with(place, one, plan))
@@ -155,7 +155,7 @@ def check_plan(plan: EnginePlan) -> None:
     with contextlib.suppress(BackendError):
         check_options(plan.backend, plan)
     if get_builder(plan.backend).list_capabilities is None:
-        trt.resolve_compute_capabilities(plan.backend, plan.compute_capabilities)
+        builders.resolve_compute_capabilities(plan.backend, plan.compute_capabilities)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _build_with(place: EnginePlace, backend: str, plan: _Plan) -> BuildResult:
     wanted = plan.compute_capabilities
     if not wanted and get_builder(backend).list_capabilities is not None:
         wanted = place.plan.compute_capabilities
-    capabilities = trt.resolve_compute_capabilities(backend, wanted)
+    capabilities = builders.resolve_compute_capabilities(backend, wanted)
     check_options(backend, plan.options)
     built, kept, removed, not_built = [], [], [], []
     for path, graph in place.graphs:
@@ -211,7 +211,7 @@ def _build_with(place: EnginePlace, backend: str, plan: _Plan) -> BuildResult:
 def _describe_lacking(lacking: Mapping[str, str]) -> str:
     """As in `not for sm75 (Turing): no BF16`; empty for nothing."""
     names = {why: [name for name, one in lacking.items() if one == why] for why in lacking.values()}
-    return "; ".join(f"not for {trt.describe_capabilities(found)}: {why}" for why, found in names.items())
+    return "; ".join(f"not for {builders.describe_capabilities(found)}: {why}" for why, found in names.items())
 
 
 def _find_lacking(
@@ -222,7 +222,7 @@ def _find_lacking(
     FP8 is told apart surely; what else may be lacking is tried where the target was asked for by name.
     """
     if graph.precision == "fp8":
-        return trt.find_lacking("fp8", capabilities or [gpu.compute_capability for gpu in visible_gpus()[:1]])
+        return builders.find_lacking("fp8", capabilities or [gpu.compute_capability for gpu in visible_gpus()[:1]])
     if by_name:
         return {}
     opt = profiles[0].opt
@@ -231,7 +231,7 @@ def _find_lacking(
     except (GraphError, ShapeError):  # the builder says what it does not take
         layers = ()
     matrices = any(one.flops and one.op in _MATRIX_PRODUCTS and one.precision == "fp32" for one in layers)
-    return trt.find_lacking(graph.precision, capabilities, fp32_matrices=matrices)
+    return builders.find_lacking(graph.precision, capabilities, fp32_matrices=matrices)
 
 
 def _may_keep(records: Sequence[EngineRecord], plan: _Plan) -> bool:

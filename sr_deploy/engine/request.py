@@ -1,4 +1,4 @@
-"""What is asked of a builder, and the key that tells whether an engine still answers to it."""
+"""What is asked of a builder, whether it has such settings, and the key that says if an engine still answers to it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sr_deploy import trt
-from sr_deploy.backends import Precision
+from sr_deploy.backends import Precision, builders
 from sr_deploy.backends.registry import get_builder
 from sr_deploy.bundle import EngineOptions, EngineRecord, Profile, engine_key
-from sr_deploy.errors import MissingDependencyError
+from sr_deploy.errors import BackendError, InputError, MissingDependencyError
+from sr_deploy.gpus import visible_gpus
 
 
 class EngineRequest(BaseModel):
@@ -42,9 +42,9 @@ class EngineRequest(BaseModel):
         Raises:
             MissingDependencyError: it is not installed.
         """
-        version = trt.sdk_version(self.backend)
+        version = builders.sdk_version(self.backend)
         if version is None:
-            raise MissingDependencyError(trt.why_not_buildable(self.backend) or f"{self.backend} has no version")
+            raise MissingDependencyError(builders.why_not_buildable(self.backend) or f"{self.backend} has no version")
         return version
 
     def target(self) -> str:
@@ -53,7 +53,7 @@ class EngineRequest(BaseModel):
         Raises:
             BackendError: it builds for the GPU that is here alone, and there is none.
         """
-        return trt.describe_target(self.backend, self.compute_capabilities)
+        return builders.describe_target(self.backend, self.compute_capabilities)
 
     def key(self) -> str:
         """Key of the engine that would be built now; an engine with another one is stale.
@@ -81,3 +81,27 @@ class EngineRequest(BaseModel):
         """Whether `record` is an older engine for the same purpose: same backend, precision and target, another key."""
         purpose = (self.backend, self.precision, self.target())
         return (record.backend, record.precision, record.target) == purpose and record.key != self.key()
+
+
+def check_options(backend: str, options: EngineOptions) -> None:
+    """Refuse settings that an SDK does not have, by name.
+
+    Raises:
+        InputError: the SDK has no such setting; the message says what serves instead.
+        BackendError: the SDK has it, and this machine lacks what it takes.
+    """
+    builder = get_builder(backend)
+    for name, instead in builder.absent_options.items():
+        if getattr(options, name):
+            raise InputError(f"{backend} has no {option_of(name)}: {instead}")
+    for name in builder.options_on_gpu:
+        if getattr(options, name) and not visible_gpus():
+            raise BackendError(
+                f"{backend} builds engines with {option_of(name)} only where there is an RTX GPU, and none is "
+                "visible here (the driver shows none); leave it out, or build on the machine that will run the engine"
+            )
+
+
+def option_of(name: str) -> str:
+    """How the command line spells a setting, as in `--strip-weights`."""
+    return "--workspace" if name == "workspace_gib" else f"--{name.replace('_', '-')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sr_deploy.backends import BackendChoice, Precision
+from sr_deploy.backends.builders import sdk_version
 from sr_deploy.backends.description import RunOptions
 from sr_deploy.backends.registry import get_backend, list_choices, parse_backend
 from sr_deploy.bundle import EngineRecord
@@ -14,7 +15,6 @@ from sr_deploy.gpus import visible_gpus
 from sr_deploy.model import Model, open_model
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
 from sr_deploy.runners.protocol import Runner
-from sr_deploy.trt import sdk_version
 
 
 def open_runner(

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
 from sr_deploy.backends.description import Backend
 from sr_deploy.backends.registry import list_backends
 from sr_deploy.cache import cache_folder, count_kept
@@ -100,7 +100,7 @@ def _diagnose_package(package: Package) -> PackageDiagnosis:
 
 def _diagnose_backend(backend: Backend) -> BackendDiagnosis:
     runs, why_not_run = _find_runs(backend)
-    why_not_build = None if backend.builder is None else trt.why_not_buildable(backend.name)
+    why_not_build = None if backend.builder is None else builders.why_not_buildable(backend.name)
     return BackendDiagnosis(
         name=backend.name,
         version=installed_version(backend.package),

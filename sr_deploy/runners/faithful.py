@@ -6,6 +6,7 @@ The same rule holds on a CPU and on a GPU, where the choices are the engines tha
 from __future__ import annotations
 
 from sr_deploy.backends import QUANTIZED, BackendChoice
+from sr_deploy.backends.builders import sdk_version
 from sr_deploy.backends.description import DeviceKind
 from sr_deploy.backends.registry import get_backend, list_for_auto
 from sr_deploy.bundle import Bundle, Certificate, FileRecord
@@ -18,7 +19,6 @@ from sr_deploy.model import Model
 from sr_deploy.runners.choose import find_graph_precision, why_not_runnable
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
 from sr_deploy.shipped import is_shipped
-from sr_deploy.trt import sdk_version
 
 
 def list_in_fp32(device: DeviceKind) -> tuple[BackendChoice, ...]:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
+from sr_deploy.backends.description import Difference
 from sr_deploy.backends.registry import get_builder
 from sr_deploy.bundle import EngineOptions, EngineRecord, GraphRecord
 from sr_deploy.engine.build import BuiltEngine, build_engine, describe_builder
-from sr_deploy.engine.equality import Difference, find_difference
-from sr_deploy.engine.options import check_options
-from sr_deploy.engine.request import EngineRequest
+from sr_deploy.engine.request import EngineRequest, check_options
 from sr_deploy.errors import BackendError, InputError, MissingDependencyError
 from sr_deploy.legible import show_value
 from sr_deploy.verification.engine_layers import name_layers
@@ -69,7 +68,7 @@ class Rebuilds:
             if reason is None:
                 due = self._build(record)
                 misstated = tuple(list_misstatements(record, due.record))
-                difference = find_difference(engine, due.engine)
+                difference = _find_difference(record, engine, due.engine)
                 if difference is None:
                     return Compared(how, misstated)
                 wrong, reason = self._explain(record, engine, graph, due.engine, difference)
@@ -90,9 +89,9 @@ class Rebuilds:
             return (f"is {place}: the two are swapped, or one took the other's place",), ""
         for _ in range(_MORE_BUILDS):
             more = build_engine(_make_request(record, *graph)).engine
-            if find_difference(engine, more) is None:
+            if _find_difference(record, engine, more) is None:
                 return (), ""
-            apart = find_difference(more, due)
+            apart = _find_difference(record, more, due)
             if apart is not None:
                 return (), f"{difference.what}, but builds here differ from each other too: {apart.what}"
         if record.built_on not in ("", describe_builder()):
@@ -107,7 +106,7 @@ class Rebuilds:
         """Whether an engine is the one that this record is of."""
         try:
             same = why_not_built_again(record) is None and self.find_graph(record) is not None
-            return same and find_difference(engine, self._build(record).engine) is None
+            return same and _find_difference(record, engine, self._build(record).engine) is None
         except (InputError, BackendError, MissingDependencyError):
             return False
 
@@ -128,15 +127,15 @@ def why_not_built_again(record: EngineRecord) -> str | None:
         BackendError: a setting takes what this machine lacks.
     """
     name, version = record.backend, record.backend_version
-    if not get_builder(name).is_repeatable:
+    if get_builder(name).find_difference is None:
         return (
             f"{name} times kernels while it builds, so no two builds are alike, and this engine was not built here; "
             "build it again with: sr-deploy build"
         )
-    reason = trt.why_not_buildable(name)
+    reason = builders.why_not_buildable(name)
     if reason is not None:
         return f"it takes {name} {version} to build it again and compare: {reason}"
-    installed = trt.sdk_version(name)
+    installed = builders.sdk_version(name)
     if installed != version:
         return (
             f"it was built by {name} {version}, and {installed} is installed; install that version to compare, or "
@@ -144,6 +143,12 @@ def why_not_built_again(record: EngineRecord) -> str | None:
         )
     check_options(name, EngineOptions.from_flags(record.flags))
     return None
+
+
+def _find_difference(record: EngineRecord, engine: bytes, due: bytes) -> Difference | None:
+    find = get_builder(record.backend).find_difference
+    assert find is not None  # `why_not_built_again` was asked before
+    return find(engine, due)
 
 
 def _make_request(record: EngineRecord, path: Path, graph: GraphRecord) -> EngineRequest:

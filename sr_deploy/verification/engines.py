@@ -1,7 +1,7 @@
 """Whether a bundle's engines are what their records say. None of them is opened. No torch here.
 
 A record and a hash are easily written, so an engine that was not built here is built again, by the same builder of the
-same graph with the same settings, and compared byte for byte but for what varies (`engine.equality`).
+same graph with the same settings, and compared byte for byte but for what varies (`EngineBuilder.find_difference`).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sr_deploy.backends import BackendChoice, Precision
+from sr_deploy.backends.description import OnProgress
 from sr_deploy.backends.registry import get_backend
 from sr_deploy.bundle import (
     Bundle,
@@ -29,7 +30,6 @@ from sr_deploy.bundle.engine_folder import EngineFolder, engines_of_graph
 from sr_deploy.bundle.store import PAGE_NAME, blaming_bundle
 from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.bundle.verdict import Judgment, Verdict
-from sr_deploy.engine.build import OnProgress
 from sr_deploy.engine.bundle import BuildResult
 from sr_deploy.engine.bundle import build_engines as build_in_folder
 from sr_deploy.engine.profiles import check_profiles

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy import trt
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.backends import Precision
+from sr_deploy.backends import Precision, builders
 from sr_deploy.backends.registry import get_builder
 from sr_deploy.backends.tensorrt.open_engine import restore_weights
 from sr_deploy.bundle import EngineOptions, parse_profile
@@ -43,13 +42,13 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
 
 def capabilities(backend: str) -> tuple[str, ...]:
     mine = visible_gpus()[0].compute_capability
-    if backend == "tensorrt-rtx" and mine not in trt.compute_capabilities(backend):
+    if backend == "tensorrt-rtx" and mine not in builders.compute_capabilities(backend):
         pytest.skip(f"{backend} does not build for this GPU ({mine})")
     return (mine,) if backend == "tensorrt-rtx" else ()
 
 
 def request_for(graphs: dict[Precision, Path], backend: str, precision: Precision, **changes: object):
-    reason = trt.why_not_buildable(backend)
+    reason = builders.why_not_buildable(backend)
     if reason is not None:
         pytest.skip(reason)
     request = EngineRequest(

@@ -8,6 +8,7 @@ from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.builders import why_not_buildable
 from sr_deploy.backends.onnxruntime.runner import why_no_cuda_provider
 from sr_deploy.backends.registry import builder_names
 from sr_deploy.deploy import export_bundle
@@ -18,7 +19,6 @@ from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner, why_not_runnable
 from sr_deploy.runners.protocol import DeviceRunner
-from sr_deploy.trt import why_not_buildable
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
 from sr_deploy.cli import main
 
 DATA = os.environ.get("SR_DEPLOY_DATA")
@@ -29,7 +29,7 @@ def test_published_network_agrees_to_1e_5_and_55_db(tmp_path, monkeypatch, capsy
     assert max(entry["worst_max_abs"] for entry in fp32) <= 1e-5
     assert fp16
     assert min(entry["worst_psnr_db"] for entry in fp16) > 55
-    if trt.sdk_version("tensorrt-rtx") is not None:
+    if builders.sdk_version("tensorrt-rtx") is not None:
         # 18 of the network, and the one that the rewritten graph has in place of the nearest enlargement.
         assert document["manifest"]["rewrites"] == ["nearest_skip"]
         assert {engine["convolution_precisions"].get("HALF", 0) for engine in document["engines"]} == {0, 19}

@@ -5,7 +5,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "sr_deploy"
 VOICE = {"cli/output.py", "cli/streams.py"}
-WORKERS = {"engine/worker.py", "engine/progress.py", "bench/worker.py", "gpus.py", "measure/peak.py"}
+WORKERS = {
+    *("backends/tensorrt/build_worker.py", "backends/tensorrt/progress.py"),
+    *("bench/worker.py", "gpus.py", "measure/peak.py"),
+}
 """Processes whose stdout and stderr are read by the one that started them."""
 
 

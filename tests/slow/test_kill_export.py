@@ -47,7 +47,7 @@ def find_builders() -> set[int]:
             command = (status.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"sr_deploy.engine.worker" in command and int(fields[2]) == os.getpgrp():
+        if b"sr_deploy.backends.tensorrt.build_worker" in command and int(fields[2]) == os.getpgrp():
             found.add(int(status.parent.name))
     return found
 

@@ -9,10 +9,11 @@ import onnx
 import pytest
 import torch
 
-from sr_deploy import deploy, deps, trt
+from sr_deploy import deploy, deps
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
+from sr_deploy.backends import builders
 from sr_deploy.bundle import open_bundle, parse_profile
 from sr_deploy.cli import main
 from sr_deploy.deploy import export_bundle
@@ -26,7 +27,7 @@ from sr_deploy.model import open_model
 
 pytestmark = pytest.mark.xdist_group("deploy")  # one process makes its bundles
 
-needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
 TILE = parse_profile("tile=1x16x16,1x32x32,1x64x64")
 
@@ -111,7 +112,7 @@ def test_engines_stand_in_the_bundle_and_say_what_is_left_to_build(made):
     result, _ = made
     assert [engine.precision for engine in result.engines] == ["fp32", "fp16"]
     assert {engine.key for engine in result.bundle.engines()} == {engine.key for engine in result.engines}
-    assert result.engines[0].target == "+".join(trt.compute_capabilities("tensorrt-rtx"))
+    assert result.engines[0].target == "+".join(builders.compute_capabilities("tensorrt-rtx"))
     if not visible_gpus():
         (missing,) = result.not_built
         assert missing.backend == "tensorrt"
@@ -165,9 +166,9 @@ def test_failing_builder_does_not_fail_the_export(checkpoint, tmp_path, monkeypa
     def refuse(request, **options):
         raise BackendError("tensorrt-rtx could not build an engine from model.fp32.onnx: no tactics")
 
-    monkeypatch.setattr(trt, "why_not_buildable", lambda backend: None)
-    monkeypatch.setattr(trt, "resolve_compute_capabilities", lambda backend, wanted: ("sm89",))
-    monkeypatch.setattr(trt, "sdk_version", lambda backend: "1.0")
+    monkeypatch.setattr(builders, "why_not_buildable", lambda backend: None)
+    monkeypatch.setattr(builders, "resolve_compute_capabilities", lambda backend, wanted: ("sm89",))
+    monkeypatch.setattr(builders, "sdk_version", lambda backend: "1.0")
     monkeypatch.setattr(engine_bundle, "build_engine", refuse)
     spec = load_spec().with_options(profiles=(TILE,))
     result = export_bundle(checkpoint, spec, tmp_path / "b", backend="tensorrt-rtx")

@@ -10,10 +10,10 @@ import onnx
 import pytest
 import torch
 
-from sr_deploy import trt
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
+from sr_deploy.backends import builders
 from sr_deploy.bundle import open_bundle
 from sr_deploy.cli import main
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
@@ -172,7 +172,7 @@ def test_gray_networks_have_one_channel_last(tmp_path):
     assert all(entry.passed for entry in open_bundle(bundle).certificate().entries)
 
 
-@pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+@pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 def test_engines_are_built_of_uint8_and_refused_of_uint16(tmp_path, capsys):
     built = export(tmp_path, "uint8", backend="tensorrt-rtx", name="whole")
     assert len(open_bundle(built).engines()) == 2

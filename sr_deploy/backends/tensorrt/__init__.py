@@ -13,6 +13,9 @@ from sr_deploy.backends.torch import why_not_eager
 from sr_deploy.deps import Package
 
 if TYPE_CHECKING:
+    from sr_deploy.backends.description import OnProgress
+    from sr_deploy.engine.build import BuiltEngine
+    from sr_deploy.engine.request import EngineRequest
     from sr_deploy.model import Model
     from sr_deploy.runners.protocol import Runner
 
@@ -29,6 +32,13 @@ def _open(model: Model, choice: BackendChoice, options: RunOptions) -> Runner:
     from sr_deploy.backends.tensorrt.runner import TensorRtRunner
 
     return TensorRtRunner(model, choice, options.device, cuda_graphs=options.variant != "eager")
+
+
+def build_engine(request: EngineRequest, timing_cache: bytes | None, on_progress: OnProgress) -> BuiltEngine:
+    """Build an engine with the SDK of `request.backend`, in a process of its own."""
+    from sr_deploy.backends.tensorrt.build_process import build_in_process
+
+    return build_in_process(request, timing_cache, on_progress)
 
 
 def describe_sdk(
@@ -56,6 +66,7 @@ BACKEND = describe_sdk(
     "tensorrt",
     PACKAGE,
     EngineBuilder(
+        build=build_engine,
         select_sdk=partial(select_sdk, "tensorrt", PACKAGE, is_rtx=False),
         tag=b"ftrt",
         keeps_timings=True,

@@ -5,17 +5,18 @@ Thin, because only a GPU can run it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from sr_deploy.backends.tensorrt.sdk import sdk_log, take_errors
 from sr_deploy.bundle import EngineRecord
 from sr_deploy.bundle.engine_folder import EngineFolder, runtime_cache_name
-from sr_deploy.bundle.trust import EngineTrust, open_engine, register_bytes, were_made_here
+from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust, register_bytes, were_made_here
 from sr_deploy.errors import BackendError, LockedError, OutOfMemoryError, OutputError, find_want_of_memory
 from sr_deploy.legible import shorten
-from sr_deploy.trt import sdk_log, take_errors
 from sr_deploy.untrusted import open_regular
 
 if TYPE_CHECKING:
@@ -62,6 +63,33 @@ class KernelCache:
             except (OutputError, LockedError) as error:
                 _LOG.warning("compiled kernels are not kept: %s", error)
         self._cache = None
+
+
+def open_engine(sdk: ModuleType, content: bytes, trust: EngineTrust = BUILT_HERE) -> trt.ICudaEngine | None:
+    """Deserialize an engine. Nothing else in sr-deploy does.
+
+    Args:
+        sdk: whose engine.
+        content: its bytes; these very bytes are looked for in the registry.
+        trust: what the user allows.
+
+    Returns:
+        The engine; None where the SDK does not take it.
+
+    Raises:
+        BackendError: it was not built here, and the user has not said that he trusts it; or the SDK does not start.
+    """
+    if not trust.elsewhere and not were_made_here(content):
+        raise BackendError("the engine was not built here, and an engine is code; to run it: --trust-engine")
+    take_errors()  # of others, before
+    runtime = None
+    with contextlib.suppress(TypeError):  # raised where there is none
+        runtime = sdk.Runtime(sdk_log(sdk))
+    # With a driver that is too old there may be one all the same, whose next call ends the process.
+    if (said := take_errors()) or runtime is None:
+        raise BackendError(f"{sdk.__name__} does not start here: {said or 'it gave no runtime'}")
+    runtime.engine_host_code_allowed = trust.host_code
+    return runtime.deserialize_cuda_engine(content)
 
 
 def load_engine(sdk: ModuleType, path: Path, trust: EngineTrust) -> trt.ICudaEngine:

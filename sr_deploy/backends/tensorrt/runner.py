@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice
+from sr_deploy.backends.builders import check_gpu
 from sr_deploy.backends.registry import get_builder
 from sr_deploy.backends.tensorrt.open_engine import (
     KernelCache,
@@ -30,6 +31,7 @@ from sr_deploy.backends.tensorrt.open_engine import (
     make_context,
     restore_weights,
 )
+from sr_deploy.backends.tensorrt.sdk import find_io_names, take_errors
 from sr_deploy.bundle import EngineRecord, Profile, Shape
 from sr_deploy.errors import BackendError, InputError, OutOfMemoryError, ShapeError
 from sr_deploy.gpus import Gpu, find_gpu, visible_gpus
@@ -40,7 +42,6 @@ from sr_deploy.runners.cuda_graph import GraphReplay
 from sr_deploy.runners.engines import find_engine, find_engine_folder, make_search
 from sr_deploy.runners.io_conversion import decode_output, encode_input
 from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
-from sr_deploy.trt import check_gpu, find_io_names, take_errors
 
 if TYPE_CHECKING:
     # The two SDKs have the same names in both modules; either serves to read this file.

@@ -12,15 +12,13 @@ from types import ModuleType
 import pytest
 
 import sr_deploy
-from sr_deploy import trt
-from sr_deploy.backends import BackendChoice
+from sr_deploy.backends import BackendChoice, builders
 from sr_deploy.backends.registry import get_builder
-from sr_deploy.backends.tensorrt.open_engine import KernelCache, load_engine
+from sr_deploy.backends.tensorrt.open_engine import KernelCache, load_engine, open_engine
 from sr_deploy.bundle import EngineOptions, Shape, open_bundle
 from sr_deploy.bundle.engine_folder import runtime_cache_name
 from sr_deploy.bundle.trust import (
     EngineTrust,
-    open_engine,
     register_engine,
     was_adopted,
     was_built_here,
@@ -38,7 +36,7 @@ from sr_deploy.runners.engines import find_engine, list_untrusted, make_search
 from sr_deploy.upscale.backend import choose_backend
 
 ROOT = Path(__file__).parents[3]
-pytestmark = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+pytestmark = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 RTX_4090 = Gpu("NVIDIA GeForce RTX 4090", "sm89")
 CHOICE = BackendChoice("tensorrt-rtx", "fp32")
 
@@ -70,7 +68,7 @@ def engine_of(bundle):
 
 def search_for(bundle, trust=None):
     model = open_model(bundle.path) if trust is None else open_model(bundle.path, trust)
-    return make_search(model, CHOICE, trt.sdk_version("tensorrt-rtx"), RTX_4090)
+    return make_search(model, CHOICE, builders.sdk_version("tensorrt-rtx"), RTX_4090)
 
 
 def test_nothing_but_the_gate_hands_bytes_to_an_sdk():
@@ -79,7 +77,7 @@ def test_nothing_but_the_gate_hands_bytes_to_an_sdk():
         for path in sorted((ROOT / "sr_deploy").rglob("*.py"))
         if re.search(r"deserialize_cuda_engine|engine_host_code_allowed|load_runtime", path.read_text())
     ]
-    assert found == ["sr_deploy/bundle/trust.py"]
+    assert found == ["sr_deploy/backends/tensorrt/open_engine.py"]
 
 
 def test_an_engine_that_was_built_here_is_found_and_reaches_the_sdk(bundle, capfd):

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from sr_deploy import trt
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
+from sr_deploy.backends import builders
 from sr_deploy.cli import main
 
 
@@ -40,7 +40,7 @@ def test_a_triton_repository_is_written_beside_the_bundle(checkpoint, tmp_path, 
     assert "asks for no engines; give --backend auto, tensorrt or tensorrt-rtx" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+@pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 def test_build_shows_what_engines_compute_in_and_keeps_those_that_hold(checkpoint, tmp_path, capsys):
     bundle = str(tmp_path / "net")
     arguments = ["export", str(checkpoint), "--fp16", "--no-rewrite", "--backend", "none", "--out", bundle]

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
 from sr_deploy.bundle import EngineRecord, FileRecord, open_bundle
 from sr_deploy.cli import main
 from sr_deploy.errors import BundleError
@@ -39,7 +39,9 @@ def sound(make_bundle, tmp_path_factory) -> Path:
     """With an engine of an earlier key, which `build` replaces."""
     bundle = make_bundle("compact-x4", tmp_path_factory.mktemp("sound"))
     backend = "tensorrt-rtx"
-    target = trt.describe_target(backend, trt.resolve_compute_capabilities(backend, ())) if can_build() else "sm86"
+    target = (
+        builders.describe_target(backend, builders.resolve_compute_capabilities(backend, ())) if can_build() else "sm86"
+    )
     record = EngineRecord(
         key=KEY,
         graph_sha256=bundle.manifest.graphs[0].sha256,
@@ -60,7 +62,7 @@ def sound(make_bundle, tmp_path_factory) -> Path:
 
 
 def can_build() -> bool:
-    return trt.why_not_buildable("tensorrt-rtx") is None
+    return builders.why_not_buildable("tensorrt-rtx") is None
 
 
 @dataclass(frozen=True)

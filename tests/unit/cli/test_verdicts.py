@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
 from sr_deploy.bundle import EngineRecord, FileRecord, Thresholds, open_bundle
 from sr_deploy.cli import main
 from sr_deploy.errors import InputError
@@ -21,7 +21,7 @@ from sr_deploy.verification.judging import judge_bundle
 from sr_deploy.verification.verify import verify_model
 from tests.unit.certificates import edit_certificate
 
-needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 no_gpu = pytest.mark.skipif(bool(visible_gpus()), reason="this machine has an NVIDIA GPU")
 FOREIGN = "NVIDIA GeForce RTX 4090"
 

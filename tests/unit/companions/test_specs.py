@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sr_deploy import trt
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
+from sr_deploy.backends import builders
 from sr_deploy.bundle import EnginePlan, Shape
 from sr_deploy.config import companion_folder, named_files
 from sr_deploy.deploy import _write_bundle
@@ -25,7 +25,7 @@ LARGEST = (
     ArchSpec(architecture="rrdbnet", scale=4, features=64, blocks=23, growth=32),
     ArchSpec(architecture="rrdbnet", scale=1, features=64, blocks=23, growth=32),
 )
-needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def test_plans_can_be_carried_out_and_profiles_suit_every_network(name):
     check_plan(spec.engine)
     for arch in LARGEST:
         check_profiles(spec.profiles, arch)
-    if trt.sdk_version("tensorrt-rtx") is not None:
-        trt.resolve_compute_capabilities("tensorrt-rtx", spec.engine.compute_capabilities)
+    if builders.sdk_version("tensorrt-rtx") is not None:
+        builders.resolve_compute_capabilities("tensorrt-rtx", spec.engine.compute_capabilities)
 
 
 @pytest.mark.parametrize("name", SPECS)

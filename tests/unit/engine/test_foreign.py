@@ -9,14 +9,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
 from sr_deploy.bundle import parse_profile
 from sr_deploy.cli import main
 from sr_deploy.engine.bundle import build_engines
 from sr_deploy.engine.place import find_place
 from sr_deploy.errors import GraphError, ShapeError
 
-needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 PROFILE = parse_profile("tile=1x8x8,1x16x16,2x32x32")
 
 

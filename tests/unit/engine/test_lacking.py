@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
 from sr_deploy.bundle import parse_profile
 from sr_deploy.engine.bundle import build_engines
 from sr_deploy.errors import BackendError
 from sr_deploy.graph.read import describe_layers
 
-pytestmark = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+pytestmark = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 PROFILE = parse_profile("tile=1x16x16,1x32x32,1x32x32")
 
 
@@ -46,7 +46,7 @@ def write_graph(path: Path, kind: str, dtype: int = TensorProto.FLOAT) -> Path:
 def test_turing_is_left_out_where_matrices_are_multiplied_in_fp32(tmp_path: Path, kind: str) -> None:
     path, said = write_graph(tmp_path / "theirs.onnx", kind), []
     (record,) = build_engines(path, "tensorrt-rtx", profiles=[PROFILE], on_stage=said.append).built
-    known = trt.compute_capabilities("tensorrt-rtx")
+    known = builders.compute_capabilities("tensorrt-rtx")
     assert record.target.split("+") == [name for name in known if name != "sm75"]
     assert said[0].endswith("; not for sm75 (Turing): no products of FP32 matrices")
     with pytest.raises(BackendError, match="FP32 GEMM is not supported"):  # asked for by name, it is tried
@@ -57,7 +57,7 @@ def test_turing_is_left_out_where_matrices_are_multiplied_in_fp32(tmp_path: Path
 def test_all_are_built_for_where_nothing_is_lacking(tmp_path: Path, kind: str, dtype: int) -> None:
     path, said = write_graph(tmp_path / "theirs.onnx", kind, dtype), []
     (record,) = build_engines(path, "tensorrt-rtx", profiles=[PROFILE], on_stage=said.append).built
-    assert record.target.split("+") == list(trt.compute_capabilities("tensorrt-rtx"))
+    assert record.target.split("+") == list(builders.compute_capabilities("tensorrt-rtx"))
     assert "not for" not in said[0]
 
 

@@ -9,18 +9,17 @@ import textwrap
 
 import pytest
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
+from sr_deploy.backends.tensorrt.build_worker import BuildJob
 from sr_deploy.bundle import EngineOptions, EnginePlan, parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.bundle import check_plan
-from sr_deploy.engine.options import check_options, option_of
-from sr_deploy.engine.request import EngineRequest
-from sr_deploy.engine.worker import BuildJob
+from sr_deploy.engine.request import EngineRequest, check_options, option_of
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.files import sha256_of
 from sr_deploy.gpus import Gpu, visible_gpus
 
-needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 PROFILES = (
     parse_profile("tile=1x8x8,1x16x24,2x64x64"),
     parse_profile("frame=1x72x128,1x72x128,1x72x128"),
@@ -162,7 +161,7 @@ def test_what_is_asked_for_comes_before_what_stood_there():
 def test_timing_caches_are_named_by_builder_and_gpu(exported, monkeypatch):
     request = request_for(exported("compact-x4").path, compute_capabilities=())
     assert request.timing_cache_name() is None
-    monkeypatch.setattr(trt, "sdk_version", lambda backend: "11.4.0.106")
+    monkeypatch.setattr(builders, "sdk_version", lambda backend: "11.4.0.106")
     monkeypatch.setattr("sr_deploy.gpus._ask_once", lambda: (Gpu("NVIDIA H200 NVL", "sm90"),))
     name = request.model_copy(update={"backend": "tensorrt"}).timing_cache_name()
     assert name == "tensorrt-11.4.0.106-NVIDIA-H200-NVL.timing"
@@ -178,7 +177,10 @@ def test_the_worker_reads_and_writes_a_timing_cache(exported, tmp_path):
     sizes = []
     for _ in range(2):
         subprocess.run(
-            [sys.executable, "-m", "sr_deploy.engine.worker"], input=job.model_dump_json(), text=True, check=True
+            [sys.executable, "-m", "sr_deploy.backends.tensorrt.build_worker"],
+            input=job.model_dump_json(),
+            text=True,
+            check=True,
         )
         sizes.append((tmp_path / "timing").stat().st_size)
     assert sizes[0] == sizes[1]

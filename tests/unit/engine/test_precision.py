@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
 from sr_deploy.bundle import GraphRecord, parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.precision import find_unplanned, find_unplanned_nodes, judge_layers, list_work
@@ -15,7 +15,7 @@ from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError
 from sr_deploy.files import sha256_of
 
-needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 

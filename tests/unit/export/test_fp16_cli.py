@@ -8,10 +8,10 @@ import onnx
 import pytest
 import torch
 
-from sr_deploy import trt
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
+from sr_deploy.backends import builders
 from sr_deploy.bundle import open_bundle
 from sr_deploy.cli import main
 from sr_deploy.engine.precision import find_unplanned, find_unplanned_nodes
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("half-cli")  # one process makes its bundle
 
 SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=3)
 PROFILE = "tile=1x16x16,1x24x24,1x32x32"
-needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 
 
 def export(checkpoint, out, *options):

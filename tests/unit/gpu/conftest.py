@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from sr_deploy.backends.registry import get_builder
+from sr_deploy.backends.tensorrt.sdk import take_errors
 from sr_deploy.bundle import Bundle, EngineRecord, FileRecord
 from sr_deploy.bundle.records import engine_key
 from sr_deploy.bundle.trust import register_engine
 from sr_deploy.gpus import Gpu as Card
-from sr_deploy.trt import take_errors
 from tests.unit.gpu import stub_sdk
 from tests.unit.gpu.streams import Gpu
 from tests.unit.gpu.stub_sdk import Stub

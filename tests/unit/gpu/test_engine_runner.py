@@ -247,7 +247,7 @@ def test_auto_takes_the_fastest_that_is_vouched_for(bundle, stub, install_sdk, m
 
 
 def test_the_inspector_is_asked_with_a_context_that_has_shapes(stub, install_sdk):
-    from sr_deploy.engine.inspection import inspect_engine
+    from sr_deploy.backends.tensorrt.inspection import inspect_engine
 
     layer = {"Name": "conv", "Outputs": [{"Format": "row major", "Datatype": "Half"}], "TacticName": "sm89_xmma"}
     stub.layers = json.dumps({"Layers": [layer]})
@@ -259,7 +259,7 @@ def test_the_inspector_is_asked_with_a_context_that_has_shapes(stub, install_sdk
 
 def test_a_choice_names_its_module_version(bundle, stub, install_sdk):
     """Whatever distribution brought `tensorrt`: the package itself says which it is."""
-    from sr_deploy.trt import sdk_version
+    from sr_deploy.backends.builders import sdk_version
 
     install_sdk(stub, version="10.13.3.9")
     assert sdk_version("tensorrt") == "10.13.3.9"

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
 from sr_deploy.bundle import parse_profile
 from sr_deploy.engine.bundle import build_engines
 from sr_deploy.errors import GraphError
@@ -131,7 +131,7 @@ def test_files_without_any_are_left_as_they_are(make_graph, tools):
     assert read_without_attention(path) is None
 
 
-@pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+@pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 @pytest.mark.parametrize("variant", ["plain", "mask", "heads in one axis", "FP16"])
 def test_rtx_builds_it(make_network, variant):
     path = make_network(**VARIANTS[variant])

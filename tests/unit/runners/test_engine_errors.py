@@ -11,9 +11,9 @@ import pytest
 from sr_deploy.backends.registry import get_builder
 from sr_deploy.backends.tensorrt.open_engine import load_engine
 from sr_deploy.backends.tensorrt.runner import choose_device
+from sr_deploy.backends.tensorrt.sdk import sdk_log, take_errors
 from sr_deploy.bundle.trust import EngineTrust
 from sr_deploy.errors import BackendError
-from sr_deploy.trt import sdk_log, take_errors
 
 OTHER = "IExecutionContext::enqueueV3: Error Code 1: Cask (Cask convolution execution)"
 

@@ -7,8 +7,7 @@ import shutil
 import pytest
 
 import sr_deploy
-from sr_deploy import trt
-from sr_deploy.backends import BackendChoice
+from sr_deploy.backends import BackendChoice, builders
 from sr_deploy.backends.registry import parse_backend
 from sr_deploy.bundle import Shape, open_bundle
 from sr_deploy.engine.bundle import build_engines
@@ -20,7 +19,7 @@ from sr_deploy.upscale.backend import choose_backend
 from sr_deploy.verification.verify import verify_model
 
 pytestmark = [
-    pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed"),
+    pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed"),
     pytest.mark.skipif(bool(visible_gpus()), reason="this machine has an NVIDIA GPU"),
     pytest.mark.xdist_group("backend-gpu"),
 ]
@@ -65,7 +64,7 @@ def enter_run_on_gpu(bundle, **changes):
     (entry,) = (one for one in certificate.entries if one.backend == "onnxruntime:fp16")
     on_gpu = {
         "backend": "tensorrt-rtx:fp16",
-        "backend_version": trt.sdk_version("tensorrt-rtx"),
+        "backend_version": builders.sdk_version("tensorrt-rtx"),
         "artifact": engine.engine,
         "machine": GPU.name,
         "cpu_features": (),

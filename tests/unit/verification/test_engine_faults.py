@@ -14,10 +14,10 @@ import onnx
 import pytest
 import torch
 
-from sr_deploy import trt
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
+from sr_deploy.backends import builders
 from sr_deploy.bundle import Bundle, Check, EngineRecord, engine_key, open_bundle, parse_profile
 from sr_deploy.bundle.trust import adopt_engine
 from sr_deploy.cli import main
@@ -32,7 +32,7 @@ from sr_deploy.shipped import DEFAULT_MODEL
 from sr_deploy.verification import engine_rebuild
 from sr_deploy.verification.engines import check_engines
 
-pytestmark = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+pytestmark = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 NETWORKS = ("compact-x4", pytest.param("rrdbnet-x4", marks=pytest.mark.slow))
 Change = Callable[[onnx.ModelProto], None]
 
@@ -136,7 +136,10 @@ def test_an_engine_that_was_built_here_needs_no_second_build(copy, monkeypatch):
     monkeypatch.setattr(engine_rebuild, "build_engine", lambda request: pytest.fail("built again"))
     for precision, check in checks_of(copy("compact-x4")).items():
         assert (check.findings, check.not_checked) == ((), "")
-        assert f"built here with tensorrt-rtx {trt.sdk_version('tensorrt-rtx')} of model.{precision}.onnx" in check.what
+        assert (
+            f"built here with tensorrt-rtx {builders.sdk_version('tensorrt-rtx')} of model.{precision}.onnx"
+            in check.what
+        )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -144,7 +147,8 @@ def test_a_sound_engine_of_somebody_else_passes(copy, elsewhere, name):
     for precision, check in checks_of(copy(name)).items():
         assert (check.findings, check.not_checked) == ((), "")
         assert (
-            f"built again with tensorrt-rtx {trt.sdk_version('tensorrt-rtx')} of model.{precision}.onnx" in check.what
+            f"built again with tensorrt-rtx {builders.sdk_version('tensorrt-rtx')} of model.{precision}.onnx"
+            in check.what
         )
 
 
@@ -235,7 +239,7 @@ def test_engines_of_another_graph_are_found(copy, asked_once, tmp_path, name, fa
         forge(bundle, record, build_other(bundle, record, tmp_path, change))
     for precision, check in checks_of(bundle).items():
         (found,) = check.findings
-        version = trt.sdk_version("tensorrt-rtx")
+        version = builders.sdk_version("tensorrt-rtx")
         assert found.startswith(f"is not what tensorrt-rtx {version} builds of model.{precision}.onnx: ")
         assert re.search(said, found), found
         assert check.not_checked == ""
@@ -399,7 +403,7 @@ def test_an_engine_of_another_version_is_not_checked_and_never_ok(copy, capsys):
 
 def test_an_engine_of_a_builder_that_is_absent_is_not_checked(copy, elsewhere, monkeypatch):
     bundle = copy("compact-x4")
-    monkeypatch.setattr(trt, "why_not_buildable", lambda backend: f"{backend} is not installed")
+    monkeypatch.setattr(builders, "why_not_buildable", lambda backend: f"{backend} is not installed")
     for check in checks_of(bundle).values():
         assert check.findings == ()
         assert "to build it again and compare: tensorrt-rtx is not installed" in check.not_checked

@@ -7,8 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sr_deploy import trt
-from sr_deploy.backends import BackendChoice
+from sr_deploy.backends import BackendChoice, builders
 from sr_deploy.bench.run import bench_model
 from sr_deploy.bundle import Shape, parse_profile
 from sr_deploy.cli import main
@@ -17,7 +16,7 @@ from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 from sr_deploy.verification.verify import verify_model
 
-needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 SHAPES = {
     "dynamic": ("n", "h", "w"),
     "fixed": (1, 20, 24),

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
 from sr_deploy.bundle import parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
@@ -206,7 +206,7 @@ def test_gray_and_unshuffled_networks(exported, quick, tmp_path, name, rest):
         assert np.abs(open_graph(onnx.load(path), "openvino")(lr)["sr"] - sr).max() < 0.05 * np.ptp(expected)
 
 
-@pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+@pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 @pytest.mark.parametrize(("name", "per_channel"), [("compact-x4", False), ("rrdbnet-x4", True), ("msrresnet-x4", True)])
 def test_rtx_builds_it(exported, quick, tmp_path, name, per_channel):
     path = tmp_path / "model.int8.onnx"

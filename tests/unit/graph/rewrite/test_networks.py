@@ -11,8 +11,8 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from sr_deploy import trt
 from sr_deploy.arch.registry import input_multiple
+from sr_deploy.backends import builders
 from sr_deploy.bundle import parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
@@ -183,7 +183,7 @@ def test_scales_and_bytes_are_counted():
     assert step.after.multiply_adds == step.before.multiply_adds
 
 
-@pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+@pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 @pytest.mark.parametrize("name", ["compact-x4", "rrdbnet-x4", "rrdbnet-x2"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_rtx_builds_rewritten_graphs(exported, tmp_path, name, precision):
@@ -206,7 +206,7 @@ def test_rtx_builds_rewritten_graphs(exported, tmp_path, name, precision):
     assert build_engine(request).record.convolution_precisions == {kind: convolutions}
 
 
-@pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+@pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 def test_rtx_builds_transposed_convolutions(exported, tmp_path):
     path = tmp_path / "new.onnx"
     rewrite_file(exported("rrdbnet-x4").path, FOR_OPENVINO, path)

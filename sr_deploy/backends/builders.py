@@ -1,17 +1,8 @@
-"""What both SDKs of TensorRT have in common, and what they build for on this machine.
-
-Nothing of NVIDIA's is imported before it is needed.
-"""
+"""What builders of engines can build on this machine, and for which GPUs. No SDK is imported before it is needed."""
 
 from __future__ import annotations
 
-import functools
-import logging
-import threading
-from collections import deque
 from collections.abc import Collection, Sequence
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 from sr_deploy import deps
 from sr_deploy.backends import Precision
@@ -19,13 +10,6 @@ from sr_deploy.backends.registry import builder_names, get_backend, get_builder
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.gpus import Gpu, plain_capability, visible_gpus
 
-if TYPE_CHECKING:
-    # The two SDKs have the same names in both modules; either serves to read this file.
-    import tensorrt_rtx as trt
-
-_LOG = logging.getLogger(__name__)
-_SAID = threading.local()
-_MAX_ERRORS = 5
 _FIRST_FP8 = 89
 """Compute capability 8.9, Ada: products of FP8 begin with it (Hopper 9.0, Blackwell 10.0 and 12.0)."""
 _GENERATIONS = {
@@ -46,52 +30,6 @@ def sdk_version(backend: str) -> str | None:
     """
     get_builder(backend)
     return deps.installed_version(get_backend(backend).package)
-
-
-@functools.cache
-def sdk_log(sdk: ModuleType) -> trt.ILogger:
-    """Where an SDK tells what goes wrong; one for the process, since the SDKs keep the first that they are given.
-
-    Warnings go to Python's log. Errors are kept for `take_errors`, since what fails returns None or False alone.
-    """
-
-    class Log(sdk.ILogger):  # type: ignore[misc, name-defined]
-        def log(self, severity: trt.ILogger.Severity, message: str) -> None:
-            if severity in (sdk.ILogger.Severity.ERROR, sdk.ILogger.Severity.INTERNAL_ERROR):
-                _errors().append(" ".join(message.split()))
-            elif severity == sdk.ILogger.Severity.WARNING:
-                _LOG.warning("%s: %s", sdk.__name__, " ".join(message.split()))
-
-    log: trt.ILogger = Log()
-    return log
-
-
-def take_errors() -> str:
-    """What SDKs have said went wrong in this thread since this was asked last, in one line; empty: nothing."""
-    said = "; ".join(dict.fromkeys(_errors()))
-    _errors().clear()
-    return said
-
-
-def _errors() -> deque[str]:
-    if not hasattr(_SAID, "errors"):
-        _SAID.errors = deque(maxlen=_MAX_ERRORS)
-    errors: deque[str] = _SAID.errors
-    return errors
-
-
-def find_io_names(sdk: ModuleType, engine: trt.ICudaEngine) -> tuple[str, str]:
-    """Names of the one input and the one output.
-
-    Raises:
-        BackendError: the engine has others.
-    """
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name) == sdk.TensorIOMode.INPUT]
-    outputs = [name for name in names if engine.get_tensor_mode(name) == sdk.TensorIOMode.OUTPUT]
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise BackendError(f"the engine has inputs {inputs} and outputs {outputs}; one of each is needed")
-    return inputs[0], outputs[0]
 
 
 def compute_capabilities(backend: str) -> tuple[str, ...]:

@@ -13,18 +13,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
+from sr_deploy.backends.tensorrt.explain import FAILURE_MARK, explain_failure
+from sr_deploy.backends.tensorrt.progress import PROGRESS_MARK
 from sr_deploy.bundle import EngineOptions, Profile, parse_profile
 from sr_deploy.cli import main
 from sr_deploy.engine.bundle import build_engines
-from sr_deploy.engine.explain import FAILURE_MARK, explain_failure
-from sr_deploy.engine.progress import PROGRESS_MARK
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError, InputError, SrDeployError
 from sr_deploy.files import sha256_of
 from sr_deploy.gpus import Gpu
 
-needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 CAPABILITIES = ("sm89",)
 
 
@@ -108,8 +108,8 @@ def test_an_unsupported_gpu_is_refused_with_those_that_are_supported(built):
     assert "for other GPUs there is the backend tensorrt" in str(error)
     assert list_files(bundle.path) == before
     with pytest.raises(BackendError, match=r"does not run on NVIDIA H200 \(sm90\); it runs on sm75 \(Turing\), "):
-        trt.check_gpu("tensorrt-rtx", Gpu("NVIDIA H200", "sm90"))
-    trt.check_gpu("tensorrt-rtx", Gpu("NVIDIA L4", "sm89"))
+        builders.check_gpu("tensorrt-rtx", Gpu("NVIDIA H200", "sm90"))
+    builders.check_gpu("tensorrt-rtx", Gpu("NVIDIA L4", "sm89"))
 
 
 def run_blocked(bundle: Path, code: str) -> subprocess.CompletedProcess[str]:
@@ -160,7 +160,7 @@ def find_worker() -> int | None:
             command = (status.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if parent == os.getpid() and b"sr_deploy.engine.worker" in command:
+        if parent == os.getpid() and b"sr_deploy.backends.tensorrt.build_worker" in command:
             return int(status.parent.name)
     return None
 

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sr_deploy.backends.description import Difference
+
 _PRINTABLE = np.array([byte in b"\t\n\r" or 32 <= byte < 127 for byte in range(256)])
 _LISTING = 200
 """Printable bytes in a row that are taken for a part of the listing."""
@@ -41,16 +43,6 @@ _MOST_APART = 4096
 """Sound builds have the same length, or lengths that differ by their padding."""
 _MOST_PLACES = 2**16
 _SHOWN = 40
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What an engine has where another one is due."""
-
-    what: str
-    """In words, for one line."""
-    places: tuple[int, ...] = ()
-    """Bytes of the other engine that this one has otherwise, outside the listing, in their order; of many the first."""
 
 
 def find_difference(engine: bytes, due: bytes) -> Difference | None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from sr_deploy import trt
 from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.backends import builders
 from sr_deploy.bundle import GraphRecord, parse_profile
 from sr_deploy.engine.precision import find_unplanned_nodes, judge_layers
 from sr_deploy.engine.request import EngineRequest
@@ -31,7 +31,7 @@ from sr_deploy.export.write import rewrite_graph_file, write_graph
 from sr_deploy.files import sha256_of
 
 pytestmark = [
-    pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed"),
+    pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed"),
     pytest.mark.xdist_group("every-graph"),  # one process builds them all
 ]
 
@@ -56,7 +56,7 @@ CASES += [(name, kind) for name in ("srresnet-x4", "rrdbnet-x2", "compact-x2-gra
 _BUILD_ALL = """
 import json, sys
 from pathlib import Path
-from sr_deploy.engine.worker import BuildJob, build
+from sr_deploy.backends.tensorrt.build_worker import BuildJob, build
 for line in sys.stdin:
     key, job = json.loads(line)
     try:

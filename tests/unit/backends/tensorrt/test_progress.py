@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
+from sr_deploy.backends.tensorrt.progress import PROGRESS_MARK, BuildProgress, read_progress
 from sr_deploy.bundle import parse_profile
 from sr_deploy.engine.build import build_engine
-from sr_deploy.engine.progress import PROGRESS_MARK, BuildProgress, read_progress
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.files import sha256_of
 
@@ -19,7 +19,7 @@ def test_lines_are_read_back():
     assert read_progress("[E] something else", 0.0) is None
 
 
-@pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+@pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 def test_the_builders_own_stages_are_told(exported):
     graph = exported("compact-x4").path
     request = EngineRequest(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
 from sr_deploy.bundle import parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
@@ -15,7 +15,7 @@ from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.write import change_file_io_dtype
 from sr_deploy.files import sha256_of
 
-needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 
 
 def request_for(graph: Path, precision: str) -> EngineRequest:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
 from sr_deploy.bundle import parse_profile
 from sr_deploy.engine import bundle as engine_bundle
 from sr_deploy.engine.build import build_engine
@@ -21,7 +21,7 @@ from sr_deploy.export.write import write_graph
 from sr_deploy.files import sha256_of
 from sr_deploy.gpus import Gpu
 
-pytestmark = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+pytestmark = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 
 
 def quantize(path, target, *, per_channel, numbers):
@@ -97,7 +97,7 @@ def test_older_gpus_are_left_out_of_fp8_by_name_or_refused(exported, tmp_path):
 def test_the_data_center_sdk_is_not_asked_for_fp8_on_an_older_gpu(exported, tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     quantize(exported("compact-x4").path, path, per_channel=True, numbers=FP8)
-    monkeypatch.setattr(trt, "why_not_buildable", lambda backend: None)
+    monkeypatch.setattr(builders, "why_not_buildable", lambda backend: None)
     monkeypatch.setattr(engine_bundle, "visible_gpus", lambda: (Gpu("NVIDIA GeForce RTX 3090", "sm86"),))
     message = r"^no tensorrt engine: fp8: not for sm86 \(Ampere\): no FP8, which begins with sm89 \(Ada\)$"
     with pytest.raises(BackendError, match=message):

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from sr_deploy import trt
+from sr_deploy.backends import builders
 from sr_deploy.bundle import EngineOptions, parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
@@ -17,7 +17,7 @@ from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.files import sha256_of
 from sr_deploy.gpus import visible_gpus
 
-needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
+needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 PROFILES = (parse_profile("tile=1x16x16,1x64x64,2x128x128"),)
 
 
@@ -59,7 +59,7 @@ def test_record_says_what_the_engine_is(exported):
     assert record.key == request.key()
     assert record.engine.file == f"engines/{record.key}.engine"
     assert record.engine.sha256 == hashlib.sha256(built.engine).hexdigest()
-    assert (record.backend, record.backend_version) == ("tensorrt-rtx", trt.sdk_version("tensorrt-rtx"))
+    assert (record.backend, record.backend_version) == ("tensorrt-rtx", builders.sdk_version("tensorrt-rtx"))
     assert (record.target, record.profiles, record.precision) == ("sm86+sm89", PROFILES, "fp32")
     off = ("tf32", "version_compatible", "hardware_compatible", "strip_weights", "refittable")
     assert record.flags == {
@@ -122,7 +122,7 @@ def test_missing_graph_is_named(exported, tmp_path):
         build_engine(good.model_copy(update={"graph": tmp_path / "gone.onnx"}))
 
 
-@pytest.mark.skipif(trt.why_not_buildable("tensorrt") is None, reason="this machine builds with tensorrt")
+@pytest.mark.skipif(builders.why_not_buildable("tensorrt") is None, reason="this machine builds with tensorrt")
 def test_backend_that_cannot_build_here_says_why(exported):
     with pytest.raises(BackendError, match=r"cannot build a tensorrt engine here: .*(not installed|no NVIDIA GPU)"):
         build_engine(request_for(exported("compact-x4").path, backend="tensorrt", compute_capabilities=()))
@@ -154,7 +154,7 @@ def test_key_changes_with_each_ingredient(exported, monkeypatch):
     tried = {name for change in changed if "options" in change for name in change["options"].model_fields_set}
     assert tried == set(EngineOptions.model_fields)  # a new setting needs a line here
     keys = [first.key(), *(first.model_copy(update=change).key() for change in changed)]
-    monkeypatch.setattr(trt, "sdk_version", lambda backend: "99.0")
+    monkeypatch.setattr(builders, "sdk_version", lambda backend: "99.0")
     keys.append(first.key())
     assert len(set(keys)) == len(changed) + 2
     monkeypatch.undo()
@@ -163,6 +163,6 @@ def test_key_changes_with_each_ingredient(exported, monkeypatch):
 
 @needs_rtx
 def test_worker_needs_no_torch():
-    code = "import sys, sr_deploy.engine.worker; print('torch' in sys.modules)"
+    code = "import sys, sr_deploy.backends.tensorrt.build_worker; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

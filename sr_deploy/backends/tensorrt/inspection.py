@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from sr_deploy.bundle.trust import EngineTrust, open_engine
+from sr_deploy.backends.tensorrt.open_engine import open_engine
+from sr_deploy.backends.tensorrt.sdk import find_io_names
+from sr_deploy.bundle.trust import EngineTrust
 from sr_deploy.gpus import visible_gpus
-from sr_deploy.trt import find_io_names
 
 # TensorRT 10 names the type of a tensor together with its layout in memory, 11 apart from it.
 _TYPE_KEYS = ("Datatype", "DataType", "Format/Datatype")

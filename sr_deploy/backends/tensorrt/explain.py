@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sr_deploy.backends.tensorrt.progress import PROGRESS_MARK
 from sr_deploy.bundle import Profile
-from sr_deploy.engine.progress import PROGRESS_MARK
 from sr_deploy.engine.request import EngineRequest
 
 FAILURE_MARK = "sr-deploy-failure: "

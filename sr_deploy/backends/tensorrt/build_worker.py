@@ -1,4 +1,4 @@
-"""The process in which an engine is built: `python -m sr_deploy.engine.worker`, a job as JSON on stdin.
+"""The process in which an engine is built: `python -m` this module, with a job as JSON on stdin.
 
 A builder that crashes takes this process with it and nothing else, and the choice of SDK, which holds for a process's
 whole life, is made anew each time.
@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict
 
 from sr_deploy.backends import Precision
 from sr_deploy.backends.registry import get_builder
+from sr_deploy.backends.tensorrt.explain import FAILURE_MARK, describe_parse_errors
+from sr_deploy.backends.tensorrt.inspection import inspect_engine
+from sr_deploy.backends.tensorrt.network import count_types, list_precisions
+from sr_deploy.backends.tensorrt.progress import make_monitor, tell_stage
 from sr_deploy.bundle import Profile, Shape
-from sr_deploy.engine.explain import FAILURE_MARK, describe_parse_errors
-from sr_deploy.engine.inspection import inspect_engine
-from sr_deploy.engine.network import count_types, list_precisions
 from sr_deploy.engine.precision import judge_layers
-from sr_deploy.engine.progress import make_monitor, tell_stage
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError, one_line
 from sr_deploy.graph.load import read_without_attention

@@ -6,32 +6,15 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from sr_deploy.backends.description import BuildProgress
 
 PROGRESS_MARK = "sr-deploy-progress: "
 """Begins the lines of the worker's output that say how far it is."""
 
 _QUIET_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class BuildProgress:
-    """Where a build stands."""
-
-    stage: str
-    """What the builder is doing, in its own words, as in `Building engine: Timing graph nodes`."""
-    done: int
-    """Steps of that stage done."""
-    total: int
-    """Steps of that stage; 0: it does not say."""
-    seconds: float
-    """Time since the build began."""
-
-    def __str__(self) -> str:
-        steps = f" {self.done}/{self.total}" if self.total else ""
-        return f"{self.stage}{steps}, {self.seconds:.0f} s so far"
 
 
 def tell_stage(stage: str, done: int = 0, total: int = 0) -> None:
