@@ -43,7 +43,7 @@ def request_for(graph, **changes):
 _READ_BACK = """
     import json, sys
     from sr_deploy.backends.registry import get_builder
-    from sr_deploy.engine import worker
+    from sr_deploy.backends.tensorrt import build_worker as worker
 
     job = worker.BuildJob.model_validate_json(sys.stdin.read())
     sdk = get_builder("tensorrt-rtx").select_sdk()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from sr_deploy.backends.tensorrt import inspection
 from sr_deploy.backends.tensorrt.inspection import describe_layers, inspect_engine
-from sr_deploy.engine import inspection
 from sr_deploy.gpus import Gpu
 
 
