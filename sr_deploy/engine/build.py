@@ -11,8 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +21,7 @@ from sr_deploy.bundle.records import ENGINES_FOLDER
 from sr_deploy.engine.explain import explain_failure, find_oversized_profile
 from sr_deploy.engine.options import check_options
 from sr_deploy.engine.precision import judge_layers, list_work, share_multiply_adds
-from sr_deploy.engine.progress import BuildProgress, read_progress
+from sr_deploy.engine.progress import read_progress
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.engine.worker import ATTACHED, BuildJob, BuildReport
 from sr_deploy.errors import BackendError, GraphError
@@ -30,15 +29,13 @@ from sr_deploy.files import output_error, require_file
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.graph.load import find_input_output, load_model
 from sr_deploy.names import lend_path
+from sr_deploy.progress import OnProgress, Progress
 
 _LOG = logging.getLogger(__name__)
 _UINT16 = 4  # ONNX's number of the type
 # -P: nothing in the current folder is imported
 _WORKER = (sys.executable, "-P", "-m", "sr_deploy.engine.worker", ATTACHED)
 _BEAT_SECONDS = 1.0  # a builder may say nothing for minutes: the time so far is told meanwhile
-
-OnProgress = Callable[[BuildProgress], None]
-"""Told what the builder is doing, at least once a second."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def build_engine(
     Args:
         request: what to build.
         timing_cache: what earlier builds learnt, empty at first; None: keep nothing.
-        on_progress: told where the build stands.
+        on_progress: told what the builder does and the seconds so far, at least once a second.
 
     Raises:
         BackendError: this machine cannot build it, the builder refused the graph or a shape, ran out of memory, or
@@ -107,9 +104,9 @@ def _check_io_dtype(request: EngineRequest) -> None:
         )
 
 
-def _run_worker(job: BuildJob, tell: OnProgress) -> BuildReport:
-    returncode, said = _follow_worker(job.model_dump_json(), tell)
-    _LOG.info("builder's output for %s:\n%s", job.request.graph, said)
+def _run_worker(job: BuildJob, on_progress: OnProgress) -> BuildReport:
+    returncode, said = _follow_worker(job.model_dump_json(), on_progress)
+    _LOG.debug("builder's output for %s:\n%s", job.request.graph, said)
     oversized = find_oversized_profile(said, job.request)
     if returncode == 0 and job.report.is_file() and oversized is None:
         return BuildReport.model_validate_json(job.report.read_text(encoding="utf-8"))
@@ -117,12 +114,12 @@ def _run_worker(job: BuildJob, tell: OnProgress) -> BuildReport:
     raise BackendError(f"{job.request.backend} could not build an engine from {job.request.graph.name}: {reason}")
 
 
-def _follow_worker(job: str, tell: OnProgress) -> tuple[int, str]:
+def _follow_worker(job: str, on_progress: OnProgress) -> tuple[int, str]:
     """Run the worker to its end, telling its progress; its exit code and all else that it wrote."""
     started = time.monotonic()
     lines: queue.Queue[str | None] = queue.Queue()
     said = []
-    progress = BuildProgress("starting the builder", 0, 0, 0.0)
+    progress = Progress("starting the builder", 0.0, None, "s")
     with subprocess.Popen(
         _WORKER,
         stdin=subprocess.PIPE,
@@ -143,7 +140,7 @@ def _follow_worker(job: str, tell: OnProgress) -> tuple[int, str]:
                 try:
                     line = lines.get(timeout=_BEAT_SECONDS)
                 except queue.Empty:
-                    tell(BuildProgress(progress.stage, progress.done, progress.total, seconds))
+                    on_progress(replace(progress, done=seconds))
                     continue
                 if line is None:
                     break
@@ -152,7 +149,7 @@ def _follow_worker(job: str, tell: OnProgress) -> tuple[int, str]:
                     said.append(line)
                 else:
                     progress = seen
-                    tell(progress)
+                    on_progress(progress)
             return worker.wait(), "".join(said)
         finally:
             worker.kill()  # an interrupted build leaves no builder behind; one that has ended is past caring

@@ -5,33 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from sr_deploy.progress import Progress
 
 PROGRESS_MARK = "sr-deploy-progress: "
 """Begins the lines of the worker's output that say how far it is."""
 
 _QUIET_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class BuildProgress:
-    """Where a build stands."""
-
-    stage: str
-    """What the builder is doing, in its own words, as in `Building engine: Timing graph nodes`."""
-    done: int
-    """Steps of that stage done."""
-    total: int
-    """Steps of that stage; 0: it does not say."""
-    seconds: float
-    """Time since the build began."""
-
-    def __str__(self) -> str:
-        steps = f" {self.done}/{self.total}" if self.total else ""
-        return f"{self.stage}{steps}, {self.seconds:.0f} s so far"
 
 
 def tell_stage(stage: str, done: int = 0, total: int = 0) -> None:
@@ -42,21 +24,20 @@ def tell_stage(stage: str, done: int = 0, total: int = 0) -> None:
     sys.stderr.flush()
 
 
-def read_progress(line: str, seconds: float) -> BuildProgress | None:
-    """What a line of the worker's output says of its progress; None if it is another kind of line."""
+def read_progress(line: str, seconds: float) -> Progress | None:
+    """What a line of the worker's output says of its progress; None if it is another kind of line.
+
+    The stage is in the builder's own words, with the steps of that stage: `Building engine: Timing graph nodes 2/7`.
+    How many stages follow it does not say: what is counted are the seconds since the build began.
+    """
     if not line.startswith(PROGRESS_MARK):
         return None
     stage, done, total = json.loads(line.removeprefix(PROGRESS_MARK))
-    return BuildProgress(str(stage), int(done), int(total), seconds)
+    return Progress(f"{stage} {done}/{total}" if total else str(stage), seconds, None, "s")
 
 
-def make_monitor(sdk: ModuleType, tell: Callable[[str, int, int], None]) -> Any:  # noqa: ANN401
-    """An `IProgressMonitor` of the SDK that tells each phase as it begins, and its steps, five times a second at most.
-
-    Args:
-        sdk: whose monitor.
-        tell: takes the stage, the steps done and all of them.
-    """
+def make_monitor(sdk: ModuleType) -> Any:  # noqa: ANN401
+    """An `IProgressMonitor` of the SDK: tells each phase as it begins, and its steps, five times a second at most."""
 
     class Monitor(sdk.IProgressMonitor):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
@@ -82,6 +63,6 @@ def make_monitor(sdk: ModuleType, tell: Callable[[str, int, int], None]) -> Any:
 
         def _tell(self, title: str, done: int, total: int) -> None:
             self._told = time.monotonic()
-            tell(title, done, total)
+            tell_stage(title, done, total)
 
     return Monitor()
