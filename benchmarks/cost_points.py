@@ -28,7 +28,7 @@ from sr_deploy.measure.timer import resident_mib, time_call, time_turn
 from sr_deploy.model import Model, open_model
 from sr_deploy.runners import open_runner
 from sr_deploy.upscale.folder import upscale_folder
-from sr_deploy.upscale.folder_job import Progress, open_folder_job
+from sr_deploy.upscale.folder_job import FolderProgress, open_folder_job
 from sr_deploy.upscale.folder_journal import open_journal, stamp_of
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.image_file import FileSettings, upscale_file
@@ -279,7 +279,7 @@ def process_files(kind: str, count: int, folder: Path) -> Prepared:
         with open_folder_job(source, target, FileSettings(), None, MADE_BY) as job:
             assert len(job.items) == (0 if kind == "finished" else count)
             if job.items:
-                Progress(job.items, lambda share, note: None).show(0, 0.0)
+                FolderProgress(job.items, lambda _: None).show(0, 0.0)
 
     return Prepared(plan, count)
 

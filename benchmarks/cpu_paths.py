@@ -115,7 +115,7 @@ def measure_network(model: Model, wanted: argparse.Namespace) -> NetworkResult:
         choices=[*names, *wanted.also],
         seconds_each=wanted.seconds,
         command=describe_command(),
-        on_progress=lambda _done, _total, note: print(note, file=sys.stderr, flush=True),
+        on_progress=lambda progress: print(progress.stage, file=sys.stderr, flush=True),
     )
     scores = {}
     for name in names:

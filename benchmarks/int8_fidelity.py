@@ -28,6 +28,7 @@ their bounds keep them out of this environment; they work beside it, in a folder
 from __future__ import annotations
 
 import argparse
+import logging
 import resource
 import shlex
 import shutil
@@ -100,7 +101,7 @@ def make_graphs(
         free = {"max_drop_db": 99.0, "max_pixel_error": 1.0, "curve_points": 2, "search_crops": 4}
         lax = one if name == "INT8" else one.model_copy(update=free)
         started, worked = time.monotonic(), time.process_time()
-        make_int8_graph(fp32, target, lax, calibration, force=True, tell=tell)
+        make_int8_graph(fp32, target, lax, calibration, force=True)
         if name == "INT8":
             notes.append(
                 f"INT8 took {time.monotonic() - started:.0f} s, {time.process_time() - worked:.0f} s of processor "
@@ -268,6 +269,8 @@ def tell(line: str) -> None:
 
 def main() -> None:
     """Measure and write."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("sr_deploy").setLevel(logging.INFO)
     arguments = read_arguments()
     run, networks = describe_run(), read_measured(arguments.out)
     for entry in arguments.network:

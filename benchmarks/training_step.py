@@ -16,8 +16,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import logging
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -134,7 +136,6 @@ def measure(recipe: Recipe, folder: Path, device: str | None, steps: int) -> Ste
         resume=False,
         device=device,
         start_from=None,
-        report=print,
         processes=SINGLE_PROCESS,
     )
     with opening as session:
@@ -168,7 +169,6 @@ def count_operations(recipe: Recipe, folder: Path) -> float:
         resume=False,
         device="cpu",
         start_from=None,
-        report=print,
         processes=SINGLE_PROCESS,
     )
     with opening as session, FlopCounterMode(display=False) as counter:
@@ -221,6 +221,8 @@ def main() -> None:
     if options.pages:
         update_page(options.out)
         return
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("sr_deploy").setLevel(logging.INFO)
     versions = tool_versions()
     head: dict[str, object] = {
         "machine": describe_machine().title(),

@@ -10,6 +10,7 @@ Nothing is imported before it is used: `import sr_deploy` costs nothing.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sr_deploy.deploy import export_bundle
     from sr_deploy.evaluation.evaluate import evaluate_model
     from sr_deploy.model import open_model
+    from sr_deploy.progress import Progress
     from sr_deploy.train.interpolate import interpolate_models
     from sr_deploy.upscale.image import Upscaler
     from sr_deploy.verification.verify import build_engines, verify_model
@@ -32,8 +34,12 @@ _REPORTS_OFF = {"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 for _name, _value in _REPORTS_OFF.items():
     os.environ.setdefault(_name, _value)
 
+# Whoever uses the package decides whether and where its log is seen; without this Python prints warnings on stderr.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
 _MODULES = {
     "EngineTrust": "bundle.trust",
+    "Progress": "progress",
     "Upscaler": "upscale.image",
     "bench_model": "bench.run",
     "build_engines": "verification.verify",
@@ -47,6 +53,7 @@ _MODULES = {
 
 __all__ = [
     "EngineTrust",
+    "Progress",
     "Upscaler",
     "bench_model",
     "build_engines",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING
 from sr_deploy.arch.registry import input_multiple
 from sr_deploy.arch.spec import tidy_license
 from sr_deploy.backends import Precision
-from sr_deploy.backends.description import OnProgress
 from sr_deploy.bundle import (
     Bundle,
     CertificateEntry,
@@ -40,6 +40,7 @@ from sr_deploy.export.spec import ExportSpec, load_spec
 from sr_deploy.export.triton import TritonModel, write_triton_models
 from sr_deploy.files import sha256_of, write_text
 from sr_deploy.model import Model, open_model
+from sr_deploy.progress import OnProgress
 from sr_deploy.run_folder import is_run
 from sr_deploy.untrusted import make_component
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from sr_deploy.graph.rewrite import RewriteReport
     from sr_deploy.verification.verify import Verification
 
+_LOG = logging.getLogger(__name__)
 DEPLOYMENTS = Path("deployments")
 """Where bundles go unless a path is given, under the current folder."""
 
@@ -116,7 +118,6 @@ def export_bundle(
     spec: ExportSpec | None = None,
     out: Path | None = None,
     backend: str | None = None,
-    on_stage: Callable[[str], None] | None = None,
     *,
     on_progress: OnProgress | None = None,
     triton: Path | None = None,
@@ -135,8 +136,7 @@ def export_bundle(
         spec: what to make; None: the spec `default`.
         out: folder of the bundle; None: `deployments/` and the name of the run or the checkpoint.
         backend: which SDK builds engines; None: the spec's.
-        on_stage: told what is being done, one line each.
-        on_progress: told where the build of each engine stands, at least once a second.
+        on_progress: told what the builder does and the seconds so far of each engine, at least once a second.
         triton: folder of models of NVIDIA's Triton Inference Server to write the graphs and engines to as well.
         calibration: photographs for INT8 and FP8, and whether they are kept if they lose too much; None: the bundled
             ones.
@@ -156,7 +156,6 @@ def export_bundle(
     """
     from sr_deploy.verification.verify import verify_model
 
-    tell = on_stage or (lambda _: None)
     spec = spec or load_spec()
     if backend is not None:
         spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"backend": backend})})
@@ -170,12 +169,12 @@ def export_bundle(
     if calibration is not None and calibration.folder is not None:
         list_calibration_images(calibration.folder)  # says what is wrong with it before anything takes long
     with holding_bundle(path):
-        bundle, graphs = _write_bundle(model, spec, path, tell, calibration or Calibration())
+        bundle, graphs = _write_bundle(model, spec, path, calibration or Calibration())
         with bundle.writing():
             if key is not None:
                 sign_bundle(path, bundle.manifest, key)
-            not_built = build_engines(bundle, on_stage=tell, on_progress=on_progress, tolerant=True).not_built
-        verification = verify_model(path, on_stage=tell)
+            not_built = build_engines(bundle, on_progress=on_progress, tolerant=True).not_built
+        verification = verify_model(path)
     return ExportResult(
         bundle=bundle,
         engines=tuple(sorted(bundle.engines(), key=lambda record: bundle.precisions.index(record.precision))),
@@ -207,9 +206,7 @@ def _check_place(path: Path) -> None:
         raise OutputError(f"{path} holds files and is no bundle; choose another folder with --out, or empty it")
 
 
-def _write_bundle(
-    model: Model, spec: ExportSpec, path: Path, tell: Callable[[str], None], calibration: Calibration
-) -> tuple[Bundle, WrittenGraphs]:
+def _write_bundle(model: Model, spec: ExportSpec, path: Path, calibration: Calibration) -> tuple[Bundle, WrittenGraphs]:
     """Weights, graphs and manifest, written aside and renamed."""
     from sr_deploy.arch.weights import describe_input_steps, read_input_steps, save_generator
     from sr_deploy.measure.machine import tool_versions
@@ -226,14 +223,14 @@ def _write_bundle(
         source = SourceRecord(
             file=weights.name, sha256=sha256_of(weights), layout=model.layout or "sr-deploy", license=model.license
         )
-        tell(f"read {weights.name}: {arch.title()}")
+        _LOG.info("read %s: %s", weights.name, arch.title())
         save_generator(
             folder / REFERENCE_NAME,
             network.state_dict(),
             arch,
             {"source_sha256": source.sha256, **stated, **describe_input_steps(input_steps)},
         )
-        graphs = _write_graphs(model, spec, folder, tell=tell, source_sha256=source.sha256, calibration=calibration)
+        graphs = _write_graphs(model, spec, folder, source_sha256=source.sha256, calibration=calibration)
         manifest = Manifest(
             name=make_component(Path(os.path.abspath(path)).name),
             created_at=utc_now(),
@@ -259,7 +256,6 @@ def _write_graphs(
     spec: ExportSpec,
     folder: Path,
     *,
-    tell: Callable[[str], None],
     source_sha256: str,
     calibration: Calibration,
 ) -> WrittenGraphs:
@@ -277,10 +273,10 @@ def _write_graphs(
     files: dict[Precision, Path] = {}
     for precision in spec.precisions:
         file = folder / f"model.{precision}.onnx"
-        tell(f"export the {precision} graph")
+        _LOG.info("export the %s graph", precision)
         if precision == "fp32":
             export_network_to_onnx(model.load_network(), model.arch, file, source_sha256)
-            saving = _rewrite_graph(file, tell) if spec.rewrite else None
+            saving = _rewrite_graph(file) if spec.rewrite else None
         elif precision == "bf16":
             convert_graph_to_format(files["fp32"], file, BF16)
         else:
@@ -291,7 +287,7 @@ def _write_graphs(
                 try:
                     options = spec.int8 if precision == "int8" else spec.fp8
                     quantized[precision] = write_int8_graph(
-                        files["fp32"], file, options, calibration, keep_fp32=plan.names, tell=tell
+                        files["fp32"], file, options, calibration, keep_fp32=plan.names
                     )
                 except (VerificationError, GraphError) as error:
                     if not calibration.optional:
@@ -315,12 +311,12 @@ def _record_graph(precision: Precision, file: Path, plan: Fp16Plan | None, quant
     return GraphRecord(precision=precision, planned_fp32=kept, int8_share=share, **record)
 
 
-def _rewrite_graph(file: Path, tell: Callable[[str], None]) -> GraphSaving:
+def _rewrite_graph(file: Path) -> GraphSaving:
     """Put the rewritten graph into the plain one's place, and time both."""
     from sr_deploy.bench.pair import time_pair
     from sr_deploy.export.write import rewrite_graph_file
 
-    tell("rewrite the graph")
+    _LOG.info("rewrite the graph")
     with tempfile.TemporaryDirectory() as name:
         plain = Path(name) / file.name
         shutil.copyfile(file, plain)

@@ -6,8 +6,9 @@ graph that is exported afterwards.
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from sr_deploy.model import open_model
 from sr_deploy.train.chain import Stage, plan_stages
 from sr_deploy.train.recipe import QuantizationRecipe, load_recipe
 
+_LOG = logging.getLogger(__name__)
 _MIN_SIDE = 16
 _ALIKE = 1e-3
 """Evening channels out changes no output by more, beyond its rounding."""
@@ -56,7 +58,6 @@ def plan_qat(
     *,
     data: Path | None = None,
     out: Path | None = None,
-    tell: Callable[[str], None] = lambda _: None,
 ) -> Stage:
     """Calibrate a network for INT8, and plan its training.
 
@@ -68,7 +69,6 @@ def plan_qat(
         runs: where runs lie side by side.
         data: folder of photographs to calibrate on; None: the bundled ones.
         out: the run's folder; None: a free one in `runs`.
-        tell: told what is being done.
 
     Raises:
         InputError: as `prepare_training`; or no recipe is shipped for such networks.
@@ -86,7 +86,7 @@ def plan_qat(
     fixed = [f"network.{key}={format_toml_value(value)}" for key, value in network.items()]
     (stage,) = plan_stages(name, [*overrides, f"scale={arch.scale}", *fixed], runs, alone=True, out=out)
     side = max(stage.recipe.data.patch_size // arch.scale, _MIN_SIDE)
-    start = prepare_training(checkpoint, weights, data, side=side, tell=tell)
+    start = prepare_training(checkpoint, weights, data, side=side)
     quantization = (stage.recipe.quantization or QuantizationRecipe()).model_copy(
         update={
             "input_steps": start.input_steps,
@@ -112,7 +112,6 @@ def prepare_training(
     photographs: Path | None,
     *,
     side: int = 64,
-    tell: Callable[[str], None] = lambda _: None,
 ) -> Start:
     """Calibrate a network for INT8 and write the weights that training begins with.
 
@@ -121,7 +120,6 @@ def prepare_training(
         weights: the file to write, safetensors.
         photographs: folder of photographs in high resolution to calibrate on; None: the bundled ones.
         side: of the crops that are calibrated on, in low-resolution pixels.
-        tell: told what is being done.
 
     Raises:
         InputError: no such file or folder, or a network that exporting folds together (batch normalization).
@@ -136,9 +134,10 @@ def prepare_training(
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "fp32.onnx"
         export_network_to_onnx(network, model.arch, graph, sha256)
-        task = make_task(graph, graph, options, calibration=photographs, keep_fp32=(), tell=tell)
+        task = make_task(graph, graph, options, calibration=photographs, keep_fp32=())
     placement = place_quantization(task.model)
-    tell(f"calibrate {len(placement.candidates)} convolutions on {options.crops} crops in {task.engine_name}")
+    count = len(placement.candidates)
+    _LOG.info("calibrate %d convolutions on %d crops in %s", count, options.crops, task.engine_name)
     factors, limits = calibrate_ranges(task, placement)
     state = _read_evened(task, factors, network)
     modules = find_modules(task.model, placement)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +54,35 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SR_DEPLOY_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@contextmanager
+def hear_log() -> Iterator[list[str]]:
+    """What sr-deploy says meanwhile, as commands show it, a line each."""
+    lines: list[str] = []
+    log, handler = logging.getLogger("sr_deploy"), logging.Handler(logging.INFO)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def hear() -> Callable[[], AbstractContextManager[list[str]]]:
+    """As `said`, for fixtures."""
+    return hear_log
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What sr-deploy says during the test, as commands show it, a line each."""
+    with hear_log() as lines:
+        yield lines
 
 
 @pytest.fixture(scope="session")

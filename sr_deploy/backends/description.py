@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sr_deploy.engine.build import BuiltEngine
     from sr_deploy.engine.request import EngineRequest
     from sr_deploy.model import Model
+    from sr_deploy.progress import OnProgress
     from sr_deploy.runners.protocol import Runner
 
 DeviceKind = Literal["cpu", "cuda"]
@@ -95,28 +96,6 @@ class Variant:
     """Why it is then named but not timed; None: it is timed."""
     makes_artifact: bool = False
     """Whether what it runs is built for it on a GPU, so that nothing need be there before."""
-
-
-@dataclass(frozen=True)
-class BuildProgress:
-    """Where a build stands."""
-
-    stage: str
-    """What the builder is doing, in its own words, as in `Building engine: Timing graph nodes`."""
-    done: int
-    """Steps of that stage done."""
-    total: int
-    """Steps of that stage; 0: it does not say."""
-    seconds: float
-    """Time since the build began."""
-
-    def __str__(self) -> str:
-        steps = f" {self.done}/{self.total}" if self.total else ""
-        return f"{self.stage}{steps}, {self.seconds:.0f} s so far"
-
-
-OnProgress = Callable[[BuildProgress], None]
-"""Told what the builder is doing, at least once a second."""
 
 
 @dataclass(frozen=True)

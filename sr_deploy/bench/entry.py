@@ -13,9 +13,8 @@ from sr_deploy.bench.messages import DeviceAnswer
 from sr_deploy.bench.rounds import Turns, run_rounds
 from sr_deploy.bench.statistics import Schedule, plan_schedule
 from sr_deploy.measure.watch import Watch
+from sr_deploy.progress import OnProgress, Progress
 
-Tell = Callable[[float, str], None]
-"""Of how much is done, 0 to 1, and what."""
 _CALLS, _PIPELINED = 0.6, 0.8  # what is done of a group's turns after these
 
 
@@ -68,34 +67,36 @@ class Meanwhile:
     """Processors that others kept busy, for each group, where that is known."""
 
 
-def take_turns(entries: Sequence[Entry], seconds_each: float, meanwhile: Meanwhile, tell: Tell) -> None:
+def take_turns(entries: Sequence[Entry], seconds_each: float, meanwhile: Meanwhile, on_progress: OnProgress) -> None:
     """Let a group take turns: inference alone, several calls in flight on a GPU, then from file to file.
 
     Args:
         entries: the baseline first.
         seconds_each: for each candidate, on average; on a GPU its turns last longer if need be.
         meanwhile: gets what the machine does.
-        tell: of each round.
+        on_progress: told of each round.
     """
     seconds = [one.process.opened["call_seconds"] for one in entries]
     schedule = lengthen_schedule(plan_schedule(seconds, seconds_each), seconds, [one.on_gpu for one in entries])
-    calls = _time_calls(entries, schedule, meanwhile, tell)
+    calls = _time_calls(entries, schedule, meanwhile, on_progress)
     for entry, own in zip(entries, calls, strict=True):
         entry.own += own
         entry.baseline += calls[0]
-    _time_pipelined([one for one in entries if one.takes_tensors], seconds_each, meanwhile, tell)
+    _time_pipelined([one for one in entries if one.takes_tensors], seconds_each, meanwhile, on_progress)
     for entry in entries:
         if not entry.files:
             entry.peak_mib = entry.process.measure_peak()
-    _time_files(entries, seconds_each, tell)
+    _time_files(entries, seconds_each, on_progress)
 
 
-def _time_calls(entries: Sequence[Entry], schedule: Schedule, meanwhile: Meanwhile, tell: Tell) -> list[Turns]:
+def _time_calls(
+    entries: Sequence[Entry], schedule: Schedule, meanwhile: Meanwhile, on_progress: OnProgress
+) -> list[Turns]:
     processes = [one.process.process_id for one in entries]
     takers = [TurnsOf(one.process, "calls") for one in entries]
     before = sample_load(processes)
     turns = meanwhile.watch.during(
-        lambda: run_rounds(takers, schedule, _tell_rounds(tell, 0, _CALLS, "round", schedule))
+        lambda: run_rounds(takers, schedule, _tell_rounds(on_progress, 0, _CALLS, "round", schedule))
     )
     load = others_load(before, sample_load(processes))
     meanwhile.rounds.append(len(turns[0]))
@@ -103,27 +104,36 @@ def _time_calls(entries: Sequence[Entry], schedule: Schedule, meanwhile: Meanwhi
     return turns
 
 
-def _time_pipelined(entries: Sequence[Entry], seconds_each: float, meanwhile: Meanwhile, tell: Tell) -> None:
+def _time_pipelined(
+    entries: Sequence[Entry], seconds_each: float, meanwhile: Meanwhile, on_progress: OnProgress
+) -> None:
     if not entries:
         return
     seconds = [one.process.opened["call_seconds"] for one in entries]
     schedule = lengthen_schedule(plan_schedule(seconds, seconds_each), seconds, [True] * len(entries))
     takers = [TurnsOf(one.process, "pipelined") for one in entries]
-    on_round = _tell_rounds(tell, _CALLS, _PIPELINED, "several in flight, round", schedule)
+    on_round = _tell_rounds(on_progress, _CALLS, _PIPELINED, "several in flight, round", schedule)
     turns = meanwhile.watch.during(lambda: run_rounds(takers, schedule, on_round))
     for entry, own in zip(entries, turns, strict=True):
         entry.pipelined += own
 
 
-def _time_files(entries: Sequence[Entry], seconds_each: float, tell: Tell) -> None:
+def _time_files(entries: Sequence[Entry], seconds_each: float, on_progress: OnProgress) -> None:
     """In half the time; the first call of each only tells how long one takes."""
     takers = [TurnsOf(one.process, "files") for one in entries]
     schedule = plan_schedule([one.take_turn(1, primed=True)[0] for one in takers], seconds_each / 2)
-    turns = run_rounds(takers, schedule, _tell_rounds(tell, _PIPELINED, 1, "files, round", schedule))
+    turns = run_rounds(takers, schedule, _tell_rounds(on_progress, _PIPELINED, 1, "files, round", schedule))
     for entry, own in zip(entries, turns, strict=True):
         entry.files += own
 
 
-def _tell_rounds(tell: Tell, begin: float, end: float, what: str, schedule: Schedule) -> Callable[[int], None]:
+def _tell_rounds(
+    on_progress: OnProgress, begin: float, end: float, what: str, schedule: Schedule
+) -> Callable[[int], None]:
     """For `run_rounds`: from `begin` to `end` of what is to do."""
-    return lambda done: tell(begin + (end - begin) * min(1, done / schedule.rounds), f"{what} {done}")
+
+    def tell(done: int) -> None:
+        share = begin + (end - begin) * min(1, done / schedule.rounds)
+        on_progress(Progress(f"{what} {done}", share, 1, "shapes"))
+
+    return tell

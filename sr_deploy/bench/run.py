@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sr_deploy.bench.choices import CandidateChoice, choose_candidates, parse_candidate
 from sr_deploy.bench.report import BenchReport
-from sr_deploy.bench.shape import Progress, ShapeBench
+from sr_deploy.bench.shape import ShapeBench
 from sr_deploy.bundle import Shape, utc_now
 from sr_deploy.gpus import find_gpu
 from sr_deploy.measure.clocks import LockedClock
 from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.measure.peak import measure_peaks_apart
 from sr_deploy.model import Model, open_model
+from sr_deploy.progress import OnProgress
 from sr_deploy.runners.parity import describe_reference
 from sr_deploy.runners.threads import default_threads
 
@@ -32,7 +34,7 @@ def bench_model(
     threads: int | None = None,
     lock_mhz: int | None = None,
     command: str = "sr_deploy.bench_model",
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> BenchReport:
     """Time PyTorch and other backends side by side on photographs.
 
@@ -52,7 +54,7 @@ def bench_model(
         lock_mhz: keep the first GPU at this clock meanwhile, for everybody on it; needs an administrator's rights, and
             the report says whether it was done. None: leave it to the GPU.
         command: named in the report.
-        on_progress: told how much of how much is done, and a note.
+        on_progress: told of each round.
 
     Raises:
         BackendError: the baseline does not run.
@@ -65,7 +67,6 @@ def bench_model(
     reference = describe_reference(model)
     wanted = None if choices is None else [parse_candidate(one) if isinstance(one, str) else one for one in choices]
     candidates, left_out = choose_candidates(model, wanted)
-    tell = on_progress or (lambda _done, _total, _note: None)
     find_peaks = functools.partial(measure_peaks_apart, threads=threads)
     outcomes = []
     lock = None if lock_mhz is None else LockedClock(find_gpu(None), lock_mhz)
@@ -77,7 +78,7 @@ def bench_model(
                 threads=threads,
                 seconds_each=seconds_each,
                 find_peaks=find_peaks,
-                tell=_scaled(tell, index, len(shapes)),
+                on_progress=_scaled(on_progress or (lambda _: None), index, len(shapes)),
             )
             outcomes.append(bench.run(candidates))
     results = [result for outcome in outcomes for result in outcome.results]
@@ -102,6 +103,6 @@ def bench_model(
     )
 
 
-def _scaled(tell: Progress, index: int, count: int) -> Progress:
+def _scaled(on_progress: OnProgress, index: int, count: int) -> OnProgress:
     """Progress of one shape as a part of the whole."""
-    return lambda done, total, note: tell(index + done / total, count, note)
+    return lambda progress: on_progress(replace(progress, done=index + progress.done, total=count))

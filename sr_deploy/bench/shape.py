@@ -30,10 +30,10 @@ from sr_deploy.imaging.convert import to_image
 from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.measure.peak import Peaks
 from sr_deploy.model import Model
+from sr_deploy.progress import OnProgress, Progress
 from sr_deploy.runners.inputs import photograph_batch
 from sr_deploy.runners.io_conversion import compare_decoded, rounding_of, snap_input
 
-Progress = Callable[[float, float, str], None]
 _WARM_UP_SECONDS = 1.5
 _LOADING = 0.4  # of the time, where all are loaded before they take turns
 
@@ -61,7 +61,7 @@ class ShapeBench:
         threads: int,
         seconds_each: float,
         find_peaks: Callable[[str], Peaks],
-        tell: Progress,
+        on_progress: OnProgress,
     ) -> None:
         """Prepare.
 
@@ -71,14 +71,14 @@ class ShapeBench:
             threads: of the CPU, for each candidate.
             seconds_each: for the rounds of each candidate, on average.
             find_peaks: what a device reaches.
-            tell: of progress.
+            on_progress: told of each round.
         """
         self._model = model
         self._shape = shape
         self._threads = threads
         self._seconds_each = seconds_each
         self._find_peaks = find_peaks
-        self._tell = tell
+        self._on_progress = on_progress
         self._failed: list[LeftOut] = []
         self._done = 0.0
 
@@ -131,15 +131,15 @@ class ShapeBench:
     def _take_turns(self, group: Sequence[Entry], meanwhile: Meanwhile, begin: float, end: float) -> None:
         """`begin` and `end`: which part of all that is to do this is."""
 
-        def tell(done: float, note: str) -> None:
-            self._progress(begin + (end - begin) * done, f"{names}: {note}")
+        def tell(progress: Progress) -> None:
+            self._progress(begin + (end - begin) * progress.done, f"{names}: {progress.stage}")
 
         names = ", ".join(str(one.choice) for one in group)
         take_turns(group, self._seconds_each, meanwhile, tell)
 
     def _progress(self, done: float, note: str) -> None:
         self._done = max(self._done, done)  # how much a GPU's candidates have yet to do is known when they are loaded
-        self._tell(self._done, 1, f"{self._shape}: {note}")
+        self._on_progress(Progress(f"{self._shape}: {note}", self._done, 1, "shapes"))
 
     def _write_inputs(self, folder: Path) -> str:
         """Write the input as an array and as pictures; the hash of the array."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import sys
 import time
@@ -210,6 +211,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
 
 def _main() -> None:
+    logging.basicConfig(format="%(message)s")  # warnings go to whoever reads this process's stderr
     # Libraries print to stdout as they like: the answers keep the pipe, everything else goes to stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

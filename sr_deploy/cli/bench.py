@@ -117,7 +117,7 @@ def bench(
     words += [word for text in backend or [] for word in ("--backend", text)]
     words += ["--seconds", f"{seconds:g}"] if seconds else []
     words += ["--lock-clock", f"{lock_clock:.0f}"] if lock_clock else []
-    with output.progress("bench", total=len(shapes)) as advance:
+    with output.progress("bench") as on_progress:
         report = bench_model(
             opened,
             shapes=shapes,
@@ -125,7 +125,7 @@ def bench(
             seconds_each=seconds or DEFAULT_SECONDS,
             lock_mhz=None if lock_clock is None else round(lock_clock),
             command=shlex.join(["sr-deploy", "bench", *words]),
-            on_progress=lambda done, _total, note: advance(done, note),
+            on_progress=on_progress,
         )
     _write_files(report, html, markdown, csv)
     _show(output, report)

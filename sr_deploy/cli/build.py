@@ -86,7 +86,7 @@ def build(
         strip_weights=strip_weights,
         refittable=refittable,
     )
-    with output.status() as tell:
+    with output.status() as on_progress:
         result = build_engines(
             path,
             backend,
@@ -94,8 +94,7 @@ def build(
             compute_capabilities=tuple(compute_capability or ()),
             options=options,
             trust=read_trust(trust_engine),
-            on_stage=output.log,
-            on_progress=lambda progress: tell(str(progress), progress.seconds),
+            on_progress=on_progress,
         )
     _show(output, place.folder.path, result)
     output.finish(_document(place.folder.path, result))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
 
 
 def find_default_model(instead: str) -> Path:
@@ -35,11 +37,8 @@ def find_default_model(instead: str) -> Path:
         raise NothingFoundError(f"no bundle in deployments, and {error}; or give {instead}") from error
 
 
-def find_upscaling_model(tell: Callable[[str], None]) -> Path:
-    """The newest bundle here, or else the newest run, or else the network that comes with sr-deploy.
-
-    Args:
-        tell: told in one line if it is the last.
+def find_upscaling_model() -> Path:
+    """The newest bundle here, or else the newest run, or else the network that comes with sr-deploy: that is said.
 
     Raises:
         InputError: there are bundles or runs, and none can be read: no other network is taken for them.
@@ -54,5 +53,5 @@ def find_upscaling_model(tell: Callable[[str], None]) -> Path:
     except NothingFoundError:
         pass  # nothing of the user's own: upscaling works out of the box
     name, network = DEFAULT_MODEL.name, open_bundle(DEFAULT_MODEL).manifest.arch.title()
-    tell(f"no bundle in deployments and no run in runs: taking {name}, which ships with sr-deploy ({network})")
+    _LOG.info("no bundle in deployments and no run in runs: taking %s, which ships with sr-deploy (%s)", name, network)
     return DEFAULT_MODEL

@@ -64,7 +64,7 @@ def evaluate(
 
     output = Output(as_json)
     opened = open_model(model or find_default_model("MODEL"), read_trust(trust_engine, engine_host_code))
-    with output.progress("evaluating", 1) as advance:
+    with output.progress("evaluating") as on_progress:
         evaluated = evaluate_model(
             opened,
             hr,
@@ -73,7 +73,7 @@ def evaluate(
             tile=tile,
             with_niqe=niqe,
             lpips=lpips,
-            on_image=lambda done, total, name: advance(done / total, name),
+            on_progress=on_progress,
         )
     evaluation = evaluated.evaluation
     if out is not None:

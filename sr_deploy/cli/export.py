@@ -119,7 +119,7 @@ def export(
     _require_use(wanted.precisions, calibration, max_drop_db, searches=searches, force=force)
     source = checkpoint or _find_newest_checkpoint()
     choice = None
-    with output.status() as tell:
+    with output.status() as on_progress:
 
         def make(asked: ExportSpec, calibrated: Calibration) -> ExportResult:
             return export_bundle(
@@ -127,8 +127,7 @@ def export(
                 asked,
                 out,
                 backend,
-                on_stage=output.log,
-                on_progress=lambda progress: tell(str(progress), progress.seconds),
+                on_progress=on_progress,
                 triton=triton,
                 calibration=calibrated,
                 license=license,

@@ -23,7 +23,7 @@ from typing import TextIO
 
 from sr_deploy.cli.streams import safe_streams, stderr, stdout
 from sr_deploy.errors import SrDeployError, describe_surprise
-from sr_deploy.legible import shorten
+from sr_deploy.legible import make_legible, shorten
 
 INTERRUPTED = 130
 """Exit code of a command that a signal ended."""
@@ -156,10 +156,10 @@ def _quiet_hooks() -> Iterator[None]:
     threading.excepthook = _tell_thread
     sys.unraisablehook = _tell_unraisable
     warnings.showwarning = _tell_warning
-    root, runners, handler = logging.getLogger(), logging.getLogger("sr_deploy.runners"), _LogLines()
-    level = runners.level
+    root, ours, handler = logging.getLogger(), logging.getLogger("sr_deploy"), _LogLines()
+    level = ours.level
     root.addHandler(handler)
-    runners.setLevel(logging.INFO)  # they tell what they do beside computing, as which backend `auto` takes and why
+    ours.setLevel(logging.INFO)  # what is being done, as which backend `auto` takes and why
     if wants_traceback() and not faulthandler.is_enabled():
         with suppress(OSError, ValueError):  # no stderr
             faulthandler.enable(stderr().fileno())
@@ -167,7 +167,7 @@ def _quiet_hooks() -> Iterator[None]:
         yield
     finally:
         root.removeHandler(handler)
-        runners.setLevel(level)
+        ours.setLevel(level)
         threading.excepthook, sys.unraisablehook, warnings.showwarning = before
 
 
@@ -179,7 +179,8 @@ class _LogLines(logging.Handler):
         least = logging.ERROR if record.name.startswith(_REPEATING) else logging.WARNING
         if ours or record.levelno >= least:
             with suppress(Exception):  # a library's record whose arguments do not fit its message
-                stderr().write(" ".join(record.getMessage().split()) + "\n")
+                line = record.getMessage()
+                stderr().write((make_legible(line) if ours else " ".join(line.split())) + "\n")
 
 
 def _tell_thread(arguments: threading.ExceptHookArgs) -> None:

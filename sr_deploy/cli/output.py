@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,16 +25,10 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
+    from sr_deploy.progress import OnProgress, Progress
+
 _RARE_SECONDS = 10
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
-
-
-class Advance(Protocol):
-    """Moves a progress bar."""
-
-    def __call__(self, completed: float, note: str = "") -> None:
-        """Set how much is done (of the bar's total), with a short note such as the present loss."""
-        ...
 
 
 class Output:
@@ -49,7 +43,6 @@ class Output:
         """
         self._as_json = as_json
         self._silent = silent
-        self._clear_status: Callable[[], None] = lambda: None
 
     def show(self, *parts: str | Table) -> None:
         """Print lines and tables on stdout, unless JSON was asked for. A line break inside a line is escaped."""
@@ -60,8 +53,7 @@ class Output:
             _console(stdout()).print(part, highlight=False, soft_wrap=isinstance(part, str))
 
     def log(self, line: str) -> None:
-        """Print one line on stderr; what `status` shows is over."""
-        self._clear_status()
+        """Print one line on stderr."""
         if not self._silent:
             stderr().write(make_legible(line) + "\n")
 
@@ -83,36 +75,41 @@ class Output:
             )
 
     @contextmanager
-    def status(self) -> Iterator[Callable[[str, float], None]]:
-        """A line on stderr for work of unknown length: takes what is being done and the seconds it has taken.
+    def status(self) -> Iterator[OnProgress]:
+        """A line on stderr for work of unknown length.
 
-        A terminal shows it in place until the next line of `log`; elsewhere it is a line of its own, every ten seconds
+        A terminal shows it in place until the next line on stderr; elsewhere it is a line of its own, every ten seconds
         at most.
         """
         if self._silent:
-            yield lambda text, seconds: None
+            yield lambda _: None
         elif stderr().isatty():
-            line = _LiveLine()
-            self._clear_status = line.clear
-            try:
-                yield line.show
-            finally:
+            line, stream = _LiveLine(), stderr()
+
+            def give_way(said: str) -> None:
                 line.clear()
+                stream.write_exactly(said + "\n")
+
+            with stream.lines_go(above=give_way):
+                try:
+                    yield line.show
+                finally:
+                    line.clear()
         else:
             yield _say_rarely(self.log)
 
     @contextmanager
-    def progress(self, title: str, total: float) -> Iterator[Advance]:
-        """A progress bar with time left on stderr, cleared when it ends.
+    def progress(self, title: str) -> Iterator[OnProgress]:
+        """A progress bar with time left on stderr, cleared when it ends, for work whose total is known.
 
         Where stderr is no terminal it prints a line every tenth of the way instead.
         """
         if self._silent:
-            yield lambda completed, note="": None
+            yield lambda _: None
         elif stderr().isatty():
-            yield from _bar(title, total)
+            yield from _bar(title)
         else:
-            yield from _lines(title, total)
+            yield _say_tenths(title)
 
 
 def format_size(size_bytes: int) -> str:
@@ -151,12 +148,12 @@ class _LiveLine:
     def __init__(self) -> None:
         self._live: Live | None = None
 
-    def show(self, text: str, _seconds: float) -> None:
+    def show(self, progress: Progress) -> None:
         from rich.live import Live
         from rich.spinner import Spinner
         from rich.text import Text
 
-        spinner = Spinner("dots", Text(make_legible(text)))  # a string would be read as markup
+        spinner = Spinner("dots", Text(make_legible(_describe(progress))))  # a string would be read as markup
         if self._live is None:
             console = _console(stderr())
             self._live = Live(
@@ -172,52 +169,75 @@ class _LiveLine:
             self._live = None
 
 
-def _say_rarely(log: Callable[[str], None]) -> Callable[[str, float], None]:
-    told = 0.0
+def _describe(progress: Progress) -> str:
+    """For work of unknown length."""
+    if progress.unit == "s":
+        return f"{progress.stage}, {progress.done:.0f} s so far"
+    return f"{progress.done:.0f} {progress.unit}, {progress.stage}"
 
-    def tell(text: str, seconds: float) -> None:
+
+def _say_rarely(log: Callable[[str], None]) -> OnProgress:
+    import time
+
+    started, told = time.monotonic(), 0.0
+
+    def show(progress: Progress) -> None:
         nonlocal told
+        seconds = progress.done if progress.unit == "s" else time.monotonic() - started
         told = min(told, seconds)  # another piece of work has begun
         if seconds >= told + _RARE_SECONDS:
             told = seconds
-            log(text)
+            log(_describe(progress))
 
-    return tell
+    return show
 
 
-def _bar(title: str, total: float) -> Iterator[Advance]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+def _find_note(title: str, progress: Progress) -> str:
+    """What a progress says beyond the title."""
+    return "" if f"{title} ".startswith(f"{progress.stage} ") else progress.stage
+
+
+def _bar(title: str) -> Iterator[OnProgress]:
+    from rich import progress as rich_progress
 
     columns = (
-        TextColumn("{task.fields[title]}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
+        rich_progress.TextColumn("{task.fields[title]}", markup=False),
+        rich_progress.BarColumn(),
+        rich_progress.TextColumn("{task.percentage:>3.0f} %"),
+        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.description}", markup=False),
     )
     stream = stderr()
     console = _console(stream)
     with (
-        Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar,
+        rich_progress.Progress(
+            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+        ) as bar,
         stream.lines_go(above=lambda line: console.print(line, highlight=False, soft_wrap=True)),
     ):
-        task = bar.add_task("", total=total, title=make_legible(title))
-        yield lambda completed, note="": bar.update(task, completed=completed, description=make_legible(note))
+        task = bar.add_task("", total=1, title=make_legible(title))
+
+        def show(progress: Progress) -> None:
+            note = make_legible(_find_note(title, progress))
+            bar.update(task, total=progress.total, completed=progress.done, description=note)
+
+        yield show
 
 
-def _lines(title: str, total: float) -> Iterator[Advance]:
+def _say_tenths(title: str) -> OnProgress:
     import time
 
     started = time.monotonic()
     shown = 0
 
-    def advance(completed: float, note: str = "") -> None:
+    def show(progress: Progress) -> None:
         nonlocal shown
-        tenth = int(10 * completed / total) if total else 10
+        done, total, note = progress.done, progress.total or 0.0, _find_note(title, progress)
+        tenth = int(10 * done / total) if total else 0
         if tenth > shown:
             shown = tenth
-            left = (time.monotonic() - started) * (total / completed - 1)
-            line = f"{title}: {100 * completed / total:.0f} %, {left:.0f} s left{', ' + note if note else ''}"
+            left = (time.monotonic() - started) * (total / done - 1)
+            line = f"{title}: {100 * done / total:.0f} %, {left:.0f} s left{', ' + note if note else ''}"
             stderr().write(make_legible(line) + "\n")
 
-    yield advance
+    return show

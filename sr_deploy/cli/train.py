@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import tempfile
 import threading
@@ -95,7 +96,7 @@ def train(
             from sr_deploy.qat import plan_qat
 
             start = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="sr-deploy-qat-")), "start.safetensors")
-            return [plan_qat(qat, start, recipe, changes, _RUNS, data=data, out=out, tell=output.log)], start
+            return [plan_qat(qat, start, recipe, changes, _RUNS, data=data, out=out)], start
         if not resume:
             return _plan(recipe or "demo", changes, out, alone=start_from is not None), start_from
         run = out or find_newest_run(_RUNS, with_checkpoint=False)
@@ -104,6 +105,8 @@ def train(
 
     with contextlib.ExitStack() as held, join_processes(device) as processes, stop_on_signals() as stop:
         output = Output(as_json, silent=not processes.is_main)
+        if not processes.is_main:  # the first process speaks for all
+            logging.getLogger("sr_deploy").setLevel(logging.CRITICAL)
         stages, before = processes.broadcast(plan)
         for stage in stages:
             if stage.action != "take":
@@ -141,6 +144,7 @@ def _train_stage(
     stop: threading.Event,
     output: Output,
 ) -> RunManifest:
+    from sr_deploy.progress import Progress
     from sr_deploy.run_folder import find_last_checkpoint
     from sr_deploy.train import loop
 
@@ -148,7 +152,8 @@ def _train_stage(
     last = find_last_checkpoint(stage.run) if resume else None
     done = last[0] if last else 0
     recipe = stage.recipe
-    with output.progress(f"training {recipe.name}", max(recipe.run.steps - done, 1)) as advance:
+    left = max(recipe.run.steps - done, 1)
+    with output.progress(f"training {recipe.name}") as on_progress:
         return loop.train(
             recipe,
             stage.run,
@@ -158,8 +163,7 @@ def _train_stage(
             numbered=stage.numbered,
             processes=processes,
             stop=stop,
-            on_step=lambda report: advance(report.step - done, _describe_pace(report)),
-            on_note=output.log,
+            on_step=lambda report: on_progress(Progress(_describe_pace(report), report.step - done, left, "steps")),
         )
 
 

@@ -197,7 +197,7 @@ class _Network:
 
     def find(self, output: Output) -> Path:
         """Which one it is."""
-        return self.model or find_upscaling_model(output.log)
+        return self.model or find_upscaling_model()
 
     @contextmanager
     def open(self, output: Output) -> Iterator[tuple[OpenedNetwork, list[Upscaler]]]:
@@ -270,8 +270,9 @@ def _upscale_one(
     if len(network.devices) > 1:
         raise InputError(f"one device computes one picture; --device names {len(network.devices)}: give one of them")
     with network.open(output) as (opened, (upscaler,)):
-        with output.progress(f"upscaling {source.name}", 1) as advance:
-            result = (stream_file if stream else upscale_file)(upscaler, source, target, settings, advance)
+        with output.progress(f"upscaling {source.name}") as on_progress:
+            upscale = stream_file if stream else upscale_file
+            result = upscale(upscaler, source, target, settings, on_progress=on_progress)
         show_network(output, opened)
         output.show(describe_file(result, opened.receptive_radius))
         for line in describe_remarks(result):
@@ -295,8 +296,8 @@ def _upscale_folder(
     plan_folder(source, target, suffix)  # refuses what cannot end well before a network is loaded
     with network.open_for_folder(output, ray) as (opened, upscale_folder), stop_on_signals() as stop:
         show_network(output, opened)
-        with output.progress(f"upscaling {source}", 1) as advance:
-            result = upscale_folder(source, target, settings, suffix=suffix, on_progress=advance, stop=stop)
+        with output.progress(f"upscaling {source}") as on_progress:
+            result = upscale_folder(source, target, settings, suffix=suffix, on_progress=on_progress, stop=stop)
         show_folder(output, target, result)
         output.finish({**network_document(opened), **folder_document(source, target, result)})
     if result.stopped:

@@ -135,7 +135,6 @@ def _verify(
             source=request.source,
             accept=request.accept,
             signed=signed,
-            on_stage=output.log,
         )
     except GraphError as error:
         if opened.kind == "bundle":  # one of its own graphs: the very finding
@@ -143,7 +142,7 @@ def _verify(
         raise
     if html is not None:
         verification.write_html(html)
-    bisections = bisect_model(opened, on_stage=output.log) if request.bisect else []
+    bisections = bisect_model(opened) if request.bisect else []
     show_verification(output, str(opened.path), verification)
     for bisection in bisections:
         show_bisection(output, bisection)

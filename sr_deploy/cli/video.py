@@ -145,13 +145,11 @@ def upscale_one_video(output: Output, network: Network, source: Path, target: Pa
     with (
         network.open() as (described, upscalers),
         stop_on_signals() as stop,
-        output.progress(f"upscaling {source.name}", 1) as advance,
+        output.progress(f"upscaling {source.name}") as on_progress,
     ):
-
-        def report(done: int, total: int, rate: float, slowest: str) -> None:
-            advance(done / total, f"{rate:.2f} frames/s, limited by {slowest}")
-
-        result = upscale_video(upscalers, source, target, settings, tile=network.tile, on_progress=report, stop=stop)
+        result = upscale_video(
+            upscalers, source, target, settings, tile=network.tile, on_progress=on_progress, stop=stop
+        )
     _show(output, result)
     output.finish({**described, **_document(result)})
     if result.stopped:
@@ -180,12 +178,8 @@ def upscale_raw_frames(output: Output, network: Network, name: str | None, size:
     from sr_deploy.stopping import stop_on_signals
     from sr_deploy.upscale.video.pipe import upscale_pipe
 
-    with network.open() as (_, upscalers), stop_on_signals() as stop, output.status() as tell:
-
-        def report(done: int, rate: float, slowest: str) -> None:
-            tell(f"{done} frames, {rate:.2f} frames/s, limited by {slowest}", done / rate)
-
-        result = upscale_pipe(upscalers, stdin_bytes(), stdout().buffer, name, size, on_frame=report, stop=stop)
+    with network.open() as (_, upscalers), stop_on_signals() as stop, output.status() as on_progress:
+        result = upscale_pipe(upscalers, stdin_bytes(), stdout().buffer, name, size, on_progress=on_progress, stop=stop)
     output.log(
         f"{result.frames} frames from {_describe_size(result.source.kind)} to {_describe_size(result.target.kind)}, "
         f"{result.seconds:.2f} s, limited by {result.slowest}"

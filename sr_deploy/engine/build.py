@@ -6,13 +6,13 @@ import platform
 from dataclasses import dataclass
 
 from sr_deploy.backends import builders
-from sr_deploy.backends.description import OnProgress
 from sr_deploy.backends.registry import get_builder
 from sr_deploy.bundle import EngineRecord
 from sr_deploy.engine.request import EngineRequest, check_options
 from sr_deploy.errors import BackendError
 from sr_deploy.files import require_file
 from sr_deploy.gpus import visible_gpus
+from sr_deploy.progress import OnProgress
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def build_engine(
     Args:
         request: what to build.
         timing_cache: what earlier builds learnt, empty at first; None: keep nothing.
-        on_progress: told where the build stands.
+        on_progress: told what the builder does and the seconds so far, at least once a second.
 
     Raises:
         BackendError: this machine cannot build it, the builder refused the graph or a shape, ran out of memory, or

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sr_deploy.backends import builders
-from sr_deploy.backends.description import OnProgress
 from sr_deploy.backends.registry import builder_names, get_builder
 from sr_deploy.bundle import (
     Bundle,
@@ -38,7 +38,9 @@ from sr_deploy.engine.request import EngineRequest, check_options, option_of
 from sr_deploy.errors import BackendError, GraphError, InputError, MissingDependencyError, ShapeError
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.graph.read import describe_layers
+from sr_deploy.progress import OnProgress
 
+_LOG = logging.getLogger(__name__)
 _MATRIX_PRODUCTS = frozenset({"Einsum", "Gemm", "MatMul"})
 
 
@@ -77,7 +79,6 @@ def build_engines(
     profiles: Sequence[Profile] = (),
     compute_capabilities: Sequence[str] = (),
     options: EngineOptions | None = None,
-    on_stage: Callable[[str], None] | None = None,
     on_progress: OnProgress | None = None,
     tolerant: bool = False,
     trust: EngineTrust = BUILT_HERE,
@@ -94,8 +95,7 @@ def build_engines(
         profiles: shapes to take; empty: the bundle's, or the one shape of a graph that takes no other.
         compute_capabilities: what TensorRT-RTX builds for, as in `sm89`; empty: the bundle's, or else all it knows.
         options: settings of the builder; None: the bundle's.
-        on_stage: told what is being done, one line each.
-        on_progress: told where the build of each engine stands, at least once a second.
+        on_progress: told what the builder does and the seconds so far of each engine, at least once a second.
         tolerant: list in `not_built` what fails, instead of raising.
         trust: with `elsewhere`, engines that others built and that still hold are kept, and entered as if built here.
 
@@ -109,7 +109,6 @@ def build_engines(
     plan = _Plan(
         compute_capabilities=tuple(compute_capabilities),
         options=(options or place.plan).options(),
-        tell=on_stage or (lambda _: None),
         on_progress=on_progress,
         trust=trust,
     )
@@ -164,7 +163,6 @@ class _Plan:
 
     compute_capabilities: tuple[str, ...]
     options: EngineOptions
-    tell: Callable[[str], None]
     on_progress: OnProgress | None
     trust: EngineTrust
 
@@ -199,7 +197,7 @@ def _build_with(place: EnginePlace, backend: str, plan: _Plan) -> BuildResult:
         if holding and _may_keep(holding, plan):
             kept += holding
             continue
-        plan.tell(f"build the {backend}:{graph.precision} engine for {request.target()}{less and '; '}{less}")
+        _LOG.info("build the %s:%s engine for %s%s", backend, graph.precision, request.target(), less and f"; {less}")
         built.append(_build_one(place.folder, request, plan))
         for record in present:
             if request.replaces(record):
@@ -238,7 +236,7 @@ def _may_keep(records: Sequence[EngineRecord], plan: _Plan) -> bool:
     """Whether all were built here, or the user trusts who built them: then they are entered too."""
     strangers = [record for record in records if not (was_built_here(record) or was_adopted(record))]
     if strangers and plan.trust.elsewhere:
-        _enter(strangers, adopt_engine, plan)
+        _enter(strangers, adopt_engine)
     return plan.trust.elsewhere or not strangers
 
 
@@ -250,18 +248,18 @@ def _build_one(folder: EngineFolder, request: EngineRequest, plan: _Plan) -> Eng
         known = b""
     engine = build_engine(request, timing_cache=known, on_progress=plan.on_progress)
     folder.add_engine(engine.record, engine.engine)
-    _enter([engine.record], register_engine, plan)
+    _enter([engine.record], register_engine)
     if cache is not None and engine.timing_cache is not None:
         folder.write_cache(cache, engine.timing_cache)
         register_bytes(engine.timing_cache)
     return engine.record
 
 
-def _enter(records: Sequence[EngineRecord], enter: Callable[[EngineRecord], str], plan: _Plan) -> None:
+def _enter(records: Sequence[EngineRecord], enter: Callable[[EngineRecord], str]) -> None:
     for record in records:
         note = enter(record)
         if note:
-            plan.tell(f"{record.engine.file}: {note}")
+            _LOG.warning("%s: %s", record.engine.file, note)
 
 
 def _why_not_with(backend: str, options: EngineOptions) -> str | None:

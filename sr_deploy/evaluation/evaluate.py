@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +24,13 @@ from sr_deploy.evaluation.scores import (
 from sr_deploy.files import make_folder, sha256_of, write_text
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.model import Model, open_model
+from sr_deploy.progress import OnProgress, Progress
 from sr_deploy.upscale.guards import FINITE_ONLY
 from sr_deploy.upscale.image import Upscaler
 
 EVALUATION_NAME = "evaluation.json"
 CROPS_NAME = "worst-crops.png"
 LPIPS_NOTE = "LPIPS is not validated here: it was never run with the published weights; see docs/evaluation.md"
-
-OnImage = Callable[[int, int, str], None]
-"""Called after each picture with the number done, the number of all, and its name."""
 
 
 class Evaluation(Document):
@@ -100,7 +97,7 @@ def evaluate_model(
     tile: int | None = None,
     with_niqe: bool = True,
     lpips: tuple[Path, Path] | None = None,
-    on_image: OnImage | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Evaluated:
     """Score a network on a test set by the papers' protocol, beside bicubic.
 
@@ -112,7 +109,7 @@ def evaluate_model(
         tile: as for `Upscaler`.
         with_niqe: whether NIQE is computed.
         lpips: the user's weight files, of torchvision's backbone and of LPIPS's linear layers.
-        on_image: told about progress.
+        on_progress: told of each picture.
 
     Raises:
         InputError: a folder cannot be used, pictures have no partner, or a network that does not enlarge has no `lr`.
@@ -136,8 +133,8 @@ def evaluate_model(
             picture, crop = _evaluate_paths(paths, upscaler, with_niqe=with_niqe, lpips=distance)
             pictures.append(picture)
             crops.append(crop)
-            if on_image is not None:
-                on_image(len(pictures), len(pairs), picture.name)
+            if on_progress is not None:
+                on_progress(Progress(picture.name, len(pictures), len(pairs), "pictures"))
         spec = upscaler.spec
     evaluation = Evaluation(
         model=str(opened.path),

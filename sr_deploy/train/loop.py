@@ -5,6 +5,7 @@ Shape suffixes: N batch, C channels, H height, W width; `lr` is low resolution, 
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -28,16 +29,16 @@ from sr_deploy.train.sampling import Batch, iterate_batches
 from sr_deploy.train.schedule import learning_rate_at
 from sr_deploy.train.session import Session, open_session
 from sr_deploy.train.state import TrainingState
-from sr_deploy.train.training_images import Report
 from sr_deploy.train.validation import validate, write_preview
 
+_LOG = logging.getLogger(__name__)
 _MANIFEST_SECONDS = 5.0
 _MUCH_WAITING = 0.2  # share of the time
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """How far a training is."""
+    """A step of a training. It is no `Progress`, because it carries what was measured: callers judge by the loss."""
 
     step: int
     """Updates made, those left out among them."""
@@ -58,7 +59,6 @@ def train(
     processes: Processes = SINGLE_PROCESS,
     stop: threading.Event | None = None,
     on_step: Callable[[StepReport], None] = lambda report: None,
-    on_note: Report = lambda line: None,
 ) -> RunManifest:
     """Train one recipe into a run folder.
 
@@ -72,7 +72,6 @@ def train(
         processes: who trains along; each calls this with the same arguments.
         stop: when set, the run writes a checkpoint after the present step and returns with status "stopped".
         on_step: told after each step.
-        on_note: told what the user should know, a line each.
 
     Raises:
         TrainingError: the loss is NaN or infinite, the memory is too small, or the run cannot be resumed.
@@ -80,18 +79,17 @@ def train(
         SrDeployError: anything wrong with recipe, data, weights or folders.
     """
     if resume and _is_finished(check_resumable(recipe, out), recipe):
-        on_note(f"{out} is finished: {recipe.run.steps} steps; to train on: --resume --set run.steps=MORE")
+        _LOG.info("%s is finished: %d steps; to train on: --resume --set run.steps=MORE", out, recipe.run.steps)
         return read_manifest(out)
     opening = open_session(
-        recipe, out, resume=resume, device=device, start_from=start_from, report=on_note, processes=processes,
-        numbered=numbered,
+        recipe, out, resume=resume, device=device, start_from=start_from, processes=processes, numbered=numbered,
     )  # fmt: skip
     run = out if resume else None
     try:
         with opening as session:
             run = session.run
-            on_note(_describe_start(session))
-            _run_steps(session, stop or threading.Event(), on_step, on_note)
+            _LOG.info("%s", _describe_start(session))
+            _run_steps(session, stop or threading.Event(), on_step)
             return session.manifest
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = one_line(error)
@@ -114,7 +112,7 @@ def _describe_want_of_memory(recipe: Recipe, run: Path | None) -> str:
     )
 
 
-def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepReport], None], on_note: Report) -> None:
+def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepReport], None]) -> None:
     """The loop. One iteration is one update and what is due after it."""
     recipe, state, processes = session.recipe, session.state, session.processes
     buffer = MetricBuffer(state, processes, recipe.run.bad_steps)
@@ -127,7 +125,7 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
         closing(iterate_batches(session.sampler, state.step, recipe.run.steps, recipe.data.workers)) as batches,
     ):
         if log is not None and log.advice:
-            on_note(log.advice)
+            _LOG.warning("%s", log.advice)
         for batch in clock.watch(batches):
             # The update.
             pair = session.make_pair(batch)
@@ -149,7 +147,7 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
                 means = buffer.take_means()
                 clock.lap(state, means.get("loss", math.nan))
                 for line in _advise(means, clock, recipe):
-                    on_note(line)
+                    _LOG.warning("%s", line)
                 if log is not None:
                     log.log_training(state.step, {**means, "learning_rate": learning_rate, **clock.metrics()})
             if validation_due and log is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -40,9 +41,11 @@ from sr_deploy.train.run import (
 )
 from sr_deploy.train.sampling import PatchSampler
 from sr_deploy.train.state import TrainingState
-from sr_deploy.train.training_images import Report, TrainingImages, training_paths
+from sr_deploy.train.training_images import TrainingImages, training_paths
 from sr_deploy.train.update import Updater
 from sr_deploy.train.validation import HeldOut, read_held_out
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -77,7 +80,6 @@ def open_session(
     resume: bool,
     device: str | None,
     start_from: Path | None,
-    report: Report,
     processes: Processes = SINGLE_PROCESS,
     numbered: bool = False,
 ) -> Iterator[Session]:
@@ -89,7 +91,6 @@ def open_session(
         resume: go on with it.
         device: as torch names it; None: the best.
         start_from: anything with weights for the generator.
-        report: told what the user should know.
         processes: who trains along.
         numbered: for a new run: take the next free name of the recipe if `run` is taken.
 
@@ -104,7 +105,7 @@ def open_session(
             require_run(run)
             processes.broadcast(lambda: held.enter_context(hold_run(run)))
         yield _prepare(
-            recipe, run, resume=resume, device=device, start_from=start_from, report=report, processes=processes,
+            recipe, run, resume=resume, device=device, start_from=start_from, processes=processes,
             claim=lambda: held.enter_context(claim_run_folder(run, name=recipe.name if numbered else None)),
         )  # fmt: skip
 
@@ -116,21 +117,20 @@ def _prepare(
     resume: bool,
     device: str | None,
     start_from: Path | None,
-    report: Report,
     processes: Processes,
     claim: Callable[[], Path],
 ) -> Session:
     """The session; the run is held by the first process, or is claimed by it as soon as all else stands."""
     manifest = check_resumable(recipe, run) if resume else None
     chosen_device = choose_device(device, processes)
-    photographs = _open_training_images(recipe, report if processes.is_main else lambda line: None)
+    photographs = _open_training_images(recipe)
     fingerprint = photographs.fingerprint()
     if manifest is not None and manifest.data_sha256 != fingerprint:
         raise TrainingError(
             f"cannot resume {run}: the training images are not those it began with (names or sizes differ); "
             "bring them back, or start a new run from its weights with --from"
         )
-    held_out = read_held_out(recipe, report) if processes.is_main else []
+    held_out = read_held_out(recipe) if processes.is_main else []
     sampler = PatchSampler(photographs, recipe, rank=processes.rank, processes=processes.world_size)
     network, starting_point = build_generator(recipe, None if resume else start_from, resume=resume)
     network.to(chosen_device)
@@ -158,7 +158,7 @@ def _prepare(
     if last is not None and not read_checkpoint_into(
         last[1], state, rank=processes.rank, processes=processes.world_size
     ):
-        report(f"the pool of training pairs begins anew: {last[1]} was written by another number of processes")
+        _LOG.warning("the pool of training pairs begins anew: %s was written by another number of processes", last[1])
     asked = prepare_teacher(recipe, teacher, precision, chosen_device) if teacher is not None else None
     updater = build_updater(
         recipe, state, criteria, teacher=asked, precision=precision, device=chosen_device, processes=processes
@@ -205,7 +205,7 @@ def choose_device(name: str | None, processes: Processes = SINGLE_PROCESS) -> to
     return torch.device(chosen)
 
 
-def _open_training_images(recipe: Recipe, report: Report) -> TrainingImages:
+def _open_training_images(recipe: Recipe) -> TrainingImages:
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
     degraded = recipe.degradation is not None
     if recipe.data.patch_size % multiple:
@@ -219,7 +219,6 @@ def _open_training_images(recipe: Recipe, report: Report) -> TrainingImages:
         min_side=recipe.degradation.min_side() if recipe.degradation is not None else recipe.data.patch_size,
         multiple=1 if degraded else recipe.scale,
         cache_gib=recipe.data.cache_gib,
-        report=report,
         with_lr=not degraded,
     )
     photographs.prefetch(threads=recipe.data.workers)

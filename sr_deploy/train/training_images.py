@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,7 @@ from sr_deploy.imaging.formats import PHOTOGRAPHS
 from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.train.recipe import DataRecipe
 
-Report = Callable[[str], None]
-"""Takes one line for the user."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ImagePair:
 
 
 class TrainingImages:
-    """Pairs by index, for several threads at once. Files that cannot be used are reported once each."""
+    """Pairs by index, for several threads at once. Files that cannot be used are logged once each."""
 
     def __init__(
         self,
@@ -44,7 +44,6 @@ class TrainingImages:
         min_side: int,
         multiple: int,
         cache_gib: float,
-        report: Report,
         with_lr: bool = True,
     ) -> None:
         """Nothing is read yet.
@@ -55,7 +54,6 @@ class TrainingImages:
             min_side: high-resolution pixels that each side must have.
             multiple: high-resolution sides are cropped to multiples of this (itself a multiple of the scale).
             cache_gib: memory for decoded pairs.
-            report: told of each file that is skipped.
             with_lr: make low resolution by the papers' bicubic; else only originals are kept.
         """
         self._with_lr = with_lr
@@ -65,7 +63,6 @@ class TrainingImages:
         self._multiple = multiple
         self._room = int(cache_gib * 2**30)
         self._full = False
-        self._report = report
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, ImagePair] = OrderedDict()
         self._bad: set[int] = set()
@@ -142,7 +139,7 @@ class TrainingImages:
             if index in self._bad:
                 return
             self._bad.add(index)
-        self._report(f"skipped: {error}")
+        _LOG.warning("skipped: %s", error)
 
     def _check_any_good(self) -> None:
         if len(self._bad) == len(self.paths):

@@ -20,7 +20,7 @@ from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_wor
 from sr_deploy.measure.quality import score_pair
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import HeldOutScores, Scores, ValidationResult
-from sr_deploy.train.training_images import ImagePair, Report, TrainingImages, validation_paths
+from sr_deploy.train.training_images import ImagePair, TrainingImages, validation_paths
 
 _EQUAL_DB = 100.0
 _SSIM_WINDOW = 11
@@ -42,7 +42,7 @@ class HeldOut:
     """How near it comes."""
 
 
-def read_held_out(recipe: Recipe, report: Report) -> list[HeldOut]:
+def read_held_out(recipe: Recipe) -> list[HeldOut]:
     """Read the photographs to validate on and score bicubic once.
 
     Raises:
@@ -56,7 +56,6 @@ def read_held_out(recipe: Recipe, report: Report) -> list[HeldOut]:
         min_side=_SSIM_WINDOW + 2 * recipe.scale,
         multiple=multiple,
         cache_gib=recipe.data.cache_gib,
-        report=report,
     )
     photographs.prefetch(threads=1)
     held_out = []

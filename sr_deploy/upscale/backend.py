@@ -57,7 +57,7 @@ def list_candidates(model: Model, device: str | None = None) -> tuple[list[Backe
             _LOG.warning("--backend auto takes the CPU, although there is an %s: %s", gpu.name, unseen)
         else:
             for line in list_untrusted(model):
-                _LOG.info("--backend auto leaves out %s", line)
+                _LOG.debug("--backend auto leaves out %s", line)
             if on_gpu := list_faithful_on_gpu(model, gpu):
                 return on_gpu, gpu
     faithful = list_faithful(model)

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, cast
 from sr_deploy.deps import require
 from sr_deploy.errors import BackendError, InputError, OutputError, SrDeployError, first_line
 from sr_deploy.measure.machine import usable_cores
+from sr_deploy.progress import OnProgress
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.folder_job import (
     FolderJob,
+    FolderProgress,
     FolderResult,
-    OnProgress,
-    Progress,
     describe_error,
     hash_config,
     open_folder_job,
@@ -138,7 +138,7 @@ def upscale_folder_on_fleet(
     stop = stop or threading.Event()
     config_hash = hash_config(fleet.spec, settings, fleet.config.tile, fleet.config.batch)
     with open_folder_job(source, target, settings, suffix, config_hash) as job:
-        progress = Progress(job.items, on_progress or (lambda share, note: None))
+        progress = FolderProgress(job.items, on_progress or (lambda _: None))
         _Run(fleet, job, progress, stop).run()
     return job.result
 
@@ -146,7 +146,7 @@ def upscale_folder_on_fleet(
 class _Run:
     """A job on a cluster."""
 
-    def __init__(self, fleet: Fleet, job: FolderJob, progress: Progress, stop: threading.Event) -> None:
+    def __init__(self, fleet: Fleet, job: FolderJob, progress: FolderProgress, stop: threading.Event) -> None:
         self._fleet = fleet
         self._job = job
         self._progress = progress

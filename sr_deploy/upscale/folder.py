@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 
 from sr_deploy.errors import PlaceLostError
+from sr_deploy.progress import OnProgress, Progress
 from sr_deploy.upscale.devices import DevicePool
 from sr_deploy.upscale.folder_job import (
     Failure,
     FolderJob,
+    FolderProgress,
     FolderResult,
     LoadedItem,
-    OnProgress,
-    Progress,
     describe_error,
     hash_config,
     load_item,
@@ -30,7 +30,7 @@ from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.image_file import Enlarged, FileSettings, enlarge_image
 from sr_deploy.upscale.output_naming import Item
 
-__all__ = ["Failure", "FolderResult", "OnProgress", "upscale_folder"]
+__all__ = ["Failure", "FolderResult", "upscale_folder"]
 
 
 class _StoppedError(Exception):
@@ -72,7 +72,7 @@ def upscale_folder(
     upscalers = [upscaler] if isinstance(upscaler, Upscaler) else list(upscaler)
     config_hash = hash_config(upscalers[0].spec, settings, tile, upscalers[0].asked_batch)
     with open_folder_job(source, target, settings, suffix, config_hash) as job:
-        _LocalRun(job, upscalers, on_progress or (lambda share, note: None), stop or threading.Event()).run()
+        _LocalRun(job, upscalers, on_progress or (lambda _: None), stop or threading.Event()).run()
     return job.result
 
 
@@ -93,7 +93,7 @@ class _LocalRun:
     ) -> None:
         self._job = job
         self._upscalers = upscalers
-        self._progress = Progress(job.items, on_progress)
+        self._progress = FolderProgress(job.items, on_progress)
         self._stop = stop
 
     def run(self) -> None:
@@ -140,14 +140,14 @@ class _LocalRun:
         return load_item(item, self._upscalers[0], self._job.settings)
 
     def _enlarge(self, upscaler: Upscaler, begun: _Begun) -> Enlarged:
-        def show(share: float) -> None:
-            self._progress.show(begun.number, share)
+        def show(progress: Progress) -> None:
+            self._progress.show(begun.number, progress.done)
             if self._ends():
                 raise _StoppedError
             self._job.kept.require()
 
-        show(0.0)
-        return enlarge_image(upscaler, begun.loaded.result().picture, self._job.settings, show)
+        show(Progress("upscaling", 0, 1, "pictures"))
+        return enlarge_image(upscaler, begun.loaded.result().picture, self._job.settings, on_progress=show)
 
     def _write(self, begun: _Begun, enlarged: Future[Enlarged]) -> None:
         item, job = begun.item, self._job

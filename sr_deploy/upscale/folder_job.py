@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from sr_deploy.errors import ImageError, SrDeployError, describe_surprise, one_l
 from sr_deploy.files import KeptFolder, output_error, sha256_of
 from sr_deploy.imaging.decoded_image import DecodedImage, decode_image
 from sr_deploy.imaging.formats import find_format
+from sr_deploy.progress import OnProgress, Progress
 from sr_deploy.runners.protocol import RunnerSpec
 from sr_deploy.upscale.batch import describe_batch
 from sr_deploy.upscale.folder_journal import FolderJournal, Stamp, open_journal, stamp_of
@@ -29,9 +30,6 @@ from sr_deploy.upscale.image_file import (
     write_enlarged,
 )
 from sr_deploy.upscale.output_naming import Item, list_output_keys, plan_folder
-
-OnProgress = Callable[[float, str], None]
-"""Called with the share of the job that is done, 0 to 1, and a note for people."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class FolderResult:
     """Time that all took."""
 
 
-class Progress:
+class FolderProgress:
     """How far a job is, by the bytes of its sources. Threads may share it."""
 
     def __init__(self, items: Sequence[Item], on_progress: OnProgress) -> None:
@@ -81,9 +79,8 @@ class Progress:
         with self._lock:
             self._done += self._sizes[number] * (share - self._shares[number])
             self._shares[number] = share
-            self._on_progress(
-                min(1.0, self._done / self._all), f"{number + 1}/{len(self._names)} {self._names[number]}"
-            )
+            stage = f"{number + 1}/{len(self._names)} {self._names[number]}"
+            self._on_progress(Progress(stage, min(self._all, self._done), self._all, "bytes"))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from sr_deploy.backends.registry import get_backend
 from sr_deploy.errors import InputError, ShapeError
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.model import Model, open_model
+from sr_deploy.progress import OnProgress, Progress
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.upscale.backend import choose_backend, choose_fp32
@@ -29,7 +30,7 @@ from sr_deploy.upscale.pixels import require_samples
 from sr_deploy.upscale.plan import Cut, TilePlan
 from sr_deploy.upscale.result import Upscaled, UpscaleReport
 from sr_deploy.upscale.rows import InputRows
-from sr_deploy.upscale.tile_pipeline import OnTile, cut_windows, upscale_whole, upscale_windows
+from sr_deploy.upscale.tile_pipeline import cut_windows, upscale_whole, upscale_windows
 
 __all__ = ["UpscaleReport", "Upscaled", "Upscaler"]
 
@@ -136,20 +137,20 @@ class Upscaler:
         return self._cutter.plan(height, width)
 
     @overload
-    def __call__(self, image: NDArray[np.uint8], on_tile: OnTile | None = None) -> NDArray[np.uint8]: ...
+    def __call__(self, image: NDArray[np.uint8], *, on_progress: OnProgress | None = None) -> NDArray[np.uint8]: ...
     @overload
-    def __call__(self, image: NDArray[np.uint16], on_tile: OnTile | None = None) -> NDArray[np.uint16]: ...
-    def __call__(self, image: Pixels, on_tile: OnTile | None = None) -> Pixels:
+    def __call__(self, image: NDArray[np.uint16], *, on_progress: OnProgress | None = None) -> NDArray[np.uint16]: ...
+    def __call__(self, image: Pixels, *, on_progress: OnProgress | None = None) -> Pixels:
         """Upscale a picture; as `upscale`, without the report."""
-        return self.upscale(image, on_tile).image
+        return self.upscale(image, on_progress=on_progress).image
 
-    def upscale(self, image: Pixels, on_tile: OnTile | None = None) -> Upscaled:
+    def upscale(self, image: Pixels, *, on_progress: OnProgress | None = None) -> Upscaled:
         """Upscale a picture.
 
         Args:
             image: H x W x C, 8 or 16 bit; C as the network has it, or 1 for an RGB network: the gray is given to all
                 three channels, and the mean of the results is taken.
-            on_tile: told about progress.
+            on_progress: told of each tile.
 
         Returns:
             (H * scale) x (W * scale) x C, of the same type, and how it was made.
@@ -162,10 +163,10 @@ class Upscaler:
         """
         require_samples(self._runner.spec, image.shape, image.dtype)
         results: list[Pixels] = []
-        report = self._upscale(InputRows.of_image(image), results.append, on_tile, whole=True)
+        report = self._upscale(InputRows.of_image(image), results.append, on_progress, whole=True)
         return Upscaled(results[0], report)
 
-    def upscale_rows(self, rows: InputRows, on_rows: OnRows, on_tile: OnTile | None = None) -> UpscaleReport:
+    def upscale_rows(self, rows: InputRows, on_rows: OnRows, *, on_progress: OnProgress | None = None) -> UpscaleReport:
         """Upscale a picture of which no more than some rows are in memory.
 
         As `upscale`, but where a network sees beyond `MAX_HALO`: its halo is chosen on the first rows then, not on all.
@@ -173,20 +174,20 @@ class Upscaler:
         Args:
             rows: the picture.
             on_rows: given the rows of the result, from top to bottom, a row of tiles at a time.
-            on_tile: told about progress.
+            on_progress: told of each tile.
 
         Raises:
             As `upscale`.
         """
         require_samples(self._runner.spec, (rows.height, rows.width, rows.channels), rows.held.dtype)
-        return self._upscale(rows, on_rows, on_tile, whole=False)
+        return self._upscale(rows, on_rows, on_progress, whole=False)
 
-    def upscale_many(self, images: Sequence[Pixels], on_image: OnTile | None = None) -> list[Pixels]:
+    def upscale_many(self, images: Sequence[Pixels], *, on_progress: OnProgress | None = None) -> list[Pixels]:
         """Upscale pictures of one shape and type; those that need no tiles go through the network several at once.
 
         Args:
             images: as `upscale` takes them.
-            on_image: told about progress, in the order of `images`.
+            on_progress: told of each picture, in their order.
 
         Raises:
             ShapeError: pictures that are not alike, or not such pictures.
@@ -200,7 +201,7 @@ class Upscaler:
         if len(kinds) > 1:
             raise ShapeError(f"pictures of one batch are of one shape and type, not {sorted(kinds)}")
         results: list[Pixels] = []
-        tell = _count_up(on_image, len(images))
+        tell = _count_up(on_progress, len(images), "pictures")
         with self._lock:
             plan = self._cutter.plan_afresh(first.shape[0], first.shape[1])
             if plan.count == 1:
@@ -220,7 +221,9 @@ class Upscaler:
             tell()
         return results
 
-    def _upscale(self, rows: InputRows, on_rows: OnRows, on_tile: OnTile | None, *, whole: bool) -> UpscaleReport:
+    def _upscale(
+        self, rows: InputRows, on_rows: OnRows, on_progress: OnProgress | None, *, whole: bool
+    ) -> UpscaleReport:
         with self._lock:
             started = time.perf_counter()
             inference = self._inference
@@ -228,7 +231,8 @@ class Upscaler:
             plan = self._cutter.plan_for(rows)
             canvas = Canvas(plan, rows, self._runner.spec.scale, on_rows, whole=whole)
             batch = self._cutter.choose_batch(plan, rows, plan.count)
-            upscale_windows(inference, cut_windows(rows, plan, canvas), batch, _count_up(on_tile, plan.count))
+            tell = _count_up(on_progress, plan.count, "tiles")
+            upscale_windows(inference, cut_windows(rows, plan, canvas), batch, tell)
             return UpscaleReport(
                 tiles=plan.count,
                 window=(plan.window_height, plan.window_width),
@@ -292,7 +296,7 @@ class Upscaler:
         return self._fp32
 
 
-def _count_up(told: OnTile | None, of: int) -> Callable[[], None]:
+def _count_up(on_progress: OnProgress | None, total: int, unit: str) -> Callable[[], None]:
     """Tells 1, 2, 3 with each call."""
     numbers = itertools.count(1)
-    return lambda: None if told is None else told(next(numbers), of)
+    return lambda: None if on_progress is None else on_progress(Progress("upscaling", next(numbers), total, unit))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,11 +18,10 @@ from sr_deploy.imaging.limits import MAX_PIXELS, require_image
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.imaging.resample import resample
 from sr_deploy.imaging.transparency import bleed_color
+from sr_deploy.progress import OnProgress, Progress
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.result import UpscaleReport
 
-OnShare = Callable[[float], None]
-"""Called with the share of a picture's work that is done, 0 to 1."""
 AlphaMethod = Literal["network", "bicubic"]
 """How transparency is enlarged."""
 _MAX_SCALE = 100_000
@@ -89,7 +87,8 @@ def upscale_file(
     source: Path,
     target: Path,
     settings: FileSettings | None = None,
-    on_share: OnShare | None = None,
+    *,
+    on_progress: OnProgress | None = None,
 ) -> UpscaledFile:
     """Read, upscale and write one picture; the format of the result goes by the suffix of `target`.
 
@@ -105,12 +104,12 @@ def upscale_file(
     check_settings(target, settings)
     picture = decode_image(source, max_pixels=settings.max_pixels)
     check_image(picture.header, upscaler, source, target, settings)
-    enlarged = enlarge_image(upscaler, picture, settings, on_share)
+    enlarged = enlarge_image(upscaler, picture, settings, on_progress=on_progress)
     return write_enlarged(source, target, picture, enlarged, settings)
 
 
 def enlarge_image(
-    upscaler: Upscaler, picture: DecodedImage, settings: FileSettings, on_share: OnShare | None = None
+    upscaler: Upscaler, picture: DecodedImage, settings: FileSettings, *, on_progress: OnProgress | None = None
 ) -> Enlarged:
     """Colors and transparency of a picture, to the size that the settings ask for.
 
@@ -127,16 +126,13 @@ def enlarge_image(
     alpha_by_network = alpha is not None and settings.alpha == "network" and not alpha_flat
     share = 0.5 if alpha_by_network else 1.0
 
-    def report(offset: float) -> Callable[[int, int], None]:
-        return lambda done, total: None if on_share is None else on_share(offset + share * done / total)
-
     pixels = picture.pixels if alpha is None else bleed_color(picture.pixels, alpha)
-    upscaled = upscaler.upscale(pixels, report(0.0))
+    upscaled = upscaler.upscale(pixels, on_progress=tell_share(on_progress, 0.0, share))
     reports = [upscaled.report]
     colors = resample(upscaled.image, width, height, "lanczos")
     enlarged_alpha: Pixels | None = None
     if alpha is not None and alpha_by_network:
-        second = upscaler.upscale(alpha[..., None], report(0.5))
+        second = upscaler.upscale(alpha[..., None], on_progress=tell_share(on_progress, 0.5, 1.0))
         reports.append(second.report)
         enlarged_alpha = resample(second.image, width, height, "lanczos")[..., 0]
     elif alpha is not None:
@@ -145,6 +141,16 @@ def enlarge_image(
         raise ShapeError(f"internal: the result is {colors.shape[1]}x{colors.shape[0]}, not {width}x{height}")
     result = replace(picture, pixels=colors, alpha=enlarged_alpha)
     return Enlarged(result, tuple(reports), time.perf_counter() - started)
+
+
+def tell_share(on_progress: OnProgress | None, first: float, last: float) -> OnProgress:
+    """For one of the pictures that a file is enlarged as: from `first` to `last` of the file, which are 0 to 1."""
+
+    def tell(tiles: Progress) -> None:
+        if on_progress is not None and tiles.total:
+            on_progress(Progress(tiles.stage, first + (last - first) * tiles.done / tiles.total, 1, "pictures"))
+
+    return tell
 
 
 def write_enlarged(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,7 @@ class Worker:
         Raises:
             SrDeployError: as `Upscaler`.
         """
+        logging.basicConfig(format="%(message)s")  # warnings go to the log that Ray keeps of each worker
         self._upscaler = config.open(threads)
         self._settings = settings
         self._kept: dict[Path, KeptFolder] = {}

@@ -19,15 +19,16 @@ from sr_deploy.imaging.opening import Pixels
 from sr_deploy.imaging.row_reader import STRIP, RowReader
 from sr_deploy.imaging.row_writer import RowWriter, open_row_writer, require_by_rows
 from sr_deploy.imaging.transparency import ColorBleeder
+from sr_deploy.progress import OnProgress, Progress
 from sr_deploy.upscale.canvas import OnRows
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.image_file import (
     FileSettings,
-    OnShare,
     UpscaledFile,
     check_image,
     check_paths,
     check_settings,
+    tell_share,
 )
 from sr_deploy.upscale.result import UpscaleReport
 from sr_deploy.upscale.rows import InputRows
@@ -38,7 +39,8 @@ def stream_file(
     source: Path,
     target: Path,
     settings: FileSettings | None = None,
-    on_share: OnShare | None = None,
+    *,
+    on_progress: OnProgress | None = None,
 ) -> UpscaledFile:
     """As `upscale_file`, with no more than some rows of the picture and of its result in memory.
 
@@ -71,10 +73,10 @@ def stream_file(
     with open_row_writer(target, large, settings.quality) as writer:
         kept = KeptFolder(target.parent)
 
-        def show(share: float) -> None:
+        def show(progress: Progress) -> None:
             kept.require()  # the rows may go into a file that has no name any more
-            if on_share is not None:
-                on_share(share)
+            if on_progress is not None:
+                on_progress(progress)
 
         job = _Job(upscaler, source, header, settings, show)
         if isinstance(transparency, ColorBleeder):
@@ -102,7 +104,7 @@ class _Job:
     source: Path
     header: Header
     settings: FileSettings
-    on_share: OnShare
+    on_progress: OnProgress
 
     def run_colors(self, writer: RowWriter, alpha: int | None) -> tuple[UpscaleReport, ...]:
         """The colors, with a transparency that is the same everywhere if there is one."""
@@ -146,10 +148,7 @@ class _Job:
         header = self.header
         dtype = np.dtype(np.uint8 if header.bits == 8 else np.uint16)
         rows = InputRows((header.height, header.width, channels), dtype, strips)
-        first, last = shares
-        return self.upscaler.upscale_rows(
-            rows, on_rows, lambda done, total: self.on_share(first + (last - first) * done / total)
-        )
+        return self.upscaler.upscale_rows(rows, on_rows, on_progress=tell_share(self.on_progress, *shares))
 
 
 def _look_at(source: Path, settings: FileSettings) -> int | ColorBleeder:

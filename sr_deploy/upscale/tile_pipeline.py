@@ -16,9 +16,6 @@ from sr_deploy.upscale.plan import Tile, TilePlan
 from sr_deploy.upscale.rows import InputRows
 from sr_deploy.upscale.tiles import cut_window
 
-OnTile = Callable[[int, int], None]
-"""Called after each tile with the number done and the number of all."""
-
 
 @dataclass(frozen=True)
 class Window:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from sr_deploy.verification.origin import load_reference, make_again
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+_LOG = logging.getLogger(__name__)
 # Relative errors that rounding alone does not reach, and by how much more than it got a culprit must give.
 _LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.15, "int8": 0.4, "fp8": 0.4}
 _GROWTH = 4.0
@@ -77,12 +79,11 @@ class Bisection(Record):
         return f"bisect: {self.file} {found} ({self.compared} nodes against {self.against})"
 
 
-def bisect_model(model: Model, on_stage: Callable[[str], None] | None = None) -> list[Bisection]:
+def bisect_model(model: Model) -> list[Bisection]:
     """Bisect every graph of a bundle: FP32 against the network exported again, the others against FP32.
 
     Args:
         model: a bundle.
-        on_stage: told what is being done, one line each.
 
     Raises:
         InputError: the model is no bundle: a lone graph has nothing to be compared with node by node.
@@ -91,10 +92,9 @@ def bisect_model(model: Model, on_stage: Callable[[str], None] | None = None) ->
     bundle = model.bundle
     if model.kind != "bundle" or bundle is None:
         raise InputError(f"{model.path} is no bundle: --bisect compares its graphs with each other, node by node")
-    tell = on_stage or (lambda _: None)
     found = []
     for graph in bundle.manifest.graphs:
-        tell(f"bisect {graph.file}")
+        _LOG.info("bisect %s", graph.file)
         path = bundle.path / graph.file
         if graph.precision == "fp32":
             reference = make_again(model, bundle, rewritten=False, exporter=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sr_deploy.legible import show_value
 from sr_deploy.verification.engine_layers import name_layers
 from sr_deploy.verification.engine_record import list_misstatements
 
-Tell = Callable[[str], None]
+_LOG = logging.getLogger(__name__)
 Graph = tuple[Path, GraphRecord]
 """An ONNX file and its record."""
 
@@ -45,8 +46,6 @@ class Rebuilds:
     """Of all engines there."""
     graphs: Sequence[Graph]
     """That they may be of."""
-    tell: Tell
-    """Told what is being built."""
     _built: dict[str, BuiltEngine] = field(default_factory=dict)
 
     def find_graph(self, record: EngineRecord) -> Graph | None:
@@ -114,7 +113,7 @@ class Rebuilds:
         graph = self.find_graph(record)
         assert graph is not None
         if record.key not in self._built:
-            self.tell(f"build {record.engine.file} again, to compare")
+            _LOG.info("build %s again, to compare", record.engine.file)
             self._built[record.key] = build_engine(_make_request(record, *graph))
         return self._built[record.key]
 

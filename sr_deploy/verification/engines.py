@@ -14,11 +14,11 @@ from sr_deploy.files import sha256_of
 from sr_deploy.model import Model
 from sr_deploy.untrusted import open_regular
 from sr_deploy.verification.engine_layers import list_rounded
-from sr_deploy.verification.engine_rebuild import Compared, Graph, Rebuilds, Tell
+from sr_deploy.verification.engine_rebuild import Compared, Graph, Rebuilds
 from sr_deploy.verification.engine_record import list_contradictions, list_damage
 
 
-def check_engines(model: Model, *, again: bool = False, tell: Tell | None = None) -> list[Check]:
+def check_engines(model: Model, *, again: bool = False) -> list[Check]:
     """Whether each engine's record agrees with itself and with one of the graphs, and its file with both.
 
     An engine that stands in this user's registry with this very record was built here of this very graph. Another one
@@ -27,7 +27,6 @@ def check_engines(model: Model, *, again: bool = False, tell: Tell | None = None
     Args:
         model: a bundle, or a lone graph with engines in the folder beside it.
         again: build those that were built here again, too.
-        tell: told what is being done, one line each.
 
     Raises:
         BundleError: an engine or its record is missing or was changed after it was recorded.
@@ -40,7 +39,7 @@ def check_engines(model: Model, *, again: bool = False, tell: Tell | None = None
     else:
         sha256 = sha256_of(model.path)
         graphs = [(model.path, GraphRecord(file=model.path.name, sha256=sha256, precision=model.precisions[0]))]
-    rebuilds = Rebuilds(folder.engines(), graphs, tell or (lambda _: None))
+    rebuilds = Rebuilds(folder.engines(), graphs)
     return [_check_engine(folder, record, rebuilds, again=again) for record in rebuilds.records]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sr_deploy.backends import QUANTIZED, BackendChoice, Precision
@@ -24,6 +25,7 @@ from sr_deploy.verification.measuring import make_failure, run_grid
 from sr_deploy.verification.reference import ReferenceOutputs
 from sr_deploy.verification.worst import Crop, choose_crops
 
+_LOG = logging.getLogger(__name__)
 # INT8 and FP8 clip what lies outside the ranges that they were calibrated for, and those are of photographs.
 _JUDGED: dict[Precision, tuple[str, ...]] = dict.fromkeys(QUANTIZED, (PHOTOGRAPH, "dark"))
 
@@ -39,8 +41,6 @@ class Setting:
     """Of one input pixel; None: unknown."""
     max_pixels: float | None
     """Of an input, batch included, that the memory holds; None: unknown."""
-    tell: Callable[[str], None]
-    """Told what is being done, and what fails, one line each."""
 
 
 def measure_entry(
@@ -61,13 +61,13 @@ def measure_entry(
         BackendError: the choice does not run here, or the reference runs none of its inputs.
         DamagedBundleError: an engine, or weights, of a bundle that do not load.
     """
-    model, outputs, tell = setting.model, setting.outputs, setting.tell
+    model, outputs = setting.model, setting.outputs
     try:
         runner = _open_surely(model, choice)
     except DamagedBundleError as error:
         if get_backend(choice.backend).artifact != "graph":
             raise
-        tell(str(error))
+        _LOG.warning("%s", error)
         return _record_refusal(setting, choice, limits, str(error)), ()
     with runner:
         spec = runner.spec
@@ -82,7 +82,7 @@ def measure_entry(
             max_pixels=setting.max_pixels,
         )
         rounds = find_asked_precision(model, choice) == "fp32"
-        run = run_grid(runner, grid, outputs, limits, file=artifact.file, rounds=rounds, tell=tell)
+        run = run_grid(runner, grid, outputs, limits, file=artifact.file, rounds=rounds)
     if not run.measurements:
         raise BackendError(f"the reference runs none of the inputs for {choice}: {run.left_out[0]}")
     rounding = rounding_of(spec.dtype) + outputs.rounding

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +33,14 @@ from sr_deploy.verification.budget_stages import (
 )
 from sr_deploy.verification.entry import name_machine
 
-Tell = Callable[[str], None]
+_LOG = logging.getLogger(__name__)
 
 
-def measure_error_budgets(model: Model, tell: Tell = lambda _: None) -> list[ErrorBudget]:
+def measure_error_budgets(model: Model) -> list[ErrorBudget]:
     """The error budget by stage of each precision that has a graph and runs here.
 
     Args:
         model: a bundle or a graph.
-        tell: told of chains that cannot be measured, because a stage fails or gives values that are not finite.
     """
     cost = find_cost(model)
     halo = MAX_HALO if cost is None or cost.receptive_radius is None else min(cost.receptive_radius, MAX_HALO)
@@ -67,7 +67,7 @@ def measure_error_budgets(model: Model, tell: Tell = lambda _: None) -> list[Err
         try:
             stages, machine = _run_chain(model, chain, photographs, known, halo)
         except BackendError as error:  # its entry in the certificate says so too
-            tell(f"no error budget by stage for {chain[-1]}: {error}")
+            _LOG.warning("no error budget by stage for %s: %s", chain[-1], error)
             continue
         graph = model.graph_path(chain[-1].precision)
         error_budgets.append(

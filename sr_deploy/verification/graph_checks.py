@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 
 from sr_deploy.backends import QUANTIZED
 from sr_deploy.bundle import Bundle, Check, GraphRecord, utc_now
@@ -16,27 +16,28 @@ from sr_deploy.verification.fp32 import audit_fp32_graph
 from sr_deploy.verification.graph_precision import check_graph_precision
 from sr_deploy.verification.origin import load_reference, make_again, read_search
 
+_LOG = logging.getLogger(__name__)
 
-def check_graphs(model: Model, bundle: Bundle, *, deep: bool, tell: Callable[[str], None]) -> list[Check]:
+
+def check_graphs(model: Model, bundle: Bundle, *, deep: bool) -> list[Check]:
     """Hold each graph against what it was made of, and its precision against the manifest.
 
     Args:
         model: the bundle, opened.
         bundle: likewise.
         deep: ask PyTorch's exporter too.
-        tell: told what is being done, one line each.
 
     Raises:
         CheckpointError: the weights cannot be read.
     """
-    tell("weights, nodes and precision of the graphs")
+    _LOG.info("weights, nodes and precision of the graphs")
     checks = [audit_fp32_graph(model, bundle, deep=deep) if "fp32" in bundle.precisions else _miss_fp32(bundle)]
     for graph in bundle.manifest.graphs:
         checks.append(check_graph_precision(model, bundle, graph))
         if graph.precision != "fp32":
             checks.append(_audit_made_graph(model, bundle, graph))
         if graph.precision in QUANTIZED:
-            tell(f"ranges and losses of {graph.file} on photographs")
+            _LOG.info("ranges and losses of %s on photographs", graph.file)
             checks += check_calibration(model, bundle, graph)
     return checks
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from sr_deploy.verification.grid import InputGrid, Point
 from sr_deploy.verification.reference import Expected, ReferenceOutputs
 from sr_deploy.verification.worst import Crop, cut_crop
 
+_LOG = logging.getLogger(__name__)
 _HALF_DB = 6.0
 
 
@@ -42,9 +43,8 @@ def run_grid(
     *,
     file: str,
     rounds: bool,
-    tell: Callable[[str], None],
 ) -> Run:
-    """Run every input of a grid and compare.
+    """Run every input of a grid and compare. One that the backend fails on counts as an infinite error.
 
     Args:
         runner: the backend.
@@ -54,7 +54,6 @@ def run_grid(
         file: what the backend runs, for the crops.
         rounds: whether the limits are of FP32, whose own rounding counts too: it is measured where an input comes near
             them.
-        tell: told of inputs that the backend fails on; each counts as an infinite error.
     """
     run = Run([], [], [])
     dtype = runner.spec.dtype
@@ -68,7 +67,7 @@ def run_grid(
             sr_NCHW = runner.infer(expected.lr_NCHW)
             comparison = compare_decoded(sr_NCHW, expected.sr_NCHW, dtype)
         except (BackendError, ShapeError) as error:  # loaded, but not able to run this input: as wrong as can be
-            tell(f"{runner.spec} failed: {error}")
+            _LOG.warning("%s failed: %s", runner.spec, error)
             run.measurements.append(make_failure(point))
             continue
         measurement = _measure(point, comparison, sr_NCHW, expected)

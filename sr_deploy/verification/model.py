@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sr_deploy.backends import BackendChoice, Precision
@@ -20,6 +21,8 @@ from sr_deploy.verification.grid import Cost
 from sr_deploy.verification.reference import ReferenceOutputs, describe_exact
 from sr_deploy.verification.standing import list_invented
 from sr_deploy.verification.worst import Crop
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,6 @@ def verify_backends(
     choices: Sequence[BackendChoice] | None = None,
     standing: Certificate | None = None,
     max_pixels: float | None = None,
-    on_stage: Callable[[str], None] | None = None,
 ) -> Verified:
     """Compare every artifact with the reference on a grid of shapes and contents.
 
@@ -60,7 +62,6 @@ def verify_backends(
         choices: what to run; None: everything of the model that this machine can run (`list_not_run` has the rest).
         standing: the bundle's certificate; what its entries say of FP32's rounding is measured again.
         max_pixels: of an input, batch included, that the memory holds; None: unknown.
-        on_stage: told what is being done, one line each.
 
     Returns:
         One entry for each artifact and backend, each bound to the artifact's hash. `passed` says how it went. None
@@ -82,20 +83,19 @@ def verify_backends(
         raise InputError(
             f"nothing of {model.path} can be compared here: {'; '.join(one.reason for one in list_not_run(model))}"
         )
-    tell = on_stage or (lambda _: None)
     entries: list[CertificateEntry] = []
     crops: list[Crop] = []
     left: list[NotRun] = []
     cost = find_cost(model)
     per_pixel = None if cost is None else Cost(cost.multiply_adds, model.channels * model.scale**2)
-    tell(f"reference: {reference.title}")
+    _LOG.info("reference: %s", reference.title)
     with ReferenceOutputs(model, per_pixel, max_pixels) as outputs:
-        setting = Setting(model, outputs, per_pixel, max_pixels, tell)
+        setting = Setting(model, outputs, per_pixel, max_pixels)
         for choice in choices:
             asked = find_asked_precision(model, choice)
             limits = (thresholds or {}).get(asked) or model.thresholds_for(asked)
             if choice.floats is None:
-                tell(f"verify {choice}")
+                _LOG.info("verify %s", choice)
                 entry, worst = measure_entry(setting, choice, limits)
             else:
                 offer = _measure_mixed(setting, choice, limits, asked=asked_for is not None)
@@ -113,11 +113,11 @@ def _measure_mixed(
     setting: Setting, choice: BackendChoice, limits: Thresholds, *, asked: bool
 ) -> tuple[CertificateEntry, Sequence[Crop]] | NotRun:
     """INT8 with a faster rest, which has to keep to the budget too; where it was not requested, only if it does."""
-    setting.tell(f"what {choice} loses on photographs")
+    _LOG.info("what %s loses on photographs", choice)
     drop = _measure_mixed_drop(setting.model, choice)
     why_not = "" if drop.within else drop.said
     if asked or drop.within:
-        setting.tell(f"verify {choice}")
+        _LOG.info("verify %s", choice)
         entry, worst = measure_entry(setting, choice, limits)
         if asked or entry.passed:
             drop_db = drop.least_db if math.isfinite(drop.least_db) else None

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sr_deploy.backends import BackendChoice, Precision
-from sr_deploy.backends.description import OnProgress
 from sr_deploy.backends.registry import get_backend
 from sr_deploy.bundle import (
     Bundle,
@@ -36,12 +36,13 @@ from sr_deploy.engine.profiles import check_profiles
 from sr_deploy.errors import GraphError, InputError
 from sr_deploy.files import require_file
 from sr_deploy.model import Model, open_model
+from sr_deploy.progress import OnProgress
 from sr_deploy.shipped import is_shipped
 from sr_deploy.upscale.memory import SHARE as MEMORY_SHARE
 from sr_deploy.upscale.memory import estimate_bytes_per_pixel, free_memory
 from sr_deploy.verification.candidates import list_not_run
 from sr_deploy.verification.engines import check_engines
-from sr_deploy.verification.error_budget import Tell, measure_error_budgets
+from sr_deploy.verification.error_budget import measure_error_budgets
 from sr_deploy.verification.graph_checks import check_graphs
 from sr_deploy.verification.judging import Found, accept_findings, judge_bundle, judge_found, record_verdict
 from sr_deploy.verification.model import verify_backends
@@ -50,6 +51,8 @@ from sr_deploy.verification.page.render import write_page
 from sr_deploy.verification.source import check_source
 from sr_deploy.verification.standing import distrust, read_standing
 from sr_deploy.verification.worst import Crop
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,6 @@ def verify_model(
     source: Path | str | None = None,
     accept: Sequence[str] = (),
     signed: Check | None = None,
-    on_stage: Tell | None = None,
 ) -> Verification:
     """Verify a model: run everything of it that this machine can run, and look into its files.
 
@@ -150,7 +152,6 @@ def verify_model(
         source: the checkpoint or run that the bundle says it was made of, to hold it against.
         accept: names of findings, as the verdict has them, that this user accepts from now on.
         signed: what `bundle.signature.check_signature` said of the bundle, for the certificate.
-        on_stage: told what is being done, one line each.
 
     Raises:
         LockedError: another process writes into the bundle.
@@ -162,7 +163,6 @@ def verify_model(
     """
     if not isinstance(model, Model):
         model = open_model(Path(model))
-    tell = on_stage or (lambda _: None)
     bundle = model.bundle if model.kind == "bundle" else None
     if bundle is None and (source is not None or accept):
         raise InputError(f"--source and --accept are of bundles, and {model.path} is a {model.kind}; give a bundle")
@@ -176,25 +176,24 @@ def verify_model(
             checks.append(stands)
             with blaming_bundle(bundle):
                 check_profiles(bundle.manifest.profiles, bundle.manifest.arch)
-                checks += check_graphs(model, bundle, deep=deep, tell=tell)
+                checks += check_graphs(model, bundle, deep=deep)
             checks += [] if source is None else [check_source(model, source)]
             checks += [] if signed is None else [signed]
         error_budgets: tuple[ErrorBudget, ...] = ()
         with blaming_bundle(bundle):
-            checks += check_engines(model, again=deep, tell=tell)
+            checks += check_engines(model, again=deep)
             verified = verify_backends(
                 model,
                 thresholds=thresholds,
                 choices=choices,
                 standing=standing,
                 max_pixels=_count_max_pixels(model),
-                on_stage=tell,
             )
             if bundle is not None and verified.invented:
                 standing, checks[0] = distrust(bundle, checks[0], verified.invented)
             if choices is None and model.precisions:
-                tell("error budget by stage")
-                error_budgets = tuple(measure_error_budgets(model, tell))
+                _LOG.info("error budget by stage")
+                error_budgets = tuple(measure_error_budgets(model))
         if bundle is not None:
             checks += _check_drops(bundle, error_budgets)
         found = Found(
@@ -285,7 +284,6 @@ def build_engines(
     compute_capabilities: Sequence[str] = (),
     options: EngineOptions | None = None,
     trust: EngineTrust = BUILT_HERE,
-    on_stage: Tell | None = None,
     on_progress: OnProgress | None = None,
 ) -> BuildResult:
     """Build engines as `engine.bundle.build_engines` does, and let a bundle's certificate and page name them.
@@ -307,7 +305,6 @@ def build_engines(
             compute_capabilities=compute_capabilities,
             options=options,
             trust=trust,
-            on_stage=on_stage,
             on_progress=on_progress,
         )
         if is_graph:

@@ -22,13 +22,12 @@ from sr_deploy.train.recipe import read_run_recipe
 from sr_deploy.train.run import read_manifest
 
 
-def test_a_measured_run_says_at_its_start_how_long_it_takes_at_least(tmp_path, make_recipe):
-    notes: list[str] = []
+def test_a_measured_run_says_at_its_start_how_long_it_takes_at_least(tmp_path, make_recipe, said):
     recipe = make_recipe(precision={"channels_last": "auto"}, run={"steps": 10_000_000})
     stop = threading.Event()
     stop.set()
-    train(recipe, tmp_path / "auto", stop=stop, on_note=notes.append)
-    found = re.search(r"measured: .*; at least ([0-9]+) (min|h)$", notes[0])
+    train(recipe, tmp_path / "auto", stop=stop)
+    found = re.search(r"measured: .*; at least ([0-9]+) (min|h)$", said[0])
     assert found is not None
     assert int(found[1]) > 0
     gan: dict[str, dict[str, object]] = {
@@ -36,10 +35,10 @@ def test_a_measured_run_says_at_its_start_how_long_it_takes_at_least(tmp_path, m
         "discriminator": {"architecture": "unet", "features": 4},
     }
     judged = make_recipe(precision={"channels_last": "auto"}, run={"steps": 10_000_000}, **gan)
-    train(judged, tmp_path / "judged", stop=stop, on_note=notes.append)
-    assert re.search(r"; at least [0-9]+ (min|h), and what the discriminator takes$", notes[-1])
-    train(make_recipe(run={"steps": 1}), tmp_path / "off", on_note=notes.append)
-    assert "at least" not in notes[-1]  # nothing was measured
+    train(judged, tmp_path / "judged", stop=stop)
+    assert re.search(r"; at least [0-9]+ (min|h), and what the discriminator takes$", said[-1])
+    train(make_recipe(run={"steps": 1}), tmp_path / "off")
+    assert "at least" not in said[-1]  # nothing was measured
 
 
 def stop_at(step: int) -> dict[str, object]:
@@ -208,11 +207,11 @@ def test_resume_refuses_another_recipe_and_other_data(tmp_path, make_recipe, pic
         train(recipe, tmp_path / "second", resume=True)
 
 
-def test_a_finished_run_says_so_and_can_be_trained_on(tmp_path, make_recipe):
+def test_a_finished_run_says_so_and_can_be_trained_on(tmp_path, make_recipe, said):
     finished = train(make_recipe(), tmp_path / "run")
-    notes: list[str] = []
-    assert train(make_recipe(), tmp_path / "run", resume=True, on_note=notes.append) == finished
-    assert notes == [f"{tmp_path / 'run'} is finished: 12 steps; to train on: --resume --set run.steps=MORE"]
+    said.clear()
+    assert train(make_recipe(), tmp_path / "run", resume=True) == finished
+    assert said == [f"{tmp_path / 'run'} is finished: 12 steps; to train on: --resume --set run.steps=MORE"]
     longer = train(make_recipe(run={"steps": 14}), tmp_path / "run", resume=True)
     assert (longer.status, longer.step, longer.steps) == ("finished", 14, 14)
     assert [step for step, _ in logged_losses(tmp_path / "run")] == [3, 6, 9, 12]

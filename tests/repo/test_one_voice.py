@@ -1,6 +1,7 @@
 """All that commands say goes through one place, which makes it legible."""
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "sr_deploy"
@@ -10,6 +11,15 @@ WORKERS = {
     *("bench/worker.py", "gpus.py", "measure/peak.py"),
 }
 """Processes whose stdout and stderr are read by the one that started them."""
+CALLBACKS = {
+    "bench/entry.py: Callable[[int], None]",
+    "bench/rounds.py: Callable[[int], None]",
+    "cli/output.py: Callable[[str], None]",
+    "cli/streams.py: Callable[[str], None]",
+    "train/update.py: Callable[[str], None]",
+}
+"""Functions that take words or numbers and give nothing: counters of rounds, the way of lines to a terminal, marks for
+who times the phases of a step. None of them tells a caller what is going on."""
 
 
 def test_only_the_output_layer_prints():
@@ -30,3 +40,17 @@ def test_only_the_output_layer_prints():
             if prints or streams or rich:
                 found.append(f"{name}:{node.lineno}: {said}")
     assert found == []
+
+
+def test_what_is_said_goes_through_logging_and_progress_through_one_type():
+    """A new callback for lines or counts is a `Progress` or a line of the log instead."""
+    found = set()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            said = ast.unparse(node) if isinstance(node, ast.Subscript) else ""
+            taken = re.fullmatch(r"(?:[\w.]+\.)?Callable\[\[(.*)\], None\]", said)
+            kinds = set(re.findall(r"\w+", taken[1])) if taken else set()
+            if kinds and (kinds <= {"str", "int", "float", "bool", "None"} or "Progress" in kinds):
+                found.add(f"{name}: {said}")
+    assert found == CALLBACKS | {"progress.py: Callable[[Progress], None]"}

@@ -114,8 +114,8 @@ def test_a_worker_killed_midway_changes_nothing(prepared, alone, fleet, tmp_path
     assert (fleet.workers, fleet.on_gpus, str(fleet.spec)) == (2, False, "torch:fp32")
     killed, shown = [], []
 
-    def kill_one(share, note):
-        shown.append(share)
+    def kill_one(progress):
+        shown.append(progress.done / progress.total)
         if len(shown) == PICTURES // 3:
             workers = find_workers()
             assert len(workers) == 2
@@ -173,8 +173,8 @@ def test_a_file_that_kills_every_worker_is_reported_and_the_others_done(prepared
 def test_a_stopped_job_goes_on_where_it_was(prepared, alone, fleet, tmp_path):
     stop, shown = threading.Event(), []
 
-    def stop_later(share, note):
-        shown.append(share)
+    def stop_later(progress):
+        shown.append(progress.done / progress.total)
         if len(shown) == 5:
             stop.set()
 

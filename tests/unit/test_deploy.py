@@ -41,12 +41,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(checkpoint, tmp_path_factory: pytest.TempPathFactory):
+def made(checkpoint, hear, tmp_path_factory: pytest.TempPathFactory):
     """A whole deployment, with FP16 and what this machine builds."""
     out = tmp_path_factory.mktemp("deployments") / "little"
     spec = load_spec().with_options(fp16=True, profiles=(TILE,))
-    stages: list[str] = []
-    return export_bundle(checkpoint, spec, out, on_stage=stages.append), stages
+    with hear() as lines:
+        return export_bundle(checkpoint, spec, out), lines
 
 
 def test_bundle_is_complete_and_opens(made, checkpoint):

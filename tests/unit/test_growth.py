@@ -18,7 +18,7 @@ from sr_deploy.graph.check import check_model
 from sr_deploy.graph.read import describe_layers, read_graph
 from sr_deploy.graph.rewrite import FOR_ONNXRUNTIME, apply_rewrites, rewrite_model
 from sr_deploy.model import open_model
-from sr_deploy.upscale.folder_job import Progress, open_folder_job
+from sr_deploy.upscale.folder_job import FolderProgress, open_folder_job
 from sr_deploy.upscale.folder_journal import open_journal, stamp_of
 from sr_deploy.upscale.image_file import FileSettings
 from sr_deploy.upscale.output_naming import plan_folder
@@ -98,7 +98,7 @@ def test_planning_a_folder_grows_with_its_files(tmp_path, finished):
         def plan(source=source, target=target, left=0 if finished else count):
             with open_folder_job(source, target, FileSettings(), None, "here") as job:
                 assert len(job.items) == left
-                Progress(job.items, lambda share, note: None)
+                FolderProgress(job.items, lambda _: None)
 
         counted.append(count_calls(plan))
     assert counted[2] < 4.4 * counted[1]

@@ -13,10 +13,10 @@ from sr_deploy.backends.torch import why_not_eager
 from sr_deploy.deps import Package
 
 if TYPE_CHECKING:
-    from sr_deploy.backends.description import OnProgress
     from sr_deploy.engine.build import BuiltEngine
     from sr_deploy.engine.request import EngineRequest
     from sr_deploy.model import Model
+    from sr_deploy.progress import OnProgress
     from sr_deploy.runners.protocol import Runner
 
 PACKAGE = Package(

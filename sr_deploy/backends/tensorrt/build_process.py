@@ -10,10 +10,10 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from sr_deploy.backends.description import BuildProgress, OnProgress
 from sr_deploy.backends.tensorrt.build_worker import ATTACHED, BuildJob, BuildReport
 from sr_deploy.backends.tensorrt.explain import explain_failure, find_oversized_profile
 from sr_deploy.backends.tensorrt.progress import read_progress
@@ -26,6 +26,7 @@ from sr_deploy.errors import BackendError, GraphError
 from sr_deploy.files import output_error
 from sr_deploy.graph.load import find_input_output, load_model
 from sr_deploy.names import lend_path
+from sr_deploy.progress import OnProgress, Progress
 
 _LOG = logging.getLogger(__name__)
 _UINT16 = 4  # ONNX's number of the type
@@ -67,9 +68,9 @@ def _check_io_dtype(request: EngineRequest) -> None:
         )
 
 
-def _run_worker(job: BuildJob, tell: OnProgress) -> BuildReport:
-    returncode, said = _follow_worker(job.model_dump_json(), tell)
-    _LOG.info("builder's output for %s:\n%s", job.request.graph, said)
+def _run_worker(job: BuildJob, on_progress: OnProgress) -> BuildReport:
+    returncode, said = _follow_worker(job.model_dump_json(), on_progress)
+    _LOG.debug("builder's output for %s:\n%s", job.request.graph, said)
     oversized = find_oversized_profile(said, job.request)
     if returncode == 0 and job.report.is_file() and oversized is None:
         return BuildReport.model_validate_json(job.report.read_text(encoding="utf-8"))
@@ -77,12 +78,12 @@ def _run_worker(job: BuildJob, tell: OnProgress) -> BuildReport:
     raise BackendError(f"{job.request.backend} could not build an engine from {job.request.graph.name}: {reason}")
 
 
-def _follow_worker(job: str, tell: OnProgress) -> tuple[int, str]:
+def _follow_worker(job: str, on_progress: OnProgress) -> tuple[int, str]:
     """Run the worker to its end, telling its progress; its exit code and all else that it wrote."""
     started = time.monotonic()
     lines: queue.Queue[str | None] = queue.Queue()
     said = []
-    progress = BuildProgress("starting the builder", 0, 0, 0.0)
+    progress = Progress("starting the builder", 0.0, None, "s")
     with subprocess.Popen(
         _WORKER,
         stdin=subprocess.PIPE,
@@ -103,7 +104,7 @@ def _follow_worker(job: str, tell: OnProgress) -> tuple[int, str]:
                 try:
                     line = lines.get(timeout=_BEAT_SECONDS)
                 except queue.Empty:
-                    tell(BuildProgress(progress.stage, progress.done, progress.total, seconds))
+                    on_progress(replace(progress, done=seconds))
                     continue
                 if line is None:
                     break
@@ -112,7 +113,7 @@ def _follow_worker(job: str, tell: OnProgress) -> tuple[int, str]:
                     said.append(line)
                 else:
                     progress = seen
-                    tell(progress)
+                    on_progress(progress)
             return worker.wait(), "".join(said)
         finally:
             worker.kill()  # an interrupted build leaves no builder behind; one that has ended is past caring

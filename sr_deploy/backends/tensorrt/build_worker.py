@@ -6,6 +6,7 @@ whole life, is made anew each time.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -148,7 +149,7 @@ def make_config(sdk: ModuleType, job: BuildJob, graph_input: Any) -> Any:  # noq
         strip_plan=options.strip_weights,
         refittable=options.refittable,
         load_timing_cache=str(cache) if cache is not None and cache.is_file() else None,
-        progress_monitor=make_monitor(sdk, tell_stage),
+        progress_monitor=make_monitor(sdk),
     )
     return PostprocessConfig(config, finish)
 
@@ -200,6 +201,7 @@ def check_precision(precision: Precision, declared: dict[str, Precision], planne
 
 def main() -> int:
     """Read a job from stdin, do it, and leave engine and report where it says."""
+    logging.basicConfig(format="%(message)s")  # warnings go to whoever reads this process's stderr
     job = BuildJob.model_validate_json(sys.stdin.readline())
     if ATTACHED in sys.argv:
         threading.Thread(target=_end_with_stdin, daemon=True).start()

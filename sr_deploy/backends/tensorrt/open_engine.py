@@ -43,10 +43,10 @@ class KernelCache:
         self._cache = config.create_runtime_cache()
         self._saved = self._folder.read_cache(self._name)
         if self._saved and not (self._trust.elsewhere or were_made_here(self._saved)):
-            _LOG.info("%s was not written here; kernels are compiled anew", self._folder.cache(self._name))
+            _LOG.debug("%s was not written here; kernels are compiled anew", self._folder.cache(self._name))
             self._saved = b""
         if self._saved and not self._cache.deserialize(self._saved):
-            _LOG.info("%s does not suit this machine; kernels are compiled anew", self._folder.cache(self._name))
+            _LOG.debug("%s does not suit this machine; kernels are compiled anew", self._folder.cache(self._name))
             self._saved = b""
         if not config.set_runtime_cache(self._cache):
             raise BackendError("TensorRT-RTX did not take a runtime cache")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from sr_deploy.backends.description import BuildProgress
+from sr_deploy.progress import Progress
 
 PROGRESS_MARK = "sr-deploy-progress: "
 """Begins the lines of the worker's output that say how far it is."""
@@ -25,21 +24,20 @@ def tell_stage(stage: str, done: int = 0, total: int = 0) -> None:
     sys.stderr.flush()
 
 
-def read_progress(line: str, seconds: float) -> BuildProgress | None:
-    """What a line of the worker's output says of its progress; None if it is another kind of line."""
+def read_progress(line: str, seconds: float) -> Progress | None:
+    """What a line of the worker's output says of its progress; None if it is another kind of line.
+
+    The stage is in the builder's own words, with the steps of that stage: `Building engine: Timing graph nodes 2/7`.
+    How many stages follow it does not say: what is counted are the seconds since the build began.
+    """
     if not line.startswith(PROGRESS_MARK):
         return None
     stage, done, total = json.loads(line.removeprefix(PROGRESS_MARK))
-    return BuildProgress(str(stage), int(done), int(total), seconds)
+    return Progress(f"{stage} {done}/{total}" if total else str(stage), seconds, None, "s")
 
 
-def make_monitor(sdk: ModuleType, tell: Callable[[str, int, int], None]) -> Any:  # noqa: ANN401
-    """An `IProgressMonitor` of the SDK that tells each phase as it begins, and its steps, five times a second at most.
-
-    Args:
-        sdk: whose monitor.
-        tell: takes the stage, the steps done and all of them.
-    """
+def make_monitor(sdk: ModuleType) -> Any:  # noqa: ANN401
+    """An `IProgressMonitor` of the SDK: tells each phase as it begins, and its steps, five times a second at most."""
 
     class Monitor(sdk.IProgressMonitor):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
@@ -65,6 +63,6 @@ def make_monitor(sdk: ModuleType, tell: Callable[[str, int, int], None]) -> Any:
 
         def _tell(self, title: str, done: int, total: int) -> None:
             self._told = time.monotonic()
-            tell(title, done, total)
+            tell_stage(title, done, total)
 
     return Monitor()

@@ -14,7 +14,6 @@ from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.make import make_int8_graph
 from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.search_report import Int8Report, report_name
-from sr_deploy.export.int8.task import Tell
 from sr_deploy.files import write_text
 from sr_deploy.graph.load import load_model
 
@@ -87,7 +86,6 @@ def write_int8_graph(
     calibration: Calibration,
     *,
     keep_fp32: Collection[str] = (),
-    tell: Tell = lambda _: None,
 ) -> Int8Graph:
     """Write the graph, the report and the picture into the folder of `int8_path`; errors as `make_int8_graph`."""
     report = make_int8_graph(
@@ -98,7 +96,6 @@ def write_int8_graph(
         force=calibration.force,
         keep_fp32=keep_fp32,
         input_steps=calibration.input_steps if options.format == "int8" else {},
-        tell=tell,
     )
     folder = int8_path.parent
     write_text(folder / report_name(options.format), report.model_dump_json(indent=2) + "\n")

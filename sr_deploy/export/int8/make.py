@@ -24,7 +24,7 @@ from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.int8.search import Point, SearchResult, rank_candidates, search_share
 from sr_deploy.export.int8.search_report import Int8Report, draw_search, make_curve, search_plot_name
 from sr_deploy.export.int8.sensitivity import estimate_errors
-from sr_deploy.export.int8.task import QuantizationTask, Tell, make_task
+from sr_deploy.export.int8.task import QuantizationTask, make_task
 from sr_deploy.export.write import write_graph
 
 
@@ -37,7 +37,6 @@ def make_int8_graph(
     force: bool = False,
     keep_fp32: Collection[str] = (),
     input_steps: Mapping[str, float] = MappingProxyType({}),
-    tell: Tell = lambda _: None,
 ) -> Int8Report:
     """Write the INT8 or FP8 graph of an FP32 one, and a picture of the search beside it.
 
@@ -50,7 +49,6 @@ def make_int8_graph(
         keep_fp32: nodes that compute in FP32 where they are not quantized, in an FP16 graph.
         input_steps: step of the data input of each convolution that the network was trained for INT8 with, by name of
             its module; empty: all are calibrated.
-        tell: told what is being done, one line each.
 
     Raises:
         VerificationError: the budget cannot be met; the message has the figures, and nothing is written. Or, with
@@ -66,7 +64,6 @@ def make_int8_graph(
         calibration=calibration,
         keep_fp32=keep_fp32,
         input_steps=input_steps,
-        tell=tell,
     )
     options = task.options
     placement = place_quantization(task.model)
@@ -244,7 +241,9 @@ def _search(task: QuantizationTask, placement: Placement, measured: Measured, ga
     def measure(left_out: Sequence[Candidate]) -> Point:
         kept = tuple(candidate.name for candidate in left_out)
         share = placement.share - sum(candidate.share for candidate in left_out)
-        return Point(kept, share, gate.judge(kept))
+        point = Point(kept, share, gate.judge(kept))
+        task.say(describe_point(point, task.format))
+        return point
 
     ranked = rank_candidates(placement.candidates, measured.errors)
-    return search_share(ranked, measure, task.options, lambda point: task.say(describe_point(point, task.format)))
+    return search_share(ranked, measure, task.options)

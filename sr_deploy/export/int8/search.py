@@ -56,7 +56,6 @@ def search_share(
     ranked: Sequence[Candidate],
     measure: Callable[[Sequence[Candidate]], Point],
     options: Int8Options,
-    on_point: Callable[[Point], None] | None = None,
 ) -> SearchResult:
     """Find the fewest candidates to leave out.
 
@@ -64,15 +63,12 @@ def search_share(
         ranked: those to leave out first come first; at least one.
         measure: the point at which these candidates are left out.
         options: the budget, and how many points the curve has at least where there are as many.
-        on_point: told of each point that was measured.
     """
     measured: dict[int, Point] = {}
 
     def fits(count: int) -> bool:
         if count not in measured:
             measured[count] = measure(ranked[:count])
-            if on_point is not None:
-                on_point(measured[count])
         return measured[count].fits(options)
 
     last = _last_count(ranked, options.min_share)

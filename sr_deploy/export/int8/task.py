@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 RANGES_STREAM = 0
 _SEARCH, _GATE = 1, 2
 
-Tell = Callable[[str], None]
-"""Told what is being done, one line each."""
+_LOG = logging.getLogger(__name__)
 Layers = Mapping[str, QuantizedConv]
 """Quantized convolutions by the name of their node."""
 
@@ -56,8 +56,6 @@ class QuantizationTask:
     """Of the quantized graph."""
     keep_fp32: Collection[str]
     """Nodes that compute in FP32 where they are not quantized, in an FP16 graph."""
-    tell: Tell
-    """Told what is being done."""
     input_steps: Mapping[str, float] = field(default_factory=dict)
     """Step of the data input of each convolution that the network was trained for INT8 with, by name of its module."""
 
@@ -67,8 +65,8 @@ class QuantizationTask:
         return FORMATS[self.options.format]
 
     def say(self, line: str) -> None:
-        """Tell what is being done, with the name of the format before it."""
-        self.tell(f"{self.format.name}: {line}")
+        """Log what is being done, with the name of the format before it."""
+        _LOG.info("%s: %s", self.format.name, line)
 
     @property
     def engine_name(self) -> str:
@@ -116,7 +114,6 @@ def make_task(
     *,
     calibration: Path | None,
     keep_fp32: Collection[str],
-    tell: Tell,
     input_steps: Mapping[str, float] = MappingProxyType({}),
 ) -> QuantizationTask:
     """Read the graph and find the photographs; see `make_int8_graph`."""
@@ -124,16 +121,19 @@ def make_task(
     model = load_model(fp32_path)
     photographs = find_calibration_images(calibration)
     if calibration is None:
-        tell(
-            f"{options.format}: no --calibration folder, so the bundled photographs are used; pictures like yours "
-            "would fit better"
+        _LOG.info(
+            "%s: no --calibration folder, so the bundled photographs are used; pictures like yours would fit better",
+            options.format,
         )
     if len(photographs.hashes) == 1:
-        tell(f"{options.format}: there is one photograph only, so the budget is checked on what was calibrated with")
+        _LOG.info(
+            "%s: there is one photograph only, so the budget is checked on what was calibrated with", options.format
+        )
     if input_steps:  # trained with, as they are: every change would be one that the weights have not learned
-        tell(
-            f"{options.format}: the network was trained for it, with steps of {len(input_steps)} convolutions that "
-            "are kept"
+        _LOG.info(
+            "%s: the network was trained for it, with steps of %d convolutions that are kept",
+            options.format,
+            len(input_steps),
         )
         options = options.model_copy(update={"equalize": False, "learn_steps": 0, "bias_correction": "off"})
     side = -(-options.crop_size // info.input_multiple) * info.input_multiple
@@ -147,6 +147,5 @@ def make_task(
         output=find_input_output(fp32_path, model)[1].name,
         path=int8_path,
         keep_fp32=keep_fp32,
-        tell=tell,
         input_steps=input_steps,
     )

@@ -15,6 +15,7 @@ import numpy as np
 from sr_deploy.errors import GuardError
 from sr_deploy.imaging.opening import Pixels
 from sr_deploy.imaging.resample import resample
+from sr_deploy.progress import OnProgress, Progress
 from sr_deploy.upscale.devices import DevicePool
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.plan import Cut
@@ -24,10 +25,6 @@ from sr_deploy.upscale.video.stage_threads import Clock, WriteBehind, count_betw
 
 if TYPE_CHECKING:
     from av import VideoFrame
-
-
-OnFrame = Callable[[int, float, str], None]
-"""Called after each frame: number done, frames per second, the slowest stage."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,8 @@ def upscale_frames(
     batch_size: int = 1,
     first: int = 0,
     compute_every: int | None = None,
-    on_frame: OnFrame | None = None,
+    total: int | None = None,
+    on_progress: OnProgress | None = None,
     stop: threading.Event | None = None,
 ) -> bool:
     """Upscale frames while others are decoded and written.
@@ -114,7 +112,8 @@ def upscale_frames(
         batch_size: frames that go through the network at once, if their samples are not too many to wait.
         first: number of the first frame.
         compute_every: frames whose number is a multiple of it are computed in any case, and not with those before.
-        on_frame: told about progress.
+        total: how many frames there are; None: nobody knows.
+        on_progress: told of each frame, and of the pace and the slowest stage.
         stop: once set, no further frame is begun.
 
     Returns:
@@ -133,13 +132,13 @@ def upscale_frames(
             return [None] * len(group)
         finished = 0
 
-        def count(number: int, _of: int) -> None:
+        def count(progress: Progress) -> None:
             nonlocal finished
-            finished = number
+            finished = int(progress.done)
 
         with clock.working("inference"):
             try:
-                return upscaler.upscale_many(fresh, count)
+                return upscaler.upscale_many(fresh, on_progress=count)
             except GuardError as error:
                 raise GuardError(f"frame {group[finished].number}: {error}") from error
 
@@ -153,9 +152,11 @@ def upscale_frames(
         for group, upscaled in pool.run(_group_frames(numbered, max_group, compute_every, stop)):
             for frame, pixels in zip(group, upscaled.result(), strict=True):
                 behind.put(Timed(pixels, frame.time))
-                if on_frame is not None:
-                    pace = (frame.number + 1 - first) / (time.perf_counter() - started)
-                    on_frame(frame.number + 1, pace, clock.slowest)
+                if on_progress is not None:
+                    done = frame.number + 1
+                    pace = f"{(done - first) / (time.perf_counter() - started):.2f} frames/s"
+                    of = None if total is None else max(total, done)
+                    on_progress(Progress(f"{pace}, limited by {clock.slowest}", done, of, "frames"))
         behind.finish()
     return stop.is_set()
 

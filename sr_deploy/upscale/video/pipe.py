@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from sr_deploy.errors import VideoError
+from sr_deploy.progress import OnProgress
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.video.convert import ToPixels
 from sr_deploy.upscale.video.frames import (
     FrameMaker,
-    OnFrame,
     Timed,
     freeze_cut,
     make_clock,
@@ -58,7 +58,7 @@ def upscale_pipe(
     name: str | None,
     size: str | None = None,
     *,
-    on_frame: OnFrame | None = None,
+    on_progress: OnProgress | None = None,
     stop: threading.Event | None = None,
 ) -> PipeResult:
     """Upscale frames as they come; each is written as soon as it, and those that went with it, are done.
@@ -69,7 +69,7 @@ def upscale_pipe(
         target: gets them in the same format.
         name: of the format, `y4m` or `rgb24`.
         size: of the frames where the format does not say it, as in `640x360`.
-        on_frame: told about progress.
+        on_progress: told of each frame, and of the pace and the slowest stage.
         stop: once set, no further frame is begun.
 
     Raises:
@@ -103,7 +103,7 @@ def upscale_pipe(
         clock,
         input_bytes=form.kind.sample_bytes,
         batch_size=frozen.batch_size,
-        on_frame=on_frame,
+        on_progress=on_progress,
         stop=stop,
     )
     if reader.cut_short:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sr_deploy.errors import InputError, VideoError
 from sr_deploy.files import replacing_file, require_file
+from sr_deploy.progress import OnProgress
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.image_file import find_target_size, require_writable_place
 from sr_deploy.upscale.video.check import check_result
@@ -31,8 +32,6 @@ from sr_deploy.upscale.video.segments import SegmentStore
 from sr_deploy.upscale.video.source import VideoInfo, read_video_info
 from sr_deploy.upscale.video.stage_threads import Clock
 
-OnProgress = Callable[[int, int, float, str], None]
-"""Called after each frame: number done, number of all, frames per second, the slowest stage."""
 _LONGEST_SIDE = 65_535
 
 
@@ -87,7 +86,7 @@ def upscale_video(
         target: its suffix says the container.
         settings: how.
         tile: what the upscaler was given, to tell segments of other tiles apart.
-        on_progress: told how far it is.
+        on_progress: told of each frame, and of the pace and the slowest stage.
         stop: once set, the job ends after the frames at hand.
 
     Raises:
@@ -198,10 +197,6 @@ def _make_segments(
             check = last_frames.take(timed.time)
             store.add(make_frame(timed), timed.time, duplicate=timed.pixels is None, check=check)
 
-    def report(number: int, rate: float, slowest: str) -> None:
-        if on_progress is not None:
-            on_progress(number, max(len(info.times), number), rate, slowest)
-
     to_pixels = ToPixels(info.kind)
     earlier = Done(store.times, store.segments[-1].check if store.segments else None)
     decoded = read_pixels(continue_frames(info, reader, to_pixels, earlier), to_pixels, clock)
@@ -217,7 +212,8 @@ def _make_segments(
         first=done,
         batch_size=frozen.batch_size,
         compute_every=store.segment_frames,
-        on_frame=report,
+        total=len(info.times),
+        on_progress=on_progress,
         stop=stop,
     )
     if not stopped:

@@ -126,7 +126,7 @@ def run(bundle, choices, told=None):
         threads=1,
         seconds_each=0.01,
         find_peaks=find_peaks,
-        tell=lambda done, total, note: told.append((done / total, note)) if told is not None else None,
+        on_progress=(lambda _: None) if told is None else told.append,
     )
     outcome = bench.run([parse_candidate(str(one)) for one in choices])
     return outcome, {one.candidate: one for one in outcome.results}
@@ -159,7 +159,7 @@ def test_each_is_released_before_the_next_is_loaded(measured):
     assert [one for one in scene.log if one[0] in ("open", "close")] == expected
     assert set(by_name) == set(WORK)
     assert outcome.run.rounds >= 5
-    fractions = [done for done, _ in told]
+    fractions = [progress.done / progress.total for progress in told]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
 

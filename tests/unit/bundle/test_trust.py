@@ -146,7 +146,7 @@ def test_auto_treats_an_untrusted_engine_as_absent_and_says_so(bundle, elsewhere
         "sr_deploy.runners.autotune.autotune",
         lambda _, candidates, **__: AutotuneResult(candidates[0], Shape(1, 32, 32), {str(candidates[0]): 1.0}, {}),
     )
-    with caplog.at_level("INFO"):
+    with caplog.at_level("DEBUG"):
         chosen = choose_backend(open_model(bundle.path), "auto")
     assert chosen.backend != "tensorrt-rtx"
     assert f"--backend auto leaves out {record.engine.file} was not built here" in caplog.text
@@ -177,11 +177,10 @@ def test_build_replaces_what_others_built_and_keeps_it_where_they_are_trusted(bu
     assert [one["key"] for one in json.loads(capsys.readouterr().out)["kept"]] == [record.key]
 
 
-def test_a_registry_that_cannot_be_written_is_said_and_the_engine_is_kept(bundle, monkeypatch, tmp_path, caplog):
+def test_a_registry_that_cannot_be_written_is_said_and_the_engine_is_kept(bundle, monkeypatch, tmp_path, said):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SR_DEPLOY_CACHE", str(tmp_path / "file"))
-    said: list[str] = []
-    result = build_engines(bundle, "tensorrt-rtx", compute_capabilities=["sm89"], on_stage=said.append)
+    result = build_engines(bundle, "tensorrt-rtx", compute_capabilities=["sm89"])
     assert len(result.built) == 1
     assert "it will not be opened without --trust-engine" in said[-1]
     assert "a file stands where a folder is needed" in said[-1]

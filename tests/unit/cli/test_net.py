@@ -142,16 +142,25 @@ def test_threads_logs_and_warnings_are_lines_without_tracebacks(capsys, monkeypa
             logging.getLogger("some.package").exception("it failed\nbadly")
         logging.getLogger("some.package").info("chatter")
         logging.getLogger("sr_deploy.runners.fastest").info("measured: openvino")
+        logging.getLogger("sr_deploy.verification.model").info("verify %s", "a\n  b")
+        logging.getLogger("sr_deploy.engine.build").debug("all that the builder wrote")
         warnings.warn("old\nname", DeprecationWarning, stacklevel=1)
         return 0
 
+    level = logging.getLogger("sr_deploy").level
     monkeypatch.setattr(app, "run_words", command)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert main(["info"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("error: in a thread (worker): internal: ValueError: in a thread")
-    assert lines[1:] == ["it failed badly", "measured: openvino", "warning: old name (DeprecationWarning)"]
+    assert lines[1:] == [
+        "it failed badly",
+        "measured: openvino",
+        "verify a\\n  b",
+        "warning: old name (DeprecationWarning)",
+    ]
+    assert logging.getLogger("sr_deploy").level == level  # as it was
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -32,6 +32,7 @@ def run(code, *, redirect="", env=None, **options):
 SAY_ALL = """
 import logging, warnings
 from rich.table import Table
+from sr_deploy.progress import Progress
 output = Output(as_json=False)
 output.show(hostile)
 table = Table(hostile, title=hostile)
@@ -42,13 +43,14 @@ output.log(hostile)
 print(hostile)
 logging.getLogger("a.package").warning("%s", hostile)
 warnings.warn(hostile)
-with output.progress(hostile, 2) as advance:
-    advance(1, hostile)
+with output.progress(hostile) as show:
+    show(Progress("1 " + hostile, 1, 2, "tiles"))
     output.log(hostile)
     print(hostile, file=sys.stderr)
-    advance(2, hostile)
-with output.status() as tell:
-    tell(hostile, 11.0)
+    show(Progress("2 " + hostile, 2, 2, hostile))
+with output.status() as show:
+    show(Progress(hostile, 11.0, None, "s"))
+    show(Progress(hostile, 11.0, None, hostile))
 raise ValueError(hostile)
 """
 

@@ -43,9 +43,9 @@ def write_graph(path: Path, kind: str, dtype: int = TensorProto.FLOAT) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["matmul", "einsum"])
-def test_turing_is_left_out_where_matrices_are_multiplied_in_fp32(tmp_path: Path, kind: str) -> None:
-    path, said = write_graph(tmp_path / "theirs.onnx", kind), []
-    (record,) = build_engines(path, "tensorrt-rtx", profiles=[PROFILE], on_stage=said.append).built
+def test_turing_is_left_out_where_matrices_are_multiplied_in_fp32(tmp_path: Path, kind: str, said) -> None:
+    path = write_graph(tmp_path / "theirs.onnx", kind)
+    (record,) = build_engines(path, "tensorrt-rtx", profiles=[PROFILE]).built
     known = builders.compute_capabilities("tensorrt-rtx")
     assert record.target.split("+") == [name for name in known if name != "sm75"]
     assert said[0].endswith("; not for sm75 (Turing): no products of FP32 matrices")
@@ -54,9 +54,9 @@ def test_turing_is_left_out_where_matrices_are_multiplied_in_fp32(tmp_path: Path
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("conv", TensorProto.FLOAT), ("matmul", TensorProto.FLOAT16)])
-def test_all_are_built_for_where_nothing_is_lacking(tmp_path: Path, kind: str, dtype: int) -> None:
-    path, said = write_graph(tmp_path / "theirs.onnx", kind, dtype), []
-    (record,) = build_engines(path, "tensorrt-rtx", profiles=[PROFILE], on_stage=said.append).built
+def test_all_are_built_for_where_nothing_is_lacking(tmp_path: Path, kind: str, dtype: int, said) -> None:
+    path = write_graph(tmp_path / "theirs.onnx", kind, dtype)
+    (record,) = build_engines(path, "tensorrt-rtx", profiles=[PROFILE]).built
     assert record.target.split("+") == list(builders.compute_capabilities("tensorrt-rtx"))
     assert "not for" not in said[0]
 

@@ -9,9 +9,7 @@ from sr_deploy.train.training_images import TrainingImages
 
 def sampler_of(recipe, folder) -> PatchSampler:
     paths = sorted(folder.rglob("*.png"))
-    return PatchSampler(
-        TrainingImages(paths, scale=2, min_side=16, multiple=2, cache_gib=1.0, report=lambda line: None), recipe
-    )
+    return PatchSampler(TrainingImages(paths, scale=2, min_side=16, multiple=2, cache_gib=1.0), recipe)
 
 
 def test_draws_depend_on_seed_stream_step_and_sample_alone():

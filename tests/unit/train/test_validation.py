@@ -24,7 +24,7 @@ class Nearest(nn.Module):
 
 
 def test_scores_are_those_of_the_papers_protocol(make_recipe):
-    held_out = read_held_out(make_recipe(), [].append)
+    held_out = read_held_out(make_recipe())
     assert [photograph.name for photograph in held_out] == ["a", "c", "b"]
     result = validate(Nearest(), held_out, 2, step=5)
     pair = held_out[1].pair
@@ -44,7 +44,7 @@ def test_equal_pictures_score_a_finite_hundred(make_recipe, picture_folder):
     for path in picture_folder.rglob("*.png"):
         path.unlink()
     write_image(picture_folder / "flat.png", np.full((40, 40, 3), 90, np.uint8))
-    result = validate(Nearest(), read_held_out(make_recipe(), [].append), 2, step=0)
+    result = validate(Nearest(), read_held_out(make_recipe()), 2, step=0)
     assert (result.model.psnr_y, result.bicubic.psnr_rgb) == (100.0, 100.0)
     assert "Infinity" not in result.model_dump_json()
 
@@ -53,11 +53,11 @@ def test_values_that_are_no_numbers_are_an_error_and_no_black_picture(make_recip
     network = Nearest()
     torch.nn.init.constant_(network.offset, float("nan"))
     with pytest.raises(TrainingError, match="NaN or infinite values for a after step 3"):
-        validate(network, read_held_out(make_recipe(), [].append), 2, step=3)
+        validate(network, read_held_out(make_recipe()), 2, step=3)
 
 
 def test_preview_shows_nearest_bicubic_network_and_original(tmp_path, make_recipe):
-    held_out = read_held_out(make_recipe(), [].append)
+    held_out = read_held_out(make_recipe())
     network = Nearest()
     torch.nn.init.constant_(network.offset, 0.25)
     write_preview(tmp_path / "p.png", network, held_out, 2)
@@ -89,7 +89,7 @@ def test_preview_crops_where_bicubic_is_worst(tmp_path, make_recipe, picture_fol
     large = np.full((400, 640, 3), 128, np.uint8)
     large[300:340, 500:540] = np.random.default_rng(0).integers(0, 255, (40, 40, 3))
     write_image(picture_folder / "large.png", large)
-    write_preview(tmp_path / "p.png", Nearest(), read_held_out(make_recipe(), [].append), 2)
+    write_preview(tmp_path / "p.png", Nearest(), read_held_out(make_recipe()), 2)
     original = read_image(tmp_path / "p.png")[:160, -160:]
     assert original.shape == (160, 160, 3)
     assert (original != 128).any(axis=2).sum() > 1500

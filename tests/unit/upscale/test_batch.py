@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sr_deploy.bundle import parse_profile
 from sr_deploy.errors import GuardError, OutOfMemoryError, ShapeError
 from sr_deploy.imaging.codec import bundled_photographs, read_image
+from sr_deploy.progress import Progress
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import Runner, RunnerSpec
@@ -74,13 +75,13 @@ def test_batches_give_what_single_tiles_give(
     sound: Runner, picture: NDArray[np.uint8], expected: NDArray[np.int64], batch: int
 ) -> None:
     runner, seen = WatchedRunner(sound), []
-    upscaled = upscaler_of(runner, batch).upscale(picture, lambda done, of: seen.append((done, of)))
+    upscaled = upscaler_of(runner, batch).upscale(picture, on_progress=seen.append)
     assert np.abs(upscaled.image.astype(int) - expected).max() <= 1
     tiles = upscaled.report.tiles
     assert tiles == 12
     assert upscaled.report.batch == min(batch, tiles)
     assert runner.batches == [batch] * (tiles // batch) + [tiles % batch] * (tiles % batch > 0)
-    assert seen == [(number, tiles) for number in range(1, tiles + 1)]
+    assert seen == [Progress("upscaling", number, tiles, "tiles") for number in range(1, tiles + 1)]
 
 
 def test_a_cpu_takes_tiles_one_by_one_unless_asked(sound: Runner, picture: NDArray[np.uint8]) -> None:
@@ -176,9 +177,9 @@ def test_pictures_of_one_size_go_together(sound: Runner, picture: NDArray[np.uin
     pictures = [np.roll(picture[:20, :30], number, axis=1) for number in range(5)]
     runner, seen = WatchedRunner(sound, bad={1}), []
     upscale = upscaler_of(runner, 3)
-    batch_size = upscale.upscale_many(pictures, lambda done, of: seen.append((done, of)))
+    batch_size = upscale.upscale_many(pictures, on_progress=seen.append)
     assert sorted(runner.batches) == [1, 2, 3]
-    assert seen == [(number, 5) for number in range(1, 6)]
+    assert seen == [Progress("upscaling", number, 5, "pictures") for number in range(1, 6)]
     for one, lr in zip(batch_size, pictures, strict=True):
         assert np.abs(one.astype(int) - Upscaler(sound)(lr)).max() <= 1
     assert upscale.upscale_many([]) == []

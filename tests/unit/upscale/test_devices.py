@@ -173,7 +173,7 @@ def test_two_devices_give_the_files_the_record_and_the_report_of_one(tmp_path: P
     progress: list[float] = []
     with Upscaler(runners[0], halo=0) as first, Upscaler(runners[1], halo=0) as second:
         both = upscale_folder(
-            [first, second], source, tmp_path / "both", on_progress=lambda share, note: progress.append(share)
+            [first, second], source, tmp_path / "both", on_progress=lambda now: progress.append(now.done / now.total)
         )
     assert runners[0].calls + runners[1].calls == PICTURES
     assert min(runner.calls for runner in runners) >= 1

@@ -122,7 +122,8 @@ def test_progress_goes_from_0_to_1_over_colors_and_transparency(photograph: NDAr
     alpha = np.ascontiguousarray(photograph[..., 0])
     shares: list[float] = []
     with Upscaler(NearestRunner(), halo=0, tile=25) as upscaler:
-        enlarge_image(upscaler, DecodedImage(photograph, alpha), FileSettings(), shares.append)
+        picture = DecodedImage(photograph, alpha)
+        enlarge_image(upscaler, picture, FileSettings(), on_progress=lambda now: shares.append(now.done))
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert 0.5 in shares

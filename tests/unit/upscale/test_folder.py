@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import InputError, UnsafePathError
 from sr_deploy.imaging.codec import read_image, write_image
+from sr_deploy.progress import Progress
 from sr_deploy.upscale.folder import upscale_folder
 from sr_deploy.upscale.folder_journal import JOURNAL_NAME, open_journal
 from sr_deploy.upscale.image import Upscaler
@@ -22,13 +23,16 @@ from tests.unit.upscale.folders import NearestRunner, counts, names
 def test_structure_and_formats_are_kept(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
     (source / "notes.txt").write_text("x")
     (source / ".hidden.png").write_text("x")
-    progress: list[float] = []
-    result = upscale_folder(upscaler, source, tmp_path / "out", on_progress=lambda share, note: progress.append(share))
+    told: list[Progress] = []
+    result = upscale_folder(upscaler, source, tmp_path / "out", on_progress=told.append)
     assert counts(result) == (4, 0, 0, 0)
     assert names(tmp_path / "out") == ["a.png", "b.jpg", "deep/d.webp", "deep/er/c.tif"]
+    progress = [now.done for now in told]
     assert progress == sorted(progress)
     assert progress[0] == 0
-    assert progress[-1] == pytest.approx(1)
+    assert progress[-1] == pytest.approx(sum(path.stat().st_size for path in source.rglob("[a-d].*")))
+    assert all(now.total == pytest.approx(progress[-1]) and now.unit == "bytes" for now in told)
+    assert (told[0].stage, told[-1].stage) == ("1/4 a.png", f"4/4 {Path('deep', 'er', 'c.tif')}")
     expected = np.repeat(np.repeat(read_image(source / "a.png"), 2, axis=0), 2, axis=1)
     assert np.array_equal(read_image(tmp_path / "out" / "a.png"), expected)
     assert np.abs(read_image(tmp_path / "out/b.jpg").astype(int) - np.roll(expected, 10, axis=1)).mean() < 6

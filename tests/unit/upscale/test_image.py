@@ -18,6 +18,7 @@ from sr_deploy.errors import BackendError, InputError, ShapeError
 from sr_deploy.imaging.codec import bundled_photographs, read_image
 from sr_deploy.imaging.convert import to_image, to_nchw
 from sr_deploy.model import open_model
+from sr_deploy.progress import Progress
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.cost import find_cost
@@ -79,13 +80,13 @@ def test_tiled_equals_the_network(compact: Path, upscaler: Upscaler, lr: NDArray
     network = open_model(compact).load_network()
     with torch.inference_mode():
         expected = to_image(network(torch.from_numpy(to_nchw(lr))).numpy())
-    progress: list[tuple[int, int]] = []
-    sr = upscaler(lr, lambda done, total: progress.append((done, total)))
+    progress: list[Progress] = []
+    sr = upscaler(lr, on_progress=progress.append)
     assert sr.shape == (154, 182, 3)
     assert np.abs(sr.astype(int) - expected).max() <= 1  # a value at .5 may fall either way
     assert np.mean(sr != expected) < 1e-3
     assert upscaler.receptive_radius == upscaler.halo == 4  # four 3x3 convolutions
-    assert progress == [(done, 9) for done in range(1, 10)]
+    assert progress == [Progress("upscaling", done, 9, "tiles") for done in range(1, 10)]
 
 
 @settings(max_examples=15, deadline=None)

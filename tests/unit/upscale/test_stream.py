@@ -122,7 +122,9 @@ def test_files_are_those_of_upscale_file(
     upscaler = upscalers["compact-x4"]
     shares: list[float] = []
     whole = upscale_file(upscaler, tmp_path / "in.png", tmp_path / f"whole-{target}")
-    done = stream_file(upscaler, tmp_path / "in.png", tmp_path / target, None, shares.append)
+    done = stream_file(
+        upscaler, tmp_path / "in.png", tmp_path / target, on_progress=lambda now: shares.append(now.done)
+    )
     assert (tmp_path / target).read_bytes() == (tmp_path / f"whole-{target}").read_bytes()
     assert len(done.reports) == len(whole.reports) == (2 if transparency == "cut out" else 1)
     assert (done.width, done.height, done.target_width, done.target_height) == (30, 300, 120, 1200)

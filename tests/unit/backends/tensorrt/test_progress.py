@@ -1,21 +1,25 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from sr_deploy.backends import builders
-from sr_deploy.backends.tensorrt.progress import PROGRESS_MARK, BuildProgress, read_progress
+from sr_deploy.backends.tensorrt.progress import PROGRESS_MARK, read_progress
 from sr_deploy.bundle import parse_profile
 from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.files import sha256_of
+from sr_deploy.progress import Progress
 
 
 def test_lines_are_read_back():
     line = f'{PROGRESS_MARK}["Building engine: Timing graph nodes", 2, 7]\n'
     progress = read_progress(line, 12.4)
-    assert progress == BuildProgress("Building engine: Timing graph nodes", 2, 7, 12.4)
-    assert str(progress) == "Building engine: Timing graph nodes 2/7, 12 s so far"
-    assert str(BuildProgress("parsing the graph", 0, 0, 3.0)) == "parsing the graph, 3 s so far"
+    assert progress == Progress("Building engine: Timing graph nodes 2/7", 12.4, None, "s")
+    assert read_progress(f'{PROGRESS_MARK}["parsing the graph", 0, 0]', 3.0) == Progress(
+        "parsing the graph", 3.0, None, "s"
+    )
     assert read_progress("[E] something else", 0.0) is None
 
 
@@ -30,15 +34,17 @@ def test_the_builders_own_stages_are_told(exported):
         profiles=(parse_profile("tile=1x16x16,1x32x32,1x64x64"),),
         compute_capabilities=("sm89",),
     )
-    told: list[BuildProgress] = []
+    told: list[Progress] = []
     build_engine(request, on_progress=told.append)
-    stages = list(dict.fromkeys(progress.stage for progress in told if progress.stage != "starting the builder"))
+    steps = [re.fullmatch(r"(.*?)(?: (\d+)/(\d+))?", progress.stage) for progress in told]
+    stages = list(dict.fromkeys(step[1] for step in steps if step[1] != "starting the builder"))
     assert stages[:2] == ["loading the SDK", "parsing the graph"]
     assert stages[-1] == "inspecting the engine"
     assert "Building engine" in stages  # TensorRT-RTX's own words, from its progress monitor
     assert any(stage.startswith("Building engine: ") for stage in stages)
     assert all(stage.count(": ") <= 1 for stage in stages)
-    seconds = [progress.seconds for progress in told]
+    seconds = [progress.done for progress in told]
     assert seconds == sorted(seconds)
     assert seconds[-1] > 0
-    assert any(progress.total > 1 for progress in told)
+    assert any(int(step[3] or 0) > 1 for step in steps)
+    assert {(progress.total, progress.unit) for progress in told} == {(None, "s")}

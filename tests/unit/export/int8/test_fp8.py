@@ -62,9 +62,7 @@ def test_the_graph_is_what_the_report_says(trained, fp8, tmp_path):
 
 
 def test_steps_end_at_the_greatest_e4m3_number(trained, fp8, tmp_path):
-    task = task_module.make_task(
-        trained[1], tmp_path / "a.onnx", fp8, calibration=None, keep_fp32=(), tell=lambda _: None
-    )
+    task = task_module.make_task(trained[1], tmp_path / "a.onnx", fp8, calibration=None, keep_fp32=())
     assert task.engine == "onnxruntime"
     placement = place_quantization(task.model)
     limits = measure_ranges(task.model, placement, task.stream_inputs, fp8, task.engine)
@@ -128,9 +126,7 @@ def test_onnxruntime_computes_e4m3_numbers(trained):
 
 def test_what_is_learned_is_a_neighboring_number(trained, fp8, tmp_path):
     options = fp8.model_copy(update={"learn_steps": 30, "method": "percentile", "percentile": 90.0})  # clips too much
-    task = task_module.make_task(
-        trained[1], tmp_path / "a.onnx", options, calibration=None, keep_fp32=(), tell=lambda _: None
-    )
+    task = task_module.make_task(trained[1], tmp_path / "a.onnx", options, calibration=None, keep_fp32=())
     placement = place_quantization(task.model)
     limits = measure_ranges(task.model, placement, task.stream_inputs, options, task.engine)
     layers = quantize_layers(task.model, placement, limits, options)
@@ -151,12 +147,11 @@ def test_a_budget_that_cannot_be_met_is_refused_in_the_name_of_fp8(trained, fp8,
         make_int8_graph(trained[1], tmp_path / "model.fp8.onnx", strict)
 
 
-def test_both_formats_are_calibrated_apart(trained, quick, fp8, tmp_path):
-    told: list[str] = []
-    make_int8_graph(trained[1], tmp_path / "a.onnx", quick, force=True, tell=told.append)
-    make_int8_graph(trained[1], tmp_path / "b.onnx", fp8, force=True, tell=told.append)
-    assert not any("calibrated before" in line for line in told)
-    assert {line.split(":")[0] for line in told} == {"int8", "fp8"}
+def test_both_formats_are_calibrated_apart(trained, quick, fp8, tmp_path, said):
+    make_int8_graph(trained[1], tmp_path / "a.onnx", quick, force=True)
+    make_int8_graph(trained[1], tmp_path / "b.onnx", fp8, force=True)
+    assert not any("calibrated before" in line for line in said)
+    assert {line.split(":")[0] for line in said} == {"int8", "fp8"}
 
 
 def test_steps_of_qat_are_int8s_alone(trained, fp8, tmp_path):

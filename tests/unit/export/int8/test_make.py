@@ -79,15 +79,14 @@ def test_the_same_again_gives_the_same_bytes(trained, quick, tmp_path, monkeypat
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
-def test_calibration_is_kept_and_a_damaged_one_measured_again(trained, quick, tmp_path, own_cache):
-    told: list[str] = []
-    report = make_int8_graph(trained[1], tmp_path / "a.onnx", quick, tell=told.append)
+def test_calibration_is_kept_and_a_damaged_one_measured_again(trained, quick, tmp_path, own_cache, said):
+    report = make_int8_graph(trained[1], tmp_path / "a.onnx", quick)
     (kept,) = (own_cache / "calibration").glob("*.json")
-    assert any("calibrate 4 convolutions" in line for line in told)
-    told.clear()
-    again = make_int8_graph(trained[1], tmp_path / "b.onnx", quick, tell=told.append)
-    assert any("calibrated before" in line for line in told)
-    assert not any("calibrate 4 convolutions" in line for line in told)
+    assert any("calibrate 4 convolutions" in line for line in said)
+    said.clear()
+    again = make_int8_graph(trained[1], tmp_path / "b.onnx", quick)
+    assert any("calibrated before" in line for line in said)
+    assert not any("calibrate 4 convolutions" in line for line in said)
     assert again == report
     assert sha256_of(tmp_path / "a.onnx") == sha256_of(tmp_path / "b.onnx")
     # Another setting is another calibration; a budget is none.
@@ -97,9 +96,9 @@ def test_calibration_is_kept_and_a_damaged_one_measured_again(trained, quick, tm
     assert len(list(kept.parent.glob("*.json"))) == 2
     content = kept.read_text()
     kept.write_text(content[: len(content) // 2])
-    told.clear()
-    make_int8_graph(trained[1], tmp_path / "c.onnx", quick, tell=told.append)
-    assert any("is damaged; measured again" in line for line in told)
+    said.clear()
+    make_int8_graph(trained[1], tmp_path / "c.onnx", quick)
+    assert any("is damaged; measured again" in line for line in said)
     assert kept.read_text() == content
     assert (tmp_path / "c.onnx").read_bytes() == (tmp_path / "a.onnx").read_bytes()
 
@@ -178,7 +177,7 @@ def test_correction_takes_the_mean_error_of_a_layer_away(trained, quick):
     from sr_deploy.export.int8.calibration import correct_biases, measure_ranges, measure_shifts, quantize_layers
     from sr_deploy.export.int8.placement import place_quantization
 
-    task = task_module.make_task(trained[1], Path("unused"), quick, calibration=None, keep_fp32=(), tell=lambda _: None)
+    task = task_module.make_task(trained[1], Path("unused"), quick, calibration=None, keep_fp32=())
     placement = place_quantization(task.model)
     limits = measure_ranges(task.model, placement, task.stream_inputs, quick, task.engine)
     layers = quantize_layers(task.model, placement, limits, quick)

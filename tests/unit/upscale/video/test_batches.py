@@ -83,13 +83,13 @@ def test_segments_of_another_batch_are_not_joined(clip, runner, tmp_path):
 
 def test_a_repeated_frame_ends_a_group(clip, runner, tmp_path):
     source = clip("in.mkv", numbers=(0, 1, 1, 2, 3, 4, 5, 6))
-    told: list[int] = []
+    told: list[float] = []
     result = upscale_video(
         Upscaler(runner, halo=0, batch=4),
         source,
         tmp_path / "out.mkv",
         VideoSettings(encoder_options=(("preset", "ultrafast"),)),
-        on_progress=lambda done, *_: told.append(done),
+        on_progress=lambda progress: told.append(progress.done),
     )
     assert (result.frames, result.duplicates) == (8, 1)
     assert runner.batches == [2, 4, 1]

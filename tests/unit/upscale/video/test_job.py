@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import astuple
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pytest
 
 from sr_deploy.errors import OutputError, VideoError
+from sr_deploy.progress import Progress
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.video.encoders import VideoSettings
 from sr_deploy.upscale.video.record import find_work_folder
@@ -329,12 +330,11 @@ def test_other_sources_are_refused(clip: Clip, upscaler, tmp_path):
 
 
 def test_progress_and_result_tell_what_was_done(clip: Clip, upscaler, tmp_path):
-    told: list[tuple[Any, ...]] = []
-    result = upscale_video(
-        upscaler, clip("in.mkv"), tmp_path / "new" / "out.mkv", SMALL, on_progress=lambda *now: told.append(now)
-    )
-    assert [now[:2] for now in told] == [(number + 1, 12) for number in range(12)]
-    assert all(rate > 0 and slowest in ("decode", "inference", "encode") for _, _, rate, slowest in told)
+    told: list[Progress] = []
+    result = upscale_video(upscaler, clip("in.mkv"), tmp_path / "new" / "out.mkv", SMALL, on_progress=told.append)
+    assert [(now.done, now.total, now.unit) for now in told] == [(number + 1, 12, "frames") for number in range(12)]
+    paces = [re.fullmatch(r"(\d+\.\d\d) frames/s, limited by (decode|inference|encode)", now.stage) for now in told]
+    assert all(pace is not None and float(pace[1]) > 0 for pace in paces)
     assert set(result.stages) == {"decode", "inference", "encode"}
     assert result.slowest == max(result.stages, key=result.stages.__getitem__)
     assert all(0 < seconds < result.seconds for seconds in result.stages.values())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.errors import BackendError, InputError, OutputError, PlaceLostError, UnsafePathError
+from sr_deploy.progress import Progress
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.video.encoders import VideoSettings
 from sr_deploy.upscale.video.record import find_work_folder, open_work_folder
@@ -85,12 +86,10 @@ def test_a_wish_to_stop_ends_between_frames(source, packets_of, runner, upscaler
     assert not (tmp_path / "out.mkv").exists()
     assert find_work_folder(tmp_path / "out.mkv").is_dir()
     runner.calls = 0
-    told = []
-    again = upscale_video(
-        upscaler, source, tmp_path / "out.mkv", SETTINGS, on_progress=lambda done, total, *_: told.append((done, total))
-    )
+    told: list[Progress] = []
+    again = upscale_video(upscaler, source, tmp_path / "out.mkv", SETTINGS, on_progress=told.append)
     assert (again.resumed, again.frames, runner.calls) == (5, FRAMES, FRAMES - 5)
-    assert told == [(number, FRAMES) for number in range(6, FRAMES + 1)]
+    assert [(now.done, now.total) for now in told] == [(number, FRAMES) for number in range(6, FRAMES + 1)]
     assert len(packets_of(tmp_path / "out.mkv", "video")) == FRAMES
 
 
