@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, overload
+from typing import Self, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +24,22 @@ from sr_deploy.progress import OnProgress, Progress
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.protocol import Runner, RunnerSpec
 from sr_deploy.upscale.backend import choose_backend, choose_fp32
+from sr_deploy.upscale.batch import choose_batch
 from sr_deploy.upscale.canvas import Canvas, OnRows
-from sr_deploy.upscale.cutter import SEAM_BUDGET_DB, Cutter
 from sr_deploy.upscale.guards import DEFAULT_LIMITS, GuardLimits
-from sr_deploy.upscale.inference import Inference
+from sr_deploy.upscale.inference import Inference, MemoryLimits, Network
+from sr_deploy.upscale.memory import free_memory
 from sr_deploy.upscale.pixels import require_samples
-from sr_deploy.upscale.plan import Cut, TilePlan
+from sr_deploy.upscale.plan import Cut, Halo, InferencePlan, TilePlan
+from sr_deploy.upscale.planning import SEAM_BUDGET_DB, PlanSettings, plan_image
+from sr_deploy.upscale.probe import probe_halo
 from sr_deploy.upscale.result import Upscaled, UpscaleReport
 from sr_deploy.upscale.rows import InputRows
-from sr_deploy.upscale.tile_pipeline import cut_windows, upscale_whole, upscale_windows
+from sr_deploy.upscale.tile_pipeline import Window, cut_windows, upscale_windows
 
 __all__ = ["UpscaleReport", "Upscaled", "Upscaler"]
+
+_MANY = 1000  # frames of a video, for all that is known
 
 
 class Upscaler:
@@ -101,17 +108,11 @@ class Upscaler:
                 raise InputError(f"this runner computes on {model.spec.device}; leave device={device!r} out")
             self._runner = model
         self._fp32: Runner | None = None
-        self._inference = Inference(self._runner, self._open_fp32, guards, batch)
+        self._network = Network(self._runner, self._open_fp32, guards)
+        self._limits = MemoryLimits()
         self._seam_budget_db = seam_budget_db
-        self._cutter = Cutter(
-            self._model,
-            self._runner.spec,
-            self._inference,
-            tile=tile,
-            halo=halo,
-            batch=batch,
-            seam_budget_db=seam_budget_db,
-        )
+        self._settings = PlanSettings.of(self._model, self._runner.spec, tile, halo, batch)
+        self._halo = self._settings.halo
 
     @property
     def spec(self) -> RunnerSpec:
@@ -121,12 +122,12 @@ class Upscaler:
     @property
     def receptive_radius(self) -> int | None:
         """How far the network looks around a pixel, in input pixels; None if nothing tells."""
-        return self._cutter.receptive_radius
+        return self._settings.receptive_radius
 
     @property
     def halo(self) -> int:
         """Overlap on each side of a tile; where the network sees beyond it, the next picture may choose another."""
-        return self._inference.halo
+        return self._halo.width
 
     def plan(self, height: int, width: int) -> TilePlan:
         """How a picture of that size will be cut.
@@ -134,7 +135,7 @@ class Upscaler:
         Raises:
             ShapeError: an empty picture, or no profile of the engine takes it.
         """
-        return self._cutter.plan(height, width)
+        return self._cut(height, width, self._halo, self._limits)
 
     @overload
     def __call__(self, image: NDArray[np.uint8], *, on_progress: OnProgress | None = None) -> NDArray[np.uint8]: ...
@@ -202,51 +203,18 @@ class Upscaler:
             raise ShapeError(f"pictures of one batch are of one shape and type, not {sorted(kinds)}")
         results: list[Pixels] = []
         tell = _count_up(on_progress, len(images), "pictures")
-        with self._lock:
-            plan = self._cutter.plan_afresh(first.shape[0], first.shape[1])
-            if plan.count == 1:
-                batch = self._cutter.choose_batch(plan, InputRows.of_image(first), len(images))
-                upscale_whole(
-                    self._inference,
-                    images,
-                    plan,
-                    batch=batch,
-                    scale=self._runner.spec.scale,
-                    results=results,
-                    on_image=tell,
-                )
+        with self._computing() as inference:
+            self._halo = self._settings.halo
+            tiles = self._cut(first.shape[0], first.shape[1], self._halo, inference.limits)
+            if tiles.count == 1:
+                batch = self._choose_batch(tiles, InputRows.of_image(first), inference, len(images), len(images))
+                windows = self._cut_whole(images, tiles, results.append)
+                upscale_windows(inference, InferencePlan(tiles, self._halo, batch), windows, tell)
                 return results
         for image in images:
             results.append(self.upscale(image).image)
             tell()
         return results
-
-    def _upscale(
-        self, rows: InputRows, on_rows: OnRows, on_progress: OnProgress | None, *, whole: bool
-    ) -> UpscaleReport:
-        with self._lock:
-            started = time.perf_counter()
-            inference = self._inference
-            halvings, batch_halvings, recomputed = inference.halvings, inference.batch_halvings, inference.recomputed
-            plan = self._cutter.plan_for(rows)
-            canvas = Canvas(plan, rows, self._runner.spec.scale, on_rows, whole=whole)
-            batch = self._cutter.choose_batch(plan, rows, plan.count)
-            tell = _count_up(on_progress, plan.count, "tiles")
-            upscale_windows(inference, cut_windows(rows, plan, canvas), batch, tell)
-            return UpscaleReport(
-                tiles=plan.count,
-                window=(plan.window_height, plan.window_width),
-                halo=plan.halo,
-                blend=plan.blend,
-                recomputed=inference.recomputed - recomputed,
-                seam_db=canvas.seam_db,
-                seam_budget_db=self._seam_budget_db,
-                halvings=inference.halvings - halvings,
-                tile_limit=inference.tile_limit,
-                batch=batch,
-                batch_halvings=inference.batch_halvings - batch_halvings,
-                seconds=time.perf_counter() - started,
-            )
 
     def freeze(self, image: Pixels, cut: Cut | None = None) -> Cut:
         """Cut all pictures alike from now on, as frames of one video have to be.
@@ -255,13 +223,103 @@ class Upscaler:
             image: the first of them, on which the halo is chosen where the network sees beyond `MAX_HALO`.
             cut: of an earlier call, to do as then; None: decide now.
         """
-        with self._lock:
-            return self._cutter.freeze(InputRows.of_image(image), cut)
+        with self._computing() as inference:
+            if cut is None:
+                rows = InputRows.of_image(image)
+                halo = self._choose_halo(rows, inference)
+                cut = Cut(self._settings.find_default_tile(halo, self._find_free()), halo.width)
+                settings, limit = self._settings.freeze(cut), inference.limits.tile
+                tiles = plan_image(rows.height, rows.width, settings, halo, free=None, tile_limit=limit)
+                max_count = None if tiles.count == 1 else tiles.count
+                cut = replace(cut, batch=self._choose_batch(tiles, rows, inference, max_count, _MANY))
+            self._settings = self._settings.freeze(cut)
+            self._halo = self._settings.halo
+        return cut
 
     def count_batch(self, height: int, width: int) -> int:
         """How many pictures of that size to give to `upscale_many` at once, after `freeze`; 1 where they need tiles."""
-        frozen = self._cutter.frozen
+        frozen = self._settings.frozen
         return 1 if frozen is None or self.plan(height, width).count > 1 else frozen.batch
+
+    @contextmanager
+    def _computing(self) -> Iterator[Inference]:
+        """One picture at a time, which begins with the limits that the one before found."""
+        with self._lock:
+            inference = Inference(self._network, self._limits)
+            try:
+                yield inference
+            finally:
+                self._limits = inference.limits
+
+    def _upscale(
+        self, rows: InputRows, on_rows: OnRows, on_progress: OnProgress | None, *, whole: bool
+    ) -> UpscaleReport:
+        with self._computing() as inference:
+            started = time.perf_counter()
+            self._halo = self._choose_halo(rows, inference)
+            tiles = self._cut(rows.height, rows.width, self._halo, inference.limits)
+            batch = self._choose_batch(tiles, rows, inference, tiles.count, tiles.count)
+            canvas = Canvas(tiles, rows, self._runner.spec.scale, on_rows, whole=whole)
+            plan = InferencePlan(tiles, self._halo, batch)
+            upscale_windows(
+                inference, plan, cut_windows(rows, tiles, canvas), _count_up(on_progress, tiles.count, "tiles")
+            )
+            return UpscaleReport(
+                tiles=tiles.count,
+                window=(tiles.window_height, tiles.window_width),
+                halo=tiles.halo,
+                blend=tiles.blend,
+                recomputed=inference.recomputed,
+                seam_db=canvas.seam_db,
+                seam_budget_db=self._seam_budget_db,
+                halvings=inference.halvings,
+                tile_limit=inference.limits.tile,
+                batch=batch,
+                batch_halvings=inference.batch_halvings,
+                seconds=time.perf_counter() - started,
+            )
+
+    def _choose_halo(self, rows: InputRows, inference: Inference) -> Halo:
+        """Where the network sees further than can be paid for, chosen on the picture itself.
+
+        Anew for each picture: its result does not depend on earlier ones.
+        """
+        settings, spec = self._settings, self._runner.spec
+        if not settings.wants_probe:
+            return settings.halo
+        tiles = self._cut(rows.height, rows.width, settings.halo, inference.limits)
+        if tiles.count == 1:
+            return settings.halo
+        rows.hold(0, tiles.window_height)
+        width = probe_halo(
+            lambda window: inference.start([window], settings.halo)[0].read(),
+            rows.held,
+            self._seam_budget_db,
+            scale=spec.scale,
+            multiple=spec.input_multiple,
+            window=(tiles.window_height, tiles.window_width) if spec.profiles else None,
+        )
+        return settings.halo if width is None else settings.limit_halo(width)
+
+    def _cut(self, height: int, width: int, halo: Halo, limits: MemoryLimits) -> TilePlan:
+        return plan_image(height, width, self._settings, halo, free=self._find_free(), tile_limit=limits.tile)
+
+    def _find_free(self) -> int | None:
+        """Free memory where tiles depend on it."""
+        settings = self._settings
+        return free_memory(settings.spec.device) if settings.bytes_per_pixel and settings.frozen is None else None
+
+    def _choose_batch(
+        self, tiles: TilePlan, rows: InputRows, inference: Inference, max_count: int | None, to_come: int
+    ) -> int:
+        window = cast("Pixels", np.empty((tiles.window_height, tiles.window_width, rows.channels), rows.held.dtype))
+        limits = (max_count, inference.limits.batch)
+        return choose_batch(self._network, window, asked=self._settings.batch, to_come=to_come, limits=limits)
+
+    def _cut_whole(self, images: Sequence[Pixels], tiles: TilePlan, on_rows: OnRows) -> Iterator[Window]:
+        for image in images:
+            rows = InputRows.of_image(image)
+            yield from cut_windows(rows, tiles, Canvas(tiles, rows, self._runner.spec.scale, on_rows, whole=True))
 
     def close(self) -> None:
         """Release the network, unless it was given as a runner."""

@@ -7,6 +7,16 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Halo:
+    """What tiles overlap by."""
+
+    width: int
+    """Pixels on each side."""
+    blend: int
+    """Pixels on either side of a seam over which neighbors are blended."""
+
+
+@dataclass(frozen=True)
 class Cut:
     """What decides on the tiles of pictures of one size."""
 
@@ -112,3 +122,15 @@ class TilePlan:
             first=first,
             last=last,
         )
+
+
+@dataclass(frozen=True)
+class InferencePlan:
+    """How an image goes through a network."""
+
+    tiles: TilePlan
+    """How it is cut."""
+    halo: Halo
+    """Of windows that are cut further since memory runs out; that of `tiles` may be narrower, as a profile has it."""
+    batch: int
+    """Windows that go through the network at once."""

@@ -7,7 +7,6 @@ a function of the distance to that edge, is the error that a halo of that width 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +23,6 @@ _PATCH = (48, 384)  # height and width of a probe's windows: half of the width b
 _COLUMNS = 8  # places that are looked at for detail, along each side
 
 
-@dataclass(frozen=True)
-class Halo:
-    """What tiles overlap by."""
-
-    width: int
-    """Pixels on each side."""
-    blend: int
-    """Pixels on either side of a seam over which neighbors are blended."""
-    expected_db: float | None = None
-    """Seam PSNR that the probe expects of it; None where the picture is too small to tell."""
-
-
 def blend_of(halo: int) -> int:
     """How wide a strip is blended: the wider, the nearer to the windows' edges its ends come."""
     return halo // 4
@@ -49,8 +36,8 @@ def probe_halo(
     scale: int,
     multiple: int = 1,
     window: tuple[int, int] | None = None,
-) -> Halo | None:
-    """The narrowest halo whose seams are expected to keep to the budget, or else the widest.
+) -> int | None:
+    """Width of the narrowest halo whose seams are expected to keep to the budget, or else the widest.
 
     Args:
         infer: upscales a window, H x W x C to 1 x C x H x W.
@@ -67,9 +54,7 @@ def probe_halo(
     halos = [halo for halo in range(STEP, MAX_PROBED_HALO + 1, STEP) if halo + blend_of(halo) <= len(errors)]
     if not halos:
         return None
-    expected = {halo: expect_seam_db(errors, halo) for halo in halos}
-    width = next((halo for halo in halos if expected[halo] >= budget_db), MAX_PROBED_HALO)
-    return Halo(width, blend_of(width), expected.get(width))
+    return next((halo for halo in halos if expect_seam_db(errors, halo) >= budget_db), MAX_PROBED_HALO)
 
 
 def measure_edge_errors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +12,7 @@ from sr_deploy.imaging.opening import Pixels
 from sr_deploy.upscale.canvas import Canvas
 from sr_deploy.upscale.inference import Inference
 from sr_deploy.upscale.pixels import TileResult
-from sr_deploy.upscale.plan import Tile, TilePlan
+from sr_deploy.upscale.plan import InferencePlan, Tile, TilePlan
 from sr_deploy.upscale.rows import InputRows
 from sr_deploy.upscale.tiles import cut_window
 
@@ -63,15 +63,17 @@ class _Batch:
     """Given away one by one: each may be as large as all that a device has."""
 
 
-def upscale_windows(inference: Inference, windows: Iterator[Window], batch: int, on_window: Callable[[], None]) -> None:
+def upscale_windows(
+    inference: Inference, plan: InferencePlan, windows: Iterator[Window], on_window: Callable[[], None]
+) -> None:
     """Upscale windows of one shape, whichever pictures they are of.
 
     Only this thread calls runners; a second one does the rest, a batch behind. Results come in the order of windows.
 
     Args:
         inference: computes and checks.
-        windows: of one shape.
-        batch: how many go through the network at once.
+        plan: of all the pictures.
+        windows: of one shape, as planned.
         on_window: told about progress.
 
     Raises:
@@ -97,7 +99,7 @@ def upscale_windows(inference: Inference, windows: Iterator[Window], batch: int,
         for one in checked:
             used = one.used
             if one.problem is not None:
-                used = inference.recompute(one.problem, one.window.samples, one.window.tile)
+                used = inference.recompute(one.problem, one.window.samples, one.window.tile, plan.halo)
             one.window.canvas.put(one.window.tile, used)
             on_window()
 
@@ -105,10 +107,10 @@ def upscale_windows(inference: Inference, windows: Iterator[Window], batch: int,
     checking: tuple[Future[list[_Checked]], int] | None = None
     with ThreadPoolExecutor(1, "tiles") as beside:
         while True:
-            batched = list(islice(windows, batch))
+            batched = list(islice(windows, plan.batch))
             if batched:
-                started.append(_Batch(batched, deque(inference.start([window.samples for window in batched]))))
-                if len(started) <= inference.queue_depth:
+                started.append(_Batch(batched, deque(inference.start([one.samples for one in batched], plan.halo))))
+                if len(started) <= inference.network.queue_depth:
                     continue
             if checking is not None:
                 finish(checking[0].result(), checking[1])
@@ -117,36 +119,3 @@ def upscale_windows(inference: Inference, windows: Iterator[Window], batch: int,
                 return
             following = started.popleft()
             checking = beside.submit(put_sound, following), len(following.windows)
-
-
-def upscale_whole(
-    inference: Inference,
-    images: Sequence[Pixels],
-    plan: TilePlan,
-    *,
-    batch: int,
-    scale: int,
-    results: list[Pixels],
-    on_image: Callable[[], None],
-) -> None:
-    """Upscale pictures of one size that are one window each.
-
-    Args:
-        inference: computes and checks.
-        images: H x W x C, of one type.
-        plan: of each.
-        batch: how many go through the network at once.
-        scale: of the network.
-        results: where they go, in order.
-        on_image: told about progress.
-
-    Raises:
-        As `upscale_windows`.
-    """
-
-    def windows() -> Iterator[Window]:
-        for image in images:
-            rows = InputRows.of_image(image)
-            yield from cut_windows(rows, plan, Canvas(plan, rows, scale, results.append, whole=True))
-
-    upscale_windows(inference, windows(), batch, on_image)

@@ -17,12 +17,12 @@ from sr_deploy.progress import Progress
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.base import BaseRunner
 from sr_deploy.runners.protocol import Runner, RunnerSpec
-from sr_deploy.upscale.batch import choose_batch, describe_batch, find_max_batch
+from sr_deploy.upscale.batch import choose_batch, describe_batch, find_max_batch, measure_batch
 from sr_deploy.upscale.device import DeviceResult
 from sr_deploy.upscale.folder_job import hash_config
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.image_file import FileSettings
-from sr_deploy.upscale.inference import Inference
+from sr_deploy.upscale.inference import Network
 from sr_deploy.upscale.plan import Cut
 from tests.unit.gpu.streams import Gpu
 from tests.unit.gpu.tensors import torch_cuda
@@ -155,7 +155,7 @@ def test_a_gpu_gives_the_same_as_the_cpu(
         expected = upscale.upscale(lr)
     with torch_cuda(Gpu()) as gpu:
         with Upscaler(path, backend="torch:fp32", device="cuda:0", tile=32, batch=batch) as upscale:
-            assert isinstance(upscale._inference.start([lr[:40, :40]])[0], DeviceResult)
+            assert isinstance(upscale._network.start([lr[:40, :40]])[0], DeviceResult)
             upscaled = upscale.upscale(lr)
             assert np.abs(upscaled.image.astype(int) - expected.image).max() <= 1
             assert (upscaled.report.tiles, upscaled.report.recomputed, upscaled.report.blend) == (12, 0, 0)
@@ -224,15 +224,28 @@ def test_the_smallest_batch_near_the_best_is_taken(
             raise OutOfMemoryError("spent")
         return milliseconds[size]
 
-    assert choose_batch(time_call, most) == batch
+    assert measure_batch(time_call, most) == batch
     assert asked == timed
 
 
-def test_a_batch_is_measured_with_the_runner_itself(sound: Runner) -> None:
-    runner = WatchedRunner(sound, max_pixels=3 * 8 * 8)
-    measured = Inference(runner, lambda: None, None).measure_batch(np.zeros((8, 8, 1), np.uint8))
+def test_a_batch_is_measured_with_the_runner_itself_and_once(sound: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, window = WatchedRunner(sound, max_pixels=3 * 8 * 8), np.zeros((8, 8, 1), np.uint8)
+
+    def choose(to_come: int = 64, limit: int | None = None) -> int:
+        network = Network(runner, lambda: None, None)
+        return choose_batch(network, window, asked=None, to_come=to_come, limits=(None, limit))
+
+    assert choose() == 1  # on a CPU
+    monkeypatch.setattr("sr_deploy.upscale.batch.runs_on_device", lambda *_: True)
+    assert choose(to_come=63) == 1
+    assert runner.batches == []
+    measured = choose()
     assert measured in (1, 2)
     assert set(runner.batches) == {1, 2}
+    calls = len(runner.batches)
+    assert choose(to_come=1) == measured
+    assert choose(limit=1) == 1
+    assert len(runner.batches) == calls
 
 
 def test_profiles_bound_a_batch(sound: Runner) -> None:
