@@ -64,7 +64,7 @@ def test_checkpoint(tmp_path):
     assert torch.equal(loaded(lr), network.eval()(lr))
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    with pytest.raises(BackendError, match=f"{path} is a checkpoint and has no ONNX graph; .*sr-deploy export {path}"):
+    with pytest.raises(BackendError, match=rf"{path} .* has no ONNX graph; .*sr-deploy export {path}"):
         model.graph_path("fp32")
 
 
@@ -127,7 +127,7 @@ def test_onnx_file_of_somebody(tmp_path):
 
 def test_metadata_that_contradict_the_nodes(tmp_path):
     path = write_graph(tmp_path / "x.onnx", {"sr_deploy.arch": COMPACT.model_dump_json()})
-    with pytest.raises(GraphError, match=r"describe compact x4, .* but its nodes make x2 with 1 channels"):
+    with pytest.raises(GraphError, match=r"describe compact x4, .* make x2 with 1 channels"):
         open_model(path)
     with pytest.raises(GraphError, match="metadata describe no network known here"):
         open_model(write_graph(tmp_path / "x.onnx", {"sr_deploy.arch": "{}"}))
@@ -144,7 +144,7 @@ def test_bundle(tmp_path, make_bundle, exported):
         assert model.weights_path == bundle.path / "generator.safetensors"
     lr = torch.rand(1, 3, 5, 5)
     assert torch.equal(model.load_network()(lr), exported("compact-x4").network(lr))
-    with pytest.raises(BundleError, match="has no int8 graph, only fp32, fp16; make one with: sr-deploy export --int8"):
+    with pytest.raises(BundleError, match=r"no int8 graph, only fp32, fp16; .*sr-deploy export --int8"):
         model.graph_path("int8")
 
 
@@ -176,7 +176,7 @@ def test_engine_in_its_bundle(tmp_path, make_bundle):
 def test_engine_that_cannot_be_trusted(tmp_path, make_bundle):
     bundle = make_bundle("compact-x4", tmp_path)
     other = GraphRecord(file="x.onnx", sha256="1" * 64, precision="fp32")
-    with pytest.raises(BundleError, match=r"was built from a graph that is not in its bundle; .* sr-deploy build"):
+    with pytest.raises(BundleError, match=r"from a graph that is not in its bundle; .* sr-deploy build"):
         open_model(add_engine(bundle, graph_sha256=other.sha256))
     engine = add_engine(bundle)
     engine.write_bytes(b"another")
@@ -186,7 +186,7 @@ def test_engine_that_cannot_be_trusted(tmp_path, make_bundle):
     with pytest.raises(BundleError, match=r"0123456789abcdef\.json is damaged"):
         open_model(engine)
     engine.with_suffix(".json").unlink()
-    with pytest.raises(BundleError, match=r"stands alone: .* with its record 0123456789abcdef\.json beside it"):
+    with pytest.raises(BundleError, match=r"stands alone: .* 0123456789abcdef\.json beside it"):
         open_model(engine)
 
 
@@ -210,7 +210,7 @@ def test_engine_and_record_outside_a_bundle(tmp_path):
 
 
 def test_nothing_there_and_folders_of_something_else(tmp_path):
-    with pytest.raises(InputError, match=r"none\.pth does not exist; give a checkpoint, an ONNX file, a bundle"):
+    with pytest.raises(InputError, match=r"none\.pth does not exist; give a checkpoint"):
         open_model(tmp_path / "none.pth")
     with pytest.raises(InputError, match=r"is a folder with no bundle\.json"):
         open_model(tmp_path)

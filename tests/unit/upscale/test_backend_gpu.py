@@ -120,7 +120,7 @@ def test_an_engine_that_nothing_vouches_for_is_left_out_with_the_reason(bundle, 
 
 
 def test_a_gpu_that_is_asked_for_and_not_seen_is_an_error(bundle, raced):
-    with pytest.raises(BackendError, match=r"there is an NVIDIA GeForce RTX 4090, and torch .*; give --device cpu"):
+    with pytest.raises(BackendError, match=r"NVIDIA GeForce RTX 4090, and torch .*; give --device cpu"):
         sr_deploy.Upscaler(bundle.path, device="cuda:0")
 
 

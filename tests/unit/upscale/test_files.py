@@ -165,7 +165,7 @@ def test_absurd_results_are_refused_before_the_network_runs(tmp_path: Path, phot
     runner = NearestRunner()
     limits = FileSettings(scale=100, max_pixels=10_000)
     with Upscaler(runner) as upscaler:
-        with pytest.raises(ImageError, match=r"would become 7100x5000, 36 megapixels; at most 0\.16 .*max-megapixels"):
+        with pytest.raises(ImageError, match=r"7100x5000, 36 megapixels; at most 0\.16 .*max-megapixels"):
             upscale_file(upscaler, tmp_path / "in.png", tmp_path / "out.png", limits)
         with pytest.raises(ImageError, match=r"is 71x50, 0\.0 megapixels; at most 0\.003 are taken"):
             upscale_file(upscaler, tmp_path / "in.png", tmp_path / "out.png", replace(limits, max_pixels=3000))

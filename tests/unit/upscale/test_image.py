@@ -118,7 +118,7 @@ def test_a_runner_stays_open(compact: Path, lr: NDArray[np.uint8], upscaler: Ups
             first = upscale(lr)
         assert np.abs(first.astype(int) - upscaler(lr)).max() <= 1
         runner.infer(to_nchw(lr))
-        with pytest.raises(InputError, match="this runner computes with torch:fp32; leave backend='openvino:fp32' out"):
+        with pytest.raises(InputError, match="computes with torch:fp32; leave backend='openvino:fp32' out"):
             Upscaler(runner, backend="openvino:fp32")
     own = Upscaler(compact)
     own.close()
@@ -136,9 +136,7 @@ def test_threads_take_turns(lr: NDArray[np.uint8]) -> None:
 
 
 def test_refuses_other_arrays(upscaler: Upscaler, lr: NDArray[np.uint8]) -> None:
-    with pytest.raises(
-        ShapeError, match=r"torch:fp32 takes 8- and 16-bit pictures H x W x 3 \(or 1: gray\), not 77 x 91 of uint8"
-    ):
+    with pytest.raises(ShapeError, match=r"torch:fp32 takes .* H x W x 3 .*, not 77 x 91 of uint8"):
         upscaler(lr[..., 0])
     with pytest.raises(ShapeError, match="of float64"):
         upscaler(lr / 255)
