@@ -37,11 +37,10 @@ rest = "fp32"
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory, write_network) -> Path:
     """A folder with a network and the run that trained it for INT8."""
     root = tmp_path_factory.mktemp("qat")
-    torch.manual_seed(0)
-    save_generator(root / "net.safetensors", build_network(ARCH).state_dict(), ARCH)
+    write_network(root / "net.safetensors", ARCH)
     sets = [
         "data.patch_size=32", "data.batch=4", "optimizer.learning_rate=3e-4", "run.steps=60", "run.log_every=10",
         "precision.autocast=off", "precision.channels_last=false", "loss.weight=0.001",

@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from sr_deploy import deploy, deps, trt
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import open_bundle, parse_profile
 from sr_deploy.cli import main
 from sr_deploy.deploy import export_bundle
@@ -32,11 +30,8 @@ TILE = parse_profile("tile=1x16x16,1x32x32,1x64x64")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("weights") / "little.safetensors"
-    save_generator(path, build_network(SPEC).state_dict(), SPEC)
-    return path
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, write_network) -> Path:
+    return write_network(tmp_path_factory.mktemp("weights") / "little.safetensors", SPEC, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -236,10 +231,9 @@ def test_full_disk_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     ("profiles", "message"),
     [("tile=1x16x16,1x32x32,1x65x64", "multiples of 2"), ("t=1x16x16,1x32x32,64x32768x32768", "more than any GPU")],
 )
-def test_impossible_profiles_stop_before_anything_is_written(tmp_path, profiles, message):
+def test_impossible_profiles_stop_before_anything_is_written(tmp_path, write_network, profiles, message):
     spec = ArchSpec(architecture="rrdbnet", scale=2, features=8, blocks=1, growth=4)
-    path = tmp_path / "x2.safetensors"
-    save_generator(path, build_network(spec).state_dict(), spec)
+    path = write_network(tmp_path / "x2.safetensors", spec)
     wanted = load_spec().with_options(profiles=(parse_profile(profiles),))
     with pytest.raises(ShapeError, match=message):
         export_bundle(path, wanted, tmp_path / "b")

@@ -10,7 +10,6 @@ from onnx import TensorProto, helper
 
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import EngineRecord, FileRecord
 from sr_deploy.bundle.records import GraphRecord
 from sr_deploy.errors import BackendError, BundleError, CheckpointError, DamagedBundleError, GraphError, InputError
@@ -19,13 +18,6 @@ from sr_deploy.model import open_model
 
 COMPACT = ArchSpec(architecture="compact", scale=4, features=8, blocks=2)
 UNSHUFFLED = ArchSpec(architecture="rrdbnet", scale=2, features=6, blocks=1, growth=4)
-
-
-def save(path, spec=COMPACT, seed=0):
-    torch.manual_seed(seed)
-    network = build_network(spec)
-    save_generator(path, network.state_dict(), spec)
-    return network
 
 
 def add_engine(bundle, graph_sha256=None, content=b"engine"):
@@ -51,9 +43,10 @@ def add_engine(bundle, graph_sha256=None, content=b"engine"):
     return engine
 
 
-def test_checkpoint(tmp_path):
-    path = tmp_path / "x.safetensors"
-    network = save(path, UNSHUFFLED)
+def test_checkpoint(tmp_path, write_network):
+    path = write_network(tmp_path / "x.safetensors", UNSHUFFLED)
+    torch.manual_seed(0)
+    network = build_network(UNSHUFFLED)
     model = open_model(path)
     assert (model.kind, model.scale, model.channels, model.input_multiple) == ("checkpoint", 2, 3, 2)
     assert (model.arch, model.layout, model.weights_path) == (UNSHUFFLED, "sr-deploy", path)
@@ -68,16 +61,17 @@ def test_checkpoint(tmp_path):
         model.graph_path("fp32")
 
 
-def test_path_may_be_text(tmp_path):
-    save(tmp_path / "x.safetensors")
+def test_path_may_be_text(tmp_path, write_network):
+    write_network(tmp_path / "x.safetensors", COMPACT)
     assert open_model(str(tmp_path / "x.safetensors")).arch == COMPACT
 
 
-def test_run_folder_stands_for_the_averaged_weights_of_its_last_step(tmp_path):
+def test_run_folder_stands_for_the_averaged_weights_of_its_last_step(tmp_path, write_network):
     run = tmp_path / "runs" / "demo"
     for step, seed in ((900, 1), (1000, 2), (20000, 3)):
         for offset, name in ((0, "generator"), (10, "generator_ema")):
-            save(run / "checkpoints" / f"step-{step:06}" / f"{name}.safetensors", seed=seed + offset)
+            path = run / "checkpoints" / f"step-{step:06}" / f"{name}.safetensors"
+            write_network(path, COMPACT, seed=seed + offset)
     (run / "checkpoints" / "step-030000").mkdir()
     (run / "run.json").write_text("{}")
     model = open_model(run)
@@ -148,9 +142,9 @@ def test_bundle(tmp_path, make_bundle, exported):
         model.graph_path("int8")
 
 
-def test_bundle_whose_weights_are_of_another_network(tmp_path, make_bundle):
+def test_bundle_whose_weights_are_of_another_network(tmp_path, make_bundle, write_network):
     bundle = make_bundle("compact-x4", tmp_path)
-    save(bundle.path / "generator.safetensors", COMPACT.model_copy(update={"blocks": 1}))
+    write_network(bundle.path / "generator.safetensors", COMPACT.model_copy(update={"blocks": 1}))
     with pytest.raises(BundleError, match="was changed after it was recorded"):
         open_model(bundle.path)
     document = json.loads((bundle.path / "bundle.json").read_text())
