@@ -40,6 +40,12 @@ _CI = {
 }  # fmt: skip
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests of one file run in one process under xdist: what a file makes for all its tests is made once."""
+    if item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+
 class Alone(NamedTuple):
     """What a command did where no network was."""
 

@@ -22,8 +22,6 @@ from sr_deploy.files import sha256_of
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.model import open_model
 
-pytestmark = pytest.mark.xdist_group("deploy")  # one process makes its bundles
-
 needs_rtx = pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
 SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
 TILE = parse_profile("tile=1x16x16,1x32x32,1x64x64")

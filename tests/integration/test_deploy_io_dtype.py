@@ -18,8 +18,6 @@ from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
 
-pytestmark = pytest.mark.xdist_group("io_dtype")  # one process makes its bundles
-
 SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
 PROFILE = "tile=1x16x16,1x32x32,1x64x64"
 

@@ -20,8 +20,6 @@ from sr_deploy.errors import CheckpointError, SrDeployError
 from tests.fuzz.checkpoint_cases import CASES, archive, save, state
 
 COMPACT = ArchSpec(architecture="compact", scale=4, features=6, blocks=2)
-pytestmark = pytest.mark.xdist_group("hostile-weights")
-
 READER = """
 import os, resource, sys
 from pathlib import Path

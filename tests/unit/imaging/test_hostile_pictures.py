@@ -59,7 +59,6 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
             print("ended the process", flush=True)
 """
 READERS = ("pictures", "training pictures", "rows", "Pillow")
-pytestmark = pytest.mark.xdist_group("hostile-pictures")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ from sr_deploy.upscale.backend import choose_backend
 pytestmark = [
     pytest.mark.skipif(trt.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed"),
     pytest.mark.skipif(bool(visible_gpus()), reason="this machine has an NVIDIA GPU"),
-    pytest.mark.xdist_group("backend-gpu"),
 ]
 GPU = Gpu("NVIDIA GeForce RTX 4090", "sm89")
 
