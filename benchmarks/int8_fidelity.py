@@ -51,7 +51,7 @@ from sr_deploy.backends.openvino.compiled import compile_graph
 from sr_deploy.deps import is_installed
 from sr_deploy.evaluation.pairs import find_pairs, read_pair
 from sr_deploy.export.fp16 import convert_graph_to_fp16
-from sr_deploy.export.int8.calibration_images import Crop, CropShape, cut_crops, find_calibration_images, to_input
+from sr_deploy.export.int8.calibration_images import CropShape, cut_crops, find_calibration_images
 from sr_deploy.export.int8.execute import Run, open_graph
 from sr_deploy.export.int8.make import make_int8_graph
 from sr_deploy.export.int8.quantization_loss import Judge
@@ -59,6 +59,7 @@ from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.export.write import rewrite_graph_file
 from sr_deploy.graph.read import describe_graph_cost
+from sr_deploy.imaging.photographs import ImagePair
 from sr_deploy.measure.machine import describe_machine, has_multiplier, tool_versions
 from sr_deploy.model import Model, open_model
 
@@ -116,11 +117,10 @@ def make_graphs(
 
 def read_test_sets(
     set14: Path | None, calibration: Path | None, scale: int, channels: int
-) -> Iterator[tuple[str, list[Crop]]]:
+) -> Iterator[tuple[str, list[ImagePair]]]:
     """Pictures to test on, with their names."""
     if set14 is not None:
-        pairs = [read_pair(paths, scale, channels) for paths in find_pairs(set14, set14, scale)]
-        yield "Set14", [Crop(to_input(pair.lr), pair.hr) for pair in pairs]
+        yield "Set14", [read_pair(paths, scale, channels) for paths in find_pairs(set14, set14, scale)]
     bundled = find_calibration_images(None)
     paths = bundled.held_out if calibration is None else (*bundled.calibration, *bundled.held_out)
     shape = CropShape(TESTED_CROP, scale, channels, 1)
@@ -128,7 +128,7 @@ def read_test_sets(
 
 
 def measure_fidelity(
-    graphs: dict[str, Path], test_sets: Iterable[tuple[str, list[Crop]]], scale: int
+    graphs: dict[str, Path], test_sets: Iterable[tuple[str, list[ImagePair]]], scale: int
 ) -> Iterator[Fidelity]:
     """Every graph on every test set."""
     runs = {name: open_graph(onnx.load(path), "onnxruntime") for name, path in graphs.items()}

@@ -7,27 +7,18 @@ import importlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from sr_deploy.errors import one_line
-from sr_deploy.export.int8.calibration_images import Crop, CropShape, cut_crops, find_calibration_images
+from sr_deploy.export.int8.calibration_images import CropShape, cut_crops, find_calibration_images
 from sr_deploy.export.int8.execute import choose_engine, open_graph
 from sr_deploy.export.int8.quantization_loss import Judge
 from sr_deploy.export.int8.quantization_options import Int8Options
-
-
-class CropReader:
-    """Calibration crops as ONNX Runtime's quantizer reads them."""
-
-    def __init__(self, name: str, crops: Iterable[NDArray[np.float32]]) -> None:
-        self._feeds = ({name: crop} for crop in crops)
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next one; None at the end."""
-        return next(self._feeds, None)
+from sr_deploy.imaging.photographs import ImagePair
 
 
 def quantize_with_onnxruntime(source: Path, crops: Sequence[NDArray[np.float32]], ranges: str, target: Path) -> None:
@@ -37,7 +28,8 @@ def quantize_with_onnxruntime(source: Path, crops: Sequence[NDArray[np.float32]]
 
     prepared = target.with_suffix(".prepared.onnx")
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-    reader = CropReader("lr", crops)
+    feeds = ({"lr": crop} for crop in crops)
+    reader = SimpleNamespace(get_next=lambda: next(feeds, None))  # all that is asked of a CalibrationDataReader
     method = {"MinMax": CalibrationMethod.MinMax, "Entropy": CalibrationMethod.Entropy}[ranges]
     quantize_static(str(prepared), str(target), reader, quant_format=QuantFormat.QDQ, calibrate_method=method)
 
@@ -65,7 +57,7 @@ def quantize_with_nncf(source: Path, crops: Sequence[NDArray[np.float32]], targe
 def quantize_with_accuracy_control(
     source: Path,
     crops: Sequence[NDArray[np.float32]],
-    held_out: Sequence[Crop],
+    held_out: Sequence[ImagePair],
     target: Path,
     *,
     max_drop_db: float,
@@ -86,7 +78,7 @@ def quantize_with_accuracy_control(
     made = nncf.quantize_with_accuracy_control(
         onnx.load(source),
         nncf.Dataset(feeds),
-        nncf.Dataset(range(len(held_out)), lambda number: {"lr": held_out[number].lr}),
+        nncf.Dataset(range(len(held_out)), lambda number: {"lr": held_out[number].network_input}),
         score,
         max_drop=max_drop_db,
         subset_size=len(feeds),
@@ -116,7 +108,7 @@ def quantize_with_others(
         only: names of the quantizers to run; None or empty: all.
     """
     images = find_calibration_images(calibration)
-    crops = [crop.lr for crop in cut_crops(images.calibration, options.crops, shape, 0)]
+    crops = [crop.network_input for crop in cut_crops(images.calibration, options.crops, shape, 0)]
     held_out = list(cut_crops(images.held_out, options.gate_crops, shape, 1))
     quantizers: dict[str, Callable[[Path], None]] = {
         "ONNX Runtime's quantizer, MinMax": functools.partial(quantize_with_onnxruntime, plain, crops, "MinMax"),

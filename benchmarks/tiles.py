@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image
+from sr_deploy.imaging.photographs import crop_to_multiple
 from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.measure.quality import psnr
@@ -85,7 +86,7 @@ def read_arguments() -> argparse.Namespace:
 def read_lr(size: int) -> NDArray[np.uint8]:
     """The middle of a photograph, halved: it has edges and texture."""
     hr = read_training_image(bundled_photographs()["motorcycle_left"])
-    lr = downscale_bicubic(np.ascontiguousarray(hr[: hr.shape[0] // 2 * 2, : hr.shape[1] // 2 * 2]), 2)
+    lr = downscale_bicubic(crop_to_multiple(hr, 2), 2)
     top, left = max(lr.shape[0] - size, 0) // 2, max(lr.shape[1] - size, 0) // 2
     return np.ascontiguousarray(lr[top : top + size, left : left + size])
 

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 import sr_deploy  # noqa: F401 - before any test: libraries beneath it are told to report nothing
+
+if TYPE_CHECKING:
+    from sr_deploy.arch.spec import ArchSpec
 
 # Loopback, and one device that leads nowhere and counts what would have left the machine.
 _WITHOUT_ROUTE = """
@@ -37,6 +40,12 @@ _CI = {
     "CI", "TF_BUILD", "GITHUB_ACTIONS", "GITLAB_CI", "CIRCLECI", "TRAVIS", "JENKINS_URL", "CODEBUILD_BUILD_ID",
     "BUILDKITE", "TEAMCITY_VERSION", "APPVEYOR", "BITBUCKET_BUILD_NUMBER",
 }  # fmt: skip
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests of one file run in one process under xdist: what a file makes for all its tests is made once."""
+    if item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(item.location[0]))
 
 
 class Alone(NamedTuple):
@@ -86,23 +95,30 @@ def said() -> Iterator[list[str]]:
 
 
 @pytest.fixture(scope="session")
-def write_gentle_network() -> Callable[[Path, int, int], Path]:
-    """Writes a compact x2 network near bicubic, so that no guard objects; takes the file, features and blocks."""
+def write_network() -> Callable[..., Path]:
+    """Writes a checkpoint of random weights times `gain`; takes the file and the spec of its network."""
     import torch
 
     from sr_deploy.arch.registry import build_network
-    from sr_deploy.arch.spec import ArchSpec
     from sr_deploy.arch.weights import save_generator
+
+    def write(path: Path, spec: ArchSpec, *, seed: int = 0, gain: float = 1.0) -> Path:
+        torch.manual_seed(seed)
+        state = build_network(spec).state_dict()
+        save_generator(path, {key: gain * one if one.is_floating_point() else one for key, one in state.items()}, spec)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_gentle_network(write_network: Callable[..., Path]) -> Callable[..., Path]:
+    """Writes a compact x2 network near bicubic, so that no guard objects; takes the file, features and blocks."""
+    from sr_deploy.arch.spec import ArchSpec
 
     def write(path: Path, features: int = 24, blocks: int = 4) -> Path:
         spec = ArchSpec(architecture="compact", scale=2, features=features, blocks=blocks)
-        torch.manual_seed(0)
-        network = build_network(spec)
-        with torch.no_grad():
-            for weights in network.parameters():
-                weights.mul_(0.5)
-        save_generator(path, network.state_dict(), spec)
-        return path
+        return write_network(path, spec, gain=0.5)
 
     return write
 

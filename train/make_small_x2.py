@@ -34,6 +34,7 @@ from sr_deploy.cli import main as run_command
 from sr_deploy.errors import InputError, SrDeployError
 from sr_deploy.files import make_folder, replacing_file, sha256_of, write_text
 from sr_deploy.imaging.codec import list_images, read_training_image, write_image
+from sr_deploy.imaging.photographs import crop_to_multiple
 from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.run_folder import find_last_checkpoint
 from sr_deploy.train.run import read_manifest
@@ -159,9 +160,8 @@ def add_halves(folder: Path) -> None:
         OutputError: one cannot be written.
     """
     for path in [path for path in list_images(folder) if not path.stem.endswith(_HALF)]:
-        image = read_training_image(path)
-        height, width = (side - side % 2 for side in image.shape[:2])
-        write_image(path.with_name(f"{path.stem}{_HALF}.png"), downscale_bicubic(image[:height, :width], 2))
+        halved = downscale_bicubic(crop_to_multiple(read_training_image(path), 2), 2)
+        write_image(path.with_name(f"{path.stem}{_HALF}.png"), halved)
 
 
 def describe_terms() -> str:

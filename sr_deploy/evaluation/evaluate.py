@@ -161,7 +161,7 @@ def _evaluate_paths(
     spec = upscaler.spec
     try:
         pair = read_pair(paths, spec.scale, spec.channels)
-        return evaluate_pair(pair, upscaler, spec.scale, with_niqe=with_niqe, lpips=lpips)
+        return evaluate_pair(paths.name, pair, upscaler, spec.scale, with_niqe=with_niqe, lpips=lpips)
     except ShapeError as error:
         raise ShapeError(f"{paths.hr}: {error}") from error
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sr_deploy.errors import ImageError, InputError
 from sr_deploy.imaging.codec import list_images, read_image, read_training_image
 from sr_deploy.imaging.formats import PHOTOGRAPHS
+from sr_deploy.imaging.photographs import ImagePair, crop_to_multiple
 from sr_deploy.imaging.resize import downscale_bicubic
 
 # What published sets put behind a picture's name: img_001_SRF_4_LR, babyx4, 0801x4m, 0801_x4, img_GT.
@@ -31,18 +32,6 @@ class PairPaths:
     """High-resolution original."""
     lr: Path | None
     """Its low-resolution picture; None: made from the original."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One picture of a test set, decoded."""
-
-    name: str
-    """Of the original, without suffix."""
-    lr: NDArray[np.uint8]
-    """H x W x C."""
-    hr: NDArray[np.uint8]
-    """(H * scale) x (W * scale) x C."""
 
 
 def find_pairs(hr: Path, lr: Path | None, scale: int) -> list[PairPaths]:
@@ -74,7 +63,7 @@ def find_pairs(hr: Path, lr: Path | None, scale: int) -> list[PairPaths]:
     ]
 
 
-def read_pair(paths: PairPaths, scale: int, channels: int) -> Pair:
+def read_pair(paths: PairPaths, scale: int, channels: int) -> ImagePair:
     """Decode one pair, or make the low-resolution picture as the papers do (MATLAB's bicubic, antialiased).
 
     For an RGB network gray pictures become RGB as in the papers' scripts, alpha is left out and 16 bit cut to 8; a gray
@@ -92,14 +81,13 @@ def read_pair(paths: PairPaths, scale: int, channels: int) -> Pair:
                 f"{paths.hr} ({hr.shape[0]}x{hr.shape[1]}, HxW) is not {scale} times {paths.lr} "
                 f"({lr.shape[0]}x{lr.shape[1]}), but the network enlarges by {scale}; give pairs of that scale"
             )
-        return Pair(paths.name, lr, np.ascontiguousarray(hr[:height, :width]))
-    height, width = (length // scale * scale for length in hr.shape[:2])
-    if not height or not width:
+        return ImagePair(lr, np.ascontiguousarray(hr[:height, :width]))
+    if min(hr.shape[:2]) < scale:
         raise ImageError(
             f"{paths.hr} ({hr.shape[0]}x{hr.shape[1]}, HxW) is too small to be shrunk by {scale}; leave it out"
         )
-    hr = np.ascontiguousarray(hr[:height, :width])
-    return Pair(paths.name, downscale_bicubic(hr, scale), hr)
+    hr = crop_to_multiple(hr, scale)
+    return ImagePair(downscale_bicubic(hr, scale), hr)
 
 
 def _find_partner(hr: Path, small: Sequence[Path], folder: Path, scale: int) -> Path:

@@ -6,7 +6,7 @@ No network here: what enlarges is handed in as a function, and so is LPIPS.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from sr_deploy.config import Document
 from sr_deploy.errors import ShapeError
 from sr_deploy.evaluation.niqe import niqe
-from sr_deploy.evaluation.pairs import Pair
+from sr_deploy.imaging.photographs import ImagePair
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
-from sr_deploy.measure.quality import psnr, score_pair
+from sr_deploy.measure.quality import EQUAL_DB, psnr, score_capped
 
-EQUAL_DB = 100.0
-"""Stands for the infinite PSNR of equal pictures, as JSON has no infinity and a mean would be lost."""
 MAX_CROPS = 6
 """Rows of the picture of the worst crops."""
 _CROP_SIDE = 176
@@ -75,7 +73,13 @@ class WorstCrop:
 
 
 def evaluate_pair(
-    pair: Pair, upscale: Upscale, scale: int, *, with_niqe: bool = True, lpips: Distance | None = None
+    name: str,
+    pair: ImagePair,
+    upscale: Upscale,
+    scale: int,
+    *,
+    with_niqe: bool = True,
+    lpips: Distance | None = None,
 ) -> tuple[ImageEvaluation, WorstCrop]:
     """Enlarge one picture, score it beside bicubic's enlargement, and crop where it is worst.
 
@@ -88,14 +92,14 @@ def evaluate_pair(
         _score(enlarged, pair.hr, scale, with_niqe=with_niqe, lpips=lpips) for enlarged in (sr, bicubic)
     )
     evaluation = ImageEvaluation(
-        name=pair.name,
+        name=name,
         width=pair.hr.shape[1],
         height=pair.hr.shape[0],
         model=sr_scores,
         bicubic=bicubic_scores,
         original_niqe=_try_niqe(pair.hr, scale) if with_niqe else None,
     )
-    return evaluation, _crop_worst(pair, bicubic, sr, scale)
+    return evaluation, _crop_worst(name, pair, bicubic, sr, scale)
 
 
 def average_scores(scores: Sequence[ImageScores]) -> ImageScores:
@@ -123,10 +127,9 @@ def draw_worst_crops(crops: Iterable[WorstCrop]) -> NDArray[np.uint8]:
 def _score(
     sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, *, with_niqe: bool, lpips: Distance | None
 ) -> ImageScores:
-    figures = {name: float(value) for name, value in asdict(score_pair(sr, hr, scale)).items()}
     inner = slice(scale, -scale)
     return ImageScores(
-        **{name: min(value, EQUAL_DB) for name, value in figures.items()},
+        **score_capped(sr, hr, scale),
         niqe=_try_niqe(sr, scale) if with_niqe else None,
         lpips=lpips(sr[inner, inner], hr[inner, inner]) if lpips is not None else None,
     )
@@ -139,11 +142,11 @@ def _try_niqe(image: NDArray[np.uint8], crop_border: int) -> float | None:
         return None  # too small or too flat: the record says so, the other figures hold
 
 
-def _crop_worst(pair: Pair, bicubic: NDArray[np.uint8], sr: NDArray[np.uint8], scale: int) -> WorstCrop:
+def _crop_worst(name: str, pair: ImagePair, bicubic: NDArray[np.uint8], sr: NDArray[np.uint8], scale: int) -> WorstCrop:
     window = find_worst_window(sr, pair.hr, _CROP_SIDE)
     of_bicubic, of_network = (_window_psnr(enlarged[window], pair.hr[window]) for enlarged in (bicubic, sr))
     rows, columns = window
-    place = f"{pair.name}\nfrom column {columns.start}, row {rows.start}"
+    place = f"{name}\nfrom column {columns.start}, row {rows.start}"
     captions = (place, f"bicubic, {of_bicubic:.2f} dB here", f"network, {of_network:.2f} dB here", "original")
     cells = compare_crops((pair.lr, bicubic, sr, pair.hr), captions, scale, window)
     # Copies: views would keep every picture of the set in memory.

@@ -134,7 +134,7 @@ def _cut_images(channels: int, scale: int, folder: Path | None) -> tuple[tuple[N
 
     photographs = find_calibration_images(folder)
     shape = CropShape(side=SIDE, scale=scale, channels=channels, seed=_SEED)
-    crops = [crop.lr for crop in cut_crops(photographs.calibration, CROPS, shape, _STREAM)]
+    crops = [crop.network_input for crop in cut_crops(photographs.calibration, CROPS, shape, _STREAM)]
     return (*crops, *make_extremes(crops)), photographs.source
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from sr_deploy.errors import ShapeError
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in luma (ITU-R BT.601, section 2.5.1)."""
+EQUAL_DB = 100.0
+"""Stands for the infinite PSNR of equal pictures, as JSON has no infinity and a mean would be lost."""
 _PEAK = 255.0
 _WINDOW_RADIUS = 5
 _WINDOW_SIGMA = 1.5
@@ -71,6 +73,11 @@ def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Qual
         psnr_rgb=psnr(float(np.mean((sr_inner - hr_inner) ** 2)), _PEAK),
         ssim_rgb=float(np.mean([ssim(sr_inner[..., channel], hr_inner[..., channel]) for channel in channels])),
     )
+
+
+def score_capped(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> dict[str, float]:
+    """`score_pair` by name of the figure, none above `EQUAL_DB`."""
+    return {name: min(float(value), EQUAL_DB) for name, value in asdict(score_pair(sr, hr, scale)).items()}
 
 
 def luma(image: NDArray[np.float64] | NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.bundle import Shape
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image
+from sr_deploy.imaging.photographs import crop_to_multiple, cut_middle
 from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.measure.quality import LUMA_WEIGHTS
 
@@ -33,7 +34,7 @@ def photograph_batch(shape: Shape, channels: int, scale: int) -> NDArray[np.floa
     names = sorted(bundled_photographs())
     batch = np.empty((shape.n, channels, shape.h, shape.w), dtype=np.float32)
     for index in range(shape.n):
-        image_HWC = _cut(_small_photograph(names[index % len(names)], scale), shape.h, shape.w)
+        image_HWC = cut_middle(_small_photograph(names[index % len(names)], scale), shape.h, shape.w)
         pixels = image_HWC.astype(np.float32) / np.float32(255)
         batch[index] = pixels.transpose(2, 0, 1) if channels == 3 else (pixels @ _LUMA)[None]
     return batch
@@ -42,13 +43,4 @@ def photograph_batch(shape: Shape, channels: int, scale: int) -> NDArray[np.floa
 @lru_cache(maxsize=32)  # all of them at a scale or three: with fewer, a batch that goes round them finds none again
 def _small_photograph(name: str, scale: int) -> NDArray[np.uint8]:
     hr = read_training_image(bundled_photographs()[name])
-    height, width = (side - side % scale for side in hr.shape[:2])
-    return downscale_bicubic(np.ascontiguousarray(hr[:height, :width]), scale)
-
-
-def _cut(image_HWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    missing = [max(0, wanted - have) for wanted, have in zip((height, width), image_HWC.shape[:2], strict=True)]
-    if any(missing):
-        image_HWC = np.pad(image_HWC, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
-    top, left = (image_HWC.shape[0] - height) // 2, (image_HWC.shape[1] - width) // 2
-    return image_HWC[top : top + height, left : left + width]
+    return downscale_bicubic(crop_to_multiple(hr, scale), scale)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.imaging.photographs import ImagePair, draw_corner
 from sr_deploy.train.recipe import Recipe
-from sr_deploy.train.training_images import ImagePair, TrainingImages
+from sr_deploy.train.training_images import TrainingImages
 
 _PATCH_STREAM = 0
 _BATCHES_AHEAD = 2  # for each thread
@@ -86,8 +87,7 @@ class PatchSampler:
     def _cut(self, pair: ImagePair, random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         scale = self._photographs.scale
         side = self._data.patch_size // scale
-        top = int(random.integers(pair.lr.shape[0] - side + 1))
-        left = int(random.integers(pair.lr.shape[1] - side + 1))
+        top, left = draw_corner(pair.lr, side, random)
         lr = pair.lr[top : top + side, left : left + side]
         hr = pair.hr[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
         return lr, hr
@@ -95,8 +95,7 @@ class PatchSampler:
 
 def cut_canvas(hr: NDArray[np.uint8], side: int, random: np.random.Generator) -> NDArray[np.uint8]:
     """A square of that side; what is missing is reflected, below and to the right."""
-    top = int(random.integers(max(hr.shape[0] - side, 0) + 1))
-    left = int(random.integers(max(hr.shape[1] - side, 0) + 1))
+    top, left = draw_corner(hr, side, random)
     cut = hr[top : top + side, left : left + side]
     missing = ((0, side - cut.shape[0]), (0, side - cut.shape[1]), (0, 0))
     return np.pad(cut, missing, mode="reflect") if any(after for _, after in missing) else cut

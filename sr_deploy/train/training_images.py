@@ -8,29 +8,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sr_deploy.errors import ImageError, InputError, RecipeError
 from sr_deploy.imaging.codec import bundled_photographs, list_images, read_training_image
 from sr_deploy.imaging.formats import PHOTOGRAPHS
+from sr_deploy.imaging.photographs import ImagePair, crop_to_multiple
 from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.train.recipe import DataRecipe
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ImagePair:
-    """One photograph at both resolutions."""
-
-    hr: NDArray[np.uint8]
-    """H x W x 3, sides multiples of the scale."""
-    lr: NDArray[np.uint8]
-    """The same shrunk by the scale; 0 x 0 x 3 where low resolution is made elsewhere."""
 
 
 class TrainingImages:
@@ -111,15 +100,14 @@ class TrainingImages:
     def _make_pair(self, index: int) -> ImagePair:
         path = self.paths[index]
         image = read_training_image(path)
-        height, width = (side - side % self._multiple for side in image.shape[:2])
-        if min(height, width) < self._min_side:
+        hr = crop_to_multiple(image, self._multiple)
+        if min(hr.shape[:2]) < self._min_side:
             raise ImageError(
                 f"{path} is too small ({image.shape[1]}x{image.shape[0]} pixels; "
                 f"at least {self._min_side}x{self._min_side} are needed)"
             )
-        hr = np.ascontiguousarray(image[:height, :width])
         lr = downscale_bicubic(hr, self.scale) if self._with_lr else np.zeros((0, 0, 3), np.uint8)
-        return ImagePair(hr=hr, lr=lr)
+        return ImagePair(lr, hr)
 
     def _remember(self, index: int, made: ImagePair) -> None:
         size = made.hr.nbytes + made.lr.nbytes

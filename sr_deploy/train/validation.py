@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,14 @@ from sr_deploy.arch.registry import input_multiple
 from sr_deploy.errors import TrainingError
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.convert import to_image, to_nchw
+from sr_deploy.imaging.photographs import ImagePair
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
-from sr_deploy.measure.quality import score_pair
+from sr_deploy.measure.quality import score_capped
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import HeldOutScores, Scores, ValidationResult
-from sr_deploy.train.training_images import ImagePair, TrainingImages, validation_paths
+from sr_deploy.train.training_images import TrainingImages, validation_paths
 
-_EQUAL_DB = 100.0
 _SSIM_WINDOW = 11
 _PREVIEW_SIDE = 160
 _PREVIEW_ROWS = 4
@@ -124,9 +124,7 @@ def _preview_row(network: nn.Module, photograph: HeldOut, scale: int) -> list[Ce
 
 
 def _score(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Scores:
-    figures = {name: float(value) for name, value in asdict(score_pair(sr, hr, scale)).items()}
-    # JSON has no infinity.
-    return Scores(**{name: min(value, _EQUAL_DB) for name, value in figures.items()})
+    return Scores(**score_capped(sr, hr, scale))
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:

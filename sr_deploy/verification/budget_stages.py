@@ -8,7 +8,7 @@ stands beside it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sr_deploy.bundle import BudgetStage
 from sr_deploy.imaging.codec import bundled_photographs, read_image, read_training_image, write_image
 from sr_deploy.imaging.convert import to_image, to_nchw
+from sr_deploy.imaging.photographs import ImagePair, cut_middle
 from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.measure.quality import LUMA_WEIGHTS, psnr
 
@@ -33,16 +34,6 @@ _TILE = 32
 _HEIGHT = 64
 _MIN_WIDTH = 128
 _MAX_PIXELS = 2**18
-
-
-@dataclass(frozen=True)
-class ImagePair:
-    """One photograph and the input made of it."""
-
-    lr: NDArray[np.float32]
-    """1 x C x H x W in [0, 1]."""
-    truth: NDArray[np.float32]
-    """1 x C x (H * scale) x (W * scale) in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +78,7 @@ def choose_images(
         height = max(least[0], min(height, _MAX_PIXELS // fixed[1]))
     height, width = fixed[0] or _round_up(height, multiple), fixed[1] or _round_up(width, multiple)
     count = int(max(1, min(_MOST, _WORK // (height * width * max(multiply_adds, 1)))))
-    return [
-        _cut_image(path, channels, scale, height, width)
-        for path in [bundled_photographs()[name] for name in sorted(bundled_photographs())][:count]
-    ]
+    return [_cut_image(path, channels, scale, height, width) for path in list(bundled_photographs().values())[:count]]
 
 
 def tile_side(multiple: int) -> int:
@@ -148,13 +136,8 @@ def measure_psnr(outputs: Sequence[NDArray[np.float32]], others: Sequence[NDArra
 
 def describe_images(photographs: Sequence[ImagePair]) -> str:
     """As in `4 photographs of 64x128`."""
-    _, _, h, w = photographs[0].lr.shape
+    h, w = photographs[0].lr.shape[:2]
     return f"{len(photographs)} photograph{'s' if len(photographs) > 1 else ''} of {h}x{w}"
-
-
-def run_all(infer: Callable[[NDArray[np.float32]], NDArray[np.float32]], photographs: Sequence[ImagePair]) -> Outputs:
-    """One output for each."""
-    return [infer(photograph.lr) for photograph in photographs]
 
 
 def _lost(before: float | None, now: float | None) -> float:
@@ -162,16 +145,10 @@ def _lost(before: float | None, now: float | None) -> float:
 
 
 def _cut_image(path: Path, channels: int, scale: int, height: int, width: int) -> ImagePair:
-    """The middle of a photograph; one that is smaller than asked for is continued by mirroring."""
-    hr = read_training_image(path)
-    wanted = (height * scale, width * scale)
-    missing = [max(0, want - have) for want, have in zip(wanted, hr.shape[:2], strict=True)]
-    hr = np.pad(hr, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
-    top, left = ((have - want) // 2 for have, want in zip(hr.shape[:2], wanted, strict=True))
-    hr = np.ascontiguousarray(hr[top : top + wanted[0], left : left + wanted[1]])
+    hr = cut_middle(read_training_image(path), height * scale, width * scale)
     if channels == 1:
         hr = np.rint(hr.astype(np.float32) @ _LUMA).astype(np.uint8)[..., None]
-    return ImagePair(to_nchw(downscale_bicubic(hr, scale) if scale > 1 else hr), to_nchw(hr))
+    return ImagePair(downscale_bicubic(hr, scale), hr)
 
 
 def _round_up(side: int, multiple: int) -> int:

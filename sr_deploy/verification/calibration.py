@@ -26,7 +26,7 @@ from sr_deploy.backends.registry import get_reference
 from sr_deploy.bundle import Bundle, Check, GraphRecord, utc_now
 from sr_deploy.errors import BackendError, SrDeployError
 from sr_deploy.export.int8.calibration import measure_ranges, measure_shifts, quantize_layers
-from sr_deploy.export.int8.calibration_images import Crop, CropShape, cut_crops, find_calibration_images
+from sr_deploy.export.int8.calibration_images import CropShape, cut_crops, find_calibration_images
 from sr_deploy.export.int8.equalize import apply_factors
 from sr_deploy.export.int8.execute import choose_engine, open_graph
 from sr_deploy.export.int8.formats import FORMATS
@@ -35,6 +35,7 @@ from sr_deploy.export.int8.quantization_loss import Judge, Loss
 from sr_deploy.export.int8.quantization_options import MAX_FACTOR, MIN_FACTOR
 from sr_deploy.export.int8.task import RANGES_STREAM
 from sr_deploy.graph.load import find_input_output
+from sr_deploy.imaging.photographs import ImagePair
 from sr_deploy.model import Model
 from sr_deploy.runners import open_runner
 from sr_deploy.runners.cost import find_cost
@@ -74,7 +75,7 @@ class _Scene:
     placement: Placement
     report: Int8Report
     engine: str
-    crops: Sequence[Crop]
+    crops: Sequence[ImagePair]
     """Crops of the bundled photographs."""
     ranges: Sequence[NDArray[np.float32]]
     """Inputs that ranges are measured on."""
@@ -144,11 +145,11 @@ def _make_scene(model: Model, bundle: Bundle, report: Int8Report) -> _Scene:
     crops = list(cut_crops(everything, count, shape, _STREAM))
     bundled = not report.trained and report.photographs == f"{photographs.source} ({len(photographs.hashes)})"
     exact = bundled and options.crops * of_crop * (options.crop_size / _SIDE) ** 2 <= _EXACT_WORK
-    ranges = [crop.lr for crop in crops]
+    ranges = [crop.network_input for crop in crops]
     if exact:
         side = -(-options.crop_size // model.input_multiple) * model.input_multiple
         same = CropShape(side, model.scale, model.channels, options.seed)
-        ranges = [crop.lr for crop in cut_crops(photographs.calibration, options.crops, same, RANGES_STREAM)]
+        ranges = [crop.network_input for crop in cut_crops(photographs.calibration, options.crops, same, RANGES_STREAM)]
     steps = read_input_steps(bundle.reference) if report.trained else {}
     engine = choose_engine(options.format)
     return _Scene(reference, place_quantization(reference), report, engine, crops, ranges, exact, steps)

@@ -14,6 +14,7 @@ from sr_deploy.backends.registry import builder_names, get_backend, get_referenc
 from sr_deploy.bundle import ErrorBudget, utc_now
 from sr_deploy.errors import BackendError
 from sr_deploy.files import sha256_of
+from sr_deploy.imaging.convert import to_nchw
 from sr_deploy.model import Model
 from sr_deploy.runners import open_runner, why_not_runnable
 from sr_deploy.runners.cost import find_cost
@@ -22,12 +23,10 @@ from sr_deploy.runners.parity import describe_reference, open_reference
 from sr_deploy.runners.protocol import Runner
 from sr_deploy.upscale.tiles import MAX_HALO, plan_tiles, run_tiles
 from sr_deploy.verification.budget_stages import (
-    ImagePair,
     Stage,
     choose_images,
     describe_images,
     make_stages,
-    run_all,
     tile_side,
     write_and_read,
 )
@@ -60,12 +59,12 @@ def measure_error_budgets(model: Model) -> list[ErrorBudget]:
             fixed=_find_fixed_sides(oracle),
             least=next(((one.min.h, one.min.w) for one in oracle.spec.profiles), (1, 1)),
         )
-        photographs = [ImagePair(snap_input(one.lr, model.input_dtype), one.truth) for one in photographs]
-        first = Stage(describe_reference(model).title, str(oracle.spec), run_all(oracle.infer, photographs))
+        inputs = [snap_input(one.network_input, model.input_dtype) for one in photographs]
+        first = Stage(describe_reference(model).title, str(oracle.spec), [oracle.infer(lr) for lr in inputs])
     known: dict[BackendChoice, Stage] = {}
     for chain in chains:
         try:
-            stages, machine = _run_chain(model, chain, photographs, known, halo)
+            stages, machine = _run_chain(model, chain, inputs, known, halo)
         except BackendError as error:  # its entry in the certificate says so too
             _LOG.warning("no error budget by stage for %s: %s", chain[-1], error)
             continue
@@ -78,7 +77,7 @@ def measure_error_budgets(model: Model) -> list[ErrorBudget]:
                 machine=machine,
                 inputs=describe_images(photographs),
                 measured_at=utc_now(),
-                stages=make_stages([first, *stages], [one.truth for one in photographs]),
+                stages=make_stages([first, *stages], [to_nchw(one.hr) for one in photographs]),
             )
         )
     return error_budgets
@@ -108,7 +107,7 @@ def _list_chain(model: Model, precision: Precision) -> list[BackendChoice]:
 def _run_chain(
     model: Model,
     chain: Sequence[BackendChoice],
-    photographs: Sequence[ImagePair],
+    inputs: Sequence[NDArray[np.float32]],
     known: dict[BackendChoice, Stage],
     halo: int,
 ) -> tuple[list[Stage], str]:
@@ -116,11 +115,11 @@ def _run_chain(
     for choice in chain[:-1]:
         if choice not in known:
             with open_runner(model, choice) as runner:
-                known[choice] = _run_stage(model, runner, photographs)
+                known[choice] = _run_stage(model, runner, inputs)
     with open_runner(model, chain[-1]) as runner:
-        known.setdefault(chain[-1], _run_stage(model, runner, photographs))
+        known.setdefault(chain[-1], _run_stage(model, runner, inputs))
         side = tile_side(runner.spec.input_multiple)
-        tiled = run_all(lambda lr_NCHW: _upscale_tiled(runner, lr_NCHW, side, halo), photographs)
+        tiled = [_upscale_tiled(runner, lr, side, halo) for lr in inputs]
         machine = name_machine(runner.spec)
     stages = [known[choice] for choice in chain]
     stages.append(Stage("tiled", f"tiles of {side} pixels and {halo} around them", tiled))
@@ -128,12 +127,12 @@ def _run_chain(
     return stages, machine
 
 
-def _run_stage(model: Model, runner: Runner, photographs: Sequence[ImagePair]) -> Stage:
+def _run_stage(model: Model, runner: Runner, inputs: Sequence[NDArray[np.float32]]) -> Stage:
     spec = runner.spec
     kind = "ONNX" if get_backend(spec.backend).artifact == "graph" else "engine"
     path = spec.artifact
     name = None if path is None else _relative(model, path)
-    return Stage(f"{kind} {spec.precision.upper()}", str(spec), run_all(runner.infer, photographs), name)
+    return Stage(f"{kind} {spec.precision.upper()}", str(spec), [runner.infer(lr) for lr in inputs], name)
 
 
 def _upscale_tiled(runner: Runner, lr_NCHW: NDArray[np.float32], side: int, halo: int) -> NDArray[np.float32]:

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.bench.device_timing import CudaDevice, DeviceTimer, PinnedCopies
 from sr_deploy.bench.run import bench_model
 from sr_deploy.bundle import Shape
@@ -28,11 +26,9 @@ SHAPE = Shape(2, 128, 128)
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    torch.manual_seed(0)
+def report(tmp_path_factory, write_network):
     spec = ArchSpec(architecture="compact", scale=4, features=64, blocks=16)
-    path = tmp_path_factory.mktemp("bench") / "network.safetensors"
-    save_generator(path, build_network(spec).state_dict(), spec)
+    path = write_network(tmp_path_factory.mktemp("bench") / "network.safetensors", spec)
     return bench_model(
         path, shapes=[SHAPE], choices=["torch:fp32", "torch:fp16", "torch:fp16+compile"], seconds_each=0.5
     )

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.backends import BackendChoice
 from sr_deploy.backends.builders import why_not_buildable
 from sr_deploy.backends.onnxruntime.runner import why_no_cuda_provider
@@ -26,16 +24,13 @@ pytestmark = [
 ]
 
 
-def save_network(path, features):
-    spec = ArchSpec(architecture="compact", scale=4, features=features, blocks=4)
-    torch.manual_seed(0)
-    save_generator(path, build_network(spec).state_dict(), spec)
+SPEC = ArchSpec(architecture="compact", scale=4, features=16, blocks=4)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory, write_network):
     folder = tmp_path_factory.mktemp("gpu")
-    save_network(folder / "net.safetensors", features=16)
+    write_network(folder / "net.safetensors", SPEC)
     export_bundle(folder / "net.safetensors", load_spec().with_options(fp16=True), folder / "bundle")
     return open_model(folder / "bundle")
 
@@ -113,11 +108,11 @@ def test_compiled_kernels_are_kept_with_the_bundle(model, lr):
 
 @pytest.mark.parametrize("backend", builder_names())
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_engines_take_and_give_8_bit_pictures(tmp_path, lr, backend, precision):
+def test_engines_take_and_give_8_bit_pictures(tmp_path, write_network, lr, backend, precision):
     reason = why_not_buildable(backend)
     if reason:
         pytest.skip(reason)
-    save_network(tmp_path / "net.safetensors", features=16)
+    write_network(tmp_path / "net.safetensors", SPEC)
     wanted = load_spec().with_options(fp16=True).model_copy(update={"io_dtype": "uint8"})
     export_bundle(tmp_path / "net.safetensors", wanted, tmp_path / "bundle", backend)
     model, choice = open_model(tmp_path / "bundle"), BackendChoice(backend, precision)
@@ -139,12 +134,12 @@ def test_engines_take_and_give_8_bit_pictures(tmp_path, lr, backend, precision):
 
 
 @pytest.mark.parametrize("backend", builder_names())
-def test_fp8_engines_compute_what_onnxruntime_does_with_the_same_graph(tmp_path, lr, backend):
+def test_fp8_engines_compute_what_onnxruntime_does_with_the_same_graph(tmp_path, write_network, lr, backend):
     """On Ada, Hopper and Blackwell; older GPUs are refused by name."""
     reason = why_not_buildable(backend)
     if reason:
         pytest.skip(reason)
-    save_network(tmp_path / "net.safetensors", features=32)
+    write_network(tmp_path / "net.safetensors", SPEC.model_copy(update={"features": 32}))
     few = {"crops": 4, "search_crops": 2, "gate_crops": 2, "learn_steps": 2, "max_drop_db": 50, "max_pixel_error": 1}
     wanted = load_spec().with_options(fp8=True, int8_changes=few)
     result = export_bundle(tmp_path / "net.safetensors", wanted, tmp_path / "bundle", backend)

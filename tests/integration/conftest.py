@@ -1,4 +1,4 @@
-"""A recipe that trains in a second."""
+"""A recipe that trains in a second, and the small networks of the unit tests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from sr_deploy.config import validate_config
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.train.recipe import Recipe
+from tests.unit.conftest import exported, make_bundle  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="module")

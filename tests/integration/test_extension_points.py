@@ -30,6 +30,17 @@ from sr_deploy.train.metrics import read_metrics
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "CONTRIBUTING.md"
 
+# One process for all commands, as imports take longest; prints the exit code of each and what it said.
+RUN_COMMANDS = """
+import contextlib, io, json, shlex, sys
+from sr_deploy.cli import main
+ends = []
+for command in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
+        ends.append((main(shlex.split(command)[1:]), said))
+print(json.dumps([(code, said.getvalue()) for code, said in ends]))
+"""
+
 
 def read_blocks(heading: str) -> list[str]:
     """The blocks of code below a heading of the guide, in their order."""
@@ -157,23 +168,22 @@ def test_an_image_format_is_one_entry(pictures, tmp_path, monkeypatch):
     Image.fromarray(image).save(here / "in.ppm")
     Image.fromarray(image).save(here / "in.png")
 
-    def run(command: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "sr_deploy", *shlex.split(command)[1:]]
-        environment = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "500"}
-        return subprocess.run(words, cwd=here, env=environment, capture_output=True, text=True, check=False)
-
-    for command in [*commands.splitlines(), "sr-deploy upscale in.png expected.png"]:
-        done = run(command)
-        assert done.returncode == 0, done.stderr
+    # Each with what its end has to be, and a part of what it says.
+    cases = [(command, 0, "") for command in [*commands.splitlines(), "sr-deploy upscale in.png expected.png"]]
+    cases += [
+        ("sr-deploy upscale --help", 0, ".ppm"),
+        ("sr-deploy upscale cut.ppm other.ppm", 1, "is a damaged PPM file"),
+        ("sr-deploy upscale in.png --stream other.ppm", 1, "PPM is encoded whole"),
+        ("sr-deploy upscale in.ppm out.ppm --quality 5", 1, "PPM"),
+    ]
+    (here / "cut.ppm").write_bytes((here / "in.ppm").read_bytes()[:-1])
+    words = [sys.executable, "-c", RUN_COMMANDS, *(command for command, _, _ in cases)]
+    environment = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "500"}
+    done = subprocess.run(words, cwd=here, env=environment, capture_output=True, text=True, check=True)
+    for (command, code, part), (found, said) in zip(cases, json.loads(done.stdout), strict=True):
+        assert found == code, (command, said)
+        assert part in said, command
     expected = np.asarray(Image.open(here / "expected.png"))
     for name in ("out.ppm", "out.png"):
         assert np.array_equal(np.asarray(Image.open(here / name)), expected), name
     assert {path.suffix for path in (here / "larger").iterdir() if path.name[0] != "."} == {".ppm"}
-    shown = run("sr-deploy upscale --help").stdout
-    assert ".ppm" in shown
-    (here / "cut.ppm").write_bytes((here / "in.ppm").read_bytes()[:-1])
-    for source, said in (("cut.ppm", "is a damaged PPM file"), ("in.png --stream", "PPM is encoded whole")):
-        done = run(f"sr-deploy upscale {source} other.ppm")
-        assert done.returncode == 1
-        assert said in done.stderr
-    assert "PPM" in run("sr-deploy upscale in.ppm out.ppm --quality 5").stderr

@@ -19,7 +19,7 @@ from sr_deploy.run_folder import list_checkpoints
 PICTURES = 24
 FRAMES = 120
 FULL = "the disk is full; free some space or choose another folder"
-UPSCALE = ("--model", "net.safetensors", "--backend", "torch")
+UPSCALE = ("--model", "small-x2", "--backend", "onnxruntime")  # no torch, whose import takes longer than all else
 # A disk of its own of so many bytes at `small`, and what is on it afterwards at `kept`.
 _ON_A_SMALL_DISK = """
 mkdir -p small kept && mount -t tmpfs -o size="$SIZE" tmpfs small || exit 77
@@ -32,11 +32,10 @@ exit $code
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, write_gentle_network) -> Path:
-    """A network near bicubic, pictures and a video that compress badly."""
+def prepared(tmp_path_factory) -> Path:
+    """Pictures and a video that compress badly."""
     av = pytest.importorskip("av")
     folder = tmp_path_factory.mktemp("disk")
-    write_gentle_network(folder / "net.safetensors", 6, 1)
 
     def draw(number: int, height: int, width: int) -> np.ndarray:
         return np.random.default_rng(number).integers(60, 190, (height, width, 3), np.uint8)
@@ -60,14 +59,17 @@ def run_on_small_disk(prepared: Path, tmp_path: Path) -> Callable[..., subproces
     """Runs a command of sr-deploy whose `small` has so many bytes; what it left there is in `kept` then."""
 
     def run(size: str, *words: str, fill: str = "") -> subprocess.CompletedProcess[str]:
-        command = ["unshare", "-rm", "sh", "-c", _ON_A_SMALL_DISK, "sh", sys.executable, "-m", "sr_deploy", *words]
+        return enter(size, fill, sys.executable, "-m", "sr_deploy", *words)
+
+    def enter(size: str, fill: str, *command: str) -> subprocess.CompletedProcess[str]:
+        alone = ["unshare", "-rm", "sh", "-c", _ON_A_SMALL_DISK, "sh", *command]
         environment = {**os.environ, "SIZE": size, "FILL": fill}
-        return subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False, env=environment)
+        return subprocess.run(alone, cwd=tmp_path, text=True, capture_output=True, check=False, env=environment)
 
     if sys.platform != "linux":
         pytest.skip("Linux alone has mount namespaces")
     try:
-        probe = run("64k", "--version")
+        probe = enter("64k", "", "true")
     except FileNotFoundError:
         pytest.skip("there is no unshare here; on Debian: apt-get install util-linux")
     if probe.returncode:

@@ -73,7 +73,6 @@ def run_case() -> Iterator[RunCase]:
     assert server.wait() == 0
 
 
-@pytest.mark.xdist_group("fuzz")
 @pytest.mark.parametrize("case", CORPUS, ids=lambda path: path.name)
 def test_what_was_found_once_ends_well_now(case: Path, run_case: RunCase, tmp_path: Path) -> None:
     folder = tmp_path / "case"
@@ -84,7 +83,6 @@ def test_what_was_found_once_ends_well_now(case: Path, run_case: RunCase, tmp_pa
     assert due["says"] in str(ending["said"])
 
 
-@pytest.mark.xdist_group("fuzz")
 def test_planted_faults_are_noticed(tmp_path: Path) -> None:
     words = [sys.executable, "-c", RUN_PLANTED, str(tmp_path), json.dumps(list(PLANTED))]
     endings = json.loads(subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout)

@@ -37,11 +37,10 @@ rest = "fp32"
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory, write_network) -> Path:
     """A folder with a network and the run that trained it for INT8."""
     root = tmp_path_factory.mktemp("qat")
-    torch.manual_seed(0)
-    save_generator(root / "net.safetensors", build_network(ARCH).state_dict(), ARCH)
+    write_network(root / "net.safetensors", ARCH)
     sets = [
         "data.patch_size=32", "data.batch=4", "optimizer.learning_rate=3e-4", "run.steps=60", "run.log_every=10",
         "precision.autocast=off", "precision.channels_last=false", "loss.weight=0.001",
@@ -53,7 +52,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.xdist_group("qat")
 def test_the_network_comes_nearer_to_what_it_was_in_fp32(work: Path) -> None:
     lines = [json.loads(line) for line in (work / "runs/compact-qat/metrics.jsonl").read_text().splitlines()]
     distances = [line["distillation"] for line in lines if line["kind"] == "training"]
@@ -64,7 +62,6 @@ def test_the_network_comes_nearer_to_what_it_was_in_fp32(work: Path) -> None:
     assert set(recipe.quantization.input_steps) == {"body.2", "body.4", "body.6"}  # all but the first
 
 
-@pytest.mark.xdist_group("qat")
 def test_the_exported_graph_computes_what_was_trained(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     (work / "spec.toml").write_text(SPEC)
@@ -91,7 +88,6 @@ def test_the_exported_graph_computes_what_was_trained(work: Path, monkeypatch: p
     assert np.sqrt(np.mean(off**2)) < 0.1 * np.sqrt(np.mean((in_fp32 - expected) ** 2))
 
 
-@pytest.mark.xdist_group("qat")
 def test_verify_holds_the_graph_to_the_steps_in_the_weights(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = open_bundle(work / "bundle")
     assert main(["verify", str(bundle.path), "--json"]) == 0
@@ -108,7 +104,6 @@ def test_verify_holds_the_graph_to_the_steps_in_the_weights(work: Path, capsys: 
     assert any("and the weights were trained with 0.5" in line for line in found), found
 
 
-@pytest.mark.xdist_group("qat")
 @pytest.mark.parametrize(
     ("words", "message"),
     [

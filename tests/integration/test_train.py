@@ -192,7 +192,7 @@ def test_training_lowers_the_loss_and_beats_its_own_start(tmp_path, make_recipe,
 
 def test_resume_refuses_another_recipe_and_other_data(tmp_path, make_recipe, pictures):
     train(make_recipe(), tmp_path / "run", **stop_at(5))
-    with pytest.raises(TrainingError, match=r"with another recipe: optimizer\.learning_rate: 0\.002 -> 0\.1; leave"):
+    with pytest.raises(TrainingError, match=r"optimizer\.learning_rate: 0\.002 -> 0\.1; leave"):
         train(make_recipe(optimizer={"learning_rate": 0.1}), tmp_path / "run", resume=True)
     with pytest.raises(TrainingError, match=r"run\.steps = 3: its last checkpoint is of step 5 already"):
         train(make_recipe(run={"steps": 3}), tmp_path / "run", resume=True)
@@ -227,7 +227,7 @@ def test_starting_from_weights(tmp_path, make_recipe):
     assert manifest.started_from.path == str(tmp_path / "first")
     assert len(manifest.started_from.sha256) == 64
     wider = make_recipe(network={"features": 12})
-    with pytest.raises(TrainingError, match="it holds compact x2, 1 blocks, 8 features, RGB, and recipe tiny trains"):
+    with pytest.raises(TrainingError, match=r"holds compact x2, 1 blocks, 8 features, RGB, .* tiny trains"):
         train(wider, tmp_path / "third", start_from=tmp_path / "first")
     with pytest.raises(TrainingError, match="starts from a generator of recipe psnr; train that first"):
         train(make_recipe(init_from="psnr"), tmp_path / "third")

@@ -24,7 +24,7 @@ def test_a_training_that_diverges_ends_and_keeps_the_checkpoints(tmp_path, make_
     # More than a recipe may ask for: it takes one step for the weights to grow beyond all numbers.
     far = recipe.optimizer.model_copy(update={"learning_rate": 1e30})
     recipe = recipe.model_copy(update={"optimizer": far})
-    with pytest.raises(TrainingError, match=r"NaN or infinite in 3 steps in a row, up to step 4 \(loss (nan|inf)\)"):
+    with pytest.raises(TrainingError, match=r"in 3 steps in a row, up to step 4 \(loss (nan|inf)\)"):
         train(recipe, tmp_path / "run")
     manifest = read_manifest(tmp_path / "run")
     assert manifest.status == "failed"

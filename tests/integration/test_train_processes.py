@@ -12,6 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sr_deploy.errors import RecipeError
+from sr_deploy.train.processes import Processes
+from sr_deploy.train.session import _check_share
+
 SETTINGS = [
     "network.features=8", "network.blocks=1", "data.patch_size=32", "data.batch=4", 'data.training=["astronaut"]',
     'data.held_out=["chelsea"]', "precision.autocast=off", "precision.channels_last=false", "run.log_every=1",
@@ -55,6 +59,13 @@ def test_two_processes_with_half_a_batch_each_train_like_one_with_all_of_it(tmp_
         torch.testing.assert_close(last_weights(two, 12)[key], weight, rtol=0, atol=1e-4)
 
 
+def test_a_batch_has_to_divide_among_the_processes(make_recipe):
+    _check_share(make_recipe(data={"batch": 4}), Processes(world_size=2))
+    with pytest.raises(RecipeError, match=r"data\.batch = 3 .* among 2 processes with optimizer\.accumulate = 1"):
+        _check_share(make_recipe(data={"batch": 3}), Processes(world_size=2))
+
+
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused_in_one_line(tmp_path):
     _, stderr = run(2, tmp_path / "run", settings=["run.steps=1", "data.batch=3"], code=1)
     assert "error: data.batch = 3 does not divide among 2 processes with optimizer.accumulate = 1" in stderr

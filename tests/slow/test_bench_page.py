@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.bench.report import read_report
 from sr_deploy.cli import main
 from sr_deploy.deploy import export_bundle
@@ -23,11 +20,10 @@ CANDIDATES = ("torch:fp32+nchw", "torch:bf16", "onnxruntime:fp32")
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    torch.manual_seed(0)
+def bundle(tmp_path_factory, write_network):
     spec = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
     folder = tmp_path_factory.mktemp("bench")
-    save_generator(folder / "little.safetensors", build_network(spec).state_dict(), spec)
+    write_network(folder / "little.safetensors", spec)
     return export_bundle(folder / "little.safetensors", load_spec(), folder / "bundle", "none").bundle.path
 
 

@@ -9,11 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import parse_profile
 from sr_deploy.deploy import export_bundle
 from sr_deploy.export.spec import load_spec
@@ -24,11 +21,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
+def page(tmp_path_factory, write_network) -> Path:
     spec = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
     folder = tmp_path_factory.mktemp("page")
-    save_generator(folder / "little.safetensors", build_network(spec).state_dict(), spec)
+    write_network(folder / "little.safetensors", spec)
     # BF16 is off by whole 8-bit steps, so that there is something to see.
     wanted = load_spec().with_options(fp16=True, bf16=True, profiles=(parse_profile("tile=1x16x16,1x32x32,1x64x64"),))
     result = export_bundle(folder / "little.safetensors", wanted, folder / "bundle", "none")

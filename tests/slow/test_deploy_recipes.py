@@ -10,8 +10,7 @@ from sr_deploy.config import named_files
 from sr_deploy.train.chain import plan_stages
 from sr_deploy.train.recipe import Recipe
 
-# Stages start from the runs of those before: one process takes them all.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("recipes")]
+pytestmark = pytest.mark.slow
 
 
 FOR_INT8 = {"compact-qat": "compact", "rrdb-lite-qat": "rrdb-lite"}

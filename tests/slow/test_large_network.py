@@ -3,11 +3,8 @@
 from pathlib import Path
 
 import pytest
-import torch
 
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import parse_profile
 from sr_deploy.deploy import export_bundle
 from sr_deploy.engine.build import build_engine
@@ -42,11 +39,10 @@ def write_quantized(source: Path, path: Path) -> Placement:
     return placement
 
 
-def test_rrdbnet_23_is_exported_built_and_verified(tmp_path):
+def test_rrdbnet_23_is_exported_built_and_verified(tmp_path, write_network):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'sr-deploy[rtx]'")
     arch = ArchSpec(architecture="rrdbnet", scale=4, features=64, blocks=23, growth=32)
-    torch.manual_seed(0)
-    save_generator(tmp_path / "rrdb.safetensors", build_network(arch).state_dict(), arch)
+    write_network(tmp_path / "rrdb.safetensors", arch)
     spec = load_spec().with_options(fp16=True, profiles=PROFILES)
     result = export_bundle(tmp_path / "rrdb.safetensors", spec, tmp_path / "bundle", backend="tensorrt-rtx")
 

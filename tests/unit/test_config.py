@@ -71,7 +71,7 @@ def test_found_by_name_in_the_checkout():
 
 
 def test_unknown_name_lists_the_known(tmp_path):
-    with pytest.raises(RecipeError, match=r"no recipe named 'dmeo' \(did you mean 'demo'\?\); known: .*demo"):
+    with pytest.raises(RecipeError, match=r"'dmeo' \(did you mean 'demo'\?\); known: .*demo"):
         find_config("train", "dmeo")
     with pytest.raises(RecipeError, match=r"no spec named 'nothing-like-it'; known: .*default"):
         find_config("export", "nothing-like-it")

@@ -47,9 +47,7 @@ def holder(tmp_path):
 def test_another_process_is_told_who_holds_it_and_since_when(holder, tmp_path):
     who = rf"process {holder.pid} on {re.escape(socket.gethostname())}, since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\+00:00"
     with (
-        pytest.raises(
-            LockedError, match=rf"^x/y is being written by another sr-deploy \({who}\); wait for it, or stop"
-        ),
+        pytest.raises(LockedError, match=rf"^x/y is being written .* \({who}\); wait"),
         hold_lock(tmp_path / ".lock", tmp_path.__class__("x/y")),
     ):
         pass

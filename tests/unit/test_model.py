@@ -10,7 +10,6 @@ from onnx import TensorProto, helper
 
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import EngineRecord, FileRecord
 from sr_deploy.bundle.records import GraphRecord
 from sr_deploy.errors import BackendError, BundleError, CheckpointError, DamagedBundleError, GraphError, InputError
@@ -19,13 +18,6 @@ from sr_deploy.model import open_model
 
 COMPACT = ArchSpec(architecture="compact", scale=4, features=8, blocks=2)
 UNSHUFFLED = ArchSpec(architecture="rrdbnet", scale=2, features=6, blocks=1, growth=4)
-
-
-def save(path, spec=COMPACT, seed=0):
-    torch.manual_seed(seed)
-    network = build_network(spec)
-    save_generator(path, network.state_dict(), spec)
-    return network
 
 
 def add_engine(bundle, graph_sha256=None, content=b"engine"):
@@ -51,9 +43,10 @@ def add_engine(bundle, graph_sha256=None, content=b"engine"):
     return engine
 
 
-def test_checkpoint(tmp_path):
-    path = tmp_path / "x.safetensors"
-    network = save(path, UNSHUFFLED)
+def test_checkpoint(tmp_path, write_network):
+    path = write_network(tmp_path / "x.safetensors", UNSHUFFLED)
+    torch.manual_seed(0)
+    network = build_network(UNSHUFFLED)
     model = open_model(path)
     assert (model.kind, model.scale, model.channels, model.input_multiple) == ("checkpoint", 2, 3, 2)
     assert (model.arch, model.layout, model.weights_path) == (UNSHUFFLED, "sr-deploy", path)
@@ -64,20 +57,21 @@ def test_checkpoint(tmp_path):
     assert torch.equal(loaded(lr), network.eval()(lr))
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    with pytest.raises(BackendError, match=f"{path} is a checkpoint and has no ONNX graph; .*sr-deploy export {path}"):
+    with pytest.raises(BackendError, match=rf"{path} .* has no ONNX graph; .*sr-deploy export {path}"):
         model.graph_path("fp32")
 
 
-def test_path_may_be_text(tmp_path):
-    save(tmp_path / "x.safetensors")
+def test_path_may_be_text(tmp_path, write_network):
+    write_network(tmp_path / "x.safetensors", COMPACT)
     assert open_model(str(tmp_path / "x.safetensors")).arch == COMPACT
 
 
-def test_run_folder_stands_for_the_averaged_weights_of_its_last_step(tmp_path):
+def test_run_folder_stands_for_the_averaged_weights_of_its_last_step(tmp_path, write_network):
     run = tmp_path / "runs" / "demo"
     for step, seed in ((900, 1), (1000, 2), (20000, 3)):
         for offset, name in ((0, "generator"), (10, "generator_ema")):
-            save(run / "checkpoints" / f"step-{step:06}" / f"{name}.safetensors", seed=seed + offset)
+            path = run / "checkpoints" / f"step-{step:06}" / f"{name}.safetensors"
+            write_network(path, COMPACT, seed=seed + offset)
     (run / "checkpoints" / "step-030000").mkdir()
     (run / "run.json").write_text("{}")
     model = open_model(run)
@@ -127,7 +121,7 @@ def test_onnx_file_of_somebody(tmp_path):
 
 def test_metadata_that_contradict_the_nodes(tmp_path):
     path = write_graph(tmp_path / "x.onnx", {"sr_deploy.arch": COMPACT.model_dump_json()})
-    with pytest.raises(GraphError, match=r"describe compact x4, .* but its nodes make x2 with 1 channels"):
+    with pytest.raises(GraphError, match=r"describe compact x4, .* make x2 with 1 channels"):
         open_model(path)
     with pytest.raises(GraphError, match="metadata describe no network known here"):
         open_model(write_graph(tmp_path / "x.onnx", {"sr_deploy.arch": "{}"}))
@@ -144,13 +138,13 @@ def test_bundle(tmp_path, make_bundle, exported):
         assert model.weights_path == bundle.path / "generator.safetensors"
     lr = torch.rand(1, 3, 5, 5)
     assert torch.equal(model.load_network()(lr), exported("compact-x4").network(lr))
-    with pytest.raises(BundleError, match="has no int8 graph, only fp32, fp16; make one with: sr-deploy export --int8"):
+    with pytest.raises(BundleError, match=r"no int8 graph, only fp32, fp16; .*sr-deploy export --int8"):
         model.graph_path("int8")
 
 
-def test_bundle_whose_weights_are_of_another_network(tmp_path, make_bundle):
+def test_bundle_whose_weights_are_of_another_network(tmp_path, make_bundle, write_network):
     bundle = make_bundle("compact-x4", tmp_path)
-    save(bundle.path / "generator.safetensors", COMPACT.model_copy(update={"blocks": 1}))
+    write_network(bundle.path / "generator.safetensors", COMPACT.model_copy(update={"blocks": 1}))
     with pytest.raises(BundleError, match="was changed after it was recorded"):
         open_model(bundle.path)
     document = json.loads((bundle.path / "bundle.json").read_text())
@@ -176,7 +170,7 @@ def test_engine_in_its_bundle(tmp_path, make_bundle):
 def test_engine_that_cannot_be_trusted(tmp_path, make_bundle):
     bundle = make_bundle("compact-x4", tmp_path)
     other = GraphRecord(file="x.onnx", sha256="1" * 64, precision="fp32")
-    with pytest.raises(BundleError, match=r"was built from a graph that is not in its bundle; .* sr-deploy build"):
+    with pytest.raises(BundleError, match=r"from a graph that is not in its bundle; .* sr-deploy build"):
         open_model(add_engine(bundle, graph_sha256=other.sha256))
     engine = add_engine(bundle)
     engine.write_bytes(b"another")
@@ -186,7 +180,7 @@ def test_engine_that_cannot_be_trusted(tmp_path, make_bundle):
     with pytest.raises(BundleError, match=r"0123456789abcdef\.json is damaged"):
         open_model(engine)
     engine.with_suffix(".json").unlink()
-    with pytest.raises(BundleError, match=r"stands alone: .* with its record 0123456789abcdef\.json beside it"):
+    with pytest.raises(BundleError, match=r"stands alone: .* 0123456789abcdef\.json beside it"):
         open_model(engine)
 
 
@@ -210,7 +204,7 @@ def test_engine_and_record_outside_a_bundle(tmp_path):
 
 
 def test_nothing_there_and_folders_of_something_else(tmp_path):
-    with pytest.raises(InputError, match=r"none\.pth does not exist; give a checkpoint, an ONNX file, a bundle"):
+    with pytest.raises(InputError, match=r"none\.pth does not exist; give a checkpoint"):
         open_model(tmp_path / "none.pth")
     with pytest.raises(InputError, match=r"is a folder with no bundle\.json"):
         open_model(tmp_path)

@@ -51,7 +51,7 @@ def test_names_inside_are_taken(tmp_path, name):
     ],
 )
 def test_names_that_lead_out_or_are_written_in_more_than_one_way_are_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"leads out of its folder|no plain name of a file|characters, not"):
+    with pytest.raises(ValueError, match=r"out of its folder|no plain name|characters, not"):
         check_relative(name)
     with pytest.raises(BundleError) as raised:
         find_inside(tmp_path, name, BundleError)
@@ -138,7 +138,7 @@ def test_devices_pipes_and_folders_are_never_opened(tmp_path):
     for path in (pipe, link):
         with pytest.raises(OSError, match="no plain file"):
             sha256_of(path)
-        with pytest.raises(InputError, match="is a device, a pipe or a socket, but a checkpoint must be a file"):
+        with pytest.raises(InputError, match=r"is a device, .* but a checkpoint must be a file"):
             require_file(path, "a checkpoint")
         with pytest.raises(InputError, match=r"is damaged: .* is no plain file"):
             read_json(path)

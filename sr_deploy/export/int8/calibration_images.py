@@ -17,22 +17,13 @@ from sr_deploy.errors import ImageError, InputError
 from sr_deploy.files import sha256_of
 from sr_deploy.imaging.codec import bundled_photographs, list_images, read_training_image
 from sr_deploy.imaging.formats import PHOTOGRAPHS
+from sr_deploy.imaging.photographs import ImagePair, draw_corner
 from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.measure.quality import LUMA_WEIGHTS
 
 _HELD_OUT = 4
 """One photograph in so many is held out."""
 _GRAY = np.array(LUMA_WEIGHTS)
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A low-resolution crop and its original."""
-
-    lr: NDArray[np.float32]
-    """1 x C x H x W in [0, 1]."""
-    hr: NDArray[np.uint8]
-    """(H * scale) x (W * scale) x C."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +82,7 @@ class CropShape:
     """With the stream and the number of a crop it decides where the crop lies."""
 
 
-def cut_crops(paths: Sequence[Path], count: int, shape: CropShape, stream: int) -> Iterator[Crop]:
+def cut_crops(paths: Sequence[Path], count: int, shape: CropShape, stream: int) -> Iterator[ImagePair]:
     """Give `count` crops, one photograph after the other, again from the first when all have had their turn.
 
     Args:
@@ -118,17 +109,14 @@ def cut_crops(paths: Sequence[Path], count: int, shape: CropShape, stream: int) 
         if path in small:
             continue
         random = np.random.Generator(np.random.Philox(key=[shape.seed, stream], counter=[0, 0, 0, given]))
-        hr = _cut(_read(path, shape.channels), side, random)
-        if hr is None:
+        image = _read(path, shape.channels)
+        if min(image.shape[:2]) < side:
             small.add(path)
             continue
+        top, left = draw_corner(image, side, random)
+        hr = np.ascontiguousarray(image[top : top + side, left : left + side])
         given += 1
-        yield Crop(to_input(downscale_bicubic(hr, shape.scale)), hr)
-
-
-def to_input(lr: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """H x W x C of 8 bit to 1 x C x H x W in [0, 1]."""
-    return np.ascontiguousarray(lr.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+        yield ImagePair(downscale_bicubic(hr, shape.scale), hr)
 
 
 def _read(path: Path, channels: int) -> NDArray[np.uint8]:
@@ -140,11 +128,3 @@ def _read(path: Path, channels: int) -> NDArray[np.uint8]:
         gray: NDArray[np.uint8] = np.rint(image @ _GRAY).astype(np.uint8)[..., None]
         return gray
     return image
-
-
-def _cut(image: NDArray[np.uint8], side: int, random: np.random.Generator) -> NDArray[np.uint8] | None:
-    height, width = image.shape[:2]
-    if min(height, width) < side:
-        return None
-    top, left = (int(random.integers(length - side + 1)) for length in (height, width))
-    return np.ascontiguousarray(image[top : top + side, left : left + side])

@@ -91,7 +91,7 @@ def learn_layers(task: QuantizationTask, placement: Placement, layers: Layers) -
     for step in range(count):
         if step % 50 == 0:
             task.say(f"learn steps and weights, {step} of {count} steps done")
-        lr = torch.from_numpy(np.concatenate([next(crops).lr for _ in range(options.learn_batch)]))
+        lr = torch.from_numpy(np.concatenate([next(crops).network_input for _ in range(options.learn_batch)]))
         lr = lr.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             expected = graph.run(lr).float().clamp(0, 1)

@@ -16,16 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.export.int8.calibration_images import Crop
 from sr_deploy.export.int8.execute import Run
-from sr_deploy.measure.quality import luma, psnr
+from sr_deploy.imaging.photographs import ImagePair
+from sr_deploy.measure.quality import EQUAL_DB, luma, psnr
 
 _SURE = 2.0
 """Standard errors to each end of an interval that holds the mean in 95 cases of 100."""
 _WINDOW = 5
 _HIGH = 0.999
-MAX_DB = 100.0
-"""Stands for the infinite PSNR of equal pictures."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Loss:
 class Judge:
     """Crops with what FP32 makes of them."""
 
-    def __init__(self, crops: Sequence[Crop], reference: Run, output: str, scale: int) -> None:
+    def __init__(self, crops: Sequence[ImagePair], reference: Run, output: str, scale: int) -> None:
         """Run `reference` on every crop.
 
         Args:
@@ -64,7 +62,7 @@ class Judge:
             scale: pixels left out at each border where originals are compared with, as in the papers.
         """
         self._crops, self._output, self._scale = crops, output, scale
-        self._expected = [_clamp(reference(crop.lr)[output]) for crop in crops]
+        self._expected = [_clamp(reference(crop.network_input)[output]) for crop in crops]
         self._psnr = [self._score(sr, crop) for sr, crop in zip(self._expected, crops, strict=True)]
         self.psnr_db = float(np.mean(self._psnr))
         """Of FP32 against the originals, mean over the crops."""
@@ -72,13 +70,15 @@ class Judge:
     def error(self, run: Run) -> float:
         """Mean squared error against FP32."""
         pairs = zip(self._expected, self._crops, strict=True)
-        return float(np.mean([np.mean((_clamp(run(crop.lr)[self._output]) - sr) ** 2) for sr, crop in pairs]))
+        return float(
+            np.mean([np.mean((_clamp(run(crop.network_input)[self._output]) - sr) ** 2) for sr, crop in pairs])
+        )
 
     def judge(self, run: Run) -> Loss:
         """Run a graph on every crop."""
         errors, drops, highs, worst, visible = [], [], [], 0.0, 0.0
         for expected, crop, before in zip(self._expected, self._crops, self._psnr, strict=True):
-            sr = _clamp(run(crop.lr)[self._output])
+            sr = _clamp(run(crop.network_input)[self._output])
             off = sr - expected
             errors.append(float(np.mean(off**2)))
             drops.append(before - self._score(sr, crop))
@@ -88,14 +88,14 @@ class Judge:
             visible = max(visible, float(np.abs(_average(off)).max()))
         spread = float(np.std(drops, ddof=1) / np.sqrt(len(drops))) if len(drops) > 1 else 0.0
         lost = float(np.mean(drops))
-        return Loss(min(MAX_DB, psnr(float(np.mean(errors)))), lost, worst, spread, visible, float(np.mean(highs)))
+        return Loss(min(EQUAL_DB, psnr(float(np.mean(errors)))), lost, worst, spread, visible, float(np.mean(highs)))
 
-    def _score(self, sr_NCHW: NDArray[np.float32], crop: Crop) -> float:
+    def _score(self, sr_NCHW: NDArray[np.float32], crop: ImagePair) -> float:
         """PSNR on luma of the 8-bit picture, as in the papers."""
         inner = slice(self._scale, -self._scale)
         sr = np.rint(sr_NCHW[0].transpose(1, 2, 0) * 255.0)[inner, inner].astype(np.float64)
         error = float(np.mean((luma(sr) - luma(crop.hr[inner, inner])) ** 2))
-        return min(MAX_DB, psnr(error, 255))
+        return min(EQUAL_DB, psnr(error, 255))
 
 
 def _average(off_NCHW: NDArray[np.float32]) -> NDArray[np.float64]:

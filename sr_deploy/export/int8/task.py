@@ -76,12 +76,12 @@ class QuantizationTask:
     def stream_inputs(self) -> Iterator[NDArray[np.float32]]:
         """The crops that ranges and biases are measured on, one after the other."""
         crops = cut_crops(self.photographs.calibration, self.options.crops, self.shape, RANGES_STREAM)
-        return (crop.lr for crop in crops)
+        return (crop.network_input for crop in crops)
 
     def stream_search_inputs(self) -> Iterator[NDArray[np.float32]]:
         """The crops that layers are ranked on."""
         crops = cut_crops(self.photographs.calibration, self.options.search_crops, self.shape, _SEARCH)
-        return (crop.lr for crop in crops)
+        return (crop.network_input for crop in crops)
 
     def open_search_judge(self) -> Judge:
         """A judge on the crops that layers are ranked on."""

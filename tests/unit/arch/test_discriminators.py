@@ -283,7 +283,7 @@ def test_vgg_for_patches_of_96(tmp_path):
     [("srgan", 40, 16), ("vgg128", 48, 32), ("vgg256", 96, 64), ("unet", 20, 8)],
 )
 def test_patch_sizes_that_do_not_fit(architecture, patch_size, multiple):
-    with pytest.raises(InputError, match=f"whose side is a multiple of {multiple}, not {patch_size}; change"):
+    with pytest.raises(InputError, match=f"a multiple of {multiple}, not {patch_size}"):
         build_discriminator(DiscriminatorSpec(architecture=architecture, features=2, patch_size=patch_size))
 
 

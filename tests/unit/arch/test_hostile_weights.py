@@ -20,8 +20,6 @@ from sr_deploy.evaluation.lpips import Lpips
 from tests.fuzz.checkpoint_cases import CASES, archive, save, state
 
 COMPACT = ArchSpec(architecture="compact", scale=4, features=6, blocks=2)
-pytestmark = pytest.mark.xdist_group("hostile-weights")
-
 READER = """
 import os, resource, sys
 from pathlib import Path
@@ -102,7 +100,7 @@ def test_discriminators_are_refused_before_they_are_built(tmp_path):
 def test_numbers_in_a_discriminator_s_metadata_are_bounded(tmp_path, field, value):
     spec = DiscriminatorSpec(architecture="vgg128", patch_size=128).model_copy(update={field: value})
     save_discriminator(tmp_path / "x", {"conv0_0.bias": torch.zeros(4)}, spec)
-    with pytest.raises(CheckpointError, match=f"no discriminator known here .{field}: Input should be less than"):
+    with pytest.raises(CheckpointError, match=rf"no discriminator .*{field}: Input should be less than"):
         read_discriminator(tmp_path / "x")
 
 

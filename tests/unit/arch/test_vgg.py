@@ -170,5 +170,5 @@ def test_generators_and_vgg_are_not_taken_for_each_other(tmp_path):
         read_checkpoint(tmp_path / "vgg.pth")
     generator = build_network(ArchSpec(architecture="compact", scale=2, features=4, blocks=0))
     torch.save(generator.state_dict(), tmp_path / "generator.pth")
-    with pytest.raises(CheckpointError, match=r"'features\.0\.weight' is missing for VGG19.*begins with body\.0"):
+    with pytest.raises(CheckpointError, match=r"'features\.0\.weight' is missing.*begins with body\.0"):
         load_vgg19(tmp_path / "generator.pth")

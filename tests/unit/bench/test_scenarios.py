@@ -122,7 +122,7 @@ def test_only_what_is_asked_for_and_known(run_all):
     scenarios = run_all.read_scenarios()
     assert list(run_all.choose(scenarios, ["photo", "degradation"])) == ["degradation", "photo"]
     assert run_all.choose(scenarios, []) == scenarios
-    with pytest.raises(SystemExit, match="no scenario named picture; known: cost-curves, degradation, photo"):
+    with pytest.raises(SystemExit, match="named picture; known: cost-curves, degradation, photo"):
         run_all.choose(scenarios, ["picture"])
 
 

@@ -22,9 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle.signature import check_signature, read_private_key, read_public_key, read_signature, sign_bundle
 from sr_deploy.cli import main
 from sr_deploy.errors import InputError, VerificationError
@@ -161,10 +159,9 @@ def test_sigstore_s_tool_verifies_what_is_signed_here(signed, keys):
 
 
 @pytest.mark.slow
-def test_the_commands_sign_and_verify(tmp_path, keys, capsys, monkeypatch):
+def test_the_commands_sign_and_verify(tmp_path, keys, write_network, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    spec = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
-    save_generator(tmp_path / "net.safetensors", build_network(spec).state_dict(), spec)
+    write_network(tmp_path / "net.safetensors", ArchSpec(architecture="compact", scale=2, features=8, blocks=1))
     export = ["export", "net.safetensors", "--out", "bundle", "--backend", "none"]
     assert main([*export, "--sign", str(keys[1])]) == 1  # no private key: nothing was begun
     assert "holds no private key" in capsys.readouterr().err

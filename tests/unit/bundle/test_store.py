@@ -93,7 +93,7 @@ def test_bundle_reads_back(tmp_path):
     assert bundle.reference.read_bytes() == b"weights"
     assert bundle.engines() == ()
     assert bundle.certificate() == Certificate()
-    with pytest.raises(BundleError, match=r"has no fp16 graph, only fp32; make one with: sr-deploy export --fp16"):
+    with pytest.raises(BundleError, match=r"no fp16 graph, only fp32; .*sr-deploy export --fp16"):
         bundle.graph("fp16")
 
 
@@ -125,7 +125,7 @@ def test_damaged_manifest(tmp_path, text, message):
 
 
 def test_no_bundle_is_said(tmp_path):
-    with pytest.raises(BundleError, match=r"is no bundle: it has no bundle.json; make one with: sr-deploy export"):
+    with pytest.raises(BundleError, match=r"no bundle: it has no bundle.json; .*sr-deploy export"):
         open_bundle(tmp_path)
 
 
@@ -182,9 +182,7 @@ def test_certificate_is_bound_to_its_files(tmp_path):
     assert bundle.certificate() == certificate
     other = make_bundle(tmp_path / "other")
     other.write_certificate(Certificate().with_entry(make_entry(other, reference_sha256="f" * 64)))
-    with pytest.raises(
-        BundleError, match=r"was measured against other weights than this bundle's; run: sr-deploy verify"
-    ):
+    with pytest.raises(BundleError, match=r"measured against other weights .*sr-deploy verify"):
         other.certificate()
     foreign = make_entry(bundle, artifact=FileRecord(file="model.fp32.onnx", sha256="f" * 64))
     bundle.write_certificate(Certificate().with_entry(foreign))
@@ -262,7 +260,7 @@ def test_a_record_under_another_engines_name_is_damage(tmp_path):
         record.model_copy(update={"engine": FileRecord(file=record.engine.file, sha256=ENGINE)}), b"engine"
     )
     (bundle.path / "engines" / "fedcba9876543210.json").symlink_to(f"{record.key}.json")
-    with pytest.raises(DamagedBundleError, match=rf"fedcba9876543210\.json is the record of engines/{record.key}"):
+    with pytest.raises(DamagedBundleError, match=rf"fedcba9876543210\.json is .* of engines/{record.key}"):
         bundle.engines()
     assert [one.key for one in bundle.intact_engines()] == [record.key]
 

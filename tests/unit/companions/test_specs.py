@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.backends import builders
 from sr_deploy.bundle import EnginePlan, Shape
 from sr_deploy.config import companion_folder, named_files
@@ -29,11 +27,10 @@ needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, rea
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
+def bundles(tmp_path_factory, write_network):
     """Bundles of a small network, by the name of the spec; the rewrites, which time graphs, are tested elsewhere."""
     folder = tmp_path_factory.mktemp("specs")
-    arch = ArchSpec(architecture="compact", scale=2, features=4, blocks=1)
-    save_generator(folder / "net.safetensors", build_network(arch).state_dict(), arch)
+    write_network(folder / "net.safetensors", ArchSpec(architecture="compact", scale=2, features=4, blocks=1))
     made = {}
 
     def get(name):

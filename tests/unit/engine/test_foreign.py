@@ -68,7 +68,7 @@ def test_a_graph_of_one_shape_needs_no_profile_and_takes_no_other(tmp_path, caps
     assert main(["build", str(path), "--backend", "tensorrt-rtx", "--compute-capability", "sm89", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["built"][0]["profiles"][0]["opt"] == [1, 24, 32]
-    with pytest.raises(ShapeError, match=r"profile 'tile' has 1x8x8, but fixed\.onnx takes 1x24x32 alone"):
+    with pytest.raises(ShapeError, match=r"'tile' has 1x8x8, but fixed\.onnx takes 1x24x32 alone"):
         build_engines(path, profiles=[PROFILE])
 
 

@@ -135,7 +135,7 @@ def test_what_tensorrt_rtx_lacks_is_refused_by_name(name, instead):
 @pytest.mark.parametrize("name", ["strip_weights", "refittable"])
 def test_what_takes_a_gpu_is_refused_where_there_is_none(name):
     options = EngineOptions.model_validate({name: True})
-    with pytest.raises(BackendError, match=rf"builds engines with {option_of(name)} only where there is an RTX GPU"):
+    with pytest.raises(BackendError, match=rf"with {option_of(name)} only where there is an RTX GPU"):
         check_options("tensorrt-rtx", options)
     check_plan(EnginePlan.model_validate({name: True, "backend": "tensorrt-rtx"}))  # another machine can
 
@@ -146,7 +146,7 @@ def test_capabilities_with_tensorrt_are_refused_before_anything_is_made():
 
 
 def test_values_out_of_range_are_input_errors():
-    with pytest.raises(InputError, match="workspace_gib of the builder is -1: Input should be greater than 0"):
+    with pytest.raises(InputError, match=r"workspace_gib of the builder is -1: .* greater than 0"):
         EngineOptions().with_options(workspace_gib=-1)
     with pytest.raises(InputError, match="optimization_level of the builder is 6"):
         EngineOptions().with_options(optimization_level=6)

@@ -15,7 +15,7 @@ COMPACT = ArchSpec(architecture="compact", scale=4, features=64, blocks=16)
 def test_sides_must_suit_the_network():
     profile = parse_profile("odd=1x64x64,1x64x65,1x128x128")
     check_profiles([profile], COMPACT)
-    with pytest.raises(ShapeError, match=r"profile 'odd': opt is 1x64x65, but rrdbnet x2.* multiples of 2"):
+    with pytest.raises(ShapeError, match=r"'odd': opt is 1x64x65, .*rrdbnet x2.* multiples of 2"):
         check_profiles([profile], RRDB_X2)
 
 
@@ -28,7 +28,7 @@ def test_activations_are_counted_where_they_are_greatest():
 
 def test_impossible_sizes_are_refused_before_the_builder_sees_them():
     profile = parse_profile("huge=1x64x64,1x64x64,4x8192x8192")
-    with pytest.raises(ShapeError, match=r"'huge': at its max of 4x8192x8192 one tensor of rrdbnet.* takes 1024 GiB"):
+    with pytest.raises(ShapeError, match=r"'huge': .* max of 4x8192x8192 .*rrdbnet.* 1024 GiB"):
         check_profiles([profile], RRDB)
 
 

@@ -87,9 +87,7 @@ def test_halving_is_the_antialiased_cubic():
 
 
 def test_what_cannot_be_scored_is_refused(photograph):
-    with pytest.raises(
-        ShapeError, match=r"100x180 picture \(HxW\) is too small for NIQE.* at least 104x200 or 200x104"
-    ):
+    with pytest.raises(ShapeError, match=r"100x180 picture .*NIQE.* at least 104x200 or 200x104"):
         niqe(photograph[:100, :180], crop_border=4)
     with pytest.raises(ShapeError, match="with texture, and of 4 blocks only 0 are not flat"):
         niqe(np.full((192, 192, 3), 128, np.uint8))

@@ -140,7 +140,7 @@ def test_constants_listed_among_the_inputs_follow():
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE])
 def test_graphs_of_other_types_are_refused(kind):
     model = model_of([helper.make_node("Relu", ["x"], ["y"])], kind=kind)
-    with pytest.raises(GraphError, match=r"net: tensor 'x' is (FLOAT16|DOUBLE); only FP32 graphs become FP16"):
+    with pytest.raises(GraphError, match=r"net: tensor 'x' is (FLOAT16|DOUBLE); only FP32"):
         convert_model_to_fp16(model, "net")
 
 
@@ -195,7 +195,7 @@ def test_a_planned_convolution_takes_what_is_dequantized_to_fp32():
 
 
 def test_quantized_graphs_of_old_operator_sets_are_refused():
-    with pytest.raises(GraphError, match=r"node 'quantize_0' quantizes \(QuantizeLinear\) in operator set 17"):
+    with pytest.raises(GraphError, match=r"'quantize_0' .*\(QuantizeLinear\) in operator set 17"):
         convert_model_to_fp16(quantized_model(opset=17), "net")
 
 

@@ -151,7 +151,7 @@ def test_a_driver_that_is_too_old_is_an_error_and_no_end_of_the_process(bundle, 
     install_sdk(stub)
     add_engine(bundle)
     stub.refuses = {"Runtime": "createInferRuntime: Error Code 6: API Usage Error (CUDA initialization failure: 35)"}
-    with pytest.raises(BackendError, match=r"tensorrt does not start here: createInferRuntime: .* failure: 35"):
+    with pytest.raises(BackendError, match=r"does not start here: createInferRuntime: .* failure: 35"):
         open_engine(bundle)
     stub.refuses = {"no runtime": ""}
     with pytest.raises(BackendError, match="tensorrt does not start here: it gave no runtime"):
@@ -188,16 +188,14 @@ def test_weights_that_were_left_out_are_put_back(bundle, stub, install_sdk):
         assert np.array_equal(runner.infer(lr), repeat(lr, 4))
     for call in ("refit_from_file", "refit_cuda_engine"):
         stub.refuses = {call: "no such weights"}
-        with pytest.raises(
-            BackendError, match=r"could not put the weights of .*model\.fp32\.onnx into the engine \(no s"
-        ):
+        with pytest.raises(BackendError, match=r"the weights of .*model\.fp32\.onnx into the engine \(no s"):
             open_engine(bundle)
 
 
 def test_the_second_gpu_has_an_engine_of_its_own(bundle, stub, install_sdk):
     install_sdk(stub)
     add_engine(bundle)
-    with pytest.raises(BackendError, match="was built for NVIDIA GeForce RTX 4090, and this GPU is NVIDIA H100"):
+    with pytest.raises(BackendError, match="for NVIDIA GeForce RTX 4090, and this GPU is NVIDIA H100"):
         open_engine(bundle, device="cuda:1")
     add_engine(bundle, target="NVIDIA H100 80GB HBM3")
     lr = pictures(1, 30, 30, 3)[0]
@@ -294,11 +292,11 @@ def test_what_no_engine_can_run_on_is_said(bundle, stub, install_sdk, monkeypatc
     with pytest.raises(BackendError, match="there is no cuda:5 here; CUDA sees 2 GPUs, from cuda:0 on"):
         open_engine(bundle, device="cuda:5")
     stub.dtype = "BF16"
-    with pytest.raises(BackendError, match=r"the engine's lr is DataType\.BF16; FLOAT, HALF, UINT8 are taken"):
+    with pytest.raises(BackendError, match=r"lr is DataType\.BF16; FLOAT, HALF, UINT8 are taken"):
         open_engine(bundle)
     with monkeypatch.context() as patch:  # undone before the simulated GPU is, whose own it replaces
         patch.setattr(torch.cuda, "is_available", lambda: False)
-        with pytest.raises(BackendError, match="sees no GPU, and engines run on its tensors; install a CUDA build"):
+        with pytest.raises(BackendError, match=r"sees no GPU, .*; install a CUDA build"):
             open_engine(bundle)
 
 

@@ -96,9 +96,7 @@ def test_its_products_are_counted(make_network):
 
 
 def test_what_is_not_of_networks_for_images_is_refused_by_name(make_network):
-    with pytest.raises(
-        GraphError, match=r"graph1\.onnx: its Attention 'attend' has past_key and past_value and present"
-    ):
+    with pytest.raises(GraphError, match=r"graph1\.onnx: .* 'attend' has past_key and past_value"):
         load_model(make_network(more=("", "k", "v"), results=3))
     with pytest.raises(GraphError, match="Attention 'attend' has present_key and present_value"):
         load_model(make_network(results=3))

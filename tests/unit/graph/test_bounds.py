@@ -118,9 +118,7 @@ def test_large_pictures_may_have_large_feature_maps(make_graph, tools):
 def test_sides_beyond_any_picture(make_graph, shape):
     path = make_graph([helper.make_node("Relu", ["x"], ["y"])], input_shape=shape)
     shown = " x ".join(map(str, shape))
-    with pytest.raises(
-        GraphError, match=f"has shape {shown}; fixed sides up to 16384 are taken, and 16000000 pixels in"
-    ):
+    with pytest.raises(GraphError, match=rf"has shape {shown}; .* 16384 .*, and 16000000 pixels"):
         read_graph(path)
 
 

@@ -198,9 +198,7 @@ def test_reading_tells_the_io_dtype_and_else_the_same(each_exported, tmp_path, i
 def test_other_io_dtypes_are_refused(exported, tmp_path, make_graph):
     model = onnx.load(exported("compact-x1").path)
     change_io_dtype(model, "uint8")
-    with pytest.raises(
-        GraphError, match="'lr' is UINT8 with 4 axes; the I/O type is changed of graphs that take and give FP32 images"
-    ):
+    with pytest.raises(GraphError, match=r"'lr' is UINT8 with 4 axes; .* FP32 images"):
         change_io_dtype(model, "fp16")
     mixed = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
     with pytest.raises(GraphError, match="'x' is of type uint8 and 'y' of type float32; integers"):

@@ -87,7 +87,7 @@ def test_loops_without_end_are_ended(make_graph):
     request = trial.Trial(
         path=str(make_graph(*loop(2**62))), dtype="float32", declared=(None, 3, None, None), seconds=1
     )
-    with pytest.raises(GraphError, match=r"for a test, so it was tried .* took more than 1 s of processor time; it is"):
+    with pytest.raises(GraphError, match=r"tried .* took more than 1 s of processor time"):
         trial.try_graph(request, "for a test")
 
 
@@ -113,5 +113,5 @@ def test_a_process_that_dies_is_an_error_of_the_file(make_graph, monkeypatch):
 
 
 def test_what_does_not_run_is_said(make_graph):
-    with pytest.raises(GraphError, match="the operator Einsum is not followed, so it was tried on small pictures: "):
+    with pytest.raises(GraphError, match="Einsum is not followed, so it was tried on small pictures: "):
         read_graph(make_graph(enlarging("Einsum", equation="nchw->nch"), SCALES))

@@ -39,7 +39,7 @@ def test_truncated_files_are_errors_to_either_decoder(
 def test_a_jpeg_without_its_end_is_truncated(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
     path = tmp_path / "cut.jpg"
     path.write_bytes(encode(photograph, "JPEG", tmp_path)[:-40])
-    with pytest.raises(ImageError, match=r"incomplete JPEG file \(VipsJpeg: premature end of JPEG image\)"):
+    with pytest.raises(ImageError, match=r"incomplete JPEG file \(.*premature end of JPEG image\)"):
         read_image(path)
 
 
@@ -109,5 +109,5 @@ def test_a_jpeg_with_a_hole_is_an_error(tmp_path: Path, photograph: NDArray[np.u
     content = encode(photograph, "JPEG", tmp_path)
     path = tmp_path / "hole.jpg"
     path.write_bytes(content[: int(0.7 * len(content))] + content[-2:])  # its end marker is in place
-    with pytest.raises(ImageError, match=r"JPEG file .*Corrupt JPEG data: premature end of data segment"):
+    with pytest.raises(ImageError, match=r"JPEG file .*premature end of data segment"):
         read_image(path)

@@ -59,7 +59,6 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
             print("ended the process", flush=True)
 """
 READERS = ("pictures", "training pictures", "rows", "Pillow")
-pytestmark = pytest.mark.xdist_group("hostile-pictures")
 
 
 @pytest.fixture(scope="module")
@@ -145,5 +144,5 @@ def test_devices_pipes_and_sparse_files_are_not_read(tmp_path, read):
     with (tmp_path / "x.png").open("wb") as stream:
         stream.write(encode("PNG"))
         stream.truncate(1 << 40)
-    with pytest.raises(ImageError, match="has 1099511627776 bytes, more than a picture of 200 megapixels can need"):
+    with pytest.raises(ImageError, match=r"has 1099511627776 bytes, .* picture of 200 megapixels"):
         read(tmp_path / "x.png")

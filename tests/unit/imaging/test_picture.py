@@ -159,7 +159,7 @@ def test_transparency_in_lossy_formats(tmp_path: Path, photograph: NDArray[np.ui
 def test_jpeg_holds_no_transparency(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
     picture = DecodedImage(photograph, np.ascontiguousarray(photograph[..., 0]))
     for attempt in (write_decoded, lambda path, it: find_losses(it.header, path)):
-        with pytest.raises(ImageError, match=r"alpha channel .* JPEG does not hold; write \.png, \.webp, \.tif"):
+        with pytest.raises(ImageError, match=r"alpha channel .* JPEG .*; write \.png, \.webp, \.tif"):
             attempt(tmp_path / "a.jpg", picture)
     assert list(tmp_path.iterdir()) == []
 
@@ -213,7 +213,7 @@ def test_cmyk_is_converted_by_its_own_profile_or_refused(tmp_path: Path, photogr
 
     inks = Image.fromarray(photograph).convert("CMYK")
     inks.save(tmp_path / "bare.jpg", quality=98)
-    with pytest.raises(ImageError, match=r"CMYK picture .* without a color profile for its four inks; convert it"):
+    with pytest.raises(ImageError, match=r"CMYK picture .* without a color profile"):
         decode_image(tmp_path / "bare.jpg")
     profile = bytes(pyvips.Image.profile_load("cmyk"))
     inks.save(tmp_path / "known.tif", icc_profile=profile)
@@ -259,9 +259,7 @@ def make_bomb(path: Path, side: int) -> None:
 
 def test_bombs_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     make_bomb(tmp_path / "bomb.png", 60000)
-    with pytest.raises(
-        ImageError, match=r"is 60000x60000, 3600\.0 megapixels; at most 200 are taken.*--max-megapixels"
-    ):
+    with pytest.raises(ImageError, match=r"60000x60000, 3600\.0 .* at most 200 .*--max-megapixels"):
         decode_image(tmp_path / "bomb.png")
 
 
@@ -287,7 +285,7 @@ def test_quality_weighs_size_against_error(tmp_path: Path, photograph: NDArray[n
 
 
 def test_quality_that_means_nothing_is_refused(tmp_path: Path, photograph: NDArray[np.uint8]) -> None:
-    with pytest.raises(InputError, match=r"PNG files lose nothing, so quality 80 means nothing for .*; leave it out"):
+    with pytest.raises(InputError, match=r"PNG files lose nothing, so quality 80 "):
         write_decoded(tmp_path / "a.png", DecodedImage(photograph), 80)
     for quality in (0, 101):
         with pytest.raises(InputError, match=f"quality goes from 1 to 100, not {quality}"):

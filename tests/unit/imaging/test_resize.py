@@ -137,7 +137,7 @@ def test_drawn_picture_has_not_changed(scale: int, shrunk_hash: str, enlarged_ha
 
 
 def test_refuses_what_does_not_divide() -> None:
-    with pytest.raises(ShapeError, match=r"a 9x8 picture .* cannot be shrunk by 4: crop both sides to multiples of 4"):
+    with pytest.raises(ShapeError, match=r"a 9x8 picture .* shrunk by 4: .* multiples of 4"):
         downscale_bicubic(np.zeros((9, 8, 3), np.uint8), 4)
     with pytest.raises(ShapeError, match="not 8 x 8 of uint8"):
         upscale_bicubic(np.zeros((8, 8), np.uint8), 2)

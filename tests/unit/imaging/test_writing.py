@@ -45,7 +45,7 @@ def test_unknown_suffixes_are_refused(tmp_path: Path, photograph: NDArray[np.uin
 
 
 def test_sides_that_a_format_cannot_hold(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"\.webp holds sides up to 16383, not 16384x1; write \.png or \.tif"):
+    with pytest.raises(ImageError, match=r"\.webp .* up to 16383, not 16384x1; write \.png or \.tif"):
         write_image(tmp_path / "a.webp", np.zeros((1, 16384, 3), np.uint8))
     with pytest.raises(ImageError, match=r"\.jpg holds sides up to 65535"):
         write_image(tmp_path / "a.jpg", np.zeros((65536, 1, 3), np.uint8))

@@ -87,7 +87,7 @@ def test_refuses_what_cannot_be_compared(hr: NDArray[np.uint8]) -> None:
     with pytest.raises(ShapeError, match="C = 1 or 3"):
         score_pair(hr[..., :2], hr[..., :2], 4)
     assert score_pair(hr[:19, :19], hr[:19, :19], 4).ssim_y == pytest.approx(1)
-    with pytest.raises(ShapeError, match=r"a 18x40 picture \(HxW\) is too small to score at x4: sides of at least 19"):
+    with pytest.raises(ShapeError, match=r"a 18x40 picture .* at x4: sides of at least 19"):
         score_pair(hr[:18, :40], hr[:18, :40], 4)
 
 

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from sr_deploy.page import plots
 from sr_deploy.page.plots import Point, Series, draw_lines, find_ticks, write_svg
 
 
@@ -15,7 +16,7 @@ def test_points_lie_where_the_logarithm_puts_them():
     assert middle - left == pytest.approx(right - middle, abs=0.2)  # equal factors, equal distances
     assert bottom - half == pytest.approx(half - top, abs=0.2)
     room = math.log(100 * 1.25**2)  # 1.25 on both sides
-    assert right - left == pytest.approx(520 * math.log(100) / room, abs=0.2)
+    assert right - left == pytest.approx(plots._WIDTH * math.log(100) / room, abs=0.2)
     assert 'aria-label="a &amp; b"' in drawn
     assert "y &lt;ms&gt;" in drawn
     assert re.findall(r"<title>([^<]*)", drawn) == ["at 1", "at 10", "at 100"]
@@ -26,11 +27,13 @@ def test_spreads_are_drawn_inside_the_axes():
     (_, first_top), (second_bottom, second_top) = (
         (float(low), float(high)) for low, high in re.findall(r'd="M[\d.]+ ([\d.]+)V([\d.]+)" stroke="#', drawn)
     )
-    # The axis reaches from 5 / 1.25 to 22 * 1.25, over 300 pixels that end at 312.
+    # The axis reaches from 5 / 1.25 to 22 * 1.25.
     reach = math.log(22 * 1.25**2 / 5)
-    assert second_top == pytest.approx(12 + 300 * math.log(1.25) / reach, abs=0.1)
-    assert first_top == pytest.approx(312 - 300 * math.log(15 * 1.25 / 5) / reach, abs=0.1)
-    assert second_bottom == 312  # -2 has no place on a logarithmic axis
+    assert second_top == pytest.approx(plots._TOP + plots._HEIGHT * math.log(1.25) / reach, abs=0.1)
+    assert first_top == pytest.approx(
+        plots._TOP + plots._HEIGHT - plots._HEIGHT * math.log(15 * 1.25 / 5) / reach, abs=0.1
+    )
+    assert second_bottom == plots._TOP + plots._HEIGHT  # -2 has no place on a logarithmic axis
 
 
 def test_ticks_are_one_two_and_five():
@@ -52,7 +55,7 @@ def test_linear_axes_have_round_ticks_and_equal_steps():
     (left, bottom), (middle, half), (right, top) = places
     assert middle - left == pytest.approx(right - middle, abs=0.2)
     assert bottom - half == pytest.approx(half - top, abs=0.2)
-    assert right - left == pytest.approx(520 / 1.1, abs=0.2)  # a twentieth is left on both sides
+    assert right - left == pytest.approx(plots._WIDTH / 1.1, abs=0.2)  # a twentieth is left on both sides
     ticks = re.findall(r'text-anchor="(middle|end)">(-?[\d.]+)<', drawn)
     assert [tick for anchor, tick in ticks if anchor == "middle"] == ["0", "20", "40", "60", "80", "100"]
     assert [float(tick) for anchor, tick in ticks if anchor == "end"] == [-1, -0.5, 0, 0.5, 1]
@@ -64,8 +67,9 @@ def test_a_file_of_its_own_is_whole_and_knows_its_colors(tmp_path):
     text = (tmp_path / "a.svg").read_text()
     root = ElementTree.fromstring(text)
     assert "var(" not in text
-    assert int(root.attrib["height"]) == 26 + 2 * 358
-    assert [one.attrib["y"] for one in root if one.tag.endswith("}svg")] == ["26", "384"]
+    height = plots._TOP + plots._HEIGHT + plots._BOTTOM
+    assert int(root.attrib["height"]) == plots._TITLE + 2 * height
+    assert [int(one.attrib["y"]) for one in root if one.tag.endswith("}svg")] == [plots._TITLE, plots._TITLE + height]
     assert text.count("two &amp; two") == 1
     assert text.count("a &lt;b&gt;") == 2
     assert text.count("<circle") == 2  # a dashed line has no markers

@@ -137,8 +137,6 @@ def test_weights_that_are_no_numbers_are_never_written(tmp_path, make_recipe):
     make_steps(state, 1)
     with torch.no_grad():
         next(iter(state.average.network.parameters()))[0, 0, 0, 0] = float("nan")
-    with pytest.raises(
-        TrainingError, match=r"weights of the average are NaN or infinite after step 2 \(body\.0\.weight\)"
-    ):
+    with pytest.raises(TrainingError, match=r"NaN or infinite after step 2 \(body\.0\.weight\)"):
         write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]

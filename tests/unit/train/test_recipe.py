@@ -69,7 +69,7 @@ def test_stereo_pair_stays_on_one_side():
 
 
 def test_unknown_recipe_lists_those_known():
-    with pytest.raises(RecipeError, match=r"no recipe named 'dmo' \(did you mean 'demo'\?\); known: .*demo.*rrdb-lite"):
+    with pytest.raises(RecipeError, match=r"'dmo' \(did you mean 'demo'\?\); known: .*demo.*rrdb-lite"):
         load_recipe("dmo")
     with pytest.raises(InputError, match=r"nowhere\.toml does not exist"):
         load_recipe("nowhere.toml")

@@ -53,7 +53,7 @@ def test_damaged_and_foreign_manifests_are_named(tmp_path):
     with pytest.raises(InputError, match=r"is no run: it has no run\.json"):
         read_manifest(tmp_path)
     (tmp_path / "run.json").write_text('{"schema_version": 2}')
-    with pytest.raises(InputError, match=r"no manifest of a run that this version reads \(schema 1\): schema_version"):
+    with pytest.raises(InputError, match=r"that this version reads \(schema 1\): schema_version"):
         read_manifest(tmp_path)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(InputError, match=r"run\.json is damaged: Expecting property name"):
@@ -113,7 +113,7 @@ def test_newest_run_is_the_one_written_last_whatever_the_file_times(tmp_path):
     (tmp_path / "b" / "run.json").touch()
     assert find_newest_run(tmp_path) == tmp_path / "a"
     assert find_newest_run(tmp_path, with_checkpoint=False) == tmp_path / "c"
-    with pytest.raises(InputError, match=r"no run with a checkpoint in .*nowhere; train one with: sr-deploy train"):
+    with pytest.raises(InputError, match=r"no run .* in .*nowhere; .*sr-deploy train"):
         find_newest_run(tmp_path / "nowhere")
 
 

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.deps import is_installed
 from sr_deploy.errors import InputError, MissingDependencyError
 from sr_deploy.files import sha256_of
@@ -27,9 +25,9 @@ SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, write_network) -> Path:
     made = tmp_path_factory.mktemp("fleet")
-    save_generator(made / "net.safetensors", build_network(SPEC).state_dict(), SPEC)
+    write_network(made / "net.safetensors", SPEC)
     write_image(made / "in" / "a.png", np.ascontiguousarray(read_image(bundled_photographs()["coffee"])[:40, :50]))
     (made / "in" / "b.png").write_text("no picture")
     return made

@@ -202,7 +202,7 @@ def test_journals_of_other_versions_are_not_touched(tmp_path: Path, upscaler: Up
     out = tmp_path / "out"
     out.mkdir()
     (out / JOURNAL_NAME).write_text(json.dumps({"version": 1}) + "\n")
-    with pytest.raises(InputError, match=r"another version of sr-deploy \(journal 1, this one writes 2\)"):
+    with pytest.raises(InputError, match=r"\(journal 1, this one writes 2\)"):
         upscale_folder(upscaler, source, out)
     assert names(out) == []
 
@@ -211,8 +211,6 @@ def test_journals_of_other_versions_are_not_touched(tmp_path: Path, upscaler: Up
 def test_two_jobs_into_one_folder_are_refused(tmp_path: Path, upscaler: Upscaler, source: Path) -> None:
     with (
         open_journal(tmp_path / "out"),
-        pytest.raises(
-            InputError, match=r"out is being written by another sr-deploy \(process \d+ on .*, since 20.*; wait for it"
-        ),
+        pytest.raises(InputError, match=r"out is being written .*\(process \d+ on .*, since 20"),
     ):
         upscale_folder(upscaler, source, tmp_path / "out")

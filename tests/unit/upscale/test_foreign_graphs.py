@@ -125,9 +125,7 @@ def test_one_size_that_no_memory_holds(tmp_path: Path, monkeypatch: pytest.Monke
     """4000 x 4000, to 8000 x 8000: the result alone is 0.7 GiB in FP32."""
     path = write_doubling(tmp_path / "vast.onnx", (1, 3, 4000, 4000))
     monkeypatch.setattr("sr_deploy.runners.shapes.find_available_memory", lambda: 2**30)
-    with pytest.raises(
-        OutOfMemoryError, match=r"takes inputs of one size, and a tensor of 0\.7 GiB .*; 1\.0 GiB are free"
-    ):
+    with pytest.raises(OutOfMemoryError, match=r"one size, .* of 0\.7 GiB .*; 1\.0 GiB are free"):
         Upscaler(path, backend="onnxruntime")
 
 

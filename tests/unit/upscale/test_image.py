@@ -32,16 +32,9 @@ UNSHUFFLED = ArchSpec(architecture="rrdbnet", scale=2, features=8, blocks=1, gro
 GRAY = ArchSpec(architecture="compact", scale=4, channels=1, features=4, blocks=1)
 
 
-def save(folder: Path, spec: ArchSpec) -> Path:
-    torch.manual_seed(0)
-    path = folder / f"{spec.architecture}-{spec.channels}.safetensors"
-    save_generator(path, build_network(spec).state_dict(), spec)
-    return path
-
-
 @pytest.fixture(scope="module")
-def compact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("compact"), COMPACT)
+def compact(tmp_path_factory: pytest.TempPathFactory, write_network) -> Path:
+    return write_network(tmp_path_factory.mktemp("compact") / "compact-3.safetensors", COMPACT)
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +95,13 @@ def test_tiles_of_a_real_runner_equal_the_whole(upscaler: Upscaler, height: int,
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (2, 3), (33, 47)])
 @pytest.mark.parametrize("tile", [None, 8])
-def test_odd_sizes_through_a_pixel_unshuffle(tmp_path: Path, size: tuple[int, int], tile: int | None) -> None:
+def test_odd_sizes_through_a_pixel_unshuffle(
+    tmp_path: Path, write_network, size: tuple[int, int], tile: int | None
+) -> None:
     lr = np.random.default_rng(3).integers(0, 256, (*size, 3), np.uint8)
     # Untrained, it makes no picture of its input: the guards would say so.
-    with Upscaler(save(tmp_path, UNSHUFFLED), tile=tile, guards=None) as tiled:
+    path = write_network(tmp_path / "net.safetensors", UNSHUFFLED)
+    with Upscaler(path, tile=tile, guards=None) as tiled:
         assert tiled.spec.input_multiple == 2
         sr = tiled(lr)
         whole = Upscaler(tiled._runner, tile=0, guards=None)(lr)
@@ -119,7 +115,7 @@ def test_a_runner_stays_open(compact: Path, lr: NDArray[np.uint8], upscaler: Ups
             first = upscale(lr)
         assert np.abs(first.astype(int) - upscaler(lr)).max() <= 1
         runner.infer(to_nchw(lr))
-        with pytest.raises(InputError, match="this runner computes with torch:fp32; leave backend='openvino:fp32' out"):
+        with pytest.raises(InputError, match="computes with torch:fp32; leave backend='openvino:fp32' out"):
             Upscaler(runner, backend="openvino:fp32")
     own = Upscaler(compact)
     own.close()
@@ -137,9 +133,7 @@ def test_threads_take_turns(lr: NDArray[np.uint8]) -> None:
 
 
 def test_refuses_other_arrays(upscaler: Upscaler, lr: NDArray[np.uint8]) -> None:
-    with pytest.raises(
-        ShapeError, match=r"torch:fp32 takes 8- and 16-bit pictures H x W x 3 \(or 1: gray\), not 77 x 91 of uint8"
-    ):
+    with pytest.raises(ShapeError, match=r"torch:fp32 takes .* H x W x 3 .*, not 77 x 91 of uint8"):
         upscaler(lr[..., 0])
     with pytest.raises(ShapeError, match="of float64"):
         upscaler(lr / 255)
@@ -160,9 +154,9 @@ def test_backend_is_chosen(compact: Path) -> None:
         Upscaler(compact, backend="openvino")
 
 
-def test_halo_is_capped(tmp_path: Path) -> None:
+def test_halo_is_capped(tmp_path: Path, write_network) -> None:
     deep = ArchSpec(architecture="compact", scale=1, features=2, blocks=60)
-    path = save(tmp_path, deep)
+    path = write_network(tmp_path / "net.safetensors", deep)
     assert find_cost(open_model(path)).receptive_radius == 62
     with Upscaler(path) as upscale:
         assert (upscale.receptive_radius, upscale.halo) == (62, 40)

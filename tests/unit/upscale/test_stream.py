@@ -9,15 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.errors import GuardError, ImageError, InputError, SrDeployError
 from sr_deploy.imaging.codec import bundled_photographs, read_image
 from sr_deploy.imaging.decoded_image import DecodedImage, write_decoded
@@ -53,14 +50,12 @@ class BadRunner(BaseRunner):
 
 
 @pytest.fixture(scope="module")
-def upscalers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Upscaler]:
+def upscalers(tmp_path_factory: pytest.TempPathFactory, write_network) -> dict[str, Upscaler]:
     folder = tmp_path_factory.mktemp("networks")
     opened = {}
     for name, spec in SPECS.items():
-        torch.manual_seed(5)
-        state = {key: 0.5 * weights for key, weights in build_network(spec).state_dict().items()}
-        save_generator(folder / f"{name}.safetensors", state, spec)
-        opened[name] = Upscaler(folder / f"{name}.safetensors", backend="torch", tile=24, guards=None)
+        path = write_network(folder / f"{name}.safetensors", spec, seed=5, gain=0.5)
+        opened[name] = Upscaler(path, backend="torch", tile=24, guards=None)
     return opened
 
 

@@ -188,7 +188,7 @@ def test_windows_fit_the_profile() -> None:
     small = plan_tiles(20, 300, tile=None, halo=18, profiles=profiles)
     assert (small.padded_height, small.window_height, small.window_width) == (64, 64, 124)
     assert plan_tiles(100, 130, tile=None, halo=18, profiles=profiles).count == 1
-    with pytest.raises(ShapeError, match=r"\(129x100, HxW\) does not fit the largest profile \(128x160\)"):
+    with pytest.raises(ShapeError, match=r"\(129x100, HxW\) .* largest profile \(128x160\)"):
         plan_tiles(129, 100, tile=0, halo=18, profiles=profiles)
 
 
@@ -239,7 +239,7 @@ def test_values_that_are_not_finite_are_an_error() -> None:
     plan = plan_tiles(30, 30, tile=10, halo=2)
     assert np.array_equal(join(runner, lr, plan), lr)
     lr[0, 0, 25, 3] = 1
-    with pytest.raises(BackendError, match=r"not finite .* tile at row 16, column 0.*; try --backend torch:fp32"):
+    with pytest.raises(BackendError, match=r"not finite .* row 16, column 0.*--backend torch:fp32"):
         list(run_tiles(runner, lr, plan))
 
 

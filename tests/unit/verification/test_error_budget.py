@@ -41,9 +41,9 @@ def test_an_8_bit_file_rounds_and_clamps():
 def test_photographs_are_wide_enough_for_tiles_and_fewer_for_costly_networks():
     cheap = choose_images(3, 4, 1, halo=40, multiply_adds=1e3)
     assert len(cheap) == 4
-    assert all(one.lr.shape == (1, 3, 64, 144) and one.truth.shape == (1, 3, 256, 576) for one in cheap)
+    assert all(one.lr.shape == (64, 144, 3) and one.hr.shape == (256, 576, 3) for one in cheap)
     (dear,) = choose_images(1, 2, 4, halo=3, multiply_adds=18e6)
-    assert (dear.lr.shape, dear.truth.shape) == ((1, 1, 64, 128), (1, 1, 128, 256))
+    assert (dear.lr.shape, dear.hr.shape) == ((64, 128, 1), (128, 256, 1))
     (fixed, *_) = choose_images(3, 1, 1, halo=3, multiply_adds=1e3, fixed=(7, 9))
-    assert np.array_equal(fixed.lr, fixed.truth)
-    assert fixed.lr.shape == (1, 3, 7, 9)
+    assert np.array_equal(fixed.lr, fixed.hr)
+    assert fixed.lr.shape == (7, 9, 3)

@@ -210,9 +210,8 @@ def test_an_input_too_large_for_float64_is_compared_with_fp32_and_that_is_said(c
     ],
     ids=lambda spec: spec.architecture,
 )
-def test_networks_run_in_float64(tmp_path, spec):
-    torch.manual_seed(0)
-    save_generator(tmp_path / "net.safetensors", build_network(spec).state_dict(), spec)
+def test_networks_run_in_float64(tmp_path, write_network, spec):
+    write_network(tmp_path / "net.safetensors", spec)
     point = Point(Shape(2, 12, 16), PHOTOGRAPH)
     with ReferenceOutputs(open_model(tmp_path / "net.safetensors")) as outputs:
         assert outputs.find(point).sr_NCHW.dtype == np.float64

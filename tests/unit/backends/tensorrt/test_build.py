@@ -99,19 +99,13 @@ def test_build_does_not_depend_on_the_current_folder(exported, tmp_path, monkeyp
 def test_garbage_is_a_backend_error(tmp_path):
     path = tmp_path / "garbage.onnx"
     path.write_bytes(b"\x00not a graph" * 100)
-    with pytest.raises(
-        BackendError, match=r"could not build an engine from garbage\.onnx: .*cannot be read as a graph"
-    ):
+    with pytest.raises(BackendError, match=r"from garbage\.onnx: .*cannot be read as a graph"):
         build_engine(request_for(path))
 
 
 @needs_rtx
 def test_fp32_graph_is_not_taken_for_fp16(exported):
-    with pytest.raises(
-        BackendError,
-        match=r"layers in another precision than planned: conv_0 computes in fp32, and the graph is to be fp16; .*"
-        r"conv_2 computes in fp32.*, and 1 more$",
-    ):
+    with pytest.raises(BackendError, match=r"conv_0 .* in fp32, .* to be fp16; .*conv_2 .* in fp32.*, and 1 more$"):
         build_engine(request_for(exported("compact-x4").path, precision="fp16"))
 
 
@@ -124,7 +118,7 @@ def test_missing_graph_is_named(exported, tmp_path):
 
 @pytest.mark.skipif(builders.why_not_buildable("tensorrt") is None, reason="this machine builds with tensorrt")
 def test_backend_that_cannot_build_here_says_why(exported):
-    with pytest.raises(BackendError, match=r"cannot build a tensorrt engine here: .*(not installed|no NVIDIA GPU)"):
+    with pytest.raises(BackendError, match=r"cannot build a tensorrt .*(not installed|no NVIDIA GPU)"):
         build_engine(request_for(exported("compact-x4").path, backend="tensorrt", compute_capabilities=()))
 
 

@@ -32,7 +32,6 @@ from sr_deploy.files import sha256_of
 
 pytestmark = [
     pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed"),
-    pytest.mark.xdist_group("every-graph"),  # one process builds them all
 ]
 
 SMALL = {"features": 8, "blocks": 1}

@@ -124,10 +124,3 @@ def test_shapes_are_chosen_before_the_engine_is_asked(opened: Engine) -> None:
 def test_an_engine_that_does_not_start_is_not_inspected(opened: Engine) -> None:
     opened.starts = False
     assert inspect_engine(SDK, b"") == "not inspected: the engine does not open on this GPU"  # type: ignore[arg-type]
-
-
-def test_the_calls_are_those_of_the_bindings() -> None:
-    sdk = pytest.importorskip("tensorrt_rtx")
-    assert "name: str, profile_index: typing.SupportsInt" in sdk.ICudaEngine.get_tensor_profile_shape.__doc__
-    assert "execution_context" in vars(sdk.EngineInspector)
-    assert "LayerInformationFormat" in sdk.EngineInspector.get_engine_information.__doc__

@@ -80,7 +80,7 @@ def test_rtx_builds_fp8_for_ada_and_blackwell_together(exported, tmp_path):
 def test_older_gpus_are_left_out_of_fp8_by_name_or_refused(exported, tmp_path, said):
     path = tmp_path / "model.onnx"
     quantize(exported("compact-x4").path, path, per_channel=True, numbers=FP8)
-    with pytest.raises(BackendError, match="sm86, because the model contains HW-specific datatypes: fp8_e4m3"):
+    with pytest.raises(BackendError, match=r"sm86, because .* HW-specific datatypes: fp8_e4m3"):
         build_engine(request_for(path, "fp8", "sm86"))  # what is left out would fail the build of all
     profiles = [parse_profile("tile=1x16x16,1x32x32,1x32x32")]
     (record,) = build_engines(path, "tensorrt-rtx", profiles=profiles).built

@@ -25,7 +25,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     network = build_network(TRAINED)
     paths = find_calibration_images(None).calibration
     crops = list(cut_crops(paths, 24, CropShape(32, 2, 3, 5), 9))
-    lr = torch.from_numpy(np.concatenate([crop.lr for crop in crops]))
+    lr = torch.from_numpy(np.concatenate([crop.network_input for crop in crops]))
     hr = torch.from_numpy(np.stack([crop.hr for crop in crops])).permute(0, 3, 1, 2).float() / 255
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)
     for step in range(150):

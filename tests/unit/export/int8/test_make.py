@@ -271,5 +271,5 @@ def test_nothing_to_quantize_is_said(tmp_path, quick):
         [numpy_helper.from_array(np.ones((3, 3, 3, 3), np.float32), "w")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "a.onnx")
-    with pytest.raises(GraphError, match=r"a\.onnx has no convolution that may be INT8: only \(first convolution\)"):
+    with pytest.raises(GraphError, match=r"a\.onnx has no convolution .*\(first convolution\)"):
         make_int8_graph(tmp_path / "a.onnx", tmp_path / "b.onnx", quick)

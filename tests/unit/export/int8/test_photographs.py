@@ -42,16 +42,17 @@ def test_crops_are_pairs_and_the_same_each_time(folder):
     assert len(first) == 9
     for one, two in zip(first, again, strict=True):
         assert np.array_equal(one.lr, two.lr)
-        small = downscale_bicubic(one.hr, 2).transpose(2, 0, 1)[None]
-        assert np.array_equal(np.rint(one.lr * 255), small)
-        assert one.lr.shape == (1, 3, 16, 16)
+        small = downscale_bicubic(one.hr, 2)
+        assert np.array_equal(one.lr, small)
+        assert np.array_equal(np.rint(one.network_input * 255), small.transpose(2, 0, 1)[None])
+        assert one.network_input.shape == (1, 3, 16, 16)
     assert any(not np.array_equal(one.lr, two.lr) for one, two in zip(first, other, strict=True))
     assert not np.array_equal(first[0].lr, first[len(paths)].lr)  # the same photograph, another place
 
 
 def test_gray_networks_get_gray_crops(folder):
     (crop,) = cut_crops(find_calibration_images(folder).calibration, 1, CropShape(16, 2, 1, 0), 0)
-    assert (crop.lr.shape, crop.hr.shape) == ((1, 1, 16, 16), (32, 32, 1))
+    assert (crop.network_input.shape, crop.hr.shape) == ((1, 1, 16, 16), (32, 32, 1))
 
 
 def test_small_photographs_are_passed_over_and_missing_ones_refused(folder, tmp_path_factory):

@@ -105,7 +105,6 @@ class Grower:
         self.keep(self.b.add("Add", scaled, source), channels, size)
 
 
-@pytest.mark.xdist_group("random graphs")
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), seed=st.integers(0, 2**20), nodes=st.integers(3, 14), constant_nodes=st.booleans())
 def test_random_graphs_give_the_same(make, data, seed, nodes, constant_nodes):
@@ -126,7 +125,6 @@ def test_random_graphs_give_the_same(make, data, seed, nodes, constant_nodes):
             seen[name, step.name] = seen.get((name, step.name), 0) + step.times
 
 
-@pytest.mark.xdist_group("random graphs")
 def test_random_graphs_held_every_pattern():
     if not seen:
         pytest.skip("the test above did not run")

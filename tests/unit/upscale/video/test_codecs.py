@@ -87,9 +87,7 @@ def test_odd_results_of_encoders_that_share_chroma_are_refused(clip: Clip, runne
     source = clip("in.mkv", size=(31, 47), pixel_format="yuv444p", codec="ffv1", numbers=(0, 1))
     with (
         Upscaler(type(runner)(scale=3), halo=0) as upscaler,
-        pytest.raises(
-            InputError, match=r"takes even sizes only, but the result is 141x93; take an even size with --sc"
-        ),
+        pytest.raises(InputError, match=r"even sizes only, .* 141x93; .*--sc"),
     ):
         upscale_video(upscaler, source, tmp_path / f"out{suffix}", VideoSettings(codec=codec))
 
@@ -170,5 +168,5 @@ def test_formats_that_come_back_under_another_name(given, decoded, *, alike):
 
 
 def test_narrow_h265_is_refused(clip: Clip, upscaler, tmp_path):
-    with pytest.raises(InputError, match=r"h265 takes frames of 64 pixels and more in width, not 60; take h264"):
+    with pytest.raises(InputError, match=r"h265 takes .* 64 pixels .* in width, not 60; take h264"):
         upscale_video(upscaler, clip("in.mkv", size=(30, 30)), tmp_path / "out.mkv", VideoSettings(codec="h265"))

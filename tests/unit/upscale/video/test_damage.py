@@ -77,7 +77,7 @@ def test_a_corrupt_packet_is_found_and_the_rest_recovered(clip, frames_of, upsca
 def test_nothing_can_be_recovered_without_a_head(clip, upscaler, tmp_path):
     source = clip("in.mp4", numbers=tuple(range(FRAMES)))
     cut(source, 0.5)
-    with pytest.raises(VideoError, match=r"in.mp4 .* damaged at its head, and nothing of it can be recovered"):
+    with pytest.raises(VideoError, match=r"in.mp4 .* damaged at its head"):
         upscale_video(upscaler, source, tmp_path / "out.mp4", SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
@@ -150,7 +150,7 @@ def test_lost_streams_are_found(finished):
 
 
 def test_other_frames_and_colors_are_found(finished):
-    with pytest.raises(VideoError, match=r"the result's frames are \(128, 64, 'yuv420p'.* not \(128, 66"):
+    with pytest.raises(VideoError, match=r"frames are \(128, 64, 'yuv420p'.* not \(128, 66"):
         check(finished, plan=replace(finished.plan, kind=replace(finished.plan.kind, height=66)))
     with pytest.raises(VideoError, match=r"the result's frames are .*, not .* \(0, 65536"):
         check(finished, info=replace(finished.info, display_matrix=(0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)))

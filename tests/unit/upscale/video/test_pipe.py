@@ -100,7 +100,7 @@ class Drops(io.RawIOBase):
 )
 def test_streams_that_break_off_are_named_and_what_came_is_written(upscaler, content, name, size, written):
     target = io.BytesIO()
-    with pytest.raises(VideoError, match=rf"ends in the middle of frame {written}; the frames before it are written"):
+    with pytest.raises(VideoError, match=rf"ends in the middle of frame {written};"):
         upscale_pipe(upscaler, io.BytesIO(content), target, name, size)
     frame = 33 * 65 * 3 * 4 + len(b"FRAME\n") if name == "y4m" else 30 * 20 * 3 * 4
     head = target.getvalue().index(b"FRAME") if name == "y4m" else 0

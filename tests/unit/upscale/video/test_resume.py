@@ -149,7 +149,7 @@ def test_one_process_works_on_a_result_at_a_time(source, upscaler, tmp_path):
     target = tmp_path / "out.mkv"
     with (
         open_work_folder(target, "another job"),
-        pytest.raises(InputError, match=r"out\.mkv is being written by another sr-deploy \(process \d+ on"),
+        pytest.raises(InputError, match=r"out\.mkv is being written .*\(process \d+ on"),
     ):
         upscale_video(upscaler, source, target, SETTINGS)
 

@@ -9,7 +9,6 @@ import torch
 from sr_deploy.arch.discriminators import build_discriminator, save_discriminator
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec, DiscriminatorSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import Certificate, CertificateEntry, EngineRecord, FileRecord, Measurement, record_file
 from sr_deploy.cli import main
 from sr_deploy.cli.info import format_flops, format_share, format_size
@@ -164,9 +163,9 @@ def test_engine(tmp_path, make_bundle, capsys):
     assert "stands alone" in capsys.readouterr().err
 
 
-def test_run_folder_names_its_weights(tmp_path, capsys):
+def test_run_folder_names_its_weights(tmp_path, write_network, capsys):
     weights = tmp_path / "demo" / "checkpoints" / "step-000040" / "generator_ema.safetensors"
-    save_generator(weights, build_network(SPEC).state_dict(), SPEC)
+    write_network(weights, SPEC)
     document = run_json(capsys, tmp_path / "demo")
     assert (document["kind"], document["layout"]) == ("checkpoint", "sr-deploy")
     assert document["weights"]["file"] == str(weights)

@@ -5,22 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.backends import builders
 from sr_deploy.cli import main
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("cli") / "net.safetensors"
+def checkpoint(tmp_path_factory, write_network):
     arch = ArchSpec(architecture="compact", scale=2, features=4, blocks=1)
-    torch.manual_seed(0)
-    save_generator(path, build_network(arch).state_dict(), arch)
-    return path
+    return write_network(tmp_path_factory.mktemp("cli") / "net.safetensors", arch)
 
 
 def test_a_triton_repository_is_written_beside_the_bundle(checkpoint, tmp_path, capsys):

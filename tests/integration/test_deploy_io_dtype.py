@@ -8,11 +8,8 @@ import math
 import numpy as np
 import onnx
 import pytest
-import torch
 
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.backends import builders
 from sr_deploy.bundle import open_bundle
 from sr_deploy.cli import main
@@ -21,28 +18,24 @@ from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner
 from sr_deploy.verification.verify import verify_model
 
-pytestmark = pytest.mark.xdist_group("io_dtype")  # one process makes its bundles
-
 SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
 PROFILE = "tile=1x16x16,1x32x32,1x64x64"
 
 
-def make_checkpoint(path, spec=SPEC):
-    torch.manual_seed(1)
-    save_generator(path, build_network(spec).state_dict(), spec)
-    return path
+@pytest.fixture(scope="module")
+def export(write_network):
+    def run(folder, io_dtype, *, backend="none", name="bundle", arch=SPEC):
+        checkpoint, spec = write_network(folder / f"{name}.safetensors", arch, seed=1), folder / f"{name}.toml"
+        spec.write_text(f'io_dtype = "{io_dtype}"\nprecisions = ["fp16"]\nprofiles = ["{PROFILE}"]\n')
+        words = ["export", str(checkpoint), "--spec", str(spec), "--out", str(folder / name)]
+        assert main([*words, "--backend", backend]) == 0
+        return folder / name
 
-
-def export(folder, io_dtype, *, backend="none", name="bundle", spec=SPEC):
-    checkpoint = make_checkpoint(folder / f"{name}.safetensors", spec)
-    (folder / f"{name}.toml").write_text(f'io_dtype = "{io_dtype}"\nprecisions = ["fp16"]\nprofiles = ["{PROFILE}"]\n')
-    words = ["export", str(checkpoint), "--spec", str(folder / f"{name}.toml"), "--out", str(folder / name)]
-    assert main([*words, "--backend", backend]) == 0
-    return folder / name
+    return run
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
+def bundles(tmp_path_factory, export):
     folder = tmp_path_factory.mktemp("io_dtype")
     return {io_dtype: export(folder, io_dtype, name=io_dtype) for io_dtype in ("fp32", "fp16", "uint8", "uint16")}
 
@@ -164,16 +157,16 @@ def test_a_graph_without_its_weights_is_compared_with_itself(bundles):
         assert entry.thresholds["rounding"] == 1 / 255  # both are rounded
 
 
-def test_gray_networks_have_one_channel_last(tmp_path):
+def test_gray_networks_have_one_channel_last(tmp_path, export):
     gray = ArchSpec(architecture="compact", scale=2, channels=1, features=8, blocks=1)
-    bundle = export(tmp_path, "uint8", spec=gray)
+    bundle = export(tmp_path, "uint8", arch=gray)
     model = open_model(bundle)
     assert (model.channels, model.input_dtype) == (1, "uint8")
     assert all(entry.passed for entry in open_bundle(bundle).certificate().entries)
 
 
 @pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")
-def test_engines_are_built_of_uint8_and_refused_of_uint16(tmp_path, capsys):
+def test_engines_are_built_of_uint8_and_refused_of_uint16(tmp_path, export, capsys):
     built = export(tmp_path, "uint8", backend="tensorrt-rtx", name="whole")
     assert len(open_bundle(built).engines()) == 2
     capsys.readouterr()

@@ -9,8 +9,6 @@ from sr_deploy.cli import main
 from sr_deploy.cli.bench_tables import make_tables
 from tests.unit.bench.conftest import DEVICE_TIMING
 
-pytestmark = pytest.mark.xdist_group("cli-bench")  # one process makes its bundles
-
 
 @pytest.fixture(scope="module")
 def made(make_bundle, tmp_path_factory):

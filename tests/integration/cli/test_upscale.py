@@ -28,10 +28,9 @@ SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=2)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory, write_network) -> Path:
     folder = tmp_path_factory.mktemp("upscale")
-    torch.manual_seed(0)
-    save_generator(folder / "net.safetensors", build_network(SPEC).state_dict(), SPEC)
+    write_network(folder / "net.safetensors", SPEC)
     write_image(folder / "in.png", read_image(bundled_photographs()["coffee"])[100:160, 200:301])
     return folder
 

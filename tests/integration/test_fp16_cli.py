@@ -17,8 +17,6 @@ from sr_deploy.cli import main
 from sr_deploy.engine.precision import find_unplanned, find_unplanned_nodes
 from sr_deploy.graph.read import read_graph
 
-pytestmark = pytest.mark.xdist_group("half-cli")  # one process makes its bundles
-
 SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=3)
 PROFILE = "tile=1x16x16,1x24x24,1x32x32"
 needs_rtx = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, reason="tensorrt_rtx is not installed")

@@ -10,9 +10,7 @@ import pytest
 import torch
 
 import sr_deploy
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.cli import main
 from sr_deploy.files import sha256_of
 from sr_deploy.imaging.codec import bundled_photographs, read_image, read_training_image, write_image
@@ -23,10 +21,9 @@ SPEC = ArchSpec(architecture="compact", scale=2, features=8, blocks=1)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def prepared(tmp_path_factory, write_network):
     folder = tmp_path_factory.mktemp("evaluate")
-    torch.manual_seed(0)
-    save_generator(folder / "net.safetensors", build_network(SPEC).state_dict(), SPEC)
+    write_network(folder / "net.safetensors", SPEC)
     for name, (top, left) in {"coffee": (40, 100), "chelsea": (20, 60)}.items():
         hr = read_training_image(bundled_photographs()[name])[top : top + 200, left : left + 211]
         write_image(folder / "hr" / f"{name}.png", hr)

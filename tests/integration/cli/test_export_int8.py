@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 
-from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import ArchSpec
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.bundle import open_bundle
 from sr_deploy.cli import main
 from sr_deploy.errors import BundleError
@@ -45,12 +42,10 @@ max_pixel_error = {limit}
 
 
 @pytest.fixture
-def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], write_network):
     """Runs `sr-deploy export --int8` on a little network and gives exit code, stdout and stderr."""
     monkeypatch.setenv("SR_DEPLOY_CACHE", str(tmp_path / "cache"))
-    torch.manual_seed(0)
-    checkpoint = tmp_path / "little.safetensors"
-    save_generator(checkpoint, build_network(ARCH).state_dict(), ARCH)
+    checkpoint = write_network(tmp_path / "little.safetensors", ARCH)
 
     def run(limit: float, *options: str, thresholds: str = "") -> tuple[int, str, str]:
         spec = tmp_path / "spec.toml"
