@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pages import describe_command, replace_table
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 import sr_deploy
 from sr_deploy.bench.choices import parse_candidate
@@ -44,8 +44,8 @@ BUDGET_DB = 0.05
 """What INT8 may lose against ground truth."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _Record(BaseModel, frozen=True, extra="forbid"):
+    """Part of what is stored as JSON."""
 
 
 class NetworkResult(_Record):

@@ -57,7 +57,6 @@ class Verification:
     """What `verify_model` found."""
 
     model: Model
-    """What was verified."""
     found: Found
     """What this run measured and checked."""
     certificate: Certificate

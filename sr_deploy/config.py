@@ -10,7 +10,6 @@ from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     ModelWrapValidatorHandler,
     ValidationError,
     field_validator,
@@ -29,14 +28,12 @@ _MAX_SECTIONS = 8
 _KEY_SHOWN = 120
 
 
-class Document(BaseModel):
+class Document(BaseModel, frozen=True, extra="forbid"):
     """What is stored or printed as JSON: it does not change, and fields that are not known are refused.
 
     Names of files get into it, which may hold anything, and bytes that are no UTF-8: text is stored so that it can be
     read again.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @field_validator("*", mode="before")
     @classmethod

@@ -69,7 +69,6 @@ class WrittenGraphs:
     """The graphs of a bundle, and what was found out while they were made."""
 
     records: tuple[GraphRecord, ...]
-    """One for each file."""
     saving: GraphSaving | None = None
     """What rewriting the FP32 graph saved; None if the spec leaves it plain."""
     fp16_plan: Fp16Plan | None = None
@@ -85,7 +84,6 @@ class ExportResult:
     """What `export_bundle` made."""
 
     bundle: Bundle
-    """The deployment."""
     engines: tuple[EngineRecord, ...]
     """Engines built on this machine."""
     not_built: tuple[NotBuilt, ...]

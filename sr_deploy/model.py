@@ -33,11 +33,10 @@ class Model:
     path: Path
     """What was opened: a file, a bundle or a run."""
     kind: Literal["checkpoint", "graph", "bundle", "engine"]
-    """Its form."""
     scale: int
     """Output pixels per input pixel along each side."""
     channels: int
-    """1 or 3."""
+    """Of the images, 1 or 3."""
     input_multiple: int
     """Height and width must be multiples of this."""
     arch: ArchSpec | None

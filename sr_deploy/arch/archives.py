@@ -41,7 +41,6 @@ class Member:
     packed: int
     """How many there are in the archive."""
     deflated: bool
-    """Whether they are compressed."""
     checksum: int
     """CRC-32 of them, unpacked."""
 

@@ -81,10 +81,8 @@ _COMMON = frozenset(ArchSpec.model_fields)
 DiscriminatorName = Literal["srgan", "vgg128", "vgg256", "unet"]
 
 
-class DiscriminatorSpec(BaseModel):
+class DiscriminatorSpec(BaseModel, frozen=True, extra="forbid"):
     """One discriminator, described well enough to build it anew. Stored with its weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: DiscriminatorName
     """srgan (8 convolutions), vgg128 (ESRGAN's, 10), vgg256 (12), unet (Real-ESRGAN's: a verdict for each pixel)."""
@@ -95,7 +93,7 @@ class DiscriminatorSpec(BaseModel):
     spectral_norm: bool = False
     """Whether weights are divided by their largest singular value (unet only)."""
     channels: int = Field(default=3, ge=1, le=16)
-    """Channels of the images."""
+    """Of the images."""
 
     def title(self) -> str:
         """One line for people, as in `unet, 64 features, spectral norm, RGB`."""

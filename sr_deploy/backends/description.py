@@ -62,7 +62,6 @@ class OpenedGraph:
     """A graph that is ready to run."""
 
     inputs: tuple[str, ...]
-    """Names of the inputs."""
     run: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
     """From the inputs to all outputs, by name."""
 
@@ -82,7 +81,7 @@ class Variant:
     """Another way to run the same network, timed for comparison: `+NAME` of `sr-deploy bench`."""
 
     name: str
-    """Behind the plus."""
+    """What follows the plus, as in `fixed`."""
     precisions: tuple[Precision, ...] = PRECISIONS
     """In which it exists."""
     why_not: Callable[[BackendChoice], str | None] = lambda _choice: None

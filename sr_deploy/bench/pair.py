@@ -30,7 +30,7 @@ class PairTiming:
     backend: str
     """Who computed, as in `openvino:fp32`."""
     shape: str
-    """Input, `NxHxW`."""
+    """Of the input, as in `1x64x128` (batch, height, width)."""
     before_ms: float
     """Median time of a call of the first graph."""
     after_ms: float

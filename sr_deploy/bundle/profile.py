@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from sr_deploy.errors import ShapeError
 from sr_deploy.graph.scale import MAX_SIDE
@@ -40,10 +40,8 @@ def parse_shape(text: str) -> Shape:
     return Shape(*numbers)
 
 
-class Profile(BaseModel):
+class Profile(BaseModel, frozen=True, extra="forbid"):
     """The shapes that an engine is built for: any between `min` and `max`, fastest at `opt`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=rf"^{_NAME}$")
     """Short name, as in `tile`."""

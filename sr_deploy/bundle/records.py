@@ -62,7 +62,6 @@ class FileRecord(Record):
     file: FileName
     """Path relative to the bundle."""
     sha256: Sha256
-    """SHA-256 of its bytes."""
 
 
 class GraphRecord(FileRecord):
@@ -143,7 +142,6 @@ class Manifest(Record):
     created_at: Timestamp
     """UTC, ISO 8601; the newest bundle is the one with the greatest value."""
     arch: ArchSpec
-    """The network."""
     input_multiple: int = Field(default=1, ge=1, le=64)
     """Height and width must be multiples of this; `upscale` pads, other callers pad by themselves."""
     source: SourceRecord
@@ -214,7 +212,6 @@ class EngineRecord(Record):
     graph_sha256: Sha256
     """Hash of the ONNX graph it was built from."""
     precision: Precision
-    """Precision of that graph."""
     backend: str
     """Which SDK built it, and runs it."""
     backend_version: str
@@ -222,7 +219,7 @@ class EngineRecord(Record):
     target: str
     """Name of the GPU it was built on and for, or the compute capabilities, as in `sm86+sm89`."""
     profiles: tuple[Profile, ...] = Field(min_length=1, max_length=_MAX_PROFILES)
-    """Shapes it takes."""
+    """Shapes of the input that it takes."""
     flags: dict[str, str]
     """Every other setting of the builder."""
     engine: FileRecord
@@ -241,7 +238,6 @@ class EngineRecord(Record):
     inspected: str
     """What the built engine says of its layers' precision, or why it was not asked."""
     build_seconds: Annotated[FiniteFloat, Field(ge=0)]
-    """Time the builder took."""
     built_on: str = ""
     """System, processor and GPU of the machine, as in `Linux x86_64 without a GPU`. Empty in records that an older
     sr-deploy wrote."""

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from sr_deploy.bundle.certificate import Check
 from sr_deploy.bundle.documents import read_record
@@ -49,8 +49,8 @@ _CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 """Those of sigstore, each with the hash that is signed with it."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+class _Part(BaseModel, frozen=True, extra="ignore", populate_by_name=True):
+    """Part of a file of signatures; other keys than these are left aside."""
 
 
 class _Resource(_Part):

@@ -27,11 +27,10 @@ class Failure:
     file: str
     """The file that it is about, relative to the bundle."""
     sha256: str | None
-    """Its hash."""
     kind: str
     """The check's kind; `run` for a measurement."""
     lines: tuple[str, ...]
-    """What is wrong."""
+    """What is wrong, a line each."""
     when: str
     """When it was found; UTC, ISO 8601."""
     where: str = ""

@@ -127,7 +127,7 @@ class Network:
     open: Callable[[], AbstractContextManager[tuple[dict[str, object], list[Upscaler]]]]
     """Gives what is told about it, and one upscaler for each device."""
     tile: int | None
-    """As asked for."""
+    """Side in pixels that was asked for; None: to be chosen."""
 
 
 def is_video(source: Path, target: Path) -> bool:

@@ -47,7 +47,7 @@ class NotBuilt:
     """An engine that this machine could not build. The bundle is complete without it."""
 
     backend: str
-    """Which SDK."""
+    """Name of the SDK, as in `tensorrt`."""
     reason: str
     """Why not, and what would help."""
     command: str
@@ -59,7 +59,6 @@ class BuildResult:
     """What `build_engines` did."""
 
     built: tuple[EngineRecord, ...] = ()
-    """Engines built now."""
     kept: tuple[EngineRecord, ...] = ()
     """Engines that were there already and still hold."""
     removed: tuple[str, ...] = ()

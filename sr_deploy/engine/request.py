@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from sr_deploy import trt
 from sr_deploy.backends import Precision
@@ -14,15 +14,11 @@ from sr_deploy.bundle import EngineOptions, EngineRecord, Profile, engine_key
 from sr_deploy.errors import MissingDependencyError
 
 
-class EngineRequest(BaseModel):
+class EngineRequest(BaseModel, frozen=True, extra="forbid"):
     """One engine to build."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     graph: Path
-    """The ONNX file."""
     graph_sha256: str
-    """Its hash."""
     precision: Precision
     """Precision that its convolutions are meant to have."""
     backend: str

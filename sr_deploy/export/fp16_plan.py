@@ -53,7 +53,7 @@ class KeptNode:
     name: str
     """Its name, or that of its first output."""
     op: str
-    """ONNX operator."""
+    """ONNX operator, as in `Conv`."""
     reason: str
     """Why, as in `its result reaches 1.2e+05`."""
 

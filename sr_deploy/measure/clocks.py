@@ -7,7 +7,7 @@ import subprocess
 from types import TracebackType
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from sr_deploy.gpus import Gpu
 from sr_deploy.legible import make_legible
@@ -16,10 +16,8 @@ _SECONDS = 30
 _LET_GO = "--reset-gpu-clocks"  # it sets back the clocks alone, not the GPU
 
 
-class ClockLock(BaseModel):
+class ClockLock(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """The clock that a GPU was to keep."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     mhz: int
     """Frequency of its multiprocessors that was asked for; the driver takes the nearest that the GPU has."""

@@ -38,7 +38,6 @@ class Question(Document):
     versions: dict[str, str | None]
     """Of the backends' libraries and of sr-deploy."""
     cpu: str
-    """Name of the processor."""
     cpu_features: tuple[str, ...]
     """Its instruction sets that matter for convolutions."""
     cores: int

@@ -24,17 +24,15 @@ class RunnerSpec:
     """What a runner takes, gives and is."""
 
     backend: str
-    """Who computes."""
     version: str
-    """Version of the backend."""
     precision: Precision
-    """Precision of the convolutions."""
+    """In which convolutions compute."""
     device: str
     """What it runs on, as in `cpu` or `cuda:0`."""
     scale: int
     """Output pixels per input pixel along each side."""
     channels: int
-    """1 or 3."""
+    """Of the images, 1 or 3."""
     input_multiple: int = 1
     """Height and width must be multiples of this."""
     profiles: tuple[Profile, ...] = ()

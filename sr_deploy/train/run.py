@@ -44,7 +44,7 @@ class HeldOutScores(Document):
     """Scores of one held-out photograph."""
 
     name: str
-    """File name without suffix."""
+    """Of its file, without suffix."""
     model: Scores
     """The averaged generator, in FP32."""
     bicubic: Scores
@@ -94,7 +94,6 @@ class RunManifest(Document):
     name: str
     """Of the run's folder when it was made."""
     recipe: str
-    """Name of the recipe."""
     created_at: AwareDatetime
     updated_at: AwareDatetime
     status: Literal["running", "stopped", "failed", "finished"]

@@ -84,7 +84,6 @@ class Upscaler:
         if batch is not None and batch < 1:
             raise ShapeError(f"batch must be 1 or more tiles, not {batch}")
         self.asked_batch = batch
-        """As given."""
         self._device = device
         self._threads = threads
         self._lock = threading.Lock()

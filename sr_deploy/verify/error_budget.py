@@ -54,7 +54,7 @@ class Stage:
     runs: str
     """Backend and precision that ran."""
     outputs: Outputs
-    """Its outputs, not clamped."""
+    """Not clamped."""
     file: str | None = None
     """The file that was run."""
 

@@ -62,7 +62,7 @@ class EncoderPlan:
     aspect: Fraction
     """Width of a pixel over its height."""
     options: Mapping[str, str]
-    """Options of FFmpeg's encoder."""
+    """For FFmpeg."""
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What cannot be as in the source, in words."""
 

@@ -38,7 +38,7 @@ class PipeResult:
     target: RawFormat
     """Format of the output stream."""
     frames: int
-    """Frames that were written."""
+    """How many were written."""
     duplicates: int
     """Of them, frames that repeat the one before."""
     stages: dict[str, float]

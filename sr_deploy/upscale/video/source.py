@@ -98,7 +98,6 @@ class VideoInfo:
     kind: FrameKind
     """Of its frames, as they are stored."""
     light: MasteringLight
-    """Static HDR metadata."""
     time_base: Fraction
     """Seconds per unit of the times of its frames."""
     rate: Fraction

@@ -43,11 +43,10 @@ class VideoResult:
     source: Path
     target: Path
     info: VideoInfo
-    """Of the source."""
     plan: EncoderPlan
     """How the result is encoded."""
     frames: int
-    """Frames of the result."""
+    """How many the result has."""
     resumed: int
     """Of them, frames that an earlier run had finished."""
     duplicates: int
