@@ -60,6 +60,17 @@ class OpenSection(BaseModel):
         return handler(value) if isinstance(value, model) or cls is model else model.model_validate(value)
 
 
+def first_problem(error: ValidationError, whole: str) -> str:
+    """What is wrong with the first field that is refused, as in `run.steps: Input should be greater than 0`.
+
+    Args:
+        error: of a model.
+        whole: stands for the field where it is the document as such that is refused.
+    """
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg'].removeprefix('Value error, ')}"
+
+
 def make_storable(value: object) -> object:
     """Text, alone, in lists or as keys, so that it can be stored and read again; all else as it is."""
     if isinstance(value, str):

@@ -230,18 +230,8 @@ def _read_arch(info: GraphInfo) -> ArchSpec | None:
 
 def _open_bundle(path: Path) -> Model:
     bundle = open_bundle(path)
-    manifest = bundle.manifest
-    return Model(
-        path=path,
-        kind="bundle",
-        scale=manifest.arch.scale,
-        channels=manifest.arch.channels,
-        input_multiple=manifest.input_multiple,
-        arch=manifest.arch,
-        layout=manifest.source.layout,
-        bundle=bundle,
-        weights_path=bundle.reference,
-        license=manifest.source.license,
+    return replace(
+        _model_of(bundle, path, "bundle"), weights_path=bundle.reference, license=bundle.manifest.source.license
     )
 
 
@@ -261,15 +251,18 @@ def _open_engine(path: Path) -> Model:
         raise DamagedBundleError(
             f"{path} was built from a graph that is not in its bundle; build it again with: sr-deploy build {folder}"
         )
+    return replace(_model_of(bundle, path, "engine"), engine=record)
+
+
+def _model_of(bundle: Bundle, path: Path, kind: Literal["bundle", "engine"]) -> Model:
     manifest = bundle.manifest
     return Model(
         path=path,
-        kind="engine",
+        kind=kind,
         scale=manifest.arch.scale,
         channels=manifest.arch.channels,
         input_multiple=manifest.input_multiple,
         arch=manifest.arch,
         layout=manifest.source.layout,
         bundle=bundle,
-        engine=record,
     )

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from sr_deploy.backends import Precision
 from sr_deploy.bundle.records import Record
+from sr_deploy.config import first_problem
 from sr_deploy.errors import InputError
 from sr_deploy.files import require_file
 from sr_deploy.measure.clocks import ClockLock
@@ -269,9 +270,7 @@ def read_report(path: Path) -> BenchReport:
     try:
         return BenchReport.model_validate(document)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = ".".join(map(str, problem["loc"])) or "the document"
+        problem = first_problem(error, "the document")
         raise InputError(
-            f"{path} is no report of schema version {SCHEMA_VERSION} ({place}: {problem['msg']}); make one with: "
-            "sr-deploy bench --json"
+            f"{path} is no report of schema version {SCHEMA_VERSION} ({problem}); make one with: sr-deploy bench --json"
         ) from error

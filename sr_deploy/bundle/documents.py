@@ -9,6 +9,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from sr_deploy.bundle.records import FileRecord
+from sr_deploy.config import first_problem
 from sr_deploy.errors import BundleError, DamagedBundleError
 from sr_deploy.files import sha256_of
 from sr_deploy.untrusted import find_inside, is_regular, read_json
@@ -33,10 +34,7 @@ def read_record(path: Path, model: type[RecordModel]) -> RecordModel:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = "".join(f"{part}: " for part in (".".join(map(str, first["loc"])),) if part)
-        reason = first["msg"].removeprefix("Value error, ")
-        raise DamagedBundleError(f"{path} is damaged: {where}{reason}") from error
+        raise DamagedBundleError(f"{path} is damaged: {first_problem(error, 'the whole')}") from error
 
 
 def check_file(folder: Path, record: FileRecord) -> None:

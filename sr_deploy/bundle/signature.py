@@ -26,6 +26,7 @@ from sr_deploy.bundle.documents import read_record
 from sr_deploy.bundle.engine_folder import CACHES_FOLDER
 from sr_deploy.bundle.records import ENGINES_FOLDER, Manifest, Sha256
 from sr_deploy.bundle.store import CERTIFICATE_NAME, MANIFEST_NAME, PAGE_NAME, is_bundle, utc_now
+from sr_deploy.config import first_problem
 from sr_deploy.deps import require
 from sr_deploy.errors import DamagedBundleError, InputError, VerificationError
 from sr_deploy.files import require_file, sha256_of, write_text
@@ -286,7 +287,4 @@ def _encode(payload: bytes) -> bytes:
 
 
 def _first(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error)
+    return first_problem(error, "the whole") if isinstance(error, ValidationError) else str(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from types import TracebackType
 from typing import Self
 
 from pydantic import BaseModel
@@ -59,9 +58,7 @@ class LockedClock:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self._refused is None:
             self._kept = self._ask(_LET_GO)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, ValidationError
 
 from sr_deploy.candidates import read_each, require_any
-from sr_deploy.config import Document
+from sr_deploy.config import Document, first_problem
 from sr_deploy.errors import InputError, OutputError, TrainingError
 from sr_deploy.files import lost_folder, make_folder, output_error, write_text
 from sr_deploy.locks import LOCK_NAME, hold_lock
@@ -139,10 +139,9 @@ def read_manifest(run: Path) -> RunManifest:
     try:
         return RunManifest.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        problem = first_problem(error, "the whole file")
         raise InputError(
-            f"{path} is no manifest of a run that this version reads (schema {SCHEMA_VERSION}): {where}: {first['msg']}"
+            f"{path} is no manifest of a run that this version reads (schema {SCHEMA_VERSION}): {problem}"
         ) from error
 
 

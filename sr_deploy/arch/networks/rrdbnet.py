@@ -55,7 +55,7 @@ class DenseBlock(nn.Module):
         for number in range(1, _DENSE_CONVS + 1):
             width = growth if number < _DENSE_CONVS else features
             self.add_module(f"conv{number}", nn.Conv2d(features + (number - 1) * growth, width, 3, padding=1))
-        scale_kaiming(self, 0.1)
+        scale_kaiming(self)
 
     def forward(self, features_NCHW: torch.Tensor) -> torch.Tensor:
         """Refine feature maps."""

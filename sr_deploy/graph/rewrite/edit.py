@@ -83,10 +83,6 @@ class EditableGraph:
         """Whether exactly one node takes the tensor, once, and it is no output of the graph."""
         return name not in self._elsewhere and len(self._users.get(name, ())) == 1
 
-    def is_output(self, name: str) -> bool:
-        """Whether it is one of the graph's outputs, or read inside a subgraph."""
-        return name in self._elsewhere
-
     def only_user(self, name: str, *op_types: str) -> onnx.NodeProto | None:
         """The one node that takes a private tensor, if it is one of these operators."""
         if not self.is_private(name):
