@@ -262,7 +262,7 @@ def record_engines(bundle: Bundle) -> Judgment:
     verification's own outputs.
 
     Returns:
-        The verdict as it stands now.
+        The verdict as of now.
 
     Raises:
         BundleError: an engine is damaged.

@@ -202,7 +202,7 @@ def default_name(model: Model) -> str:
 def _check_place(path: Path) -> None:
     """Refuse to replace a folder that holds something else."""
     if path.is_dir() and any(path.iterdir()) and not is_bundle(path):
-        raise OutputError(f"{path} holds files and is no bundle; choose another folder with --out, or empty it")
+        raise OutputError(f"{path} holds files and is not a bundle; choose another folder with --out, or empty it")
 
 
 def _write_bundle(

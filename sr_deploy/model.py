@@ -246,7 +246,7 @@ def _open_engine(path: Path) -> Model:
     bundle = open_bundle(folder)
     record = bundle.read_engine(f"{ENGINES_FOLDER}/{record_path.name}")
     if path.absolute().relative_to(folder).as_posix() != record.engine.file:
-        raise DamagedBundleError(f"{path} is no place of an engine; give {folder / record.engine.file}")
+        raise DamagedBundleError(f"{path} is not a place of an engine; give {folder / record.engine.file}")
     if record.graph_sha256 not in {graph.sha256 for graph in bundle.manifest.graphs}:
         raise DamagedBundleError(
             f"{path} was built from a graph that is not in its bundle; build it again with: sr-deploy build {folder}"

@@ -59,7 +59,7 @@ class ArchSpec(BaseModel):
             raise ValueError(f"a network has at most {_MOST_OPTIONS} options, not {len(values)}")
         wrong = next((key for key in values if not _OPTION_NAME.fullmatch(str(key))), None)
         if wrong is not None:
-            raise ValueError(f"{str(wrong)[:64]!r} is no name of an option; those have small letters and digits")
+            raise ValueError(f"{str(wrong)[:64]!r} is not a name of an option; those have small letters and digits")
         return {key: value for key, value in values.items() if value is not None}
 
     @property

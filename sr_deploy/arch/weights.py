@@ -79,7 +79,7 @@ def read_input_steps(path: Path) -> dict[str, float]:
 
     Raises:
         InputError: as `read_checkpoint`.
-        CheckpointError: as `read_checkpoint`, or the steps are no positive numbers.
+        CheckpointError: as `read_checkpoint`, or the steps are not positive numbers.
     """
     with open_tensors(path, "the generator's weights") as file:
         text = file.metadata.get(_STEPS_KEY) if file.metadata.get("format") == OUR_FORMAT else None
@@ -89,7 +89,7 @@ def read_input_steps(path: Path) -> dict[str, float]:
         return _STEPS.validate_json(text)
     except ValidationError as error:
         raise CheckpointError(
-            f"{path}: the steps of INT8 in its metadata are no positive numbers by name: {text[:80]}; it is damaged"
+            f"{path}: the steps of INT8 in its metadata are not positive numbers by name: {text[:80]}; it is damaged"
         ) from error
 
 

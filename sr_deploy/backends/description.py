@@ -73,7 +73,7 @@ class Auto:
     rank: int
     """Place among the backends; the lowest takes its turn first."""
     reduced: tuple[BackendChoice, ...] = ()
-    """Choices below FP32, in their order, where the certificate vouches for them. FP32 is always taken."""
+    """Choices below FP32, in their order, where the certificate covers them. FP32 is always taken."""
 
 
 @dataclass(frozen=True)

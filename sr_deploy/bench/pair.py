@@ -59,7 +59,7 @@ def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTi
         None where there is none.
 
     Raises:
-        GraphError: a file is no image graph.
+        GraphError: a file is not an image graph.
         BackendError: a graph does not run.
     """
     models = open_model(before), open_model(after)

@@ -1,4 +1,4 @@
-"""The document of a benchmark. Schema version 3, and 2 is read; each field is explained where it stands."""
+"""The document of a benchmark. Schema version 3, and 2 is read; each field is explained at its definition."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ class BenchReport(_Explained):
     peaks: tuple[Peaks, ...]
     """What this machine's arithmetic and memory reach, for each device that a candidate ran on."""
     versions: dict[str, str]
-    """Name and version of everything that had a hand in it."""
+    """Name and version of everything that was used."""
     model: str
     """Name of the model's file or folder."""
     model_sha256: str
@@ -272,5 +272,6 @@ def read_report(path: Path) -> BenchReport:
     except ValidationError as error:
         problem = first_problem(error, "the document")
         raise InputError(
-            f"{path} is no report of schema version {SCHEMA_VERSION} ({problem}); make one with: sr-deploy bench --json"
+            f"{path} is not a report of schema version {SCHEMA_VERSION} ({problem}); make one with: "
+            "sr-deploy bench --json"
         ) from error

@@ -95,7 +95,7 @@ class CertificateEntry(Record):
     """UTC, ISO 8601."""
     thresholds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     """`max_abs` (at most) and `psnr_db` (at least) that had to be met. Where a graph has another I/O type than
-    float32, both allow for their `rounding`, half a step of the type, which stands here too."""
+    float32, both allow for their `rounding`, half a step of the type, which is stored here too."""
     measurements: tuple[Measurement, ...]
     """One for each input."""
     judged: tuple[str, ...] = ()
@@ -279,7 +279,7 @@ class NotRun(Record):
 
 
 class LastVerification(Record):
-    """What the last `export`, `build` or `verify` came to; readers make the verdict anew of what stands here."""
+    """What the last `export`, `build` or `verify` came to; readers make the verdict anew of what is stored here."""
 
     verdict: Literal["verified", "incomplete", "failed"]
     """As docs/certificate.md explains them."""

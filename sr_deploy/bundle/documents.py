@@ -30,7 +30,7 @@ def read_record(path: Path, model: type[RecordModel]) -> RecordModel:
     if isinstance(version, int) and version > 1:
         raise BundleError(f"{path} has schema version {version}; this sr-deploy reads version 1")
     if version != 1:
-        raise DamagedBundleError(f"{path} is damaged: it says no schema version; this sr-deploy reads version 1")
+        raise DamagedBundleError(f"{path} is damaged: it states no schema version; this sr-deploy reads version 1")
     try:
         return model.model_validate(document)
     except ValidationError as error:

@@ -35,7 +35,7 @@ def parse_shape(text: str) -> Shape:
     numbers = [int(part) for part in match.groups()] if match else []
     if not numbers or not all(1 <= number <= MAX_SIDE for number in numbers):
         raise ShapeError(
-            f"{show_value(text)} is no shape; give NxHxW in integers from 1 to {MAX_SIDE}, as in 1x720x1280"
+            f"{show_value(text)} is not a shape; give NxHxW in integers from 1 to {MAX_SIDE}, as in 1x720x1280"
         )
     return Shape(*numbers)
 
@@ -80,7 +80,7 @@ def parse_profile(text: str) -> Profile:
     parts = shapes.split(",")
     if not equals or not re.fullmatch(_NAME, name) or len(parts) != 3:
         raise ShapeError(
-            f"{show_value(text)} is no profile; give NAME=MIN,OPT,MAX, each NxHxW, as in "
+            f"{show_value(text)} is not a profile; give NAME=MIN,OPT,MAX, each NxHxW, as in "
             "tile=1x64x64,1x256x256,4x512x512"
         )
     smallest, optimal, largest = (parse_shape(part) for part in parts)

@@ -1,4 +1,4 @@
-"""The JSON documents of a bundle. Schema version 1; each field is explained where it stands."""
+"""The JSON documents of a bundle. Schema version 1; each field is explained at its definition."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Manifest(Record):
     fp8: Int8Record | None = None
     """The search for FP8; None where there is no FP8 graph."""
     tools: dict[str, str]
-    """Name and version of everything that had a hand in it."""
+    """Name and version of everything that was used."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -295,7 +295,7 @@ def _list_contradictions(manifest: Manifest) -> Iterator[str]:
     multiple = manifest.input_multiple
     for profile in manifest.profiles:
         if any(side % multiple for shape in (profile.min, profile.opt, profile.max) for side in (shape.h, shape.w)):
-            yield f"profile {profile.name!r} has sides that are no multiples of input_multiple, which is {multiple}"
+            yield f"profile {profile.name!r} has sides that are not multiples of input_multiple, which is {multiple}"
     names = [profile.name for profile in manifest.profiles]
     if len(set(names)) < len(names):
         yield f"profiles are named {', '.join(names)}; each needs a name of its own"
@@ -310,7 +310,7 @@ def _list_misplaced(manifest: Manifest) -> Iterator[str]:
         wanted += [(search.report, ".json"), (search.picture, drawn)]
     for record, suffix in wanted:
         if not re.fullmatch(_PLAIN_NAME + re.escape(suffix), record.file):
-            yield f"{record.file!r} is no file of a bundle's own folder that ends with {suffix}"
+            yield f"{record.file!r} is not a file of a bundle's own folder that ends with {suffix}"
     names = ["bundle.json", "certificate.json", *(record.file for record, _ in wanted)]
     for name in {name.casefold() for name in names if [one.casefold() for one in names].count(name.casefold()) > 1}:
         yield f"{name} is named more than once; each file has one purpose"

@@ -232,7 +232,8 @@ def read_signature(path: Path, key: EllipticCurvePublicKey) -> dict[str, str]:
         payload = base64.b64decode(bundle.envelope.payload, validate=True)
         signature = base64.b64decode(bundle.envelope.signatures[0].sig, validate=True)
     except (ValidationError, binascii.Error, DamagedBundleError) as error:
-        raise VerificationError(f"NOT verified: {path} is no signature of sigstore's kind: {_first(error)}") from error
+        problem = _first(error)
+        raise VerificationError(f"NOT verified: {path} is not a signature of sigstore's kind: {problem}") from error
     hint = bundle.material.public_key.hint
     if hint not in (None, "", _fingerprint(key)):
         raise VerificationError(

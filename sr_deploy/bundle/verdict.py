@@ -36,7 +36,7 @@ class Failure:
     where: str = ""
     """Of a measurement: the input that fell short by most, the place, and whether a picture would show it."""
     accepted: Acceptance | None = None
-    """Who accepted it; None: nobody whose word counts here."""
+    """Who accepted it; None: nobody on this machine."""
     foreign: Acceptance | None = None
     """Who accepted it elsewhere, which does not count here."""
 

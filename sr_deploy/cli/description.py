@@ -105,7 +105,7 @@ class Description:
     source: dict[str, str] = field(default_factory=dict)
     """What a bundle was made from: file, sha256, layout; what a run trained: recipe, step, status."""
     tools: dict[str, str] = field(default_factory=dict)
-    """Versions of what had a hand in it."""
+    """Versions of what was used."""
     created_at: str | None = None
     """Time of a bundle in UTC, ISO 8601."""
 

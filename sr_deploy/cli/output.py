@@ -105,7 +105,7 @@ class Output:
     def progress(self, title: str, total: float) -> Iterator[Advance]:
         """A progress bar with time left on stderr, cleared when it ends.
 
-        Where stderr is no terminal it prints a line every tenth of the way instead.
+        Where stderr is not a terminal it prints a line every tenth of the way instead.
         """
         if self._silent:
             yield lambda completed, note="": None

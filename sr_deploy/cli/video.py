@@ -80,7 +80,7 @@ class VideoOptions:
     segment: int
 
     def refuse(self, source: Path) -> None:
-        """Say so where one is given for what is no video.
+        """Say so where one is given for what is not a video.
 
         Raises:
             InputError: one is.
@@ -131,7 +131,7 @@ class Network:
 
 
 def is_video(source: Path, target: Path) -> bool:
-    """Whether the names say so, of what is no folder."""
+    """Whether the names say so, of what is not a folder."""
     return not source.is_dir() and bool({source.suffix.lower(), target.suffix.lower()} & _VIDEO_SUFFIXES)
 
 
@@ -171,7 +171,7 @@ def is_stream(source: Path, target: Path, *, as_json: bool) -> bool:
     if _STREAM not in (source, target):
         return False
     if source != target or as_json:
-        raise InputError("a stream goes from - (stdin) to - (stdout), and leaves no room for --json")
+        raise InputError("a stream goes from - (stdin) to - (stdout), so --json cannot use stdout; leave --json out")
     return True
 
 

@@ -92,7 +92,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     The last line of a run that is being written, or was killed, may be cut short.
 
     Raises:
-        InputError: the log cannot be read, or is no plain file.
+        InputError: the log cannot be read, or is not a plain file.
     """
     path = run / METRICS_NAME
     if not os.path.lexists(path):

@@ -134,14 +134,14 @@ def read_manifest(run: Path) -> RunManifest:
     """
     path = find_inside(run, MANIFEST_NAME)
     if not os.path.lexists(path):
-        raise InputError(f"{run} is no run: it has no {MANIFEST_NAME}; start one with: sr-deploy train")
+        raise InputError(f"{run} is not a run: it has no {MANIFEST_NAME}; start one with: sr-deploy train")
     document = read_json(path)
     try:
         return RunManifest.model_validate(document)
     except ValidationError as error:
         problem = first_problem(error, "the whole file")
         raise InputError(
-            f"{path} is no manifest of a run that this version reads (schema {SCHEMA_VERSION}): {problem}"
+            f"{path} is not a manifest of a run that this version reads (schema {SCHEMA_VERSION}): {problem}"
         ) from error
 
 

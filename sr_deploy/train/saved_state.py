@@ -110,4 +110,4 @@ def _validate(model: type[Model], document: object) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(show_value(part) for part in first["loc"])
-        raise CheckpointError(f"is no state of a training ({where}: {first['msg'][:200]})") from error
+        raise CheckpointError(f"is not a state of a training ({where}: {first['msg'][:200]})") from error

@@ -154,7 +154,7 @@ class Upscaler:
 
         Raises:
             ShapeError: not such a picture.
-            GuardError: what the network gives is no picture of the input.
+            GuardError: what the network gives is not a picture of the input.
             OutOfMemoryError: there is no memory for small tiles either.
             BackendError: the backend failed.
         """

@@ -190,7 +190,7 @@ class Inference:
             tile: its place.
 
         Raises:
-            GuardError: it is no picture of the input, in FP32 too, or there is no FP32.
+            GuardError: it is not a picture of the input, in FP32 too, or there is no FP32.
             BackendError: the FP32 runner failed.
         """
         where = f"{self._runner.spec} gave {problem} in the tile at row {tile.row.start}, column {tile.column.start}"

@@ -105,7 +105,7 @@ def test_a_damaged_one_is_named_and_left_out(here, caplog, place, how):
     told = [line for line in caplog.messages if line.startswith("skipped: ")]
     assert [f"{place}/{name}" in line for name, line in zip(("a-bad", "z-bad"), told, strict=True)] == [True, True]
     shutil.rmtree(good)
-    with pytest.raises(SrDeployError, match=r"a-bad.* and 1 more like it; mend it, move it away, or name what to take"):
+    with pytest.raises(SrDeployError, match=r"a-bad.* and 1 more like it; repair it, move it away, or name"):
         find_newest(Path(place))
 
 

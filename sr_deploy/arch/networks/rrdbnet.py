@@ -101,7 +101,7 @@ class RRDBNet(nn.Module):
         """Upscale N x C x H x W in [0, 1]; the result is not clamped.
 
         Raises:
-            ShapeError: a side is no multiple of the pixel-unshuffle.
+            ShapeError: a side is not a multiple of the pixel-unshuffle.
         """
         if self.unshuffle > 1:
             self._check_sides(lr_NCHW)

@@ -80,7 +80,7 @@ class EditableGraph:
         return list(self._users.get(name, ()))
 
     def is_private(self, name: str) -> bool:
-        """Whether exactly one node takes the tensor, once, and it is no output of the graph."""
+        """Whether exactly one node takes the tensor, once, and it is not an output of the graph."""
         return name not in self._elsewhere and len(self._users.get(name, ())) == 1
 
     def only_user(self, name: str, *op_types: str) -> onnx.NodeProto | None:

@@ -91,7 +91,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check_patch(self) -> Self:
         if self.data.patch_size % self.scale:
-            raise ValueError(f"data.patch_size = {self.data.patch_size} is no multiple of scale = {self.scale}")
+            raise ValueError(f"data.patch_size = {self.data.patch_size} is not a multiple of scale = {self.scale}")
         if self.degradation is not None:
             canvas = self.degradation.canvas
             if canvas % self.scale or canvas < self.data.patch_size:
