@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pages import describe_command, replace_table
+from pages import describe_command, make_table, replace_table
 
 from sr_deploy.bench.compare import compare_reports, is_apart
 from sr_deploy.bench.report import BenchReport, read_report
@@ -77,14 +77,13 @@ def write_agreement(results: Path, again: Path, names: Sequence[str]) -> None:
 
 
 def _format_rows(rows: Sequence[Agreement]) -> list[str]:
-    lines = [
-        "| scenario | medians | pairs of candidates | beyond their spreads both times | order changed | "
-        "a median changed by, middle (greatest) |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {row.scenario} | {row.medians} | {row.pairs} | {row.apart} | {len(row.flips)} | "
-        f"{row.median_change_percent:.1f} % ({row.greatest_change_percent:.1f} %) |"
+    header = (
+        "scenario | medians | pairs of candidates | beyond their spreads both times | order changed | "
+        "a median changed by, middle (greatest)"
+    )
+    cells = [
+        (*(row.scenario, row.medians, row.pairs, row.apart, len(row.flips)),
+         f"{row.median_change_percent:.1f} % ({row.greatest_change_percent:.1f} %)")
         for row in rows
-    ]
-    return [*lines, *(f"- {row.scenario}, {flip}" for row in rows for flip in row.flips)]
+    ]  # fmt: skip
+    return [*make_table(header, cells), *(f"- {row.scenario}, {flip}" for row in rows for flip in row.flips)]

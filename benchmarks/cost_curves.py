@@ -12,7 +12,6 @@ round. Results go to results/cost_curves.json and .md; from the committed ones c
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import subprocess
 import sys
@@ -38,10 +37,10 @@ from cost_points import (
     upscale_picture,
     upscale_picture_file,
 )
-from pages import describe_command
+from pages import describe_run
 
 from sr_deploy.files import write_text
-from sr_deploy.measure.machine import describe_machine, tool_versions, usable_cores
+from sr_deploy.measure.machine import usable_cores
 from sr_deploy.measure.peak import measure_peaks_apart
 
 FOLDER = Path(__file__).parent
@@ -166,7 +165,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="sr-deploy-") as name:
             rounds, sizes = (1, 2) if options.quick else (options.rounds, None)
             outcomes = measure(chosen, rounds, sizes, Path(name))
-        place = describe_run(rounds)
+        place = describe_curves(rounds)
         for curve in dict.fromkeys(one.curve for one in outcomes):
             series = [asdict(one) for one in outcomes if one.curve == curve]
             document["curves"][curve] = {"run": place, "series": series}
@@ -177,17 +176,12 @@ def main() -> None:
     write_pages(document["curves"], options.out)
 
 
-def describe_run(rounds: int) -> dict[str, object]:
+def describe_curves(rounds: int) -> dict[str, object]:
     """What holds for all points of a run."""
     threads = usable_cores()
     peaks = measure_peaks_apart("cpu", threads)
-    versions = tool_versions()
-    shown = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "pyvips", "av")
     return {
-        "machine": describe_machine().title(),
-        "versions": ", ".join(f"{name} {versions[name]}" for name in shown if name in versions),
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": describe_command(),
+        **describe_run("torch", "onnx", "onnxruntime", "openvino", "numpy", "pyvips", "av"),
         "rounds": rounds,
         "gflops": peaks.matrix_gflops["fp32"],
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pages import head_lines, replace_table
+from pages import head_lines, make_table, replace_table
 
 from sr_deploy.files import write_text
 from sr_deploy.page.plots import Point, Series, draw_lines, write_svg
@@ -165,10 +165,9 @@ def _show(curves: Mapping[str, Mapping[str, Any]], pictures: str) -> Iterator[st
         run = measured["run"]
         yield from (f"### Against {_X_NAMES.get(curve, curve)}", "")
         yield from (f"![Time and memory against {_X_NAMES.get(curve, curve)}]({pictures}/{name_plot(curve)})", "")
-        yield "| what | sizes | time | predicted | exponent | memory | predicted | exponent |"
-        yield "|---|---:|---:|---:|---:|---:|---:|---:|"
-        yield from (_show_row(Outcome(**one), run["gflops"]) for one in measured["series"])
-        yield ""
+        rows = (_list_cells(Outcome(**one), run["gflops"]) for one in measured["series"])
+        header = "what | sizes | time | predicted | exponent | memory | predicted | exponent"
+        yield from (*make_table(header, rows), "")
         yield f"{run['machine']}; fp32 {run['gflops']:.0f} GFLOP/s; {run['versions']};"
         yield from (f"{run['rounds']} rounds; {run['date']}; `{run['command']}`.", "")
 
@@ -180,16 +179,15 @@ def _list_findings(curve: str, series: Sequence[Mapping[str, Any]]) -> Iterator[
                 yield f"- **Finding**: {what} of {curve}, {outcome.name}: {show_growth(growth)}"
 
 
-def _show_row(outcome: Outcome, gflops: float) -> str:
+def _list_cells(outcome: Outcome, gflops: float) -> tuple[str, ...]:
     by_graph, by_estimate = (None not in one for one in (outcome.flops, outcome.predicted_mib))
-    cells = (
+    return (
         *(outcome.name, f"{outcome.x[0]:,.0f} to {outcome.x[-1]:,.0f}", show_seconds(medians(outcome.seconds)[-1])),
         show_seconds(outcome.predict_seconds(gflops)[-1]) + ("" if by_graph else " *"),
         *(show_growth(outcome.time_growth()), f"{medians(outcome.mib)[-1]:.0f} MiB"),
         f"{outcome.predict_mib()[-1]:.0f} MiB" + ("" if by_estimate else " *"),
         show_growth(outcome.memory_growth()),
     )
-    return f"| {' | '.join(cells)} |"
 
 
 def show_growth(growth: Growth) -> str:

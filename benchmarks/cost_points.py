@@ -84,7 +84,7 @@ class CostPoint:
 def measure_point(prepared: Prepared) -> CostPoint:
     """Call once, and again while a third of a second lasts; the first call counts only where there is no other."""
     with contextlib.suppress(OSError):
-        _CLEAR_REFS.write_text("5", encoding="ascii")  # Linux forgets the peak: what came before is no part of it
+        _CLEAR_REFS.write_text("5", encoding="ascii")  # Linux forgets the peak: what came before is not part of it
     before = resident_mib("now")
     first = time_call(prepared.call)
     calls = min(int(_TURN_SECONDS / max(first, 1e-6)), _MOST_CALLS)

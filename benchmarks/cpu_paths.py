@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pages import describe_command, replace_table
-from pydantic import BaseModel, ConfigDict
+from pages import describe_command, make_table, replace_table
+from pydantic import BaseModel
 
 import sr_deploy
 from sr_deploy.bench.choices import parse_candidate
@@ -44,8 +44,8 @@ BUDGET_DB = 0.05
 """What INT8 may lose against ground truth."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _Record(BaseModel, frozen=True, extra="forbid"):
+    """Part of what is stored as JSON."""
 
 
 class NetworkResult(_Record):
@@ -139,12 +139,8 @@ def lost_of(network: NetworkResult, result: BenchResult) -> float:
 def format_network(name: str, network: NetworkResult) -> Iterator[str]:
     """A network's table of candidates."""
     report = network.report
-    yield f"### {name}: {report.model}, input {report.runs[0].shape}"
-    yield ""
-    yield "| candidate | median | against eager | trial | against FP32 | lost against ground truth |"
-    yield "|---|---:|---:|---:|---:|---:|"
-    for result in report.results:
-        cells = (
+    cells = [
+        (
             result.candidate + (", taken by `auto`" if result.candidate == network.auto else ""),
             f"{result.median_ms:.0f} ± {result.spread_ms:.0f} ms",
             format_speed(result),
@@ -152,10 +148,11 @@ def format_network(name: str, network: NetworkResult) -> Iterator[str]:
             "equal" if result.parity.psnr_db is None else f"{result.parity.psnr_db:.1f} dB",
             f"{lost_of(network, result):+.3f} dB",
         )
-        yield f"| {' | '.join(cells)} |"
-    yield ""
-    yield describe_auto(network)
-    yield ""
+        for result in report.results
+    ]
+    header = "candidate | median | against eager | trial | against FP32 | lost against ground truth"
+    yield from (f"### {name}: {report.model}, input {report.runs[0].shape}", "", *make_table(header, cells), "")
+    yield from (describe_auto(network), "")
     yield f"{describe_place(report.machine, report)}; {report.measured_at[:10]}; `{report.command}`."
 
 
@@ -184,10 +181,9 @@ def describe_place(machine: Machine, report: BenchReport) -> str:
     return f"{machine.title()}; {report.threads} threads; {versions}"
 
 
-def format_targets(results: Results) -> Iterator[str]:
+def format_targets(results: Results) -> list[str]:
     """What was asked for, and the best that was reached."""
-    yield "| network | faithful enough if it | target | reached | by |"
-    yield "|---|---|---:|---:|---|"
+    rows = []
     for name, network in results.networks.items():
         for target in TARGETS:
             if name not in target.least:
@@ -195,7 +191,8 @@ def format_targets(results: Results) -> Iterator[str]:
             able = [one for one in network.report.results if target.counts(one, lost_of(network, one))]
             best = max(able, key=lambda one: one.speedup)
             reached = f"**{best.speedup:.2f}**" if best.speedup >= target.least[name] else f"{best.speedup:.2f}"
-            yield f"| {name} | {target.words} | {target.least[name]} | {reached} | {best.candidate} |"
+            rows.append((name, target.words, target.least[name], reached, best.candidate))
+    return make_table("network | faithful enough if it | target | reached | by", rows, text=(0, 1, 4))
 
 
 def write_pages(results: Results) -> None:

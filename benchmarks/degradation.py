@@ -12,8 +12,6 @@ images, the known way takes far longer.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -32,11 +30,11 @@ from known_degradation import (
     make_kernel_known,
 )
 from numpy.typing import NDArray
-from pages import describe_command, head_lines
+from pages import describe_run, head_lines, make_table, write_results
 from torch import Tensor
 
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image
-from sr_deploy.measure.machine import describe_machine, tool_versions, usable_cores
+from sr_deploy.measure.machine import usable_cores
 from sr_deploy.train.degradation.degrader import Degrader, find_slices
 from sr_deploy.train.degradation.draws import StageDraw
 from sr_deploy.train.degradation.filters import filter_samples
@@ -217,18 +215,18 @@ def check_agreement(options: argparse.Namespace) -> float:
 
 def format_page(document: dict[str, object], rows: list[Comparison], batch: int) -> str:
     """The Markdown page."""
+    cells = []
+    for row in rows:
+        known = f"{row.known_ms:.1f} | {1e3 * batch / row.known_ms:.1f}" if row.known_ms else "- | -"
+        ratio = f"**{row.ratio:.2f}** ({row.ratio_low:.2f} to {row.ratio_high:.2f})" if row.known_ms else "-"
+        cells.append((row.name, f"{row.ours_ms:.1f}", f"{1e3 * batch / row.ours_ms:.1f}", known, ratio))
     lines = [
         *head_lines("High-order degradation: images a second", "degradation.py", document),
         "Means over rounds with the same parameters for both; rounds alternate. Ratio: images a second of ours over",
         "those of the known way (quartiles of the single rounds in brackets).",
         "",
-        "| what | ours, ms a batch | images/s | known way, ms a batch | images/s | ratio |",
-        "|---|---:|---:|---:|---:|---:|",
+        *make_table("what | ours, ms a batch | images/s | known way, ms a batch | images/s | ratio", cells),
     ]
-    for row in rows:
-        known = f"{row.known_ms:.1f} | {1e3 * batch / row.known_ms:.1f}" if row.known_ms else "- | -"
-        ratio = f"**{row.ratio:.2f}** ({row.ratio_low:.2f} to {row.ratio_high:.2f})" if row.known_ms else "-"
-        lines.append(f"| {row.name} | {row.ours_ms:.1f} | {1e3 * batch / row.ours_ms:.1f} | {known} | {ratio} |")
     return "\n".join(lines) + "\n"
 
 
@@ -252,21 +250,15 @@ def main() -> None:
         rows += measure_parts(options, max(rounds // 8, 4))
     if options.quick:
         return
-    versions = tool_versions()
-    document: dict[str, object] = {
-        "machine": describe_machine().title(),
-        "versions": ", ".join(f"{name} {versions[name]}" for name in ("torch", "numpy")),
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": describe_command(),
+    document = {
+        **describe_run("torch", "numpy"),
         "work": f"batch {options.batch}, canvas 400, patch {options.patch}, {options.threads} threads, {rounds} rounds "
         "(an eighth of them with sharpening and for the parts)",
         "agreement": f"without noise the two ways differ by at most {agreement:.2f} levels of 255 (mean of a batch)",
     }
     name = "degradation" if on_cpu else "degradation_gpu"
-    options.out.mkdir(parents=True, exist_ok=True)
     whole = document | {"rows": [asdict(row) for row in rows]}
-    (options.out / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    (options.out / f"{name}.md").write_text(format_page(document, rows, options.batch), encoding="utf-8")
+    write_results(options.out / name, whole, format_page(document, rows, options.batch))
 
 
 if __name__ == "__main__":

@@ -21,21 +21,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pages import describe_command
+from pages import describe_run, make_table, write_results
 
 from sr_deploy.arch.registry import build_network, describe_cost
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.backends import BackendChoice
 from sr_deploy.backends.torch.runner import TorchRunner
-from sr_deploy.files import write_text
-from sr_deploy.measure.machine import describe_machine, tool_versions
+from sr_deploy.measure.machine import tool_versions
 from sr_deploy.measure.peak import measure_peaks
 from sr_deploy.model import Model, open_model
 from sr_deploy.runners.cuda_graph import why_no_cuda
@@ -172,29 +170,19 @@ def measure(scenario: Scenario, peak_flops: float, seconds: float, folder: Path)
 
 def format_table(outcomes: Sequence[Outcome], peak_flops: float) -> str:
     """For people."""
-    lines = [
-        f"Matrix peak in FP16, measured in this run: {peak_flops / 1e12:.0f} TFLOP/s.",
-        "",
-        "| frames | batch | eager | CUDA graphs | share of the peak | whole way | of inference alone | copies that "
-        "overlap a kernel | pageable copies |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for one in outcomes:
         copies, hidden = sum(one.timeline.copies.values()), sum(one.timeline.hidden.values())
         pageable = sum(count for name, count in one.timeline.copies.items() if "Pageable" in name)
-        lines.append(
-            f"| {one.name} | {one.batch} | {one.eager_fps:.1f} /s | {one.graphs_fps:.1f} /s | "
-            f"{100 * one.share_of_peak:.0f} % | {one.end_to_end_fps:.1f} /s | {100 * one.end_to_end_share:.0f} % | "
-            f"{hidden} of {copies} | {pageable} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def describe_place() -> str:
-    """Machine and versions."""
-    return (
-        f"{describe_machine().title()}; {', '.join(f'{name} {version}' for name, version in tool_versions().items())}"
+        paces = (f"{one.eager_fps:.1f} /s", f"{one.graphs_fps:.1f} /s", f"{100 * one.share_of_peak:.0f} %")
+        whole = (f"{one.end_to_end_fps:.1f} /s", f"{100 * one.end_to_end_share:.0f} %")
+        rows.append((one.name, one.batch, *paces, *whole, f"{hidden} of {copies}", pageable))
+    header = (
+        "frames | batch | eager | CUDA graphs | share of the peak | whole way | of inference alone | copies that "
+        "overlap a kernel | pageable copies"
     )
+    peak = f"Matrix peak in FP16, measured in this run: {peak_flops / 1e12:.0f} TFLOP/s."
+    return "\n".join([peak, "", *make_table(header, rows), ""])
 
 
 def main() -> int:
@@ -210,17 +198,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         outcomes = [measure(one, peak_flops, arguments.seconds, Path(folder)) for one in SCENARIOS]
     table = format_table(outcomes, peak_flops)
-    place = describe_place()
     document = {
-        "machine": place,
-        "command": describe_command(),
-        "date": datetime.now(UTC).date().isoformat(),
+        **describe_run(*tool_versions()),
         "matrix_peak_flops": peak_flops,
         "scenarios": [asdict(one) for one in outcomes],
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    write_text(arguments.out / f"{RESULTS.name}.json", json.dumps(document, indent=1) + "\n")
-    write_text(arguments.out / f"{RESULTS.name}.md", f"{table}\n{place}; {document['date']}; `{describe_command()}`.\n")
+    place = f"{document['machine']}; {document['versions']}; {document['date']}; `{document['command']}`."
+    write_results(arguments.out / RESULTS.name, document, f"{table}\n{place}\n")
     print(table)
     return 0
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pages import head_lines, replace_table
+from pages import head_lines, make_table, replace_table
+
+from sr_deploy.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "graph.md"
@@ -40,24 +42,19 @@ def format_table(document: dict[str, object], rows: list[Row]) -> str:
         "output. ONNX Runtime's threads rest between runs, so that they do not disturb the next variant.",
         "Multiply-adds and bytes (of images and feature maps) are per input pixel.",
     ]
+    header = "rewrite | backend | nodes | multiply-adds | bytes | error | ms | less time | spread"
     for network in dict.fromkeys(row.network for row in rows):
-        lines += [
-            "",
-            f"## {network}",
-            "",
-            "| rewrite | backend | nodes | multiply-adds | bytes | error | ms | less time | spread |",
-            "|---|---|---:|---:|---:|---:|---:|---:|---:|",
-        ]
         mine = [row for row in rows if row.network == network]
-        for variant in dict.fromkeys(row.variant for row in mine):
-            lines += [_format_row(row) for row in mine if row.variant == variant]
+        order = list(dict.fromkeys(row.variant for row in mine))
+        cells = map(_list_cells, sorted(mine, key=lambda row: order.index(row.variant)))
+        lines += ["", f"## {network}", "", *make_table(header, cells, text=(0, 1))]
     return "\n".join(lines) + "\n"
 
 
-def _format_row(row: Row) -> str:
-    counts = f"{row.nodes} | {row.multiply_adds:,.0f} | {row.bytes_moved:,.0f} | {row.error:.0e}"
-    times = f"{row.median_ms:.1f} | {row.gain_percent:.1f} % | {row.spread_percent:.1f} %"
-    return f"| {row.variant} | {row.backend} | {counts} | {times} |"
+def _list_cells(row: Row) -> tuple[object, ...]:
+    counts = f"{row.multiply_adds:,.0f}", f"{row.bytes_moved:,.0f}", f"{row.error:.0e}"
+    times = f"{row.median_ms:.1f}", f"{row.gain_percent:.1f} %", f"{row.spread_percent:.1f} %"
+    return row.variant, row.backend, row.nodes, *counts, *times
 
 
 def format_summary(document: dict[str, object], rows: list[Row], main: Sequence[str], variants: Sequence[str]) -> str:
@@ -92,17 +89,14 @@ def _format_matrix(
     found: dict[tuple[str, str, str], Row], networks: Sequence[str], backends: Sequence[str], variants: Sequence[str]
 ) -> list[str]:
     columns = [(network, backend) for network in networks for backend in backends]
-    lines = [
-        "| rewrite | " + " | ".join(f"{network}, {backend}" for network, backend in columns) + " |",
-        "|---|" + "---:|" * len(columns),
-    ]
+    rows = []
     for variant in variants:
         cells = [found.get((*column, variant)) for column in columns]
         if any(cells):
             shown = [f"{one.gain_percent:.1f} % ± {one.spread_percent / 2:.1f}" if one else "-" for one in cells]
-            lines.append(f"| {variant if variant == OPENED else f'`{variant}`'} | " + " | ".join(shown) + " |")
-    plain = [f"{found[*column, 'plain'].median_ms:.1f} ms" for column in columns]
-    return [*lines, "| time of the plain graph | " + " | ".join(plain) + " |"]
+            rows.append([variant if variant == OPENED else f"`{variant}`", *shown])
+    rows.append(["time of the plain graph", *(f"{found[*column, 'plain'].median_ms:.1f} ms" for column in columns)])
+    return make_table(" | ".join(["rewrite", *map(", ".join, columns)]), rows)
 
 
 def write_pages(
@@ -117,6 +111,6 @@ def write_pages(
         main: networks of our own, which the first table compares.
         variants: in the order of the tables.
     """
-    (folder / "graph_rewrites.md").write_text(format_table(document, rows), encoding="utf-8")
+    write_text(folder / "graph_rewrites.md", format_table(document, rows))
     if folder == RESULTS:
         replace_table("table", format_summary(document, rows, main, variants), PAGE)

@@ -12,7 +12,6 @@ median of these ratios, the spread its interquartile range. Outputs are compared
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import statistics
 import tempfile
@@ -26,7 +25,7 @@ import onnx
 import torch
 from graph_rewrite_pages import OPENED, RESULTS, Row, write_pages
 from numpy.typing import NDArray
-from pages import describe_command
+from pages import describe_run
 
 from sr_deploy.arch.registry import build_network, input_multiple
 from sr_deploy.arch.spec import ArchSpec
@@ -34,6 +33,7 @@ from sr_deploy.backends import BackendChoice
 from sr_deploy.backends.openvino.compiled import compile_graph
 from sr_deploy.backends.openvino.runner import why_not_computed
 from sr_deploy.export.onnx_export import export_network_to_onnx, trace_network
+from sr_deploy.files import write_text
 from sr_deploy.graph.rewrite import (
     DEFAULT,
     FOR_ONNXRUNTIME,
@@ -45,7 +45,6 @@ from sr_deploy.graph.rewrite import (
     append_halving,
     rewrite_model,
 )
-from sr_deploy.measure.machine import describe_machine, tool_versions
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -276,12 +275,8 @@ def main() -> None:
         rows = [Row(**row) for row in stored.pop("rows")]
         write_pages(stored, rows, options.out, MAIN, _ALL)
         return
-    versions = tool_versions()
-    document: dict[str, object] = {
-        "machine": describe_machine().title(),
-        "versions": ", ".join(f"{name} {versions[name]}" for name in ("onnxruntime", "openvino", "torch", "onnx")),
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": describe_command(),
+    document = {
+        **describe_run("onnxruntime", "openvino", "torch", "onnx"),
         "picture": f"1x3x{options.side}x{options.side}, FP32, {options.threads} threads, {options.rounds} rounds",
     }
     rows = []
@@ -290,9 +285,8 @@ def main() -> None:
         rows += measure_subject(network, options.side, options.threads, options.rounds)
     product = max(product, measure_product(options.threads))
     document["pace"] = describe_pace(product, rows, options.side**2)
-    options.out.mkdir(parents=True, exist_ok=True)
     whole = document | {"rows": [asdict(row) for row in rows]}
-    (options.out / "graph_rewrites.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    write_text(options.out / "graph_rewrites.json", json.dumps(whole, indent=1) + "\n")
     write_pages(document, rows, options.out, MAIN, _ALL)
 
 

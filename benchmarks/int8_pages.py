@@ -10,9 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pages import replace_table
-
-from sr_deploy.files import write_text
+from pages import make_table, replace_table, write_results
 
 RESULTS = Path(__file__).parent / "results" / "int8_fidelity"
 _BACKENDS = {
@@ -44,6 +42,22 @@ class Fidelity:
     """Upper end of the 95 % interval of `drop_db`; None: not measured then."""
     visible: float | None = None
     """Greatest difference from FP32 of a mean over 5x5 pixels; None: not measured then."""
+
+    @property
+    def share(self) -> str:
+        """In percent, for a table."""
+        return f"{100 * self.int8_share:.1f} %"
+
+    @property
+    def psnr(self) -> str:
+        """Against FP32, for a table."""
+        return f"{self.psnr_fp32_db:.1f} dB"
+
+    @property
+    def losses(self) -> tuple[str, str, str]:
+        """Against the originals, its upper end, and the visible error, for a table; empty what was not measured."""
+        upper = "" if self.upper_db is None else f"{self.upper_db:+.4f} dB"
+        return f"{self.drop_db:+.4f} dB", upper, "" if self.visible is None else f"{self.visible:.3f}"
 
 
 @dataclass(frozen=True)
@@ -105,28 +119,27 @@ def write_measured(path: Path, networks: Mapping[str, Measured]) -> str:
     """Write PATH.json and PATH.md; returns the page."""
     document = {name: asdict(one) for name, one in networks.items()}
     page = "\n".join(_format(networks)) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path.with_suffix(".json"), json.dumps(document, indent=2) + "\n")
-    write_text(path.with_suffix(".md"), page)
+    write_results(path, document, page)
     return page
 
 
 def update_docs(networks: Mapping[str, Measured], path: Path = DOCS) -> None:
     """Put what matters most between the marks of docs/int8.md: each graph on the first test set, and its times."""
-    lines = [
-        "| network | graph | INT8 | lost against originals | at most (95 %) | visible error | PSNR to FP32 |",
-        "|---|---|---:|---:|---:|---:|---:|",
+    rows = [
+        (name, row.graph, row.share, *row.losses, row.psnr)
+        for name, one in networks.items()
+        for row in one.fidelity
+        if row.test_set == one.fidelity[0].test_set
     ]
-    for name, one in networks.items():
-        for row in one.fidelity:
-            if row.test_set == one.fidelity[0].test_set:
-                upper, visible = _format_bounds(row)
-                lines.append(
-                    f"| {name} | {row.graph} | {100 * row.int8_share:.1f} % | {row.drop_db:+.4f} dB | {upper} | "
-                    f"{visible} | {row.psnr_fp32_db:.1f} dB |"
-                )
+    header = "network | graph | INT8 | lost against originals | at most (95 %) | visible error | PSNR to FP32"
     sets = {one.fidelity[0].test_set for one in networks.values() if one.fidelity}
-    lines += ["", f"Tested on {', '.join(sorted(sets))}.", "", *_format_times(networks)]
+    lines = [
+        *make_table(header, rows, text=(0, 1)),
+        "",
+        f"Tested on {', '.join(sorted(sets))}.",
+        "",
+        *_format_times(networks),
+    ]
     lines += [f"{name}: {run['machine']}; {run['measured_at']}; `{run['command']}`." for name, run in _runs(networks)]
     replace_table("int8", "\n".join(lines), path)
 
@@ -137,15 +150,12 @@ def _format_times(networks: Mapping[str, Measured]) -> Iterator[str]:
     titles = {backend: title for backend, title in _BACKENDS.items() if backend in used}
     if not titles:
         return
-    yield f"| network | input | graph | {' | '.join(titles.values())} |"
-    yield "|---|---|---|" + "---:|" * len(titles)
+    rows = []
     for name, one in networks.items():
         times = {(row.graph, row.backend): f"{row.ms:.1f} ms" for row in one.speed}
-        shape = one.speed[0].shape if one.speed else ""
-        for graph in dict.fromkeys(graph for graph, _ in times):
-            cells = (times.get((graph, backend), "") for backend in titles)
-            yield f"| {name} | {shape} | {graph} | {' | '.join(cells)} |"
-    yield ""
+        for graph in dict.fromkeys(row.graph for row in one.speed):
+            rows.append([name, one.speed[0].shape, graph, *(times.get((graph, backend), "") for backend in titles)])
+    yield from (*make_table(" | ".join(["network", "input", "graph", *titles.values()]), rows, text=(0, 1, 2)), "")
 
 
 def _runs(networks: Mapping[str, Measured]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -164,37 +174,27 @@ def _format(networks: Mapping[str, Measured]) -> Iterator[str]:
         "computes FP16 convolutions in FP32. `INT8` is what `sr-deploy export --int8` makes, within its budget; other",
         "rows have none: all that their makers' placement allows is INT8.",
         "",
-        "| network | graph | test set | INT8 multiply-adds | PSNR to FP32 | lost against originals | at most (95 %) | "
-        "visible error | worst sample |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
     )
-    for name, one in networks.items():
-        yield from (_format_fidelity(name, row) for row in one.fidelity)
-    if any(one.speed for one in networks.values()):
-        yield from ("", "## Speed, in turns", "", "| network | graph | backend | input | time | against FP32 |")
-        yield "|---|---|---|---|---:|---:|"
-    for name, one in networks.items():
-        yield from (_format_speed(name, row) for row in one.speed)
+    yield from make_table(
+        "network | graph | test set | INT8 multiply-adds | PSNR to FP32 | lost against originals | at most (95 %) | "
+        "visible error | worst sample",
+        [
+            (name, row.graph, row.test_set, row.share, row.psnr, *row.losses, f"{row.max_abs:.3f}")
+            for name, one in networks.items()
+            for row in one.fidelity
+        ],
+        text=(0, 1, 2),
+    )
+    times = [
+        (name, row.graph, row.backend, row.shape, f"{row.ms:.1f} ± {row.spread_ms:.1f} ms", f"{row.ratio:.2f}x")
+        for name, one in networks.items()
+        for row in one.speed
+    ]
+    if times:
+        header = "network | graph | backend | input | time | against FP32"
+        yield from ("", "## Speed, in turns", "", *make_table(header, times, text=range(4)))
     notes = [f"- {name}: {note}" for name, one in networks.items() for note in one.notes]
     yield from ("", *notes) if notes else ()
-
-
-def _format_bounds(row: Fidelity) -> tuple[str, str]:
-    upper = "" if row.upper_db is None else f"{row.upper_db:+.4f} dB"
-    return upper, "" if row.visible is None else f"{row.visible:.3f}"
-
-
-def _format_fidelity(network: str, row: Fidelity) -> str:
-    upper, visible = _format_bounds(row)
-    return (
-        f"| {network} | {row.graph} | {row.test_set} | {100 * row.int8_share:.1f} % | {row.psnr_fp32_db:.1f} dB | "
-        f"{row.drop_db:+.4f} dB | {upper} | {visible} | {row.max_abs:.3f} |"
-    )
-
-
-def _format_speed(network: str, row: Speed) -> str:
-    time = f"{row.ms:.1f} ± {row.spread_ms:.1f} ms"
-    return f"| {network} | {row.graph} | {row.backend} | {row.shape} | {time} | {row.ratio:.2f}x |"
 
 
 def select_timed(graphs: Iterable[str]) -> list[str]:

@@ -6,7 +6,6 @@ python benchmarks/png.py FOLDER --out benchmarks/results
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -15,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pyvips
-from pages import describe_command
+from pages import describe_command, make_table, write_results
 
-from sr_deploy.files import write_text
 from sr_deploy.imaging.decoded_image import decode_image
 from sr_deploy.imaging.header import Header
 from sr_deploy.imaging.png import make_png
@@ -71,16 +69,15 @@ def main() -> None:
         for name in ENCODERS
     }
     facts = {"command": describe_command(), "cpu": machine.cpu, "versions": versions, "pictures": len(pictures)}
-    write_text(arguments.out / "png.json", json.dumps(facts | {"rows": rows}, indent=2) + "\n")
+    cells = ((name, f"{row['ms_per_megapixel']:.1f}", row["kb_per_megapixel"]) for name, row in rows.items())
     lines = [
         "# PNG encoders", "",
         f"Written by `{describe_command()}`: {len(pictures)} pictures, {megapixels:.1f} megapixels, median of "
         f"{arguments.rounds} turns; one core of {machine.cpu}; "
         + ", ".join(f"{name} {number}" for name, number in versions.items()) + "; do not edit.",
-        "", "| encoder | processor time, ms per megapixel | kB per megapixel |", "|---|---:|---:|",
-        *(f"| {name} | {row['ms_per_megapixel']:.1f} | {row['kb_per_megapixel']} |" for name, row in rows.items()),
+        "", *make_table("encoder | processor time, ms per megapixel | kB per megapixel", cells),
     ]  # fmt: skip
-    write_text(arguments.out / "png.md", "\n".join(lines) + "\n")
+    write_results(arguments.out / "png", facts | {"rows": rows}, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pages import make_table, write_results
+
 from sr_deploy.bundle import Shape, utc_now
 from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.measure.machine import describe_machine, tool_versions
@@ -51,15 +53,15 @@ def write_markdown(document: dict[str, object], rows: Sequence[dict[str, object]
     """The greatest of each network, and the greatest quotient."""
     lines = [f"Measured {document['measured_at']} with `{document['command']}`.", ""]
     lines += [f"{document['machine']}; {document['versions']}. Greatest difference from float64 of any content.", ""]
-    heads = ["network", "content", "PyTorch, the worse layout", *BACKENDS, "most times PyTorch's on one content"]
-    lines += ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * 4]
+    cells = []
     for network in dict.fromkeys(row["network"] for row in rows):
         own = [row for row in rows if row["network"] == network]
         worst = max(own, key=lambda row: float(str(row["torch"])))
         quotient = max(float(str(row[name])) / float(str(row["torch"])) for row in own for name in BACKENDS)
         figures = [f"{float(str(worst[name])):.1e}" for name in ("torch", *BACKENDS)]
-        lines.append(f"| {network} | {worst['content']} | {' | '.join(figures)} | {quotient:.2f} |")
-    return "\n".join(lines) + "\n"
+        cells.append((network, worst["content"], *figures, f"{quotient:.2f}"))
+    heads = ("network", "content", "PyTorch, the worse layout", *BACKENDS, "most times PyTorch's on one content")
+    return "\n".join([*lines, *make_table(" | ".join(heads), cells, text=(0, 1)), ""])
 
 
 def main() -> None:
@@ -80,9 +82,7 @@ def main() -> None:
         "machine": f"{machine.cpu} ({', '.join(machine.features)})",
         "versions": ", ".join(f"{name} {versions[name]}" for name in ("torch", "onnxruntime", "openvino")),
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "rounding.json").write_text(json.dumps({**document, "rows": rows}, indent=1) + "\n")
-    (arguments.out / "rounding.md").write_text(write_markdown(document, rows))
+    write_results(arguments.out / "rounding", {**document, "rows": rows}, write_markdown(document, rows))
 
 
 if __name__ == "__main__":

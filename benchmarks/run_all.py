@@ -24,7 +24,7 @@ from pathlib import Path
 
 from agreement import write_agreement
 from bench_pages import RESULTS, update_pages, write_tables
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, model_validator
 
 from sr_deploy.backends.registry import get_backend
 from sr_deploy.bench.choices import parse_candidate
@@ -36,8 +36,8 @@ FOLDER = Path(__file__).parent
 MODEL = "{model}"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+class _Section(BaseModel, frozen=True, extra="forbid"):
+    """Part of a scenario's file."""
 
 
 class BenchArguments(_Section):

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import pyvips
+from pages import make_table
+from pages import write_results as write_files
 
 from sr_deploy.measure.machine import describe_machine, tool_versions
 
@@ -68,9 +70,9 @@ def read_validations(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["model"]["psnr_y"]) for line in lines if line["kind"] == "validation"]
 
 
-def describe(mean: dict[str, float]) -> str:
+def describe(mean: dict[str, float]) -> tuple[str, str]:
     """The figures of a row."""
-    return f"{mean['psnr_y']:.2f} / {mean['ssim_y']:.4f} | {mean['niqe']:.2f}"
+    return f"{mean['psnr_y']:.2f} / {mean['ssim_y']:.4f}", f"{mean['niqe']:.2f}"
 
 
 def main() -> None:
@@ -115,13 +117,11 @@ def write_results(
         "validations": validations, "bicubic": evaluated["srgan"]["mean_bicubic"],
         "mean": {stage: one["mean_model"] for stage, one in evaluated.items()},
     }  # fmt: skip
-    results = ROOT / "benchmarks" / "results"
-    (results / "srgan_stages.json").write_text(json.dumps(document, indent=2) + "\n")
     first = evaluated["srresnet"]
     rows = [
-        f"| bicubic | {describe(first['mean_bicubic'])} |",
-        *(f"| {title} | {describe(evaluated[stage]['mean_model'])} |" for stage, title in STAGES.items()),
-        f"| the originals | - | {first['mean_original_niqe']:.2f} |",
+        ("bicubic", *describe(first["mean_bicubic"])),
+        *((title, *describe(evaluated[stage]["mean_model"])) for stage, title in STAGES.items()),
+        ("the originals", "-", f"{first['mean_original_niqe']:.2f}"),
     ]
     course = {stage: ", ".join(f"{step}: {value:.2f}" for step, value in one) for stage, one in validations.items()}
     text = [
@@ -130,11 +130,11 @@ def write_results(
         f"Settings: `{shlex.join(SETTINGS)}`. Of the control: `{shlex.join(CONTROL)}`.", "",
         "Without the perceptual term, as VGG19's weights were not at hand: L1 stands in for it.", "",
         "The network is MSRResNet, SRResNet without batch normalization; the discriminator SRGAN's.", "",
-        "| picture | Y-PSNR / SSIM | NIQE |", "|---|---:|---:|", *rows, "",
+        *make_table("picture | Y-PSNR / SSIM | NIQE", rows), "",
         f"Y-PSNR of the held-out photographs by step, `srresnet`: {course['srresnet']}.", "",
         f"The same, `srgan`: {course['srgan']}.", "",
     ]  # fmt: skip
-    (results / "srgan_stages.md").write_text("\n".join(text))
+    write_files(ROOT / "benchmarks" / "results" / "srgan_stages", document, "\n".join(text))
 
 
 if __name__ == "__main__":

@@ -11,21 +11,17 @@ docs/performance.md.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from pages import describe_command, replace_table
+from pages import describe_run, make_table, replace_table, write_results
 
-from sr_deploy.files import write_text
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
-from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.model import open_model
 from sr_deploy.runners import runnable_choices
 
@@ -69,12 +65,12 @@ def time_in_turns(commands: dict[str, list[str]], rounds: int) -> dict[str, list
 
 def format_table(document: dict[str, object], taken: dict[str, list[float]]) -> str:
     """The table, and where it is from."""
-    lines = ["| command | median | spread |", "|---|---:|---:|"]
+    rows = []
     for name, seconds in taken.items():
         low, middle, high = statistics.quantiles(seconds, n=4)
-        lines.append(f"| `{name}` | {middle:.2f} s | ±{(high - low) / 2:.2f} s |")
+        rows.append((f"`{name}`", f"{middle:.2f} s", f"±{(high - low) / 2:.2f} s"))
     place = f"{document['machine']}; {document['versions']}; {document['date']}; `{document['command']}`"
-    return "\n".join([*lines, "", f"{place}; {document['rounds']} rounds.", ""])
+    return "\n".join([*make_table("command | median | spread", rows), "", f"{place}; {document['rounds']} rounds.", ""])
 
 
 def main() -> None:
@@ -87,17 +83,10 @@ def main() -> None:
         picture = Path(folder) / "in.png"
         write_image(picture, read_image(bundled_photographs()["chelsea"])[100:164, 150:214])
         taken = time_in_turns(list_commands(arguments.model, picture), arguments.rounds)
-    versions = tool_versions()
-    document: dict[str, object] = {
-        "machine": describe_machine().title(),
-        "versions": ", ".join(f"{name} {versions[name]}" for name in ("torch", "onnxruntime", "openvino", "numpy")),
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": describe_command(),
-        "rounds": arguments.rounds,
-    }
+    document = {**describe_run("torch", "onnxruntime", "openvino", "numpy"), "rounds": arguments.rounds}
     table = format_table(document, taken)
-    write_text(RESULTS.with_suffix(".json"), json.dumps({**document, "seconds": taken}, indent=2) + "\n")
-    write_text(RESULTS.with_suffix(".md"), f"# Start-up\n\nWritten by `benchmarks/startup.py`; do not edit.\n\n{table}")
+    page = f"# Start-up\n\nWritten by `benchmarks/startup.py`; do not edit.\n\n{table}"
+    write_results(RESULTS, {**document, "seconds": taken}, page)
     replace_table("start-up", table)
 
 

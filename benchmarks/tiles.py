@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import shlex
 import statistics
 import sys
 import time
@@ -22,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pages import describe_command, make_table, write_results
 
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image
 from sr_deploy.imaging.photographs import crop_to_multiple
@@ -55,7 +54,7 @@ def main() -> None:
         costs = measure_costs(runner, min(radius or 40, 40), 1 if arguments.quick else arguments.rounds)
         title = f"{Path(arguments.model).name} on {runner.spec} {runner.spec.version}"
     record: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/tiles.py", *(Path(word).name for word in sys.argv[1:])]),
+        "command": describe_command(),
         "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": describe_machine().model_dump(),
         "versions": tool_versions(),
@@ -64,10 +63,8 @@ def main() -> None:
         "seams": seams,
         "costs": costs,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "tiles.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     page = make_page(record)
-    (RESULTS / "tiles.md").write_text(page, encoding="utf-8")
+    write_results(RESULTS / "tiles", record, page)
     print(page)
 
 
@@ -180,30 +177,18 @@ def measure_costs(runner: Runner, halo: int, rounds: int) -> list[dict[str, obje
 
 def make_page(record: dict[str, Any]) -> str:
     """Two tables."""
+    names = ("halo", "work", "hard_db", "blended_db", "reported_db", "expected_db")
+    seams = [["" if row.get(name) is None else row[name] for name in names] for row in record["seams"]]
+    header = "halo | work | cut hard, dB | blended, dB | reported, dB | expected by the probe, dB"
     lines = [
         f"Measured {record['measured_at']} with `{record['command']}`: {record['model']}, receptive radius "
         f"{record['receptive_radius']}.",
         "",
-        "| halo | work | cut hard, dB | blended, dB | reported, dB | expected by the probe, dB |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in record["seams"]:
-        cells = (
-            row["halo"],
-            row["work"],
-            row["hard_db"],
-            row["blended_db"],
-            row.get("reported_db"),
-            row.get("expected_db"),
-        )
-        lines.append("| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |")
-    lines += [
+        *make_table(header, seams, text=range(6)),
         "",
-        "| tile | halo | work | ns for a pixel of the window | ns for a pixel kept |",
-        "|---|---|---|---|---|",
     ]
-    for row in record["costs"]:
-        lines.append("| " + " | ".join(str(value) for value in row.values()) + " |")
+    header = "tile | halo | work | ns for a pixel of the window | ns for a pixel kept"
+    lines += make_table(header, (row.values() for row in record["costs"]), text=range(5))
     return "\n".join(lines) + "\n"
 
 

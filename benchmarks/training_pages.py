@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from pages import head_lines, replace_table
+from pages import head_lines, make_table, replace_table, write_results
 
 from sr_deploy.train.recipe import load_recipe
 
@@ -51,6 +52,10 @@ class StepTimes:
         """What the device achieved."""
         return self.tflop / self.step_ms * 1e3
 
+    def list_shares(self) -> list[str]:
+        """Those of the phases, for a table."""
+        return [f"{self.shares[phase]:.1f} %" for phase in PHASES]
+
 
 def write_counts(folder: Path, head: Mapping[str, object], counts: Mapping[str, float]) -> None:
     """Write what was counted, TFLOP of a step with one patch by recipe."""
@@ -86,21 +91,23 @@ def format_times(head: Mapping[str, object], rows: Sequence[StepTimes]) -> str:
         "Step: median (fastest to slowest) of whole steps. TFLOP: operations of a step's convolutions and matrix",
         "products, forward and backward, counted. Shares are of the time of the phases, timed one by one.",
         "",
-        "| recipe | batch | patch | precision | step ms | TFLOP | TFLOP/s | "
-        + " | ".join(PHASES)
-        + " | memory | GPU |",
-        "|---|---:|---:|---|---:|---:|---:|" + "---:|" * len(PHASES) + "---:|---:|",
+        *make_table(
+            f"recipe | batch | patch | precision | step ms | TFLOP | TFLOP/s | {' | '.join(PHASES)} | memory | GPU",
+            map(_list_cells, rows),
+            text=(0, 3),
+        ),
     ]
-    for row in rows:
-        shares = " | ".join(f"{row.shares[phase]:.1f} %" for phase in PHASES)
-        memory = "-" if row.memory_gib is None else f"{row.memory_gib:.1f} GiB"
-        busy = "-" if row.gpu_percent is None else f"{row.gpu_percent:.0f} %"
-        spread = f"{row.step_ms:.0f} ({row.fastest_ms:.0f} to {row.slowest_ms:.0f})"
-        lines.append(
-            f"| {row.recipe} | {row.batch} | {row.patch_size} | {row.precision} | {spread} | {row.tflop:.3g} "
-            f"| {row.tflop_per_second:.3g} | {shares} | {memory} | {busy} |"
-        )
     return "\n".join(lines) + "\n"
+
+
+def _list_cells(row: StepTimes) -> tuple[object, ...]:
+    return (
+        *(row.recipe, row.batch, row.patch_size, row.precision),
+        f"{row.step_ms:.0f} ({row.fastest_ms:.0f} to {row.slowest_ms:.0f})",
+        *(f"{row.tflop:.3g}", f"{row.tflop_per_second:.3g}", *row.list_shares()),
+        "-" if row.memory_gib is None else f"{row.memory_gib:.1f} GiB",
+        "-" if row.gpu_percent is None else f"{row.gpu_percent:.0f} %",
+    )
 
 
 def format_counts(head: Mapping[str, object], counts: Mapping[str, float]) -> str:
@@ -117,19 +124,16 @@ def format_counts(head: Mapping[str, object], counts: Mapping[str, float]) -> st
 
 
 def _count_rows(counts: Mapping[str, float]) -> list[str]:
-    rows = [
-        "| recipe | TFLOP for a patch | batch | TFLOP for a step | steps | PFLOP in all | hours at 100 TFLOP/s |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for name, tflop in counts.items():
         recipe = load_recipe(name)
         step = tflop * recipe.data.batch
         whole = step * recipe.run.steps / 1e3
-        rows.append(
-            f"| `{name}` | {tflop:.3g} | {recipe.data.batch} | {step:.3g} | {recipe.run.steps:,} "
-            f"| {_in_figures(whole)} | {_in_figures(whole * 1e15 / 1e14 / 3600)} |"
-        )
-    return rows
+        hours = _in_figures(whole * 1e15 / 1e14 / 3600)
+        cells = (f"{tflop:.3g}", recipe.data.batch, f"{step:.3g}", f"{recipe.run.steps:,}", _in_figures(whole), hours)
+        rows.append((f"`{name}`", *cells))
+    header = "recipe | TFLOP for a patch | batch | TFLOP for a step | steps | PFLOP in all | hours at 100 TFLOP/s"
+    return make_table(header, rows)
 
 
 def _in_figures(number: float) -> str:
@@ -139,31 +143,25 @@ def _in_figures(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _measured_rows(stored: Mapping[str, object], link: str) -> list[str]:
+def _measured_rows(stored: Mapping[str, Any], link: str) -> list[str]:
     """Measured steps, and what they mean for the whole recipe: an estimate, as the batch was another one."""
-    lines = [
+    rows = []
+    for row in (StepTimes(**one) for one in stored["rows"]):
+        recipe = load_recipe(row.recipe)
+        hours = row.step_ms / 1e3 * recipe.data.batch / row.batch * recipe.run.steps / 3600
+        figures = (f"{row.step_ms:.0f}", f"{row.tflop_per_second:.3g}", *row.list_shares(), f"{hours:,.0f}")
+        rows.append((f"`{row.recipe}`", row.batch, row.precision, *figures))
+    header = f"recipe | batch | precision | step ms | TFLOP/s | {' | '.join(PHASES)} | hours for the whole recipe"
+    return [
         f"Measured on {stored['machine']}; {stored['versions']}; {stored['date']}; `{stored['command']}`",
         f"([all figures]({link})). Hours are an estimate: measured step x published batch / measured batch x steps.",
         "",
-        f"| recipe | batch | precision | step ms | TFLOP/s | {' | '.join(PHASES)} | hours for the whole recipe |",
-        "|---|---:|---|---:|---:|" + "---:|" * (len(PHASES) + 1),
+        *make_table(header, rows, text=(0, 2)),
+        "",
     ]
-    rows = stored["rows"]
-    assert isinstance(rows, list)
-    for row in (StepTimes(**one) for one in rows):
-        recipe = load_recipe(row.recipe)
-        hours = row.step_ms / 1e3 * recipe.data.batch / row.batch * recipe.run.steps / 3600
-        shares = " | ".join(f"{row.shares[phase]:.1f} %" for phase in PHASES)
-        lines.append(
-            f"| `{row.recipe}` | {row.batch} | {row.precision} | {row.step_ms:.0f} | {row.tflop_per_second:.3g} "
-            f"| {shares} | {hours:,.0f} |"
-        )
-    return [*lines, ""]
 
 
 def _write(folder: Path, name: str, document: Mapping[str, object], page: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (folder / f"{name}.md").write_text(page, encoding="utf-8")
+    write_results(folder / name, document, page)
     print(page)
     update_page(folder)

@@ -14,7 +14,6 @@ Results that go into benchmarks/results go into docs/training.md too.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import logging
 import statistics
@@ -28,14 +27,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from pages import describe_command
+from pages import describe_run
 from torch.utils.flop_counter import FlopCounterMode
 from training_pages import PHASES, RESULTS, StepTimes, update_page, write_counts, write_times
 
 from sr_deploy.arch.vgg import Vgg19Features
 from sr_deploy.config import named_files
-from sr_deploy.deps import is_installed
-from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.train.processes import SINGLE_PROCESS
 from sr_deploy.train.recipe import Recipe, load_recipe
 from sr_deploy.train.sampling import Batch, iterate_batches
@@ -223,13 +220,9 @@ def main() -> None:
         return
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("sr_deploy").setLevel(logging.INFO)
-    versions = tool_versions()
-    head: dict[str, object] = {
-        "machine": describe_machine().title(),
-        "versions": ", ".join(f"{name} {versions[name]}" for name in ("torch", "numpy") if is_installed(name)),
+    head = {
+        **describe_run("torch", "numpy"),
         "threads": torch.get_num_threads(),
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": describe_command(),
         "VGG19": str(options.vgg19.name) if options.vgg19 else "random weights; the time does not depend on them",
     }
     data = [f"data.folder={json.dumps(str(options.data.resolve()))}"] if options.data else []

@@ -14,8 +14,6 @@ results/upscale_folder.json and .md.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import tempfile
 import time
 from collections import Counter
@@ -26,12 +24,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pages import describe_command
+from pages import describe_run, write_results
 
 from sr_deploy.imaging.codec import bundled_photographs, read_image
 from sr_deploy.imaging.decoded_image import DecodedImage, decode_image, write_decoded
 from sr_deploy.imaging.resample import resample
-from sr_deploy.measure.machine import describe_machine
 from sr_deploy.upscale.folder import upscale_folder
 from sr_deploy.upscale.guards import measure_statistics
 from sr_deploy.upscale.image import Upscaler
@@ -265,9 +262,7 @@ def main() -> None:
         piece = np.ascontiguousarray(large.pixels[: arguments.height, : arguments.width])
         codecs = measure_codecs(DecodedImage(piece), folder)
     document: dict[str, object] = {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": describe_command(),
-        "machine": describe_machine().title(),
+        **describe_run(),
         "model": arguments.model.name,
         "size": f"{arguments.width}x{arguments.height}",
         "folders": [{**asdict(row), "beyond": row.beyond} for row in rows],
@@ -276,9 +271,7 @@ def main() -> None:
     }
     page = format_tables(document, rows, stages, codecs)
     print(page)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "upscale_folder.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (arguments.out / "upscale_folder.md").write_text(page, encoding="utf-8")
+    write_results(arguments.out / "upscale_folder", document, page)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ network. With `--out` elsewhere the page stays as it is. `--pages` measures noth
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import tempfile
 import time
@@ -26,12 +25,11 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
-from pages import describe_command, replace_table
+from pages import describe_run, make_table, replace_table
 
 from sr_deploy.files import write_text
 from sr_deploy.imaging.codec import bundled_photographs, read_image, write_image
 from sr_deploy.imaging.resample import resample
-from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.upscale.image import Upscaler
 from sr_deploy.upscale.video.encoders import VideoSettings
 from sr_deploy.upscale.video.video_job import VideoResult, upscale_video
@@ -137,19 +135,17 @@ def measure(arguments: argparse.Namespace, backend: str, source: Path, target: P
 
 def format_table(document: dict[str, Any]) -> str:
     """Each backend in a line, and what was measured where."""
-    lines = [
-        "| backend | size | frames/s | decode | inference | encode | limited by | beyond the network |",
-        "|---|---|---:|---:|---:|---:|---|---:|",
-    ]
+    rows = []
     for row in document["videos"]:
         total = sum(row["stages"].values())
-        shares = " | ".join(f"{100 * row['stages'][name] / total:.1f} %" for name in ("decode", "inference", "encode"))
+        shares = (f"{100 * row['stages'][name] / total:.1f} %" for name in ("decode", "inference", "encode"))
         pace, beyond = f"{row['frames'] / row['seconds']:.2f}", f"{100 * row['beyond']:.1f} %"
-        lines.append(f"| {row['backend']} | {row['size']} | {pace} | {shares} | {row['slowest']} | {beyond} |")
+        rows.append((row["backend"], row["size"], pace, *shares, row["slowest"], beyond))
+    header = "backend | size | frames/s | decode | inference | encode | limited by | beyond the network"
     frames = " and ".join(sorted({str(row["frames"]) for row in document["videos"]}))
     return "\n".join(
         [
-            *lines,
+            *make_table(header, rows, text=(0, 1, 6)),
             "",
             f"{document['model']}, {frames} frames, from H.264 to {document['codec']}; {document['machine']}; "
             f"{document['versions']}; {document['date']}; `{document['command']}`.",
@@ -189,17 +185,11 @@ def main() -> None:
     if arguments.model is None:
         parser.error("give --model, or --pages")
     document = {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": describe_command(),
-        "machine": describe_machine().title(),
-        "versions": ", ".join(
-            f"{name} {version}" for name in ("av", "torch", "openvino") if (version := tool_versions().get(name))
-        ),
+        **describe_run("av", "torch", "openvino"),
         "model": arguments.model.stem,
         "codec": arguments.codec,
         "videos": [{**asdict(row), "beyond": row.beyond} for row in measure_all(arguments)],
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(document, indent=1) + "\n")
     write_pages(document, arguments.out)
 

@@ -29,7 +29,7 @@ def read_each(
         read: takes one of them.
 
     Raises:
-        InputError: `folder` is no folder, or cannot be listed.
+        InputError: `folder` is not a folder, or cannot be listed.
     """
     found: list[tuple[Found, Path]] = []
     faults: list[InputError] = []
@@ -60,7 +60,7 @@ def require_any(found: list[Found], faults: list[InputError], nothing: str) -> l
     if not faults:
         raise NothingFoundError(nothing)
     more = f", and {len(faults) - 1} more like it" if len(faults) > 1 else ""
-    raise InputError(f"{faults[0]}{more}; mend it, move it away, or name what to take")
+    raise InputError(f"{faults[0]}{more}; repair it, move it away, or name the one to use")
 
 
 def _list_names(folder: Path) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     ModelWrapValidatorHandler,
     ValidationError,
     field_validator,
@@ -29,14 +28,12 @@ _MAX_SECTIONS = 8
 _KEY_SHOWN = 120
 
 
-class Document(BaseModel):
+class Document(BaseModel, frozen=True, extra="forbid"):
     """What is stored or printed as JSON: it does not change, and fields that are not known are refused.
 
     Names of files get into it, which may hold anything, and bytes that are no UTF-8: text is stored so that it can be
     read again.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -61,6 +58,17 @@ class OpenSection(BaseModel):
     def _read_keys(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:  # noqa: ANN401 - of any type
         model = cls.find_model()
         return handler(value) if isinstance(value, model) or cls is model else model.model_validate(value)
+
+
+def first_problem(error: ValidationError, whole: str) -> str:
+    """What is wrong with the first field that is refused, as in `run.steps: Input should be greater than 0`.
+
+    Args:
+        error: of a model.
+        whole: stands for the field where it is the document as such that is refused.
+    """
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def make_storable(value: object) -> object:

@@ -71,7 +71,6 @@ class WrittenGraphs:
     """The graphs of a bundle, and what was found out while they were made."""
 
     records: tuple[GraphRecord, ...]
-    """One for each file."""
     saving: GraphSaving | None = None
     """What rewriting the FP32 graph saved; None if the spec leaves it plain."""
     fp16_plan: Fp16Plan | None = None
@@ -87,7 +86,6 @@ class ExportResult:
     """What `export_bundle` made."""
 
     bundle: Bundle
-    """The deployment."""
     engines: tuple[EngineRecord, ...]
     """Engines built on this machine."""
     not_built: tuple[NotBuilt, ...]
@@ -203,7 +201,7 @@ def default_name(model: Model) -> str:
 def _check_place(path: Path) -> None:
     """Refuse to replace a folder that holds something else."""
     if path.is_dir() and any(path.iterdir()) and not is_bundle(path):
-        raise OutputError(f"{path} holds files and is no bundle; choose another folder with --out, or empty it")
+        raise OutputError(f"{path} holds files and is not a bundle; choose another folder with --out, or empty it")
 
 
 def _write_bundle(model: Model, spec: ExportSpec, path: Path, calibration: Calibration) -> tuple[Bundle, WrittenGraphs]:

@@ -21,7 +21,7 @@ class Package:
     """An optional package."""
 
     module: str
-    """What is imported."""
+    """Name under which it is imported."""
     install: str
     """The command that brings it."""
     distributions: tuple[str, ...] = ()

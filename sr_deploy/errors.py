@@ -96,7 +96,7 @@ class OutOfMemoryError(BackendError):
 
 
 class GuardError(BackendError):
-    """A network's output is no picture of its input, in FP32 too: it must not be written."""
+    """A network's output is not a picture of its input, in FP32 too: it must not be written."""
 
 
 class MissingDependencyError(SrDeployError):

@@ -31,7 +31,7 @@ class Gpu:
     name: str
     """As the driver spells it, as in `NVIDIA GeForce RTX 4090`."""
     compute_capability: str
-    """As in `sm89`."""
+    """As in `sm89` (compute capability 8.9)."""
     uuid: str = ""
     """Which of several alike, as in `GPU-1b4e28ba-2fa1-11d2-883f-0016d3cca427`; empty: not known."""
 

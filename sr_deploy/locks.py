@@ -39,7 +39,7 @@ def hold_lock(path: Path, what: Path, *, patience: float = 0.0) -> Iterator[None
 
     Args:
         path: the lock file; its folder is made too.
-        what: what it stands for, for the message.
+        what: what it locks, for the message.
         patience: seconds to wait for another process that holds it.
 
     Raises:

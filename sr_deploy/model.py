@@ -33,11 +33,10 @@ class Model:
     path: Path
     """What was opened: a file, a bundle or a run."""
     kind: Literal["checkpoint", "graph", "bundle", "engine"]
-    """Its form."""
     scale: int
     """Output pixels per input pixel along each side."""
     channels: int
-    """1 or 3."""
+    """Of the images, 1 or 3."""
     input_multiple: int
     """Height and width must be multiples of this."""
     arch: ArchSpec | None
@@ -231,18 +230,8 @@ def _read_arch(info: GraphInfo) -> ArchSpec | None:
 
 def _open_bundle(path: Path) -> Model:
     bundle = open_bundle(path)
-    manifest = bundle.manifest
-    return Model(
-        path=path,
-        kind="bundle",
-        scale=manifest.arch.scale,
-        channels=manifest.arch.channels,
-        input_multiple=manifest.input_multiple,
-        arch=manifest.arch,
-        layout=manifest.source.layout,
-        bundle=bundle,
-        weights_path=bundle.reference,
-        license=manifest.source.license,
+    return replace(
+        _model_of(bundle, path, "bundle"), weights_path=bundle.reference, license=bundle.manifest.source.license
     )
 
 
@@ -257,20 +246,23 @@ def _open_engine(path: Path) -> Model:
     bundle = open_bundle(folder)
     record = bundle.read_engine(f"{ENGINES_FOLDER}/{record_path.name}")
     if path.absolute().relative_to(folder).as_posix() != record.engine.file:
-        raise DamagedBundleError(f"{path} is no place of an engine; give {folder / record.engine.file}")
+        raise DamagedBundleError(f"{path} is not a place of an engine; give {folder / record.engine.file}")
     if record.graph_sha256 not in {graph.sha256 for graph in bundle.manifest.graphs}:
         raise DamagedBundleError(
             f"{path} was built from a graph that is not in its bundle; build it again with: sr-deploy build {folder}"
         )
+    return replace(_model_of(bundle, path, "engine"), engine=record)
+
+
+def _model_of(bundle: Bundle, path: Path, kind: Literal["bundle", "engine"]) -> Model:
     manifest = bundle.manifest
     return Model(
         path=path,
-        kind="engine",
+        kind=kind,
         scale=manifest.arch.scale,
         channels=manifest.arch.channels,
         input_multiple=manifest.input_multiple,
         arch=manifest.arch,
         layout=manifest.source.layout,
         bundle=bundle,
-        engine=record,
     )

@@ -39,7 +39,7 @@ def remember_per_file(read: Callable[[Path], Answer]) -> Callable[[Path], Answer
 
 
 def _identify(path: Path) -> tuple[object, ...] | None:
-    """What is another after each write; None if a write could go unseen, or it is no regular file."""
+    """What is another after each write; None if a write could go unseen, or it is not a regular file."""
     try:
         seen = os.stat(path)
     except (OSError, ValueError):

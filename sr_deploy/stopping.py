@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop after the present step or tile, not in the middle of one."""
+"""Ctrl-C and SIGTERM as a request to stop after the present step or tile, not in the middle of one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
     Python lets only the main thread listen to signals; in others the event is never set from here.
     """
-    wish = threading.Event()
+    request = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield request
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
@@ -27,12 +27,12 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
     def note(_number: int, _frame: FrameType | None) -> None:
-        wish.set()
+        request.set()
         restore()
 
     for number in numbers:
         signal.signal(number, note)
     try:
-        yield wish
+        yield request
     finally:
         restore()

@@ -1,4 +1,4 @@
-"""What files say that anybody may have written: names of other files, and JSON. All of it goes through here first.
+"""What files of unknown origin say: names of other files, and JSON. All of it goes through here first.
 
 A bundle, a record, a recipe or a journal comes from anywhere. A name in it counts as a place inside the folder that it
 was read from and nowhere else, whatever links lie there; a file is opened only if it is a plain one, never a device or
@@ -49,7 +49,7 @@ def check_relative(name: str) -> str:
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{show_value(name)} leads out of its folder; a name of a file is relative, without '..'")
     if "\0" in name or (os.sep == "\\" and os.sep in name) or str(path) != name or name == ".":
-        raise ValueError(f"{show_value(name)} is no plain name of a file, as in engines/0123456789abcdef.engine")
+        raise ValueError(f"{show_value(name)} is not a plain name of a file, as in engines/0123456789abcdef.engine")
     reason = why_not_writable(path)
     if reason is not None:
         raise ValueError(reason)
@@ -67,7 +67,7 @@ def check_component(name: str) -> str:
     fits = 0 < len(name.encode(errors="replace")) <= _MAX_NAME
     if not fits or name.startswith(".") or any(one in "/\\" or _is_control(one) for one in name):
         raise ValueError(
-            f"{show_value(name)} is no name of a folder: up to {_MAX_NAME} bytes, no / or \\, no dot in front"
+            f"{show_value(name)} is not a name of a folder: up to {_MAX_NAME} bytes, no / or \\, no dot in front"
         )
     return name
 
@@ -136,13 +136,13 @@ def open_regular(path: Path) -> BufferedReader:
         OSError: it cannot be opened, or is a folder, a device, a pipe or a socket.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(f"{path} is no plain file, but a folder, a device, a pipe or a socket")
+        raise OSError(f"{path} is not a plain file, but a folder, a device, a pipe or a socket")
     # Without O_NONBLOCK a pipe that took the file's place a moment ago would wait for a writer for ever.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     stream = os.fdopen(handle, "rb")
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         stream.close()
-        raise OSError(f"{path} is no plain file any more")
+        raise OSError(f"{path} is not a plain file any more")
     return stream
 
 
@@ -157,7 +157,7 @@ def open_for_appending(path: Path) -> TextIO:
     stream = os.fdopen(handle, "a", encoding="utf-8")
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         stream.close()
-        raise OSError(f"{path} is no plain file, but a device or a pipe")
+        raise OSError(f"{path} is not a plain file, but a device or a pipe")
     return stream
 
 
@@ -179,7 +179,7 @@ def read_json(path: Path, error: type[InputError] = InputError) -> object:
 
 
 def parse_json(content: bytes | str, *, any_text: bool = False) -> object:
-    """Parse JSON that anybody may have written.
+    """Parse JSON of unknown origin.
 
     Args:
         content: UTF-8, or text.
@@ -203,7 +203,7 @@ def parse_json(content: bytes | str, *, any_text: bool = False) -> object:
 
 
 def parse_toml(content: bytes | str) -> dict[str, object]:
-    """Parse TOML that anybody may have written.
+    """Parse TOML of unknown origin.
 
     Raises:
         ValueError: no TOML, too large, nested too deep, or with a number of thousands of digits. The message is one
@@ -227,7 +227,7 @@ def _to_object(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     if len(document) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {show_value(twice)} stands twice in one object")
+        raise ValueError(f"the key {show_value(twice)} occurs twice in one object")
     return document
 
 

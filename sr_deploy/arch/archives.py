@@ -41,7 +41,6 @@ class Member:
     packed: int
     """How many there are in the archive."""
     deflated: bool
-    """Whether they are compressed."""
     checksum: int
     """CRC-32 of them, unpacked."""
 
@@ -75,7 +74,7 @@ def list_members(stream: BinaryIO) -> dict[str, Member]:
     unpacked = sum(member.size for member in members.values())
     if unpacked > MAX_GROWTH * size + _SMALL:
         raise CheckpointError(
-            f"refused: an archive of {size} bytes that says to hold {unpacked}; weights cannot be compressed so far"
+            f"refused: an archive of {size} bytes that says to hold {unpacked}; weights do not compress that much"
         )
     return members
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 
-def scale_kaiming(module: nn.Module, factor: float) -> None:
-    """Kaiming-normal weights times `factor` and zero biases for each convolution in `module`.
+def scale_kaiming(module: nn.Module) -> None:
+    """Kaiming-normal weights times 0.1 and zero biases for each convolution in `module`.
 
     Small starting values keep deep residual networks without batch normalization stable (ESRGAN, section 3.1).
     """
@@ -16,6 +16,6 @@ def scale_kaiming(module: nn.Module, factor: float) -> None:
         if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
             nn.init.kaiming_normal_(layer.weight)
             with torch.no_grad():
-                layer.weight.mul_(factor)
+                layer.weight.mul_(0.1)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -110,7 +110,7 @@ def quantize_convolutions(network: nn.Module, input_steps: Mapping[str, float]) 
     for name, step in input_steps.items():
         convolution = modules.get(name)
         if type(convolution) is not nn.Conv2d or convolution.groups != 1 or convolution.padding_mode != "zeros":
-            raise CheckpointError(f"steps are given for {name!r}, which is no plain convolution of this network")
+            raise CheckpointError(f"steps are given for {name!r}, which is not a plain convolution of this network")
         convolution.__class__ = QuantizedConv2d
         device = convolution.weight.device
         convolution.register_buffer("input_step", torch.tensor(step, device=device), persistent=False)

@@ -39,9 +39,7 @@ class Convolution:
     """One convolution of a network, as far as its cost goes."""
 
     in_channels: int
-    """Channels that it reads."""
     out_channels: int
-    """Channels that it writes."""
     kernel: int
     """Side of its square kernel."""
     resolution: Fraction

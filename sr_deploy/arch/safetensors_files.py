@@ -63,7 +63,7 @@ def _parse_header(content: bytes) -> dict[str, object]:
     except ValueError as error:
         raise _damaged(f"its header: {error}") from error
     if not isinstance(header, dict):
-        raise _damaged("its header is no JSON object")
+        raise _damaged("its header is not a JSON object")
     return header
 
 

@@ -59,7 +59,7 @@ class ArchSpec(BaseModel):
             raise ValueError(f"a network has at most {_MOST_OPTIONS} options, not {len(values)}")
         wrong = next((key for key in values if not _OPTION_NAME.fullmatch(str(key))), None)
         if wrong is not None:
-            raise ValueError(f"{str(wrong)[:64]!r} is no name of an option; those have small letters and digits")
+            raise ValueError(f"{str(wrong)[:64]!r} is not a name of an option; those have small letters and digits")
         return {key: value for key, value in values.items() if value is not None}
 
     @property
@@ -81,10 +81,8 @@ _COMMON = frozenset(ArchSpec.model_fields)
 DiscriminatorName = Literal["srgan", "vgg128", "vgg256", "unet"]
 
 
-class DiscriminatorSpec(BaseModel):
+class DiscriminatorSpec(BaseModel, frozen=True, extra="forbid"):
     """One discriminator, described well enough to build it anew. Stored with its weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: DiscriminatorName
     """srgan (8 convolutions), vgg128 (ESRGAN's, 10), vgg256 (12), unet (Real-ESRGAN's: a verdict for each pixel)."""
@@ -95,7 +93,7 @@ class DiscriminatorSpec(BaseModel):
     spectral_norm: bool = False
     """Whether weights are divided by their largest singular value (unet only)."""
     channels: int = Field(default=3, ge=1, le=16)
-    """Channels of the images."""
+    """Of the images."""
 
     def title(self) -> str:
         """One line for people, as in `unet, 64 features, spectral norm, RGB`."""

@@ -43,7 +43,7 @@ class Storage:
     dtype: str
     """One of `DTYPES`."""
     count: int
-    """Numbers in it."""
+    """How many numbers it has."""
     place: int | Member | None = None
     """Where its bytes begin in the file, or the member of the archive that they are; None: not found yet."""
 
@@ -58,7 +58,6 @@ class StoredTensor:
     """A tensor in a file: plain numbers, within their storage, none of them used twice."""
 
     storage: Storage
-    """Where the numbers are."""
     dtype: str
     """One of `DTYPES`; that of the storage, unless that is bytes alone."""
     shape: tuple[int, ...]

@@ -48,7 +48,6 @@ class TensorFile:
     metadata: Mapping[str, str]
     """Of a safetensors file; empty for others."""
     stream: BinaryIO
-    """The file."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

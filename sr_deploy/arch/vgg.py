@@ -59,8 +59,8 @@ class Vgg19Features(nn.Module):
         unknown = [layer for layer in layers if layer not in LAYER_INDICES]
         if unknown or not layers:
             raise InputError(
-                f"{unknown[0] if unknown else 'nothing'!r} is no layer of VGG19; it has conv1_1, conv1_2, conv2_1 to "
-                "conv2_2, conv3_1 to conv3_4, conv4_1 to conv4_4, conv5_1 to conv5_4"
+                f"{unknown[0] if unknown else 'nothing'!r} is not a layer of VGG19; it has conv1_1, conv1_2, conv2_1 "
+                "to conv2_2, conv3_1 to conv3_4, conv4_1 to conv4_4, conv5_1 to conv5_4"
             )
         self.deepest = max(layers, key=LAYER_INDICES.__getitem__)
         after = 1 if activation == "after" else 0

@@ -25,6 +25,7 @@ from sr_deploy.arch.registry import (
 from sr_deploy.arch.spec import ArchSpec, tidy_license
 from sr_deploy.arch.tensors import OUR_FORMAT, check_shapes, list_keys, open_tensors, shapes_of, write_tensors
 from sr_deploy.arch.vgg import looks_like_vgg
+from sr_deploy.config import first_problem
 from sr_deploy.errors import CheckpointError, DiscriminatorFoundError, InputError
 from sr_deploy.files import require_file
 from sr_deploy.legible import show_value
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _STEPS_KEY = "input_steps"
 _STEPS = TypeAdapter(dict[str, Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]])
-_LICENSE_KEYS = ("license", "license", "modelspec.license")
+_LICENSE_KEYS = ("license", "modelspec.license")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_input_steps(path: Path) -> dict[str, float]:
 
     Raises:
         InputError: as `read_checkpoint`.
-        CheckpointError: as `read_checkpoint`, or the steps are no positive numbers.
+        CheckpointError: as `read_checkpoint`, or the steps are not positive numbers.
     """
     with open_tensors(path, "the generator's weights") as file:
         text = file.metadata.get(_STEPS_KEY) if file.metadata.get("format") == OUR_FORMAT else None
@@ -88,7 +89,7 @@ def read_input_steps(path: Path) -> dict[str, float]:
         return _STEPS.validate_json(text)
     except ValidationError as error:
         raise CheckpointError(
-            f"{path}: the steps of INT8 in its metadata are no positive numbers by name: {text[:80]}; it is damaged"
+            f"{path}: the steps of INT8 in its metadata are not positive numbers by name: {text[:80]}; it is damaged"
         ) from error
 
 
@@ -127,9 +128,8 @@ def _read_our_spec(metadata: Mapping[str, str]) -> ArchSpec:
     try:
         return ArchSpec.model_validate_json(metadata["arch"])
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"its metadata describe no network known here ({where}: {first['msg']})") from error
+        problem = first_problem(error, "the whole")
+        raise CheckpointError(f"its metadata describe no network known here ({problem})") from error
 
 
 def _recognize(shapes: Shapes) -> tuple[ArchSpec, str, dict[str, str]]:

@@ -18,7 +18,6 @@ class BackendChoice:
     """A backend and the precision asked of it, written `openvino:int8`."""
 
     backend: str
-    """Name of the backend."""
     precision: Precision = "fp32"
     floats: Literal["bf16"] | None = None
     """In which precision is computed what an INT8 graph leaves float; None: as the graph says, on CPUs in FP32."""

@@ -65,7 +65,6 @@ class OpenedGraph:
     """A graph that is ready to run."""
 
     inputs: tuple[str, ...]
-    """Names of the inputs."""
     run: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
     """From the inputs to all outputs, by name."""
 
@@ -77,7 +76,7 @@ class Auto:
     rank: int
     """Place among the backends; the lowest takes its turn first."""
     reduced: tuple[BackendChoice, ...] = ()
-    """Choices below FP32, in their order, where the certificate vouches for them. FP32 is always taken."""
+    """Choices below FP32, in their order, where the certificate covers them. FP32 is always taken."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Variant:
     """Another way to run the same network, timed for comparison: `+NAME` of `sr-deploy bench`."""
 
     name: str
-    """Behind the plus."""
+    """What follows the plus, as in `fixed`."""
     precisions: tuple[Precision, ...] = PRECISIONS
     """In which it exists."""
     why_not: Callable[[BackendChoice], str | None] = lambda _choice: None

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from sr_deploy import errors
@@ -95,9 +94,7 @@ class Candidate:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _ask(self, request: dict[str, Any]) -> Any:  # noqa: ANN401 - the answer of the request, typed by the callers

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Literal
 
-from pydantic import ConfigDict
-
 from sr_deploy.bench.report import BenchReport, BenchResult
 from sr_deploy.config import Document
 from sr_deploy.errors import InputError
 
 DEFAULT_MAX_SLOWDOWN = 10.0
-"""Percent."""
+"""Of a median, in percent, before it counts as a regression."""
 BUSY_PROCESSORS = 0.2
 """What others may use before a figure is doubted."""
 
@@ -23,19 +21,17 @@ Verdict = Literal["faster", "slower", "same", "unverified", "gone", "new"]
 class Change(Document):
     """One candidate on one shape, in both reports."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     candidate: str
     """Backend, precision and variant."""
     shape: str
-    """Input, `NxHxW`."""
+    """Of the input, as in `1x64x128` (batch, height, width)."""
     verdict: Verdict
     """`faster` or `slower`: the medians lie further apart than both spreads together. `unverified`: it was verified in
     the old report and is not in the new one. `gone`, `new`: in one report only."""
     old_ms: float | None
-    """Median before."""
+    """Median of the old report in ms; None: not in it."""
     new_ms: float | None
-    """Median now."""
+    """Median of the new report in ms; None: not in it."""
     change_percent: float | None
     """Time taken more (less: negative), in percent of the old median."""
     noise_percent: float | None
@@ -49,10 +45,8 @@ class Change(Document):
 class BenchComparison(Document):
     """What `sr-deploy bench --compare` found."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     max_slowdown_percent: float
-    """The bound."""
+    """Percent of the old median beyond which a candidate has regressed."""
     changes: tuple[Change, ...]
     """By shape, in the old report's order; new ones last."""
     flips: tuple[str, ...]

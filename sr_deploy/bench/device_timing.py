@@ -140,7 +140,7 @@ class DeviceTimer:
         """Time `calls` calls while `IN_FLIGHT` of them are in flight; for each the mean of all.
 
         The clock runs from when the first call is done, with others queued behind it, until `calls` more are done: time
-        to fill the queue and to drain it is no part of it.
+        to fill the queue and to drain it is not part of it.
         """
         events = [self._device.make_event() for _ in range(IN_FLIGHT)]
         with resting_collector():

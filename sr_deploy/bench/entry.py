@@ -23,11 +23,8 @@ class Entry:
     """What was measured of a candidate."""
 
     choice: CandidateChoice
-    """What it is."""
     process: Candidate
-    """Where it runs."""
     own: Turns = field(default_factory=list)
-    """Its turns."""
     baseline: Turns = field(default_factory=list)
     """The baseline's turns in the same rounds."""
     pipelined: Turns = field(default_factory=list)

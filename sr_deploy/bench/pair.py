@@ -30,7 +30,7 @@ class PairTiming:
     backend: str
     """Who computed, as in `openvino:fp32`."""
     shape: str
-    """Input, `NxHxW`."""
+    """Of the input, as in `1x64x128` (batch, height, width)."""
     before_ms: float
     """Median time of a call of the first graph."""
     after_ms: float
@@ -59,7 +59,7 @@ def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTi
         None where there is none.
 
     Raises:
-        GraphError: a file is no image graph.
+        GraphError: a file is not an image graph.
         BackendError: a graph does not run.
     """
     models = open_model(before), open_model(after)

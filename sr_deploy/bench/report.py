@@ -1,14 +1,15 @@
-"""The document of a benchmark. Schema version 3, and 2 is read; each field is explained where it stands."""
+"""The document of a benchmark. Schema version 3, and 2 is read; each field is explained at its definition."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from sr_deploy.backends import Precision
-from sr_deploy.config import Document
+from sr_deploy.bundle.records import Record
+from sr_deploy.config import first_problem
 from sr_deploy.errors import InputError
 from sr_deploy.files import require_file
 from sr_deploy.measure.clocks import ClockLock
@@ -20,12 +21,11 @@ from sr_deploy.untrusted import read_json
 SCHEMA_VERSION: Literal[3] = 3
 
 
-class _Record(Document):
-    # A candidate whose output is not finite has an infinite error, which JSON cannot hold: it is written "Infinity".
-    model_config = ConfigDict(ser_json_inf_nan="strings", use_attribute_docstrings=True, protected_namespaces=())
+class _Explained(Record, use_attribute_docstrings=True):
+    """A record whose docstrings are the descriptions of the published schema."""
 
 
-class Parity(_Record):
+class Parity(_Explained):
     """A candidate's output against the reference's, on the very input that was timed."""
 
     max_abs: float
@@ -38,7 +38,7 @@ class Parity(_Record):
     """Whether it is as near as its precision has to come (the thresholds of `sr-deploy verify`)."""
 
 
-class ColdStart(_Record):
+class ColdStart(_Explained):
     """What the first result costs in a fresh process, each part once."""
 
     import_ms: float
@@ -56,7 +56,7 @@ class ColdStart(_Record):
         return self.import_ms + self.load_ms + self.first_call_ms
 
 
-class EndToEnd(_Record):
+class EndToEnd(_Explained):
     """From picture files to picture files: decoding, inference, rounding to 8 bit and encoding, one after the other."""
 
     format: str
@@ -71,7 +71,7 @@ class EndToEnd(_Record):
     """Batch size over the median."""
 
 
-class HostCopies(_Record):
+class HostCopies(_Explained):
     """Input to the GPU and output back, apart from the inference.
 
     Samples of 8 bit through pinned memory, as `upscale` moves them; in version 2 samples of the candidate's own type,
@@ -87,7 +87,7 @@ class HostCopies(_Record):
     """Median time of the two transfers alone, by CUDA events; None as for `median_ms`, and in version 2."""
 
 
-class DeviceTiming(_Record):
+class DeviceTiming(_Explained):
     """Calls on a GPU by its own clock, and with several of them in flight."""
 
     median_ms: float
@@ -109,7 +109,7 @@ class DeviceTiming(_Record):
     """Batch size over `pipelined_ms`."""
 
 
-class Roofline(_Record):
+class Roofline(_Explained):
     """A candidate's speed against the fastest that this machine's arithmetic and memory allow."""
 
     gflops_per_second: float
@@ -127,7 +127,7 @@ class Roofline(_Record):
     computed with fewer operations than they are counted as (Winograd)."""
 
 
-class BenchResult(_Record):
+class BenchResult(_Explained):
     """One candidate on one shape."""
 
     candidate: str
@@ -139,7 +139,7 @@ class BenchResult(_Record):
     device: str
     """What it ran on, as in `cpu`."""
     shape: str
-    """Input, `NxHxW`."""
+    """Of the input, as in `1x64x128` (batch, height, width)."""
     arrays: Literal["host", "device"]
     """Where input and output of the timed calls lie: with `device` there are no copies in them."""
     warm_up_calls: int
@@ -189,11 +189,11 @@ class BenchResult(_Record):
     """How near its output is to the reference's."""
 
 
-class ShapeRun(_Record):
+class ShapeRun(_Explained):
     """What the candidates of one shape have in common."""
 
     shape: str
-    """Input, `NxHxW`."""
+    """Of the input, as in `1x64x128` (batch, height, width)."""
     sha256: str
     """Hash of the input: its shape and its samples, as float32 in the machine's order of bytes."""
     rounds: int
@@ -206,7 +206,7 @@ class ShapeRun(_Record):
     """Clocks, power and throttling during the rounds, as far as the machine tells."""
 
 
-class LeftOut(_Record):
+class LeftOut(_Explained):
     """A candidate that was not timed."""
 
     candidate: str
@@ -215,7 +215,7 @@ class LeftOut(_Record):
     """Why not, and what would make it run."""
 
 
-class BenchReport(_Record):
+class BenchReport(_Explained):
     """What `sr-deploy bench` measured."""
 
     schema_version: Literal[2, 3] = SCHEMA_VERSION
@@ -223,9 +223,9 @@ class BenchReport(_Record):
     measured_at: str
     """UTC, ISO 8601."""
     command: str
-    """What was run."""
+    """Command line that measured it."""
     machine: Machine
-    """Where."""
+    """What it was measured on."""
     threads: int
     """Threads of the CPU that each candidate had."""
     clock_lock: ClockLock | None = None
@@ -233,7 +233,7 @@ class BenchReport(_Record):
     peaks: tuple[Peaks, ...]
     """What this machine's arithmetic and memory reach, for each device that a candidate ran on."""
     versions: dict[str, str]
-    """Name and version of everything that had a hand in it."""
+    """Name and version of everything that was used."""
     model: str
     """Name of the model's file or folder."""
     model_sha256: str
@@ -241,7 +241,7 @@ class BenchReport(_Record):
     scale: int
     """Output pixels per input pixel along each side."""
     channels: int
-    """1 or 3."""
+    """Of the images, 1 or 3."""
     content: str
     """What the inputs show."""
     reference: str
@@ -270,9 +270,8 @@ def read_report(path: Path) -> BenchReport:
     try:
         return BenchReport.model_validate(document)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = ".".join(map(str, problem["loc"])) or "the document"
+        problem = first_problem(error, "the document")
         raise InputError(
-            f"{path} is no report of schema version {SCHEMA_VERSION} ({place}: {problem['msg']}); make one with: "
+            f"{path} is not a report of schema version {SCHEMA_VERSION} ({problem}); make one with: "
             "sr-deploy bench --json"
         ) from error

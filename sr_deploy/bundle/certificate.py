@@ -24,9 +24,9 @@ class WorstPlace(Record):
     """Where an output is furthest from the reference's."""
 
     image: NonNegativeInt
-    """Which of the batch."""
+    """Place in the batch, from 0."""
     channel: NonNegativeInt
-    """Which channel."""
+    """From 0."""
     y: NonNegativeInt
     """Row of the output."""
     x: NonNegativeInt
@@ -37,7 +37,7 @@ class Measurement(Record):
     """One comparison of an artifact's output with the reference's."""
 
     shape: str = Field(pattern=r"^[0-9]{1,6}x[0-9]{1,6}x[0-9]{1,6}$")
-    """Input, `NxHxW`."""
+    """Of the input, as in `1x64x128` (batch, height, width)."""
     content: str
     """What the input shows, as in `photograph` or `checkerboard`."""
     max_abs: Error
@@ -79,7 +79,6 @@ class CertificateEntry(Record):
     backend: str
     """Who computed, as in `onnxruntime:fp16`."""
     backend_version: str
-    """Its version."""
     rewrites: tuple[str, ...] = ()
     """What the runner changed in the graph when it opened the file, by the names in docs/graph.md."""
     machine: str
@@ -96,7 +95,7 @@ class CertificateEntry(Record):
     """UTC, ISO 8601."""
     thresholds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     """`max_abs` (at most) and `psnr_db` (at least) that had to be met. Where a graph has another I/O type than
-    float32, both allow for their `rounding`, half a step of the type, which stands here too."""
+    float32, both allow for their `rounding`, half a step of the type, which is stored here too."""
     measurements: tuple[Measurement, ...]
     """One for each input."""
     judged: tuple[str, ...] = ()
@@ -233,7 +232,6 @@ class ErrorBudget(Record):
     file: FileName
     """That graph, relative to the bundle."""
     sha256: Sha256
-    """Its hash."""
     machine: str
     """Processor or GPU that ran it."""
     inputs: str
@@ -264,7 +262,7 @@ class Acceptance(Record):
     what: tuple[str, ...]
     """What was accepted: the finding's lines. Other lines of the same name are another finding."""
     by: str
-    """User and machine."""
+    """User and machine, as in `user@host`."""
     accepted_at: Timestamp
     """UTC, ISO 8601."""
 
@@ -281,7 +279,7 @@ class NotRun(Record):
 
 
 class LastVerification(Record):
-    """What the last `export`, `build` or `verify` came to; readers make the verdict anew of what stands here."""
+    """What the last `export`, `build` or `verify` came to; readers make the verdict anew of what is stored here."""
 
     verdict: Literal["verified", "incomplete", "failed"]
     """As docs/certificate.md explains them."""

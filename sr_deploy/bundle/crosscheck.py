@@ -38,8 +38,8 @@ def list_contradictions(
             yield f"{count} entries of {identity[0]} on {identity[1]} ({identity[2]}), where one is due"
     for entry in certificate.entries:
         # An entry that failed stands against the bundle whatever else it says; only praise has to be earned.
-        strangers = _list_strangers(entry, manifest, engines) if entry.passed else ()
-        for line in (*list_flaws(entry), *strangers):
+        contradictions = _list_contradictions(entry, manifest, engines) if entry.passed else ()
+        for line in (*list_flaws(entry), *contradictions):
             yield f"the entry of {entry.artifact.file} on {entry.backend} ({entry.machine}) {line}"
 
 
@@ -94,7 +94,7 @@ def _find_impossible(one: Measurement) -> str | None:
     return None
 
 
-def _list_strangers(entry: CertificateEntry, manifest: Manifest, engines: Sequence[EngineRecord]) -> Iterator[str]:
+def _list_contradictions(entry: CertificateEntry, manifest: Manifest, engines: Sequence[EngineRecord]) -> Iterator[str]:
     """What an entry says that the bundle's own documents deny."""
     in_fp32 = str(BackendChoice(get_reference("weights").name))  # of inputs that are too large for float64
     for reference in dict.fromkeys((entry.reference, *(one.reference for one in entry.measurements))):

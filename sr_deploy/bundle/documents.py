@@ -9,6 +9,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from sr_deploy.bundle.records import FileRecord
+from sr_deploy.config import first_problem
 from sr_deploy.errors import BundleError, DamagedBundleError
 from sr_deploy.files import sha256_of
 from sr_deploy.untrusted import find_inside, is_regular, read_json
@@ -29,14 +30,11 @@ def read_record(path: Path, model: type[RecordModel]) -> RecordModel:
     if isinstance(version, int) and version > 1:
         raise BundleError(f"{path} has schema version {version}; this sr-deploy reads version 1")
     if version != 1:
-        raise DamagedBundleError(f"{path} is damaged: it says no schema version; this sr-deploy reads version 1")
+        raise DamagedBundleError(f"{path} is damaged: it states no schema version; this sr-deploy reads version 1")
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = "".join(f"{part}: " for part in (".".join(map(str, first["loc"])),) if part)
-        reason = first["msg"].removeprefix("Value error, ")
-        raise DamagedBundleError(f"{path} is damaged: {where}{reason}") from error
+        raise DamagedBundleError(f"{path} is damaged: {first_problem(error, 'the whole')}") from error
 
 
 def check_file(folder: Path, record: FileRecord) -> None:

@@ -28,11 +28,8 @@ class EngineFolder:
     """The folder; it may not be there before the first engine is."""
 
     @contextlib.contextmanager
-    def writing(self, patience: float = 0.0) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
         """Hold the folder while something is added to it; what a killed process left half-written goes first.
-
-        Args:
-            patience: seconds to wait for another process that holds it.
 
         Raises:
             LockedError: another process holds it.
@@ -40,7 +37,7 @@ class EngineFolder:
             BundleError: the folder of engines is a link that leads elsewhere.
         """
         try:
-            with hold_lock(self.path / LOCK_NAME, self.path, patience=patience):
+            with hold_lock(self.path / LOCK_NAME, self.path):
                 for place in (self.path, find_inside(self.path, ENGINES_FOLDER, DamagedBundleError)):
                     remove_partial_files(place)
                 yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from sr_deploy.backends.registry import builder_names
 from sr_deploy.errors import InputError
@@ -14,10 +14,8 @@ from sr_deploy.legible import show_value
 _ALWAYS = "strongly_typed"
 
 
-class EngineOptions(BaseModel):
+class EngineOptions(BaseModel, frozen=True, extra="forbid"):
     """Settings of the builder. What an SDK has no such setting for is refused by name, never left out silently."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tf32: bool = False
     """Whether FP32 convolutions may round their inputs to TF32's 10 bits of mantissa."""

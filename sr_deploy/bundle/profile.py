@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from sr_deploy.errors import ShapeError
 from sr_deploy.graph.scale import MAX_SIDE
@@ -35,15 +35,13 @@ def parse_shape(text: str) -> Shape:
     numbers = [int(part) for part in match.groups()] if match else []
     if not numbers or not all(1 <= number <= MAX_SIDE for number in numbers):
         raise ShapeError(
-            f"{show_value(text)} is no shape; give NxHxW in integers from 1 to {MAX_SIDE}, as in 1x720x1280"
+            f"{show_value(text)} is not a shape; give NxHxW in integers from 1 to {MAX_SIDE}, as in 1x720x1280"
         )
     return Shape(*numbers)
 
 
-class Profile(BaseModel):
+class Profile(BaseModel, frozen=True, extra="forbid"):
     """The shapes that an engine is built for: any between `min` and `max`, fastest at `opt`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=rf"^{_NAME}$")
     """Short name, as in `tile`."""
@@ -82,7 +80,7 @@ def parse_profile(text: str) -> Profile:
     parts = shapes.split(",")
     if not equals or not re.fullmatch(_NAME, name) or len(parts) != 3:
         raise ShapeError(
-            f"{show_value(text)} is no profile; give NAME=MIN,OPT,MAX, each NxHxW, as in "
+            f"{show_value(text)} is not a profile; give NAME=MIN,OPT,MAX, each NxHxW, as in "
             "tile=1x64x64,1x256x256,4x512x512"
         )
     smallest, optimal, largest = (parse_shape(part) for part in parts)

@@ -1,4 +1,4 @@
-"""The JSON documents of a bundle. Schema version 1; each field is explained where it stands."""
+"""The JSON documents of a bundle. Schema version 1; each field is explained at its definition."""
 
 from __future__ import annotations
 
@@ -62,7 +62,6 @@ class FileRecord(Record):
     file: FileName
     """Path relative to the bundle."""
     sha256: Sha256
-    """SHA-256 of its bytes."""
 
 
 class GraphRecord(FileRecord):
@@ -143,7 +142,6 @@ class Manifest(Record):
     created_at: Timestamp
     """UTC, ISO 8601; the newest bundle is the one with the greatest value."""
     arch: ArchSpec
-    """The network."""
     input_multiple: int = Field(default=1, ge=1, le=64)
     """Height and width must be multiples of this; `upscale` pads, other callers pad by themselves."""
     source: SourceRecord
@@ -165,7 +163,7 @@ class Manifest(Record):
     fp8: Int8Record | None = None
     """The search for FP8; None where there is no FP8 graph."""
     tools: dict[str, str]
-    """Name and version of everything that had a hand in it."""
+    """Name and version of everything that was used."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -214,7 +212,6 @@ class EngineRecord(Record):
     graph_sha256: Sha256
     """Hash of the ONNX graph it was built from."""
     precision: Precision
-    """Precision of that graph."""
     backend: str
     """Which SDK built it, and runs it."""
     backend_version: str
@@ -222,7 +219,7 @@ class EngineRecord(Record):
     target: str
     """Name of the GPU it was built on and for, or the compute capabilities, as in `sm86+sm89`."""
     profiles: tuple[Profile, ...] = Field(min_length=1, max_length=_MAX_PROFILES)
-    """Shapes it takes."""
+    """Shapes of the input that it takes."""
     flags: dict[str, str]
     """Every other setting of the builder."""
     engine: FileRecord
@@ -241,7 +238,6 @@ class EngineRecord(Record):
     inspected: str
     """What the built engine says of its layers' precision, or why it was not asked."""
     build_seconds: Annotated[FiniteFloat, Field(ge=0)]
-    """Time the builder took."""
     built_on: str = ""
     """System, processor and GPU of the machine, as in `Linux x86_64 without a GPU`. Empty in records that an older
     sr-deploy wrote."""
@@ -299,7 +295,7 @@ def _list_contradictions(manifest: Manifest) -> Iterator[str]:
     multiple = manifest.input_multiple
     for profile in manifest.profiles:
         if any(side % multiple for shape in (profile.min, profile.opt, profile.max) for side in (shape.h, shape.w)):
-            yield f"profile {profile.name!r} has sides that are no multiples of input_multiple, which is {multiple}"
+            yield f"profile {profile.name!r} has sides that are not multiples of input_multiple, which is {multiple}"
     names = [profile.name for profile in manifest.profiles]
     if len(set(names)) < len(names):
         yield f"profiles are named {', '.join(names)}; each needs a name of its own"
@@ -314,7 +310,7 @@ def _list_misplaced(manifest: Manifest) -> Iterator[str]:
         wanted += [(search.report, ".json"), (search.picture, drawn)]
     for record, suffix in wanted:
         if not re.fullmatch(_PLAIN_NAME + re.escape(suffix), record.file):
-            yield f"{record.file!r} is no file of a bundle's own folder that ends with {suffix}"
+            yield f"{record.file!r} is not a file of a bundle's own folder that ends with {suffix}"
     names = ["bundle.json", "certificate.json", *(record.file for record, _ in wanted)]
     for name in {name.casefold() for name in names if [one.casefold() for one in names].count(name.casefold()) > 1}:
         yield f"{name} is named more than once; each file has one purpose"

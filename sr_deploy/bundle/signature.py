@@ -19,13 +19,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from sr_deploy.bundle.certificate import Check
 from sr_deploy.bundle.documents import read_record
 from sr_deploy.bundle.engine_folder import CACHES_FOLDER
 from sr_deploy.bundle.records import ENGINES_FOLDER, Manifest, Sha256
 from sr_deploy.bundle.store import CERTIFICATE_NAME, MANIFEST_NAME, PAGE_NAME, is_bundle, utc_now
+from sr_deploy.config import first_problem
 from sr_deploy.deps import require
 from sr_deploy.errors import DamagedBundleError, InputError, VerificationError
 from sr_deploy.files import require_file, sha256_of, write_text
@@ -49,8 +50,8 @@ _CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 """Those of sigstore, each with the hash that is signed with it."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+class _Part(BaseModel, frozen=True, extra="ignore", populate_by_name=True):
+    """Part of a file of signatures; other keys than these are left aside."""
 
 
 class _Resource(_Part):
@@ -231,7 +232,8 @@ def read_signature(path: Path, key: EllipticCurvePublicKey) -> dict[str, str]:
         payload = base64.b64decode(bundle.envelope.payload, validate=True)
         signature = base64.b64decode(bundle.envelope.signatures[0].sig, validate=True)
     except (ValidationError, binascii.Error, DamagedBundleError) as error:
-        raise VerificationError(f"NOT verified: {path} is no signature of sigstore's kind: {_first(error)}") from error
+        problem = _first(error)
+        raise VerificationError(f"NOT verified: {path} is not a signature of sigstore's kind: {problem}") from error
     hint = bundle.material.public_key.hint
     if hint not in (None, "", _fingerprint(key)):
         raise VerificationError(
@@ -286,7 +288,4 @@ def _encode(payload: bytes) -> bytes:
 
 
 def _first(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error)
+    return first_problem(error, "the whole") if isinstance(error, ValidationError) else str(error)

@@ -132,7 +132,7 @@ class Bundle(EngineFolder):
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a folder is a bundle, whole or not; links and what else is no plain file count, and are refused later."""
+    """Whether a folder is a bundle, whole or not; a manifest that is a link or a device is refused later."""
     return os.path.lexists(path / MANIFEST_NAME)
 
 
@@ -144,7 +144,9 @@ def open_bundle(path: Path) -> Bundle:
         BundleError: no bundle, or a newer schema.
     """
     if not is_bundle(path):
-        raise BundleError(f"{path} is no bundle: it has no {MANIFEST_NAME}; make one with: sr-deploy export CHECKPOINT")
+        raise BundleError(
+            f"{path} is not a bundle: it has no {MANIFEST_NAME}; make one with: sr-deploy export CHECKPOINT"
+        )
     manifest = read_record(find_inside(path, MANIFEST_NAME, DamagedBundleError), Manifest)
     for record in manifest.files:
         check_file(path, record)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from sr_deploy.backends import Precision
 from sr_deploy.measure.compare import Comparison
@@ -16,10 +16,8 @@ MAX_DB = 3000.0
 """No PSNR is higher: an error of 10^-150 has a square that float64 just holds."""
 
 
-class Thresholds(BaseModel):
+class Thresholds(BaseModel, frozen=True, extra="forbid"):
     """What every single input has to meet. None: not asked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     psnr_db: float | None = Field(default=None, gt=0, le=MAX_DB, allow_inf_nan=False)
     """PSNR of outputs clamped to [0, 1], peak 1.0, in dB; at least this."""
@@ -84,13 +82,13 @@ class Looser:
     """A threshold that asks for less than the default."""
 
     precision: Precision
-    """Whose."""
+    """Of the graphs that it is for."""
     name: str
     """Its field: `psnr_db`, `max_abs`, `max_drop_db` or `max_pixel_error`."""
     stated: float | None
     """What is asked; None: nothing."""
     default: float
-    """What would be."""
+    """What the default asks."""
 
     def __str__(self) -> str:
         if self.name == "psnr_db":

@@ -27,17 +27,16 @@ class Failure:
     file: str
     """The file that it is about, relative to the bundle."""
     sha256: str | None
-    """Its hash."""
     kind: str
     """The check's kind; `run` for a measurement."""
     lines: tuple[str, ...]
-    """What is wrong."""
+    """What is wrong, a line each."""
     when: str
     """When it was found; UTC, ISO 8601."""
     where: str = ""
     """Of a measurement: the input that fell short by most, the place, and whether a picture would show it."""
     accepted: Acceptance | None = None
-    """Who accepted it; None: nobody whose word counts here."""
+    """Who accepted it; None: nobody on this machine."""
     foreign: Acceptance | None = None
     """Who accepted it elsewhere, which does not count here."""
 

@@ -55,7 +55,7 @@ def bench(
             "--lock-clock",
             parser=read_number(1, 100000),
             metavar="MHZ",
-            help="Keep the first GPU at this clock meanwhile, for everybody on it; needs an administrator's rights.",
+            help="Lock the clock of the first GPU meanwhile, for all its users; needs administrator rights.",
         ),
     ] = None,
     html: Annotated[

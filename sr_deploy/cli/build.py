@@ -41,7 +41,8 @@ def build(
         ),
     ] = None,
     optimization_level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="How long to look for faster kernels; left out: the SDK's default.")
+        int | None,
+        typer.Option(min=0, max=5, help="How hard to search for fast kernels; left out: the SDK's default."),
     ] = None,
     workspace: Annotated[
         float | None, typer.Option(help="Most scratch memory for a layer, in GiB; left out: all of the GPU's.")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 EXIT_CODES = {"verified": 0, "failed": 3, "incomplete": 4}
-"""By verdict."""
+"""What `verify` exits with, by verdict."""
 
 
 def show_verification(output: Output, title: str, verification: Verification) -> None:

@@ -19,11 +19,8 @@ class FileFacts:
     """A file on disk."""
 
     file: str
-    """Its path."""
     size_bytes: int
-    """Its size."""
     sha256: str
-    """Of its bytes."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class CostFacts:
     """What a network or a graph needs for each pixel of its input."""
 
     parameters: int
-    """Trained numbers."""
+    """How many numbers are trained."""
     flops_per_input_pixel: float | None
     """Two for each multiply-add; None: not known, because shapes inside a graph are not."""
     receptive_radius: int | None
@@ -47,19 +44,16 @@ class GraphFacts:
     """An ONNX file."""
 
     file: FileFacts
-    """The file."""
     precision: str
-    """Of its convolutions."""
+    """In which its convolutions compute."""
     io: str
     """Input and output: names, types, axes."""
     opset: int
-    """Of ONNX's operators."""
+    """Version of ONNX's operators."""
     nodes: int
-    """How many."""
     cost: CostFacts
     """As the nodes have it."""
     metadata: dict[str, str]
-    """The file's properties."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,6 @@ class EngineFacts:
     """A TensorRT engine."""
 
     file: FileFacts
-    """The file."""
     precision: str
     """Of the graph it was built from."""
     builder: str
@@ -75,13 +68,13 @@ class EngineFacts:
     target: str
     """What it was built for."""
     profiles: tuple[str, ...]
-    """Shapes it takes."""
+    """Shapes of the input that it takes."""
     layer_precisions: dict[str, int]
     """Declared: layers by type."""
     inspected: str
     """What the built engine says, or why it was not asked."""
     built_at: str
-    """UTC."""
+    """Time in UTC, ISO 8601."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +82,12 @@ class Description:
     """All that `info` says of a path."""
 
     path: str
-    """As given."""
     kind: str
     """checkpoint, graph, bundle or engine."""
     scale: int
     """Output pixels per input pixel, along a side."""
     channels: int
-    """1 or 3."""
+    """Of the images, 1 or 3."""
     input_multiple: int
     """Sides must be multiples of this."""
     network: str | None
@@ -105,21 +97,17 @@ class Description:
     layout: str | None
     """How the checkpoint named its tensors."""
     weights: FileFacts | None = None
-    """The PyTorch weights."""
     cost: CostFacts | None = None
-    """The network's, in fp32."""
+    """In fp32."""
     graphs: tuple[GraphFacts, ...] = ()
-    """ONNX files."""
     engines: tuple[EngineFacts, ...] = ()
-    """TensorRT engines."""
     certificate: CertificateFacts | None = None
-    """Of a bundle."""
     source: dict[str, str] = field(default_factory=dict)
     """What a bundle was made from: file, sha256, layout; what a run trained: recipe, step, status."""
     tools: dict[str, str] = field(default_factory=dict)
-    """Versions of what had a hand in it."""
+    """Versions of what was used."""
     created_at: str | None = None
-    """UTC."""
+    """Time of a bundle in UTC, ISO 8601."""
 
 
 @dataclass(frozen=True)
@@ -127,17 +115,15 @@ class DiscriminatorDescription:
     """All that `info` says of a discriminator's weights."""
 
     path: str
-    """As given."""
     kind: str
-    """discriminator."""
+    """Always `discriminator`."""
     network: str
     """The architecture in one line."""
     discriminator: dict[str, object]
     """The same in fields."""
     parameters: int
-    """Trained numbers."""
+    """How many numbers are trained."""
     weights: FileFacts
-    """The file."""
 
 
 def describe_discriminator(path: Path) -> DiscriminatorDescription:

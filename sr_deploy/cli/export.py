@@ -74,7 +74,8 @@ def export(
         ),
     ] = None,
     rewrite: Annotated[
-        bool, typer.Option("--rewrite/--no-rewrite", help="Rewrite graphs so that backends have less to do, exactly.")
+        bool,
+        typer.Option("--rewrite/--no-rewrite", help="Rewrite graphs so that the same result takes less work."),
     ] = True,
     backend: Annotated[
         str | None,

@@ -48,12 +48,12 @@ TrustEngineOption = Annotated[
     bool,
     typer.Option(
         "--trust-engine",
-        help="Open engines that were not built here, too: they are code, and this runs the code of who built them.",
+        help="Open engines that were built elsewhere, too: an engine is code, and this runs it.",
     ),
 ]
 HostCodeOption = Annotated[
     bool,
-    typer.Option("--engine-host-code", help="Let version-compatible engines run the code for the CPU that they carry."),
+    typer.Option("--engine-host-code", help="Let version-compatible engines run the CPU code that they contain."),
 ]
 TileOption = Annotated[
     int | None,

@@ -102,7 +102,7 @@ class Output:
     def progress(self, title: str) -> Iterator[OnProgress]:
         """A progress bar with time left on stderr, cleared when it ends, for work whose total is known.
 
-        Where stderr is no terminal it prints a line every tenth of the way instead.
+        Where stderr is not a terminal it prints a line every tenth of the way instead.
         """
         if self._silent:
             yield lambda _: None

@@ -19,9 +19,7 @@ class OpenedNetwork:
     """A network and what it runs on."""
 
     path: Path
-    """The model."""
     spec: RunnerSpec
-    """What computes."""
     receptive_radius: int | None
     """How far the network looks around a pixel."""
     devices: list[str]

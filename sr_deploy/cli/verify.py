@@ -48,25 +48,25 @@ def verify(
     ] = False,
     source: Annotated[
         Path | None,
-        typer.Option(help="The checkpoint or run that the bundle says it was made of: hold its weights against that."),
+        typer.Option(help="The checkpoint or run that the bundle was made from: compare the weights with it."),
     ] = None,
     accept: Annotated[
         list[str] | None,
         typer.Option(
             "--accept",
             metavar="NAME",
-            help="Accept a finding, by its name as the verdict has it; repeatable. The certificate says who did.",
+            help="Accept the finding with this name in the verdict; repeatable. The certificate says who accepted it.",
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="End with code 3 in place of 4 where a graph was run by no backend.")
+        bool, typer.Option("--strict", help="End with code 3 instead of 4 where no backend ran one of the graphs.")
     ] = False,
     verify_key: Annotated[
         Path | None,
         typer.Option(
             "--verify-key",
             metavar="PUBKEY",
-            help="Ask for a signature of the owner of this public key (PEM) before anything else is looked at.",
+            help="Require a signature by the owner of this public key (PEM), before anything else is checked.",
         ),
     ] = None,
     trust_engine: TrustEngineOption = False,

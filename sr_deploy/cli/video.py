@@ -80,7 +80,7 @@ class VideoOptions:
     segment: int
 
     def refuse(self, source: Path) -> None:
-        """Say so where one is given for what is no video.
+        """Say so where one is given for what is not a video.
 
         Raises:
             InputError: one is.
@@ -127,11 +127,11 @@ class Network:
     open: Callable[[], AbstractContextManager[tuple[dict[str, object], list[Upscaler]]]]
     """Gives what is told about it, and one upscaler for each device."""
     tile: int | None
-    """As asked for."""
+    """Side in pixels that was asked for; None: to be chosen."""
 
 
 def is_video(source: Path, target: Path) -> bool:
-    """Whether the names say so, of what is no folder."""
+    """Whether the names say so, of what is not a folder."""
     return not source.is_dir() and bool({source.suffix.lower(), target.suffix.lower()} & _VIDEO_SUFFIXES)
 
 
@@ -169,7 +169,7 @@ def is_stream(source: Path, target: Path, *, as_json: bool) -> bool:
     if _STREAM not in (source, target):
         return False
     if source != target or as_json:
-        raise InputError("a stream goes from - (stdin) to - (stdout), and leaves no room for --json")
+        raise InputError("a stream goes from - (stdin) to - (stdout), so --json cannot use stdout; leave --json out")
     return True
 
 

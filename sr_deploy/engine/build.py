@@ -22,7 +22,6 @@ class BuiltEngine:
     record: EngineRecord
     """What it was built from, with and for."""
     engine: bytes
-    """The serialized engine."""
     timing_cache: bytes | None = None
     """What the builder learnt of kernels' times; None where it keeps nothing."""
 

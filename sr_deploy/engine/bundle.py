@@ -1,4 +1,4 @@
-"""The engines of a bundle: what is missing is built, what still holds is kept, what is stale gives way."""
+"""The engines of a bundle: what is missing is built, what still holds is kept, what is stale is replaced."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class NotBuilt:
     """An engine that this machine could not build. The bundle is complete without it."""
 
     backend: str
-    """Which SDK."""
+    """Name of the SDK, as in `tensorrt`."""
     reason: str
     """Why not, and what would help."""
     command: str
@@ -61,11 +61,10 @@ class BuildResult:
     """What `build_engines` did."""
 
     built: tuple[EngineRecord, ...] = ()
-    """Engines built now."""
     kept: tuple[EngineRecord, ...] = ()
     """Engines that were there already and still hold."""
     removed: tuple[str, ...] = ()
-    """Files of stale engines that gave way to new ones."""
+    """Files of stale engines that new ones replaced."""
     not_built: tuple[NotBuilt, ...] = ()
     """What this machine could not build."""
     judgment: Judgment | None = None
@@ -234,10 +233,10 @@ def _find_lacking(
 
 def _may_keep(records: Sequence[EngineRecord], plan: _Plan) -> bool:
     """Whether all were built here, or the user trusts who built them: then they are entered too."""
-    strangers = [record for record in records if not (was_built_here(record) or was_adopted(record))]
-    if strangers and plan.trust.elsewhere:
-        _enter(strangers, adopt_engine)
-    return plan.trust.elsewhere or not strangers
+    foreign = [record for record in records if not (was_built_here(record) or was_adopted(record))]
+    if foreign and plan.trust.elsewhere:
+        _enter(foreign, adopt_engine)
+    return plan.trust.elsewhere or not foreign
 
 
 def _build_one(folder: EngineFolder, request: EngineRequest, plan: _Plan) -> EngineRecord:

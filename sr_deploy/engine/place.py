@@ -21,7 +21,6 @@ class EnginePlace:
     path: Path
     """What the user named: the bundle's folder, or the ONNX file."""
     folder: EngineFolder
-    """Where engines are kept."""
     graphs: tuple[tuple[Path, GraphRecord], ...]
     """Each graph's file and record."""
     plan: EnginePlan

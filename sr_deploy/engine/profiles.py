@@ -41,7 +41,7 @@ def check_names(profiles: Sequence[Profile]) -> None:
 
 
 def check_sides(profiles: Sequence[Profile], multiple: int, network: str) -> None:
-    """Refuse sides that are no multiples of what `network`, named so in the error, takes.
+    """Refuse sides that are not multiples of what `network`, named so in the error, takes.
 
     Raises:
         ShapeError: the message names the profile and the shape.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from sr_deploy.backends import Precision, builders
 from sr_deploy.backends.registry import get_builder
@@ -14,15 +14,11 @@ from sr_deploy.errors import BackendError, InputError, MissingDependencyError
 from sr_deploy.gpus import visible_gpus
 
 
-class EngineRequest(BaseModel):
+class EngineRequest(BaseModel, frozen=True, extra="forbid"):
     """One engine to build."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     graph: Path
-    """The ONNX file."""
     graph_sha256: str
-    """Its hash."""
     precision: Precision
     """Precision that its convolutions are meant to have."""
     backend: str

@@ -37,7 +37,6 @@ class Evaluation(Document):
     """What `evaluate_model` found; `evaluation.json`."""
 
     schema_version: int = 1
-    """Of this document."""
     model: str
     """What was evaluated, as it was named."""
     model_sha256: str | None
@@ -49,21 +48,17 @@ class Evaluation(Document):
     backend_version: str
     """Of the backend's library."""
     device: str
-    """What it computed on."""
+    """As in `cpu` or `cuda:0`."""
     scale: int
     """Output pixels per input pixel; so many pixels are left out at each border."""
     hr: str
-    """Folder of originals."""
     lr: str | None
     """Folder of low-resolution pictures; None: made of the originals by the papers' bicubic."""
     pictures: tuple[ImageEvaluation, ...]
     """In the order of their names."""
     mean_model: ImageScores
-    """The network's mean."""
     mean_bicubic: ImageScores
-    """Bicubic's mean."""
     mean_original_niqe: float | None
-    """The originals' mean NIQE."""
     notes: tuple[str, ...] = ()
     """What a reader of the figures has to know."""
 
@@ -73,7 +68,6 @@ class Evaluated:
     """The figures, and the picture to look at."""
 
     evaluation: Evaluation
-    """All figures."""
     worst_crops: NDArray[np.uint8]
     """H x W x 3: a row for each of the worst places; low resolution, bicubic, network, original."""
 

@@ -37,9 +37,8 @@ class _Convolution:
     key: str
     """Name of its tensors in torchvision's files, as in `features.0`."""
     shape: tuple[int, int, int, int]
-    """Of its weight."""
+    """Output channels, input channels, kernel height, kernel width."""
     stride: int = 1
-    """Of the convolution."""
     padding: int = 1
     """Zeros on each side."""
     pool: int = 0

@@ -29,7 +29,6 @@ class PairPaths:
     name: str
     """Of the original, without suffix."""
     hr: Path
-    """High-resolution original."""
     lr: Path | None
     """Its low-resolution picture; None: made from the original."""
 

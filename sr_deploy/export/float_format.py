@@ -78,7 +78,7 @@ def round_to_format(
         float_format: the type.
 
     Raises:
-        GraphError: a value is no finite number or beyond the type's range, or the tensor as a whole is too small.
+        GraphError: a value is not a finite number or beyond the type's range, or the tensor as a whole is too small.
     """
     try:
         reason = why_not_representable(weights, float_format)

@@ -53,7 +53,7 @@ class KeptNode:
     name: str
     """Its name, or that of its first output."""
     op: str
-    """ONNX operator."""
+    """ONNX operator, as in `Conv`."""
     reason: str
     """Why, as in `its result reaches 1.2e+05`."""
 
@@ -94,7 +94,7 @@ def plan_graph(path: Path, channels: int, scale: int, folder: Path | None = None
 
     Raises:
         InputError: no photograph in the folder, or all of them are too small.
-        GraphError: a feature map or a weight is no finite number.
+        GraphError: a feature map or a weight is not a finite number.
         BackendError: ONNX Runtime does not run the graph.
     """
     pictures, source = _cut_images(channels, scale, folder)
@@ -168,7 +168,7 @@ def plan_fp16(
         slack: bounds are so many times stricter, and nothing that a laxer bound keeps is left out.
 
     Raises:
-        GraphError: a feature map or a weight is no finite number.
+        GraphError: a feature map or a weight is not a finite number.
         BackendError: ONNX Runtime does not run the graph.
     """
     probe = measure_layers(model, inputs())

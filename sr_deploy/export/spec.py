@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import EnginePlan, Profile, Thresholds, parse_profile
@@ -30,10 +30,8 @@ def _read_profile(value: object) -> object:
 ProfileText = Annotated[Profile, BeforeValidator(_read_profile)]
 
 
-class ExportSpec(BaseModel):
+class ExportSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=4096):
     """What `sr-deploy export` makes of a checkpoint. TOML files of this form lie in the folder `export/`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=4096)
 
     name: str = "custom"
     """Name of the spec: the file's, unless it says another."""

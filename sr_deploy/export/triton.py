@@ -43,7 +43,6 @@ class TritonModel:
     backend: str
     """Triton's backend, as in `onnxruntime`."""
     path: Path
-    """Folder of the model."""
 
 
 class _Word(str):

@@ -29,7 +29,6 @@ _BROADCASTING = frozenset((
 # fmt: on
 _TOO_LARGE = 2**62  # to be counted in 64 bits
 EVALUATED = _OTHERS | _BROADCASTING
-"""Operators that are evaluated."""
 
 
 def evaluate_node(

@@ -216,7 +216,7 @@ def _find_node_fault(node: NodeProto, opset: int) -> str:
     """What an operator of ONNX lacks or has too much of; empty if nothing."""
     schema = _read_schema(node.op_type, opset)
     if schema is None:
-        return f"is no operator of opset {opset}"
+        return f"is not an operator of opset {opset}"
     missing = [place for place in schema.needed if place >= len(node.input) or not node.input[place]]
     if missing or len(node.input) > schema.max_inputs:
         return f"has {len(node.input)} inputs, and {'lacks' if missing else 'takes'} {missing or schema.max_inputs}"

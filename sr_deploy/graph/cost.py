@@ -66,7 +66,6 @@ class GraphCost:
     precision_share: dict[Precision, float]
     """Share of the multiply-adds in each precision, 0 to 1; those without any are left out."""
     nodes: int
-    """Nodes of the graph."""
     bytes_per_input_pixel: float | None
     """Bytes of images and feature maps that its nodes read and write, one after the other as they stand; weights, which
     do not grow with the picture, are not counted. None where the shape of a tensor is unknown."""

@@ -25,7 +25,7 @@ def keeps_weights_outside(path: Path) -> bool:
     The file is parsed only if the word that such a tensor needs is in it: opening a bundle asks this of each graph.
 
     Raises:
-        GraphError: the word is in it, and it is no ONNX file.
+        GraphError: the word is in it, and it is not an ONNX file.
     """
     if path.stat().st_size == 0:
         return False
@@ -45,7 +45,7 @@ def check_external(path: Path, model: ModelProto) -> None:
         model: what is in it; `check_model` found nothing wrong with it.
 
     Raises:
-        UnsafePathError: a tensor lies outside the folder, or in what is no plain file.
+        UnsafePathError: a tensor lies outside the folder, or in what is not a plain file.
         GraphError: the file that a tensor lies in ends before it.
         InputError: it cannot be read.
     """
@@ -60,7 +60,7 @@ def check_external(path: Path, model: ModelProto) -> None:
         if not place.exists():
             continue
         if not is_regular(place):
-            raise UnsafePathError(f"{path}: its weights lie in {location}, which is no plain file")
+            raise UnsafePathError(f"{path}: its weights lie in {location}, which is not a plain file")
         require_file(place, "the weights of a graph")
         size = place.stat().st_size
         if size < end:

@@ -48,7 +48,7 @@ def load_model(path: Path) -> ModelProto:
             check_model(model)
         except ValueError as error:
             raise GraphError(
-                f"{path} is no ONNX file, or a damaged one ({error}); export or download it again"
+                f"{path} is not an ONNX file, or a damaged one ({error}); export or download it again"
             ) from error
         check_external(path, model)
         try:

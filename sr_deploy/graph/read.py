@@ -42,9 +42,7 @@ class GraphInfo:
     output_name: str
     """Name of the image output."""
     input_dtype: Dtype
-    """Type of the input."""
     output_dtype: Dtype
-    """Type of the output."""
     scale: int
     """Output pixels per input pixel along each side."""
     channels: int
@@ -64,7 +62,6 @@ class GraphInfo:
     precision: Precision
     """Precision of the convolutions: int8 or fp8 where there are quantized ones, else that of the largest weight."""
     metadata: dict[str, str]
-    """The file's metadata properties."""
     nodes: int
     """Nodes of the graph as the file has it."""
 

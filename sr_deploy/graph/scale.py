@@ -54,7 +54,7 @@ def measure_scale(
         limited: look for the smallest side too; else it is taken for the multiple.
 
     Raises:
-        GraphError: the output is no image, larger by the same integer along both sides.
+        GraphError: the output is not an image, larger by the same integer along both sides.
     """
     _, channels, fixed_h, fixed_w = declared
     h, w = fixed_h or large[0], fixed_w or large[1]

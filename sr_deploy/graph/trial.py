@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from sr_deploy.backends.description import GraphOptions
 from sr_deploy.backends.registry import get_reference
@@ -35,10 +35,8 @@ _MEMORY = 3 * 2**28
 _LARGE = ((24, 16), (64, 48), (384, 256))
 
 
-class Trial(BaseModel):
+class Trial(BaseModel, frozen=True, extra="forbid"):
     """What is asked of the process."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
     dtype: Literal["float32", "float16", "uint8", "uint16"]
@@ -49,9 +47,7 @@ class Trial(BaseModel):
     """Of processor time that it may take; a small picture takes the largest networks one."""
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Answer(BaseModel, frozen=True, extra="forbid"):
     scale: int
     multiple: int
     smallest: int

@@ -1,4 +1,4 @@
-"""What a picture's EXIF says about its orientation and resolution, read and mended where it stands.
+"""What a picture's EXIF says about its orientation and resolution, read and corrected in place.
 
 Tags are changed in place: all else (maker notes with their absolute offsets, GPS, copyright) stays byte for byte.
 Layout: EXIF 2.32, section 4.5 and TIFF 6.0, section 2.
@@ -18,7 +18,7 @@ _POINTERS = (0x8769, 0x8825, 0xA005)
 _MOST_DIRECTORIES = 16
 _MOST_ENTRIES = 4096
 _INCHES_PER_UNIT = {2: 1.0, 3: 2.54}
-"""Units per inch: 2 are inches, 3 centimeters; 1 is no unit."""
+"""Units per inch: 2 are inches, 3 centimeters; 1 is not a unit."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,7 @@ class Header:
     """A picture without its samples."""
 
     width: int
-    """In pixels."""
     height: int
-    """In pixels."""
     channels: int
     """1 (gray) or 3 (RGB), alpha apart."""
     bits: int

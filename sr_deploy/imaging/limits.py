@@ -85,5 +85,5 @@ def refuse_growth(path: Path, width: int, height: int, pixel_bytes: int, size: i
     if unpacked > _LARGE and unpacked > _MOST_GROWTH * size:
         raise ImageError(
             f"{path} has {size} bytes and would take {unpacked} as a picture of {width}x{height}, more than "
-            f"{_MOST_GROWTH} times as many: no photograph is packed so far; cut it into pieces if it is meant so"
+            f"{_MOST_GROWTH} times as many: no photograph compresses that much; cut it into pieces if it is meant so"
         )

@@ -84,7 +84,7 @@ def recognize(path: Path, content: bytes, find_loader: Callable[[], object]) -> 
             if form.check_head is not None:
                 form.check_head(path, content)
             return form
-    what = "is empty" if not content else "is no picture that can be read"
+    what = "is empty" if not content else "is not a picture that can be read"
     raise ImageError(f"{path} {what}; give a {join(form.title for form in FORMATS)} file")
 
 

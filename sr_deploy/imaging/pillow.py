@@ -65,7 +65,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
             return np.ascontiguousarray(np.asarray(upright.convert("RGB")))
     except UnidentifiedImageError as error:
         known = join(form.name for form in _FORMATS.values())
-        raise ImageError(f"{path} is no picture that can be read; give a {known} file") from error
+        raise ImageError(f"{path} is not a picture that can be read; give a {known} file") from error
     except Image.DecompressionBombError as error:
         raise _too_large(path, error) from error
     except MemoryError as error:

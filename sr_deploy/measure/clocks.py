@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from types import TracebackType
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from sr_deploy.gpus import Gpu
 from sr_deploy.legible import make_legible
@@ -16,10 +15,8 @@ _SECONDS = 30
 _LET_GO = "--reset-gpu-clocks"  # it sets back the clocks alone, not the GPU
 
 
-class ClockLock(BaseModel):
+class ClockLock(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """The clock that a GPU was to keep."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     mhz: int
     """Frequency of its multiprocessors that was asked for; the driver takes the nearest that the GPU has."""
@@ -61,9 +58,7 @@ class LockedClock:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self._refused is None:
             self._kept = self._ask(_LET_GO)
 

@@ -9,7 +9,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from sr_deploy.backends import Precision
 from sr_deploy.backends.registry import list_backends
@@ -33,10 +33,8 @@ _MULTIPLIERS: dict[Precision, frozenset[str]] = {
 _DISTRIBUTIONS = ("sr-deploy", "onnx", "onnxscript", "polygraphy", "numpy", "pyvips", "av")
 
 
-class Machine(BaseModel):
+class Machine(BaseModel, frozen=True, extra="forbid"):
     """The machine that measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cpu: str
     """Model name of the processor."""
@@ -51,7 +49,7 @@ class Machine(BaseModel):
     os: str
     """Operating system and its version."""
     python: str
-    """As in `3.11.7`."""
+    """Version, as in `3.11.7`."""
 
     def title(self) -> str:
         """One line for people."""

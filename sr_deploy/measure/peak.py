@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from sr_deploy.backends import PRECISIONS, Precision
 from sr_deploy.errors import BackendError
@@ -26,15 +26,13 @@ _CPU_COPY_BYTES = 256 * 2**20  # beyond the caches of most processors
 _GPU_COPY_BYTES = 2**30
 
 
-class Peaks(BaseModel):
+class Peaks(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """What a device reaches."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     device: str
     """As in `cpu` or `cuda:0`."""
     threads: int
-    """Threads of the CPU."""
+    """Of the CPU."""
     matrix_gflops: dict[Precision, float]
     """Fastest product of square matrices, in billions of operations a second (two for each multiply-add); precisions
     that torch does not compute here as such are left out."""

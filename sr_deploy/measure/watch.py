@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 Result = TypeVar("Result")
 
@@ -27,10 +27,8 @@ _IDLE = 0x01
 _SLOWED = 0x04 | 0x08 | 0x20 | 0x40 | 0x80
 
 
-class GpuConditions(BaseModel):
+class GpuConditions(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """One GPU."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str
     """As the driver spells it."""
@@ -50,10 +48,8 @@ class GpuConditions(BaseModel):
     """Share of the looks, 0 to 1, at which heat or power kept its clock down."""
 
 
-class Conditions(BaseModel):
+class Conditions(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """What a machine did while something was measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     cpu_mhz: float | None
     """Median clock of the CPU over all cores and looks; None where the system does not tell. A virtual machine may tell

@@ -132,7 +132,7 @@ class GraphReplay:
         try:
             compute, own_lr, graph = self._make_compute(), lr.clone(), torch.cuda.CUDAGraph()
             compute(own_lr)
-            # What other threads do (pinned memory, other GPUs) is no part of this graph.
+            # What other threads do (pinned memory, other GPUs) is not part of this graph.
             with (
                 _CAPTURING,
                 torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),

@@ -22,7 +22,6 @@ class BackendDiagnosis(Document):
     """One backend on this machine."""
 
     name: str
-    """Name of the backend."""
     version: str | None
     """Installed version; None if absent."""
     runs: tuple[str, ...]
@@ -39,7 +38,7 @@ class PackageDiagnosis(Document):
     """One package."""
 
     name: str
-    """Its import name."""
+    """Under which it is imported."""
     version: str | None
     """Installed version; None if absent."""
     purpose: str
@@ -56,7 +55,6 @@ class Diagnosis(Document):
     folder: str
     """Where free space was looked at: the current folder."""
     free_disk_gib: float
-    """Free space there."""
     cache: str
     """Folder of what is measured once and kept; remove it, and all is measured again."""
     remembered_choices: int

@@ -23,7 +23,6 @@ class EngineSearch:
     """What an engine has to fit."""
 
     choice: BackendChoice
-    """Backend and precision."""
     version: str
     """Installed version of the SDK: engines run on the version that built them alone."""
     graph_sha256: str

@@ -1,4 +1,4 @@
-"""Which choices `--backend auto` may take: FP32 always, less only where it was asked for and is vouched for here.
+"""Which choices `--backend auto` may take: FP32, and less where it was asked for and the certificate covers it here.
 
 The same rule holds on a CPU and on a GPU, where the choices are the engines that fit it, and PyTorch.
 """
@@ -45,9 +45,9 @@ def list_faithful(model: Model) -> list[BackendChoice]:
     wanted = list_in_fp32("cpu")
     if model.bundle is None and model.precisions and "fp32" not in model.precisions:
         wanted += tuple(BackendChoice(choice.backend, model.precisions[0]) for choice in wanted)
-    # What is vouched for has run here: whether it can need not be asked, which would import its library.
-    vouched = [choice for choice, reason in _judge_reduced(model).items() if reason is None]
-    return [*(choice for choice in wanted if why_not_runnable(model, choice) is None), *vouched]
+    # What the certificate covers has run here: whether it can need not be asked, which would import its library.
+    covered = [choice for choice, reason in _judge_reduced(model).items() if reason is None]
+    return [*(choice for choice in wanted if why_not_runnable(model, choice) is None), *covered]
 
 
 def list_faithful_on_gpu(model: Model, gpu: Gpu) -> list[BackendChoice]:
@@ -55,9 +55,9 @@ def list_faithful_on_gpu(model: Model, gpu: Gpu) -> list[BackendChoice]:
 
     PyTorch has to see the GPU, since it holds the pictures there for engines too.
     """
-    vouched = [choice for choice, reason in _judge_reduced(model, gpu).items() if reason is None]
+    covered = [choice for choice, reason in _judge_reduced(model, gpu).items() if reason is None]
     full = [choice for choice in list_in_fp32("cuda") if _runs_on(model, choice, gpu)]
-    return [*vouched, *full]
+    return [*covered, *full]
 
 
 def _runs_on(model: Model, choice: BackendChoice, gpu: Gpu) -> bool:
@@ -76,7 +76,7 @@ def _find_engine(model: Model, choice: BackendChoice, gpu: Gpu) -> FileRecord | 
 
 
 def explain_left_out(model: Model, gpu: Gpu | None = None) -> list[str]:
-    """Reduced precisions that the bundle was exported with and that nothing vouches for here, one line each."""
+    """Reduced precisions of the bundle that its certificate does not cover here, one line each."""
     return [
         f"{choice} left out: {reason}"
         for choice, reason in _judge_reduced(model, gpu).items()
@@ -90,7 +90,7 @@ def explain_unrunnable(model: Model) -> str:
 
 
 def _judge_reduced(model: Model, gpu: Gpu | None = None) -> dict[BackendChoice, str | None]:
-    """What the bundle was exported with, and why its certificate does not vouch for it here; None: it does."""
+    """What the bundle was exported with, and why its certificate does not cover it here; None: it does."""
     bundle = model.bundle
     if model.kind != "bundle" or bundle is None:
         return {}
@@ -106,19 +106,19 @@ def _judge_reduced(model: Model, gpu: Gpu | None = None) -> dict[BackendChoice, 
     except BundleError as error:
         return dict.fromkeys(asked, str(error))
     return {
-        choice: _why_not_vouched(bundle, certificate, choice, _find_artifact(model, bundle, choice, gpu), gpu)
+        choice: _why_not_covered(bundle, certificate, choice, _find_artifact(model, bundle, choice, gpu), gpu)
         for choice in asked
     }
 
 
-def _why_not_vouched(
+def _why_not_covered(
     bundle: Bundle,
     certificate: Certificate,
     choice: BackendChoice,
     artifact: FileRecord | None,
     gpu: Gpu | None,
 ) -> str | None:
-    """Why the certificate does not vouch for `choice` on this processor, or on a GPU; None if it does."""
+    """Why the certificate does not cover `choice` on this processor, or on a GPU; None if it does."""
     manifest = bundle.manifest
     search = manifest.searches.get(choice.precision)
     if choice.precision in QUANTIZED and (search is None or not search.passed):

@@ -38,7 +38,6 @@ class Question(Document):
     versions: dict[str, str | None]
     """Of the backends' libraries and of sr-deploy."""
     cpu: str
-    """Name of the processor."""
     cpu_features: tuple[str, ...]
     """Its instruction sets that matter for convolutions."""
     cores: int
@@ -160,14 +159,13 @@ def _describe(answer: Answer) -> str:
     return f"{said}; {slower}" if slower else said
 
 
-def measure_int8_pace(model: Model, threads: int | None = None) -> str:
+def measure_int8_pace(model: Model) -> str:
     """How fast INT8 is on this CPU beside FP32 and BF16, and whether that is worth it, in one line.
 
     Takes some seconds. BF16 is what the FP32 graph is computed in here, exported or not.
 
     Args:
         model: has an INT8 graph and an FP32 one.
-        threads: as for `open_runner`.
 
     Returns:
         Empty where INT8 does not run here, or nothing that it could be compared with.
@@ -182,7 +180,7 @@ def measure_int8_pace(model: Model, threads: int | None = None) -> str:
     if "int8" not in precisions or len(precisions) < 2:
         return ""
     try:
-        result = autotune(model, runnable, threads=threads)
+        result = autotune(model, runnable)
     except BackendError:
         return ""
     slower = describe_slow_int8(result.milliseconds)

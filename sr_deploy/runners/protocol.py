@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -24,17 +23,15 @@ class RunnerSpec:
     """What a runner takes, gives and is."""
 
     backend: str
-    """Who computes."""
     version: str
-    """Version of the backend."""
     precision: Precision
-    """Precision of the convolutions."""
+    """In which convolutions compute."""
     device: str
     """What it runs on, as in `cpu` or `cuda:0`."""
     scale: int
     """Output pixels per input pixel along each side."""
     channels: int
-    """1 or 3."""
+    """Of the images, 1 or 3."""
     input_multiple: int = 1
     """Height and width must be multiples of this."""
     profiles: tuple[Profile, ...] = ()
@@ -93,9 +90,7 @@ class Runner(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_error: object) -> None: ...
 
 
 @runtime_checkable

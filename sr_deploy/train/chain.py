@@ -86,7 +86,7 @@ def _find_stage_before(file: Path, name: str) -> Path:
     if name.endswith(".toml"):
         return require_file(find_inside(file.parent, name, RecipeError), "a TOML file")
     if "/" in name:
-        raise RecipeError(f"{file}: init_from = {name!r} is no recipe's name and no .toml file beside this one")
+        raise RecipeError(f"{file}: init_from = {name!r} is not a recipe's name and no .toml file beside this one")
     return find_config("train", name)
 
 

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sr_deploy.deps import install_command, is_installed
@@ -50,9 +49,7 @@ class MetricsLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         with self._open:
             if self._events:
                 self._events.close()
@@ -95,7 +92,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     The last line of a run that is being written, or was killed, may be cut short.
 
     Raises:
-        InputError: the log cannot be read, or is no plain file.
+        InputError: the log cannot be read, or is not a plain file.
     """
     path = run / METRICS_NAME
     if not os.path.lexists(path):

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, ValidationError
 
 from sr_deploy.candidates import read_each, require_any
-from sr_deploy.config import Document
+from sr_deploy.config import Document, first_problem
 from sr_deploy.errors import InputError, OutputError, TrainingError
 from sr_deploy.files import lost_folder, make_folder, output_error, write_text
 from sr_deploy.locks import LOCK_NAME, hold_lock
@@ -44,7 +44,7 @@ class HeldOutScores(Document):
     """Scores of one held-out photograph."""
 
     name: str
-    """File name without suffix."""
+    """Of its file, without suffix."""
     model: Scores
     """The averaged generator, in FP32."""
     bicubic: Scores
@@ -94,7 +94,6 @@ class RunManifest(Document):
     name: str
     """Of the run's folder when it was made."""
     recipe: str
-    """Name of the recipe."""
     created_at: AwareDatetime
     updated_at: AwareDatetime
     status: Literal["running", "stopped", "failed", "finished"]
@@ -135,15 +134,14 @@ def read_manifest(run: Path) -> RunManifest:
     """
     path = find_inside(run, MANIFEST_NAME)
     if not os.path.lexists(path):
-        raise InputError(f"{run} is no run: it has no {MANIFEST_NAME}; start one with: sr-deploy train")
+        raise InputError(f"{run} is not a run: it has no {MANIFEST_NAME}; start one with: sr-deploy train")
     document = read_json(path)
     try:
         return RunManifest.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        problem = first_problem(error, "the whole file")
         raise InputError(
-            f"{path} is no manifest of a run that this version reads (schema {SCHEMA_VERSION}): {where}: {first['msg']}"
+            f"{path} is not a manifest of a run that this version reads (schema {SCHEMA_VERSION}): {problem}"
         ) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from sr_deploy.arch.tensors import naming_file
 from sr_deploy.arch.torch_files import load_torch_file
@@ -25,10 +25,8 @@ Model = TypeVar("Model", bound=BaseModel)
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class SavedState(BaseModel):
+class SavedState(BaseModel, strict=True, frozen=True, extra="forbid", arbitrary_types_allowed=True):
     """What `write_checkpoint` writes beside the weights."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     schema_version: Literal[2]
     step: Count
@@ -112,4 +110,4 @@ def _validate(model: type[Model], document: object) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(show_value(part) for part in first["loc"])
-        raise CheckpointError(f"is no state of a training ({where}: {first['msg'][:200]})") from error
+        raise CheckpointError(f"is not a state of a training ({where}: {first['msg'][:200]})") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticKnownError
 
 Steps = Annotated[int, Field(ge=1, le=10**9)]
@@ -13,13 +13,11 @@ Steps = Annotated[int, Field(ge=1, le=10**9)]
 Factor = Annotated[float, Field(ge=0, le=10**6)]
 """Of a term of the loss."""
 LearningRate = Annotated[float, Field(gt=0, le=100)]
-"""A step size."""
+"""Adam's, before any schedule."""
 
 
-class Section(BaseModel):
+class Section(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=4096):
     """A table of a recipe: frozen, and without unknown keys or numbers that are NaN or infinite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=4096)
 
 
 def one_of(known: Collection[str]) -> AfterValidator:

@@ -33,7 +33,7 @@ class HeldOut:
     """One photograph to validate on."""
 
     name: str
-    """File name without suffix."""
+    """Of its file, without suffix."""
     pair: ImagePair
     """High resolution cropped to whole low-resolution pixels."""
     bicubic: NDArray[np.uint8]

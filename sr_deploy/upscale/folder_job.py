@@ -46,7 +46,6 @@ class FolderResult:
     """What became of a folder. All lists are in the order of the sources."""
 
     done: list[UpscaledFile] = field(default_factory=list)
-    """Written by this run."""
     skipped: list[Path] = field(default_factory=list)
     """Results that were finished before and still fit."""
     failures: list[Failure] = field(default_factory=list)
@@ -111,7 +110,6 @@ class FolderJob:
         """The folder of the results."""
         self._journal = journal
         self.items = self._choose(items, list_output_keys(items, folder))
-        """To be done."""
 
     def begin(self, item: Item) -> None:
         """Note that its result is going to be written."""

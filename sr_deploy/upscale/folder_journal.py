@@ -32,7 +32,7 @@ class Stamp:
     """What tells two states of a file apart."""
 
     size: int
-    """Bytes."""
+    """In bytes."""
     modified_ns: int
     """When it was last changed, in nanoseconds since 1970."""
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self, cast, overload
 
 import numpy as np
@@ -92,7 +91,6 @@ class Upscaler:
         if batch is not None and batch < 1:
             raise ShapeError(f"batch must be 1 or more tiles, not {batch}")
         self.asked_batch = batch
-        """As given."""
         self._device = device
         self._threads = threads
         self._lock = threading.Lock()
@@ -158,7 +156,7 @@ class Upscaler:
 
         Raises:
             ShapeError: not such a picture.
-            GuardError: what the network gives is no picture of the input.
+            GuardError: what the network gives is not a picture of the input.
             OutOfMemoryError: there is no memory for small tiles either.
             BackendError: the backend failed.
         """
@@ -331,9 +329,7 @@ class Upscaler:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _open_fp32(self) -> Runner | None:

@@ -96,7 +96,7 @@ def upscale_file(
         ImageError: the source cannot be read or is of a kind not taken, or the target cannot hold the result.
         InputError: both are the same file, or the settings cannot be met.
         OutputError: the target cannot be written.
-        GuardError: what the network gives is no picture of the input; nothing is written then.
+        GuardError: what the network gives is not a picture of the input; nothing is written then.
         BackendError: the backend failed, or there is no memory for small tiles either.
     """
     settings = settings or FileSettings()
@@ -115,7 +115,7 @@ def enlarge_image(
 
     Raises:
         ShapeError: the network does not take such a picture.
-        GuardError: what the network gives is no picture of the input.
+        GuardError: what the network gives is not a picture of the input.
         BackendError: the backend failed, or there is no memory for small tiles either.
     """
     started = time.perf_counter()

@@ -142,7 +142,7 @@ class Inference:
             halo: as `start` has it.
 
         Raises:
-            GuardError: it is no picture of the input, in FP32 too, or there is no FP32.
+            GuardError: it is not a picture of the input, in FP32 too, or there is no FP32.
             BackendError: the FP32 runner failed.
         """
         spec = self.network.runner.spec

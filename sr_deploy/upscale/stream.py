@@ -52,7 +52,7 @@ def stream_file(
         ImageError: as `upscale_file`; or the source cannot be read, or the target not be written, row by row.
         InputError: as `upscale_file`, or a scale that is not the network's, or transparency by bicubic interpolation.
         OutputError: the target cannot be written.
-        GuardError: what the network gives is no picture of the input; nothing is written then.
+        GuardError: what the network gives is not a picture of the input; nothing is written then.
         BackendError: the backend failed, or there is no memory for small tiles either.
     """
     settings = settings or FileSettings()

@@ -77,7 +77,7 @@ def upscale_windows(
         on_window: told about progress.
 
     Raises:
-        GuardError: what the network gives is no picture of the input.
+        GuardError: what the network gives is not a picture of the input.
         OutOfMemoryError: there is no memory for small tiles either.
         BackendError: the backend failed.
     """

@@ -30,7 +30,7 @@ class Constant:
     name: str
     """Of the tensor in the file."""
     stored: NDArray[np.generic]
-    """As it stands there."""
+    """As the file has it."""
     values: NDArray[np.generic]
     """As it comes out of the DequantizeLinear behind it, in double precision; `stored` itself where there is none."""
     scale: NDArray[np.float64] | None = None

@@ -57,7 +57,6 @@ class Terms:
 
     precision: Precision = "fp32"
     planned_fp32: tuple[str, ...] = ()
-    """Nodes that stay FP32."""
     search: Int8Report | None = None
     """What `int8.json` says of an INT8 graph, or `fp8.json` of an FP8 one."""
     tolerance: float = 0.0

@@ -86,12 +86,12 @@ def bisect_model(model: Model) -> list[Bisection]:
         model: a bundle.
 
     Raises:
-        InputError: the model is no bundle: a lone graph has nothing to be compared with node by node.
+        InputError: the model is not a bundle: a lone graph has nothing to be compared with node by node.
         BackendError: ONNX Runtime does not run a graph.
     """
     bundle = model.bundle
     if model.kind != "bundle" or bundle is None:
-        raise InputError(f"{model.path} is no bundle: --bisect compares its graphs with each other, node by node")
+        raise InputError(f"{model.path} is not a bundle: --bisect compares its graphs with each other, node by node")
     found = []
     for graph in bundle.manifest.graphs:
         _LOG.info("bisect %s", graph.file)

@@ -45,7 +45,7 @@ class Stage:
     runs: str
     """Backend and precision that ran."""
     outputs: Outputs
-    """Its outputs, not clamped."""
+    """Not clamped."""
     file: str | None = None
     """The file that was run."""
 

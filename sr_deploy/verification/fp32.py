@@ -17,7 +17,7 @@ def audit_fp32_graph(model: Model, bundle: Bundle, *, deep: bool = False) -> Che
     """Whether the FP32 graph is what the bundle's own weights give: every node and every number.
 
     The network is written down while it computes, which takes a moment. Where that gives another graph, PyTorch's
-    exporter has the last word, since it may come to the same function by other nodes.
+    exporter decides, since it may come to the same function by other nodes.
 
     Args:
         model: the bundle, opened.

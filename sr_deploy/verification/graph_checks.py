@@ -58,7 +58,7 @@ def _audit_made_graph(model: Model, bundle: Bundle, graph: GraphRecord) -> Check
 
 
 def _miss_fp32(bundle: Bundle) -> Check:
-    """Every graph is made of the FP32 one, and so a manifest without it is no export's."""
+    """Every graph is made of the FP32 one, and so a manifest without it is not an export's."""
     path = bundle.path / MANIFEST_NAME
     return _make_check(
         path.name,

@@ -41,7 +41,6 @@ class Found:
     entries: tuple[CertificateEntry, ...]
     """One for each artifact and backend that ran."""
     checks: tuple[Check, ...]
-    """Checks of the files."""
     error_budgets: tuple[ErrorBudget, ...]
     """One for each chain that was measured."""
     not_run: tuple[NotRun, ...]

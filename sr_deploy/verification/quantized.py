@@ -65,8 +65,8 @@ def list_quantization(
             yield f"{describe_node(other)} computes in {seen}, and {file} records {layer.precision}"
         elif quantized:
             yield from _Layer(reference, candidate, node, other, layer, storage, types, FORMATS[name]).judge(report)
-    for stranger in sorted(layers.keys() - {name_of(node) for node, _ in pairs}):
-        yield f"{file} records {stranger!r}, which is no convolution of the graph"
+    for unknown in sorted(layers.keys() - {name_of(node) for node, _ in pairs}):
+        yield f"{file} records {unknown!r}, which is not a convolution of the graph"
     names = Counter(layer.name for layer in report.layers)
     for twice in sorted(one for one, times in names.items() if times > 1):
         yield f"{file} records {twice!r} {names[twice]} times, and each layer has one record"

@@ -65,7 +65,7 @@ def list_invented(certificate: Certificate, outputs: ReferenceOutputs) -> Iterat
     a small photograph.
 
     Args:
-        certificate: as it stands in the bundle.
+        certificate: as stored in the bundle.
         outputs: of the bundle's weights, here.
     """
     for entry in certificate.entries:

@@ -60,7 +60,6 @@ class Verification:
     """What `verify_model` found."""
 
     model: Model
-    """What was verified."""
     found: Found
     """What this run measured and checked."""
     certificate: Certificate
@@ -262,7 +261,7 @@ def record_engines(bundle: Bundle) -> Judgment:
     verification's own outputs.
 
     Returns:
-        The verdict as it stands now.
+        The verdict as of now.
 
     Raises:
         BundleError: an engine is damaged.

@@ -313,7 +313,7 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
             b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
             1,
         ),
-        "the key 'a' stands twice",
+        "the key 'a' occurs twice",
     ),
     "tensors on one another": (
         lambda: safetensors({n: entry("F32", [4], 0, 16) for n in "ab"}, 16),

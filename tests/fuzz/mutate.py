@@ -94,7 +94,7 @@ def damage_json(draw: random.Random, document: object) -> object:
 
 
 def write_json(draw: random.Random, document: object) -> bytes:
-    """JSON text of a document; at times with what is no JSON in it."""
+    """JSON text of a document; at times with what is not JSON in it."""
     text = json.dumps(document)
     roll = draw.random()
     if roll < 0.05:

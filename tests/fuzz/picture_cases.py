@@ -238,16 +238,16 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
     "GIF of 200000 frames": (lambda: gif(1, 1, 200_000), "several pages (200000)"),
     "SVG": (
         lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/hostname"/></svg>',
-        "no picture that can be read",
+        "not a picture that can be read",
     ),
-    "SVG, packed": (lambda: b"\x1f\x8b\x08" + zlib.compress(b"<svg>" + bytes(1000)), "no picture that can be read"),
+    "SVG, packed": (lambda: b"\x1f\x8b\x08" + zlib.compress(b"<svg>" + bytes(1000)), "not a picture that can be read"),
     "PostScript": (
         lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
-        "no picture that can be read",
+        "not a picture that can be read",
     ),
-    "PDF": (lambda: b"%PDF-1.4\n", "no picture that can be read"),
-    "PPM": (lambda: b"P6 4 4 255 " + bytes(48), "no picture that can be read"),
-    "a matrix": (lambda: b"MATLAB 5.0 MAT-file" + bytes(200), "no picture that can be read"),
+    "PDF": (lambda: b"%PDF-1.4\n", "not a picture that can be read"),
+    "PPM": (lambda: b"P6 4 4 255 " + bytes(48), "not a picture that can be read"),
+    "a matrix": (lambda: b"MATLAB 5.0 MAT-file" + bytes(200), "not a picture that can be read"),
 }
 """By name: what makes the file, and words of the line that refuses it; none where it may be taken."""
 

@@ -183,7 +183,7 @@ def test_bundle_is_replaced_as_a_whole_and_nothing_else_is(checkpoint, tmp_path)
     other = tmp_path / "mine"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match=r"mine holds files and is no bundle; .*--out"):
+    with pytest.raises(OutputError, match=r"mine holds files and is not a bundle; .*--out"):
         export_bundle(checkpoint, spec, other, backend="none")
     assert (other / "thesis.txt").read_text() == "years of work"
 
@@ -298,7 +298,7 @@ def test_unmet_thresholds_exit_with_3_and_keep_the_bundle(checkpoint, tmp_path, 
     [
         (["gone.pth"], "gone.pth"),
         (["CHECKPOINT", "--backend", "cuda"], "no engines are built with 'cuda'; --backend may be auto, tensorrt"),
-        (["CHECKPOINT", "--profile", "tile=1x2"], "'tile=1x2' is no profile"),
+        (["CHECKPOINT", "--profile", "tile=1x2"], "'tile=1x2' is not a profile"),
         (["CHECKPOINT", "--profile", "t=2x8x8,1x8x8,1x8x8"], "min <= opt <= max"),
         (["CHECKPOINT", "--spec", "nonesuch"], "no spec named 'nonesuch'"),
         (["CHECKPOINT", "--out", "file.txt/b"], "cannot write"),

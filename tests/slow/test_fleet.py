@@ -207,7 +207,7 @@ def test_the_command_on_a_local_cluster_gives_the_files_of_one_process(prepared,
     assert len(document["written"]) == PICTURES
     assert document["devices"] == ["cpu"] * usable_cores()
     assert [failure["source"] for failure in document["failed"]] == ["in/1/broken.png"]
-    assert document["failed"][0]["reason"].startswith("in/1/broken.png is no picture")
+    assert document["failed"][0]["reason"].startswith("in/1/broken.png is not a picture")
     assert read_results(prepared / "by-command") == read_results(prepared / "alone")
 
 

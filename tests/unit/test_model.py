@@ -188,7 +188,7 @@ def test_an_engine_behind_a_link_or_in_another_place_is_not_opened(tmp_path, mak
     bundle = make_bundle("compact-x4", tmp_path)
     engine = add_engine(bundle)
     shutil.copytree(bundle.path / "engines", bundle.path / "other")
-    with pytest.raises(DamagedBundleError, match=r"other/\w+\.engine is no place of an engine; give .*engines/"):
+    with pytest.raises(DamagedBundleError, match=r"other/\w+\.engine is not a place of an engine; give .*engines/"):
         open_model(bundle.path / "other" / engine.name)
     engine.rename(tmp_path / "outside.engine")
     engine.symlink_to(tmp_path / "outside.engine")

@@ -15,6 +15,7 @@ from sr_deploy.arch.discriminators.layouts import DISCRIMINATOR_ROLE, infer_disc
 from sr_deploy.arch.registry import Shapes
 from sr_deploy.arch.spec import DiscriminatorSpec
 from sr_deploy.arch.tensors import OUR_FORMAT, check_shapes, open_tensors, shapes_of, write_tensors
+from sr_deploy.config import first_problem
 from sr_deploy.errors import CheckpointError, InputError
 from sr_deploy.legible import show_value
 
@@ -67,9 +68,8 @@ def _read_our_spec(metadata: Mapping[str, str]) -> DiscriminatorSpec:
     try:
         return DiscriminatorSpec.model_validate_json(metadata["discriminator"])
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"its metadata describe no discriminator known here ({where}: {first['msg']})") from error
+        problem = first_problem(error, "the whole")
+        raise CheckpointError(f"its metadata describe no discriminator known here ({problem})") from error
 
 
 def _infer_spec(shapes: Shapes) -> DiscriminatorSpec:

@@ -48,7 +48,7 @@ class UNetDiscriminator(nn.Module):
         """Logits N x 1 x H x W of images in [0, 1].
 
         Raises:
-            ShapeError: a side is no multiple of 8.
+            ShapeError: a side is not a multiple of 8.
         """
         h, w = images_NCHW.shape[-2:]
         if h % UNET_MULTIPLE or w % UNET_MULTIPLE:

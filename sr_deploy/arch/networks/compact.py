@@ -32,7 +32,7 @@ class CompactSpec(ArchSpec):
     features: int = Field(ge=1, le=MOST_CHANNELS)
     """Channels of the feature maps."""
     blocks: int = Field(ge=0, le=MOST_BLOCKS)
-    """Inner convolutions."""
+    """Convolutions between the first and the last."""
 
 
 class Compact(nn.Module):

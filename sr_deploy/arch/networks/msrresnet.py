@@ -35,7 +35,6 @@ class MSRResNetSpec(ArchSpec):
     features: int = Field(ge=1, le=MOST_CHANNELS)
     """Channels of the feature maps in the trunk."""
     blocks: int = Field(ge=0, le=MOST_BLOCKS)
-    """Residual blocks."""
 
 
 class ResidualBlock(nn.Module):
@@ -66,7 +65,7 @@ class MSRResNet(nn.Module):
             self.add_module(f"upconv{number}", nn.Conv2d(features, features * factor**2, 3, padding=1))
         self.conv_hr = nn.Conv2d(features, features, 3, padding=1)
         self.conv_last = nn.Conv2d(features, spec.channels, 3, padding=1)
-        scale_kaiming(self, 0.1)
+        scale_kaiming(self)
 
     def forward(self, lr_NCHW: torch.Tensor) -> torch.Tensor:
         """Upscale N x C x H x W in [0, 1]; the result is not clamped."""

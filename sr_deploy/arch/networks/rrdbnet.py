@@ -55,7 +55,7 @@ class DenseBlock(nn.Module):
         for number in range(1, _DENSE_CONVS + 1):
             width = growth if number < _DENSE_CONVS else features
             self.add_module(f"conv{number}", nn.Conv2d(features + (number - 1) * growth, width, 3, padding=1))
-        scale_kaiming(self, 0.1)
+        scale_kaiming(self)
 
     def forward(self, features_NCHW: torch.Tensor) -> torch.Tensor:
         """Refine feature maps."""
@@ -101,7 +101,7 @@ class RRDBNet(nn.Module):
         """Upscale N x C x H x W in [0, 1]; the result is not clamped.
 
         Raises:
-            ShapeError: a side is no multiple of the pixel-unshuffle.
+            ShapeError: a side is not a multiple of the pixel-unshuffle.
         """
         if self.unshuffle > 1:
             self._check_sides(lr_NCHW)

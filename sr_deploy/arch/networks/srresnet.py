@@ -33,7 +33,6 @@ class SRResNetSpec(ArchSpec):
     features: int = Field(ge=1, le=MOST_CHANNELS)
     """Channels of the feature maps in the trunk."""
     blocks: int = Field(ge=0, le=MOST_BLOCKS)
-    """Residual blocks."""
 
 
 class ResidualBlock(nn.Module):

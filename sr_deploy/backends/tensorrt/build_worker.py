@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from sr_deploy.backends import Precision
 from sr_deploy.backends.registry import get_builder
@@ -34,13 +34,10 @@ ATTACHED = "--attached"
 """Word on the command line of a worker that is to end when its stdin does."""
 
 
-class BuildJob(BaseModel):
+class BuildJob(BaseModel, frozen=True, extra="forbid"):
     """What the worker is told."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     request: EngineRequest
-    """What to build."""
     engine: Path
     """Where to write the engine."""
     report: Path
@@ -49,15 +46,13 @@ class BuildJob(BaseModel):
     """Timings of kernels: read if it is there, and written with what was learnt. None: the SDK keeps none."""
 
 
-class BuildReport(BaseModel):
+class BuildReport(BaseModel, frozen=True, extra="forbid"):
     """What the worker answers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer_precisions: dict[str, int]
     """Layers of the parsed network by type of their first output."""
     convolution_precisions: dict[str, int]
-    """Convolutions among them."""
+    """How many convolutions compute in each type."""
     declared: dict[str, Precision]
     """Precision of each layer that multiplies and adds, by its name."""
     inspected: str

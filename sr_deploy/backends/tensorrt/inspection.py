@@ -58,7 +58,7 @@ def describe_layers(text: str) -> str:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return f"not inspected: the engine's account of its layers is no JSON ({error})"
+        return f"not inspected: the engine's account of its layers is not JSON ({error})"
     layers = document.get("Layers") if isinstance(document, dict) else None
     known = [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
     if not known:  # without --profilingVerbosity detailed, as TensorRT's tools call it, layers are names alone

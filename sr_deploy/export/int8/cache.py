@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from sr_deploy.cache import key_of
 from sr_deploy.export.int8.quantization_loss import Loss
@@ -37,10 +37,8 @@ _SETTINGS = (
 )
 
 
-class Measured(BaseModel):
+class Measured(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """What a calibration takes long to find out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     factors: dict[str, tuple[float, ...]]
     """What each channel of a feature map is divided by, by tensor."""
@@ -63,10 +61,8 @@ class Measured(BaseModel):
     """Mean squared error against FP32 with this convolution alone quantized."""
 
 
-class Judged(BaseModel):
+class Judged(BaseModel, frozen=True, extra="forbid", allow_inf_nan=True):
     """What graphs lose on the gate's crops, kept so that another budget does not measure it again."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
 
     losses: dict[str, Loss]
     """By what is left out, one name a line."""

@@ -50,7 +50,7 @@ def measure_ranges(
     for name, limit in limits.items():
         if not np.isfinite(limit):
             raise GraphError(
-                f"feature map {name!r} is no finite number on calibration photographs; the weights are bad"
+                f"feature map {name!r} is not a finite number on calibration photographs; the weights are bad"
             )
     return {name: max(limits[part] for part in parts) for name, parts in shared.items()}
 

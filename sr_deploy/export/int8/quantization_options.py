@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from sr_deploy.bundle.thresholds import DEFAULT_MAX_DROP_DB, DEFAULT_MAX_PIXEL_ERROR
 from sr_deploy.export.int8.formats import FormatName
@@ -19,10 +19,8 @@ MIN_FACTOR, MAX_FACTOR = 0.5, 2.0
 """What learning may multiply a calibrated step with."""
 
 
-class Int8Options(BaseModel):
+class Int8Options(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """The table `[int8]` of a deployment spec."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: FormatName = "int8"
     """What convolutions are quantized to. A table of a spec has one of its own; reports record it."""

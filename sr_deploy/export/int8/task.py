@@ -53,7 +53,6 @@ class QuantizationTask:
     output: str
     """Name of the graph's output."""
     path: Path
-    """Of the quantized graph."""
     keep_fp32: Collection[str]
     """Nodes that compute in FP32 where they are not quantized, in an FP16 graph."""
     input_steps: Mapping[str, float] = field(default_factory=dict)

@@ -33,7 +33,6 @@ class GraphSize:
     """How much a graph does."""
 
     nodes: int
-    """Nodes of the graph."""
     multiply_adds: float | None
     """Per input pixel, for a picture of 96x96 where sides are free; None where shapes cannot be inferred."""
     bytes_moved: float | None
@@ -49,9 +48,7 @@ class RewriteStep:
     times: int
     """Places where it was applied; 0: its pattern is nowhere."""
     before: GraphSize
-    """The graph before it."""
     after: GraphSize
-    """The graph after it."""
 
 
 @dataclass(frozen=True)

@@ -80,12 +80,8 @@ class EditableGraph:
         return list(self._users.get(name, ()))
 
     def is_private(self, name: str) -> bool:
-        """Whether exactly one node takes the tensor, once, and it is no output of the graph."""
+        """Whether exactly one node takes the tensor, once, and it is not an output of the graph."""
         return name not in self._elsewhere and len(self._users.get(name, ())) == 1
-
-    def is_output(self, name: str) -> bool:
-        """Whether it is one of the graph's outputs, or read inside a subgraph."""
-        return name in self._elsewhere
 
     def only_user(self, name: str, *op_types: str) -> onnx.NodeProto | None:
         """The one node that takes a private tensor, if it is one of these operators."""

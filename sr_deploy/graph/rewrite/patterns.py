@@ -30,11 +30,11 @@ class Conv:
     bias: Weights | None
     """One for each output channel."""
     strides: tuple[int, int] = (1, 1)
-    """Vertical, horizontal."""
+    """Along height and width."""
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Zeros around the input: top, left, bottom, right."""
     dilations: tuple[int, int] = (1, 1)
-    """Vertical, horizontal."""
+    """Along height and width."""
     group: int = 1
     """Channels are convolved in this many separate groups."""
 

@@ -27,13 +27,12 @@ class PairPool:
         self._filled = 0
         self._kept: dict[str, Tensor] = {}
 
-    def exchange(self, pair: TrainingPair, step: int, first_sample: int = 0) -> TrainingPair:
+    def exchange(self, pair: TrainingPair, step: int) -> TrainingPair:
         """Put a batch in, take one of the same size out.
 
         Args:
             pair: of the step. On levels of 255, so that nothing is lost.
-            step: of the training; with the seed and `first_sample` it decides what is drawn.
-            first_sample: where the batch is a part of the step's, as in `Degrader.degrade`.
+            step: of the training; with the seed it decides what is drawn.
 
         Raises:
             TrainingError: the patches have another size than those in the pool.
@@ -52,7 +51,7 @@ class PairPool:
         self._filled += fresh
         if leaving == 0:
             return pair
-        slots = random_for(self._seed, _POOL_STREAM, step, first_sample).permutation(before)[:leaving]
+        slots = random_for(self._seed, _POOL_STREAM, step, 0).permutation(before)[:leaving]
         indices = torch.from_numpy(slots).to(pair.hr_NCHW.device)
         given = {}
         for name, kept in self._kept.items():
@@ -66,12 +65,11 @@ class PairPool:
         """All that is in the pool; tensors are shared, not copied."""
         return {"filled": self._filled, **self._kept}
 
-    def load_state_dict(self, state: dict[str, Tensor | int], device: torch.device | None = None) -> None:
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
         """Go on with what `state_dict` gave.
 
         Args:
             state: of a pool of the same size.
-            device: where the images go; left out: where they are.
 
         Raises:
             TrainingError: the state does not fit this pool.
@@ -83,7 +81,7 @@ class PairPool:
         if any(value.dtype != torch.uint8 or len(value) != self._size for value in images.values()):
             raise TrainingError(f"the pool's state is not one of {self._size} pairs of 8 bit; start a new run")
         self._filled = filled
-        self._kept = {name: value.to(device, copy=True) for name, value in images.items()}
+        self._kept = {name: value.clone() for name, value in images.items()}
 
     def _prepare(self, images: dict[str, Tensor]) -> None:
         if not self._kept:

@@ -143,7 +143,6 @@ class _Criterion:
     """A loss on logits as a loss on images."""
 
     loss: AdversarialLoss
-    """On logits."""
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         real = inputs.discriminator(inputs.hr_NCHW).detach() if self.loss.needs_real else None

@@ -95,9 +95,9 @@ def find_vgg19(options: PerceptualOptions) -> Path:
     path = Path(options.vgg19).expanduser() if options.vgg19 else Path(torch.hub.get_dir()) / "checkpoints" / VGG19_FILE
     if not path.is_file():
         raise InputError(
-            f"the perceptual loss needs VGG19's weights, and {path} is no file; download {VGG19_URL} and give it with "
-            "--set loss.perceptual.vgg19=FILE, or train without this term: --set loss.perceptual.weight=0 (with --set "
-            "loss.weight=1 where the pixel loss counts for nothing or little)"
+            f"the perceptual loss needs VGG19's weights, and {path} is not a file; download {VGG19_URL} and give it "
+            "with --set loss.perceptual.vgg19=FILE, or train without this term: --set loss.perceptual.weight=0 (with "
+            "--set loss.weight=1 where the pixel loss counts for nothing or little)"
         )
     return path
 

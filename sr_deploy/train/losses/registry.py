@@ -48,7 +48,7 @@ class LossInputs:
     """What losses are computed from: a batch, or a part of one. Images are RGB in [0, 1], not clamped."""
 
     lr_NCHW: Tensor
-    """Low resolution, FP32."""
+    """The network's input, FP32."""
     sr_NCHW: Tensor
     """The generator's output with its gradient, in the floating type that it computes in."""
     target_NCHW: Tensor
@@ -115,7 +115,6 @@ class Term:
     name: str
     """Of the loss, and of its curve."""
     loss: Loss[Any]
-    """What it is."""
     options: LossOptions
     """What the recipe says of it."""
 

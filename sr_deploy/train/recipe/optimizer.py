@@ -18,7 +18,7 @@ class ScheduleRecipe(Section):
     milestones: tuple[Steps, ...] = Field(default=(), max_length=1000)
     """multistep: steps at which the rate is multiplied by gamma, ascending."""
     gamma: float = Field(default=0.5, gt=0, le=1)
-    """multistep: the factor."""
+    """multistep: what the rate is multiplied by at each milestone."""
     periods: tuple[Steps, ...] = Field(default=(), max_length=1000)
     """cosine_restarts: lengths of the cosines in steps, one after another."""
     minimum: float = Field(default=1e-7, ge=0, le=100)

@@ -37,7 +37,6 @@ class QuantizationRecipe(Section):
     checkpoint: str | None = None
     """What `--qat` was given, for people."""
     checkpoint_sha256: str | None = None
-    """Hash of its weights."""
 
 
 class RunRecipe(Section):
@@ -78,9 +77,7 @@ class Recipe(Section):
     degradation: DegradationRecipe | None = None
     """How low resolution is made; left out: the papers' bicubic."""
     loss: SerializeAsAny[LossRecipe] = Field(default_factory=lambda: LossRecipe.model_validate({}))
-    """What is minimized."""
     optimizer: OptimizerRecipe
-    """How it is minimized."""
     discriminator: DiscriminatorRecipe | None = None
     """Needed by a loss that asks for it, and by nothing else."""
     quantization: QuantizationRecipe | None = None
@@ -94,7 +91,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check_patch(self) -> Self:
         if self.data.patch_size % self.scale:
-            raise ValueError(f"data.patch_size = {self.data.patch_size} is no multiple of scale = {self.scale}")
+            raise ValueError(f"data.patch_size = {self.data.patch_size} is not a multiple of scale = {self.scale}")
         if self.degradation is not None:
             canvas = self.degradation.canvas
             if canvas % self.scale or canvas < self.data.patch_size:

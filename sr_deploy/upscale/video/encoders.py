@@ -62,7 +62,7 @@ class EncoderPlan:
     aspect: Fraction
     """Width of a pixel over its height."""
     options: Mapping[str, str]
-    """Options of FFmpeg's encoder."""
+    """For FFmpeg."""
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What cannot be as in the source, in words."""
 
@@ -249,5 +249,5 @@ def _describe_changes(info: VideoInfo, source: VideoFormat, chosen: VideoFormat,
     if info.kind.colors.full_range and info.kind.colors.matrix != RGB and not codec.says_range:
         notes.append(f"full range becomes TV range, for {codec.encoder} does not say which")
     if info.interlaced:
-        notes.append("the video is interlaced, and networks know whole pictures only; deinterlace it first")
+        notes.append("the video is interlaced, and networks take whole pictures only; deinterlace it first")
     return notes

@@ -120,7 +120,7 @@ def upscale_frames(
         Whether it was stopped.
 
     Raises:
-        GuardError: what the network gives for a frame is no picture of it; the message says which.
+        GuardError: what the network gives for a frame is not a picture of it; the message says which.
     """
     started = time.perf_counter()
     stop = stop or threading.Event()

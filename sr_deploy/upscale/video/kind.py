@@ -14,9 +14,9 @@ class FrameKind:
     """Size, format and colors."""
 
     width: int
-    """Pixels."""
+    """In pixels."""
     height: int
-    """Pixels."""
+    """In pixels."""
     pixel_format: str
     """FFmpeg's name of how samples are stored."""
     colors: Colors

@@ -9,7 +9,7 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid", b"moof", b"mfra", b"sidx", b"styp")
 """What MP4 and QuickTime files consist of."""
 _LARGE = 1
-"""In place of a size: it stands behind the name, in 8 bytes."""
+"""In place of a size: it follows the name, in 8 bytes."""
 _SHORTEST_BOX, _LONGEST_HEAD = 8, 16
 
 

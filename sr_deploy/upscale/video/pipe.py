@@ -38,7 +38,7 @@ class PipeResult:
     target: RawFormat
     """Format of the output stream."""
     frames: int
-    """Frames that were written."""
+    """How many were written."""
     duplicates: int
     """Of them, frames that repeat the one before."""
     stages: dict[str, float]
@@ -75,7 +75,7 @@ def upscale_pipe(
     Raises:
         InputError: no such format, or no size.
         VideoError: the stream is not of that format, or ends in the middle of a frame; what came before is written.
-        GuardError: what the network gives for a frame is no picture of it.
+        GuardError: what the network gives for a frame is not a picture of it.
         OutputError: the reader of the target has ended.
         BackendError: the backend failed.
     """

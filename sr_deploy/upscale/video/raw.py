@@ -132,7 +132,7 @@ def _read_y4m_head(stream: BinaryIO) -> RawFormat:
         raise VideoError(f"the stream has format C{chroma}, which is not known; known: {', '.join(_PIXEL_FORMATS)}")
     if said.get("I", "p") not in ("p", "?"):
         raise VideoError(
-            f"the stream is interlaced (I{said['I']}), and networks know whole pictures; deinterlace it first"
+            f"the stream is interlaced (I{said['I']}), and networks take whole pictures; deinterlace it first"
         )
     pixel_format, location = _PIXEL_FORMATS[chroma]
     size = _read_size(said.get("W", ""), said.get("H", ""))

@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, NonNegativeInt, TypeAdapter
@@ -122,9 +121,7 @@ class SegmentStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Drop the segment at hand."""
         if self._writer is not None:
             with contextlib.suppress(OSError):  # what could not be written before, cannot be now

@@ -98,7 +98,6 @@ class VideoInfo:
     kind: FrameKind
     """Of its frames, as they are stored."""
     light: MasteringLight
-    """Static HDR metadata."""
     time_base: Fraction
     """Seconds per unit of the times of its frames."""
     rate: Fraction
@@ -148,7 +147,7 @@ def open_video(path: Path) -> Iterator[InputContainer]:
             container = av.open(url, options=_allow_files_alone(), metadata_errors="replace")
     except av.FFmpegError as error:
         raise VideoError(
-            f"{path} is no video that can be read, or damaged at its head, and nothing of it can be recovered "
+            f"{path} is not a video that can be read, or damaged at its head, and nothing of it can be recovered "
             f"({error.strerror})"
         ) from error
     with container:

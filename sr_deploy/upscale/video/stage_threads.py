@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 _Item = TypeVar("_Item")
@@ -98,9 +97,7 @@ class WriteBehind(Generic[_Item]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Wait until all items are written, even if another stage failed."""
         self._thread.shutdown()
 

@@ -42,11 +42,10 @@ class VideoResult:
     source: Path
     target: Path
     info: VideoInfo
-    """Of the source."""
     plan: EncoderPlan
     """How the result is encoded."""
     frames: int
-    """Frames of the result."""
+    """How many the result has."""
     resumed: int
     """Of them, frames that an earlier run had finished."""
     duplicates: int
@@ -92,9 +91,9 @@ def upscale_video(
     Raises:
         InputError: settings that cannot be met.
         LockedError: another process works on this result.
-        VideoError: the source is no video that is taken, the target cannot hold what is in it, or the finished file is
-            not what it should be; then there is none.
-        GuardError: what the network gives for a frame is no picture of it.
+        VideoError: the source is not a video that is taken, the target cannot hold what is in it, or the finished file
+            is not what it should be; then there is none.
+        GuardError: what the network gives for a frame is not a picture of it.
         OutputError: the target cannot be written.
         BackendError: the backend failed.
     """

@@ -182,7 +182,7 @@ def _show_words(content: PageContent, entry: CertificateEntry, agreement: Agreem
 
 
 def show_facts(content: PageContent) -> str:
-    """Where a bundle came from, what it is deployed for and what was asked of it; empty for what is no bundle."""
+    """Where a bundle came from, what it is deployed for and what was asked of it; empty for what is not a bundle."""
     manifest = content.manifest
     if manifest is None:
         return ""

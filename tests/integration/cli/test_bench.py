@@ -148,7 +148,7 @@ def test_compare_ends_with_3_beyond_the_bound_and_says_what(made, tmp_path, caps
     ("words", "message"),
     [
         (["bench"], "no bundle in deployments; make one with: sr-deploy export"),
-        (["bench", "--shape", "16x16"], "'16x16' is no shape; give NxHxW"),
+        (["bench", "--shape", "16x16"], "'16x16' is not a shape; give NxHxW"),
         (["bench", "--backend", "torch:fp4"], "unknown precision 'fp4' in 'torch:fp4'"),
         (["bench", "--backend", "torch+jit"], "unknown variant 'jit' in 'torch+jit'"),
         (["bench", "--compare", "old.json", "new.json"], "old.json does not exist"),

@@ -81,14 +81,17 @@ MANIFESTS = {
     "profile off the multiple": (lambda m: m.update(input_multiple=3), "no multiples of input_multiple, which is 3"),
     "absolute graph": (lambda m: m["graphs"][0].update(file="/etc/passwd"), "'/etc/passwd' leads out of its folder"),
     "graph above": (lambda m: m["graphs"][0].update(file="../x.onnx"), "'../x.onnx' leads out of its folder"),
-    "graph below": (lambda m: m["graphs"][0].update(file="engines/x.onnx"), "is no file of a bundle's own folder"),
+    "graph below": (lambda m: m["graphs"][0].update(file="engines/x.onnx"), "is not a file of a bundle's own folder"),
     "graph without suffix": (lambda m: m["graphs"][0].update(file="model"), "that ends with .onnx"),
-    "hidden graph": (lambda m: m["graphs"][0].update(file=".x.onnx"), "'.x.onnx' is no file of a bundle's own"),
+    "hidden graph": (lambda m: m["graphs"][0].update(file=".x.onnx"), "'.x.onnx' is not a file of a bundle's own"),
     "pickled reference": (lambda m: m["reference"].update(file="x.pth"), "that ends with .safetensors"),
-    "reference with a colon": (lambda m: m["reference"].update(file="C:x.safetensors"), "is no file of a bundle's own"),
+    "reference with a colon": (
+        lambda m: m["reference"].update(file="C:x.safetensors"),
+        "is not a file of a bundle's own",
+    ),
     "reference with backslashes": (
         lambda m: m["reference"].update(file="..\\x.safetensors"),
-        "is no file of a bundle's own folder",
+        "is not a file of a bundle's own folder",
     ),
     "no fp32": (lambda m: m.update(graphs=m["graphs"][1:]), "graphs are of fp16; each precision stands once, and fp32"),
     "no graphs": (lambda m: m.update(graphs=[]), "graphs are of none; each precision stands once"),
@@ -99,10 +102,10 @@ MANIFESTS = {
     "int8_share of fp16": (lambda m: m["graphs"][1].update(int8_share=0.5), "is fp16 and has an int8_share"),
     "int8_share 2": (lambda m: m["graphs"][1].update(int8_share=2), "int8_share: Input should be less"),
     "planned_fp32 of fp32": (lambda m: m["graphs"][0].update(planned_fp32=["x"]), "is fp32 and has planned_fp32"),
-    "empty name": (lambda m: m.update(name=""), "name: '' is no name of a folder"),
-    "absolute name": (lambda m: m.update(name="/abs/x"), "name: '/abs/x' is no name of a folder"),
-    "name above": (lambda m: m.update(name="../../x"), "name: '../../x' is no name of a folder"),
-    "name of dots": (lambda m: m.update(name=".."), "name: '..' is no name of a folder"),
+    "empty name": (lambda m: m.update(name=""), "name: '' is not a name of a folder"),
+    "absolute name": (lambda m: m.update(name="/abs/x"), "name: '/abs/x' is not a name of a folder"),
+    "name above": (lambda m: m.update(name="../../x"), "name: '../../x' is not a name of a folder"),
+    "name of dots": (lambda m: m.update(name=".."), "name: '..' is not a name of a folder"),
     "unknown architecture": (lambda m: m["arch"].update(architecture="../x"), "arch.architecture is '../x'; known:"),
     "2 channels": (lambda m: m["arch"].update(channels=2), "arch.channels is 2; a network has 1 or 3"),
     "10^9 blocks": (lambda m: m["arch"].update(blocks=10**9), "arch.blocks: true, false, an integer of up to 65536"),
@@ -123,7 +126,7 @@ MANIFESTS = {
     "unknown field": (lambda m: m.update(extra=1), "extra: Extra inputs are not permitted"),
     "control characters": (lambda m: m["source"].update(layout="\x1b[2J"), "holds control characters"),
     "newer schema": (lambda m: m.update(schema_version=2), "has schema version 2; this sr-deploy reads version 1"),
-    "schema of text": (lambda m: m.update(schema_version="1"), "it says no schema version"),
+    "schema of text": (lambda m: m.update(schema_version="1"), "it states no schema version"),
 }
 
 
@@ -148,8 +151,8 @@ def _grow(path: Path) -> None:
 TEXTS = {
     "nothing": (lambda path: path.write_text(""), "Expecting value"),
     "half": (lambda path: path.write_text(path.read_text()[:-20]), "bundle.json is damaged"),
-    "no object": (lambda path: path.write_text("[]"), "it says no schema version"),
-    "key twice": (lambda path: replace(path, '"name"', '"name": "x", "name"'), "the key 'name' stands twice"),
+    "no object": (lambda path: path.write_text("[]"), "it states no schema version"),
+    "key twice": (lambda path: replace(path, '"name"', '"name": "x", "name"'), "the key 'name' occurs twice"),
     "NaN": (lambda path: replace(path, '"input_multiple":1', '"input_multiple":NaN'), "NaN is not JSON"),
     "1e400": (lambda path: replace(path, '"input_multiple":1', '"input_multiple":1e400'), "1e400 is too large"),
     "5000 digits": (lambda path: replace(path, '"input_multiple":1', f'"input_multiple":{"1" * 5000}'), "4300 digits"),
@@ -196,7 +199,7 @@ def test_what_is_no_plain_file_of_the_bundle_is_not_opened(bundle, capsys, name,
     put(bundle / name)
     code, said = complain(capsys, "verify", bundle)
     assert (code, name in said) == (3, True)
-    assert any(one in said for one in ("is no plain file", "is a link that leads out of", "is damaged")), said
+    assert any(one in said for one in ("is not a plain file", "is a link that leads out of", "is damaged")), said
     assert complain(capsys, "info", bundle)[0] == 1
 
 
@@ -287,10 +290,13 @@ CONTENTS = {
         lambda bundle: _change_weights(bundle, lambda _, metadata: metadata.update(arch="[" * 60_000)),
         "generator.safetensors: its metadata describe no network",
     ),
-    "graph of nothing": (lambda bundle: (bundle / "model.fp32.onnx").write_bytes(b""), "model.fp32.onnx is no ONNX"),
+    "graph of nothing": (
+        lambda bundle: (bundle / "model.fp32.onnx").write_bytes(b""),
+        "model.fp32.onnx is not an ONNX",
+    ),
     "graph of noise": (
         lambda bundle: (bundle / "model.fp16.onnx").write_bytes(b"location" * 99),
-        "model.fp16.onnx is no ONNX",
+        "model.fp16.onnx is not an ONNX",
     ),
     "graph with two inputs": (
         lambda bundle: _change_graph(
@@ -300,11 +306,11 @@ CONTENTS = {
     ),
     "graph without an output": (
         lambda bundle: _change_graph(bundle, lambda model: model.graph.ClearField("output")),
-        "model.fp32.onnx is no ONNX file, or a damaged one (it has no input, or no output)",
+        "model.fp32.onnx is not an ONNX file, or a damaged one (it has no input, or no output)",
     ),
     "graph without an input": (
         lambda bundle: _change_graph(bundle, lambda model: model.graph.initializer[0].__setattr__("name", "lr")),
-        "model.fp32.onnx is no ONNX file, or a damaged one (",
+        "model.fp32.onnx is not an ONNX file, or a damaged one (",
     ),
     "graph of an old opset": (
         lambda bundle: _change_graph(bundle, lambda model: setattr(model.opset_import[0], "version", 9)),
@@ -324,7 +330,7 @@ CONTENTS = {
     ),
     "sparse weights of the graph above": (
         lambda bundle: _change_graph(bundle, _keep_sparse_outside),
-        "model.fp32.onnx is no ONNX file, or a damaged one (it has sparse tensors",
+        "model.fp32.onnx is not an ONNX file, or a damaged one (it has sparse tensors",
     ),
     "attribute of the graph above": (
         lambda bundle: _change_graph(bundle, _keep_attribute_outside, "model.fp16.onnx"),

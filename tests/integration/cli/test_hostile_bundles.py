@@ -311,7 +311,7 @@ def test_a_graph_of_no_bundle_reads_weights_of_its_own_folder_alone(scene, run_w
     ):
         code, said, forbidden = run_watched(arguments)
         assert (code, forbidden) == (1, []), (arguments, said)
-        assert "model.fp32.onnx keeps weights in another file: " in said or "is no plain file" in said, said
+        assert "model.fp32.onnx keeps weights in another file: " in said or "is not a plain file" in said, said
         assert digest(scene.victim) == before
 
 

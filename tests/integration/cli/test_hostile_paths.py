@@ -1,4 +1,4 @@
-"""Paths that no file system takes, and what is no plain file: one line, and nothing hangs."""
+"""Paths that no file system takes, and what is not a plain file: one line, and nothing hangs."""
 
 from __future__ import annotations
 

@@ -172,14 +172,14 @@ def test_run_folder_names_its_weights(tmp_path, write_network, capsys):
     # A manifest that cannot be read is an error, not a detail left out.
     (tmp_path / "demo" / "run.json").write_text('{"schema_version": 99}')
     assert main(["info", str(tmp_path / "demo")]) == 1
-    assert "is no manifest of a run" in capsys.readouterr().err
+    assert "is not a manifest of a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         ("text.pth", b"hello", "no checkpoint: its 5 bytes start with b'hello'"),
-        ("text.onnx", b"hello", "is no ONNX file, or a damaged one"),
+        ("text.onnx", b"hello", "is not an ONNX file, or a damaged one"),
         ("lone.engine", b"hello", "stands alone"),
     ],
 )

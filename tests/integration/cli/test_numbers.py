@@ -54,9 +54,9 @@ def test_shapes_and_profiles_are_bounded(capsys, tmp_path, monkeypatch, write_ge
     monkeypatch.chdir(tmp_path)
     net = str(write_gentle_network(tmp_path / "net.safetensors", 4, 1))
     assert main(["bench", net, f"--shape={text}", "--backend", "torch"]) == 1
-    assert_one_line(capsys, "is no shape; give NxHxW")
+    assert_one_line(capsys, "is not a shape; give NxHxW")
     assert main(["export", net, "--backend", "none", "--profile", f"a={text},{text},{text}"]) == 1
-    assert_one_line(capsys, "is no shape" if text.count("x") == 2 else "is no ")
+    assert_one_line(capsys, "is not a shape" if text.count("x") == 2 else "is no ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.safetensors"]
 
 
@@ -65,7 +65,7 @@ def test_names_of_profiles_are_bounded(capsys, tmp_path, monkeypatch, write_gent
     monkeypatch.chdir(tmp_path)
     net = str(write_gentle_network(tmp_path / "net.safetensors", 4, 1))
     assert main(["export", net, "--backend", "none", "--profile", f"{name}=1x8x8,1x8x8,1x8x8"]) == 1
-    assert_one_line(capsys, "is no profile; give NAME=MIN,OPT,MAX")
+    assert_one_line(capsys, "is not a profile; give NAME=MIN,OPT,MAX")
 
 
 @pytest.mark.parametrize("size", ["nanxnan", "0x0", f"{DIGITS}x1", "-1x5", "99999x99999", "1x1x1", "", "٣x٣"])

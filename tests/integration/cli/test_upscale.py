@@ -100,7 +100,7 @@ def test_a_stream_gives_the_file_of_the_whole_picture(here: Path, capsys: pytest
     [
         (["none.png", "out.png"], "none.png does not exist; give a picture"),
         ([".", "out.png"], ". is a folder, but out.png is the name of a picture; give a folder for the results"),
-        (["net.safetensors", "out.png"], "net.safetensors is no picture that can be read; give a PNG, JPEG"),
+        (["net.safetensors", "out.png"], "net.safetensors is not a picture that can be read; give a PNG, JPEG"),
         (["cut.png", "out.png"], "cut.png is a damaged or incomplete PNG file"),
         (["in.png", "in.png"], "in.png is the picture to read; give another name for the result"),
         (["in.png", "./../here/in.png"], "is the picture to read"),

@@ -100,7 +100,7 @@ def test_damaged_videos_end_with_1_and_name_what_was_recovered(here: Path, capsy
         (["in.mkv", "out.mkv", "--quality", "90"], "--quality, --format and --size are not for videos: see --crf"),
         (["in.png", "out.png", "--crf", "20"], "--crf is for videos, and in.png is none; leave it out"),
         (["-", "-", "--format", "y4m", "--codec", "h264"], "--codec is for videos, and - is none; leave it out"),
-        (["-", "out.mkv"], "a stream goes from - (stdin) to - (stdout), and leaves no room for --json"),
+        (["-", "out.mkv"], "a stream goes from - (stdin) to - (stdout), so --json cannot use stdout; leave --json out"),
         (["-", "-", "--json", "--format", "y4m"], "a stream goes from - (stdin) to - (stdout)"),
         (["-", "-"], "a stream is y4m or rgb24: say which with --format, not None"),
     ],

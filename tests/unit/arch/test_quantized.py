@@ -60,5 +60,5 @@ def test_gradients_go_through_rounding_inside_the_range_and_reach_the_weights() 
 
 @pytest.mark.parametrize("name", ["1", "0.weight", ""])
 def test_steps_of_what_is_no_convolution_are_refused(name: str) -> None:
-    with pytest.raises(CheckpointError, match="no plain convolution"):
+    with pytest.raises(CheckpointError, match="not a plain convolution"):
         quantize_convolutions(nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()), {name: 0.1})

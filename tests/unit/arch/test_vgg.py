@@ -98,7 +98,7 @@ def test_weights_are_frozen_and_half_precision_is_off():
 
 @pytest.mark.parametrize("layers", [["conv1_3"], ["relu5_4"], []])
 def test_unknown_layers(layers):
-    with pytest.raises(InputError, match=r"is no layer of VGG19; it has conv1_1, .* conv5_4"):
+    with pytest.raises(InputError, match=r"is not a layer of VGG19; it has conv1_1, .* conv5_4"):
         Vgg19Features(layers)
 
 

@@ -204,7 +204,7 @@ def test_a_report_is_read_back_and_anything_else_refused(report, tmp_path):
     assert read_report(path) == report
     document = json.loads(path.read_text())
     path.write_text(json.dumps(document | {"schema_version": 1}))
-    with pytest.raises(InputError, match=r"report\.json is no .* version 3 \(schema_version: "):
+    with pytest.raises(InputError, match=r"report\.json is not .* version 3 \(schema_version: "):
         read_report(path)
 
 

@@ -11,7 +11,7 @@ def test_shapes_are_batch_height_width():
 
 @pytest.mark.parametrize("text", ["", "720x1280", "1x0x4", "1x-2x3", "1x2x3x4", "axbxc", "1x2x65537", "1x2.5x3"])
 def test_what_is_no_shape(text):
-    with pytest.raises(ShapeError, match=r"is no shape; give NxHxW in integers from 1 to 65536"):
+    with pytest.raises(ShapeError, match=r"is not a shape; give NxHxW in integers from 1 to 65536"):
         parse_shape(text)
 
 
@@ -34,9 +34,9 @@ def test_profile_holds_its_ends_and_nothing_beyond():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tile", "is no profile; give NAME=MIN,OPT,MAX"),
-        ("tile=1x2x3,1x2x3", "is no profile"),
-        ("a b=1x2x3,1x2x3,1x2x3", "is no profile"),
+        ("tile", "is not a profile; give NAME=MIN,OPT,MAX"),
+        ("tile=1x2x3,1x2x3", "is not a profile"),
+        ("a b=1x2x3,1x2x3,1x2x3", "is not a profile"),
         (
             "t=1x64x64,1x32x64,1x128x128",
             r"profile 't' needs 1 <= min <= opt <= max <= 65536 on each axis; H is 64, 32, 128",

@@ -103,7 +103,7 @@ def test_a_missing_signature_another_key_and_a_changed_one_are_told_apart(signed
     assert "was not made by the owner of this key, or was changed since" in refused(signed, keys[1])
     for text in ("{", "[]", json.dumps(document | {"mediaType": "text/plain"}), whole.replace("=", "!")):
         path.write_text(text)
-        assert "is no signature of sigstore's kind" in refused(signed, keys[1])
+        assert "is not a signature of sigstore's kind" in refused(signed, keys[1])
     path.unlink()
     said = refused(signed, keys[1])
     assert f"{signed.path} is not signed (no bundle.sig); sign it with: sr-deploy export --sign KEY" in said

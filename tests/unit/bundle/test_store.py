@@ -112,7 +112,7 @@ def test_changed_and_missing_files_are_found_at_opening(tmp_path, name):
     ("text", "message"),
     [
         ("{", "bundle.json is damaged"),
-        ("[]", "it says no schema version"),
+        ("[]", "it states no schema version"),
         ('{"schema_version": 2}', "schema version 2; this sr-deploy reads version 1"),
         ('{"schema_version": 1}', "bundle.json is damaged: name: Field required"),
     ],
@@ -125,7 +125,7 @@ def test_damaged_manifest(tmp_path, text, message):
 
 
 def test_no_bundle_is_said(tmp_path):
-    with pytest.raises(BundleError, match=r"no bundle: it has no bundle.json; .*sr-deploy export"):
+    with pytest.raises(BundleError, match=r"not a bundle: it has no bundle.json; .*sr-deploy export"):
         open_bundle(tmp_path)
 
 

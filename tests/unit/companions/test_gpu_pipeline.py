@@ -36,9 +36,9 @@ def test_copies_are_counted_by_kind_and_by_what_they_overlap(script):
 
 
 def test_results_name_machine_and_versions(script):
-    place = script.describe_place()
-    assert place.startswith(f"{describe_machine().title()}; ")
-    assert f"torch {torch.__version__}" in place
+    run = script.describe_run("torch", "absent")
+    assert run["machine"] == describe_machine().title()
+    assert run["versions"] == f"torch {torch.__version__}"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

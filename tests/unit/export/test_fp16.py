@@ -286,6 +286,6 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"gone\.onnx does not exist"):
         convert_graph_to_fp16(tmp_path / "gone.onnx", tmp_path / "out.onnx")
     (tmp_path / "text.onnx").write_text("no graph")
-    with pytest.raises(GraphError, match=r"text\.onnx is no ONNX file"):
+    with pytest.raises(GraphError, match=r"text\.onnx is not an ONNX file"):
         convert_graph_to_fp16(tmp_path / "text.onnx", tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()

@@ -52,7 +52,7 @@ def test_fp32_is_always_made_and_first():
     ("document", "message"),
     [
         ({"profiles": []}, "'profiles': "),
-        ({"profiles": ["tile=1x8x8"]}, "'tile=1x8x8' is no profile; give NAME=MIN,OPT,MAX"),
+        ({"profiles": ["tile=1x8x8"]}, "'tile=1x8x8' is not a profile; give NAME=MIN,OPT,MAX"),
         ({"profiles": ["t=1x8x8,1x9x9,1x8x8"]}, "min <= opt <= max"),
         ({"profiles": ["t=1x8x8,1x8x8,1x8x8"] * 2}, "profiles need different names; they are t, t"),
         ({"profiles": ["t=1x8x8,1x8x8,1x8x8"], "int8": {"max_drop_db": -1}}, "greater than or equal to 0"),

@@ -219,7 +219,7 @@ def test_pytorch_takes_a_gpu_with_and_without_its_number(bundle, gpu, device, nu
             runner.infer_on_device(torch.from_numpy(lr).to(torch.device("cuda", 1 - number)))
 
 
-def test_auto_takes_the_fastest_that_is_vouched_for(bundle, stub, install_sdk, monkeypatch):
+def test_auto_takes_the_fastest_that_the_certificate_covers(bundle, stub, install_sdk, monkeypatch):
     """From a certificate of this very GPU to what runs; times are measured, as far as they mean anything."""
     from sr_deploy.backends.registry import parse_backend
     from sr_deploy.upscale.backend import choose_backend, list_candidates

@@ -75,7 +75,7 @@ CHANGES = {
     "nothing makes it": (lambda m: node(m, 1).input.__setitem__(0, "z"), "'resize' (Resize) reads 'z', which nothing"),
     "circle": (lambda m: node(m).input.__setitem__(0, "y"), "go round in a circle"),
     "no output": (lambda m: setattr(m.graph.output[0], "name", "z"), "nothing makes its output 'z'"),
-    "no operator": (lambda m: setattr(node(m), "op_type", "Convolve"), "is no operator of opset 17"),
+    "no operator": (lambda m: setattr(node(m), "op_type", "Convolve"), "is not an operator of opset 17"),
     "no import": (lambda m: setattr(node(m), "domain", "own"), "of the domain 'own', which is not imported"),
     "too few inputs": (lambda m: node(m).input.pop(), "has 1 inputs, and lacks [1]"),
     "too many inputs": (lambda m: node(m).input.extend("sss"), "has 5 inputs, and takes 3"),
@@ -236,5 +236,5 @@ def test_weights_in_another_file(tmp_path):
 def test_what_is_no_onnx_file(tmp_path, content):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    with pytest.raises(GraphError, match="is no ONNX file, or a damaged one"):
+    with pytest.raises(GraphError, match="is not an ONNX file, or a damaged one"):
         load_model(path)

@@ -174,7 +174,7 @@ def refusal(path):
 def test_files_that_are_no_graphs(tmp_path, content):
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
-    assert "is no ONNX file, or a damaged one" in refusal(path)
+    assert "is not an ONNX file, or a damaged one" in refusal(path)
 
 
 def test_truncated_graph(tmp_path, exported):

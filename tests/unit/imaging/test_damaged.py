@@ -31,7 +31,7 @@ def test_truncated_files_are_errors_to_either_decoder(
     path = tmp_path / "cut"
     path.write_bytes(whole[: int(share * len(whole))])
     for read in (read_image, read_training_image, read_rgb):
-        with pytest.raises(ImageError, match=r"damaged or incomplete|is no picture that can be read") as caught:
+        with pytest.raises(ImageError, match=r"damaged or incomplete|is not a picture that can be read") as caught:
             read(path)
         assert str(path) in str(caught.value)
 

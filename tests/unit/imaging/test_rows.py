@@ -128,7 +128,7 @@ def save_turned(path: Path, photograph: NDArray[np.uint8]) -> None:
         ("a.webp", lambda path, it: Image.fromarray(it).save(path), "is a WebP file, and only PNG, JPEG, TIFF are"),
         ("a.bmp", lambda path, it: Image.fromarray(it).save(path), "is a BMP file, and only PNG, JPEG, TIFF are"),
         ("c.png", lambda path, it: path.write_bytes(b""), "is empty; give a PNG"),
-        ("d.png", lambda path, it: path.write_text("no picture"), "is no picture that can be read"),
+        ("d.png", lambda path, it: path.write_text("no picture"), "is not a picture that can be read"),
         (
             "e.png",
             lambda path, it: Image.fromarray(it).save(path, save_all=True, append_images=[Image.fromarray(255 - it)]),

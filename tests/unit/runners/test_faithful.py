@@ -1,4 +1,4 @@
-"""What `--backend auto` may take: FP32, and what the certificate vouches for on this machine."""
+"""What `--backend auto` may take: FP32, and what the certificate covers on this machine."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_a_failed_check_of_the_file_counts_against_it(bundle):
     assert any("a check of model.int8.onnx failed" in line for line in explain_left_out(model))
 
 
-def test_a_damaged_certificate_vouches_for_nothing(bundle):
+def test_a_damaged_certificate_covers_nothing(bundle):
     (bundle.path / CERTIFICATE_NAME).write_text("{")
     model = open_model(bundle.path)
     assert names(model) == FULL

@@ -129,8 +129,8 @@ def test_stages_must_share_their_network_and_not_go_in_a_circle(recipes):
         ("../first.toml", "'../first.toml' leads out of its folder"),
         ("deep/../first.toml", "leads out of its folder"),
         ("link.toml", "link.toml is a link that leads out of"),
-        ("../first", r"init_from = '\.\./first' is no recipe's name and no \.toml file beside this one"),
-        ("/etc/passwd", r"init_from = '/etc/passwd' is no recipe's name"),
+        ("../first", r"init_from = '\.\./first' is not a recipe's name and no \.toml file beside this one"),
+        ("/etc/passwd", r"init_from = '/etc/passwd' is not a recipe's name"),
         ("", "no recipe named ''"),
     ],
 )

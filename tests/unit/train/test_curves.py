@@ -58,6 +58,6 @@ def test_what_cannot_be_drawn_is_said(run, tmp_path):
     (run / "metrics.jsonl").write_text("")
     with pytest.raises(InputError, match=r"has no figures yet \(metrics\.jsonl is empty\)"):
         draw_curves(run, tmp_path / "curves.svg")
-    with pytest.raises(InputError, match="is no run"):
+    with pytest.raises(InputError, match="is not a run"):
         draw_curves(tmp_path / "none", tmp_path / "curves.svg")
     assert not list(tmp_path.glob("curves*"))

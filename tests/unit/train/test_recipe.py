@@ -52,7 +52,7 @@ def test_overrides_change_single_values():
         ("optimizer.schedule.milestone=[1]", "(did you mean 'milestones'?)"),
         ("network.scale=2", "unknown key 'network.scale'"),
         ("run.steps=many", "'run.steps': Input should be a valid integer"),
-        ("data.patch_size=130", "data.patch_size = 130 is no multiple of scale = 4"),
+        ("data.patch_size=130", "data.patch_size = 130 is not a multiple of scale = 4"),
         ('data.held_out=["motorcycle_left"]', "motorcycle_left cannot be in both"),
         ("loss.pixel=l2", "'loss.pixel': Input should be 'l1', 'mse' or 'charbonnier'"),
         ("optimizer.schedule.kind=multistep", "multistep needs milestones"),

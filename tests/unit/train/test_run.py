@@ -50,7 +50,7 @@ def test_manifest_reads_back_with_the_time_of_writing(tmp_path):
 
 
 def test_damaged_and_foreign_manifests_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"is no run: it has no run\.json"):
+    with pytest.raises(InputError, match=r"is not a run: it has no run\.json"):
         read_manifest(tmp_path)
     (tmp_path / "run.json").write_text('{"schema_version": 2}')
     with pytest.raises(InputError, match=r"that this version reads \(schema 1\): schema_version"):

@@ -89,7 +89,7 @@ def test_a_hidden_gpu_is_said_to_be_hidden(bundle, raced, monkeypatch, caplog):
     assert "torch sees no GPU with CUDA_VISIBLE_DEVICES=''" in caplog.text
 
 
-def test_the_fastest_engine_that_the_certificate_vouches_for_is_taken(bundle, raced, monkeypatch):
+def test_the_fastest_engine_that_the_certificate_covers_is_taken(bundle, raced, monkeypatch):
     monkeypatch.setattr("sr_deploy.upscale.backend._why_torch_sees_no_gpu", lambda: "")
     enter_run_on_gpu(bundle)
     assert choose_backend(open_model(bundle.path), "auto") == BackendChoice("tensorrt-rtx", "fp16")
@@ -97,7 +97,7 @@ def test_the_fastest_engine_that_the_certificate_vouches_for_is_taken(bundle, ra
     assert choose_backend(open_model(bundle.path), "auto", "cpu") == BackendChoice("openvino")
 
 
-UNVOUCHED = {
+NOT_COVERED = {
     "never run": (None, "not verified on this machine with these versions; run: sr-deploy verify"),
     "another GPU": ({"machine": "NVIDIA GeForce RTX 3090"}, "not verified on this machine"),
     "another version": ({"backend_version": "1.0"}, "not verified on this machine"),
@@ -105,9 +105,9 @@ UNVOUCHED = {
 }
 
 
-@pytest.mark.parametrize("case", UNVOUCHED)
-def test_an_engine_that_nothing_vouches_for_is_left_out_with_the_reason(bundle, raced, monkeypatch, caplog, case):
-    changes, reason = UNVOUCHED[case]
+@pytest.mark.parametrize("case", NOT_COVERED)
+def test_an_engine_that_is_not_covered_is_left_out_with_the_reason(bundle, raced, monkeypatch, caplog, case):
+    changes, reason = NOT_COVERED[case]
     monkeypatch.setattr("sr_deploy.upscale.backend._why_torch_sees_no_gpu", lambda: "")
     if changes is not None:
         enter_run_on_gpu(bundle, **changes)

@@ -52,7 +52,7 @@ def test_a_worker_does_a_file_as_one_process_does_and_tells_what_goes_wrong(fold
         assert good.config_hash == hash_config(upscaler.spec, settings, 16)
     assert (tmp_path / "out" / "a.png").read_bytes() == (tmp_path / "alone.png").read_bytes()
     assert (bad.number, bad.done, bad.device_failed) == (7, None, False)
-    assert "b.png is no picture that can be read" in bad.reason
+    assert "b.png is not a picture that can be read" in bad.reason
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_bad_files_are_reported_and_the_others_done(
     reasons = {failure.source.name: failure.reason for failure in result.failures}
     assert "0-broken.png is a damaged or incomplete PNG file" in reasons["0-broken.png"]
     assert "c-empty.jpg is empty" in reasons["c-empty.jpg"]
-    assert "z.gif is no picture that can be read" in reasons["z.gif"]
+    assert "z.gif is not a picture that can be read" in reasons["z.gif"]
     assert names(tmp_path / "out") == ["a.png", "b.jpg", "deep/d.webp", "deep/er/c.tif"]
     write_image(source / "0-broken.png", photograph)
     assert counts(upscale_folder(upscaler, source, tmp_path / "out")) == (1, 4, 2, 0)

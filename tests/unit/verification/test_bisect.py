@@ -102,7 +102,7 @@ def test_the_command_prints_it(bundle, capsys):
 
 
 def test_a_lone_graph_cannot_be_bisected(sound):
-    with pytest.raises(InputError, match="is no bundle: --bisect compares its graphs with each other"):
+    with pytest.raises(InputError, match="is not a bundle: --bisect compares its graphs with each other"):
         bisect_model(open_model(sound.graph("fp32")))
 
 

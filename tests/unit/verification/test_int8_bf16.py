@@ -61,7 +61,7 @@ def test_it_is_certified_as_its_own_entry_with_its_loss_and_auto_may_take_it(bun
 
 @needs_bf16
 @pytest.mark.parametrize("drop_db", [None, 1.5])
-def test_an_entry_without_a_loss_within_the_budget_vouches_for_nothing(bundle, tmp_path, drop_db):
+def test_an_entry_without_a_loss_within_the_budget_covers_nothing(bundle, tmp_path, drop_db):
     path = shutil.copytree(bundle.path, tmp_path / "bundle")
     document = json.loads((path / "certificate.json").read_text())
     for entry in document["entries"]:

@@ -150,7 +150,7 @@ def test_an_output_that_is_not_finite_fails_and_is_written_down(make_bundle, exp
     assert math.isinf(entry.worst_max_abs)
     assert entry.worst_psnr_db == 0
     text = (bundle.path / "certificate.json").read_text()
-    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert math.isinf(open_bundle(bundle.path).certificate().entries[0].worst_max_abs)
 
 

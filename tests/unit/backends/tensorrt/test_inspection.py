@@ -49,8 +49,8 @@ def test_without_chosen_shapes_types_are_no_types() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "no JSON"),
-        ('{"Layers": [{"Name": "a\nb"', "no JSON"),
+        ("", "not JSON"),
+        ('{"Layers": [{"Name": "a\nb"', "not JSON"),
         ("[1, 2]", "names no layers"),
         ('{"Layers": []}', "names no layers"),
         ('{"Layers": ["conv_3", "relu_3"]}', "names no layers in detail"),

@@ -87,7 +87,7 @@ def test_missing_file_is_one_line_that_says_what_to_do(tmp_path, monkeypatch):
         "--set loss.perceptual.weight=0",
     ):
         assert words in message
-    with pytest.raises(InputError, match=r"mine\.pth is no file"):
+    with pytest.raises(InputError, match=r"mine\.pth is not a file"):
         build_perceptual_loss(PerceptualOptions(weight=1, layers={"conv5_4": 1}, vgg19="mine.pth"), CPU)
 
 

@@ -56,7 +56,7 @@ def test_lists_of_files_and_addresses_are_no_videos(tmp_path, clip, visits, name
     clip("clip.mkv")
     path = tmp_path / f"list{suffix}"
     path.write_text(LISTS[name].format(port=port))
-    with pytest.raises(VideoError, match="no video that can be read"):
+    with pytest.raises(VideoError, match="not a video that can be read"):
         read_video_info(path)
     assert said == []
 

@@ -316,7 +316,7 @@ def test_other_sources_are_refused(clip: Clip, upscaler, tmp_path):
     with pytest.raises(VideoError, match=r"alpha.mkv has transparency \(yuva420p\)"):
         upscale_video(upscaler, alpha, tmp_path / "out.mkv")
     (tmp_path / "text.mkv").write_text("no video")
-    with pytest.raises(VideoError, match=r"text.mkv is no video that can be read"):
+    with pytest.raises(VideoError, match=r"text.mkv is not a video that can be read"):
         upscale_video(upscaler, tmp_path / "text.mkv", tmp_path / "out.mkv")
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=48000, layout="mono")
