@@ -15,7 +15,7 @@ from sr_deploy.graph.io_dtype import IO_DTYPE_OF, PROBE_NAME, Dtype, expose_nchw
 from sr_deploy.graph.load import find_input_output, holding_errors, load_model, opset_of, strip_weights
 from sr_deploy.graph.probe import find_scale
 from sr_deploy.graph.receptive_field.field import UnknownReceptiveFieldError
-from sr_deploy.graph.receptive_field.propagate import measure_radius
+from sr_deploy.graph.receptive_field.propagate import estimate_radius, measure_radius
 from sr_deploy.graph.scale import LARGE_SIDE, MAX_FIXED_PIXELS, MAX_FIXED_SIDE
 from sr_deploy.graph.shapes import InferredShapes, infer_shapes
 from sr_deploy.graph.tensors import FP8_TYPES
@@ -212,7 +212,10 @@ def _measure_radius(model: ModelProto, info: GraphInfo) -> tuple[InferredShapes 
     n, channels, declared_h, declared_w = info.input_shape
     shapes: InferredShapes | None = None
     # A graph of fixed size is tried with other sizes too: only a constant shape inside forbids them.
-    candidates = [(side, side + LARGE_SIDE) for side in _RADIUS_SIDES]
+    # The middle quarter has to see as far as it looks; a side that is too small for that would be inferred in vain.
+    expected = estimate_radius(model.graph)
+    sides = sorted(_RADIUS_SIDES, key=lambda side: 3 * side // 8 <= expected)
+    candidates = [(side, side + LARGE_SIDE) for side in sides]
     if declared_h and declared_w:
         candidates.append((declared_h, declared_w))
     for h, w in candidates:

@@ -15,7 +15,7 @@ from sr_deploy.export.cleanup import clean_graph
 from sr_deploy.export.fp16 import convert_model_to_fp16
 from sr_deploy.export.fp16_probe import measure_layers
 from sr_deploy.graph.check import check_model
-from sr_deploy.graph.read import describe_layers, read_graph
+from sr_deploy.graph.read import describe_graph_cost, describe_layers, read_graph
 from sr_deploy.graph.rewrite import FOR_ONNXRUNTIME, apply_rewrites, rewrite_model
 from sr_deploy.model import open_model
 from sr_deploy.upscale.folder_job import FolderProgress, open_folder_job
@@ -78,6 +78,16 @@ def test_work_on_a_graph_grows_with_its_nodes(work):
     short, long = (make_chain(layers) for layers in (64, 256))
     work(make_chain(8))  # what is made once
     assert count_calls(lambda: work(long)) < 4.4 * count_calls(lambda: work(short))
+
+
+def test_how_far_a_graph_looks_is_found_in_calls_that_grow_with_its_layers(tmp_path):
+    calls = []
+    for layers in (8, 64, 256):
+        graph = tmp_path / f"{layers}.onnx"
+        onnx.save(make_chain(layers), graph)
+        calls.append(count_calls(lambda path=graph: describe_graph_cost(path)))
+        assert describe_graph_cost(graph).receptive_radius == layers
+    assert calls[2] < 4.4 * calls[1]
 
 
 @pytest.mark.parametrize("finished", [False, True])

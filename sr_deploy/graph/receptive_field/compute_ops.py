@@ -13,6 +13,7 @@ from sr_deploy.graph.receptive_field.field import (
     NodeContext,
     UnknownReceptiveFieldError,
     gather,
+    gather_window,
     union,
 )
 
@@ -56,8 +57,7 @@ def propagate_window(context: NodeContext) -> AxisFields:
         elif mode == "VALID":
             pad = 0
         first = np.arange(after[axis]) * strides[axis] - pad
-        taps = [first + tap * dilations[axis] for tap in range(kernel[axis])]
-        result.append(None if field is None else gather(field, taps))
+        result.append(None if field is None else gather_window(field, first, kernel[axis], dilations[axis]))
     return tuple(result)
 
 
@@ -152,7 +152,7 @@ def propagate_space_to_depth(context: NodeContext) -> AxisFields:
     sizes = context.shape(context.node.output[0])
     context.budget.spend(block * sum(sizes[2:]))
     moved = [
-        field if field is None else gather(field, [np.arange(sizes[axis]) * block + tap for tap in range(block)])
+        field if field is None else gather_window(field, np.arange(sizes[axis]) * block, block)
         for axis, field in enumerate(context.fields()[2:], 2)
     ]
     return (None, None, *moved)

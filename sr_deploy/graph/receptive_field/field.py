@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,6 +53,11 @@ class AxisField:
     """Lowest input index that each index of the axis depends on."""
     high: NDArray[np.int64]
     """Highest one; below `low` where there is no dependence on the image."""
+
+    @cached_property
+    def is_sorted(self) -> bool:
+        """Whether neither end ever falls from one index to the next, as where nothing but windows were moved."""
+        return bool((np.diff(self.low) >= 0).all() and (np.diff(self.high) >= 0).all())
 
 
 AxisFields = tuple[AxisField | None, ...]
@@ -102,6 +108,15 @@ def gather(field: AxisField, taps: Sequence[NDArray[np.int64]]) -> AxisField:
         low = np.minimum(low, np.where(inside, field.low[safe], _NOTHING_LOW))
         high = np.maximum(high, np.where(inside, field.high[safe], _NOTHING_HIGH))
     return AxisField(field.image_axis, low, high)
+
+
+def gather_window(field: AxisField, first: NDArray[np.int64], kernel: int, dilation: int = 1) -> AxisField:
+    """As `gather`, for the taps `first`, `first + dilation`, ...; of a sorted field only the outermost are read."""
+    lowest = -(np.minimum(first, 0) // dilation)
+    highest = np.minimum((len(field.low) - 1 - first) // dilation, kernel - 1)
+    if not field.is_sorted or (lowest > highest).any():
+        return gather(field, [first + tap * dilation for tap in range(kernel)])
+    return AxisField(field.image_axis, field.low[first + lowest * dilation], field.high[first + highest * dilation])
 
 
 def union(first: AxisField | None, second: AxisField | None) -> AxisField | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sr_deploy.graph.load import read_integers
 from sr_deploy.graph.receptive_field import compute_ops, layout_ops
 from sr_deploy.graph.receptive_field.field import AxisField, AxisFields, Budget, NodeContext, UnknownReceptiveFieldError
 
@@ -44,6 +45,25 @@ def measure_radius(graph: GraphProto, input_name: str, output_name: str, shapes:
             return None
         radius = max(radius, int((own - low).max()), int((high - own).max()))
     return radius
+
+
+def estimate_radius(graph: GraphProto) -> int:
+    """The radius without the image: the longest way through the graph, half a kernel for each convolution on it.
+
+    Exact for stacks of convolutions at the input's size; strides and what comes after upsampling are not told apart.
+    """
+    dims = {tensor.name: tensor.dims for tensor in graph.initializer}
+    radius: dict[str, int] = {}
+    for node in graph.node:
+        longest = max((radius.get(name, 0) for name in node.input), default=0)
+        if node.op_type == "Conv":
+            kernel = read_integers(node, "kernel_shape", ()) or tuple(dims.get(node.input[1], ()))[2:]
+            dilations = read_integers(node, "dilations", (1,) * len(kernel))
+            longest += max(
+                (dilation * (size - 1) // 2 for size, dilation in zip(kernel, dilations, strict=False)), default=0
+            )
+        radius.update(dict.fromkeys(node.output, longest))
+    return max(radius.values(), default=0)
 
 
 def propagate_fields(graph: GraphProto, input_name: str, output_name: str, shapes: InferredShapes) -> AxisFields:
@@ -101,4 +121,4 @@ _RULES: dict[str, Callable[[NodeContext], AxisFields]] = {
     "Split": layout_ops.propagate_split,
 }
 SUPPORTED = frozenset(_RULES)
-"""Operators that are result."""
+"""Operators whose receptive field is known."""

@@ -7,6 +7,7 @@ from onnx import helper
 
 from sr_deploy.arch.registry import describe_cost
 from sr_deploy.graph.read import describe_graph_cost, read_graph
+from sr_deploy.graph.receptive_field.field import AxisField, gather, gather_window
 
 
 def observe_radius(path, multiple=1):
@@ -203,3 +204,18 @@ def test_mixed_sides_have_no_radius(make_graph):
         helper.make_node("Reshape", ["turned", "shape"], ["y"]),
     ]
     assert describe_graph_cost(make_graph(nodes)).receptive_radius is None
+
+
+def test_a_window_of_a_sorted_field_needs_its_outermost_taps_alone():
+    random = np.random.default_rng(0)
+    sorted_ones = 0
+    for _ in range(400):
+        length, kernel, dilation = random.integers(1, 12), int(random.integers(1, 6)), int(random.integers(1, 4))
+        low = random.integers(0, 50, length)
+        field = AxisField(2, np.sort(low), np.sort(low) + 3) if random.random() < 0.8 else AxisField(2, low, low + 3)
+        first = np.arange(random.integers(1, 14)) * random.integers(1, 3) - random.integers(0, 8)
+        sorted_ones += field.is_sorted
+        found = gather_window(field, first, kernel, dilation)
+        expected = gather(field, [first + tap * dilation for tap in range(kernel)])
+        np.testing.assert_array_equal((found.low, found.high), (expected.low, expected.high))
+    assert 300 < sorted_ones < 400
