@@ -153,7 +153,7 @@ def _make_error_budget(budget: ErrorBudget) -> Table:
 
 def describe_margin(entry: CertificateEntry) -> str:
     """The smallest distance to a threshold, as in `+29.1 dB`; negative: missed."""
-    from sr_deploy.verification.margin import measure_margin
+    from sr_deploy.verification.agreement import measure_margin
 
     margin = measure_margin(entry)
     return "" if margin is None else f"{margin:+.1f} dB"

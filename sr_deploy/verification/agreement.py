@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from sr_deploy.bundle import CertificateEntry
+from sr_deploy.bundle import CertificateEntry, Measurement
 
 Grade = Literal["ok", "passes", "FAILED"]
 
@@ -57,3 +58,21 @@ def show_share(share: float) -> str:
     if percent < 0.001:
         return "under 0.001 %"
     return f"{percent:.2g} %" if percent < 99.5 else "over 99 %"
+
+
+def measure_margin(entry: CertificateEntry) -> float | None:
+    """The smallest distance of an entry to one of its thresholds, in dB; negative: missed. None: nothing is asked."""
+    margins = [margin for one in entry.judged_measurements if (margin := margin_of(entry, one)) is not None]
+    return min(margins) if margins else None
+
+
+def margin_of(entry: CertificateEntry, measurement: Measurement) -> float | None:
+    """As `measure_margin`, of one input."""
+    limit, floor = entry.limit_of(measurement), entry.floor_of(measurement)
+    margins = []
+    if math.isfinite(limit) and measurement.max_abs > 0:
+        ratio = limit / measurement.max_abs  # 0 where the error is infinite
+        margins.append(20 * math.log10(ratio) if ratio > 0 else -math.inf)
+    if floor and measurement.psnr_db is not None:
+        margins.append(measurement.psnr_db - floor)
+    return min(margins) if margins else None

@@ -1,88 +1,53 @@
-"""One backend on its inputs, each output beside the reference's."""
+"""One output beside the reference's: how far it is off, and what it is allowed."""
 
 from __future__ import annotations
-
-import logging
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.bundle import Measurement, Thresholds, WorstPlace
 from sr_deploy.bundle.tolerance import MAX_ALLOWANCE, Fp32Rounding, widen_for_rounding
-from sr_deploy.errors import BackendError, ShapeError
 from sr_deploy.graph.io_dtype import Dtype
 from sr_deploy.measure.compare import Comparison, measure_ssim
-from sr_deploy.runners.io_conversion import compare_decoded, rounding_of
-from sr_deploy.runners.protocol import Runner
-from sr_deploy.verification.grid import InputGrid, Point
-from sr_deploy.verification.reference import Expected, ReferenceOutputs
-from sr_deploy.verification.worst import Crop, cut_crop
+from sr_deploy.runners.io_conversion import rounding_of
+from sr_deploy.verification.grid import Point
+from sr_deploy.verification.reference import ReferenceOutputs
 
-_LOG = logging.getLogger(__name__)
 _HALF_DB = 6.0
 
 
-@dataclass(frozen=True)
-class Run:
-    """One backend on its inputs."""
-
-    measurements: list[Measurement]
-    """One for each input that the reference runs."""
-    crops: list[Crop]
-    """The worst place of each output that differs."""
-    left_out: list[str]
-    """Inputs that the reference does not run, with the reason."""
-
-
-def run_grid(
-    runner: Runner,
-    grid: InputGrid,
+def measure_output(
+    point: Point,
+    comparison: Comparison,
+    sr_NCHW: NDArray[np.float32],
     outputs: ReferenceOutputs,
     limits: Thresholds,
     *,
-    file: str,
+    dtype: Dtype,
     rounds: bool,
-) -> Run:
-    """Run every input of a grid and compare. One that the backend fails on counts as an infinite error.
+) -> Measurement:
+    """What one output comes to, and what it is allowed.
 
     Args:
-        runner: the backend.
-        grid: the inputs.
-        outputs: what the reference makes of them.
+        point: the input.
+        comparison: of the output with the reference's.
+        sr_NCHW: the output.
+        outputs: has the reference's.
         limits: what to meet, before they are widened for the rounding by the I/O type.
-        file: what the backend runs, for the crops.
+        dtype: I/O type of what was run.
         rounds: whether the limits are of FP32, whose own rounding counts too: it is measured where an input comes near
             them.
     """
-    run = Run([], [], [])
-    dtype = runner.spec.dtype
-    for point in grid.points:
-        try:
-            expected = outputs.find(point)
-        except BackendError as error:  # as networks that mirror at borders with a picture of one pixel
-            run.left_out.append(f"{point}: the reference does not run it: {error}")
-            continue
-        try:
-            sr_NCHW = runner.infer(expected.lr_NCHW)
-            comparison = compare_decoded(sr_NCHW, expected.sr_NCHW, dtype)
-        except (BackendError, ShapeError) as error:  # loaded, but not able to run this input: as wrong as can be
-            _LOG.warning("%s failed: %s", runner.spec, error)
-            run.measurements.append(make_failure(point))
-            continue
-        measurement = _measure(point, comparison, sr_NCHW, expected)
-        allowed = _find_allowed(limits, dtype, outputs.dtype, expected.sr_NCHW)
-        io_rounding = rounding_of(dtype) + outputs.rounding
-        near = rounds and _comes_near(comparison, limits.widened(io_rounding))
-        rounding = outputs.measure_rounding(point) if near else None
-        run.measurements.append(
-            measurement.model_copy(update=_allow(limits.widened(io_rounding), allowed, rounding, io_rounding))
-        )
-        if measurement.worst is not None:
-            pictures = (expected.lr_NCHW, np.asarray(expected.sr_NCHW, np.float32), sr_NCHW)
-            crop = cut_crop(str(runner.spec), file, point, measurement.worst, comparison.max_abs, pictures=pictures)
-            run.crops.append(crop)
-    return run
+    expected = outputs.find(point)
+    ssim = measure_ssim(sr_NCHW, expected.sr_NCHW) if np.isfinite(comparison.max_abs) else None
+    measurement = _to_measurement(point, comparison, ssim)
+    allowed = _find_allowed(limits, dtype, outputs.dtype, expected.sr_NCHW)
+    io_rounding = rounding_of(dtype) + outputs.rounding
+    wide = limits.widened(io_rounding)
+    rounding = outputs.measure_rounding(point) if rounds and _comes_near(comparison, wide) else None
+    return measurement.model_copy(
+        update={"reference": expected.reference, **_allow(wide, allowed, rounding, io_rounding)}
+    )
 
 
 def make_failure(point: Point) -> Measurement:
@@ -123,11 +88,6 @@ def _find_allowed(limits: Thresholds, dtype: Dtype, reference: Dtype, expected: 
     plain = rounding_of(dtype) + rounding_of(reference)
     here = rounding_of(dtype, greatest) + rounding_of(reference, greatest)
     return limits.max_abs + min(here, plain + MAX_ALLOWANCE) if here > plain else None
-
-
-def _measure(point: Point, comparison: Comparison, sr_NCHW: NDArray[np.float32], expected: Expected) -> Measurement:
-    ssim = measure_ssim(sr_NCHW, expected.sr_NCHW) if np.isfinite(comparison.max_abs) else None
-    return _to_measurement(point, comparison, ssim).model_copy(update={"reference": expected.reference})
 
 
 def _to_measurement(point: Point, comparison: Comparison, ssim: float | None) -> Measurement:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ def describe_exact(model: Model) -> Reference:
     return replace(reference, title=name_float64()) if model.has_weights else reference
 
 
-class ReferenceOutputs:
+class ReferenceOutputs(ExitStack):
     """What the reference makes of each input.
 
     PyTorch in float64 on the CPU; where an input costs or takes too much, in FP32 in the default memory layout. For a
@@ -74,11 +74,11 @@ class ReferenceOutputs:
             cost: of one input pixel; None: unknown, and every input may be run in float64.
             max_pixels: of an input, batch included, that the memory holds in FP32; None: unknown.
         """
+        super().__init__()
         self.reference = describe_exact(model)
         self._model = model
         self._cost = cost
         self._max_pixels = max_pixels
-        self._stack = ExitStack()
         self._runners: dict[str, Runner] = {}
         self._float64: Float64Network | None = None
         self._known: dict[Point, Expected | BackendError] = {}
@@ -92,14 +92,6 @@ class ReferenceOutputs:
         side = -(-_PLAIN_SIDE // model.input_multiple) * model.input_multiple
         self.plain_point = Point(Shape(1, side, side), PHOTOGRAPH)
         """A small photograph, used where an input is too large for float64."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._runners.clear()
-        self._float64 = None
-        self._stack.close()
 
     def find(self, point: Point) -> Expected:
         """Input and the reference's output.
@@ -171,7 +163,7 @@ class ReferenceOutputs:
     def _open(self, name: str) -> Runner:
         """Each once, and none that is not needed."""
         if name not in self._runners:
-            self._runners[name] = self._stack.enter_context(_OPEN[name](self._model))
+            self._runners[name] = self.enter_context(_OPEN[name](self._model))
         return self._runners[name]
 
 

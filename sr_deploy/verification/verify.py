@@ -32,7 +32,6 @@ from sr_deploy.bundle.trust import BUILT_HERE, EngineTrust
 from sr_deploy.bundle.verdict import Judgment, Verdict
 from sr_deploy.engine.bundle import BuildResult
 from sr_deploy.engine.bundle import build_engines as build_in_folder
-from sr_deploy.engine.profiles import check_profiles
 from sr_deploy.errors import GraphError, InputError
 from sr_deploy.files import require_file
 from sr_deploy.model import Model, open_model
@@ -41,15 +40,13 @@ from sr_deploy.shipped import is_shipped
 from sr_deploy.upscale.memory import SHARE as MEMORY_SHARE
 from sr_deploy.upscale.memory import estimate_bytes_per_pixel, free_memory
 from sr_deploy.verification.candidates import list_not_run
-from sr_deploy.verification.engines import check_engines
+from sr_deploy.verification.comparison import verify_backends
 from sr_deploy.verification.error_budget import measure_error_budgets
-from sr_deploy.verification.graph_checks import check_graphs
+from sr_deploy.verification.file_checks import check_files
 from sr_deploy.verification.judging import Found, accept_findings, judge_bundle, judge_found, record_verdict
-from sr_deploy.verification.model import verify_backends
 from sr_deploy.verification.page.content import describe_page
 from sr_deploy.verification.page.render import write_page
-from sr_deploy.verification.source import check_source
-from sr_deploy.verification.standing import distrust, read_standing
+from sr_deploy.verification.standing import distrust
 from sr_deploy.verification.worst import Crop
 
 _LOG = logging.getLogger(__name__)
@@ -169,18 +166,9 @@ def verify_model(
         raise InputError(f"nothing of {model.path} is written down here, so nothing can be accepted; copy it first")
     writes = bundle is not None and not is_shipped(bundle.path) and not thresholds
     with bundle.writing() if bundle is not None and writes else nullcontext():
-        standing, checks = Certificate(), list[Check]()
-        if bundle is not None:
-            standing, stands = read_standing(bundle)
-            checks.append(stands)
-            with blaming_bundle(bundle):
-                check_profiles(bundle.manifest.profiles, bundle.manifest.arch)
-                checks += check_graphs(model, bundle, deep=deep)
-            checks += [] if source is None else [check_source(model, source)]
-            checks += [] if signed is None else [signed]
+        standing, checks = check_files(model, deep=deep, source=source, signed=signed)
         error_budgets: tuple[ErrorBudget, ...] = ()
         with blaming_bundle(bundle):
-            checks += check_engines(model, again=deep)
             verified = verify_backends(
                 model,
                 thresholds=thresholds,

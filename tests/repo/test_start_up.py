@@ -99,7 +99,7 @@ def test_public_names_are_listed_before_they_are_imported_and_hide_no_subpackage
     code = (
         "import sr_deploy\n"
         "assert set(sr_deploy.__all__) | {'__version__'} <= set(dir(sr_deploy))\n"
-        "import sr_deploy.export.spec as spec, sr_deploy.verification.model, sr_deploy.bench.run\n"
+        "import sr_deploy.export.spec as spec, sr_deploy.verification.comparison, sr_deploy.bench.run\n"
         "for name in sr_deploy.__all__:\n"
         "    assert getattr(sr_deploy, name).__name__ == name, name\n"
         "assert sr_deploy.export.spec is spec and sr_deploy.__version__[0].isdigit()\n"

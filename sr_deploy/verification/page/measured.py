@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from sr_deploy.bundle import CertificateEntry, Measurement, WorstPlace
 from sr_deploy.bundle.shortfall import describe_allowance, describe_failure, find_worst
 from sr_deploy.page.html import bars, color_of, escape, table
-from sr_deploy.verification.agreement import describe_agreement
-from sr_deploy.verification.margin import margin_of, measure_margin
+from sr_deploy.verification.agreement import describe_agreement, margin_of, measure_margin
 from sr_deploy.verification.page.content import PageContent
 
 _FAR_DB = 30.0

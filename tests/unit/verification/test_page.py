@@ -24,8 +24,8 @@ from sr_deploy.bundle import (
 )
 from sr_deploy.bundle.verdict import judge
 from sr_deploy.imaging.codec import read_image
+from sr_deploy.verification.agreement import measure_margin
 from sr_deploy.verification.grid import Point
-from sr_deploy.verification.margin import measure_margin
 from sr_deploy.verification.page.content import PageContent
 from sr_deploy.verification.page.render import render_page
 from sr_deploy.verification.worst import choose_crops, cut_crop

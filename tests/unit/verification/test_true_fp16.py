@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.model import open_model
-from sr_deploy.verification.fp16 import open_candidate, runs_rounded, true_fp16, why_not_candidate
-from sr_deploy.verification.model import verify_backends
+from sr_deploy.verification.candidates import open_candidate, runs_rounded, true_fp16, why_not_candidate
+from sr_deploy.verification.comparison import verify_backends
 
 
 def test_pytorch_gives_it_for_a_bundle_that_is_fp16_throughout(make_bundle, tmp_path):
