@@ -7,24 +7,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from typing import Any, Self
 
 from sr_deploy import errors
 from sr_deploy.bench.messages import DeviceAnswer, OpenAnswer, OpenRequest, TurnKind
 from sr_deploy.errors import BackendError
-
-
-@dataclass(frozen=True)
-class TurnsOf:
-    """The turns of a candidate of one kind, for `run_rounds`."""
-
-    candidate: Candidate
-    kind: TurnKind
-
-    def take_turn(self, calls: int, primed: bool) -> list[float]:
-        """Seconds of each of `calls` calls."""
-        return self.candidate.take_turn(calls, primed, self.kind)
 
 
 class Candidate:

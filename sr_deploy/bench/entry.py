@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from sr_deploy.bench.candidate import Candidate, TurnsOf
+from sr_deploy.bench.candidate import Candidate
 from sr_deploy.bench.choices import CandidateChoice
 from sr_deploy.bench.device_timing import lengthen_schedule
 from sr_deploy.bench.load import others_load, sample_load
 from sr_deploy.bench.messages import DeviceAnswer
-from sr_deploy.bench.rounds import Turns, run_rounds
 from sr_deploy.bench.statistics import Schedule, plan_schedule
+from sr_deploy.measure.rounds import Turns
 from sr_deploy.measure.watch import Watch
-from sr_deploy.progress import OnProgress, Progress
+from sr_deploy.progress import OnProgress
 
 _CALLS, _PIPELINED = 0.6, 0.8  # what is done of a group's turns after these
 
@@ -90,10 +91,10 @@ def _time_calls(
     entries: Sequence[Entry], schedule: Schedule, meanwhile: Meanwhile, on_progress: OnProgress
 ) -> list[Turns]:
     processes = [one.process.process_id for one in entries]
-    takers = [TurnsOf(one.process, "calls") for one in entries]
+    takers = [partial(one.process.take_turn, kind="calls") for one in entries]
     before = sample_load(processes)
     turns = meanwhile.watch.during(
-        lambda: run_rounds(takers, schedule, _tell_rounds(on_progress, 0, _CALLS, "round", schedule))
+        lambda: schedule.run(takers, _tell_rounds(on_progress, 0, _CALLS, "round", schedule))
     )
     load = others_load(before, sample_load(processes))
     meanwhile.rounds.append(len(turns[0]))
@@ -108,18 +109,18 @@ def _time_pipelined(
         return
     seconds = [one.process.opened["call_seconds"] for one in entries]
     schedule = lengthen_schedule(plan_schedule(seconds, seconds_each), seconds, [True] * len(entries))
-    takers = [TurnsOf(one.process, "pipelined") for one in entries]
+    takers = [partial(one.process.take_turn, kind="pipelined") for one in entries]
     on_round = _tell_rounds(on_progress, _CALLS, _PIPELINED, "several in flight, round", schedule)
-    turns = meanwhile.watch.during(lambda: run_rounds(takers, schedule, on_round))
+    turns = meanwhile.watch.during(lambda: schedule.run(takers, on_round))
     for entry, own in zip(entries, turns, strict=True):
         entry.pipelined += own
 
 
 def _time_files(entries: Sequence[Entry], seconds_each: float, on_progress: OnProgress) -> None:
     """In half the time; the first call of each only tells how long one takes."""
-    takers = [TurnsOf(one.process, "files") for one in entries]
-    schedule = plan_schedule([one.take_turn(1, primed=True)[0] for one in takers], seconds_each / 2)
-    turns = run_rounds(takers, schedule, _tell_rounds(on_progress, _PIPELINED, 1, "files, round", schedule))
+    takers = [partial(one.process.take_turn, kind="files") for one in entries]
+    schedule = plan_schedule([one(1, primed=True)[0] for one in takers], seconds_each / 2)
+    turns = schedule.run(takers, _tell_rounds(on_progress, _PIPELINED, 1, "files, round", schedule))
     for entry, own in zip(entries, turns, strict=True):
         entry.files += own
 
@@ -127,7 +128,7 @@ def _time_files(entries: Sequence[Entry], seconds_each: float, on_progress: OnPr
 def _tell_rounds(
     on_progress: OnProgress, begin: float, end: float, what: str, schedule: Schedule
 ) -> Callable[[int], None]:
-    """For `run_rounds`: from `begin` to `end` of what is to do."""
+    """For `Schedule.run`: from `begin` to `end` of what is to do."""
 
     def tell(done: int) -> None:
         share = begin + (end - begin) * min(1, done / schedule.rounds)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.backends.registry import list_for_auto
-from sr_deploy.bench.rounds import run_rounds
 from sr_deploy.bench.statistics import compare_speed, plan_schedule, summarize_calls
 from sr_deploy.bundle import Shape
 from sr_deploy.measure.timer import time_turn
 from sr_deploy.model import open_model
 from sr_deploy.runners import open_runner, runnable_choices
 from sr_deploy.runners.inputs import photograph_batch
-from sr_deploy.runners.protocol import Runner
 
 _WARM_UP_CALLS = 3
 _SIDE = 64
@@ -72,9 +68,9 @@ def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTi
     shape = Shape(1, side, side)
     lr_NCHW = photograph_batch(shape, models[0].channels, models[0].scale)
     with open_runner(models[0], choice, rewrite=False) as first, open_runner(models[1], choice) as second:
-        takers = [_InProcess(runner, lr_NCHW) for runner in (first, second)]
-        one_call = [min(taker.take_turn(_WARM_UP_CALLS, primed=False)) for taker in takers]
-        turns = run_rounds(takers, plan_schedule(one_call, seconds_each), lambda _: None)
+        takes = [partial(time_turn, partial(runner.infer, lr_NCHW)) for runner in (first, second)]
+        one_call = [min(take(_WARM_UP_CALLS, primed=False)) for take in takes]
+        turns = plan_schedule(one_call, seconds_each).run(takes)
         added = second.spec.rewrites
     gain = compare_speed(turns[0], turns[1])
     return PairTiming(
@@ -87,14 +83,3 @@ def time_pair(before: Path, after: Path, *, seconds_each: float = 0.4) -> PairTi
         ratio_high=gain.high,
         rewrites=added,
     )
-
-
-class _InProcess:
-    """Takes its turns in this process: two graphs of one library need no processes of their own."""
-
-    def __init__(self, runner: Runner, lr_NCHW: NDArray[np.float32]) -> None:
-        self._call = lambda: runner.infer(lr_NCHW)
-
-    def take_turn(self, calls: int, primed: bool) -> list[float]:
-        """Seconds of each of `calls` calls; one more goes before them untimed if `primed`."""
-        return time_turn(self._call, calls, primed)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+
+from sr_deploy.measure.rounds import Turns, run_rounds
 
 TURN_SECONDS = 0.1
 MOST_CALLS = 20
@@ -13,6 +16,10 @@ FEWEST_ROUNDS = 5
 MOST_ROUNDS = 40
 # A shorter call pays for threads that fell asleep and caches that others filled: the first of a turn is not counted.
 PRIMED_BELOW_SECONDS = 0.05
+
+
+Turn = Callable[[int, bool], list[float]]
+"""Seconds of each of so many calls; one more goes before them untimed if the second argument says so."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,12 @@ class Schedule:
     """Whether a turn starts with a call that is not timed, for each candidate."""
     least_seconds: tuple[float, ...] = ()
     """What the timed calls of each candidate last at least, by further rounds if need be; empty: nothing."""
+
+    def run(self, turns: Sequence[Turn], on_round: Callable[[int], None] = lambda _done: None) -> list[Turns]:
+        """For each candidate, for each round, the seconds of its calls; `on_round`: told how many are done."""
+        planned = zip(turns, self.calls, self.primed, strict=True)
+        bound = [partial(turn, calls, primed) for turn, calls, primed in planned]
+        return run_rounds(bound, min_rounds=self.rounds, least_seconds=self.least_seconds, on_round=on_round)
 
 
 @dataclass(frozen=True)

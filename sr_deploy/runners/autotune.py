@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from sr_deploy.backends import PRECISIONS, BackendChoice
 from sr_deploy.bundle import Shape
 from sr_deploy.errors import BackendError
 from sr_deploy.graph.read import describe_graph_cost
+from sr_deploy.measure.rounds import run_rounds
 from sr_deploy.measure.timer import time_call, time_turn
 from sr_deploy.model import Model
 from sr_deploy.runners.choose import open_runner
@@ -24,13 +25,11 @@ _SIDES = (32, 128)  # of the tile: a small network takes the larger one, a large
 _TILE_FLOPS = 4e10
 _TURN_SECONDS = 0.03
 _MOST_CALLS = 10  # in a turn
-_FEWEST_ROUNDS = 3
-_MOST_ROUNDS = 9
-_SECONDS = 2.0  # for the rounds of all together, once the fewest are done
+_MIN_ROUNDS, _MAX_ROUNDS = 1 + 3, 1 + 9  # in the first, runners are opened
+_SECONDS = 2.0  # for the other rounds of all together
 _HOPELESS = 2.5  # times the fastest: dropped after its first call
-_SLOW = 1.25  # times the fastest: dropped after the fewest rounds
+_SLOW = 1.25  # times the fastest: dropped after `_MIN_ROUNDS`
 _ALIKE = 1.03  # times the fastest: the more precise one is taken
-_PAUSE_SECONDS = 0.01  # threads of the one before go to sleep
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,7 @@ class AutotuneResult:
 def autotune(
     model: Model, candidates: Sequence[BackendChoice], *, device: str | None = None, threads: int | None = None
 ) -> AutotuneResult:
-    """Time the choices in turns, A B C A B C ...
-
-    The quickest call of each counts: on a machine that does other work too, it is the one that was disturbed least.
+    """Time the choices in turns, A B C A B C ...; the quickest call of each counts.
 
     Args:
         model: has a graph.
@@ -63,26 +60,43 @@ def autotune(
     Raises:
         BackendError: none of them computes this model.
     """
+    entered: dict[BackendChoice, _Candidate] = {}
+    failed: dict[str, str] = {}
+
+    def take_turn(choice: BackendChoice) -> list[float]:
+        try:
+            if choice in entered:
+                return entered[choice].take_turn()
+            runner = stack.enter_context(open_runner(model, choice, device=device, threads=threads))
+            entered[choice] = _Candidate(choice, runner, _draw_tile(model, runner.spec))
+        except BackendError as error:
+            failed[str(choice)] = str(error)
+            return []
+        return [entered[choice].seconds]
+
+    def drop(index: int) -> None:
+        if candidates[index] in entered:
+            entered[candidates[index]].runner.close()  # its memory goes back
+
     with contextlib.ExitStack() as stack:
-        tuner = _Autotuner()
-        for choice in candidates:
-            try:
-                runner = stack.enter_context(open_runner(model, choice, device=device, threads=threads))
-                tuner.candidates.append(_Candidate(choice, runner, _draw_tile(model, runner.spec)))
-            except BackendError as error:
-                tuner.failed[str(choice)] = str(error)
-            tuner.drop_slow(_HOPELESS)
-        tuner.run()
-        winner = tuner.pick()
+        run_rounds(
+            [partial(take_turn, choice) for choice in candidates],
+            min_rounds=_MIN_ROUNDS,
+            max_rounds=_MAX_ROUNDS,
+            seconds=_SECONDS,
+            slow=lambda turns: _SLOW if turns >= _MIN_ROUNDS else _HOPELESS,
+            on_drop=drop,
+        )
+    winner = _pick([one for one in entered.values() if str(one.choice) not in failed])
     if winner is None:
-        raise BackendError(f"nothing computes {model.path} here: {'; '.join(tuner.failed.values())}")
-    ranked = sorted(tuner.candidates, key=lambda one: one.seconds)
+        raise BackendError(f"nothing computes {model.path} here: {'; '.join(failed.values())}")
+    ranked = sorted(entered.values(), key=lambda one: one.seconds)
     n, _, h, w = winner.lr_NCHW.shape
     return AutotuneResult(
         winner=winner.choice,
         shape=Shape(n, h, w),
         milliseconds={str(one.choice): round(1e3 * one.seconds, 3) for one in ranked},
-        failed=tuner.failed,
+        failed=failed,
     )
 
 
@@ -95,63 +109,26 @@ class _Candidate:
     lr_NCHW: NDArray[np.float32]
     seconds: float = math.inf
     """Of the quickest call."""
-    dropped: bool = False
 
     def __post_init__(self) -> None:
         self._infer()  # compiles kernels for the shape
         self.seconds = time_call(self._infer)
 
-    def take_turn(self) -> None:
-        time.sleep(_PAUSE_SECONDS)
+    def take_turn(self) -> list[float]:
         calls = int(np.clip(_TURN_SECONDS / self.seconds, 1, _MOST_CALLS))
-        self.seconds = min(self.seconds, *time_turn(self._infer, calls, primed=True))
-
-    def drop(self) -> None:
-        self.dropped = True
-        self.runner.close()  # its memory goes back
+        seconds = time_turn(self._infer, calls, primed=True)
+        self.seconds = min(self.seconds, *seconds)
+        return seconds
 
     def _infer(self) -> object:
         return self.runner.infer(self.lr_NCHW)
 
 
-@dataclass
-class _Autotuner:
-    """Who takes part, and who failed."""
-
-    candidates: list[_Candidate] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def running(self) -> list[_Candidate]:
-        return [one for one in self.candidates if not one.dropped]
-
-    def run(self) -> None:
-        started = time.monotonic()
-        for done in range(_MOST_ROUNDS):
-            spent = time.monotonic() - started
-            if len(self.running) < 2 or (done >= _FEWEST_ROUNDS and spent > _SECONDS):
-                return
-            for one in self.running:
-                try:
-                    one.take_turn()
-                except BackendError as error:
-                    self.failed[str(one.choice)] = str(error)
-                    one.drop()
-            self.drop_slow(_SLOW if done + 1 >= _FEWEST_ROUNDS else _HOPELESS)
-
-    def drop_slow(self, times: float) -> None:
-        running = self.running
-        fastest = min((one.seconds for one in running), default=math.inf)
-        for one in running:
-            if one.seconds > times * fastest:
-                one.drop()
-
-    def pick(self) -> _Candidate | None:
-        """The winner: of all that did not fail, since those that were dropped may be all that is left."""
-        able = [one for one in self.candidates if str(one.choice) not in self.failed]
-        fastest = min((one.seconds for one in able), default=math.inf)
-        alike = [one for one in able if one.seconds <= _ALIKE * fastest]
-        return min(alike, key=lambda one: (_rank_precision(one.choice), one.seconds), default=None)
+def _pick(able: Sequence[_Candidate]) -> _Candidate | None:
+    """The winner of those that did not fail: one that was dropped as too slow may be all that is left."""
+    fastest = min((one.seconds for one in able), default=math.inf)
+    alike = [one for one in able if one.seconds <= _ALIKE * fastest]
+    return min(alike, key=lambda one: (_rank_precision(one.choice), one.seconds), default=None)
 
 
 def _rank_precision(choice: BackendChoice) -> tuple[int, bool]:

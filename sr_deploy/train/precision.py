@@ -6,12 +6,14 @@ import copy
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import product
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from sr_deploy.measure.rounds import run_rounds
 from sr_deploy.train.recipe import PrecisionRecipe
 from sr_deploy.train.run import PrecisionRecord
 
@@ -23,7 +25,7 @@ _WORTHWHILE = 0.9
 # A candidate this much slower on a single sample is out before a whole batch is tried; one whose very first pass, which
 # pays for kernels too, is slower by the second factor is out at once (FP16 on a CPU).
 _HOPELESS, _HOPELESS_AT_ONCE = 2.0, 30.0
-_MOST_ROUNDS = 20
+_MAX_ROUNDS = 20
 _SECONDS = 4.0
 
 
@@ -50,18 +52,19 @@ def choose_precision(recipe: PrecisionRecipe, network: nn.Module, lr_NCHW: Tenso
     if len(candidates) == 1:
         return candidates[0]
     trials = _keep_hopeful(candidates, network, lr_NCHW[:1])
-    times: dict[str, list[float]] = {trial.choice.title(): [] for trial in trials}
-    began = time.monotonic()
-    for number in range(1 + _MOST_ROUNDS):
-        # Round after round, not one candidate after another: a machine that is busy for a while then slows all alike.
-        for trial in trials:
-            seconds = trial.time_pass(lr_NCHW)
-            if number > 0:  # the first pays for kernels and memory
-                times[trial.choice.title()].append(seconds)
-        if number > 0 and time.monotonic() - began > _SECONDS:
-            break
-    # The minimum is what a busy machine disturbs least.
-    milliseconds = {title: round(1000 * min(seconds), 2) for title, seconds in times.items()}
+
+    def take_turn(trial: _Trial) -> list[float]:
+        return [trial.time_pass(lr_NCHW)]
+
+    rounds = run_rounds(
+        [partial(take_turn, trial) for trial in trials],
+        min_rounds=2,
+        max_rounds=1 + _MAX_ROUNDS,
+        seconds=_SECONDS,
+    )
+    # The first round pays for kernels and memory. The minimum is what a busy machine disturbs least.
+    quickest = [round(1000 * min(map(min, turns[1:])), 2) for turns in rounds]
+    milliseconds = {trial.choice.title(): its for trial, its in zip(trials, quickest, strict=True)}
     best = trials[0].choice
     for trial in trials:
         if milliseconds[trial.choice.title()] < _WORTHWHILE * milliseconds[best.title()]:

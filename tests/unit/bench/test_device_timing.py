@@ -8,7 +8,6 @@ import torch
 
 from sr_deploy.bench import device_timing
 from sr_deploy.bench.device_timing import CudaDevice, DeviceTimer, PinnedCopies, lengthen_schedule
-from sr_deploy.bench.rounds import run_rounds
 from sr_deploy.bench.statistics import Schedule, plan_schedule
 
 
@@ -94,7 +93,7 @@ class Taker:
 @pytest.mark.parametrize("seconds", [(0.001, 0.0002), (0.001, 1.2), (0.03, 0.004), (2.0, 2.0)])
 def test_turns_on_a_gpu_last_3_seconds_and_10_calls(seconds):
     schedule = lengthen_schedule(plan_schedule(seconds, 0.01), seconds, [True, True])
-    turns = run_rounds([Taker(one) for one in seconds], schedule, lambda _done: None)
+    turns = schedule.run([Taker(one).take_turn for one in seconds])
     for own in turns:
         assert sum(map(sum, own)) >= 3
         assert sum(map(len, own)) >= 10
@@ -103,7 +102,7 @@ def test_turns_on_a_gpu_last_3_seconds_and_10_calls(seconds):
 
 def test_turns_that_were_planned_for_slower_calls_go_on_until_3_seconds_are_over():
     schedule = lengthen_schedule(plan_schedule([0.02], 1.0), [0.02], [True])
-    (own,) = run_rounds([Taker(0.005)], schedule, lambda _done: None)
+    (own,) = schedule.run([Taker(0.005).take_turn])
     assert 3 <= sum(map(sum, own)) < 3.2
     assert len(own) > schedule.rounds
 

@@ -8,7 +8,6 @@ import pytest
 from sr_deploy.bench import run as run_module
 from sr_deploy.bench.load import LoadSample, others_load, sample_load
 from sr_deploy.bench.report import BenchReport
-from sr_deploy.bench.rounds import run_rounds
 from sr_deploy.bench.run import bench_model
 from sr_deploy.bench.shape import ShapeOutcome, sort_results
 from sr_deploy.bench.statistics import Schedule
@@ -39,7 +38,7 @@ class Recorder:
 def test_candidates_take_turns():
     seen, rounds = [], []
     candidates = [Recorder(name, seen) for name in "ABC"]
-    turns = run_rounds(candidates, Schedule(2, (1, 2, 3), (False, True, False)), rounds.append)
+    turns = Schedule(2, (1, 2, 3), (False, True, False)).run([one.take_turn for one in candidates], rounds.append)
     assert seen == [("A", 1, False), ("B", 2, True), ("C", 3, False)] * 2
     assert turns == [[[1.0], [4.0]], [[2.0] * 2, [5.0] * 2], [[3.0] * 3, [6.0] * 3]]
     assert rounds == [1, 2]

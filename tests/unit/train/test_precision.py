@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sr_deploy.measure import rounds
 from sr_deploy.train import precision
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
 from sr_deploy.train.recipe import PrecisionRecipe
@@ -31,7 +32,9 @@ CLOCK = Clock()
 @pytest.fixture
 def _clock(monkeypatch):
     monkeypatch.setattr(precision, "_SECONDS", 0.2)
-    monkeypatch.setattr(precision, "time", types.SimpleNamespace(monotonic=CLOCK.read, perf_counter=CLOCK.read))
+    clock = types.SimpleNamespace(monotonic=CLOCK.read, perf_counter=CLOCK.read, sleep=lambda _seconds: None)
+    monkeypatch.setattr(precision, "time", clock)
+    monkeypatch.setattr(rounds, "time", clock)
 
 
 class Slow(nn.Module):
