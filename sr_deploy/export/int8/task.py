@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,8 +100,7 @@ class QuantizationTask:
 
     def quantize(self, layers: Layers) -> onnx.ModelProto:
         """The graph with these convolutions quantized and the rest in FP32."""
-        model = type(self.model)()
-        model.CopyFrom(self.model)
+        model = copy.deepcopy(self.model)
         insert_quantization(model, layers)
         return model
 
