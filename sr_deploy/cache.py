@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
+from platformdirs import user_cache_path
 from pydantic import BaseModel, ValidationError
 
 from sr_deploy.errors import OutputError
@@ -20,18 +21,18 @@ Kept = TypeVar("Kept", bound=BaseModel)
 
 
 def cache_folder() -> Path:
-    """`$SR_DEPLOY_CACHE`, else `$XDG_CACHE_HOME/sr-deploy`, else `~/.cache/sr-deploy`. It may not be there yet.
+    r"""`$SR_DEPLOY_CACHE`, else where the system keeps such folders. It may not be there yet.
+
+    `$XDG_CACHE_HOME/sr-deploy` or `~/.cache/sr-deploy` on Linux, `~/Library/Caches/sr-deploy` on macOS,
+    `%LOCALAPPDATA%\sr-deploy\Cache` on Windows.
 
     Raises:
         OutputError: the user has no home, as a container's user without a name. No folder that others share takes its
             place: what lies here is trusted.
     """
     own = os.environ.get("SR_DEPLOY_CACHE", "")
-    if own:
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        return (Path(base) if base else Path.home() / ".cache") / "sr-deploy"
+        return Path(own) if own else user_cache_path("sr-deploy", appauthor=False)
     except RuntimeError as error:
         raise OutputError(
             "this user has no home folder to keep it in; set HOME, or SR_DEPLOY_CACHE to a folder of yours"

@@ -14,7 +14,7 @@ from sr_deploy.bench.messages import DeviceAnswer
 from sr_deploy.bench.statistics import Schedule, plan_schedule
 from sr_deploy.measure.rounds import Turns
 from sr_deploy.measure.watch import Watch
-from sr_deploy.progress import OnProgress
+from sr_deploy.progress import OnProgress, Progress
 
 _CALLS, _PIPELINED = 0.6, 0.8  # what is done of a group's turns after these
 

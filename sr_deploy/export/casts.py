@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.errors import GraphError
 from sr_deploy.export.float_format import FloatFormat
+from sr_deploy.graph.change import set_nodes, take_name
 from sr_deploy.graph.load import infer_types, name_of
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ class Regions:
             return
         nodes = [one for node in self.graph.node for one in (copies.get(node.output[0]), node) if one is not None]
         used = {name for node in nodes for name in node.input} | {value.name for value in self.graph.output}
-        _replace_nodes(self.graph, [node for node in nodes if node.output[0] not in makers or node.output[0] in used])
+        set_nodes(self.graph, [node for node in nodes if node.output[0] not in makers or node.output[0] in used])
         self.__dict__.pop("_types", None)
 
     def _hold_steering(self) -> None:
@@ -143,7 +145,7 @@ def insert_casts(regions: Regions, float_format: FloatFormat) -> None:
     outputs = {}
     for value in graph.output:
         if _is_float(value) and value.name in made:
-            outputs[value.name] = _free_name(f"{value.name}_{float_format.precision}", taken)
+            outputs[value.name] = take_name(f"{value.name}_{float_format.precision}", taken)
     casts = _redirect_readers(regions, float_format, made, inputs, taken)
     body: list[onnx.NodeProto] = [casts[name] for name in inputs if name in casts]
     for node in graph.node:
@@ -153,7 +155,7 @@ def insert_casts(regions: Regions, float_format: FloatFormat) -> None:
         node.output[:] = [outputs.get(name, name) for name in node.output]
         node.input[:] = [outputs.get(name, name) if name not in inputs else name for name in node.input]
     body += [_cast(inside, name, _FLOAT, "fp32") for name, inside in outputs.items()]
-    _replace_nodes(graph, body)
+    set_nodes(graph, body)
 
 
 def _redirect_readers(
@@ -172,33 +174,20 @@ def _redirect_readers(
             if crosses:
                 if name not in casts:
                     kind, suffix = (_FLOAT, "fp32") if wanted else (float_format.onnx_type, float_format.precision)
-                    casts[name] = _cast(name, _free_name(f"{name}_{suffix}", taken), kind, suffix)
+                    casts[name] = _cast(name, take_name(f"{name}_{suffix}", taken), kind, suffix)
                 node.input[position] = casts[name].output[0]
     return casts
 
 
 def _copy_dequantizer(node: onnx.NodeProto) -> onnx.NodeProto:
-    copied: onnx.NodeProto = type(node).FromString(node.SerializeToString())
+    copied = copy.deepcopy(node)
     copied.name = f"{name_of(node)}.fp32"
     copied.output[0] = f"{node.output[0]}.fp32"
     return copied
 
 
-def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
 def _is_float(value: onnx.ValueInfoProto) -> bool:
     return bool(value.type.tensor_type.elem_type == _FLOAT)
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
 
 
 def _cast(source: str, target: str, kind: int, suffix: str) -> onnx.NodeProto:

@@ -6,6 +6,8 @@ import importlib.metadata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from sr_deploy.graph.change import rename_tensors, sort_constants
+
 if TYPE_CHECKING:
     import onnx
 
@@ -68,22 +70,10 @@ def _rename_tensors(graph: onnx.GraphProto) -> None:
         for position, name in enumerate(node.output):
             if name not in io_names:
                 names[name] = node.name if position == 0 else f"{node.name}.{position}"
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
+    rename_tensors(graph.node, names)
     for tensor in graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
-    ordered = sorted(graph.initializer, key=lambda tensor: tensor.name)
-    used = {name for node in graph.node for name in node.input}
-    kept = [_copy(tensor) for tensor in ordered if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def _copy(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    copied = type(tensor)()
-    copied.CopyFrom(tensor)
-    return copied
+    sort_constants(graph)
 
 
 def _name_axes(graph: onnx.GraphProto, scale: int) -> None:

@@ -7,6 +7,7 @@ leave the graph, so memory does not grow with the number of pictures.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.export.int8.execute import open_graph
+from sr_deploy.export.int8.execute import add_node, give_out, open_graph
 from sr_deploy.graph.load import find_input_output, infer_types, name_of
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def measure_layers(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]]
         GraphError: not one image in and one out.
         BackendError: ONNX Runtime does not run the graph.
     """
-    watched = type(model).FromString(model.SerializeToString())
+    watched = copy.deepcopy(model)
     maps = _find_maps(model)
     layers = {
         name_of(node): node.output[0] for node in model.graph.node if node.op_type in _LAYERS and node.output[0] in maps
@@ -110,12 +111,12 @@ def _find_maps(model: onnx.ModelProto) -> list[str]:
 
 def _watch_maps(graph: onnx.GraphProto, maps: Iterable[str]) -> None:
     for name in maps:
-        _add(graph, "Abs", [name], f"{name}.magnitude")
-        _add(graph, "ReduceMax", [f"{name}.magnitude"], f"{name}.greatest", keepdims=0)
-        _give_out(graph, f"{name}.greatest")
+        add_node(graph, "Abs", [name], f"{name}.magnitude")
+        add_node(graph, "ReduceMax", [f"{name}.magnitude"], f"{name}.greatest", keepdims=0)
+        give_out(graph, f"{name}.greatest")
         _round(graph, name, f"{name}.rounded")
         _watch_square(graph, name, f"{name}.square")
-        _add(graph, "Sub", [f"{name}.rounded", name], f"{name}.off")
+        add_node(graph, "Sub", [f"{name}.rounded", name], f"{name}.off")
         _watch_square(graph, f"{name}.off", f"{name}.unrounded")
 
 
@@ -133,28 +134,15 @@ def _watch_layers(graph: onnx.GraphProto, layers: Iterable[onnx.NodeProto]) -> N
         twin.input[:] = [f"{one}.rounded" if one else one for one in node.input]
         twin.output[:] = [f"{name}.twin"]
         _round(graph, f"{name}.twin", f"{name}.stored")
-        _add(graph, "Sub", [f"{name}.stored", name], f"{name}.difference")
+        add_node(graph, "Sub", [f"{name}.stored", name], f"{name}.difference")
         _watch_square(graph, f"{name}.difference", f"{name}.error")
 
 
 def _watch_square(graph: onnx.GraphProto, name: str, result: str) -> None:
-    _add(graph, "ReduceSumSquare", [name], result, keepdims=0)
-    _give_out(graph, result)
+    add_node(graph, "ReduceSumSquare", [name], result, keepdims=0)
+    give_out(graph, result)
 
 
 def _round(graph: onnx.GraphProto, name: str, result: str) -> None:
-    _add(graph, "Cast", [name], f"{result}.fp16", to=_FLOAT16)
-    _add(graph, "Cast", [f"{result}.fp16"], result, to=_FLOAT)
-
-
-def _add(graph: onnx.GraphProto, operator: str, inputs: list[str], result: str, **attributes: int) -> None:
-    import onnx
-
-    node = onnx.helper.make_node(operator, inputs, [result], f"probe.{result}", **attributes)  # type: ignore[arg-type]
-    graph.node.append(node)
-
-
-def _give_out(graph: onnx.GraphProto, name: str) -> None:
-    import onnx
-
-    graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
+    add_node(graph, "Cast", [name], f"{result}.fp16", to=_FLOAT16)
+    add_node(graph, "Cast", [f"{result}.fp16"], result, to=_FLOAT)

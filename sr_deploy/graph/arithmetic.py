@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sr_deploy.graph.check import is_operator
 from sr_deploy.graph.load import read_integer
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def evaluate_node(
         known: values, by name.
         find_shape: gives the shape of a tensor, by name; None where it is unknown.
     """
-    if node.domain not in ("", "ai.onnx"):
+    if not is_operator(node):
         return None
     if node.op_type in ("Shape", "Size"):
         shape = find_shape(node.input[0])
@@ -63,7 +64,7 @@ def evaluate_node(
 
 def divides_by_zero(node: NodeProto, known: Mapping[str, NDArray[np.generic]]) -> bool:
     """Whether a node divides integers by zero, or the least of them by -1: processors take neither."""
-    if node.op_type not in ("Div", "Mod") or node.domain not in ("", "ai.onnx"):
+    if not is_operator(node, "Div", "Mod"):
         return False
     above, below = (known.get(name) for name in node.input)
     if below is None or below.dtype.kind not in "iu":

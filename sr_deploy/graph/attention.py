@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sr_deploy.graph.check import is_operator
 from sr_deploy.graph.order import walk_nodes
 
 if TYPE_CHECKING:
@@ -16,14 +17,8 @@ if TYPE_CHECKING:
 _CACHES = {4: "past_key", 5: "past_value", 6: "nonpad_kv_seqlen"}
 """Inputs that are not taken, by place: they are of generators of text."""
 _RESULTS = ("present_key", "present_value", "qk_matmul_output")
-_OWN_DOMAINS = ("", "ai.onnx")
 _BODY_NODES = 100
 """Nodes that one Attention becomes at most: 68 to 90 with onnx 1.23."""
-
-
-def is_attention(node: NodeProto) -> bool:
-    """Whether a node is ONNX's own Attention."""
-    return node.op_type == "Attention" and node.domain in _OWN_DOMAINS
 
 
 def write_out_attention(model: ModelProto, max_nodes: int) -> None:
@@ -37,14 +32,14 @@ def write_out_attention(model: ModelProto, max_nodes: int) -> None:
         ValueError: an Attention in a branch, with an input or output that no network for images needs, or of tensors
             whose types cannot be inferred; or too many; one line.
     """
-    nodes = [node for node in walk_nodes(model.graph) if is_attention(node)]
+    nodes = [node for node in walk_nodes(model.graph) if is_operator(node, "Attention")]
     if not nodes:
         return
     from onnx import inliner
 
     for node in nodes:
         _check(node)
-    if len(nodes) > sum(map(is_attention, model.graph.node)):
+    if len(nodes) > sum(is_operator(node, "Attention") for node in model.graph.node):
         raise ValueError("it has an Attention in a branch or body, where it is not written out; export it without")
     count = len(model.graph.node) + _BODY_NODES * len(nodes)
     if count > max_nodes:

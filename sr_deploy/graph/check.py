@@ -11,12 +11,14 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from sr_deploy.graph.change import set_nodes
 from sr_deploy.graph.order import inner_graphs, names_read_inside, sort_nodes, walk_nodes
 from sr_deploy.graph.tensors import check_tensor
 from sr_deploy.legible import show_value
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+    from onnx.defs import OpSchema
 
 OWN_DOMAINS = ("", "ai.onnx")
 MAX_NODES = 15_000
@@ -32,6 +34,11 @@ _POSITIVE = frozenset(
 _LARGEST = 2**24
 """Of positions and lengths in attributes, without sign: libraries compute with them before they compare them."""
 _ANY_NUMBER = frozenset(("ends", "starts", "value_int", "value_ints"))
+
+
+def is_operator(node: NodeProto, *op_types: str) -> bool:
+    """Whether a node is one of ONNX's own operators of these types; any of them where none is named."""
+    return node.domain in OWN_DOMAINS and (not op_types or node.op_type in op_types)
 
 
 def check_model(model: ModelProto) -> None:
@@ -148,14 +155,10 @@ def _require_once(names: Iterable[str]) -> None:
 
 
 def _put_in_order(graph: GraphProto) -> None:
-    import onnx
-
     nodes = list(graph.node)
     ordered = sort_nodes(nodes)
     if any(one is not other for one, other in zip(nodes, ordered, strict=True)):
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-        del graph.node[:]
-        graph.node.extend(copies)
+        set_nodes(graph, ordered)
 
 
 def _title(node: NodeProto) -> str:
@@ -175,13 +178,21 @@ class _Schema(NamedTuple):
 
 
 @functools.cache
+def find_schema(op_type: str, opset: int) -> OpSchema | None:
+    """What ONNX says of its own operator in that version; None where there is none of that name."""
+    from onnx import defs
+
+    return defs.get_schema(op_type, opset, "") if defs.has(op_type, opset, "") else None
+
+
+@functools.cache
 def _read_schema(op_type: str, opset: int) -> _Schema | None:
     """None where the operators of that version have no such one."""
     import onnx
 
-    if not onnx.defs.has(op_type, opset, ""):
+    schema = find_schema(op_type, opset)
+    if schema is None:
         return None
-    schema = onnx.defs.get_schema(op_type, opset, "")
     optional = onnx.defs.OpSchema.FormalParameterOption.Optional
     variadic = onnx.defs.OpSchema.FormalParameterOption.Variadic
     return _Schema(

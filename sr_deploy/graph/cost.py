@@ -15,7 +15,7 @@ from sr_deploy.graph.load import name_of, read_text
 from sr_deploy.graph.tensors import BITS, FP8_TYPES
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto
+    from onnx import GraphProto, NodeProto, TensorProto
 
     from sr_deploy.graph.shapes import InferredShapes
 
@@ -166,11 +166,8 @@ class _Stored:
     """The constants of a graph, and which of them a tensor that does not depend on the image is made of."""
 
     def __init__(self, graph: GraphProto, producers: dict[str, NodeProto]) -> None:
-        tensors = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-                tensors[node.output[0]] = node.attribute[0].t
-        self._bytes = {name: math.prod(one.dims) * BITS.get(one.data_type, 0) // 8 for name, one in tensors.items()}
+        stored = _stored_tensors(graph).items()
+        self._bytes = {name: math.prod(one.dims) * BITS.get(one.data_type, 0) // 8 for name, one in stored}
         self._producers = producers
 
     def count_bytes(self, names: Iterable[str]) -> int:
@@ -221,15 +218,16 @@ def count_multiply_adds(graph: GraphProto, shapes: InferredShapes) -> dict[Preci
 
 def count_parameters(graph: GraphProto) -> int:
     """Elements of the constants that trained inputs are fed from; one that is used twice counts once."""
-    sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    producers = {}
-    for node in graph.node:
-        for name in node.output:
-            producers[name] = node
-        if node.op_type == "Constant":
-            sizes[node.output[0]] = math.prod(node.attribute[0].t.dims)
+    sizes = {name: math.prod(tensor.dims) for name, tensor in _stored_tensors(graph).items()}
+    producers = {name: node for node in graph.node for name in node.output}
     trained = {source for name in _trained_inputs(graph) if (source := _find_source(name, producers)) in sizes}
     return sum(sizes[name] for name in trained)
+
+
+def _stored_tensors(graph: GraphProto) -> dict[str, TensorProto]:
+    """The constants by name, those of nodes too; one that is a number or a list is a tensor without sides or type."""
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    return stored | {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
 
 
 def _trained_inputs(graph: GraphProto) -> Iterator[str]:

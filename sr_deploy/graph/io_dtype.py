@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 from sr_deploy.errors import GraphError
-from sr_deploy.graph.load import find_input_output
+from sr_deploy.graph.change import rename_tensors, set_nodes, take_name
+from sr_deploy.graph.load import find_input_output, read_integer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,13 +118,10 @@ def expose_nchw(model: ModelProto) -> None:
     inner_input, inner_output = _detach(model, source, target, "nhwc")
     _permute(source, _TO_NCHW)
     _permute(target, _TO_NCHW)
-    _add_around(
-        model,
-        [_node("Transpose", [source.name], inner_input, perm=_TO_NHWC)],
-        [_node("Transpose", [inner_output], target.name, perm=_TO_NCHW)],
-    )
-    for node in (model.graph.node[0], model.graph.node[-1]):
-        node.name = PROBE_NAME
+    first = _node("Transpose", [source.name], inner_input, perm=_TO_NHWC)
+    last = _node("Transpose", [inner_output], target.name, perm=_TO_NCHW)
+    first.name = last.name = PROBE_NAME
+    set_nodes(model.graph, [first, *model.graph.node, last])
 
 
 def find_io_conversions(model: ModelProto) -> list[NodeProto]:
@@ -166,7 +164,7 @@ def _use_fp16(model: ModelProto, source: ValueInfoProto, target: ValueInfoProto)
     if _is_cast(writer, TensorProto.FLOAT) and writer.input[0] in halves and not read_again:
         _remove_nodes(model, [writer], {writer.input[0]: target.name})
         last = []
-    _add_around(model, first, last)
+    set_nodes(model.graph, [*first, *model.graph.node, *last])
 
 
 def _find_halves(model: ModelProto) -> set[str]:
@@ -178,16 +176,13 @@ def _find_halves(model: ModelProto) -> set[str]:
 
 
 def _is_cast(node: NodeProto, kind: int) -> bool:
-    return node.op_type == "Cast" and any(entry.name == "to" and entry.i == kind for entry in node.attribute)
+    return node.op_type == "Cast" and read_integer(node, "to", 0) == kind
 
 
 def _remove_nodes(model: ModelProto, removed: list[NodeProto], renamed: dict[str, str]) -> None:
-    graph = model.graph
     for node in removed:
-        graph.node.remove(node)
-    for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
+        model.graph.node.remove(node)
+    rename_tensors(model.graph.node, renamed)
 
 
 def _use_integers(model: ModelProto, source: ValueInfoProto, target: ValueInfoProto, io_dtype: IoDtype) -> None:
@@ -219,29 +214,16 @@ def _use_integers(model: ModelProto, source: ValueInfoProto, target: ValueInfoPr
         _node("Transpose", [f"{sr}_rounded"], f"{sr}_nhwc", perm=_TO_NHWC),
         _node("Cast", [f"{sr}_nhwc"], sr, to=kind),
     ]
-    _add_around(model, first, last)
+    set_nodes(model.graph, [*first, *model.graph.node, *last])
 
 
 def _detach(model: ModelProto, source: ValueInfoProto, target: ValueInfoProto, suffix: str) -> tuple[str, str]:
     """Part the nodes from input and output: new names for what the first ones read and the last one wrote."""
-    graph = model.graph
-    taken = {name for node in graph.node for name in (*node.input, *node.output)}
-    inner = {}
-    for value in (source, target):
-        name = f"{value.name}_{suffix}"
-        while name in taken:
-            name += "_"
-        inner[value.name] = name
-    for node in graph.node:
-        node.input[:] = [inner.get(name, name) for name in node.input]
-        node.output[:] = [inner.get(name, name) for name in node.output]
+    nodes = model.graph.node
+    taken = {name for node in nodes for name in (*node.input, *node.output)}
+    inner = {value.name: take_name(f"{value.name}_{suffix}", taken) for value in (source, target)}
+    rename_tensors(nodes, inner)
     return inner[source.name], inner[target.name]
-
-
-def _add_around(model: ModelProto, first: list[NodeProto], last: list[NodeProto]) -> None:
-    body = [type(node).FromString(node.SerializeToString()) for node in model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend([*first, *body, *last])
 
 
 def _node(operator: str, inputs: list[str], output: str, **attributes: int | tuple[int, ...]) -> NodeProto:
@@ -254,7 +236,7 @@ def _permute(value: ValueInfoProto, order: tuple[int, ...]) -> None:
     shape = value.type.tensor_type.shape
     if not shape.dim:
         return
-    dims = [type(shape.dim[axis]).FromString(shape.dim[axis].SerializeToString()) for axis in order]
+    dims = [shape.dim[axis] for axis in order]
     del shape.dim[:]
     shape.dim.extend(dims)
 

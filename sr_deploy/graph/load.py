@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.errors import GraphError, SrDeployError
 from sr_deploy.files import require_file
-from sr_deploy.graph.attention import is_attention, write_out_attention
-from sr_deploy.graph.check import MAX_NODES, check_model
+from sr_deploy.graph.attention import write_out_attention
+from sr_deploy.graph.check import MAX_NODES, OWN_DOMAINS, check_model, is_operator
 from sr_deploy.graph.external import check_external
 from sr_deploy.graph.order import walk_nodes
 from sr_deploy.graph.wire import check_wire
@@ -121,7 +122,9 @@ def read_without_attention(path: Path) -> bytes | None:
     """
     with holding_errors(path):
         found = _parse(_read_content(path))
-        if not any(is_attention(node) for part in (found.graph, *found.functions) for node in walk_nodes(part)):
+        if not any(
+            is_operator(node, "Attention") for part in (found.graph, *found.functions) for node in walk_nodes(part)
+        ):
             return None
     content: bytes = load_whole_model(path).SerializeToString()
     return content
@@ -165,7 +168,7 @@ def infer_types(model: ModelProto, *, stated: bool = True) -> dict[str, int]:
     """
     from onnx import shape_inference
 
-    probe = strip_weights(type(model).FromString(model.SerializeToString()))
+    probe = strip_weights(copy.deepcopy(model))
     if not stated:
         del probe.graph.value_info[:]
     graph = shape_inference.infer_shapes(probe).graph
@@ -182,7 +185,7 @@ def name_of(node: NodeProto) -> str:
 
 def opset_of(model: ModelProto) -> int:
     """Version of ONNX's own operator set that the model uses; 0 if it uses none."""
-    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in OWN_DOMAINS), 0)
 
 
 def read_integers(node: NodeProto, name: str, default: tuple[int, ...]) -> tuple[int, ...]:

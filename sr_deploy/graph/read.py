@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def describe_layers(model: Path | ModelProto, shape: tuple[int, int, int]) -> tu
     if isinstance(model, Path):
         path, probe = model, load_model(model)
     else:
-        path, probe = Path("the graph"), type(model).FromString(model.SerializeToString())
+        path, probe = Path("the graph"), copy.deepcopy(model)
     with holding_errors(path):
         info = read_model(path, probe, from_file=isinstance(model, Path))
         return _describe_layers(path, probe, info, shape)

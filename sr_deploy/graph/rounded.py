@@ -6,19 +6,21 @@ such convolution at all. It keeps Casts that are in the graph. Sums inside a lay
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from sr_deploy.errors import GraphError
+from sr_deploy.graph.change import set_nodes
 from sr_deploy.graph.load import infer_types
+from sr_deploy.graph.widen import FLOAT16_TYPES, widen_attributes, widen_tensor
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto
+    from onnx import ModelProto, NodeProto
 
 ROUNDED = "round-results"
 """What certificates call it, among rewrites."""
 
 _FLOAT = 1
-_FLOAT16_TYPES = (10, 16)
 # They hand on numbers that are rounded already, or integers that a convolution takes as they are.
 _MOVES = frozenset(
     {
@@ -52,22 +54,22 @@ def insert_rounding(model: ModelProto) -> None:
     types = infer_types(model)
     io_names = {value.name for value in (*graph.input, *graph.output)}
     for tensor in graph.initializer:
-        _widen(tensor)
+        widen_tensor(tensor)
     nodes: list[NodeProto] = []
     renamed: dict[str, str] = {}
     for name in [value.name for value in graph.input]:
-        if types.get(name) in _FLOAT16_TYPES:
+        if types.get(name) in FLOAT16_TYPES:
             renamed[name] = f"{name}.wide"
             nodes.append(_cast(name, renamed[name], _FLOAT))
     for node in graph.node:
-        copied = type(node).FromString(node.SerializeToString())
+        copied = copy.deepcopy(node)
         copied.input[:] = [renamed.get(name, name) for name in copied.input]
-        _widen_attributes(copied)
+        widen_attributes(copied)
         nodes.append(copied)
         for position, name in enumerate(node.output):
             if name and name not in types:
                 raise GraphError(f"the type of tensor {name!r} cannot be inferred, so it cannot be rounded")
-            if not name or types[name] not in _FLOAT16_TYPES:
+            if not name or types[name] not in FLOAT16_TYPES:
                 continue
             if node.op_type in _MOVES and name not in io_names:
                 continue
@@ -75,26 +77,8 @@ def insert_rounding(model: ModelProto) -> None:
             copied.output[position] = exact
             wide = renamed[name] = f"{name}.wide" if name in io_names else name
             nodes += [_cast(exact, narrow, types[name]), _cast(narrow, wide, _FLOAT)]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, nodes)
     del graph.value_info[:]
-
-
-def _widen(tensor: TensorProto) -> None:
-    import numpy as np
-    from onnx import numpy_helper
-
-    if tensor.data_type in _FLOAT16_TYPES:
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), name))
-
-
-def _widen_attributes(node: NodeProto) -> None:
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            _widen(attribute.t)
-        elif attribute.name in ("to", "dtype") and attribute.i in _FLOAT16_TYPES:
-            attribute.i = _FLOAT
 
 
 def _cast(source: str, target: str, kind: int) -> NodeProto:

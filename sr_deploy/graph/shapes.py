@@ -7,7 +7,6 @@ the memory with values of tensors that a file of 300 bytes asks for.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sr_deploy.graph.arithmetic import SMALL_RESULT, divides_by_zero, evaluate_node
-from sr_deploy.graph.check import OWN_DOMAINS
+from sr_deploy.graph.check import find_schema, is_operator
 from sr_deploy.graph.load import opset_of, read_integers, read_text
 from sr_deploy.graph.order import names_read_inside
 from sr_deploy.graph.tensors import count_elements, is_outside
@@ -23,7 +22,6 @@ from sr_deploy.graph.tensors import count_elements, is_outside
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto, TensorProto, TypeProto
-    from onnx.defs import OpSchema
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class _Inference:
         if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].HasField("t"):
             self._enter_tensor(node.output[0], node.attribute[0].t)
             return
-        if node.op_type == "If" and node.domain in OWN_DOMAINS:
+        if is_operator(node, "If"):
             self._add_branches(node)
             return
         if self.division is None and divides_by_zero(node, self.constants):
@@ -167,7 +165,7 @@ class _Inference:
     def _infer(self, node: NodeProto) -> dict[str, TypeProto]:
         from onnx import checker, shape_inference
 
-        schema = _read_schema(node.op_type, self._opset) if node.domain in OWN_DOMAINS else None
+        schema = find_schema(node.op_type, self._opset) if is_operator(node) else None
         if schema is None or any(name and name not in self.types for name in node.input):
             return {}
         if node.op_type == "Pad" and self._mirrors_too_far(node):
@@ -203,13 +201,6 @@ class _Inference:
 def _is_impossible(kind: TypeProto) -> bool:
     """Whether a side is negative, as of a convolution whose window is larger than its input."""
     return any(dim.dim_value < 0 for dim in kind.tensor_type.shape.dim)
-
-
-@functools.cache
-def _read_schema(op_type: str, opset: int) -> OpSchema | None:
-    from onnx import defs
-
-    return defs.get_schema(op_type, opset, "") if defs.has(op_type, opset, "") else None
 
 
 def _read_inside(node: NodeProto) -> Iterable[str]:

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
+from sr_deploy.graph.check import is_operator
 from sr_deploy.graph.load import find_input_output, name_of, read_integer
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, NodeProto
 
 _LOOKED_THROUGH = ("Cast", "QuantizeLinear", "DequantizeLinear", "Identity")
-_OWN_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class GraphView:
         if tensor is not None:
             return np.asarray(numpy_helper.to_array(tensor))
         node = self._producers.get(name)
-        if node is None or node.op_type != "Constant" or node.domain not in _OWN_DOMAINS:
+        if node is None or not is_operator(node, "Constant"):
             return None
         for attribute in node.attribute:
             value = read_attribute(attribute)
@@ -131,7 +131,7 @@ class GraphView:
 
 
 def _is_seen_through(node: NodeProto, *more: str) -> bool:
-    return node.op_type in (*_LOOKED_THROUGH, *more) and node.domain in _OWN_DOMAINS
+    return is_operator(node, *_LOOKED_THROUGH, *more)
 
 
 def read_attribute(attribute: AttributeProto) -> NDArray[np.generic] | str:
@@ -197,7 +197,7 @@ def list_wiring(reference: GraphView, candidate: GraphView, alignment: Alignment
 
 
 def _operator(node: NodeProto) -> tuple[str, str]:
-    return "" if node.domain in _OWN_DOMAINS else node.domain, node.op_type
+    return "" if is_operator(node) else node.domain, node.op_type
 
 
 def _order_like(nodes: list[NodeProto], others: list[NodeProto]) -> list[NodeProto]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -171,7 +172,7 @@ def _run_marked(model: ModelProto, names: Sequence[str], lr_NCHW: NDArray[np.flo
 
     reference, asked = get_reference("graph"), list(dict.fromkeys(names))
     assert reference.open_graph is not None
-    marked = modify_outputs(type(model).FromString(model.SerializeToString()), outputs=asked)
+    marked = modify_outputs(copy.deepcopy(model), outputs=asked)
     source, _ = find_input_output("the graph", model)
     dtype: Dtype = DTYPES.get(source.type.tensor_type.elem_type, "float32")
     try:

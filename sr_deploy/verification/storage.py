@@ -7,6 +7,7 @@ type that cannot hold it and no quantization that the reader does not ask for.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -70,7 +71,7 @@ def plan_storage(
     float_type = _TYPES[rest if precision in QUANTIZED else precision]
     held: set[str] = set()
     if float_type != _FLOAT:
-        copied = type(reference).FromString(reference.SerializeToString())
+        copied = copy.deepcopy(reference)
         regions = Regions.find(copied, planned_fp32, "the FP32 graph")
         held = {name for node in copied.graph.node if regions.holds(node) for name in node.output}
         held |= {name for node in find_io_conversions(reference) for name in node.output}

@@ -21,6 +21,7 @@ from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.errors import GraphError
 from sr_deploy.export.cleanup import clean_graph
 from sr_deploy.export.onnx_export import INPUT_NAME, OPSET, OUTPUT_NAME, describe_graph, set_metadata
+from sr_deploy.graph.change import rename_tensors
 
 if TYPE_CHECKING:
     import onnx
@@ -85,9 +86,8 @@ class _Writer(TorchFunctionMode):
     def end(self, result: torch.Tensor) -> None:
         """Let the graph's output be this result."""
         name = self.names.get(id(result))
-        for node in self.nodes:
-            for names in (node.input, node.output):
-                names[:] = [OUTPUT_NAME if one == name else one for one in names]
+        if name is not None:
+            rename_tensors(self.nodes, {name: OUTPUT_NAME})
 
     def _note(
         self, func: Callable[..., Any], result: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]

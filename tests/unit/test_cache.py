@@ -21,10 +21,23 @@ def homeless(monkeypatch):
     for name in ("SR_DEPLOY_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
 
-    def fail(_path):
-        raise RuntimeError("Could not determine home directory.")
+    def fail(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
 
-    monkeypatch.setattr("pathlib.Path.expanduser", fail)
+    monkeypatch.setattr("pwd.getpwuid", fail)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders")
+def test_the_folder_is_that_of_the_variables_or_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/users/ada")
+    for name, folder in (
+        ("", "/users/ada/.cache/sr-deploy"),
+        ("XDG_CACHE_HOME", "/caches/sr-deploy"),
+        ("SR_DEPLOY_CACHE", "/caches"),
+    ):
+        for variable in ("XDG_CACHE_HOME", "SR_DEPLOY_CACHE"):
+            monkeypatch.setenv(variable, "/caches" if variable == name else "")
+        assert str(cache_folder()) == folder
 
 
 def test_without_a_home_nothing_is_kept_and_a_note_says_so(homeless):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
-from sr_deploy.export.int8.execute import open_graph
+from sr_deploy.export.int8.execute import add_node, give_out, open_graph
 from sr_deploy.export.int8.formats import FORMATS
 from sr_deploy.export.int8.insert import QuantizedConv, choose_scale, insert_quantization, quantize_weight
 from sr_deploy.export.int8.joins import group_by_step
@@ -57,20 +58,16 @@ def measure_ranges(
 
 def _watch(model: onnx.ModelProto, ranges: Mapping[str, Range], inputs: Inputs, engine: str, *, whole: bool) -> None:
     """Run the float graph with feature maps (`whole`) or their greatest magnitudes as outputs."""
-    import onnx
-
-    watched = copy_model(model)
+    watched = copy.deepcopy(model)
     outputs = {}
     for name in ranges:
         outputs[name] = f"{name}.watched"
         if whole:
-            watched.graph.node.append(onnx.helper.make_node("Identity", [name], [outputs[name]]))
+            add_node(watched.graph, "Identity", [name], outputs[name])
         else:
-            watched.graph.node.append(onnx.helper.make_node("Abs", [name], [f"{name}.magnitude"]))
-            watched.graph.node.append(
-                onnx.helper.make_node("ReduceMax", [f"{name}.magnitude"], [outputs[name]], keepdims=0)
-            )
-        watched.graph.output.append(onnx.helper.make_tensor_value_info(outputs[name], onnx.TensorProto.FLOAT, None))
+            add_node(watched.graph, "Abs", [name], f"{name}.magnitude")
+            add_node(watched.graph, "ReduceMax", [f"{name}.magnitude"], outputs[name], keepdims=0)
+        give_out(watched.graph, outputs[name])
     run = open_graph(watched, engine)
     for lr in inputs():
         results = run(lr)
@@ -127,25 +124,19 @@ def measure_shifts(
     """
     import onnx
 
-    twin = copy_model(model)
+    twin = copy.deepcopy(model)
     insert_quantization(twin, layers)
     fed_by_floats = _feed_with_floats(model, twin, layers)
-    axes = onnx.numpy_helper.from_array(np.array([0, 2, 3], np.int64), "shift.axes")
-    fed_by_floats.graph.initializer.append(axes)
+    graph = fed_by_floats.graph
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 2, 3], np.int64), "shift.axes"))
     outputs = {}
     for node in model.graph.node:
         if node.name in layers:
             outputs[node.name] = f"{node.output[0]}.shift"
             difference = f"{node.output[0]}.difference"
-            fed_by_floats.graph.node.append(
-                onnx.helper.make_node("Sub", [node.output[0], f"{node.output[0]}.twin"], [difference])
-            )
-            fed_by_floats.graph.node.append(
-                onnx.helper.make_node("ReduceMean", [difference, "shift.axes"], [outputs[node.name]], keepdims=0)
-            )
-            fed_by_floats.graph.output.append(
-                onnx.helper.make_tensor_value_info(outputs[node.name], onnx.TensorProto.FLOAT, None)
-            )
+            add_node(graph, "Sub", [node.output[0], f"{node.output[0]}.twin"], difference)
+            add_node(graph, "ReduceMean", [difference, "shift.axes"], outputs[node.name], keepdims=0)
+            give_out(graph, outputs[node.name])
     run = open_graph(fed_by_floats, engine)
     sums: dict[str, NDArray[np.float64]] = {}
     count = 0
@@ -161,7 +152,7 @@ def _feed_with_floats(
     model: onnx.ModelProto, quantized: onnx.ModelProto, layers: Mapping[str, QuantizedConv]
 ) -> onnx.ModelProto:
     """The float graph, and beside each of its convolutions the quantized one on the same input, named `*.twin`."""
-    both = copy_model(model)
+    both = copy.deepcopy(model)
     known = {tensor.name for tensor in both.graph.initializer}
     added = {node.name for node in quantized.graph.node} - {node.name for node in model.graph.node}
     both.graph.initializer.extend(tensor for tensor in quantized.graph.initializer if tensor.name not in known)
@@ -185,10 +176,3 @@ def correct_biases(
         bias = np.zeros(len(layer.weight), np.float32) if layer.bias is None else layer.bias
         corrected[name] = QuantizedConv(layer.input_scale, layer.weight, layer.weight_scale, bias + shifts[name])
     return corrected
-
-
-def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that may be changed."""
-    copied = type(model)()
-    copied.CopyFrom(model)
-    return copied

@@ -14,6 +14,7 @@ channel anyway (Nagel et al. 2019; Xiao et al. 2022):
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
-from sr_deploy.export.int8.calibration import Inputs, copy_model
-from sr_deploy.export.int8.execute import open_graph
+from sr_deploy.export.int8.calibration import Inputs
+from sr_deploy.export.int8.execute import add_node, give_out, open_graph
 from sr_deploy.export.int8.placement import Placement
+from sr_deploy.graph.load import read_integer
 
 if TYPE_CHECKING:
     import onnx
@@ -57,19 +59,13 @@ def find_factors(model: onnx.ModelProto, placement: Placement, inputs: Inputs, e
     links = [link for link in _find_links(model.graph) if link.data in {one.data for one in placement.candidates}]
     if not links:
         return {}
-    watched = copy_model(model)
+    watched = copy.deepcopy(model)
     watched.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 2, 3], np.int64), "channel.axes"))
     for link in links:
-        nodes = (
-            onnx.helper.make_node("Abs", [link.data], [f"{link.data}.magnitude"]),
-            onnx.helper.make_node(
-                "ReduceMax", [f"{link.data}.magnitude", "channel.axes"], [f"{link.data}.channels"], keepdims=0
-            ),
-        )
-        watched.graph.node.extend(nodes)
-        watched.graph.output.append(
-            onnx.helper.make_tensor_value_info(f"{link.data}.channels", onnx.TensorProto.FLOAT, None)
-        )
+        magnitude, channels = f"{link.data}.magnitude", f"{link.data}.channels"
+        add_node(watched.graph, "Abs", [link.data], magnitude)
+        add_node(watched.graph, "ReduceMax", [magnitude, "channel.axes"], channels, keepdims=0)
+        give_out(watched.graph, channels)
     run = open_graph(watched, engine)
     greatest: dict[str, NDArray[np.float32]] = {}
     for lr in inputs():
@@ -109,7 +105,7 @@ def apply_factors(model: onnx.ModelProto, factors: Mapping[str, Sequence[float]]
     Raises:
         GraphError: a feature map has another number of channels, or a factor is not positive.
     """
-    equal = copy_model(model)
+    equal = copy.deepcopy(model)
     tensors = {tensor.name: tensor for tensor in equal.graph.initializer}
     for link in _find_links(equal.graph):
         values = factors.get(link.data)
@@ -142,9 +138,8 @@ def _find_links(graph: onnx.GraphProto) -> list[_Link]:
         """A convolution in one group whose numbers are constants of its own."""
         if conv is None or conv.op_type != "Conv":
             return False
-        group = next((entry.i for entry in conv.attribute if entry.name == "group"), 1)
-        own = [name for name in conv.input[1:] if name]
-        return group == 1 and all(name in constants and len(readers[name]) == 1 for name in own)
+        alone = all(name in constants and len(readers[name]) == 1 for name in conv.input[1:] if name)
+        return alone and read_integer(conv, "group", 1) == 1
 
     links = []
     for after in graph.node:

@@ -56,6 +56,21 @@ def open_graph(model: onnx.ModelProto, engine: str | None = None, *, optimize: b
     return lambda lr_NCHW: graph.run({source: lr_NCHW})
 
 
+def add_node(graph: onnx.GraphProto, operator: str, inputs: list[str], result: str, **attributes: int) -> None:
+    """Append a node that measures something; `graph` is a copy that nobody keeps."""
+    import onnx
+
+    node = onnx.helper.make_node(operator, inputs, [result], f"probe.{result}", **attributes)  # type: ignore[arg-type]
+    graph.node.append(node)
+
+
+def give_out(graph: onnx.GraphProto, name: str) -> None:
+    """Let an FP32 tensor be an output of the graph too."""
+    import onnx
+
+    graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+
+
 def _threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(usable_cores(), int(asked)) if asked.isdecimal() and int(asked) > 0 else usable_cores()

@@ -14,6 +14,7 @@ Scales are numbers that FP16 holds, so that the same arithmetic stands in an FP1
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from sr_deploy.errors import GraphError
 from sr_deploy.export.int8.formats import FORMATS, INT8, NumberFormat, find_format
 from sr_deploy.export.int8.joins import list_joined
+from sr_deploy.graph.change import set_nodes, sort_constants
 
 if TYPE_CHECKING:
     import onnx
@@ -152,8 +154,7 @@ class _Inserter:
             self._add("QuantizeLinear", [data, self._scale_of(scale), self._zero], result)
             return result
         parts = list_joined(join)
-        whole = type(join)()
-        whole.CopyFrom(join)
+        whole = copy.deepcopy(join)
         whole.name, whole.output[0] = f"{join.op_type}.{result}", result
         for place, part in enumerate(parts):
             whole.input[place] = self._quantize(part, scale)
@@ -198,12 +199,6 @@ class _Inserter:
             if node.output[0] not in self._joins or node.output[0] in read:
                 read.update(node.input)
                 nodes.append(node)
-        copies = [type(node).FromString(node.SerializeToString()) for node in reversed(nodes)]
-        del self._graph.node[:]
-        self._graph.node.extend(copies)
+        set_nodes(self._graph, reversed(nodes))
         del self._graph.value_info[:]
-        used = {name for node in copies for name in node.input}
-        kept = sorted((one for one in self._graph.initializer if one.name in used), key=lambda one: one.name)
-        stored = [type(tensor).FromString(tensor.SerializeToString()) for tensor in kept]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(stored)
+        sort_constants(self._graph)

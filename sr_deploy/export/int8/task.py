@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -96,8 +97,7 @@ class QuantizationTask:
 
     def quantize(self, layers: Layers) -> onnx.ModelProto:
         """The graph with these convolutions quantized and the rest in FP32."""
-        model = type(self.model)()
-        model.CopyFrom(self.model)
+        model = copy.deepcopy(self.model)
         insert_quantization(model, layers)
         return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -150,7 +151,7 @@ def _chosen(options: RewriteOptions) -> Iterator[tuple[str, Callable[[EditableGr
 def measure_graph(model: onnx.ModelProto) -> GraphSize:
     """Nodes, multiply-adds and bytes of a graph with one image in and one out."""
     nodes = len(model.graph.node)
-    skeleton = _copy_without_weights(model)
+    skeleton = strip_weights(copy.deepcopy(model))
     try:
         source, _ = find_input_output("the graph", skeleton)
         dims = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
@@ -164,9 +165,3 @@ def measure_graph(model: onnx.ModelProto) -> GraphSize:
     except GraphError:
         return GraphSize(nodes, None, None)
     return GraphSize(nodes, float(products), (moved.bytes_read + moved.bytes_written) / pixels)
-
-
-def _copy_without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    return strip_weights(copied)

@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from sr_deploy.graph.check import is_operator
 from sr_deploy.graph.load import read_integer
-from sr_deploy.graph.rewrite.edit import EditableGraph, is_operator
+from sr_deploy.graph.rewrite.edit import EditableGraph
 from sr_deploy.graph.rewrite.patterns import Conv, make_node, read_conv, write_conv
 from sr_deploy.graph.rewrite.spatial_dims import count_channels
 

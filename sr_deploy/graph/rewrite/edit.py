@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,7 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from sr_deploy.graph.check import OWN_DOMAINS
+from sr_deploy.graph.change import set_nodes
+from sr_deploy.graph.check import is_operator
 from sr_deploy.graph.order import inner_graphs, names_read_inside, sort_nodes
 
 Array = NDArray[np.generic]
@@ -30,7 +32,7 @@ class EditableGraph:
         # Both are filled by `spatial_dims`: replacing nodes does not change the shapes of tensors.
         self.channels: dict[str, int | None] = {}
         self.spatial_multiples: dict[tuple[str, int], bool] = {}
-        self.nodes: list[onnx.NodeProto] = [_copy_node(node) for node in model.graph.node]
+        self.nodes: list[onnx.NodeProto] = [copy.deepcopy(node) for node in model.graph.node]
         self._outputs = {value.name for value in model.graph.output}
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._added: dict[str, Array] = {}
@@ -167,10 +169,8 @@ class EditableGraph:
         """
         graph = self.model.graph
         self.tidy()
-        ordered = self.nodes
-        del graph.node[:]
-        graph.node.extend(ordered)
-        used = {name for node in ordered for name in (*node.input, *names_read_inside(node))} | self._outputs
+        set_nodes(graph, self.nodes)
+        used = {name for node in self.nodes for name in (*node.input, *names_read_inside(node))} | self._outputs
         unused = {tensor.name for tensor in graph.initializer} - used
         # In place: to take all out and put them back would copy every weight.
         for place in reversed(range(len(graph.initializer))):
@@ -185,7 +185,7 @@ class EditableGraph:
         for place in reversed(range(len(graph.input))):
             if graph.input[place].name in unused:
                 del graph.input[place]
-        made = {name for node in ordered for name in node.output}
+        made = {name for node in self.nodes for name in node.output}
         for place in reversed(range(len(graph.value_info))):
             if graph.value_info[place].name not in made:
                 del graph.value_info[place]
@@ -203,11 +203,6 @@ class EditableGraph:
         self._index()
 
 
-def is_operator(node: onnx.NodeProto, *op_types: str) -> bool:
-    """Whether the node is one of ONNX's own operators of these types; any of them where none is named."""
-    return node.domain in OWN_DOMAINS and (not op_types or node.op_type in op_types)
-
-
 def _to_array(tensor: onnx.TensorProto) -> Array | None:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return None
@@ -222,9 +217,3 @@ def _all_names(graph: onnx.GraphProto) -> set[str]:
         for inner in inner_graphs(node):
             names |= _all_names(inner)
     return names
-
-
-def _copy_node(node: onnx.NodeProto) -> onnx.NodeProto:
-    copied = onnx.NodeProto()
-    copied.CopyFrom(node)
-    return copied
