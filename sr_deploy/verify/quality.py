@@ -6,7 +6,7 @@ No network here: what enlarges is handed in as a function, and so is LPIPS.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,9 @@ from sr_deploy.errors import ShapeError
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
 from sr_deploy.measure.niqe import niqe
-from sr_deploy.measure.quality import psnr, score_pair
+from sr_deploy.measure.quality import EQUAL_DB, Scores, psnr, score_pair
 from sr_deploy.verify.pairs import Pair
 
-EQUAL_DB = 100.0
-"""Stands for the infinite PSNR of equal pictures, as JSON has no infinity and a mean would be lost."""
 MAX_CROPS = 6
 """Rows of the picture of the worst crops."""
 _CROP_SIDE = 176
@@ -31,17 +29,9 @@ Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 """Of two pictures of one shape, H x W x C, 8 bit."""
 
 
-class ImageScores(Document):
+class ImageScores(Scores):
     """Quality of one enlarged picture, or the mean of many. `scale` pixels are left out at each border throughout."""
 
-    psnr_y: float
-    """On BT.601 luma, in dB, at most 100 (which stands for equal)."""
-    ssim_y: float
-    """SSIM on luma, 0 to 1."""
-    psnr_rgb: float
-    """On the three channels, in dB, at most 100."""
-    ssim_rgb: float
-    """Mean over the three channels."""
     niqe: float | None = None
     """Lower is better; None: not asked for, or the picture is too small or too flat; a mean leaves such ones out."""
     lpips: float | None = None
@@ -123,10 +113,9 @@ def draw_worst_crops(crops: Iterable[WorstCrop]) -> NDArray[np.uint8]:
 def _score(
     sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, *, with_niqe: bool, lpips: Distance | None
 ) -> ImageScores:
-    figures = {name: float(value) for name, value in asdict(score_pair(sr, hr, scale)).items()}
     inner = slice(scale, -scale)
     return ImageScores(
-        **{name: min(value, EQUAL_DB) for name, value in figures.items()},
+        **score_pair(sr, hr, scale).model_dump(),
         niqe=_try_niqe(sr, scale) if with_niqe else None,
         lpips=lpips(sr[inner, inner], hr[inner, inner]) if lpips is not None else None,
     )
