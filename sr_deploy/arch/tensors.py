@@ -69,6 +69,24 @@ class TensorFile:
         require_sizes(found.values())
         return {key: to_fp32(key, tensor) for key, tensor in load_tensors(self.stream, found).items()}
 
+    def load_published(self, expected: Shapes, title: str, published: str) -> dict[str, Tensor]:
+        """Read the tensors of a network in a published file, under their keys; others are left aside.
+
+        Args:
+            expected: what the network has.
+            title: the network, for errors.
+            published: the file that has it, for errors.
+
+        Raises:
+            CheckpointError: as `load`, or a tensor is missing or of another shape; the first of them is named.
+        """
+        shapes = self.shapes
+        try:
+            check_shapes({key: shapes[key] for key in expected if key in shapes}, expected, title)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; give {published} (this file begins with {list_keys(shapes)})") from error
+        return self.load({key: key for key in expected})
+
 
 @contextlib.contextmanager
 def naming_file(path: Path) -> Iterator[None]:

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.arch.tensors import check_shapes, list_keys, open_tensors, shapes_of
-from sr_deploy.errors import CheckpointError, InputError
+from sr_deploy.arch.tensors import open_tensors, shapes_of
+from sr_deploy.errors import InputError
 
 VGG19_FILE = "vgg19-dcbc9e9d.pth"
 VGG19_URL = f"https://download.pytorch.org/models/{VGG19_FILE}"
@@ -99,14 +99,7 @@ def load_vgg19(path: Path, deepest: str = "conv5_4") -> dict[str, Tensor]:
     with torch.device("meta"):
         expected = shapes_of(Vgg19Features([deepest]).state_dict())
     with open_tensors(path, "VGG19's weights") as file:
-        shapes = file.shapes
-        try:
-            check_shapes({key: shapes[key] for key in expected if key in shapes}, expected, "VGG19")
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{error}; give torchvision's {VGG19_FILE} (this file begins with {list_keys(shapes)})"
-            ) from error
-        return file.load({key: key for key in expected})
+        return file.load_published(expected, "VGG19", f"torchvision's {VGG19_FILE}")
 
 
 def looks_like_vgg(shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -62,6 +62,24 @@ def show_name(result: BenchResult) -> str:
     return result.candidate if result.device == "cpu" else f"{result.candidate} {result.device}"
 
 
+def show_cells(result: BenchResult, baseline: str) -> dict[str, str]:
+    """Every figure of a candidate, by the name of its column."""
+    return {
+        "candidate": show_name(result),
+        "inference": show_time(result),
+        "p95": show_milliseconds(result.p95_ms),
+        "p99": show_milliseconds(result.p99_ms),
+        "file to file": show_milliseconds(result.end_to_end.median_ms),
+        "images/s": show_figure(result.images_per_second),
+        "Mpx/s out": show_figure(result.output_megapixels_per_second),
+        "speed-up": show_speedup(result, baseline),
+        "roofline": show_share(result),
+        "peak memory": show_memory(result),
+        "cold start": show_milliseconds(result.cold_start.total_ms),
+        "parity": show_parity(result),
+    }
+
+
 def describe_report(report: BenchReport) -> list[str]:
     """What a reader of the figures has to know to judge them, and what is missing from them."""
     machine = report.machine
@@ -182,23 +200,10 @@ def _to_markdown(line: str) -> str:
 
 def make_markdown_table(report: BenchReport, shape: str) -> list[str]:
     """The lines of one shape's table."""
-    header = (
-        *("candidate", "inference", "p95", "p99", "file to file", "images/s", "Mpx/s out"),
-        *(f"against {report.baseline}", "of the roofline", "peak memory", "cold start"),
-        f"parity with {report.reference}",
-    )
-    rows = [
-        (
-            *(show_name(result), show_time(result)),
-            *(show_milliseconds(result.p95_ms), show_milliseconds(result.p99_ms)),
-            *(show_milliseconds(result.end_to_end.median_ms), show_figure(result.images_per_second)),
-            *(show_figure(result.output_megapixels_per_second), show_speedup(result, report.baseline)),
-            *(show_share(result), show_memory(result)),
-            *(show_milliseconds(result.cold_start.total_ms), show_parity(result)),
-        )
-        for result in report.results_of(shape)
-    ]
-    return _lay_out(header, rows)
+    rows = [show_cells(result, report.baseline) for result in report.results_of(shape)]
+    longer = {"roofline": "of the roofline", "speed-up": f"against {report.baseline}"}
+    longer["parity"] = f"parity with {report.reference}"
+    return _lay_out([longer.get(name, name) for name in rows[0]], [list(row.values()) for row in rows])
 
 
 def _lay_out(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

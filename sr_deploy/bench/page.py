@@ -7,13 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from sr_deploy.bench.documents import (
     describe_report,
     device_table,
+    show_cells,
     show_figure,
     show_memory,
-    show_milliseconds,
-    show_name,
-    show_parity,
     show_share,
-    show_speedup,
     show_time,
 )
 from sr_deploy.bench.report import BenchReport, BenchResult
@@ -56,16 +53,11 @@ def _show_tables(report: BenchReport) -> Iterator[str]:
 
 
 def _cells(result: BenchResult, baseline: str) -> list[str]:
-    parity = escape(show_parity(result))
-    before = (
-        *(show_name(result), show_time(result)),
-        f"{show_milliseconds(result.p95_ms)} / {show_milliseconds(result.p99_ms)}",
-        *(show_milliseconds(result.end_to_end.median_ms), show_figure(result.images_per_second)),
-        *(show_figure(result.output_megapixels_per_second), show_speedup(result, baseline)),
-    )
-    after = (show_share(result), show_memory(result), show_milliseconds(result.cold_start.total_ms))
-    shown = parity if result.parity.verified else f'<span class="bad">{parity}</span>'
-    return [*map(escape, before), shown, *map(escape, after)]
+    cells = {name: escape(text) for name, text in show_cells(result, baseline).items()}
+    cells["p95 / p99"] = f"{cells['p95']} / {cells['p99']}"
+    if not result.parity.verified:
+        cells["parity"] = f'<span class="bad">{cells["parity"]}</span>'
+    return [cells[name] for name in _HEADER]
 
 
 def _show_curves(report: BenchReport) -> Iterator[str]:

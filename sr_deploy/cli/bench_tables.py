@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from sr_deploy.bench.compare import BenchComparison, Change
-    from sr_deploy.bench.report import BenchReport, BenchResult
+    from sr_deploy.bench.report import BenchReport
 
 _WIDE = 115
 """Columns of a terminal that the whole table needs."""
+_NARROW = {
+    "candidate": "candidate",
+    "inference": "inference",
+    "Mpx/s out": "Mpx/s",
+    "speed-up": "speed-up",
+    "peak memory": "memory",
+    "parity": "parity",
+}
+"""Columns of `show_cells` that any terminal gets, with their headings here."""
+_MORE = {"p95": "p95", "file to file": "files", "images/s": "images/s", "roofline": "roof", "cold start": "start"}
 
 
 def make_tables(report: BenchReport, width: int) -> list[Table]:
@@ -19,56 +30,30 @@ def make_tables(report: BenchReport, width: int) -> list[Table]:
 
     A terminal with fewer columns than `_WIDE` gets the most important ones.
     """
-    from rich.table import Table
+    from sr_deploy.bench.documents import device_table, show_cells
 
+    headings = _NARROW if width < _WIDE else _NARROW | _MORE
     tables = []
     for run in report.runs:
-        table = Table(title=f"{report.model} x{report.scale}, input {run.shape}", title_justify="left", padding=0)
-        rows = [_cells(result, report.baseline) for result in report.results_of(run.shape)]
-        for name, (_, narrow) in rows[0].items():
-            if narrow or width >= _WIDE:
-                table.add_column(name, justify="left" if name == "candidate" else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*(text for text, narrow in row.values() if narrow or width >= _WIDE))
-        tables.append(table)
-        tables += _make_device_table(report, run.shape)
+        rows = [show_cells(result, report.baseline) for result in report.results_of(run.shape)]
+        names = [name for name in rows[0] if name in headings]
+        cells = [[row[name] for name in names] for row in rows]
+        title = f"{report.model} x{report.scale}, input {run.shape}"
+        tables.append(_make_table(title, [headings[name] for name in names], cells))
+        header, cells = device_table(report, run.shape)
+        if cells:
+            tables.append(_make_table(f"by the GPU's clock, input {run.shape}", header, cells))
     return tables
 
 
-def _make_device_table(report: BenchReport, shape: str) -> list[Table]:
-    """By the GPU's clock; none where no candidate ran on one."""
-    from rich.table import Table
+def _make_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich.table import Column, Table
 
-    from sr_deploy.bench.documents import device_table
-
-    header, rows = device_table(report, shape)
-    if not rows:
-        return []
-    table = Table(title=f"by the GPU's clock, input {shape}", title_justify="left", padding=0)
-    for name in header:
-        table.add_column(name, justify="left" if name == "candidate" else "right", overflow="fold")
+    columns = (Column(name, justify="left" if name == "candidate" else "right", overflow="fold") for name in header)
+    table = Table(*columns, title=title, title_justify="left", padding=0)
     for row in rows:
         table.add_row(*row)
-    return [table]
-
-
-def _cells(result: BenchResult, baseline: str) -> dict[str, tuple[str, bool]]:
-    """By column: text, and whether a narrow terminal gets it too."""
-    from sr_deploy.bench import documents as show
-
-    return {
-        "candidate": (show.show_name(result), True),
-        "inference": (show.show_time(result), True),
-        "p95": (show.show_milliseconds(result.p95_ms), False),
-        "files": (show.show_milliseconds(result.end_to_end.median_ms), False),
-        "images/s": (show.show_figure(result.images_per_second), False),
-        "Mpx/s": (show.show_figure(result.output_megapixels_per_second), True),
-        "speed-up": (show.show_speedup(result, baseline), True),
-        "roof": (show.show_share(result), False),
-        "memory": (show.show_memory(result), True),
-        "start": (show.show_milliseconds(result.cold_start.total_ms), False),
-        "parity": (show.show_parity(result), True),
-    }
+    return table
 
 
 def make_comparison_table(comparison: BenchComparison) -> Table:

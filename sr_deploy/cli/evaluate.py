@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sr_deploy.evaluation.evaluate import Evaluation
-    from sr_deploy.evaluation.scores import ImageScores
+    from sr_deploy.measure.quality import Scores
+
+FIGURES = ("PSNR-Y dB", "gain dB", "SSIM-Y", "PSNR-RGB dB", "SSIM-RGB")
+"""Columns of `score_cells`."""
 
 
 def evaluate(
@@ -96,14 +99,13 @@ def _make_table(evaluation: Evaluation) -> Table:
     has_lpips = evaluation.mean_model.lpips is not None
     table = Table(title=f"x{evaluation.scale}: network / bicubic{' / original' if has_niqe else ''}")
     table.add_column("picture")
-    figures = ["PSNR-Y dB", "gain dB", "SSIM-Y", "PSNR-RGB dB", "SSIM-RGB"]
-    for name in (*figures, *(["NIQE"] if has_niqe else []), *(["LPIPS"] if has_lpips else [])):
+    for name in (*FIGURES, *(["NIQE"] if has_niqe else []), *(["LPIPS"] if has_lpips else [])):
         table.add_column(name, justify="right", no_wrap=True)
     rows = [(one.name, one.model, one.bicubic, one.original_niqe) for one in evaluation.pictures]
     mean = ("mean", evaluation.mean_model, evaluation.mean_bicubic, evaluation.mean_original_niqe)
     for row in (*rows, mean):
         name, model, bicubic, original_niqe = row
-        cells = _cells(model, bicubic)
+        cells = score_cells(model, bicubic)
         if has_niqe:
             cells.append(_join([model.niqe, bicubic.niqe, original_niqe], 2))
         if has_lpips:
@@ -112,7 +114,8 @@ def _make_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def _cells(model: ImageScores, bicubic: ImageScores) -> list[str]:
+def score_cells(model: Scores, bicubic: Scores) -> list[str]:
+    """`FIGURES` of a picture: network / bicubic."""
     return [
         _join([model.psnr_y, bicubic.psnr_y], 2),
         f"{model.psnr_y - bicubic.psnr_y:+.2f}",

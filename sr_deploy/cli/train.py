@@ -197,22 +197,14 @@ def _show_result(output: Output, run: Path, manifest: RunManifest) -> None:
 def _build_table(result: ValidationResult) -> Table:
     from rich.table import Table
 
+    from sr_deploy.cli.evaluate import FIGURES, score_cells
     from sr_deploy.train.run import HeldOutScores
 
     table = Table(title=f"Held-out photographs after {result.step} steps: network / bicubic")
     table.add_column("photograph")
-    for heading in ("PSNR-Y dB", "gain dB", "SSIM-Y", "PSNR-RGB dB", "SSIM-RGB"):
+    for heading in FIGURES:
         table.add_column(heading, justify="right")
     mean = HeldOutScores(name="mean", model=result.model, bicubic=result.bicubic)
     for row in (*result.photographs, mean):
-        model, bicubic = row.model, row.bicubic
-        table.add_row(
-            row.name,
-            f"{model.psnr_y:.2f} / {bicubic.psnr_y:.2f}",
-            f"{model.psnr_y - bicubic.psnr_y:+.2f}",
-            f"{model.ssim_y:.4f} / {bicubic.ssim_y:.4f}",
-            f"{model.psnr_rgb:.2f} / {bicubic.psnr_rgb:.2f}",
-            f"{model.ssim_rgb:.4f} / {bicubic.ssim_rgb:.4f}",
-            end_section=row is result.photographs[-1],
-        )
+        table.add_row(row.name, *score_cells(row.model, row.bicubic), end_section=row is result.photographs[-1])
     return table

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from sr_deploy.arch.tensors import TensorFile, list_keys, open_tensors
+from sr_deploy.arch.tensors import list_keys, open_tensors
 from sr_deploy.errors import CheckpointError, ShapeError
 
 if TYPE_CHECKING:
@@ -112,9 +112,10 @@ class Lpips:
             if name is None:
                 seen = f"'features.0.weight' of shape {first}" if first else f"first keys: {list_keys(file.shapes, 3)}"
                 raise CheckpointError(f"no AlexNet or VGG16 of torchvision ({seen}); give {_PUBLISHED}")
-            backbone_tensors = _take(file, _list_shapes(name), name)
+            backbone_tensors = file.load_published(_list_shapes(name), name, _PUBLISHED)
         with open_tensors(linear, "the linear layers of LPIPS") as file:
-            return cls(name, backbone_tensors, _take(file, _list_linear_shapes(name), f"LPIPS's layers for {name}"))
+            layers = file.load_published(_list_linear_shapes(name), f"LPIPS's layers for {name}", _PUBLISHED)
+            return cls(name, backbone_tensors, layers)
 
     @torch.no_grad()
     def __call__(self, a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
@@ -162,16 +163,3 @@ def _list_shapes(name: str) -> dict[str, tuple[int, ...]]:
 def _list_linear_shapes(name: str) -> dict[str, tuple[int, ...]]:
     compared = [one.shape[0] for one in _BACKBONES[name] if one.compared]
     return {f"lin{number}.model.1.weight": (1, channels, 1, 1) for number, channels in enumerate(compared)}
-
-
-def _take(file: TensorFile, shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, Tensor]:
-    for key, shape in shapes.items():
-        seen = file.shapes.get(key)
-        if seen is None:
-            raise CheckpointError(
-                f"{what} must have a tensor {key!r}, and it is missing (the file has {list_keys(file.shapes, 3)}); "
-                f"give {_PUBLISHED}"
-            )
-        if seen != shape:
-            raise CheckpointError(f"{what}: tensor {key!r} must have shape {shape}, not {seen}; give {_PUBLISHED}")
-    return file.load({key: key for key in shapes})

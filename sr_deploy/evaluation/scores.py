@@ -17,7 +17,7 @@ from sr_deploy.evaluation.niqe import niqe
 from sr_deploy.imaging.photographs import ImagePair
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
-from sr_deploy.measure.quality import EQUAL_DB, psnr, score_capped
+from sr_deploy.measure.quality import EQUAL_DB, Scores, psnr, score_pair
 
 MAX_CROPS = 6
 """Rows of the picture of the worst crops."""
@@ -29,17 +29,9 @@ Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 """Of two pictures of one shape, H x W x C, 8 bit."""
 
 
-class ImageScores(Document):
+class ImageScores(Scores):
     """Quality of one enlarged picture, or the mean of many. `scale` pixels are left out at each border throughout."""
 
-    psnr_y: float
-    """On BT.601 luma, in dB, at most 100 (which stands for equal)."""
-    ssim_y: float
-    """SSIM on luma, 0 to 1."""
-    psnr_rgb: float
-    """On the three channels, in dB, at most 100."""
-    ssim_rgb: float
-    """Mean over the three channels."""
     niqe: float | None = None
     """Lower is better; None: not asked for, or the picture is too small or too flat; a mean leaves such ones out."""
     lpips: float | None = None
@@ -129,7 +121,7 @@ def _score(
 ) -> ImageScores:
     inner = slice(scale, -scale)
     return ImageScores(
-        **score_capped(sr, hr, scale),
+        **score_pair(sr, hr, scale).model_dump(),
         niqe=_try_niqe(sr, scale) if with_niqe else None,
         lpips=lpips(sr[inner, inner], hr[inner, inner]) if lpips is not None else None,
     )

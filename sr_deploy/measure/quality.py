@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.config import Document
 from sr_deploy.errors import ShapeError
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
@@ -27,21 +27,20 @@ _C1 = (0.01 * _PEAK) ** 2
 _C2 = (0.03 * _PEAK) ** 2
 
 
-@dataclass(frozen=True)
-class QualityScores:
+class Scores(Document):
     """How near a picture is to the ground truth."""
 
     psnr_y: float
-    """On luma, in dB: what papers report. `inf` if equal."""
+    """On luma, in dB, at most `EQUAL_DB`: what papers report."""
     ssim_y: float
     """On luma, at most 1."""
     psnr_rgb: float
-    """Over all channels together, in dB; about 2 dB below `psnr_y`. `inf` if equal."""
+    """Over all channels together, in dB, at most `EQUAL_DB`; about 2 dB below `psnr_y`."""
     ssim_rgb: float
-    """Mean of the channels' SSIM."""
+    """Mean of the channels' SSIM, at most 1."""
 
 
-def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> QualityScores:
+def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Scores:
     """Compare an upscaled picture with the ground truth.
 
     Args:
@@ -67,17 +66,12 @@ def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Qual
     hr_inner = hr[inner, inner].astype(np.float64)
     sr_y, hr_y = luma(sr_inner), luma(hr_inner)
     channels = range(sr.shape[2])
-    return QualityScores(
-        psnr_y=psnr(float(np.mean((sr_y - hr_y) ** 2)), _PEAK),
+    return Scores(
+        psnr_y=min(psnr(float(np.mean((sr_y - hr_y) ** 2)), _PEAK), EQUAL_DB),
         ssim_y=ssim(sr_y, hr_y),
-        psnr_rgb=psnr(float(np.mean((sr_inner - hr_inner) ** 2)), _PEAK),
+        psnr_rgb=min(psnr(float(np.mean((sr_inner - hr_inner) ** 2)), _PEAK), EQUAL_DB),
         ssim_rgb=float(np.mean([ssim(sr_inner[..., channel], hr_inner[..., channel]) for channel in channels])),
     )
-
-
-def score_capped(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> dict[str, float]:
-    """`score_pair` by name of the figure, none above `EQUAL_DB`."""
-    return {name: min(float(value), EQUAL_DB) for name, value in asdict(score_pair(sr, hr, scale)).items()}
 
 
 def luma(image: NDArray[np.float64] | NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from sr_deploy.errors import InputError, OutputError, TrainingError
 from sr_deploy.files import lost_folder, make_folder, output_error, write_text
 from sr_deploy.locks import LOCK_NAME, hold_lock
 from sr_deploy.measure.machine import Machine
+from sr_deploy.measure.quality import Scores
 from sr_deploy.run_folder import CHECKPOINT_PATTERN, CHECKPOINTS_NAME, MANIFEST_NAME, RECIPE_NAME, find_last_checkpoint
 from sr_deploy.untrusted import find_inside, read_json
 
@@ -25,19 +26,6 @@ SCHEMA_VERSION = 1
 
 CheckpointName = Annotated[str, Field(pattern=rf"^{CHECKPOINTS_NAME}/{CHECKPOINT_PATTERN}$")]
 """A checkpoint's folder below the run's."""
-
-
-class Scores(Document):
-    """Quality of a picture, by the papers' protocol. PSNR in dB, at most 100 (which stands for equal)."""
-
-    psnr_y: float
-    """On BT.601 luma, in dB; what papers report."""
-    ssim_y: float
-    """On BT.601 luma, at most 1."""
-    psnr_rgb: float
-    """Over the three channels together, in dB."""
-    ssim_rgb: float
-    """Mean over the three channels, at most 1."""
 
 
 class HeldOutScores(Document):

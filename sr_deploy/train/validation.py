@@ -18,12 +18,11 @@ from sr_deploy.imaging.convert import to_image, to_nchw
 from sr_deploy.imaging.photographs import ImagePair
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
-from sr_deploy.measure.quality import score_capped
+from sr_deploy.measure.quality import SSIM_WINDOW, Scores, score_pair
 from sr_deploy.train.recipe import Recipe
-from sr_deploy.train.run import HeldOutScores, Scores, ValidationResult
+from sr_deploy.train.run import HeldOutScores, ValidationResult
 from sr_deploy.train.training_images import TrainingImages, validation_paths
 
-_SSIM_WINDOW = 11
 _PREVIEW_SIDE = 160
 _PREVIEW_ROWS = 4
 
@@ -53,7 +52,7 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
     photographs = TrainingImages(
         validation_paths(recipe.data),
         scale=recipe.scale,
-        min_side=_SSIM_WINDOW + 2 * recipe.scale,
+        min_side=SSIM_WINDOW + 2 * recipe.scale,
         multiple=multiple,
         cache_gib=recipe.data.cache_gib,
     )
@@ -63,7 +62,7 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
         pair = photographs.pair(index)
         if pair is not None:
             bicubic = upscale_bicubic(pair.lr, recipe.scale)
-            held_out.append(HeldOut(path.stem, pair, bicubic, _score(bicubic, pair.hr, recipe.scale)))
+            held_out.append(HeldOut(path.stem, pair, bicubic, score_pair(bicubic, pair.hr, recipe.scale)))
     return held_out
 
 
@@ -76,7 +75,7 @@ def validate(network: nn.Module, held_out: Sequence[HeldOut], scale: int, step: 
     rows = []
     for photograph in held_out:
         sr = upscale(network, photograph.pair.lr, f"{photograph.name} after step {step}")
-        model = _score(sr, photograph.pair.hr, scale)
+        model = score_pair(sr, photograph.pair.hr, scale)
         rows.append(HeldOutScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores))
     return ValidationResult(
         step=step,
@@ -121,10 +120,6 @@ def _preview_row(network: nn.Module, photograph: HeldOut, scale: int) -> list[Ce
     window = find_worst_window(photograph.bicubic, hr, _PREVIEW_SIDE)
     pictures = (lr, photograph.bicubic, upscale(network, lr, photograph.name), hr)
     return compare_crops(pictures, (photograph.name, "bicubic", "network", "original"), scale, window)
-
-
-def _score(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Scores:
-    return Scores(**score_capped(sr, hr, scale))
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
