@@ -48,6 +48,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.xdist_group(item.location[0]))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[pytest.TestReport]:
+    """What a test logged may name files that are no UTF-8, and xdist's processes exchange nothing else."""
+    report: pytest.TestReport = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
+
+
 class Alone(NamedTuple):
     """What a command did where no network was."""
 
