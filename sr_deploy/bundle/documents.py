@@ -45,7 +45,7 @@ def check_file(folder: Path, record: FileRecord) -> None:
     """
     path = find_inside(folder, record.file, DamagedBundleError)
     if not is_regular(path):
-        state = "no plain file" if os.path.lexists(path) else "missing"
+        state = "not a plain file" if os.path.lexists(path) else "missing"
         raise DamagedBundleError(
             f"{folder} is incomplete: {record.file} is {state}; make the bundle again with sr-deploy export"
         )
