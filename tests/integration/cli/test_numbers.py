@@ -56,7 +56,7 @@ def test_shapes_and_profiles_are_bounded(capsys, tmp_path, monkeypatch, write_ge
     assert main(["bench", net, f"--shape={text}", "--backend", "torch"]) == 1
     assert_one_line(capsys, "is not a shape; give NxHxW")
     assert main(["export", net, "--backend", "none", "--profile", f"a={text},{text},{text}"]) == 1
-    assert_one_line(capsys, "is not a shape" if text.count("x") == 2 else "is no ")
+    assert_one_line(capsys, "is not a shape" if text.count("x") == 2 else "is not ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.safetensors"]
 
 
