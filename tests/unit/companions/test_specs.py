@@ -37,7 +37,7 @@ def bundles(tmp_path_factory, write_network):
         if name not in made:
             spec = load_spec(name).with_options(rewrite=False, int8_changes=FEW)
             model, calibration = open_model(folder / "net.safetensors"), Calibration(force=True)
-            made[name] = _write_bundle(model, spec, folder / name, lambda _: None, calibration)[0]
+            made[name] = _write_bundle(model, spec, folder / name, calibration)[0]
         return made[name]
 
     return get
