@@ -13,9 +13,10 @@ WORKERS = {
 """Processes whose stdout and stderr are read by the one that started them."""
 CALLBACKS = {
     "bench/entry.py: Callable[[int], None]",
-    "bench/rounds.py: Callable[[int], None]",
+    "bench/statistics.py: Callable[[int], None]",
     "cli/output.py: Callable[[str], None]",
     "cli/streams.py: Callable[[str], None]",
+    "measure/rounds.py: Callable[[int], None]",
     "train/update.py: Callable[[str], None]",
 }
 """Functions that take words or numbers and give nothing: counters of rounds, the way of lines to a terminal, marks for

@@ -30,6 +30,7 @@ def test_version_is_known_without_an_import():
 def test_selected_sdk_is_polygraphys():
     code = (
         "from sr_deploy.backends.registry import get_builder; from sr_deploy.errors import BackendError\n"
+        "import polygraphy.backend.onnx\n"  # as --bisect does, and no choice of an SDK
         "sdk = get_builder('tensorrt-rtx').select_sdk()\n"
         "from polygraphy.backend.trt import util\n"
         "print(sdk.__name__, util.trt.__version__ == sdk.__version__)\n"

@@ -6,7 +6,6 @@ import os
 import pytest
 
 from sr_deploy.bench import entry as entry_module
-from sr_deploy.bench import rounds as rounds_module
 from sr_deploy.bench import shape as shape_module
 from sr_deploy.bench import worker as worker_module
 from sr_deploy.bench.choices import parse_candidate
@@ -14,6 +13,7 @@ from sr_deploy.bench.shape import ShapeBench
 from sr_deploy.bench.worker import Worker
 from sr_deploy.bundle import Shape
 from sr_deploy.errors import BackendError
+from sr_deploy.measure import rounds as rounds_module
 from sr_deploy.measure.peak import Peaks
 from sr_deploy.model import open_model
 
