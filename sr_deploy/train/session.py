@@ -20,6 +20,7 @@ from sr_deploy.imaging.codec import training_decoder
 from sr_deploy.run_folder import TEACHER_NAME, find_last_checkpoint
 from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
 from sr_deploy.train.manifest import check_resumable, new_manifest, record_start
+from sr_deploy.train.mixture import build_mixture
 from sr_deploy.train.networks import (
     build_criteria,
     build_discriminator_state,
@@ -131,7 +132,10 @@ def _prepare(
             "bring them back, or start a new run from its weights with --from"
         )
     held_out = read_held_out(recipe) if processes.is_main else []
-    sampler = PatchSampler(photographs, recipe, rank=processes.rank, processes=processes.world_size)
+    sampler = PatchSampler(
+        photographs, recipe, mixture=build_mixture(recipe, photographs),
+        rank=processes.rank, processes=processes.world_size,
+    )  # fmt: skip
     network, starting_point = build_generator(recipe, None if resume else start_from, resume=resume)
     network.to(chosen_device)
     teacher = _start_quantized(recipe, network, run, resume=resume)
