@@ -124,7 +124,8 @@ def _prepare(
     """The session; the run is held by the first process, or is claimed by it as soon as all else stands."""
     manifest = check_resumable(recipe, run) if resume else None
     chosen_device = choose_device(device, processes)
-    photographs = _open_training_images(recipe)
+    photographs = open_training_images(recipe)
+    photographs.prefetch(threads=recipe.data.workers)
     fingerprint = photographs.fingerprint()
     if manifest is not None and manifest.data_sha256 != fingerprint:
         raise TrainingError(
@@ -209,7 +210,13 @@ def choose_device(name: str | None, processes: Processes = SINGLE_PROCESS) -> to
     return torch.device(chosen)
 
 
-def _open_training_images(recipe: Recipe) -> TrainingImages:
+def open_training_images(recipe: Recipe) -> TrainingImages:
+    """The images that a recipe trains on; none is read yet.
+
+    Raises:
+        RecipeError: the patches do not fit the network.
+        InputError: no such folder, or no image in it.
+    """
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
     degraded = recipe.degradation is not None
     if recipe.data.patch_size % multiple:
@@ -217,7 +224,7 @@ def _open_training_images(recipe: Recipe) -> TrainingImages:
             f"data.patch_size = {recipe.data.patch_size} does not fit {recipe.arch_spec().title()}; "
             f"give a multiple of {multiple}"
         )
-    photographs = TrainingImages(
+    return TrainingImages(
         training_paths(recipe.data),
         scale=recipe.scale,
         min_side=recipe.degradation.min_side() if recipe.degradation is not None else recipe.data.patch_size,
@@ -225,8 +232,6 @@ def _open_training_images(recipe: Recipe) -> TrainingImages:
         cache_gib=recipe.data.cache_gib,
         with_lr=not degraded,
     )
-    photographs.prefetch(threads=recipe.data.workers)
-    return photographs
 
 
 def _choose_precision(
