@@ -219,6 +219,8 @@ def _describe(problem: object, model: type[BaseModel]) -> str:
 
 def _known_keys(model: type[BaseModel], sections: Sequence[str]) -> list[str]:
     for section in sections:
+        if section.isdigit():  # of several tables of one name
+            continue
         field = model.model_fields.get(section)
         annotation = field.annotation if field else None
         # A section that may be left out is written as `Section | None`.

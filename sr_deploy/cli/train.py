@@ -85,7 +85,7 @@ def train(
         )
     changes = list(overrides or ())
     if data is not None:
-        changes.append(f"data.folder={format_toml_value(str(data.resolve()))}")
+        changes += [f"data.folder={format_toml_value(str(data.resolve()))}", "data.source=[]"]
 
     from sr_deploy.train.chain import Stage
     from sr_deploy.train.networks import check_inputs

@@ -76,6 +76,15 @@ def read_training_image(path: Path) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[..., :3])
 
 
+def read_training_size(path: Path) -> tuple[int, int]:
+    """Both sides of a picture in pixels, in any order: by its header, or decoded where Pillow does not know the format.
+
+    Raises:
+        ImageError: as `read_training_image`, where it is decoded.
+    """
+    return pillow.read_size(path) or read_training_image(path).shape[:2]
+
+
 def training_decoder() -> str:
     """`pyvips`, or `pillow` where pyvips is absent or does not load."""
     if not is_installed("pyvips"):

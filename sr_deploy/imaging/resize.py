@@ -55,6 +55,41 @@ def downscale_bicubic(hr: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     return _round_to_8bit(_resize_width(_round_to_8bit(_resize_height(hr, taps)), taps))
 
 
+def shrink_bicubic(
+    hr: NDArray[np.uint8], size: tuple[int, int], rows: range | None = None, columns: range | None = None
+) -> NDArray[np.uint8]:
+    """Shrink to any smaller size with antialiasing, each side by its own factor; rounds as `downscale_bicubic` does.
+
+    Each pixel of the result depends on its place alone, so that a part has the bits of that part of the whole.
+
+    Args:
+        hr: H x W x C, 8 bit.
+        size: height and width of the whole result, from 1 to those of `hr`.
+        rows: which rows of the result are wanted; None: all.
+        columns: likewise.
+
+    Returns:
+        rows x columns x C, 8 bit.
+
+    Raises:
+        ShapeError: not three axes, an empty side, or a size that is not smaller.
+    """
+    _check(hr, 1)
+    if not all(1 <= wanted <= side for wanted, side in zip(size, hr.shape[:2], strict=True)):
+        raise ShapeError(
+            f"a {hr.shape[0]}x{hr.shape[1]} picture (HxW) cannot be shrunk to {size[0]}x{size[1]}: give sides of at "
+            "least 1 and no longer ones"
+        )
+    columns = columns if columns is not None else range(size[1])
+    taken, weights = _find_taps(hr.shape[1], size[1], columns)
+    left = int(taken.min())
+    upright = _weigh_rows(
+        hr[:, left : int(taken.max()) + 1],
+        *_find_taps(hr.shape[0], size[0], rows if rows is not None else range(size[0])),
+    )
+    return np.ascontiguousarray(_weigh_rows(upright.transpose(1, 0, 2), taken - left, weights).transpose(1, 0, 2))
+
+
 def upscale_bicubic(lr: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     """Enlarge by an integer: the bicubic row of the papers' tables.
 
@@ -108,6 +143,29 @@ def _enlarging_taps(scale: int) -> _Taps:
     first = np.floor(centers).astype(int) - 1
     weights = _cubic(centers[:, None] - (first[:, None] + np.arange(4)))
     return _Taps(_normalize(weights), tuple(int(index) for index in first), 1)
+
+
+def _find_taps(length: int, wanted: int, outputs: range) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Inputs of each of these outputs, of `wanted` in all, and their weights: outputs x taps."""
+    factor = length / wanted
+    centers = (np.array(outputs) + 0.5) * factor - 0.5
+    first = np.ceil(centers - 2 * factor)
+    positions = first[:, None] + np.arange(int(4 * factor) + 1)
+    weights = _normalize(_cubic((centers[:, None] - positions) / factor))
+    return np.clip(positions, 0, length - 1).astype(np.intp), weights
+
+
+def _weigh_rows(image: _Pixels, taken: NDArray[np.intp], weights: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Sums of rows, tap after tap: in that order on every machine."""
+    rows = np.ascontiguousarray(image).reshape(image.shape[0], -1)
+    result = np.empty((len(taken), rows.shape[1]), np.uint8)
+    total, product = np.empty((2, rows.shape[1]))
+    for out in range(len(taken)):  # a row at a time stays in the cache
+        total[:] = 0
+        for row, weight in zip(taken[out], weights[out], strict=True):
+            total += np.multiply(rows[row], weight, out=product)
+        result[out] = _round_to_8bit(total)
+    return result.reshape(len(taken), *image.shape[1:])
 
 
 def _normalize(weights: NDArray[np.float64]) -> NDArray[np.float64]:

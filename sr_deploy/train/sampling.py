@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.imaging.photographs import ImagePair, draw_corner
+from sr_deploy.train.mixture import WHOLE, Mixture, PictureScale, cut_shrunk
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.training_images import TrainingImages
 
@@ -39,17 +40,27 @@ class Batch:
 class PatchSampler:
     """Cuts the patches of any step."""
 
-    def __init__(self, photographs: TrainingImages, recipe: Recipe, *, rank: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self,
+        photographs: TrainingImages,
+        recipe: Recipe,
+        *,
+        mixture: Mixture | None = None,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
         """A sampler of one process's share of each batch.
 
         Args:
             photographs: without a degradation their sides are at least the recipe's patch size; with one they may be
                 any, and have no low resolution.
             recipe: decides what is drawn.
+            mixture: which of the photographs, and at which scale; None: each alike, as it is.
             rank: of this process.
             processes: that share a batch; they must divide it.
         """
         self._photographs = photographs
+        self._mixture = mixture
         self._seed = recipe.seed
         self._data = recipe.data
         self._canvas = recipe.degradation.canvas if recipe.degradation is not None else None
@@ -72,10 +83,15 @@ class PatchSampler:
         random = random_for(self._seed, _PATCH_STREAM, step, sample)
         pair = None
         while pair is None:  # a file that cannot be used is drawn again, from the same stream
-            pair = self._photographs.pair(int(random.integers(len(self._photographs.paths))))
-        lr, hr = (
-            self._cut(pair, random) if self._canvas is None else (pair.lr, cut_canvas(pair.hr, self._canvas, random))
-        )
+            picture, picture_scale = self._draw_picture(random)
+            pair = self._photographs.pair(picture)
+        if picture_scale != WHOLE:
+            side, scale = (self._canvas, None) if self._canvas else (self._data.patch_size, self._photographs.scale)
+            lr, hr = cut_shrunk(pair.hr, picture_scale, side, scale, random)
+        elif self._canvas is None:
+            lr, hr = self._cut(pair, random)
+        else:
+            lr, hr = pair.lr, cut_canvas(pair.hr, self._canvas, random)
         # Drawn whether used or not: switching one off leaves the other draws as they were.
         flip, turns = bool(random.integers(2)), int(random.integers(4))
         if flip and self._data.flips:
@@ -83,6 +99,12 @@ class PatchSampler:
         if self._data.rotations:
             lr, hr = np.rot90(lr, turns), np.rot90(hr, turns)
         return lr, hr
+
+    def _draw_picture(self, random: np.random.Generator) -> tuple[int, PictureScale]:
+        if self._mixture is None:
+            return int(random.integers(len(self._photographs.paths))), WHOLE
+        entry = self._mixture.draw(random)
+        return entry.picture, entry.scale
 
     def _cut(self, pair: ImagePair, random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         scale = self._photographs.scale

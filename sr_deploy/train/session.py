@@ -20,6 +20,7 @@ from sr_deploy.imaging.codec import training_decoder
 from sr_deploy.run_folder import TEACHER_NAME, find_last_checkpoint
 from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
 from sr_deploy.train.manifest import check_resumable, new_manifest, record_start
+from sr_deploy.train.mixture import build_mixture
 from sr_deploy.train.networks import (
     build_criteria,
     build_discriminator_state,
@@ -123,7 +124,8 @@ def _prepare(
     """The session; the run is held by the first process, or is claimed by it as soon as all else stands."""
     manifest = check_resumable(recipe, run) if resume else None
     chosen_device = choose_device(device, processes)
-    photographs = _open_training_images(recipe)
+    photographs = open_training_images(recipe)
+    photographs.prefetch(threads=recipe.data.workers)
     fingerprint = photographs.fingerprint()
     if manifest is not None and manifest.data_sha256 != fingerprint:
         raise TrainingError(
@@ -131,7 +133,10 @@ def _prepare(
             "bring them back, or start a new run from its weights with --from"
         )
     held_out = read_held_out(recipe) if processes.is_main else []
-    sampler = PatchSampler(photographs, recipe, rank=processes.rank, processes=processes.world_size)
+    sampler = PatchSampler(
+        photographs, recipe, mixture=build_mixture(recipe, photographs),
+        rank=processes.rank, processes=processes.world_size,
+    )  # fmt: skip
     network, starting_point = build_generator(recipe, None if resume else start_from, resume=resume)
     network.to(chosen_device)
     teacher = _start_quantized(recipe, network, run, resume=resume)
@@ -205,7 +210,13 @@ def choose_device(name: str | None, processes: Processes = SINGLE_PROCESS) -> to
     return torch.device(chosen)
 
 
-def _open_training_images(recipe: Recipe) -> TrainingImages:
+def open_training_images(recipe: Recipe) -> TrainingImages:
+    """The images that a recipe trains on; none is read yet.
+
+    Raises:
+        RecipeError: the patches do not fit the network.
+        InputError: no such folder, or no image in it.
+    """
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
     degraded = recipe.degradation is not None
     if recipe.data.patch_size % multiple:
@@ -213,7 +224,7 @@ def _open_training_images(recipe: Recipe) -> TrainingImages:
             f"data.patch_size = {recipe.data.patch_size} does not fit {recipe.arch_spec().title()}; "
             f"give a multiple of {multiple}"
         )
-    photographs = TrainingImages(
+    return TrainingImages(
         training_paths(recipe.data),
         scale=recipe.scale,
         min_side=recipe.degradation.min_side() if recipe.degradation is not None else recipe.data.patch_size,
@@ -221,8 +232,6 @@ def _open_training_images(recipe: Recipe) -> TrainingImages:
         cache_gib=recipe.data.cache_gib,
         with_lr=not degraded,
     )
-    photographs.prefetch(threads=recipe.data.workers)
-    return photographs
 
 
 def _choose_precision(

@@ -8,12 +8,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from sr_deploy.errors import ImageError, InputError, RecipeError
-from sr_deploy.imaging.codec import bundled_photographs, list_images, read_training_image
+from sr_deploy.imaging.codec import bundled_photographs, list_images, read_training_image, read_training_size
 from sr_deploy.imaging.formats import PHOTOGRAPHS
 from sr_deploy.imaging.photographs import ImagePair, crop_to_multiple
 from sr_deploy.imaging.resize import downscale_bicubic
@@ -87,6 +88,22 @@ class TrainingImages:
         self._remember(index, made)
         return made
 
+    def read_size(self, index: int) -> tuple[int, int] | None:
+        """Sides of a pair's high resolution, by the header of its file, in any order; None if it cannot be used.
+
+        Raises:
+            InputError: none of the files is left.
+        """
+        try:
+            sides = read_training_size(self.paths[index])
+            self._check_sides(self.paths[index], *sides)
+        except ImageError as error:
+            self._mark_bad(index, error)
+            self._check_any_good()
+            return None
+        height, width = (length - length % self._multiple for length in sides)
+        return height, width
+
     def cached_bytes(self) -> int:
         """Memory that decoded pairs take now."""
         with self._lock:
@@ -101,13 +118,15 @@ class TrainingImages:
         path = self.paths[index]
         image = read_training_image(path)
         hr = crop_to_multiple(image, self._multiple)
-        if min(hr.shape[:2]) < self._min_side:
-            raise ImageError(
-                f"{path} is too small ({image.shape[1]}x{image.shape[0]} pixels; "
-                f"at least {self._min_side}x{self._min_side} are needed)"
-            )
+        self._check_sides(path, *image.shape[:2])
         lr = downscale_bicubic(hr, self.scale) if self._with_lr else np.zeros((0, 0, 3), np.uint8)
         return ImagePair(lr, hr)
+
+    def _check_sides(self, path: Path, height: int, width: int) -> None:
+        if any(length - length % self._multiple < self._min_side for length in (height, width)):
+            raise ImageError(
+                f"{path} is too small ({width}x{height} pixels; at least {self._min_side}x{self._min_side} are needed)"
+            )
 
     def _remember(self, index: int, made: ImagePair) -> None:
         size = made.hr.nbytes + made.lr.nbytes
@@ -138,14 +157,43 @@ class TrainingImages:
             )
 
 
-def training_paths(recipe: DataRecipe) -> list[Path]:
-    """The files to train on.
+@dataclass(frozen=True)
+class TrainingSource:
+    """Images that are trained on with one weight."""
+
+    name: str
+    """Its folder, or a word for the bundled photographs."""
+    paths: tuple[Path, ...]
+    weight: float | None = None
+    """As `SourceRecipe` has it."""
+    scaled: bool = True
+    """Likewise."""
+
+
+def training_sources(recipe: DataRecipe) -> list[TrainingSource]:
+    """The files to train on, by source.
 
     Raises:
         InputError: no such folder, or no image in it.
         RecipeError: no such bundled photograph.
     """
-    return _images_in(recipe.folder) if recipe.folder is not None else _bundled(recipe.training, "data.training")
+    if recipe.source:
+        return [
+            TrainingSource(one.folder, tuple(_images_in(one.folder)), one.weight, one.scaled) for one in recipe.source
+        ]
+    if recipe.folder is not None:
+        return [TrainingSource(recipe.folder, tuple(_images_in(recipe.folder)))]
+    return [TrainingSource("bundled photographs", tuple(_bundled(recipe.training, "data.training")))]
+
+
+def training_paths(recipe: DataRecipe) -> list[Path]:
+    """The files to train on, source after source.
+
+    Raises:
+        InputError: no such folder, or no image in it.
+        RecipeError: no such bundled photograph.
+    """
+    return [path for source in training_sources(recipe) for path in source.paths]
 
 
 def validation_paths(recipe: DataRecipe) -> list[Path]:

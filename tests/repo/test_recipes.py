@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sr_deploy.arch.registry import describe_cost
-from sr_deploy.config import named_files
+from sr_deploy.config import named_files, validate_config
 from sr_deploy.train.chain import plan_stages
-from sr_deploy.train.recipe import load_recipe
+from sr_deploy.train.recipe import Recipe, load_recipe
 from sr_deploy.train.training_images import training_paths, validation_paths
 
 ROOT = Path(__file__).parents[2]
@@ -104,9 +104,30 @@ def test_all_degrade_alike_but_for_the_sharpening():
         assert degradation.model_copy(update={"sharpen": model.sharpen}) == model
 
 
-def test_illustrations_get_two_epochs_and_one():
+def test_a_million_illustrations_get_two_epochs_and_one():
     before, after = load_recipe("srgan-illustration-mse"), load_recipe("srgan-illustration")
-    assert before.run.steps * before.data.batch == 2 * after.run.steps * after.data.batch
+    assert before.run.steps * before.data.batch == 2_000_000
+    assert after.run.steps * after.data.batch == 1_000_000
+
+
+def test_patches_are_drawn_as_published():
+    for name in NAMES:
+        data = load_recipe(name).data
+        drawn = (data.draw, data.scales, data.short_side)
+        if name.startswith(("realesrnet", "realesrgan")):
+            assert drawn == ("area", (1.0, 0.75, 0.5, 1 / 3), 400)
+        else:
+            assert drawn == ("area" if name.startswith("esrgan") else "picture", (1.0,), None)
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if "esrgan" in name or "realesrnet" in name])
+def test_the_published_mixture_that_a_recipe_names_is_valid(name):
+    text = re.sub(
+        r"^# (\[\[data|folder = .photographs/images|scaled)", r"\1", named_files("train")[name].read_text(), flags=re.M
+    )
+    data = validate_config(tomllib.loads(text), Recipe, name).data
+    assert [Path(source.folder).name for source in data.source] == ["DIV2K", "Flickr2K", "OST"]
+    assert [source.scaled for source in data.source] == [True, True, not name.startswith("real")]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sr_deploy.train.recipe.data import DataRecipe
+from sr_deploy.train.recipe.data import DataRecipe, SourceRecipe
 from sr_deploy.train.recipe.degradation import (
     DegradationRecipe,
     FinalRecipe,
@@ -41,6 +41,7 @@ __all__ = [
     "RunRecipe",
     "ScheduleRecipe",
     "SharpenRecipe",
+    "SourceRecipe",
     "StageRecipe",
     "find_differences",
     "format_toml",

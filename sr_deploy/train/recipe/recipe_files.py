@@ -65,7 +65,7 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
 
 
 def format_toml(document: Mapping[str, object]) -> str:
-    """TOML text of nested tables of text, numbers, booleans and lists; keys with None are left out."""
+    """TOML text of nested tables of text, numbers, booleans and lists, of tables too; keys with None are left out."""
     return "\n".join(_table_lines(document, ())) + "\n"
 
 
@@ -86,12 +86,21 @@ def find_differences(stored: Recipe, wanted: Recipe) -> list[str]:
 
 def _table_lines(table: Mapping[str, object], prefix: tuple[str, ...]) -> list[str]:
     inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
-    plain = {key: value for key, value in table.items() if key not in inner and value is not None}
+    several = {key: value for key, value in table.items() if _is_tables(value)}
+    plain = {key: value for key, value in table.items() if key not in {*inner, *several} and value is not None}
     lines = [f"{_quote(key)} = {format_toml_value(value)}" for key, value in plain.items()]
     for key, value in inner.items():
         path = (*prefix, _quote(key))
         lines += ["", f"[{'.'.join(path)}]", *_table_lines(value, path)]
+    for key, tables in several.items():
+        path = (*prefix, _quote(key))
+        for one in tables:
+            lines += ["", f"[[{'.'.join(path)}]]", *_table_lines(one, path)]
     return lines
+
+
+def _is_tables(value: object) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value)
 
 
 def _quote(key: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,24 @@ def test_json_is_one_document_with_the_scores(here, capsys):
         document["last_validation"]["photographs"][0]["bicubic"]["psnr_y"]
     )
     assert (here / "x" / "recipe.toml").read_text().count(f'folder = "{here / "held"}"') == 1
+
+
+def test_data_is_one_folder_in_place_of_all_sources(here):
+    for name in ("b", "c"):
+        write_image(here / name / "b.png", np.random.default_rng(1).integers(0, 255, (80, 64, 3), np.uint8))
+    sources = ["--set", 'data.source=[{folder="b", weight=1}, {folder="c", weight=2, scaled=false}]',
+               "--set", "data.scales=[1.0, 0.5]", "--set", "data.validation_folder=held"]  # fmt: skip
+    assert main(words(*sources, "--out", "both")) == 0
+    stored = tomllib.loads((here / "both" / "recipe.toml").read_text())["data"]
+    assert stored["source"] == [
+        {"folder": "b", "weight": 1.0, "scaled": True}, {"folder": "c", "weight": 2.0, "scaled": False}
+    ]  # fmt: skip
+    assert main(["train", "--resume", "--out", "both", "--set", "run.steps=6"]) == 0
+    assert read_manifest(here / "both").step == 6
+    assert main(words(*sources, "--data", "held", "--out", "one")) == 0
+    stored = tomllib.loads((here / "one" / "recipe.toml").read_text())["data"]
+    assert (stored["folder"], stored["source"], stored["scales"]) == (str(here / "held"), [], [1.0, 0.5])
+    assert main(["train", "--resume", "--out", "one", "--data", "held", "--set", "run.steps=6"]) == 0
 
 
 def test_resume_takes_the_newest_run_and_its_own_recipe(here, capsys):

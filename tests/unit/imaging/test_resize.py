@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import ShapeError
 from sr_deploy.imaging.codec import read_image
-from sr_deploy.imaging.resize import downscale_bicubic, upscale_bicubic
+from sr_deploy.imaging.resize import downscale_bicubic, shrink_bicubic, upscale_bicubic
 from sr_deploy.measure.quality import score_pair
 
 DATA = os.environ.get("SR_DEPLOY_DATA")
@@ -174,3 +174,25 @@ def test_set14_bicubic_scores_as_published() -> None:
     assert round(float(np.mean([score.psnr_y for score in scores])), 2) == 26.09
     assert round(float(np.mean([score.ssim_y for score in scores])), 4) == 0.7049
     assert round(float(np.mean([score.psnr_rgb for score in scores])), 2) == 24.47
+
+
+def test_shrinking_to_any_size_is_matlabs() -> None:
+    picture = draw_picture()
+    for factor in (0.75, 0.625, 0.5, 0.25):  # all sides stay whole: 88 x 120
+        size = (int(88 * factor), int(120 * factor))
+        assert np.array_equal(shrink_bicubic(picture, size), imresize(picture, factor, round_between=True))
+    assert np.array_equal(shrink_bicubic(picture, (44, 60)), downscale_bicubic(picture, 2))
+    assert np.array_equal(shrink_bicubic(picture, (88, 120)), picture)
+
+
+def test_a_part_of_a_shrunk_picture_has_the_bits_of_the_whole() -> None:
+    whole = shrink_bicubic(draw_picture(), (29, 43))
+    for rows, columns in ((range(29), range(5, 6)), (range(20, 29), range(43)), (range(3), range(40, 43))):
+        part = shrink_bicubic(draw_picture(), (29, 43), rows, columns)
+        assert np.array_equal(part, whole[rows.start : rows.stop, columns.start : columns.stop])
+
+
+@pytest.mark.parametrize("size", [(89, 120), (88, 121), (0, 120)])
+def test_nothing_is_enlarged_by_shrinking(size: tuple[int, int]) -> None:
+    with pytest.raises(ShapeError, match=rf"a 88x120 picture \(HxW\) cannot be shrunk to {size[0]}x{size[1]}"):
+        shrink_bicubic(draw_picture(), size)
