@@ -1,4 +1,4 @@
-"""Images of any size as aligned pairs of high and low resolution, decoded once as far as memory allows."""
+"""Images of any size as aligned pairs of high and low resolution, decoded when they are drawn and kept in memory."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from sr_deploy.errors import ImageError, InputError, RecipeError
-from sr_deploy.imaging.codec import bundled_photographs, list_images, read_training_image
+from sr_deploy.imaging.codec import bundled_photographs, check_training_image, list_images
 from sr_deploy.imaging.formats import PHOTOGRAPHS
 from sr_deploy.imaging.photographs import ImagePair, crop_to_multiple
 from sr_deploy.imaging.resize import downscale_bicubic
+from sr_deploy.train.headers import FileHeader, read_headers, tell_progress
+from sr_deploy.train.patience import PatientReader
 from sr_deploy.train.recipe import DataRecipe
 
 _LOG = logging.getLogger(__name__)
+_FEW_FILES, _FEW_BYTES = 1000, 1 << 28
+"""As many are decoded before the first step."""
 
 
 class TrainingImages:
@@ -47,6 +51,8 @@ class TrainingImages:
         """
         self._with_lr = with_lr
         self.paths = tuple(paths)
+        self.headers: list[FileHeader] = []
+        self._reader = PatientReader(self.paths)
         self.scale = scale
         self._min_side = min_side
         self._multiple = multiple
@@ -56,21 +62,41 @@ class TrainingImages:
         self._cache: OrderedDict[int, ImagePair] = OrderedDict()
         self._bad: set[int] = set()
 
-    def prefetch(self, threads: int) -> None:
-        """Decode files, in order, until all are read or the cache is full.
+    def examine(self, threads: int, known: Iterable[FileHeader] = ()) -> None:
+        """Read all headers, and decode files that these say are too small, or say too little of.
+
+        Few pictures are all decoded, until the cache is full, so that the first steps need not wait for them. Of many
+        the first is that can be: damage among samples is found when a patch is drawn.
+
+        Args:
+            threads: that decode.
+            known: headers as they were kept.
 
         Raises:
             InputError: none of the files can be used.
         """
+        self.headers = read_headers(self.paths, known)
+        odd = [index for index, one in enumerate(self.headers) if self._is_small(one.width, one.height)]
         with ThreadPoolExecutor(max(threads, 1)) as pool:
-            list(pool.map(lambda index: None if self._full else self.pair(index), range(len(self.paths))))
+            for _ in tell_progress(
+                pool.map(self._examine, odd), lambda count: f"examined {count:,} of {len(odd):,} unusual pictures"
+            ):
+                pass
+            if self._are_few():
+                list(pool.map(lambda index: None if self._full else self.pair(index), range(len(self.paths))))
         self._check_any_good()
+        next(pair for pair in map(self.pair, range(len(self.paths))) if pair is not None)  # or an error is raised
 
-    def pair(self, index: int) -> ImagePair | None:
+    def pair(self, index: int, abandoned: threading.Event | None = None) -> ImagePair | None:
         """The pair of one file, or None if the file cannot be used.
 
+        Args:
+            index: among the paths.
+            abandoned: ends waiting for a drive that is gone, when it is set.
+
         Raises:
-            InputError: now none of the files is left.
+            InputError: now none of the files is left, or all of them are gone and did not come back.
+            CancelledError: abandoned while it waited.
         """
         with self._lock:
             if index in self._bad:
@@ -79,7 +105,7 @@ class TrainingImages:
                 self._cache.move_to_end(index)
                 return self._cache[index]
         try:
-            made = self._make_pair(index)
+            made = self._make_pair(index, abandoned)
         except ImageError as error:
             self._mark_bad(index, error)
             self._check_any_good()
@@ -94,14 +120,33 @@ class TrainingImages:
 
     def fingerprint(self) -> str:
         """SHA-256 over names and sizes of the files: whether a resumed run sees what the first part saw."""
-        lines = [f"{path.name}\t{path.stat().st_size}" for path in self.paths]
+        lines = ["{}\t{}".format(*one.identity) for one in self.headers]
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
-    def _make_pair(self, index: int) -> ImagePair:
+    def _are_few(self) -> bool:
+        decoded = sum(3 * one.width * one.height for one in self.headers)
+        return len(self.paths) <= _FEW_FILES and decoded <= _FEW_BYTES
+
+    def _examine(self, index: int) -> None:
+        """Whether the file can be used, as far as its header tells a decoder."""
+        path, header = self.paths[index], self.headers[index]
+        try:
+            width, height = check_training_image(path)
+        except ImageError as error:
+            self._mark_bad(index, error)
+            return
+        self.headers[index] = header._replace(width=width, height=height)
+        if self._is_small(width, height):
+            self.pair(index)  # says so
+
+    def _is_small(self, *sides: int) -> bool:
+        return min(side - side % self._multiple for side in sides) < self._min_side
+
+    def _make_pair(self, index: int, abandoned: threading.Event | None) -> ImagePair:
         path = self.paths[index]
-        image = read_training_image(path)
+        image = self._reader.read(path, abandoned)
         hr = crop_to_multiple(image, self._multiple)
-        if min(hr.shape[:2]) < self._min_side:
+        if self._is_small(*image.shape[:2]):
             raise ImageError(
                 f"{path} is too small ({image.shape[1]}x{image.shape[0]} pixels; "
                 f"at least {self._min_side}x{self._min_side} are needed)"
