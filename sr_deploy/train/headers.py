@@ -21,7 +21,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 _THREADS = 16  # they wait for the disk or the network
 _AT_ONCE = 200
-_TOLD_SECONDS = 5.0
+_TOLD_SECONDS = 10.0
 _LONGEST_LINE = 1 << 16
 _MOST_LINES = 10_000_000
 
@@ -45,7 +45,7 @@ class FileHeader(NamedTuple):
 
 
 def read_headers(paths: Sequence[Path], known: Iterable[FileHeader] = ()) -> list[FileHeader]:
-    """The headers of files, in their order; a line says how far it is every five seconds.
+    """The headers of files, in their order; a line says how far it is every ten seconds.
 
     Args:
         paths: of pictures.
@@ -64,18 +64,18 @@ def read_headers(paths: Sequence[Path], known: Iterable[FileHeader] = ()) -> lis
 
 
 def tell_progress(items: Iterable[T], describe: Callable[[int], str]) -> Iterator[T]:
-    """The items; a line is logged every five seconds.
+    """The items; a line is logged every ten seconds, unless there is no other item.
 
     Args:
         items: to pass on.
         describe: the line, by how many have passed.
     """
     told = time.monotonic()
-    for count, item in enumerate(items, 1):
-        yield item
+    for count, item in enumerate(items):
         if time.monotonic() >= told + _TOLD_SECONDS:
             told = time.monotonic()
             _LOG.info("%s", describe(count))
+        yield item
 
 
 def write_headers(run: Path, headers: Iterable[FileHeader]) -> None:

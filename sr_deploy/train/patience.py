@@ -7,16 +7,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TypeVar
 
 from sr_deploy.errors import ImageError, InputError
-from sr_deploy.imaging.codec import read_training_image
 
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 _WAITS = (1, 2, 4, 8, 15, 30, 30, 30)
 """Seconds between attempts."""
@@ -44,21 +42,22 @@ class PatientReader:
         self._lock = threading.Lock()
         self._gone_at: float | None = None
 
-    def read(self, path: Path, abandoned: threading.Event | None = None) -> NDArray[np.uint8]:
-        """Decode a picture, as `read_training_image`; where its place is gone, try again for two minutes.
+    def read(self, path: Path, decode: Callable[[Path], T], abandoned: threading.Event | None = None) -> T:
+        """What `decode` gives of a picture; where its place is gone, it is tried again for two minutes.
 
         Args:
             path: one of the paths.
+            decode: raises ImageError or OSError.
             abandoned: ends waiting when it is set.
 
         Raises:
-            ImageError: it cannot be used.
+            ImageError: the picture cannot be used.
             InputError: the folder of all pictures is gone, and did not come back.
             CancelledError: abandoned.
         """
         for seconds in (*_WAITS, None):
             try:
-                image = read_training_image(path)
+                found = decode(path)
             except (ImageError, OSError) as error:
                 reason = self._why_gone(path, error)
                 if reason is None or seconds is None:
@@ -68,7 +67,7 @@ class PatientReader:
                     raise CancelledError from error
             else:
                 self._tell_back(path)
-                return image
+                return found
         raise AssertionError  # the last attempt returns or raises
 
     def _why_gone(self, path: Path, error: Exception) -> str | None:

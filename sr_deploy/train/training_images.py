@@ -13,7 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from sr_deploy.errors import ImageError, InputError, RecipeError
-from sr_deploy.imaging.codec import bundled_photographs, check_training_image, list_images
+from sr_deploy.imaging.codec import (
+    bundled_photographs,
+    check_training_image,
+    list_images,
+    read_training_image,
+)
 from sr_deploy.imaging.formats import PHOTOGRAPHS
 from sr_deploy.imaging.photographs import ImagePair, crop_to_multiple
 from sr_deploy.imaging.resize import downscale_bicubic
@@ -77,13 +82,17 @@ class TrainingImages:
         """
         self.headers = read_headers(self.paths, known)
         odd = [index for index, one in enumerate(self.headers) if self._is_small(one.width, one.height)]
+        ended = threading.Event()
         with ThreadPoolExecutor(max(threads, 1)) as pool:
-            for _ in tell_progress(
-                pool.map(self._examine, odd), lambda count: f"examined {count:,} of {len(odd):,} unusual pictures"
-            ):
-                pass
-            if self._are_few():
-                list(pool.map(lambda index: None if self._full else self.pair(index), range(len(self.paths))))
+            try:
+                examined = pool.map(lambda index: self._examine(index, ended), odd)
+                for _ in tell_progress(examined, lambda count: f"examined {count:,} of {len(odd):,} unusual pictures"):
+                    pass
+                if self._are_few():
+                    every = range(len(self.paths))
+                    list(pool.map(lambda index: None if self._full else self.pair(index, ended), every))
+            finally:
+                ended.set()
         self._check_any_good()
         next(pair for pair in map(self.pair, range(len(self.paths))) if pair is not None)  # or an error is raised
 
@@ -127,14 +136,16 @@ class TrainingImages:
         decoded = sum(3 * one.width * one.height for one in self.headers)
         return len(self.paths) <= _FEW_FILES and decoded <= _FEW_BYTES
 
-    def _examine(self, index: int) -> None:
+    def _examine(self, index: int, ended: threading.Event) -> None:
         """Whether the file can be used, as far as its header tells a decoder."""
         path, header = self.paths[index], self.headers[index]
         try:
-            width, height = check_training_image(path)
+            width, height = self._reader.read(path, check_training_image, ended)
         except ImageError as error:
             self._mark_bad(index, error)
             return
+        if header.size < 0:  # it was away
+            (header,) = read_headers([path])
         self.headers[index] = header._replace(width=width, height=height)
         if self._is_small(width, height):
             self.pair(index)  # says so
@@ -144,7 +155,7 @@ class TrainingImages:
 
     def _make_pair(self, index: int, abandoned: threading.Event | None) -> ImagePair:
         path = self.paths[index]
-        image = self._reader.read(path, abandoned)
+        image = self._reader.read(path, read_training_image, abandoned)
         hr = crop_to_multiple(image, self._multiple)
         if self._is_small(*image.shape[:2]):
             raise ImageError(

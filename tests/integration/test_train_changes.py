@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sr_deploy.cli import main
 from sr_deploy.errors import TrainingError
 from sr_deploy.imaging.codec import write_image
-from sr_deploy.run_folder import HEADERS_NAME, find_last_checkpoint
+from sr_deploy.run_folder import HEADERS_NAME, STATE_NAME, find_last_checkpoint
 from sr_deploy.train import loop, patience, validation
 from sr_deploy.train.loop import train
-from sr_deploy.train.recipe import read_run_recipe
+from sr_deploy.train.recipe import load_recipe, read_run_recipe
 from sr_deploy.train.run import read_manifest
 from tests.integration.test_train import assert_same_end, logged_losses, stop_at
 
@@ -181,3 +182,15 @@ def test_set_on_the_command_line_is_what_asks_for_a_change(tmp_path, monkeypatch
     assert (change.step, change.key, change.new) == (2, "optimizer.learning_rate", 1e-5)
     assert main(["train", "--resume", "--set", "network.features=12"]) == 1
     assert "network.features: 8 -> 12: a run keeps its network" in capsys.readouterr().err
+
+
+def test_another_degradation_begins_the_pool_anew(tmp_path, make_recipe, said):
+    published = load_recipe("realesrnet").degradation.model_dump(mode="json")
+    run = tmp_path / "run"
+    train(make_recipe(degradation={**published, "canvas": 32, "pool": 5}), run, **stop_at(3))
+    said.clear()
+    other = make_recipe(degradation={**published, "canvas": 32, "pool": 7}, run={"steps": 5})
+    manifest = train(other, run, resume=True, changes=["degradation.pool"])
+    assert said.count("the pool of training pairs begins anew: degradation.pool changed") == 1
+    assert [(one.step, one.key, one.old, one.new) for one in manifest.history] == [(3, "degradation.pool", 5, 7)]
+    assert torch.load(run / "checkpoints" / "step-000005" / STATE_NAME, weights_only=True)["pools"][0]["filled"] == 4

@@ -22,6 +22,13 @@ def test_headers_are_those_of_the_files_in_order(picture_folder):
     assert read_headers([picture_folder / "gone.png"]) == [FileHeader(str(picture_folder / "gone.png"), -1, 0)]
 
 
+def test_a_line_says_how_far_it_is_while_there_is_more_to_come(picture_folder, monkeypatch, said):
+    monkeypatch.setattr(headers, "_TOLD_SECONDS", 0.0)
+    monkeypatch.setattr(headers, "_AT_ONCE", 2)
+    read_headers([*open_folder(picture_folder).paths, picture_folder / "gone.png"])
+    assert said == [f"read the headers of {count} of 4 pictures" for count in (0, 2)]
+
+
 def test_kept_headers_come_back_and_damaged_ones_do_not(tmp_path):
     written = [FileHeader("/a/b.png", 7, 10**18, 3, 4), FileHeader(os.fsdecode(b"\xff\n.png"), -1, 0)]
     write_headers(tmp_path, written)

@@ -8,7 +8,8 @@ from concurrent.futures import CancelledError
 import pytest
 
 from sr_deploy.errors import ImageError, InputError
-from sr_deploy.train import patience
+from sr_deploy.imaging.codec import read_training_image
+from sr_deploy.train import patience, training_images
 from sr_deploy.train.patience import PatientReader
 from tests.unit.train.test_photographs import open_folder
 
@@ -34,8 +35,8 @@ def test_a_folder_that_is_gone_for_a_while_is_waited_for_with_two_lines(picture_
 def test_errors_of_a_network_are_tried_again_and_pass(picture_folder, monkeypatch, said):
     failures = [OSError(errno.ESTALE, "stale"), ImageError("cannot read")]
     failures[1].__cause__ = OSError(errno.EIO, "input/output")
-    plain = patience.read_training_image
-    monkeypatch.setattr(patience, "read_training_image", lambda path: fail(failures) or plain(path))
+    plain = training_images.read_training_image
+    monkeypatch.setattr(training_images, "read_training_image", lambda path: fail(failures) or plain(path))
     assert open_folder(picture_folder).pair(0) is not None
     assert failures == []
     assert len(said) == 2
@@ -66,4 +67,19 @@ def test_waiting_ends_when_it_is_abandoned(picture_folder, monkeypatch):
     abandoned = threading.Event()
     threading.Timer(0.2, abandoned.set).start()
     with pytest.raises(CancelledError):
-        PatientReader(paths).read(paths[0], abandoned)
+        PatientReader(paths).read(paths[0], read_training_image, abandoned)
+
+
+def test_a_folder_that_is_gone_while_headers_are_read_is_waited_for(picture_folder, said):
+    wanted = open_folder(picture_folder)
+    wanted.examine(threads=1)
+    photographs = open_folder(picture_folder)
+    away = picture_folder.with_name("away")
+    picture_folder.rename(away)
+    back = threading.Timer(0.5, lambda: away.rename(picture_folder))
+    back.start()
+    photographs.examine(threads=2)
+    back.join()
+    assert photographs.headers == wanted.headers
+    assert photographs.fingerprint() == wanted.fingerprint()
+    assert len(said) == 2

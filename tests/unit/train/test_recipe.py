@@ -110,6 +110,24 @@ def test_differences_name_keys_and_values(make_recipe):
     ]
 
 
+def test_differences_say_what_a_run_may_change(make_recipe):
+    def vgg(path):
+        return {"perceptual": {"weight": 1.0, "layers": {"conv3_4": 1.0}, "vgg19": path}}
+
+    one = make_recipe(loss=vgg("/a.pth"), data={"folder": "/a"})
+    other = make_recipe(
+        loss=vgg("/b.pth"), data={"folder": "/b", "validation_folder": "/v", "batch": 8}, network={"features": 9}
+    )
+    kinds = {each.key: (each.is_place, each.is_fixed) for each in find_differences(one, other)}
+    assert kinds == {
+        "data.batch": (False, False),
+        "data.folder": (True, False),
+        "data.validation_folder": (True, False),
+        "loss.perceptual.vgg19": (True, False),
+        "network.features": (False, True),
+    }
+
+
 def list_fields(model, prefix=""):
     """Every field of a recipe by its dotted key."""
     for name, field in model.model_fields.items():
