@@ -76,7 +76,7 @@ class PatientReader:
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__
         if isinstance(cause, OSError) and cause.errno in _PASSING:
-            return os.strerror(cause.errno)
+            return os.strerror(cause.errno or 0)
         if os.path.exists(path):
             return None
         nearest = next((str(folder) for folder in path.parents if os.path.exists(folder)), os.sep)
