@@ -150,8 +150,8 @@ class TrainingImages:
         if self._is_small(width, height):
             self.pair(index)  # says so
 
-    def _is_small(self, *sides: int) -> bool:
-        return min(side - side % self._multiple for side in sides) < self._min_side
+    def _is_small(self, *lengths: int) -> bool:
+        return min(length - length % self._multiple for length in lengths) < self._min_side
 
     def _make_pair(self, index: int, abandoned: threading.Event | None) -> ImagePair:
         path = self.paths[index]
