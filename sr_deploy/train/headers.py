@@ -54,12 +54,15 @@ def read_headers(paths: Sequence[Path], known: Iterable[FileHeader] = ()) -> lis
     sizes = {(*one.identity, one.modified): (one.width, one.height) for one in known if one.width}
     parts = [paths[first : first + _AT_ONCE] for first in range(0, len(paths), _AT_ONCE)]
     found: list[FileHeader] = []
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="headers") as pool:
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="headers")
+    try:
         for part in tell_progress(
             pool.map(lambda part: [_read_header(path, sizes) for path in part], parts),
             lambda count: f"read the headers of {min(count * _AT_ONCE, len(paths)):,} of {len(paths):,} pictures",
         ):
             found += part
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
     return found
 
 

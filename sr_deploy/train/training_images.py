@@ -93,6 +93,7 @@ class TrainingImages:
                     list(pool.map(lambda index: None if self._full else self.pair(index, ended), every))
             finally:
                 ended.set()
+                pool.shutdown(cancel_futures=True)
         self._check_any_good()
         next(pair for pair in map(self.pair, range(len(self.paths))) if pair is not None)  # or an error is raised
 

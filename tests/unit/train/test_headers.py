@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -27,6 +28,27 @@ def test_a_line_says_how_far_it_is_while_there_is_more_to_come(picture_folder, m
     monkeypatch.setattr(headers, "_AT_ONCE", 2)
     read_headers([*open_folder(picture_folder).paths, picture_folder / "gone.png"])
     assert said == [f"read the headers of {count} of 4 pictures" for count in (0, 2)]
+
+
+def test_ctrl_c_does_not_wait_for_the_headers_that_are_left(picture_folder, monkeypatch):
+    opened = []
+
+    def read_slowly(path, size):
+        opened.append(path)
+        time.sleep(0.01)
+        return plain(path, size)
+
+    def interrupt(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    plain = headers.read_head
+    monkeypatch.setattr(headers, "read_head", read_slowly)
+    monkeypatch.setattr(headers, "_TOLD_SECONDS", 0.0)
+    monkeypatch.setattr(headers, "_AT_ONCE", 2)
+    monkeypatch.setattr(headers._LOG, "info", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        read_headers(open_folder(picture_folder).paths * 300)
+    assert len(opened) < 450
 
 
 def test_kept_headers_come_back_and_damaged_ones_do_not(tmp_path):
