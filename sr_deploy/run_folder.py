@@ -1,6 +1,7 @@
 """Where things lie in the folder of a training run. No torch here.
 
-runs/NAME/run.json  recipe.toml  metrics.jsonl  teacher.safetensors  previews/step-000500.png  tensorboard/
+runs/NAME/run.json  recipe.toml  metrics.jsonl  headers.jsonl  teacher.safetensors
+runs/NAME/previews/step-000500.png  tensorboard/
 runs/NAME/checkpoints/step-000500/generator.safetensors  generator_ema.safetensors  discriminator.safetensors  state.pt
 """
 
@@ -12,6 +13,8 @@ from pathlib import Path
 MANIFEST_NAME = "run.json"
 RECIPE_NAME = "recipe.toml"
 METRICS_NAME = "metrics.jsonl"
+HEADERS_NAME = "headers.jsonl"
+"""What is known of each training picture: path, bytes, time, width, height."""
 TEACHER_NAME = "teacher.safetensors"
 """Of a run that trains for INT8: the network that it began with, which is distilled in FP32."""
 PREVIEWS_NAME = "previews"

@@ -10,12 +10,15 @@ from types import FrameType
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
+def stop_on_signals(event: threading.Event | None = None) -> Iterator[threading.Event]:
     """Yield an event that the first SIGINT or SIGTERM sets; a second one acts as it always did.
 
     Python lets only the main thread listen to signals; in others the event is never set from here.
+
+    Args:
+        event: to set; None: a new one.
     """
-    request = threading.Event()
+    request = event or threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

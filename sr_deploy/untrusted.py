@@ -146,6 +146,23 @@ def open_regular(path: Path) -> BufferedReader:
     return stream
 
 
+def read_head(path: Path, size: int) -> tuple[os.stat_result, bytes]:
+    """Status and first bytes, at most `size`, of a plain file, with as few calls of the system as there can be.
+
+    Raises:
+        OSError: it cannot be read, or is a folder, a device, a pipe or a socket.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} is not a plain file, but a folder, a device, a pipe or a socket")
+    # No second look as in `open_regular`: so few bytes do not wait with O_NONBLOCK, whatever took the file's place.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        return status, os.read(handle, size)
+    finally:
+        os.close(handle)
+
+
 def open_for_appending(path: Path) -> TextIO:
     """Open a plain file to add lines to, UTF-8; it is made if it is not there.
 

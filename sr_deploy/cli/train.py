@@ -73,7 +73,6 @@ def train(
     """
     from sr_deploy.config import format_toml_value
     from sr_deploy.errors import InputError
-    from sr_deploy.stopping import stop_on_signals
     from sr_deploy.train.processes import join_processes
     from sr_deploy.train.run import find_newest_run, require_run
 
@@ -103,7 +102,7 @@ def train(
         require_run(run)
         return [Stage(_recipe_to_resume(recipe, run, changes), run, "resume")], None
 
-    with contextlib.ExitStack() as held, join_processes(device) as processes, stop_on_signals() as stop:
+    with contextlib.ExitStack() as held, join_processes(device) as processes:
         output = Output(as_json, silent=not processes.is_main)
         if not processes.is_main:  # the first process speaks for all
             logging.getLogger("sr_deploy").setLevel(logging.CRITICAL)
@@ -118,7 +117,8 @@ def train(
             if stage.action == "take":
                 before = run
                 continue
-            manifest = _train_stage(stage, before, device=device, processes=processes, stop=stop, output=output)
+            asked = [change.partition("=")[0].strip() for change in changes]
+            manifest = _train_stage(stage, before, asked, device=device, processes=processes, output=output)
             before = run = run.with_name(manifest.name) if stage.numbered else run
             if manifest.status == "stopped":
                 break
@@ -138,14 +138,15 @@ def _plan(name: str, changes: list[str], out: Path | None, *, alone: bool) -> li
 def _train_stage(
     stage: Stage,
     start_from: Path | None,
+    changes: list[str],
     *,
     device: str | None,
     processes: Processes,
-    stop: threading.Event,
     output: Output,
 ) -> RunManifest:
     from sr_deploy.progress import Progress
     from sr_deploy.run_folder import find_last_checkpoint
+    from sr_deploy.stopping import stop_on_signals
     from sr_deploy.train import loop
 
     resume = stage.action == "resume"
@@ -153,6 +154,7 @@ def _train_stage(
     done = last[0] if last else 0
     recipe = stage.recipe
     left = max(recipe.run.steps - done, 1)
+    stop = threading.Event()
     with output.progress(f"training {recipe.name}") as on_progress:
         return loop.train(
             recipe,
@@ -160,9 +162,11 @@ def _train_stage(
             resume=resume,
             device=device,
             start_from=None if resume else start_from,
+            changes=changes,
             numbered=stage.numbered,
             processes=processes,
             stop=stop,
+            listen=lambda: stop_on_signals(stop),
             on_step=lambda report: on_progress(Progress(_describe_pace(report), report.step - done, left, "steps")),
         )
 

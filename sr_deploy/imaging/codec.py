@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,13 +78,18 @@ def read_training_image(path: Path) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[..., :3])
 
 
-def read_training_size(path: Path) -> tuple[int, int]:
-    """Both sides of a picture in pixels, in any order: by its header, or decoded where Pillow does not know the format.
+def check_training_image(path: Path) -> tuple[int, int]:
+    """Width and height of a picture, as stored; what `read_training_image` refuses by a header is refused here too.
 
     Raises:
-        ImageError: as `read_training_image`, where it is decoded.
+        ImageError: as there, without that samples are decoded (where Pillow decodes: with).
     """
-    return pillow.read_size(path) or read_training_image(path).shape[:2]
+    if training_decoder() == "pillow":
+        height, width, _ = pillow.read_rgb(require_image(path)).shape
+        return width, height
+    image, _ = open_image(path)
+    refuse_colors(path, image)
+    return image.width, image.height
 
 
 def training_decoder() -> str:
@@ -127,12 +134,23 @@ def list_images(folder: Path, suffixes: frozenset[str] = PHOTOGRAPH_SUFFIXES) ->
         raise InputError(f"{folder} does not exist; give a folder of pictures")
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; give a folder of pictures")
-    found = []
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in suffixes and not hidden and path.is_file():
-            found.append(path)
-    return sorted(found)
+    return list(_walk(folder, suffixes))
+
+
+def _walk(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
+    """In the order of sorted paths. Links to folders are not followed."""
+    try:
+        with os.scandir(folder) as entries:
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+    except PermissionError:  # a folder of somebody else's
+        return
+    for entry in sorted(shown, key=lambda one: os.path.normcase(one.name)):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(folder / entry.name, suffixes)
+        elif os.path.splitext(entry.name)[1].lower() in suffixes:
+            path = folder / entry.name
+            if entry.is_file(follow_symlinks=False) or path.is_file():
+                yield path
 
 
 def bundled_photographs() -> dict[str, Path]:

@@ -131,7 +131,9 @@ def _find_stage(recipe: Recipe, runs: Path) -> Stage:
     for manifest, stored, run in sorted(ours, key=lambda one: one[0].updated_at, reverse=True):
         differences = find_differences(stored, recipe)
         if manifest.status == "finished" and stored.arch_spec() == recipe.arch_spec():
-            other = f"; trained with {'; '.join(differences)}: move it away to train anew" if differences else ""
+            other = (
+                f"; trained with {'; '.join(map(str, differences))}: move it away to train anew" if differences else ""
+            )
             return Stage(recipe, run, "take", f"{run} is finished ({manifest.step} steps) and is started from{other}")
         if manifest.status != "finished" and not differences and find_last_checkpoint(run) is not None:
             return Stage(recipe, run, "resume", f"{run} goes on first: the recipe starts from it")

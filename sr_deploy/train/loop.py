@@ -9,10 +9,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -31,6 +33,7 @@ from sr_deploy.train.session import Session, open_session
 from sr_deploy.train.state import TrainingState
 from sr_deploy.train.validation import validate, write_preview
 
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 _MANIFEST_SECONDS = 5.0
 _MUCH_WAITING = 0.2  # share of the time
@@ -55,9 +58,11 @@ def train(
     resume: bool = False,
     device: str | None = None,
     start_from: Path | None = None,
+    changes: Collection[str] = (),
     numbered: bool = False,
     processes: Processes = SINGLE_PROCESS,
     stop: threading.Event | None = None,
+    listen: Callable[[], AbstractContextManager[object]] = nullcontext,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> RunManifest:
     """Train one recipe into a run folder.
@@ -68,9 +73,12 @@ def train(
         resume: go on from the last checkpoint in `out`; on the CPU the result has the bits of a run never stopped.
         device: as torch names it; cuda if available, else cpu, if None.
         start_from: anything with weights for the generator to start from.
+        changes: keys of the recipe, or sections, that may be others than in the run that goes on, though they change
+            what a step computes; its history keeps them.
         numbered: for a new run: where `out` is taken, take the recipe's next free name beside it; the manifest has it.
         processes: who trains along; each calls this with the same arguments.
         stop: when set, the run writes a checkpoint after the present step and returns with status "stopped".
+        listen: goes around the steps, as what makes signals set `stop`; before them Ctrl-C may just interrupt.
         on_step: told after each step.
 
     Raises:
@@ -78,18 +86,20 @@ def train(
         LockedError: another process trains this run.
         SrDeployError: anything wrong with recipe, data, weights or folders.
     """
-    if resume and _is_finished(check_resumable(recipe, out), recipe):
+    if resume and _is_finished(check_resumable(recipe, out, changes), recipe):
         _LOG.info("%s is finished: %d steps; to train on: --resume --set run.steps=MORE", out, recipe.run.steps)
         return read_manifest(out)
     opening = open_session(
-        recipe, out, resume=resume, device=device, start_from=start_from, processes=processes, numbered=numbered,
+        recipe, out, resume=resume, device=device, start_from=start_from, changes=changes, processes=processes,
+        numbered=numbered,
     )  # fmt: skip
     run = out if resume else None
     try:
         with opening as session:
             run = session.run
             _LOG.info("%s", _describe_start(session))
-            _run_steps(session, stop or threading.Event(), on_step)
+            with listen():
+                _run_steps(session, stop or threading.Event(), on_step)
             return session.manifest
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = one_line(error)
@@ -118,14 +128,18 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
     buffer = MetricBuffer(state, processes, recipe.run.bad_steps)
     clock = _Clock(state)
     postponed = False  # whether a checkpoint was due and was not written
+    begun, data = state.step, recipe.data
+    # Side by side, processes end at the same step: none leaves alone while it waits for its batch, or validates.
+    hasty = stop if processes.world_size == 1 else None
     torch.backends.cudnn.benchmark = session.device.type == "cuda"  # shapes do not change from step to step
     with (
         _recording_failure(session),
         _open_log(session) as log,
-        closing(iterate_batches(session.sampler, state.step, recipe.run.steps, recipe.data.workers)) as batches,
+        closing(iterate_batches(session.sampler, begun, recipe.run.steps, data.workers, hasty)) as batches,
     ):
         if log is not None and log.advice:
             _LOG.warning("%s", log.advice)
+        _make_up_validation(session, log, hasty)
         for batch in clock.watch(batches):
             # The update.
             pair = session.make_pair(batch)
@@ -150,9 +164,9 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
                     _LOG.warning("%s", line)
                 if log is not None:
                     log.log_training(state.step, {**means, "learning_rate": learning_rate, **clock.metrics()})
-            if validation_due and log is not None:
-                _validate(session, log)
-            if preview_due and session.previews and processes.is_main:
+            if validation_due and log is not None and not _validate(session, log, hasty):
+                ending = checkpoint_due = True
+            if preview_due and session.previews and processes.is_main and not stop.is_set():
                 preview = preview_file(session.run, state.step)
                 write_preview(preview, state.average.network, session.held_out, recipe.scale)
             # Finite weights whose step was not finite may have diverged all the same: the next finite step shows.
@@ -164,8 +178,9 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             on_step(StepReport(state.step, clock.loss, clock.steps_per_second))
             if ending:
                 break
-        finished = state.step == recipe.run.steps
-        update_manifest(session, status="finished" if finished else "stopped")
+        else:  # no batch came any more
+            _save_early_end(session, buffer, begun)
+        update_manifest(session, status="finished" if _is_complete(session) else "stopped")
 
 
 def _open_log(session: Session) -> AbstractContextManager[MetricsLog | None]:
@@ -193,13 +208,54 @@ def _validation_due(recipe: Recipe, step: int) -> tuple[bool, bool]:
     return last or step % recipe.run.validate_every == 0, last or step % recipe.run.preview_every == 0
 
 
-def _validate(session: Session, log: MetricsLog) -> None:
+def _save_early_end(session: Session, buffer: MetricBuffer, begun: int) -> None:
+    """Write a checkpoint where the run is stopped while it waits for a batch, after steps since `begun`."""
     state = session.state
-    result = validate(state.average.network, session.held_out, session.recipe.scale, state.step)
+    if begun < state.step < session.recipe.run.steps and not state.bad_in_row:
+        buffer.collect()
+        _write_checkpoint(session)
+
+
+def _is_complete(session: Session) -> bool:
+    """Whether all steps are made and validated."""
+    validated = _is_validated(session) or not session.processes.is_main
+    return session.state.step == session.recipe.run.steps and validated
+
+
+def _make_up_validation(session: Session, log: MetricsLog | None, stop: threading.Event | None) -> None:
+    """Validate before the first step what was due after the last one and was stopped."""
+    step = session.state.step
+    if log is not None and step and _validation_due(session.recipe, step)[0] and not _is_validated(session):
+        _validate(session, log, stop)
+
+
+def _is_validated(session: Session) -> bool:
+    """Whether the present step is validated, or one after it."""
+    last = session.manifest.last_validation
+    return last is not None and last.step >= session.state.step
+
+
+def _validate(session: Session, log: MetricsLog, stop: threading.Event | None) -> bool:
+    """False: nothing came of it, because `stop` was set meanwhile; who goes on validates first."""
+    state = session.state
+    held_out = session.held_out if stop is None else _until(stop, session.held_out)
+    try:
+        result = validate(state.average.network, held_out, session.recipe.scale, state.step)
+    except CancelledError:
+        return False
     if state.best_validation is None or result.model.psnr_y > state.best_validation.model.psnr_y:
         state.best_validation = result
     log.log_validation(result)
     update_manifest(session, last_validation=result)
+    return True
+
+
+def _until(stop: threading.Event, items: Iterable[T]) -> Iterator[T]:
+    """The items; another one after `stop` is set raises CancelledError."""
+    for index, item in enumerate(items):
+        if index and stop.is_set():
+            raise CancelledError
+        yield item
 
 
 def _write_checkpoint(session: Session) -> None:

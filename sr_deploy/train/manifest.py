@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,10 @@ from sr_deploy.arch.weights import save_generator
 from sr_deploy.errors import OutputError, TrainingError
 from sr_deploy.measure.machine import describe_machine, tool_versions
 from sr_deploy.run_folder import RECIPE_NAME, TEACHER_NAME, find_last_checkpoint, list_checkpoints
+from sr_deploy.train.changes import find_changes
+from sr_deploy.train.headers import FileHeader, write_headers
 from sr_deploy.train.precision import PrecisionChoice
-from sr_deploy.train.recipe import Recipe, find_differences, read_run_recipe, write_recipe
+from sr_deploy.train.recipe import Recipe, write_recipe
 from sr_deploy.train.run import (
     PrecisionRecord,
     RunManifest,
@@ -29,18 +32,14 @@ if TYPE_CHECKING:
     from sr_deploy.train.session import Session
 
 
-def check_resumable(recipe: Recipe, run: Path) -> RunManifest:
-    """The manifest of a run that `recipe` can go on with.
+def check_resumable(recipe: Recipe, run: Path, allowed: Collection[str] = ()) -> RunManifest:
+    """The manifest of a run that `recipe` can go on with; `allowed` as in `find_changes`.
 
     Raises:
         TrainingError: there is no run, or it was trained by another recipe; the message names what differs.
     """
     manifest = require_run(run)
-    if differences := find_differences(read_run_recipe(run / RECIPE_NAME), recipe):
-        raise TrainingError(
-            f"cannot resume {run} with another recipe: {'; '.join(differences)}; leave the recipe as it was "
-            "(only data.workers, data.cache_gib and what is under run may change), or start a new run"
-        )
+    find_changes(recipe, run, allowed)
     last = find_last_checkpoint(run)
     if last is not None and last[0] > recipe.run.steps:
         raise TrainingError(
@@ -78,8 +77,16 @@ def new_manifest(
     )
 
 
-def record_start(session: Session, teacher: nn.Module | None, *, resume: bool) -> None:
+def record_start(
+    session: Session, teacher: nn.Module | None, headers: Sequence[FileHeader] | None, *, resume: bool
+) -> None:
     """Write recipe, manifest and what is distilled. A new run that cannot be written leaves nothing behind.
+
+    Args:
+        session: of the run.
+        teacher: what is distilled.
+        headers: of the pictures; None: those that are kept hold.
+        resume: whether the run was there before.
 
     Raises:
         OutputError: it cannot be written.
@@ -89,10 +96,12 @@ def record_start(session: Session, teacher: nn.Module | None, *, resume: bool) -
         last = None  # those steps come again
     try:
         write_recipe(session.run / RECIPE_NAME, session.recipe)
+        if headers is not None:
+            write_headers(session.run, headers)
         if teacher is not None and not resume:
             save_generator(session.run / TEACHER_NAME, teacher.state_dict(), session.recipe.arch_spec())
         update_manifest(session, status="running", last_validation=last, machine=describe_machine())
-    except OutputError:
+    except (OutputError, KeyboardInterrupt):
         if not resume:
             shutil.rmtree(session.run, ignore_errors=True)
         raise

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from sr_deploy.candidates import read_each, require_any
 from sr_deploy.config import Document, first_problem
@@ -75,6 +75,17 @@ class StartingPoint(Document):
     """Of the file of weights."""
 
 
+class Change(Document):
+    """What computes otherwise since a run went on."""
+
+    step: int
+    """Updates made before it."""
+    key: str
+    """Of the recipe; `pictures`: files were added or lost, and `old` and `new` count them."""
+    old: JsonValue
+    new: JsonValue
+
+
 class RunManifest(Document):
     """`run.json`: what a run is and how far it is."""
 
@@ -106,9 +117,11 @@ class RunManifest(Document):
     device: str
     """What computed last, as torch names it."""
     data_sha256: str
-    """Over names and sizes of the training files."""
+    """Over names and sizes of the training files, as they are now."""
     started_from: StartingPoint | None = None
     """Set if weights were given (--from)."""
+    history: tuple[Change, ...] = ()
+    """What was changed since it began, oldest first."""
     versions: dict[str, str]
     """Of sr-deploy and the libraries that it uses, by distribution."""
     machine: Machine

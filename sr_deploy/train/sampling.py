@@ -6,9 +6,10 @@ resume, with any number of threads, and when several processes share the samples
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from sr_deploy.train.training_images import TrainingImages
 
 _PATCH_STREAM = 0
 _BATCHES_AHEAD = 2  # for each thread
+_NOTICE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -67,24 +69,34 @@ class PatchSampler:
         self.share = recipe.data.batch // processes
         self._first = rank * self.share
 
-    def draw_batch(self, step: int) -> Batch:
+    def draw_batch(self, step: int, abandoned: threading.Event | None = None) -> Batch:
         """The batch of a step (counted from 0).
+
+        Args:
+            step: of the training.
+            abandoned: set where nobody wants it any more.
 
         Raises:
             InputError: no file is left that can be used.
+            CancelledError: it was abandoned.
         """
-        samples = range(self._first, self._first + self.share)
-        patches = [self.draw_patch(step, sample) for sample in samples]
+        patches = []
+        for sample in range(self._first, self._first + self.share):
+            if abandoned is not None and abandoned.is_set():
+                raise CancelledError
+            patches.append(self.draw_patch(step, sample, abandoned))
         lr, hr = (np.stack(images) for images in zip(*patches, strict=True))
         return Batch(step=step, first_sample=self._first, lr=lr, hr=hr)
 
-    def draw_patch(self, step: int, sample: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def draw_patch(
+        self, step: int, sample: int, abandoned: threading.Event | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """One pair of patches (low, high resolution), flipped and turned alike."""
         random = random_for(self._seed, _PATCH_STREAM, step, sample)
         pair = None
         while pair is None:  # a file that cannot be used is drawn again, from the same stream
             picture, picture_scale = self._draw_picture(random)
-            pair = self._photographs.pair(picture)
+            pair = self._photographs.pair(picture, abandoned)
         if picture_scale != WHOLE:
             side, scale = (self._canvas, None) if self._canvas else (self._data.patch_size, self._photographs.scale)
             lr, hr = cut_shrunk(pair.hr, picture_scale, side, scale, random)
@@ -135,19 +147,31 @@ def random_for(seed: int, stream: int, step: int, sample: int) -> np.random.Gene
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, step, sample]))
 
 
-def iterate_batches(sampler: PatchSampler, first: int, last: int, workers: int) -> Generator[Batch, None, None]:
-    """Batches of the steps `first` to `last - 1`, prepared ahead by `workers` threads (none: when asked)."""
-    if workers == 0:
-        yield from (sampler.draw_batch(step) for step in range(first, last))
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+def iterate_batches(
+    sampler: PatchSampler, first: int, last: int, workers: int, stop: threading.Event | None = None
+) -> Generator[Batch, None, None]:
+    """Batches of the steps `first` to `last - 1`, prepared ahead by `workers` threads (none: when asked).
+
+    They end early where one does not come, as from a drive that is gone, half a second after `stop` was set.
+    """
+    pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="batches")
     waiting: deque[Future[Batch]] = deque()
+    abandoned = threading.Event()
     try:
         for step in range(first, last):
-            waiting.append(pool.submit(sampler.draw_batch, step))
-            if len(waiting) > workers * _BATCHES_AHEAD:
+            waiting.append(pool.submit(sampler.draw_batch, step, abandoned))
+            while len(waiting) > (workers * _BATCHES_AHEAD if step < last - 1 else 0):
+                if not _comes(waiting[0], stop):
+                    return
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
     finally:
+        abandoned.set()
         pool.shutdown(cancel_futures=True)
+
+
+def _comes(batch: Future[Batch], stop: threading.Event | None) -> bool:
+    """Wait for a batch; false: half a second passed after `stop` was set."""
+    while not wait([batch], _NOTICE_SECONDS).done:
+        if stop is not None and stop.is_set():
+            return False
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,12 @@ from torch import nn
 from sr_deploy.arch.quantized import quantize_convolutions
 from sr_deploy.arch.registry import input_multiple
 from sr_deploy.arch.weights import read_checkpoint
-from sr_deploy.errors import InputError, RecipeError, TrainingError
+from sr_deploy.errors import InputError, RecipeError
 from sr_deploy.imaging.codec import training_decoder
 from sr_deploy.run_folder import TEACHER_NAME, find_last_checkpoint
+from sr_deploy.train.changes import find_changes, record_changes, record_pictures
 from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
+from sr_deploy.train.headers import FileHeader, read_kept_headers
 from sr_deploy.train.manifest import check_resumable, new_manifest, record_start
 from sr_deploy.train.mixture import build_mixture
 from sr_deploy.train.networks import (
@@ -47,6 +49,9 @@ from sr_deploy.train.update import Updater
 from sr_deploy.train.validation import HeldOut, read_held_out
 
 _LOG = logging.getLogger(__name__)
+_POOL_KEYS = ("degradation", "data.patch_size")
+"""Sections and keys that what is in the pool was made by."""
+_VALIDATION_KEYS = frozenset({"data.validation_folder", "data.held_out"})
 
 
 @dataclass
@@ -81,6 +86,7 @@ def open_session(
     resume: bool,
     device: str | None,
     start_from: Path | None,
+    changes: Collection[str] = (),
     processes: Processes = SINGLE_PROCESS,
     numbered: bool = False,
 ) -> Iterator[Session]:
@@ -92,6 +98,7 @@ def open_session(
         resume: go on with it.
         device: as torch names it; None: the best.
         start_from: anything with weights for the generator.
+        changes: keys of the recipe that may be others than in the run.
         processes: who trains along.
         numbered: for a new run: take the next free name of the recipe if `run` is taken.
 
@@ -106,7 +113,7 @@ def open_session(
             require_run(run)
             processes.broadcast(lambda: held.enter_context(hold_run(run)))
         yield _prepare(
-            recipe, run, resume=resume, device=device, start_from=start_from, processes=processes,
+            recipe, run, resume=resume, device=device, start_from=start_from, changes=changes, processes=processes,
             claim=lambda: held.enter_context(claim_run_folder(run, name=recipe.name if numbered else None)),
         )  # fmt: skip
 
@@ -118,20 +125,22 @@ def _prepare(
     resume: bool,
     device: str | None,
     start_from: Path | None,
+    changes: Collection[str],
     processes: Processes,
     claim: Callable[[], Path],
 ) -> Session:
     """The session; the run is held by the first process, or is claimed by it as soon as all else stands."""
-    manifest = check_resumable(recipe, run) if resume else None
+    manifest = check_resumable(recipe, run, changes) if resume else None
+    differences = find_changes(recipe, run, changes) if resume else []
     chosen_device = choose_device(device, processes)
-    photographs = open_training_images(recipe)
-    photographs.prefetch(threads=recipe.data.workers)
+    kept = read_kept_headers(run) if resume else None
+    photographs = open_training_images(recipe, kept or ())
     fingerprint = photographs.fingerprint()
-    if manifest is not None and manifest.data_sha256 != fingerprint:
-        raise TrainingError(
-            f"cannot resume {run}: the training images are not those it began with (names or sizes differ); "
-            "bring them back, or start a new run from its weights with --from"
+    if manifest is not None:
+        manifest = record_pictures(
+            manifest, run, kept, photographs.headers, fingerprint, any_pictures="data.folder" in changes
         )
+        manifest = record_changes(manifest, run, differences)
     held_out = read_held_out(recipe) if processes.is_main else []
     sampler = PatchSampler(
         photographs, recipe, mixture=build_mixture(recipe, photographs),
@@ -158,22 +167,30 @@ def _prepare(
         processes.broadcast(lambda: delete_leftovers(run))
     recipe = _fix_precision(recipe, precision)
     state = build_state(recipe, network, discriminator, precision, chosen_device)
-    state.pool = build_pool(recipe, processes.rank)
+    changed = {one.key for one in differences}
+    pool = build_pool(recipe, processes.rank)
+    state.pool = None if any(key.startswith(_POOL_KEYS) for key in changed) else pool
     last = find_last_checkpoint(run) if resume else None
     if last is not None and not read_checkpoint_into(
         last[1], state, rank=processes.rank, processes=processes.world_size
     ):
         _LOG.warning("the pool of training pairs begins anew: %s was written by another number of processes", last[1])
+    if state.pool is not pool:
+        state.pool = pool
+        _LOG.warning("the pool of training pairs begins anew: %s changed", ", ".join(sorted(changed)))
+    if changed & _VALIDATION_KEYS:
+        state.best_validation = None  # of other pictures
     asked = prepare_teacher(recipe, teacher, precision, chosen_device) if teacher is not None else None
     updater = build_updater(
         recipe, state, criteria, teacher=asked, precision=precision, device=chosen_device, processes=processes
     )
+    headers = None if photographs.headers == kept else photographs.headers
     session = Session(
         recipe=recipe, run=run, manifest=manifest, device=chosen_device, precision=precision, sampler=sampler,
         make_pair=build_pair_maker(recipe, chosen_device, state.pool), held_out=held_out, updater=updater, state=state,
         processes=processes, previews=training_decoder() == "pyvips",
     )  # fmt: skip
-    processes.broadcast(lambda: record_start(session, teacher, resume=resume))
+    processes.broadcast(lambda: record_start(session, teacher, headers, resume=resume))
     return session
 
 
@@ -210,8 +227,8 @@ def choose_device(name: str | None, processes: Processes = SINGLE_PROCESS) -> to
     return torch.device(chosen)
 
 
-def open_training_images(recipe: Recipe) -> TrainingImages:
-    """The images that a recipe trains on; none is read yet.
+def open_training_images(recipe: Recipe, known: Iterable[FileHeader] = ()) -> TrainingImages:
+    """The images that a recipe trains on; their headers are read.
 
     Raises:
         RecipeError: the patches do not fit the network.
@@ -224,7 +241,7 @@ def open_training_images(recipe: Recipe) -> TrainingImages:
             f"data.patch_size = {recipe.data.patch_size} does not fit {recipe.arch_spec().title()}; "
             f"give a multiple of {multiple}"
         )
-    return TrainingImages(
+    photographs = TrainingImages(
         training_paths(recipe.data),
         scale=recipe.scale,
         min_side=recipe.degradation.min_side() if recipe.degradation is not None else recipe.data.patch_size,
@@ -232,6 +249,8 @@ def open_training_images(recipe: Recipe) -> TrainingImages:
         cache_gib=recipe.data.cache_gib,
         with_lr=not degraded,
     )
+    photographs.examine(threads=recipe.data.workers, known=known)
+    return photographs
 
 
 def _choose_precision(

@@ -1,4 +1,4 @@
-"""Images of any size as aligned pairs of high and low resolution, decoded once as far as memory allows."""
+"""Images of any size as aligned pairs of high and low resolution, decoded when they are drawn and kept in memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,22 @@ from pathlib import Path
 import numpy as np
 
 from sr_deploy.errors import ImageError, InputError, RecipeError
-from sr_deploy.imaging.codec import bundled_photographs, list_images, read_training_image, read_training_size
+from sr_deploy.imaging.codec import (
+    bundled_photographs,
+    check_training_image,
+    list_images,
+    read_training_image,
+)
 from sr_deploy.imaging.formats import PHOTOGRAPHS
 from sr_deploy.imaging.photographs import ImagePair, crop_to_multiple
 from sr_deploy.imaging.resize import downscale_bicubic
+from sr_deploy.train.headers import FileHeader, read_headers, tell_progress
+from sr_deploy.train.patience import PatientReader
 from sr_deploy.train.recipe import DataRecipe
 
 _LOG = logging.getLogger(__name__)
+_FEW_FILES, _FEW_BYTES = 1000, 1 << 28
+"""As many are decoded before the first step."""
 
 
 class TrainingImages:
@@ -48,6 +57,8 @@ class TrainingImages:
         """
         self._with_lr = with_lr
         self.paths = tuple(paths)
+        self.headers: list[FileHeader] = []
+        self._reader = PatientReader(self.paths)
         self.scale = scale
         self._min_side = min_side
         self._multiple = multiple
@@ -57,21 +68,46 @@ class TrainingImages:
         self._cache: OrderedDict[int, ImagePair] = OrderedDict()
         self._bad: set[int] = set()
 
-    def prefetch(self, threads: int) -> None:
-        """Decode files, in order, until all are read or the cache is full.
+    def examine(self, threads: int, known: Iterable[FileHeader] = ()) -> None:
+        """Read all headers, and decode files that these say are too small, or say too little of.
+
+        Few pictures are all decoded, until the cache is full, so that the first steps need not wait for them. Of many
+        the first is that can be: damage among samples is found when a patch is drawn.
+
+        Args:
+            threads: that decode.
+            known: headers as they were kept.
 
         Raises:
             InputError: none of the files can be used.
         """
+        self.headers = read_headers(self.paths, known)
+        odd = [index for index, one in enumerate(self.headers) if self._is_small(one.width, one.height)]
+        ended = threading.Event()
         with ThreadPoolExecutor(max(threads, 1)) as pool:
-            list(pool.map(lambda index: None if self._full else self.pair(index), range(len(self.paths))))
+            try:
+                examined = pool.map(lambda index: self._examine(index, ended), odd)
+                for _ in tell_progress(examined, lambda count: f"examined {count:,} of {len(odd):,} unusual pictures"):
+                    pass
+                if self._are_few():
+                    every = range(len(self.paths))
+                    list(pool.map(lambda index: None if self._full else self.pair(index, ended), every))
+            finally:
+                ended.set()
+                pool.shutdown(cancel_futures=True)
         self._check_any_good()
+        next(pair for pair in map(self.pair, range(len(self.paths))) if pair is not None)  # or an error is raised
 
-    def pair(self, index: int) -> ImagePair | None:
+    def pair(self, index: int, abandoned: threading.Event | None = None) -> ImagePair | None:
         """The pair of one file, or None if the file cannot be used.
 
+        Args:
+            index: among the paths.
+            abandoned: ends waiting for a drive that is gone, when it is set.
+
         Raises:
-            InputError: now none of the files is left.
+            InputError: now none of the files is left, or all of them are gone and did not come back.
+            CancelledError: abandoned while it waited.
         """
         with self._lock:
             if index in self._bad:
@@ -80,7 +116,7 @@ class TrainingImages:
                 self._cache.move_to_end(index)
                 return self._cache[index]
         try:
-            made = self._make_pair(index)
+            made = self._make_pair(index, abandoned)
         except ImageError as error:
             self._mark_bad(index, error)
             self._check_any_good()
@@ -89,20 +125,12 @@ class TrainingImages:
         return made
 
     def read_size(self, index: int) -> tuple[int, int] | None:
-        """Sides of a pair's high resolution, by the header of its file, in any order; None if it cannot be used.
-
-        Raises:
-            InputError: none of the files is left.
-        """
-        try:
-            sides = read_training_size(self.paths[index])
-            self._check_sides(self.paths[index], *sides)
-        except ImageError as error:
-            self._mark_bad(index, error)
-            self._check_any_good()
-            return None
-        height, width = (length - length % self._multiple for length in sides)
-        return height, width
+        """Height and width of a pair's high resolution, by the header that was read; None if it cannot be used."""
+        with self._lock:
+            if index in self._bad:
+                return None
+        header = self.headers[index]
+        return header.height - header.height % self._multiple, header.width - header.width % self._multiple
 
     def cached_bytes(self) -> int:
         """Memory that decoded pairs take now."""
@@ -111,19 +139,40 @@ class TrainingImages:
 
     def fingerprint(self) -> str:
         """SHA-256 over names and sizes of the files: whether a resumed run sees what the first part saw."""
-        lines = [f"{path.name}\t{path.stat().st_size}" for path in self.paths]
+        lines = ["{}\t{}".format(*one.identity) for one in self.headers]
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
-    def _make_pair(self, index: int) -> ImagePair:
+    def _are_few(self) -> bool:
+        decoded = sum(3 * one.width * one.height for one in self.headers)
+        return len(self.paths) <= _FEW_FILES and decoded <= _FEW_BYTES
+
+    def _examine(self, index: int, ended: threading.Event) -> None:
+        """Whether the file can be used, as far as its header tells a decoder."""
+        path, header = self.paths[index], self.headers[index]
+        try:
+            width, height = self._reader.read(path, check_training_image, ended)
+        except ImageError as error:
+            self._mark_bad(index, error)
+            return
+        if header.size < 0:  # it was away
+            (header,) = read_headers([path])
+        self.headers[index] = header._replace(width=width, height=height)
+        if self._is_small(width, height):
+            self.pair(index)  # says so
+
+    def _is_small(self, *lengths: int) -> bool:
+        return min(length - length % self._multiple for length in lengths) < self._min_side
+
+    def _make_pair(self, index: int, abandoned: threading.Event | None) -> ImagePair:
         path = self.paths[index]
-        image = read_training_image(path)
+        image = self._reader.read(path, read_training_image, abandoned)
         hr = crop_to_multiple(image, self._multiple)
         self._check_sides(path, *image.shape[:2])
         lr = downscale_bicubic(hr, self.scale) if self._with_lr else np.zeros((0, 0, 3), np.uint8)
         return ImagePair(lr, hr)
 
     def _check_sides(self, path: Path, height: int, width: int) -> None:
-        if any(length - length % self._multiple < self._min_side for length in (height, width)):
+        if self._is_small(height, width):
             raise ImageError(
                 f"{path} is too small ({width}x{height} pixels; at least {self._min_side}x{self._min_side} are needed)"
             )

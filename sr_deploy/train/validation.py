@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from sr_deploy.imaging.photographs import ImagePair
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
 from sr_deploy.measure.quality import SSIM_WINDOW, Scores, score_pair
+from sr_deploy.train.headers import tell_progress
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import HeldOutScores, ValidationResult
 from sr_deploy.train.training_images import TrainingImages, validation_paths
@@ -56,9 +57,10 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
         multiple=multiple,
         cache_gib=recipe.data.cache_gib,
     )
-    photographs.prefetch(threads=1)
     held_out = []
-    for index, path in enumerate(photographs.paths):
+    count = len(photographs.paths)
+    described = tell_progress(photographs.paths, lambda read: f"read {read:,} of {count:,} pictures to validate on")
+    for index, path in enumerate(described):
         pair = photographs.pair(index)
         if pair is not None:
             bicubic = upscale_bicubic(pair.lr, recipe.scale)
@@ -66,7 +68,7 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
     return held_out
 
 
-def validate(network: nn.Module, held_out: Sequence[HeldOut], scale: int, step: int) -> ValidationResult:
+def validate(network: nn.Module, held_out: Iterable[HeldOut], scale: int, step: int) -> ValidationResult:
     """Score a network, in FP32 and evaluation mode, on each photograph and on average.
 
     Raises:

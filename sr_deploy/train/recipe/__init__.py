@@ -15,6 +15,7 @@ from sr_deploy.train.recipe.degradation import (
 from sr_deploy.train.recipe.loss import DiscriminatorRecipe, LossRecipe
 from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimizerRecipe, PrecisionRecipe, ScheduleRecipe
 from sr_deploy.train.recipe.recipe_files import (
+    Difference,
     find_differences,
     format_toml,
     load_recipe,
@@ -26,6 +27,7 @@ from sr_deploy.train.recipe.stage import NetworkRecipe, QuantizationRecipe, Reci
 __all__ = [
     "DataRecipe",
     "DegradationRecipe",
+    "Difference",
     "DiscriminatorRecipe",
     "EmaRecipe",
     "FinalRecipe",

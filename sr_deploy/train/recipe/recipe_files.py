@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import create_model
@@ -16,6 +17,12 @@ from sr_deploy.train.recipe.stage import Recipe
 
 # What may differ between a run and its resumption: none of these changes what a step computes.
 _FREE_TO_CHANGE = ("description", "run.", "data.workers", "data.cache_gib")
+# Of these the pictures are compared, not the places; the others are only read by a run that begins, or hold the same.
+_PLACES = ("data.folder", "data.training", "data.validation_folder", "data.held_out", "loss.perceptual.vgg19",
+           "discriminator.weights", "quantization.checkpoint", "init_from")  # fmt: skip
+_FIXED = ("name", "scale", "discriminator", "discriminator.architecture", "discriminator.features",
+          "discriminator.spectral_norm", "quantization", "quantization.checkpoint_sha256")  # fmt: skip
+_FIXED_SECTIONS = ("network.", "precision.", "quantization.input_steps")
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -69,14 +76,38 @@ def format_toml(document: Mapping[str, object]) -> str:
     return "\n".join(_table_lines(document, ())) + "\n"
 
 
-def find_differences(stored: Recipe, wanted: Recipe) -> list[str]:
-    """What keeps `wanted` from going on with a run of `stored`, as `key: stored -> wanted`, sorted.
+@dataclass(frozen=True)
+class Difference:
+    """A key that has another value in another recipe."""
 
-    Lengths and intervals may change. "auto" accepts what was measured before.
+    key: str
+    """As in `optimizer.learning_rate`."""
+    old: object
+    """None: not there."""
+    new: object
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old!r} -> {self.new!r}"
+
+    @property
+    def is_place(self) -> bool:
+        """Whether it only says where something lies, or what is validated on: no step computes otherwise."""
+        return self.key in _PLACES
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether no run can change it: its checkpoints would not fit."""
+        return self.key in _FIXED or self.key.startswith(_FIXED_SECTIONS)
+
+
+def find_differences(stored: Recipe, wanted: Recipe) -> list[Difference]:
+    """What `wanted` has otherwise than `stored`, sorted by key.
+
+    Lengths, intervals, threads and memory may differ. "auto" accepts what was measured before.
     """
     before, after = _flatten(stored.model_dump(mode="json")), _flatten(wanted.model_dump(mode="json"))
     return [
-        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        Difference(key, before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
         and not key.startswith(_FREE_TO_CHANGE)

@@ -29,7 +29,7 @@ def test_unusable_files_are_reported_once_each_and_skipped(picture_folder, said)
     (picture_folder / "text.jpg").write_text("hello")
     write_image(picture_folder / "small.png", np.zeros((15, 90, 3), np.uint8))
     photographs = open_folder(picture_folder)
-    photographs.prefetch(threads=2)
+    photographs.examine(threads=2)
     for _ in range(3):
         usable = [photographs.paths[i].name for i in range(6) if photographs.pair(i) is not None]
     assert usable == ["a.png", "c.png", "b.png"]
@@ -41,7 +41,7 @@ def test_unusable_files_are_reported_once_each_and_skipped(picture_folder, said)
 def test_nothing_usable_is_an_error(tmp_path):
     (tmp_path / "only.png").write_text("no picture")
     with pytest.raises(InputError, match="none of the 1 images"):
-        open_folder(tmp_path).prefetch(threads=1)
+        open_folder(tmp_path).examine(threads=1)
 
 
 def test_empty_and_missing_folders_are_errors(tmp_path):
@@ -54,7 +54,7 @@ def test_empty_and_missing_folders_are_errors(tmp_path):
 def test_a_full_cache_still_gives_every_pair(picture_folder):
     room_for_one = 14_000 / 2**30  # a.png takes 48 * 68 * 3 * 17 / 16 = 10,404 bytes
     photographs = open_folder(picture_folder, cache_gib=room_for_one)
-    photographs.prefetch(threads=1)
+    photographs.examine(threads=1)
     wanted = open_folder(picture_folder)
     for index in (0, 1, 2, 0, 2, 1):
         assert np.array_equal(photographs.pair(index).hr, wanted.pair(index).hr)
@@ -70,7 +70,13 @@ def test_bundled_names():
 
 
 def test_fingerprint_follows_the_files(picture_folder):
-    before = open_folder(picture_folder).fingerprint()
-    assert before == open_folder(picture_folder).fingerprint()
+    before = fingerprint(picture_folder)
+    assert before == fingerprint(picture_folder)
     (picture_folder / "c.png").unlink()
-    assert before != open_folder(picture_folder).fingerprint()
+    assert before != fingerprint(picture_folder)
+
+
+def fingerprint(folder) -> str:
+    photographs = open_folder(folder)
+    photographs.examine(threads=1)
+    return photographs.fingerprint()

@@ -103,11 +103,29 @@ def test_differences_name_keys_and_values(make_recipe):
     longer = make_recipe(run={"steps": 9, "checkpoint_every": 2}, data={"workers": 3}, precision={"autocast": "auto"})
     assert find_differences(stored, longer) == []
     other = make_recipe(optimizer={"learning_rate": 0.5}, loss={"pixel": "mse"}, precision={"autocast": "bf16"})
-    assert find_differences(stored, other) == [
+    assert [str(one) for one in find_differences(stored, other)] == [
         "loss.pixel: 'l1' -> 'mse'",
         "optimizer.learning_rate: 0.001 -> 0.5",
         "precision.autocast: 'off' -> 'bf16'",
     ]
+
+
+def test_differences_say_what_a_run_may_change(make_recipe):
+    def vgg(path):
+        return {"perceptual": {"weight": 1.0, "layers": {"conv3_4": 1.0}, "vgg19": path}}
+
+    one = make_recipe(loss=vgg("/a.pth"), data={"folder": "/a"})
+    other = make_recipe(
+        loss=vgg("/b.pth"), data={"folder": "/b", "validation_folder": "/v", "batch": 8}, network={"features": 9}
+    )
+    kinds = {each.key: (each.is_place, each.is_fixed) for each in find_differences(one, other)}
+    assert kinds == {
+        "data.batch": (False, False),
+        "data.folder": (True, False),
+        "data.validation_folder": (True, False),
+        "loss.perceptual.vgg19": (True, False),
+        "network.features": (False, True),
+    }
 
 
 def list_fields(model, prefix=""):
