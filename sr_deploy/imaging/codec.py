@@ -82,7 +82,8 @@ def read_training_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: as `read_training_image`, where it is decoded.
     """
-    return pillow.read_size(path) or read_training_image(path).shape[:2]
+    height, width = pillow.read_size(path) or read_training_image(path).shape[:2]
+    return height, width
 
 
 def training_decoder() -> str:

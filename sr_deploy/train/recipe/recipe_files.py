@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from pydantic import create_model
 
@@ -99,7 +100,7 @@ def _table_lines(table: Mapping[str, object], prefix: tuple[str, ...]) -> list[s
     return lines
 
 
-def _is_tables(value: object) -> bool:
+def _is_tables(value: object) -> TypeGuard[Sequence[Mapping[str, object]]]:
     return isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value)
 
 
