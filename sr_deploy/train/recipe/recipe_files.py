@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from pydantic import create_model
 
@@ -130,7 +131,7 @@ def _table_lines(table: Mapping[str, object], prefix: tuple[str, ...]) -> list[s
     return lines
 
 
-def _is_tables(value: object) -> bool:
+def _is_tables(value: object) -> TypeGuard[Sequence[Mapping[str, object]]]:
     return isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value)
 
 
