@@ -18,7 +18,8 @@ import torch
 
 from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory, one_line
 from sr_deploy.run_folder import find_last_checkpoint, preview_file
-from sr_deploy.train.checkpoint import write_checkpoint
+from sr_deploy.train.best import is_better, is_out_of_patience
+from sr_deploy.train.checkpoint import delete_old_checkpoints, write_checkpoint
 from sr_deploy.train.manifest import check_resumable, update_manifest
 from sr_deploy.train.metric_buffer import MetricBuffer
 from sr_deploy.train.metrics import MetricsLog
@@ -79,8 +80,10 @@ def train(
         SrDeployError: anything wrong with recipe, data, weights or folders.
     """
     if resume and _is_finished(check_resumable(recipe, out), recipe):
-        _LOG.info("%s is finished: %d steps; to train on: --resume --set run.steps=MORE", out, recipe.run.steps)
-        return read_manifest(out)
+        manifest = read_manifest(out)
+        more = "run.steps=MORE" if manifest.step == recipe.run.steps else "run.patience=0"
+        _LOG.info("%s is finished: %d steps; to train on: --resume --set %s", out, manifest.step, more)
+        return manifest
     opening = open_session(
         recipe, out, resume=resume, device=device, start_from=start_from, processes=processes, numbered=numbered,
     )  # fmt: skip
@@ -126,7 +129,8 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
     ):
         if log is not None and log.advice:
             _LOG.warning("%s", log.advice)
-        for batch in clock.watch(batches):
+        early = _is_early(session)
+        for batch in () if early else clock.watch(batches):
             # The update.
             pair = session.make_pair(batch)
             learning_rate = learning_rate_at(state.step, recipe.optimizer, recipe.run.steps)
@@ -150,8 +154,11 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
                     _LOG.warning("%s", line)
                 if log is not None:
                     log.log_training(state.step, {**means, "learning_rate": learning_rate, **clock.metrics()})
-            if validation_due and log is not None:
-                _validate(session, log)
+            if validation_due:
+                improved = log is not None and _validate(session, log, ending=ending)
+                early = _is_early(session)
+                checkpoint_due = processes.any(improved and recipe.run.keep_best) or early or checkpoint_due
+                ending, preview_due = ending or early, preview_due or early
             if preview_due and session.previews and processes.is_main:
                 preview = preview_file(session.run, state.step)
                 write_preview(preview, state.average.network, session.held_out, recipe.scale)
@@ -159,12 +166,14 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             postponed = checkpoint_due and not ending and state.bad_in_row > 0
             if checkpoint_due and not postponed:
                 _write_checkpoint(session)
-            if checkpoint_due or clock.manifest_due():
+            if checkpoint_due or validation_due or clock.manifest_due():
                 update_manifest(session)
+            if checkpoint_due and processes.is_main:  # only now: until then the manifest named them
+                delete_old_checkpoints(session.run, recipe.run.keep_checkpoints, session.manifest.best_checkpoint)
             on_step(StepReport(state.step, clock.loss, clock.steps_per_second))
             if ending:
                 break
-        finished = state.step == recipe.run.steps
+        finished = early or state.step == recipe.run.steps
         update_manifest(session, status="finished" if finished else "stopped")
 
 
@@ -193,24 +202,37 @@ def _validation_due(recipe: Recipe, step: int) -> tuple[bool, bool]:
     return last or step % recipe.run.validate_every == 0, last or step % recipe.run.preview_every == 0
 
 
-def _validate(session: Session, log: MetricsLog) -> None:
+def _validate(session: Session, log: MetricsLog, *, ending: bool) -> bool:
+    """Validate, for the manifest to be written next; gives whether it is the best so far.
+
+    None is while steps are being skipped, as no checkpoint is written then, unless the run ends.
+    """
     state = session.state
     result = validate(state.average.network, session.held_out, session.recipe.scale, state.step)
-    if state.best_validation is None or result.model.psnr_y > state.best_validation.model.psnr_y:
-        state.best_validation = result
     log.log_validation(result)
-    update_manifest(session, last_validation=result)
+    session.manifest = session.manifest.model_copy(update={"last_validation": result})
+    improved = is_better(result, state.best_validation, session.recipe.run) and (ending or not state.bad_in_row)
+    if improved:
+        state.best_validation = result
+    return improved
+
+
+def _is_early(session: Session) -> bool:
+    """Whether the run's patience is over; every process must call it, the first one decides."""
+    state = session.state
+    over = is_out_of_patience(state.step, state.best_validation, session.recipe.run)
+    return session.processes.any(session.processes.is_main and over)
 
 
 def _write_checkpoint(session: Session) -> None:
     """By the first process, for all; every process must call it."""
-    state, run = session.state, session.recipe.run
+    state = session.state
     pools = session.processes.gather(state.pool.state_dict()) if state.pool is not None else []
     if session.processes.is_main:
         require_kept(session.run)
         quantization = session.recipe.quantization
         steps = quantization.input_steps if quantization is not None else {}
-        write_checkpoint(session.run, state, session.recipe.arch_spec(), run.keep_checkpoints, pools, input_steps=steps)
+        write_checkpoint(session.run, state, session.recipe.arch_spec(), pools, input_steps=steps)
 
 
 @contextmanager
@@ -278,7 +300,8 @@ class _Clock:
 
 
 def _is_finished(manifest: RunManifest, recipe: Recipe) -> bool:
-    return manifest.status == "finished" and manifest.step == recipe.run.steps
+    early = is_out_of_patience(manifest.step, manifest.best_validation, recipe.run)
+    return manifest.status == "finished" and (early or manifest.step == recipe.run.steps)
 
 
 def _describe_start(session: Session) -> str:

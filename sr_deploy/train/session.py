@@ -18,6 +18,7 @@ from sr_deploy.arch.weights import read_checkpoint
 from sr_deploy.errors import InputError, RecipeError, TrainingError
 from sr_deploy.imaging.codec import training_decoder
 from sr_deploy.run_folder import TEACHER_NAME, find_last_checkpoint
+from sr_deploy.train.best import find_best_checkpoint
 from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
 from sr_deploy.train.manifest import check_resumable, new_manifest, record_start
 from sr_deploy.train.networks import (
@@ -159,6 +160,8 @@ def _prepare(
         last[1], state, rank=processes.rank, processes=processes.world_size
     ):
         _LOG.warning("the pool of training pairs begins anew: %s was written by another number of processes", last[1])
+    if recipe.run.keep_best and find_best_checkpoint(run, recipe.run, state.best_validation, None) is None:
+        state.best_validation = None  # its checkpoint is gone, or never was: what is best is asked of those to come
     asked = prepare_teacher(recipe, teacher, precision, chosen_device) if teacher is not None else None
     updater = build_updater(
         recipe, state, criteria, teacher=asked, precision=precision, device=chosen_device, processes=processes

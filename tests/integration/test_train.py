@@ -118,7 +118,7 @@ def test_killed_and_resumed_goes_on_from_the_last_checkpoint(tmp_path, make_reci
     with (run / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 7, "ki')
     assert [step for step, _ in logged_losses_until_cut(run)] == [3, 6]
-    assert find_last_checkpoint(run)[0] == 4
+    assert find_last_checkpoint(run)[0] == 6  # that of the best validation
     train(recipe, run, resume=True)
     assert_same_end(tmp_path / "whole", run)
     assert logged_losses(run) == logged_losses(tmp_path / "whole")
@@ -145,7 +145,9 @@ def test_killed_before_the_first_checkpoint_begins_again(tmp_path, make_recipe):
 
 
 def test_run_folder_holds_what_the_design_says(tmp_path, make_recipe):
-    recipe = make_recipe(run={"keep_checkpoints": 2, "preview_every": 6}, precision={"channels_last": "auto"})
+    recipe = make_recipe(
+        run={"keep_checkpoints": 2, "keep_best": False, "preview_every": 6}, precision={"channels_last": "auto"}
+    )
     manifest = train(recipe, tmp_path / "run")
     run = tmp_path / "run"
     assert read_manifest(run) == manifest
