@@ -236,6 +236,23 @@ def test_starting_from_weights(tmp_path, make_recipe):
     assert not (tmp_path / "third").exists()
 
 
+def test_starting_from_weights_of_another_size_says_what_was_taken(tmp_path, make_recipe, said):
+    train(make_recipe(), tmp_path / "first")
+    said.clear()
+    recipe = make_recipe(scale=4, network={"blocks": 2}, optimizer={"learning_rate": 1e-12}, run={"steps": 1})
+    manifest = train(recipe, tmp_path / "second", start_from=tmp_path / "first")
+    transfer = "6 tensors taken, initialized: body.4 to body.6, unused: body.4"
+    assert manifest.started_from.transfer == transfer
+    assert said[0] == f"starts from {tmp_path / 'first'}, compact x2, 1 blocks, 8 features, RGB: {transfer}"
+    before = load_file(tmp_path / "first" / "checkpoints" / "step-000012" / AVERAGE_NAME)
+    after = read_checkpoint(tmp_path / "second" / "checkpoints" / "step-000001" / GENERATOR_NAME).state
+    taken = [f"body.{number}.{name}" for number in (0, 2) for name in ("weight", "bias")]
+    assert all(torch.allclose(before[key], after[key], atol=1e-9) for key in [*taken, "body.1.weight", "body.3.weight"])
+    with pytest.raises(TrainingError, match=r"no weights fit \(architecture compact instead of srresnet\)"):
+        train(make_recipe(network=SRRESNET), tmp_path / "third", start_from=tmp_path / "first")
+    assert not (tmp_path / "third").exists()
+
+
 def test_fp16_scales_its_gradients(tmp_path, make_recipe):
     recipe = make_recipe(precision={"autocast": "fp16"}, run={"steps": 2})
     manifest = train(recipe, tmp_path / "run")
