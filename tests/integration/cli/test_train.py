@@ -53,26 +53,18 @@ def test_json_is_one_document_with_the_scores(here, capsys):
 
 
 def test_info_of_a_run_says_which_step_was_best_and_takes_one_by_name(here, capsys):
-    more = (
-        "--set",
-        "data.validation_folder=held",
-        "--set",
-        "run.validate_every=2",
-        "--set",
-        "optimizer.learning_rate=1",
-    )
-    assert main(words(*more, "--out", "x")) == 0
+    assert main(words("--set", "data.validation_folder=held", "--set", "run.validate_every=2", "--out", "x")) == 0
     best = read_manifest(here / "x").best_validation
     capsys.readouterr()
     assert main(["info", "x@best", "--curves", "x.svg", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["path"] == f"x/checkpoints/step-{best.step:06d}"
     assert document["source"]["best"].startswith(f"step {best.step} ({best.model.psnr_y:.2f} dB Y-PSNR")
-    assert document["source"]["checkpoints"] == ("2 4" if best.step == 2 else "4")
+    assert document["source"]["checkpoints"] == "2 4"
     assert main(["export", "x@4", "--backend", "none"]) == 0
     assert (here / "deployments" / "x" / "bundle.json").is_file()
     assert main(["info", "x@3"]) == 1
-    assert re.search(r"error: x has no checkpoint '3'; kept are .*: (2, )?4; give x@STEP", capsys.readouterr().err)
+    assert re.search(r"error: x has no checkpoint '3'; kept are .*: 2, 4; give x@STEP", capsys.readouterr().err)
 
 
 def test_resume_takes_the_newest_run_and_its_own_recipe(here, capsys):
