@@ -52,9 +52,9 @@ def find_misfit(given: ArchSpec, wanted: ArchSpec) -> str | None:
     if given.architecture != wanted.architecture:
         return f"architecture {given.architecture} instead of {wanted.architecture}"
     before, after = complete_spec(given).options, complete_spec(wanted).options
-    different = (name for name in sorted(before | after) if name not in _MAY_DIFFER and before[name] != after[name])
-    name = next(different, None)
-    return None if name is None else f"{name} {before[name]} instead of {after[name]}"
+    names = (name for name in sorted(before | after) if name not in _MAY_DIFFER)
+    name = next((name for name in names if before.get(name) != after.get(name)), None)
+    return None if name is None else f"{name} {before.get(name)} instead of {after.get(name)}"
 
 
 def transfer_weights(state: Mapping[str, Tensor], given: ArchSpec, network: nn.Module, wanted: ArchSpec) -> Transfer:
@@ -75,7 +75,7 @@ def transfer_weights(state: Mapping[str, Tensor], given: ArchSpec, network: nn.M
     shared = {shared: state[key] for key, shared in names.items()}
     own = network.state_dict()
     found: dict[str, Tensor] = {}
-    adapted = []
+    adapted: list[str] = []
     places = _shared_names(wanted, own)
     for key, place in places.items():
         if place not in shared:
@@ -99,7 +99,7 @@ def transfer_weights(state: Mapping[str, Tensor], given: ArchSpec, network: nn.M
 def list_modules(keys: Iterable[str]) -> str:
     """Modules that tensors belong to, blocks that follow each other as a range: `conv_first, body.6 to body.22`."""
     modules = dict.fromkeys(_shorten_key(key) for key in keys)
-    parts = []
+    parts: list[str] = []
     for prefix, group in groupby(modules, key=lambda name: re.sub(r"\d+$", "", name)):
         names = list(group)
         numbered = prefix != names[0] and len(names) > 2

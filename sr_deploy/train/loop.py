@@ -121,16 +121,17 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
     buffer = MetricBuffer(state, processes, recipe.run.bad_steps)
     clock = _Clock(state)
     postponed = False  # whether a checkpoint was due and was not written
+    early = _is_early(session)  # killed before it said that it ended
+    last_step = state.step if early else recipe.run.steps
     torch.backends.cudnn.benchmark = session.device.type == "cuda"  # shapes do not change from step to step
     with (
         _recording_failure(session),
         _open_log(session) as log,
-        closing(iterate_batches(session.sampler, state.step, recipe.run.steps, recipe.data.workers)) as batches,
+        closing(iterate_batches(session.sampler, state.step, last_step, recipe.data.workers)) as batches,
     ):
         if log is not None and log.advice:
             _LOG.warning("%s", log.advice)
-        early = _is_early(session)
-        for batch in () if early else clock.watch(batches):
+        for batch in clock.watch(batches):
             # The update.
             pair = session.make_pair(batch)
             learning_rate = learning_rate_at(state.step, recipe.optimizer, recipe.run.steps)
