@@ -19,7 +19,7 @@ from sr_deploy.errors import BackendError, BundleError, CheckpointError, Damaged
 from sr_deploy.files import require_file
 from sr_deploy.graph.io_dtype import Dtype
 from sr_deploy.graph.read import METADATA_PREFIX, GraphInfo, read_graph
-from sr_deploy.run_folder import list_weights
+from sr_deploy.run_folder import find_named_checkpoint, list_weights, split_checkpoint_name
 from sr_deploy.shipped import shipped_models
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ def open_model(path: Path | str, trust: EngineTrust = BUILT_HERE) -> Model:
     """Open a checkpoint, an ONNX file, a bundle, an engine in its bundle, or a training run.
 
     Args:
-        path: a file, a bundle's folder, a run's folder (its newest checkpoint is taken) or one of its step folders;
-            or, where there is no such file or folder, the name of a network that ships with sr-deploy: `small-x2`.
+        path: a file, a bundle's folder, a run's folder (its newest checkpoint is taken), `RUN@best`, `RUN@last` or
+            `RUN@STEP`, or one of its step folders; or, where there is no such file or folder, the name of a network
+            that ships with sr-deploy: `small-x2`.
         trust: which engines of it may be opened beyond those that were built here.
 
     Raises:
@@ -153,6 +154,8 @@ def open_model(path: Path | str, trust: EngineTrust = BUILT_HERE) -> Model:
 def _open(path: Path) -> Model:
     if not path.exists():
         path = shipped_models().get(str(path), path)
+        run, which = split_checkpoint_name(path)
+        path = find_named_checkpoint(run, which) if which else path
     if not path.exists():
         raise InputError(f"{path} does not exist; give a checkpoint, an ONNX file, a bundle, an engine or a run")
     if path.is_dir():

@@ -7,8 +7,12 @@ runs/NAME/checkpoints/step-000500/generator.safetensors  generator_ema.safetenso
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+
+from sr_deploy.errors import InputError
+from sr_deploy.untrusted import find_inside, read_json
 
 MANIFEST_NAME = "run.json"
 RECIPE_NAME = "recipe.toml"
@@ -30,6 +34,8 @@ STATE_NAME = "state.pt"
 
 CHECKPOINT_PATTERN = r"step-(\d{6,18})"
 """Name of a checkpoint's folder, with the updates made."""
+
+_NAMED = re.compile(r"(.+)@(best|last|\d{1,18})")
 
 
 def is_run(folder: Path) -> bool:
@@ -61,6 +67,54 @@ def find_last_checkpoint(run: Path) -> tuple[int, Path] | None:
     """(step, folder) of a run's newest checkpoint."""
     checkpoints = list_checkpoints(run)
     return checkpoints[-1] if checkpoints else None
+
+
+def list_kept(run: Path, newest: int, best: Path | None) -> list[Path]:
+    """Folders of the checkpoints to keep, oldest first: the `newest` ones, and the best."""
+    folders = [folder for _, folder in list_checkpoints(run)]
+    return [folder for folder in folders if folder == best or folder in folders[-newest:]]
+
+
+def split_checkpoint_name(path: Path) -> tuple[Path, str]:
+    """A run and which of its checkpoints is meant, of `runs/demo@best`, `@last` or `@300`; empty: none is named."""
+    named = _NAMED.fullmatch(path.name)
+    if named is None or os.path.lexists(path) or not is_run(path.parent / named[1]):
+        return path, ""
+    return path.parent / named[1], named[2]
+
+
+def find_named_checkpoint(run: Path, which: str) -> Path:
+    """The folder of one of a run's checkpoints.
+
+    Args:
+        run: the run's folder.
+        which: `best` (by validation), `last`, or the number of updates made.
+
+    Raises:
+        InputError: it is not kept, or the run's manifest cannot be read.
+    """
+    kept = dict(list_checkpoints(run))
+    step = _read_best_step(run) if which == "best" else max(kept, default=None) if which == "last" else int(which)
+    if step in kept:
+        return kept[step]
+    steps = ", ".join(map(str, kept)) or "none yet"
+    raise InputError(
+        f"{run} has no checkpoint {which!r}; kept are those after these numbers of steps: {steps}; give "
+        f"{run}@STEP with one of them, or {run}@last"
+    )
+
+
+def _read_best_step(run: Path) -> int | None:
+    """Step of the best checkpoint, by the manifest; older ones name no checkpoint, but their best validation."""
+    document = read_json(find_inside(run, MANIFEST_NAME))
+    if not isinstance(document, dict):
+        return None
+    named = re.fullmatch(f"{CHECKPOINTS_NAME}/{CHECKPOINT_PATTERN}", str(document.get("best_checkpoint")))
+    if named is not None:
+        return int(named[1])
+    validation = document.get("best_validation")
+    step = validation.get("step") if isinstance(validation, dict) else None
+    return step if isinstance(step, int) else None
 
 
 def list_weights(folder: Path) -> list[Path]:

@@ -76,6 +76,8 @@ class Architecture(Generic[SpecT]):
     """How published files name its tensors."""
     input_multiple: Callable[[SpecT], int] = lambda _spec: 1
     """Height and width of the input must be multiples of this."""
+    moving_names: Callable[[SpecT], Mapping[str, str]] = lambda _spec: {}
+    """Names by which networks of other sizes share the modules whose own names depend on the size, by own name."""
 
 
 @dataclass(frozen=True)

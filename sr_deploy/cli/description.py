@@ -103,7 +103,7 @@ class Description:
     engines: tuple[EngineFacts, ...] = ()
     certificate: CertificateFacts | None = None
     source: dict[str, str] = field(default_factory=dict)
-    """What a bundle was made from: file, sha256, layout; what a run trained: recipe, step, status."""
+    """What a bundle was made from: file, sha256, layout; what a run trained: recipe, step, status, best step."""
     tools: dict[str, str] = field(default_factory=dict)
     """Versions of what was used."""
     created_at: str | None = None
@@ -243,8 +243,8 @@ def _describe_engines(model: Model) -> tuple[EngineFacts, ...]:
 
 def _describe_run(model: Model) -> tuple[dict[str, str], dict[str, str], str | None]:
     """Source, tools and time of the training run that a checkpoint lies in."""
-    from sr_deploy.run_folder import is_run
-    from sr_deploy.train.run import read_manifest
+    from sr_deploy.run_folder import is_run, list_checkpoints
+    from sr_deploy.train.run import describe_best, read_manifest
 
     weights = model.weights_path
     folders = [model.path, *weights.absolute().parents[:3]] if model.kind == "checkpoint" and weights else []
@@ -257,5 +257,10 @@ def _describe_run(model: Model) -> tuple[dict[str, str], dict[str, str], str | N
         "recipe": manifest.recipe,
         "status": manifest.status,
         "step": f"{manifest.step} of {manifest.steps}",
+        "checkpoints": " ".join(str(step) for step, _ in list_checkpoints(run)),
     }
+    if manifest.started_from is not None:
+        source["started from"] = ": ".join(filter(None, (manifest.started_from.path, manifest.started_from.transfer)))
+    if manifest.best_validation is not None:
+        source["best"] = describe_best(manifest.best_validation)
     return source, manifest.versions, manifest.created_at.isoformat()

@@ -21,8 +21,8 @@ def info(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A checkpoint, an ONNX file, a bundle, an engine inside its bundle, a training run's folder, or a "
-            "discriminator's weights."
+            help="A checkpoint, an ONNX file, a bundle, an engine inside its bundle, a training run's folder "
+            "(RUN@best, RUN@last or RUN@STEP: one of its checkpoints), or a discriminator's weights."
         ),
     ],
     *,
@@ -52,9 +52,10 @@ def info(
     if shape is not None and not layers:
         raise InputError(f"--shape {shape} says what --layers counts for; give --layers too")
     if curves is not None:
+        from sr_deploy.run_folder import split_checkpoint_name
         from sr_deploy.train.curves import draw_curves
 
-        draw_curves(path, curves)
+        draw_curves(split_checkpoint_name(path)[0], curves)
         output.log(f"drawn: {curves}")
     try:
         model = open_model(path)

@@ -190,12 +190,18 @@ def _show_result(output: Output, run: Path, manifest: RunManifest) -> None:
         output.log(f"stopped at step {manifest.step} of {manifest.steps}; go on with: "
                    f"sr-deploy train --resume --out {run}")  # fmt: skip
         return
+    from sr_deploy.train.run import describe_best
+
     if manifest.last_validation is not None:
         output.show(_build_table(manifest.last_validation))
     output.show(
         f"{run}: {manifest.step} steps in {manifest.seconds:.0f} s, {manifest.precision.title()}, on {manifest.device}",
         f"newest checkpoint: {run / manifest.checkpoints[-1]}",
     )
+    if manifest.step < manifest.steps:
+        output.log(f"ended before step {manifest.steps}: no validation was better for run.patience steps")
+    if manifest.best_validation is not None and manifest.best_checkpoint is not None:
+        output.show(f"best: {describe_best(manifest.best_validation)}; other commands take it as {run}@best")
 
 
 def _build_table(result: ValidationResult) -> Table:

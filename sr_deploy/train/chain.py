@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+from sr_deploy.arch.transfer import find_misfit
 from sr_deploy.candidates import read_each
 from sr_deploy.config import find_config, read_toml
 from sr_deploy.errors import RecipeError
@@ -60,10 +61,10 @@ def plan_stages(
     _check_stage_names(overrides, [path.stem for path in files])
     recipes = [load_recipe(str(path), _overrides_for(path, overrides, last=path == files[-1])) for path in files]
     for before, after in pairwise(recipes):
-        if before.arch_spec() != after.arch_spec():
+        if misfit := find_misfit(before.arch_spec(), after.arch_spec()):
             raise RecipeError(
                 f"recipe {after.name} trains {after.arch_spec().title()} and starts from recipe {before.name}, which "
-                f"trains {before.arch_spec().title()}; give both the same network and scale"
+                f"trains {before.arch_spec().title()}: no weights fit ({misfit}); give both the same network"
             )
     last = recipes[-1]
     stages = [_find_stage(recipe, runs) for recipe in recipes[:-1]]

@@ -26,6 +26,7 @@ from sr_deploy.run_folder import (
     STATE_NAME,
     checkpoint_folder,
     list_checkpoints,
+    list_kept,
 )
 from sr_deploy.train.saved_state import STATE_SCHEMA, load_optimizer, load_scaler, read_saved_state
 from sr_deploy.train.state import DiscriminatorState, TrainingState
@@ -40,23 +41,21 @@ def write_checkpoint(
     run: Path,
     state: TrainingState,
     spec: ArchSpec,
-    keep: int,
     pools: Sequence[PoolState] | None = None,
     *,
     input_steps: Mapping[str, float] = MappingProxyType({}),
 ) -> Path:
-    """Write the checkpoint of the present step and delete all but the newest `keep`.
+    """Write the checkpoint of the present step; older ones stay.
 
     Args:
         run: the run's folder.
         state: what to write.
         spec: of the generator.
-        keep: checkpoints to keep.
         pools: of all processes, by rank; None: that of `state`, if it has one.
         input_steps: that the generator is trained for INT8 with.
 
     Raises:
-        OutputError: it cannot be written; nothing half-written is left, older checkpoints stay.
+        OutputError: it cannot be written; nothing half-written is left.
         TrainingError: a weight is NaN or infinite; nothing is written.
     """
     if pools is None:
@@ -73,9 +72,24 @@ def write_checkpoint(
                 temporary / DISCRIMINATOR_NAME, discriminator.network.state_dict(), discriminator.spec, extra
             )
         (temporary / STATE_NAME).write_bytes(_pack(state, pools))
-    for _, old in list_checkpoints(run)[:-keep]:
-        _delete_folder(old)
     return folder
+
+
+def delete_old_checkpoints(run: Path, newest: int, best: str | None) -> None:
+    """Delete all checkpoints but the `newest` ones and the best. The manifest must not name the others any more.
+
+    Args:
+        run: the run's folder.
+        newest: how many to keep.
+        best: folder below the run's of one more to keep.
+
+    Raises:
+        OutputError: one cannot be deleted.
+    """
+    kept = list_kept(run, newest, run / best if best is not None else None)
+    for _, folder in list_checkpoints(run):
+        if folder not in kept:
+            _delete_folder(folder)
 
 
 def read_checkpoint_into(folder: Path, state: TrainingState, *, rank: int = 0, processes: int = 1) -> bool:

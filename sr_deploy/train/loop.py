@@ -20,7 +20,8 @@ import torch
 
 from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory, one_line
 from sr_deploy.run_folder import find_last_checkpoint, preview_file
-from sr_deploy.train.checkpoint import write_checkpoint
+from sr_deploy.train.best import is_better, is_out_of_patience
+from sr_deploy.train.checkpoint import delete_old_checkpoints, write_checkpoint
 from sr_deploy.train.manifest import check_resumable, update_manifest
 from sr_deploy.train.metric_buffer import MetricBuffer
 from sr_deploy.train.metrics import MetricsLog
@@ -87,8 +88,10 @@ def train(
         SrDeployError: anything wrong with recipe, data, weights or folders.
     """
     if resume and _is_finished(check_resumable(recipe, out, changes), recipe):
-        _LOG.info("%s is finished: %d steps; to train on: --resume --set run.steps=MORE", out, recipe.run.steps)
-        return read_manifest(out)
+        manifest = read_manifest(out)
+        more = "run.steps=MORE" if manifest.step == recipe.run.steps else "run.patience=0"
+        _LOG.info("%s is finished: %d steps; to train on: --resume --set %s", out, manifest.step, more)
+        return manifest
     opening = open_session(
         recipe, out, resume=resume, device=device, start_from=start_from, changes=changes, processes=processes,
         numbered=numbered,
@@ -131,11 +134,13 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
     begun, data = state.step, recipe.data
     # Side by side, processes end at the same step: none leaves alone while it waits for its batch, or validates.
     hasty = stop if processes.world_size == 1 else None
+    early = _is_early(session)  # killed before it said that it ended
+    last_step = state.step if early else recipe.run.steps
     torch.backends.cudnn.benchmark = session.device.type == "cuda"  # shapes do not change from step to step
     with (
         _recording_failure(session),
         _open_log(session) as log,
-        closing(iterate_batches(session.sampler, begun, recipe.run.steps, data.workers, hasty)) as batches,
+        closing(iterate_batches(session.sampler, begun, last_step, data.workers, hasty)) as batches,
     ):
         if log is not None and log.advice:
             _LOG.warning("%s", log.advice)
@@ -158,14 +163,12 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
                 buffer.collect()
             clock.tick(state)
             if metrics_due:
-                means = buffer.take_means()
-                clock.lap(state, means.get("loss", math.nan))
-                for line in _advise(means, clock, recipe):
-                    _LOG.warning("%s", line)
-                if log is not None:
-                    log.log_training(state.step, {**means, "learning_rate": learning_rate, **clock.metrics()})
-            if validation_due and log is not None and not _validate(session, log, hasty):
-                ending = checkpoint_due = True
+                _log_metrics(session, log, clock, buffer.take_means(), learning_rate)
+            if validation_due:
+                improved = _validate(session, log, hasty, ending=ending) if log is not None else False
+                early = _is_early(session)
+                ending, preview_due = ending or early or improved is None, preview_due or early
+                checkpoint_due = processes.any(bool(improved) and recipe.run.keep_best) or ending or checkpoint_due
             if preview_due and session.previews and processes.is_main and not stop.is_set():
                 preview = preview_file(session.run, state.step)
                 write_preview(preview, state.average.network, session.held_out, recipe.scale)
@@ -173,14 +176,27 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             postponed = checkpoint_due and not ending and state.bad_in_row > 0
             if checkpoint_due and not postponed:
                 _write_checkpoint(session)
-            if checkpoint_due or clock.manifest_due():
+            if checkpoint_due or validation_due or clock.manifest_due():
                 update_manifest(session)
+            if checkpoint_due and processes.is_main:  # only now: until then the manifest named them
+                delete_old_checkpoints(session.run, recipe.run.keep_checkpoints, session.manifest.best_checkpoint)
             on_step(StepReport(state.step, clock.loss, clock.steps_per_second))
             if ending:
                 break
         else:  # no batch came any more
             _save_early_end(session, buffer, begun)
-        update_manifest(session, status="finished" if _is_complete(session) else "stopped")
+        update_manifest(session, status="finished" if early or _is_complete(session) else "stopped")
+
+
+def _log_metrics(
+    session: Session, log: MetricsLog | None, clock: _Clock, means: Mapping[str, float], learning_rate: float
+) -> None:
+    """Log the latest stretch of steps, and say what the user should know of it."""
+    clock.lap(session.state, means.get("loss", math.nan))
+    for line in _advise(means, clock, session.recipe):
+        _LOG.warning("%s", line)
+    if log is not None:
+        log.log_training(session.state.step, {**means, "learning_rate": learning_rate, **clock.metrics()})
 
 
 def _open_log(session: Session) -> AbstractContextManager[MetricsLog | None]:
@@ -226,7 +242,8 @@ def _make_up_validation(session: Session, log: MetricsLog | None, stop: threadin
     """Validate before the first step what was due after the last one and was stopped."""
     step = session.state.step
     if log is not None and step and _validation_due(session.recipe, step)[0] and not _is_validated(session):
-        _validate(session, log, stop)
+        _validate(session, log, stop, ending=True)
+        update_manifest(session)
 
 
 def _is_validated(session: Session) -> bool:
@@ -235,19 +252,24 @@ def _is_validated(session: Session) -> bool:
     return last is not None and last.step >= session.state.step
 
 
-def _validate(session: Session, log: MetricsLog, stop: threading.Event | None) -> bool:
-    """False: nothing came of it, because `stop` was set meanwhile; who goes on validates first."""
+def _validate(session: Session, log: MetricsLog, stop: threading.Event | None, *, ending: bool) -> bool | None:
+    """Validate, for the manifest to be written next; gives whether it is the best so far.
+
+    No best is while steps are being skipped, as no checkpoint is written then, unless the run ends. None in place of an
+    answer: nothing came of it, because `stop` was set meanwhile; who goes on validates first.
+    """
     state = session.state
     held_out = session.held_out if stop is None else _until(stop, session.held_out)
     try:
         result = validate(state.average.network, held_out, session.recipe.scale, state.step)
     except CancelledError:
-        return False
-    if state.best_validation is None or result.model.psnr_y > state.best_validation.model.psnr_y:
-        state.best_validation = result
+        return None
     log.log_validation(result)
-    update_manifest(session, last_validation=result)
-    return True
+    session.manifest = session.manifest.model_copy(update={"last_validation": result})
+    improved = is_better(result, state.best_validation, session.recipe.run) and (ending or not state.bad_in_row)
+    if improved:
+        state.best_validation = result
+    return improved
 
 
 def _until(stop: threading.Event, items: Iterable[T]) -> Iterator[T]:
@@ -258,15 +280,22 @@ def _until(stop: threading.Event, items: Iterable[T]) -> Iterator[T]:
         yield item
 
 
+def _is_early(session: Session) -> bool:
+    """Whether the run's patience is over; every process must call it, the first one decides."""
+    state = session.state
+    over = is_out_of_patience(state.step, state.best_validation, session.recipe.run)
+    return session.processes.any(session.processes.is_main and over)
+
+
 def _write_checkpoint(session: Session) -> None:
     """By the first process, for all; every process must call it."""
-    state, run = session.state, session.recipe.run
+    state = session.state
     pools = session.processes.gather(state.pool.state_dict()) if state.pool is not None else []
     if session.processes.is_main:
         require_kept(session.run)
         quantization = session.recipe.quantization
         steps = quantization.input_steps if quantization is not None else {}
-        write_checkpoint(session.run, state, session.recipe.arch_spec(), run.keep_checkpoints, pools, input_steps=steps)
+        write_checkpoint(session.run, state, session.recipe.arch_spec(), pools, input_steps=steps)
 
 
 @contextmanager
@@ -334,7 +363,8 @@ class _Clock:
 
 
 def _is_finished(manifest: RunManifest, recipe: Recipe) -> bool:
-    return manifest.status == "finished" and manifest.step == recipe.run.steps
+    early = is_out_of_patience(manifest.step, manifest.best_validation, recipe.run)
+    return manifest.status == "finished" and (early or manifest.step == recipe.run.steps)
 
 
 def _describe_start(session: Session) -> str:

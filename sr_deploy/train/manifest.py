@@ -14,7 +14,8 @@ from torch import nn
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.errors import OutputError, TrainingError
 from sr_deploy.measure.machine import describe_machine, tool_versions
-from sr_deploy.run_folder import RECIPE_NAME, TEACHER_NAME, find_last_checkpoint, list_checkpoints
+from sr_deploy.run_folder import RECIPE_NAME, TEACHER_NAME, find_last_checkpoint, list_kept
+from sr_deploy.train.best import find_best_checkpoint
 from sr_deploy.train.changes import find_changes
 from sr_deploy.train.headers import FileHeader, write_headers
 from sr_deploy.train.precision import PrecisionChoice
@@ -113,19 +114,27 @@ def update_manifest(session: Session, **changes: object) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    state = session.state
+    state, run = session.state, session.recipe.run
+    best = find_best_checkpoint(session.run, run, state.best_validation, session.manifest.best_checkpoint)
     present = {
         "step": state.step,
-        "steps": session.recipe.run.steps,
+        "steps": run.steps,
         "seconds": round(state.seconds, 2),
         "skipped_steps": state.skipped,
         "processes": session.processes.world_size,
         "best_validation": state.best_validation,
+        "best_checkpoint": _name_below(session.run, best) if best is not None else None,
         "device": str(session.device),
-        "checkpoints": tuple(str(path.relative_to(session.run)) for _, path in list_checkpoints(session.run)),
+        "checkpoints": tuple(
+            _name_below(session.run, folder) for folder in list_kept(session.run, run.keep_checkpoints, best)
+        ),
     }
     manifest = session.manifest.model_copy(update={**present, **changes})
     if session.processes.is_main:
         require_kept(session.run)
         manifest = write_manifest(session.run, manifest)
     session.manifest = manifest
+
+
+def _name_below(run: Path, folder: Path) -> str:
+    return folder.relative_to(run).as_posix()

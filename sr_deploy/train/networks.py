@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from sr_deploy.arch.discriminators import build_discriminator, check_discriminator, read_discriminator
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.spec import DiscriminatorSpec
+from sr_deploy.arch.transfer import find_misfit, transfer_weights
 from sr_deploy.errors import TrainingError
 from sr_deploy.files import require_file, sha256_of
 from sr_deploy.measure.machine import memory_bytes
@@ -27,13 +29,14 @@ from sr_deploy.train.state import DiscriminatorState, TrainingState
 from sr_deploy.train.training_images import training_paths, validation_paths
 from sr_deploy.train.update import Criteria, Updater
 
+_LOG = logging.getLogger(__name__)
+
 
 def build_generator(recipe: Recipe, start_from: Path | None, *, resume: bool) -> tuple[nn.Module, StartingPoint | None]:
     """The recipe's generator from its seed, or with the weights of `start_from`.
 
     Raises:
-        TrainingError: it needs weights to start from, those given are of another network, or it is larger than the
-            memory.
+        TrainingError: it needs weights to start from, nothing of those given fits, or it is larger than the memory.
     """
     if start_from is None and recipe.init_from is not None and not resume:
         raise TrainingError(
@@ -47,15 +50,19 @@ def build_generator(recipe: Recipe, start_from: Path | None, *, resume: bool) ->
     if start_from is None:
         return network, None
     model = open_model(start_from)
-    if model.arch != recipe.arch_spec():
+    wanted = recipe.arch_spec()
+    misfit = find_misfit(model.arch, wanted) if model.arch is not None else "no known network"
+    if model.arch is None or misfit is not None:
         there = model.arch.title() if model.arch else "a graph without weights"
         raise TrainingError(
-            f"cannot start from {start_from}: it holds {there}, and recipe {recipe.name} trains "
-            f"{recipe.arch_spec().title()}; give weights of that network, or change the recipe's network with --set"
+            f"cannot start from {start_from}: it holds {there}, and recipe {recipe.name} trains {wanted.title()}: no "
+            f"weights fit ({misfit}); give weights of that network, of any scale and any number of blocks, or change "
+            "the recipe's network with --set"
         )
-    network.load_state_dict(model.load_network().state_dict())
+    transfer = transfer_weights(model.load_network().state_dict(), model.arch, network, wanted)
+    _LOG.info("starts from %s, %s: %s", start_from, model.arch.title(), transfer.title())
     weights = model.weights_path or model.path
-    return network, StartingPoint(path=str(start_from), sha256=sha256_of(weights))
+    return network, StartingPoint(path=str(start_from), sha256=sha256_of(weights), transfer=transfer.title())
 
 
 def require_room(build: Callable[[], nn.Module], title: str) -> None:

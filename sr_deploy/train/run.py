@@ -51,6 +51,11 @@ class ValidationResult(Document):
     photographs: tuple[HeldOutScores, ...]
 
 
+def describe_best(best: ValidationResult) -> str:
+    """As in `step 3000 (30.12 dB Y-PSNR, 0.8712 SSIM)`."""
+    return f"step {best.step} ({best.model.psnr_y:.2f} dB Y-PSNR, {best.model.ssim_y:.4f} SSIM)"
+
+
 class PrecisionRecord(Document):
     """How the passes compute, as measured at the start of the run."""
 
@@ -73,6 +78,8 @@ class StartingPoint(Document):
     """As it was given."""
     sha256: str
     """Of the file of weights."""
+    transfer: str = ""
+    """Which weights were taken, and which were adapted or initialized, in one line."""
 
 
 class Change(Document):
@@ -109,8 +116,10 @@ class RunManifest(Document):
     """That trained last, side by side."""
     checkpoints: tuple[CheckpointName, ...] = ()
     """Folders below the run's, oldest first."""
+    best_checkpoint: CheckpointName | None = None
+    """The one of them whose validation is best."""
     best_validation: ValidationResult | None = None
-    """The one with the highest mean luma PSNR."""
+    """The one with the highest mean, by the recipe's `run.best_by`."""
     last_validation: ValidationResult | None = None
     precision: PrecisionRecord
     """Kept when the run is resumed."""

@@ -50,7 +50,7 @@ class SavedState(BaseModel, strict=True, frozen=True, extra="forbid", arbitrary_
     pools: list[dict[str, torch.Tensor | Count]]
     """Of all processes, by rank."""
     best_validation: ValidationResult | None
-    """The one with the highest mean luma PSNR so far."""
+    """The best so far, by the recipe's `run.best_by`."""
 
 
 def read_saved_state(path: Path) -> SavedState:

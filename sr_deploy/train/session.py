@@ -18,6 +18,7 @@ from sr_deploy.arch.weights import read_checkpoint
 from sr_deploy.errors import InputError, RecipeError
 from sr_deploy.imaging.codec import training_decoder
 from sr_deploy.run_folder import TEACHER_NAME, find_last_checkpoint
+from sr_deploy.train.best import find_best_checkpoint
 from sr_deploy.train.changes import find_changes, record_changes, record_pictures
 from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
 from sr_deploy.train.headers import FileHeader, read_kept_headers
@@ -180,6 +181,8 @@ def _prepare(
         _LOG.warning("the pool of training pairs begins anew: %s changed", ", ".join(sorted(changed)))
     if changed & _VALIDATION_KEYS:
         state.best_validation = None  # of other pictures
+    if recipe.run.keep_best and find_best_checkpoint(run, recipe.run, state.best_validation, None) is None:
+        state.best_validation = None  # its checkpoint is gone, or never was: what is best is asked of those to come
     asked = prepare_teacher(recipe, teacher, precision, chosen_device) if teacher is not None else None
     updater = build_updater(
         recipe, state, criteria, teacher=asked, precision=precision, device=chosen_device, processes=processes

@@ -55,4 +55,4 @@ class TrainingState:
     bad_in_row: int = 0
     """Steps left out one after another, up to now."""
     best_validation: ValidationResult | None = None
-    """Highest mean luma PSNR so far."""
+    """The best so far, by the recipe's `run.best_by`."""

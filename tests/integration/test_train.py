@@ -116,7 +116,7 @@ def test_killed_and_resumed_goes_on_from_the_last_checkpoint(tmp_path, make_reci
     with (run / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 7, "ki')
     assert [step for step, _ in logged_losses_until_cut(run)] == [3, 6]
-    assert find_last_checkpoint(run)[0] == 4
+    assert find_last_checkpoint(run)[0] == 6  # that of the best validation
     train(recipe, run, resume=True)
     assert_same_end(tmp_path / "whole", run)
     assert logged_losses(run) == logged_losses(tmp_path / "whole")
@@ -143,7 +143,9 @@ def test_killed_before_the_first_checkpoint_begins_again(tmp_path, make_recipe):
 
 
 def test_run_folder_holds_what_the_design_says(tmp_path, make_recipe):
-    recipe = make_recipe(run={"keep_checkpoints": 2, "preview_every": 6}, precision={"channels_last": "auto"})
+    recipe = make_recipe(
+        run={"keep_checkpoints": 2, "keep_best": False, "preview_every": 6}, precision={"channels_last": "auto"}
+    )
     manifest = train(recipe, tmp_path / "run")
     run = tmp_path / "run"
     assert read_manifest(run) == manifest
@@ -227,6 +229,23 @@ def test_starting_from_weights(tmp_path, make_recipe):
         train(wider, tmp_path / "third", start_from=tmp_path / "first")
     with pytest.raises(TrainingError, match="starts from a generator of recipe psnr; train that first"):
         train(make_recipe(init_from="psnr"), tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_starting_from_weights_of_another_size_says_what_was_taken(tmp_path, make_recipe, said):
+    train(make_recipe(), tmp_path / "first")
+    said.clear()
+    recipe = make_recipe(scale=4, network={"blocks": 2}, optimizer={"learning_rate": 1e-12}, run={"steps": 1})
+    manifest = train(recipe, tmp_path / "second", start_from=tmp_path / "first")
+    transfer = "6 tensors taken, initialized: body.4 to body.6, unused: body.4"
+    assert manifest.started_from.transfer == transfer
+    assert said[0] == f"starts from {tmp_path / 'first'}, compact x2, 1 blocks, 8 features, RGB: {transfer}"
+    before = load_file(tmp_path / "first" / "checkpoints" / "step-000012" / AVERAGE_NAME)
+    after = read_checkpoint(tmp_path / "second" / "checkpoints" / "step-000001" / GENERATOR_NAME).state
+    taken = [f"body.{number}.{name}" for number in (0, 2) for name in ("weight", "bias")]
+    assert all(torch.allclose(before[key], after[key], atol=1e-9) for key in [*taken, "body.1.weight", "body.3.weight"])
+    with pytest.raises(TrainingError, match=r"no weights fit \(architecture compact instead of srresnet\)"):
+        train(make_recipe(network=SRRESNET), tmp_path / "third", start_from=tmp_path / "first")
     assert not (tmp_path / "third").exists()
 
 

@@ -1,5 +1,6 @@
 """A run that is killed again and again ends with the bits of one that was not."""
 
+import json
 import random
 import signal
 import subprocess
@@ -21,7 +22,7 @@ GAME = [
 CASES = {"demo": (300, []), "compact": (120, GAME)}
 SETTINGS = [
     "run.checkpoint_every=10",
-    "run.validate_every=60",
+    "run.validate_every=25",
     "run.preview_every=60",
     "network.features=8",
     "network.blocks=2",
@@ -45,8 +46,18 @@ def start_training(recipe, out, *more):
 
 
 def final_weights(run, steps):
-    folder = run / "checkpoints" / f"step-{steps:06d}"
+    return read_weights(run / "checkpoints" / f"step-{steps:06d}")
+
+
+def read_weights(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+def find_best(run):
+    """The folder that the manifest names, which is there whenever a kill comes."""
+    named = json.loads((run / "run.json").read_text()).get("best_checkpoint")
+    assert named is None or (run / named / "generator.safetensors").is_file()
+    return named
 
 
 def list_checkpoints(run):
@@ -75,6 +86,7 @@ def test_killed_and_resumed_equals_unbroken(tmp_path, recipe):
         process.wait()
         kills += 1
         assert list_checkpoints(killed)
+        find_best(killed)
         process = start_training(recipe, killed, "--resume")
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
@@ -82,5 +94,8 @@ def test_killed_and_resumed_equals_unbroken(tmp_path, recipe):
     weights = final_weights(unbroken, steps)
     assert len(weights) == (3 if extra else 2)
     assert final_weights(killed, steps) == weights
+    best = find_best(unbroken)
+    assert find_best(killed) == best is not None
+    assert read_weights(killed / best) == read_weights(unbroken / best)
     lines = [len((run / "metrics.jsonl").read_text().splitlines()) for run in (unbroken, killed)]
     assert lines[0] == lines[1]

@@ -1,10 +1,22 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
+import pytest
+
 from sr_deploy import run_folder
-from sr_deploy.run_folder import checkpoint_folder, find_last_checkpoint, is_run, list_checkpoints, list_weights
+from sr_deploy.errors import InputError
+from sr_deploy.run_folder import (
+    checkpoint_folder,
+    find_last_checkpoint,
+    find_named_checkpoint,
+    is_run,
+    list_checkpoints,
+    list_weights,
+    split_checkpoint_name,
+)
 
 PACKAGE = Path(run_folder.__file__).parent
 
@@ -56,3 +68,37 @@ def test_no_other_module_names_its_files():
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
     ]
     assert found == []
+
+
+def test_a_checkpoint_is_named_behind_its_run(tmp_path, monkeypatch):
+    run, plain = tmp_path / "demo", tmp_path / "demo@best"
+    assert split_checkpoint_name(plain) == (plain, "")  # no run of that name
+    write(run / "run.json")
+    assert split_checkpoint_name(plain) == (run, "best")
+    assert split_checkpoint_name(tmp_path / "demo@300") == (run, "300")
+    assert split_checkpoint_name(tmp_path / "demo@first") == (tmp_path / "demo@first", "")
+    monkeypatch.chdir(run)
+    assert split_checkpoint_name(Path(".@last")) == (Path("."), "last")
+    plain.mkdir()
+    assert split_checkpoint_name(plain) == (plain, "")  # what is there goes before
+
+
+@pytest.mark.parametrize(
+    ("manifest", "found"),
+    [
+        ({"best_checkpoint": "checkpoints/step-000300"}, 300),
+        ({"best_checkpoint": None, "best_validation": {"step": 500}}, 500),
+        ({"best_checkpoint": "../step-000300"}, None),
+        ({"best_validation": {"step": "500"}}, None),
+        ([], None),
+    ],
+)
+def test_the_best_is_what_the_manifest_says_if_it_was_kept(tmp_path, manifest, found):
+    for step in (300, 500):
+        checkpoint_folder(tmp_path, step).mkdir(parents=True)
+    (tmp_path / "run.json").write_text(json.dumps(manifest))
+    if found is not None:
+        assert find_named_checkpoint(tmp_path, "best") == checkpoint_folder(tmp_path, found)
+        return
+    with pytest.raises(InputError, match=r"no checkpoint 'best'; kept .*: 300, 500; give .*@STEP with one of them"):
+        find_named_checkpoint(tmp_path, "best")

@@ -81,5 +81,6 @@ ARCHITECTURE = Architecture(
     spec=CompactSpec,
     build=Compact,
     infer=_infer,
+    moving_names=lambda spec: {f"body.{2 * spec.blocks + 2}": "last"},
     layouts=(Layout("compact", "SRVGGNetCompact: body.N.weight, with 1-D PReLU weights", _matches, keep_names),),
 )

@@ -82,7 +82,7 @@ class ResidualInResidual(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """A trunk of residual-in-residual dense blocks, then nearest x2 upsamples with a convolution each."""
+    """A trunk of residual-in-residual dense blocks, then nearest upsamples, x3 or x2, with a convolution each."""
 
     def __init__(self, spec: RRDBNetSpec) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class RRDBNet(nn.Module):
         self.conv_first = nn.Conv2d(spec.channels * self.unshuffle**2, features, 3, padding=1)
         self.body = nn.Sequential(*(ResidualInResidual(features, spec.growth) for _ in range(spec.blocks)))
         self.conv_body = nn.Conv2d(features, features, 3, padding=1)
-        for number in range(1, self.upsamples + 1):
+        for number in range(1, len(self.upsamples) + 1):
             self.add_module(f"conv_up{number}", nn.Conv2d(features, features, 3, padding=1))
         self.conv_hr = nn.Conv2d(features, features, 3, padding=1)
         self.conv_last = nn.Conv2d(features, spec.channels, 3, padding=1)
@@ -108,8 +108,8 @@ class RRDBNet(nn.Module):
             lr_NCHW = F.pixel_unshuffle(lr_NCHW, self.unshuffle)
         features = self.conv_first(lr_NCHW)
         features = features + self.conv_body(self.body(features))
-        for number in range(1, self.upsamples + 1):
-            larger = F.interpolate(features, scale_factor=2.0, mode="nearest")
+        for number, upsample in enumerate(self.upsamples, 1):
+            larger = F.interpolate(features, scale_factor=upsample, mode="nearest")
             features = F.leaky_relu(self.get_submodule(f"conv_up{number}")(larger), _SLOPE)
         sr_NCHW: torch.Tensor = self.conv_last(F.leaky_relu(self.conv_hr(features), _SLOPE))
         return sr_NCHW
@@ -148,11 +148,14 @@ def _unshuffle(spec: RRDBNetSpec) -> int:
     return spec.unshuffle or _UNSHUFFLE_AT_SCALE.get(spec.scale, 1)
 
 
-def _upsamples(spec: RRDBNetSpec) -> int:
+def _upsamples(spec: RRDBNetSpec) -> tuple[float, ...]:
+    """Factor of each upsample: one of 3, or some of 2."""
     factor = spec.scale * _unshuffle(spec)
+    if factor == 3:
+        return (3.0,)
     if factor & (factor - 1):
-        raise InputError(f"rrdbnet enlarges by powers of two (1, 2, 4, 8, 16), not by {spec.scale}")
-    return factor.bit_length() - 1
+        raise InputError(f"rrdbnet enlarges by 3 and by powers of two (1, 2, 4, 8, 16), not by {spec.scale}")
+    return (2.0,) * (factor.bit_length() - 1)
 
 
 def _infer(shapes: Shapes) -> RRDBNetSpec:

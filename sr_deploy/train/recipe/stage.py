@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, SerializeAsAny, model_validator
 
@@ -52,6 +52,12 @@ class RunRecipe(Section):
     """Steps between two checkpoints; the last step always has one."""
     keep_checkpoints: int = Field(default=3, ge=1, le=10**6)
     """Checkpoints kept, the newest ones."""
+    keep_best: bool = True
+    """Keep the checkpoint of the best validation too; a validation that beats all before has one."""
+    best_by: Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb"] = "psnr_y"
+    """Mean over the held-out photographs by which validations are compared; the highest is best."""
+    patience: int = Field(default=0, ge=0, le=10**9)
+    """Steps without a better validation after which the training ends; 0: it goes on to `steps`."""
     bad_steps: int = Field(default=20, ge=0, le=10**9)
     """Steps in a row with a non-finite loss or gradient, which are skipped, before the training gives up."""
     preview_every: Steps = 1000

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def test_without_a_recipe_it_trains_the_demo_and_never_overwrites(here, capsys):
     assert "chelsea" in shown.out
     assert "mean" in shown.out
     assert "newest checkpoint: runs/demo/checkpoints/step-000004" in shown.out
+    assert re.search(r"best: step 4 \(\d+\.\d\d dB Y-PSNR, .* as runs/demo@best", shown.out)
     assert "training demo: 100 %" in shown.err
     before = (here / "runs" / "demo" / "run.json").read_bytes()
     assert main(words("--set", "data.validation_folder=held")) == 0
@@ -67,6 +69,21 @@ def test_data_is_one_folder_in_place_of_all_sources(here):
     stored = tomllib.loads((here / "one" / "recipe.toml").read_text())["data"]
     assert (stored["folder"], stored["source"], stored["scales"]) == (str(here / "held"), [], [1.0, 0.5])
     assert main(["train", "--resume", "--out", "one", "--data", "held", "--set", "run.steps=6"]) == 0
+
+
+def test_info_of_a_run_says_which_step_was_best_and_takes_one_by_name(here, capsys):
+    assert main(words("--set", "data.validation_folder=held", "--set", "run.validate_every=2", "--out", "x")) == 0
+    best = read_manifest(here / "x").best_validation
+    capsys.readouterr()
+    assert main(["info", "x@best", "--curves", "x.svg", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["path"] == f"x/checkpoints/step-{best.step:06d}"
+    assert document["source"]["best"].startswith(f"step {best.step} ({best.model.psnr_y:.2f} dB Y-PSNR")
+    assert document["source"]["checkpoints"] == "2 4"
+    assert main(["export", "x@4", "--backend", "none"]) == 0
+    assert (here / "deployments" / "x" / "bundle.json").is_file()
+    assert main(["info", "x@3"]) == 1
+    assert re.search(r"error: x has no checkpoint '3'; kept are .*: 2, 4; give x@STEP", capsys.readouterr().err)
 
 
 def test_resume_takes_the_newest_run_and_its_own_recipe(here, capsys):

@@ -41,6 +41,7 @@ SMALL = [
     ArchSpec(architecture="rrdbnet", scale=1, features=6, blocks=1, growth=4, channels=1),
     ArchSpec(architecture="rrdbnet", scale=2, features=6, blocks=1, growth=4, unshuffle=1),
     ArchSpec(architecture="rrdbnet", scale=8, features=6, blocks=1, growth=4),
+    ArchSpec(architecture="rrdbnet", scale=3, features=6, blocks=1, growth=4),
 ]
 
 
@@ -208,7 +209,7 @@ def test_srresnet_has_one_prelu_slope_per_activation():
         ({"architecture": "edsr"}, "unknown architecture 'edsr'; known: compact, msrresnet, rrdbnet, srresnet"),
         ({"architecture": "msrresnet", "scale": 8}, "msrresnet enlarges by 2, 3 or 4, not by 8"),
         ({"architecture": "srresnet", "scale": 3}, "srresnet enlarges by powers of two"),
-        ({"architecture": "rrdbnet", "scale": 3, "growth": 4}, "rrdbnet enlarges by powers of two"),
+        ({"architecture": "rrdbnet", "scale": 6, "growth": 4}, "rrdbnet enlarges by 3 and by powers of two"),
         ({"architecture": "rrdbnet"}, "network rrdbnet: 'growth' is missing"),
         ({"growth": 4}, "unknown key 'growth'; known there: .*, features, blocks"),
         ({"features": 8193}, "'features': Input should be less than or equal to 8192"),

@@ -6,9 +6,9 @@ import torch
 from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.weights import read_checkpoint
 from sr_deploy.errors import CheckpointError, OutputError, TrainingError
-from sr_deploy.run_folder import AVERAGE_NAME, GENERATOR_NAME, STATE_NAME, list_checkpoints
+from sr_deploy.run_folder import AVERAGE_NAME, GENERATOR_NAME, STATE_NAME, checkpoint_folder, list_checkpoints
 from sr_deploy.train import checkpoint
-from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into, write_checkpoint
+from sr_deploy.train.checkpoint import delete_leftovers, delete_old_checkpoints, read_checkpoint_into, write_checkpoint
 from sr_deploy.train.ema import MovingAverage
 from sr_deploy.train.state import TrainingState
 
@@ -38,7 +38,7 @@ def test_everything_comes_back(tmp_path, make_recipe):
     recipe = make_recipe()
     state = build_state(recipe, 1)
     make_steps(state, 3)
-    folder = write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=2)
+    folder = write_checkpoint(tmp_path, state, recipe.arch_spec())
     assert folder == tmp_path / "checkpoints" / "step-000003"
     assert sorted(path.name for path in folder.iterdir()) == [GENERATOR_NAME, AVERAGE_NAME, STATE_NAME]
     other = build_state(recipe, 2)
@@ -55,7 +55,7 @@ def test_state_holds_tensors_and_plain_containers_only(tmp_path, make_recipe):
     recipe = make_recipe()
     state = build_state(recipe, 1)
     make_steps(state, 1)
-    folder = write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=1)
+    folder = write_checkpoint(tmp_path, state, recipe.arch_spec())
     packed = torch.load(folder / STATE_NAME, weights_only=True)
     assert packed["step"] == 1
     assert packed["optimizer"]["state"][0]["exp_avg"].shape == state.network.state_dict()["body.0.weight"].shape
@@ -65,7 +65,7 @@ def test_generators_say_what_they_are(tmp_path, make_recipe):
     recipe = make_recipe()
     state = build_state(recipe, 1)
     make_steps(state, 2)
-    folder = write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=1)
+    folder = write_checkpoint(tmp_path, state, recipe.arch_spec())
     for name, network in ((GENERATOR_NAME, state.network), (AVERAGE_NAME, state.average.network)):
         read = read_checkpoint(folder / name)
         assert read.spec == recipe.arch_spec()
@@ -75,26 +75,25 @@ def test_generators_say_what_they_are(tmp_path, make_recipe):
 def test_equal_states_are_equal_files(tmp_path, make_recipe):
     recipe = make_recipe()
     state = build_state(recipe, 1)
-    folders = [write_checkpoint(tmp_path / str(number), state, recipe.arch_spec(), keep=1) for number in range(8)]
+    folders = [write_checkpoint(tmp_path / str(number), state, recipe.arch_spec()) for number in range(8)]
     for name in (GENERATOR_NAME, AVERAGE_NAME, STATE_NAME):
         assert len({(folder / name).read_bytes() for folder in folders}) == 1, name
 
 
-def test_only_the_newest_are_kept(tmp_path, make_recipe):
-    recipe = make_recipe()
-    state = build_state(recipe, 1)
-    for _ in range(4):
-        make_steps(state, 1)
-        write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=2)
-    assert [step for step, _ in list_checkpoints(tmp_path)] == [3, 4]
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000003", "step-000004"]
+def test_only_the_newest_and_the_best_are_kept(tmp_path):
+    for step in range(1, 6):
+        checkpoint_folder(tmp_path, step).mkdir(parents=True)
+    delete_old_checkpoints(tmp_path, 2, "checkpoints/step-000002")
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [2, 4, 5]
+    delete_old_checkpoints(tmp_path, 2, None)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000004", "step-000005"]
 
 
 def test_a_failing_write_leaves_the_older_checkpoint_and_nothing_else(tmp_path, make_recipe, monkeypatch):
     recipe = make_recipe()
     state = build_state(recipe, 1)
     make_steps(state, 1)
-    write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=1)
+    write_checkpoint(tmp_path, state, recipe.arch_spec())
     make_steps(state, 1)
 
     def full_disk(state: TrainingState, pools: object) -> bytes:
@@ -102,7 +101,7 @@ def test_a_failing_write_leaves_the_older_checkpoint_and_nothing_else(tmp_path, 
 
     monkeypatch.setattr(checkpoint, "_pack", full_disk)
     with pytest.raises(OutputError, match="the disk is full"):
-        write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=1)
+        write_checkpoint(tmp_path, state, recipe.arch_spec())
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
 
 
@@ -112,7 +111,7 @@ def test_damaged_checkpoints_are_named_with_the_way_out(tmp_path, make_recipe, n
     recipe = make_recipe()
     state = build_state(recipe, 1)
     make_steps(state, 1)
-    folder = write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=1)
+    folder = write_checkpoint(tmp_path, state, recipe.arch_spec())
     content = (folder / name).read_bytes()
     (folder / name).unlink()
     if damage != "missing":
@@ -133,10 +132,10 @@ def test_weights_that_are_no_numbers_are_never_written(tmp_path, make_recipe):
     recipe = make_recipe()
     state = build_state(recipe, 1)
     make_steps(state, 1)
-    write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=1)
+    write_checkpoint(tmp_path, state, recipe.arch_spec())
     make_steps(state, 1)
     with torch.no_grad():
         next(iter(state.average.network.parameters()))[0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"NaN or infinite after step 2 \(body\.0\.weight\)"):
-        write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=1)
+        write_checkpoint(tmp_path, state, recipe.arch_spec())
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]

@@ -35,7 +35,7 @@ def folder(tmp_path, make_recipe):
     state.network(torch.full((1, 3, 8, 8), 0.5)).square().mean().backward()
     state.optimizer.step()
     state.step, state.metrics = 1, {"loss": [0.5]}
-    return write_checkpoint(tmp_path, state, recipe.arch_spec(), keep=2)
+    return write_checkpoint(tmp_path, state, recipe.arch_spec())
 
 
 def change(folder, alter) -> None:
