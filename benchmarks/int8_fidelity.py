@@ -49,7 +49,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.backends.openvino.compiled import compile_graph
 from sr_deploy.deps import is_installed
-from sr_deploy.evaluation.pairs import find_pairs, read_pair
+from sr_deploy.imaging.pairs import find_pairs, read_pair
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.int8.calibration_images import CropShape, cut_crops, find_calibration_images
 from sr_deploy.export.int8.execute import Run, open_graph

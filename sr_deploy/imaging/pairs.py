@@ -1,9 +1,9 @@
-"""Test sets in folders: which low-resolution picture belongs to which original."""
+"""Pairs in folders: which low-resolution picture belongs to which original."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,16 +50,28 @@ def find_pairs(hr: Path, lr: Path | None, scale: int) -> list[PairPaths]:
     originals = [path for path in list_images(hr) if not _LOW.search(path.stem)]
     if not originals:
         raise InputError(f"{hr} holds no picture to compare with; give a folder of originals ({PHOTOGRAPHS})")
-    if lr is None:
-        return [PairPaths(path.stem, path, None) for path in originals]
-    small = [path for path in list_images(lr) if not _HIGH.search(path.stem)]
-    by_folder: dict[Path, list[Path]] = {}
-    for path in small:
-        by_folder.setdefault(path.parent.relative_to(lr), []).append(path)
-    return [
-        PairPaths(path.stem, path, _find_partner(path, by_folder.get(path.parent.relative_to(hr), []), lr, scale))
-        for path in originals
-    ]
+    partners = {} if lr is None else find_partners(originals, hr, lr, scale)
+    return [PairPaths(path.stem, path, partners.get(path)) for path in originals]
+
+
+def find_partners(originals: Iterable[Path], hr: Path, lr: Path, scale: int) -> dict[Path, Path]:
+    """The low-resolution picture of each original, by names as `find_pairs`.
+
+    Args:
+        originals: files in `hr`.
+        hr: folder of originals.
+        lr: folder of low-resolution pictures in the same subfolders.
+        scale: decides between `babyx2` and `babyx4`.
+
+    Raises:
+        InputError: no such folder, or an original without exactly one partner.
+    """
+    small: dict[tuple[Path, bool, str], list[Path]] = {}
+    for path in list_images(lr):
+        if not _HIGH.search(path.stem):
+            for bare, name in ((False, path.stem), (True, _bare_name(path))):
+                small.setdefault((path.parent.relative_to(lr), bare, name), []).append(path)
+    return {path: _find_partner(path, path.parent.relative_to(hr), small, lr, scale) for path in originals}
 
 
 def read_pair(paths: PairPaths, scale: int, channels: int) -> ImagePair:
@@ -89,12 +101,14 @@ def read_pair(paths: PairPaths, scale: int, channels: int) -> ImagePair:
     return ImagePair(downscale_bicubic(hr, scale), hr)
 
 
-def _find_partner(hr: Path, small: Sequence[Path], folder: Path, scale: int) -> Path:
+def _find_partner(
+    hr: Path, place: Path, small: Mapping[tuple[Path, bool, str], Sequence[Path]], folder: Path, scale: int
+) -> Path:
     """By equal names first, then by what is left of them without marks."""
     stem = _HIGH.sub("", hr.stem)
     bare = _SCALE.sub("", stem)
-    for wanted, strip in ((hr.stem, False), (stem, True), (bare, True)):
-        found = [path for path in small if path != hr and wanted == (_bare_name(path) if strip else path.stem)]
+    for strip, wanted in ((False, hr.stem), (True, stem), (True, bare)):
+        found = [path for path in small.get((place, strip, wanted), ()) if path != hr]
         of_scale = [path for path in found if _scale_mark(path) == scale]
         found = of_scale if len(found) > 1 and of_scale else found
         if len(found) == 1:
