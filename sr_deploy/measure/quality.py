@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +41,12 @@ class Scores(Document):
     """Mean of the channels' SSIM, at most 1."""
 
 
-def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Scores:
+def score_pair(sr: NDArray[np.unsignedinteger[Any]], hr: NDArray[np.unsignedinteger[Any]], scale: int) -> Scores:
     """Compare an upscaled picture with the ground truth.
 
     Args:
-        sr: H x W x C, 8 bit, C = 3 (RGB) or 1 (gray, where luma is taken as of R = G = B).
-        hr: the same shape.
+        sr: H x W x C, 8 or 16 bit, C = 3 (RGB) or 1 (gray, where luma is taken as of R = G = B).
+        hr: the same shape; 16 bit are compared at their depth, in units of 8 bit.
         scale: pixels cropped at each border; the factor of the upscaling by the papers' protocol.
 
     Raises:
@@ -62,8 +63,9 @@ def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Scor
             f"sides of at least {SSIM_WINDOW + 2 * scale} are needed"
         )
     inner = slice(scale, -scale or None)
-    sr_inner = sr[inner, inner].astype(np.float64)
-    hr_inner = hr[inner, inner].astype(np.float64)
+    sr_inner, hr_inner = (
+        image[inner, inner].astype(np.float64) / (np.iinfo(image.dtype).max / _PEAK) for image in (sr, hr)
+    )
     sr_y, hr_y = luma(sr_inner), luma(hr_inner)
     channels = range(sr.shape[2])
     return Scores(
@@ -121,5 +123,5 @@ def _blur(plane: NDArray[np.float64]) -> NDArray[np.float64]:
     return blurred
 
 
-def _describe_shape(image: NDArray[np.uint8]) -> str:
+def _describe_shape(image: NDArray[np.unsignedinteger[Any]]) -> str:
     return " x ".join(map(str, image.shape)) or "a scalar"

@@ -14,14 +14,16 @@ from torch import nn
 from sr_deploy.arch.registry import input_multiple
 from sr_deploy.errors import TrainingError
 from sr_deploy.imaging.codec import write_image
-from sr_deploy.imaging.convert import to_image, to_nchw
-from sr_deploy.imaging.photographs import ImagePair
+from sr_deploy.imaging.convert import SampleT, to_image, to_nchw
+from sr_deploy.imaging.encoding import round_to_8bit
+from sr_deploy.imaging.originals import OriginalPair, Samples
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
 from sr_deploy.measure.quality import SSIM_WINDOW, Scores, score_pair
+from sr_deploy.train.paired import validation_files
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import HeldOutScores, ValidationResult
-from sr_deploy.train.training_images import TrainingImages, validation_paths
+from sr_deploy.train.training_images import TrainingImages
 
 _PREVIEW_SIDE = 160
 _PREVIEW_ROWS = 4
@@ -33,9 +35,9 @@ class HeldOut:
 
     name: str
     """Of its file, without suffix."""
-    pair: ImagePair
+    pair: OriginalPair
     """High resolution cropped to whole low-resolution pixels."""
-    bicubic: NDArray[np.uint8]
+    bicubic: Samples
     """The papers' bicubic enlargement, of the shape of `pair.hr`."""
     bicubic_scores: Scores
     """How near it comes."""
@@ -49,12 +51,15 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
         RecipeError: an unknown name.
     """
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
+    files = validation_files(recipe).say()
     photographs = TrainingImages(
-        validation_paths(recipe.data),
+        files.originals,
+        partners=files.partners,
         scale=recipe.scale,
         min_side=SSIM_WINDOW + 2 * recipe.scale,
         multiple=multiple,
         cache_gib=recipe.data.cache_gib,
+        channels=recipe.channels,
     )
     photographs.prefetch(threads=1)
     held_out = []
@@ -74,7 +79,8 @@ def validate(network: nn.Module, held_out: Sequence[HeldOut], scale: int, step: 
     """
     rows = []
     for photograph in held_out:
-        sr = upscale(network, photograph.pair.lr, f"{photograph.name} after step {step}")
+        what = f"{photograph.name} after step {step}"
+        sr = upscale(network, photograph.pair.lr, what, photograph.pair.hr.dtype)
         model = score_pair(sr, photograph.pair.hr, scale)
         rows.append(HeldOutScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores))
     return ValidationResult(
@@ -86,8 +92,10 @@ def validate(network: nn.Module, held_out: Sequence[HeldOut], scale: int, step: 
 
 
 @torch.no_grad()
-def upscale(network: nn.Module, lr: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
+def upscale(network: nn.Module, lr: Samples, what: str, dtype: np.dtype[SampleT]) -> NDArray[SampleT]:
     """Upscale one picture by a network in evaluation mode, on the device where it is; `what` names it in errors.
+
+    The result is H x W x C of `dtype`, 8 or 16 bit.
 
     Raises:
         TrainingError: the result holds NaN or infinite values.
@@ -99,7 +107,7 @@ def upscale(network: nn.Module, lr: NDArray[np.uint8], what: str) -> NDArray[np.
             f"the network gives NaN or infinite values for {what}; "
             "resume from an earlier checkpoint with a lower --set optimizer.learning_rate in a new run"
         )
-    return to_image(sr_NCHW.numpy())
+    return to_image(sr_NCHW.numpy(), dtype)
 
 
 def write_preview(path: Path, network: nn.Module, held_out: Sequence[HeldOut], scale: int) -> None:
@@ -118,7 +126,9 @@ def write_preview(path: Path, network: nn.Module, held_out: Sequence[HeldOut], s
 def _preview_row(network: nn.Module, photograph: HeldOut, scale: int) -> list[Cell]:
     hr, lr = photograph.pair.hr, photograph.pair.lr
     window = find_worst_window(photograph.bicubic, hr, _PREVIEW_SIDE)
-    pictures = (lr, photograph.bicubic, upscale(network, lr, photograph.name), hr)
+    pictures = [
+        round_to_8bit(one) for one in (lr, photograph.bicubic, upscale(network, lr, photograph.name, hr.dtype), hr)
+    ]
     return compare_crops(pictures, (photograph.name, "bicubic", "network", "original"), scale, window)
 
 
