@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,15 @@ class Scores(Document):
     """Over all channels together, in dB, at most `EQUAL_DB`; about 2 dB below `psnr_y`."""
     ssim_rgb: float
     """Mean of the channels' SSIM, at most 1."""
+
+
+class ImageScores(Scores):
+    """Quality of one enlarged picture, or the mean of many. `scale` pixels are left out at each border throughout."""
+
+    niqe: float | None = None
+    """Lower is better; None: not asked for, or the picture is too small or too flat; a mean leaves such ones out."""
+    lpips: float | None = None
+    """Lower is better; None: not asked for."""
 
 
 def score_pair(sr: NDArray[np.unsignedinteger[Any]], hr: NDArray[np.unsignedinteger[Any]], scale: int) -> Scores:
@@ -74,6 +84,18 @@ def score_pair(sr: NDArray[np.unsignedinteger[Any]], hr: NDArray[np.unsignedinte
         psnr_rgb=min(psnr(float(np.mean((sr_inner - hr_inner) ** 2)), _PEAK), EQUAL_DB),
         ssim_rgb=float(np.mean([ssim(sr_inner[..., channel], hr_inner[..., channel]) for channel in channels])),
     )
+
+
+def average_scores(scores: Sequence[ImageScores]) -> ImageScores:
+    """The mean of each figure; of NIQE and LPIPS over the pictures that have them."""
+    columns = {name: [getattr(one, name) for one in scores] for name in ImageScores.model_fields}
+    return ImageScores(**{name: mean_of(values) for name, values in columns.items()})
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Of those that are there; None if none is."""
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None
 
 
 def luma(image: NDArray[np.float64] | NDArray[np.uint8]) -> NDArray[np.float64]:

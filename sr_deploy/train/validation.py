@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,12 @@ from sr_deploy.errors import TrainingError
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.convert import SampleT, to_image, to_nchw
 from sr_deploy.imaging.encoding import round_to_8bit
-from sr_deploy.imaging.originals import OriginalPair, Samples
+from sr_deploy.imaging.originals import OriginalPair, Samples, raise_depth
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
-from sr_deploy.measure.quality import SSIM_WINDOW, Scores, score_pair
+from sr_deploy.measure.niqe import try_niqe
+from sr_deploy.measure.quality import SSIM_WINDOW, ImageScores, average_scores, score_pair
+from sr_deploy.train.degraded_validation import degrade_middle
 from sr_deploy.train.paired import validation_files
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import HeldOutScores, ValidationResult
@@ -39,8 +41,10 @@ class HeldOut:
     """High resolution cropped to whole low-resolution pixels."""
     bicubic: Samples
     """The papers' bicubic enlargement, of the shape of `pair.hr`."""
-    bicubic_scores: Scores
+    bicubic_scores: ImageScores
     """How near it comes."""
+    degraded: HeldOut | None = None
+    """Its middle, degraded as the recipe trains."""
 
 
 def read_held_out(recipe: Recipe) -> list[HeldOut]:
@@ -66,9 +70,18 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
     for index, path in enumerate(photographs.paths):
         pair = photographs.pair(index)
         if pair is not None:
-            bicubic = upscale_bicubic(pair.lr, recipe.scale)
-            held_out.append(HeldOut(path.stem, pair, bicubic, score_pair(bicubic, pair.hr, recipe.scale)))
+            degraded = degrade_middle(recipe, pair.hr, index)
+            shown = None if degraded is None else _hold_out(path.stem, degraded, recipe.scale)
+            held_out.append(replace(_hold_out(path.stem, pair, recipe.scale), degraded=shown))
     return held_out
+
+
+def _hold_out(name: str, pair: OriginalPair, scale: int) -> HeldOut:
+    bicubic = upscale_bicubic(pair.lr, scale)
+    if bicubic.dtype != pair.hr.dtype:
+        bicubic, hr = raise_depth([bicubic, pair.hr])
+        pair = OriginalPair(pair.lr, hr)
+    return HeldOut(name, pair, bicubic, _score(bicubic, pair.hr, scale))
 
 
 def validate(network: nn.Module, held_out: Sequence[HeldOut], scale: int, step: int) -> ValidationResult:
@@ -77,18 +90,25 @@ def validate(network: nn.Module, held_out: Sequence[HeldOut], scale: int, step: 
     Raises:
         TrainingError: an output is NaN or infinite.
     """
-    rows = []
-    for photograph in held_out:
+
+    def score(photograph: HeldOut) -> HeldOutScores:
         what = f"{photograph.name} after step {step}"
         sr = upscale(network, photograph.pair.lr, what, photograph.pair.hr.dtype)
-        model = score_pair(sr, photograph.pair.hr, scale)
-        rows.append(HeldOutScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores))
+        model = _score(sr, photograph.pair.hr, scale)
+        return HeldOutScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores)
+
+    rows = [score(photograph) for photograph in held_out]
     return ValidationResult(
         step=step,
-        model=_mean([row.model for row in rows]),
-        bicubic=_mean([row.bicubic for row in rows]),
+        model=average_scores([row.model for row in rows]),
+        bicubic=average_scores([row.bicubic for row in rows]),
         photographs=tuple(rows),
+        degraded=tuple(score(one.degraded) for one in held_out if one.degraded is not None),
     )
+
+
+def _score(sr: Samples, hr: Samples, scale: int) -> ImageScores:
+    return ImageScores(**score_pair(sr, hr, scale).model_dump(), niqe=try_niqe(round_to_8bit(sr), scale))
 
 
 @torch.no_grad()
@@ -130,7 +150,3 @@ def _preview_row(network: nn.Module, photograph: HeldOut, scale: int) -> list[Ce
         round_to_8bit(one) for one in (lr, photograph.bicubic, upscale(network, lr, photograph.name, hr.dtype), hr)
     ]
     return compare_crops(pictures, (photograph.name, "bicubic", "network", "original"), scale, window)
-
-
-def _mean(scores: Sequence[Scores]) -> Scores:
-    return Scores(**{name: float(np.mean([getattr(row, name) for row in scores])) for name in Scores.model_fields})
