@@ -49,7 +49,6 @@ from numpy.typing import NDArray
 
 from sr_deploy.backends.openvino.compiled import compile_graph
 from sr_deploy.deps import is_installed
-from sr_deploy.evaluation.pairs import find_pairs, read_pair
 from sr_deploy.export.fp16 import convert_graph_to_fp16
 from sr_deploy.export.int8.calibration_images import CropShape, cut_crops, find_calibration_images
 from sr_deploy.export.int8.execute import Run, open_graph
@@ -59,6 +58,7 @@ from sr_deploy.export.int8.quantization_options import Int8Options
 from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.export.write import rewrite_graph_file
 from sr_deploy.graph.read import describe_graph_cost
+from sr_deploy.imaging.pairs import find_pairs, read_pair
 from sr_deploy.imaging.photographs import ImagePair
 from sr_deploy.measure.machine import describe_machine, has_multiplier, tool_versions
 from sr_deploy.model import Model, open_model

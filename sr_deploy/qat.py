@@ -84,7 +84,8 @@ def plan_qat(
         )
     network = {"architecture": arch.architecture, **arch.options}
     fixed = [f"network.{key}={format_toml_value(value)}" for key, value in network.items()]
-    (stage,) = plan_stages(name, [*overrides, f"scale={arch.scale}", *fixed], runs, alone=True, out=out)
+    fixed += [f"scale={arch.scale}", f"channels={arch.channels}"]
+    (stage,) = plan_stages(name, [*overrides, *fixed], runs, alone=True, out=out)
     side = max(stage.recipe.data.patch_size // arch.scale, _MIN_SIDE)
     start = prepare_training(checkpoint, weights, data, side=side)
     quantization = (stage.recipe.quantization or QuantizationRecipe()).model_copy(

@@ -107,9 +107,9 @@ def _make_table(evaluation: Evaluation) -> Table:
         name, model, bicubic, original_niqe = row
         cells = score_cells(model, bicubic)
         if has_niqe:
-            cells.append(_join([model.niqe, bicubic.niqe, original_niqe], 2))
+            cells.append(join_figures([model.niqe, bicubic.niqe, original_niqe], 2))
         if has_lpips:
-            cells.append(_join([model.lpips, bicubic.lpips], 4))
+            cells.append(join_figures([model.lpips, bicubic.lpips], 4))
         table.add_row(name, *cells, end_section=row is rows[-1])
     return table
 
@@ -117,13 +117,14 @@ def _make_table(evaluation: Evaluation) -> Table:
 def score_cells(model: Scores, bicubic: Scores) -> list[str]:
     """`FIGURES` of a picture: network / bicubic."""
     return [
-        _join([model.psnr_y, bicubic.psnr_y], 2),
+        join_figures([model.psnr_y, bicubic.psnr_y], 2),
         f"{model.psnr_y - bicubic.psnr_y:+.2f}",
-        _join([model.ssim_y, bicubic.ssim_y], 4),
-        _join([model.psnr_rgb, bicubic.psnr_rgb], 2),
-        _join([model.ssim_rgb, bicubic.ssim_rgb], 4),
+        join_figures([model.ssim_y, bicubic.ssim_y], 4),
+        join_figures([model.psnr_rgb, bicubic.psnr_rgb], 2),
+        join_figures([model.ssim_rgb, bicubic.ssim_rgb], 4),
     ]
 
 
-def _join(values: Sequence[float | None], decimals: int) -> str:
+def join_figures(values: Sequence[float | None], decimals: int) -> str:
+    """As in `30.10 / 29.05`; `-` stands for None."""
     return " / ".join("-" if value is None else f"{value:.{decimals}f}" for value in values)

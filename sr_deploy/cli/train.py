@@ -207,14 +207,21 @@ def _show_result(output: Output, run: Path, manifest: RunManifest) -> None:
 def _build_table(result: ValidationResult) -> Table:
     from rich.table import Table
 
-    from sr_deploy.cli.evaluate import FIGURES, score_cells
+    from sr_deploy.cli.evaluate import FIGURES, join_figures, score_cells
+    from sr_deploy.measure.quality import average_scores
     from sr_deploy.train.run import HeldOutScores
 
     table = Table(title=f"Held-out photographs after {result.step} steps: network / bicubic")
     table.add_column("photograph")
     for heading in FIGURES:
         table.add_column(heading, justify="right")
-    mean = HeldOutScores(name="mean", model=result.model, bicubic=result.bicubic)
-    for row in (*result.photographs, mean):
-        table.add_row(row.name, *score_cells(row.model, row.bicubic), end_section=row is result.photographs[-1])
+    table.add_column("NIQE", justify="right")
+    rows = [*result.photographs, HeldOutScores(name="mean", model=result.model, bicubic=result.bicubic)]
+    if result.degraded:
+        models, bicubics = ([getattr(one, name) for one in result.degraded] for name in ("model", "bicubic"))
+        means = average_scores(models), average_scores(bicubics)
+        rows.append(HeldOutScores(name="mean, degraded", model=means[0], bicubic=means[1]))
+    for row in rows:
+        cells = (*score_cells(row.model, row.bicubic), join_figures([row.model.niqe, row.bicubic.niqe], 2))
+        table.add_row(row.name, *cells, end_section=row is result.photographs[-1])
     return table

@@ -10,19 +10,17 @@ from numpy.typing import NDArray
 
 from sr_deploy.config import Document
 from sr_deploy.errors import InputError, ShapeError
-from sr_deploy.evaluation.pairs import PairPaths, find_pairs, read_pair
 from sr_deploy.evaluation.scores import (
     Distance,
     ImageEvaluation,
-    ImageScores,
     WorstCrop,
-    average_scores,
     draw_worst_crops,
     evaluate_pair,
-    mean_of,
 )
 from sr_deploy.files import make_folder, sha256_of, write_text
 from sr_deploy.imaging.codec import write_image
+from sr_deploy.imaging.pairs import PairPaths, find_pairs, read_pair
+from sr_deploy.measure.quality import ImageScores, average_scores, mean_of
 from sr_deploy.model import Model, open_model
 from sr_deploy.progress import OnProgress, Progress
 from sr_deploy.upscale.guards import FINITE_ONLY

@@ -5,19 +5,18 @@ No network here: what enlarges is handed in as a function, and so is LPIPS.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.config import Document
-from sr_deploy.errors import ShapeError
-from sr_deploy.evaluation.niqe import niqe
 from sr_deploy.imaging.photographs import ImagePair
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
-from sr_deploy.measure.quality import EQUAL_DB, Scores, psnr, score_pair
+from sr_deploy.measure.niqe import try_niqe
+from sr_deploy.measure.quality import EQUAL_DB, ImageScores, psnr, score_pair
 
 MAX_CROPS = 6
 """Rows of the picture of the worst crops."""
@@ -27,15 +26,6 @@ Upscale = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """H x W x C to (H * scale) x (W * scale) x C, 8 bit."""
 Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 """Of two pictures of one shape, H x W x C, 8 bit."""
-
-
-class ImageScores(Scores):
-    """Quality of one enlarged picture, or the mean of many. `scale` pixels are left out at each border throughout."""
-
-    niqe: float | None = None
-    """Lower is better; None: not asked for, or the picture is too small or too flat; a mean leaves such ones out."""
-    lpips: float | None = None
-    """Lower is better; None: not asked for."""
 
 
 class ImageEvaluation(Document):
@@ -89,21 +79,9 @@ def evaluate_pair(
         height=pair.hr.shape[0],
         model=sr_scores,
         bicubic=bicubic_scores,
-        original_niqe=_try_niqe(pair.hr, scale) if with_niqe else None,
+        original_niqe=try_niqe(pair.hr, scale) if with_niqe else None,
     )
     return evaluation, _crop_worst(name, pair, bicubic, sr, scale)
-
-
-def average_scores(scores: Sequence[ImageScores]) -> ImageScores:
-    """The mean of each figure; of NIQE and LPIPS over the pictures that have them."""
-    columns = {name: [getattr(one, name) for one in scores] for name in ImageScores.model_fields}
-    return ImageScores(**{name: mean_of(values) for name, values in columns.items()})
-
-
-def mean_of(values: Iterable[float | None]) -> float | None:
-    """Of those that are there; None if none is."""
-    present = [value for value in values if value is not None]
-    return float(np.mean(present)) if present else None
 
 
 def draw_worst_crops(crops: Iterable[WorstCrop]) -> NDArray[np.uint8]:
@@ -122,16 +100,9 @@ def _score(
     inner = slice(scale, -scale)
     return ImageScores(
         **score_pair(sr, hr, scale).model_dump(),
-        niqe=_try_niqe(sr, scale) if with_niqe else None,
+        niqe=try_niqe(sr, scale) if with_niqe else None,
         lpips=lpips(sr[inner, inner], hr[inner, inner]) if lpips is not None else None,
     )
-
-
-def _try_niqe(image: NDArray[np.uint8], crop_border: int) -> float | None:
-    try:
-        return niqe(image, crop_border)
-    except ShapeError:
-        return None  # too small or too flat: the record says so, the other figures hold
 
 
 def _crop_worst(name: str, pair: ImagePair, bicubic: NDArray[np.uint8], sr: NDArray[np.uint8], scale: int) -> WorstCrop:

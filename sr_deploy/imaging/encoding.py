@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sr_deploy.imaging.formats import Format
 from sr_deploy.imaging.header import Header
-from sr_deploy.imaging.opening import Pixels
 
 if TYPE_CHECKING:
     import pyvips
@@ -58,10 +58,10 @@ def prepare_encoding(
     return image, options
 
 
-def round_to_8bit(samples: Pixels) -> Pixels:
+def round_to_8bit(samples: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
     """16-bit samples to the nearest of 8 bit (65535 becomes 255); 8-bit ones as they are."""
     if samples.dtype == np.uint8:
-        return samples
+        return cast("NDArray[np.uint8]", samples)
     return ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 

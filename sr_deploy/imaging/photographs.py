@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.imaging.convert import to_nchw
+from sr_deploy.imaging.convert import SampleT, to_nchw
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class ImagePair:
         return to_nchw(self.lr)
 
 
-def crop_to_multiple(image: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
+def crop_to_multiple(image: NDArray[SampleT], multiple: int) -> NDArray[SampleT]:
     """Leave out rows at the bottom and columns at the right until both sides are multiples; contiguous."""
     height, width = (side - side % multiple for side in image.shape[:2])
     return np.ascontiguousarray(image[:height, :width])
@@ -44,7 +45,7 @@ def cut_middle(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
     return np.ascontiguousarray(image[top : top + height, left : left + width])
 
 
-def draw_corner(image: NDArray[np.uint8], side: int, random: np.random.Generator) -> tuple[int, int]:
+def draw_corner(image: NDArray[np.unsignedinteger[Any]], side: int, random: np.random.Generator) -> tuple[int, int]:
     """First row and column of a square anywhere in a picture H x W x C; 0 along an axis that is shorter."""
     top, left = (int(random.integers(max(length - side, 0) + 1)) for length in image.shape[:2])
     return top, left

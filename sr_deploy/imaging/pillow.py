@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,10 @@ from sr_deploy.imaging.limits import MAX_PIXELS, read_bytes, refuse_growth, refu
 from sr_deploy.untrusted import open_regular
 
 if TYPE_CHECKING:
+    from PIL import Image
     from PIL.ImageFile import ImageFile
+
+SamplesT = TypeVar("SamplesT", bound=NDArray[Any])
 
 _FORMATS = {form.pillow: form for form in FORMATS if form.pillow is not None}
 """Pillow knows many more, one of which starts Ghostscript."""
@@ -45,6 +49,40 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: damaged or cut short, an unknown format, CMYK, animated, floating point.
     """
+    return _read(path, _take_rgb)
+
+
+def read_samples(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decode a picture as it is, with its alpha.
+
+    Returns:
+        H x W x bands, 8 or 16 bit, turned upright by its EXIF orientation.
+
+    Raises:
+        ImageError: as `read_rgb`; or colors of 16 bit, of which Pillow would keep 8.
+    """
+    return _read(path, _take_samples)
+
+
+def _take_rgb(_path: Path, upright: Image.Image, _raw: str) -> NDArray[np.uint8]:
+    if upright.mode.startswith("I;16"):
+        gray = (np.asarray(upright) >> 8).astype(np.uint8)
+        return np.ascontiguousarray(np.repeat(gray[..., None], 3, axis=2))
+    return np.ascontiguousarray(np.asarray(upright.convert("RGB")))
+
+
+def _take_samples(path: Path, upright: Image.Image, raw: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    if upright.mode.startswith("I;16"):
+        return np.ascontiguousarray(np.asarray(upright)[..., None].astype(np.uint16))
+    if "16" in raw:
+        raise ImageError(f"{path} has 16 bits per channel, of which Pillow keeps 8; run: pip install 'pyvips[binary]'")
+    color, clear = upright.mode not in ("1", "L", "LA"), upright.has_transparency_data
+    samples = np.asarray(upright.convert(("RGBA" if clear else "RGB") if color else "LA" if clear else "L"))
+    return np.ascontiguousarray(samples.reshape(*samples.shape[:2], -1))
+
+
+def _read(path: Path, take: Callable[[Path, Image.Image, str], SamplesT]) -> SamplesT:
+    """What `take` makes of the picture, turned upright, and of what its file holds, as Pillow writes that."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -59,11 +97,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
                 raise ImageError(f"{path} is animated or has several pages; give a file with one picture")
             if picture.mode not in _TAKEN_MODES:
                 raise ImageError(f"{path} is a picture of mode {picture.mode}; convert it to 8-bit RGB first")
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I;16"):
-                gray = (np.asarray(upright) >> 8).astype(np.uint8)
-                return np.ascontiguousarray(np.repeat(gray[..., None], 3, axis=2))
-            return np.ascontiguousarray(np.asarray(upright.convert("RGB")))
+            said = [tile[3] if isinstance(tile[3], str) else next(iter(tile[3] or ()), "") for tile in picture.tile]
+            return take(path, ImageOps.exif_transpose(picture), " ".join(map(str, said)))
     except UnidentifiedImageError as error:
         known = join(form.name for form in _FORMATS.values())
         raise ImageError(f"{path} is not a picture that can be read; give a {known} file") from error

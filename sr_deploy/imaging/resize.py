@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import ShapeError
+from sr_deploy.imaging.convert import SampleT
 
-_Pixels = NDArray[np.uint8] | NDArray[np.float64]
+_Pixels = NDArray[np.unsignedinteger[Any]] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,17 @@ class _Taps:
     """Inputs from one output to the next of the same phase."""
 
 
-def downscale_bicubic(hr: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+def downscale_bicubic(hr: NDArray[SampleT], scale: int) -> NDArray[SampleT]:
     """Shrink by an integer with antialiasing: the low-resolution pictures of the papers' test sets, bit for bit.
 
-    Each of the two passes rounds to 8 bit, halves upwards, as imresize does with 8-bit input.
+    Each of the two passes rounds to the type of the picture, halves upwards, as imresize does.
 
     Args:
-        hr: H x W x C, 8 bit; H and W must be multiples of `scale` (crop first).
+        hr: H x W x C, 8 or 16 bit; H and W must be multiples of `scale` (crop first).
         scale: at least 1.
 
     Returns:
-        (H / scale) x (W / scale) x C, 8 bit.
+        (H / scale) x (W / scale) x C, of the same type.
 
     Raises:
         ShapeError: not three axes, an empty side, or a side that is no multiple of `scale`.
@@ -52,24 +54,25 @@ def downscale_bicubic(hr: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
             f"a {height}x{width} picture (HxW) cannot be shrunk by {scale}: crop both sides to multiples of {scale}"
         )
     taps = _shrinking_taps(scale)
-    return _round_to_8bit(_resize_width(_round_to_8bit(_resize_height(hr, taps)), taps))
+    rows = _round(_resize_height(hr, taps), hr.dtype)
+    return _round(_resize_width(rows, taps), hr.dtype)
 
 
 def shrink_bicubic(
-    hr: NDArray[np.uint8], size: tuple[int, int], rows: range | None = None, columns: range | None = None
-) -> NDArray[np.uint8]:
+    hr: NDArray[SampleT], size: tuple[int, int], rows: range | None = None, columns: range | None = None
+) -> NDArray[SampleT]:
     """Shrink to any smaller size with antialiasing, each side by its own factor; rounds as `downscale_bicubic` does.
 
     Each pixel of the result depends on its place alone, so that a part has the bits of that part of the whole.
 
     Args:
-        hr: H x W x C, 8 bit.
+        hr: H x W x C, 8 or 16 bit.
         size: height and width of the whole result, from 1 to those of `hr`.
         rows: which rows of the result are wanted; None: all.
         columns: likewise.
 
     Returns:
-        rows x columns x C, 8 bit.
+        rows x columns x C, of the same type.
 
     Raises:
         ShapeError: not three axes, an empty side, or a size that is not smaller.
@@ -90,31 +93,33 @@ def shrink_bicubic(
     return np.ascontiguousarray(_weigh_rows(upright.transpose(1, 0, 2), taken - left, weights).transpose(1, 0, 2))
 
 
-def upscale_bicubic(lr: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+def upscale_bicubic(lr: NDArray[SampleT], scale: int) -> NDArray[SampleT]:
     """Enlarge by an integer: the bicubic row of the papers' tables.
 
     Rounded once, at the end: the published scores (Set14 x4: 26.09 dB, .7049) are those of floating-point input, and a
     rounding in between costs 0.0001 of SSIM.
 
     Args:
-        lr: H x W x C, 8 bit.
+        lr: H x W x C, 8 or 16 bit.
         scale: at least 1.
 
     Returns:
-        (H * scale) x (W * scale) x C, 8 bit.
+        (H * scale) x (W * scale) x C, of the same type.
 
     Raises:
         ShapeError: not three axes or an empty side.
     """
     _check(lr, scale)
     taps = _enlarging_taps(scale)
-    return _round_to_8bit(_resize_width(_resize_height(lr, taps), taps))
+    return _round(_resize_width(_resize_height(lr, taps), taps), lr.dtype)
 
 
-def _check(image: NDArray[np.uint8], scale: int) -> None:
-    if image.ndim != 3 or min(image.shape) < 1 or image.dtype != np.uint8:
+def _check(image: NDArray[np.unsignedinteger[Any]], scale: int) -> None:
+    if image.ndim != 3 or min(image.shape) < 1 or image.dtype not in (np.uint8, np.uint16):
         shape = " x ".join(map(str, image.shape)) or "no axes"
-        raise ShapeError(f"resizing takes an 8-bit picture H x W x C with no empty side, not {shape} of {image.dtype}")
+        raise ShapeError(
+            f"resizing takes a picture H x W x C of 8 or 16 bit with no empty side, not {shape} of {image.dtype}"
+        )
     if scale < 1:
         raise ShapeError(f"a scale is an integer from 1 on, not {scale}")
 
@@ -155,16 +160,16 @@ def _find_taps(length: int, wanted: int, outputs: range) -> tuple[NDArray[np.int
     return np.clip(positions, 0, length - 1).astype(np.intp), weights
 
 
-def _weigh_rows(image: _Pixels, taken: NDArray[np.intp], weights: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _weigh_rows(image: NDArray[SampleT], taken: NDArray[np.intp], weights: NDArray[np.float64]) -> NDArray[SampleT]:
     """Sums of rows, tap after tap: in that order on every machine."""
     rows = np.ascontiguousarray(image).reshape(image.shape[0], -1)
-    result = np.empty((len(taken), rows.shape[1]), np.uint8)
+    result = np.empty((len(taken), rows.shape[1]), image.dtype)
     total, product = np.empty((2, rows.shape[1]))
     for out in range(len(taken)):  # a row at a time stays in the cache
         total[:] = 0
         for row, weight in zip(taken[out], weights[out], strict=True):
             total += np.multiply(rows[row], weight, out=product)
-        result[out] = _round_to_8bit(total)
+        result[out] = _round(total, image.dtype)
     return result.reshape(len(taken), *image.shape[1:])
 
 
@@ -194,8 +199,8 @@ def _resize_height(image: _Pixels, taps: _Taps) -> NDArray[np.float64]:
     return result.reshape(count * phases, width, channels)
 
 
-def _round_to_8bit(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _round(values: NDArray[np.float64], dtype: np.dtype[SampleT]) -> NDArray[SampleT]:
     """Halves upwards, in place until the cast, which cuts."""
     values += 0.5
-    np.clip(values, 0, 255, out=values)
-    return values.astype(np.uint8)
+    np.clip(values, 0, np.iinfo(dtype).max, out=values)
+    return values.astype(dtype)

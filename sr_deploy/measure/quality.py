@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +42,21 @@ class Scores(Document):
     """Mean of the channels' SSIM, at most 1."""
 
 
-def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Scores:
+class ImageScores(Scores):
+    """Quality of one enlarged picture, or the mean of many. `scale` pixels are left out at each border throughout."""
+
+    niqe: float | None = None
+    """Lower is better; None: not asked for, or the picture is too small or too flat; a mean leaves such ones out."""
+    lpips: float | None = None
+    """Lower is better; None: not asked for."""
+
+
+def score_pair(sr: NDArray[np.unsignedinteger[Any]], hr: NDArray[np.unsignedinteger[Any]], scale: int) -> Scores:
     """Compare an upscaled picture with the ground truth.
 
     Args:
-        sr: H x W x C, 8 bit, C = 3 (RGB) or 1 (gray, where luma is taken as of R = G = B).
-        hr: the same shape.
+        sr: H x W x C, 8 or 16 bit, C = 3 (RGB) or 1 (gray, where luma is taken as of R = G = B).
+        hr: the same shape; 16 bit are compared at their depth, in units of 8 bit.
         scale: pixels cropped at each border; the factor of the upscaling by the papers' protocol.
 
     Raises:
@@ -62,8 +73,9 @@ def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Scor
             f"sides of at least {SSIM_WINDOW + 2 * scale} are needed"
         )
     inner = slice(scale, -scale or None)
-    sr_inner = sr[inner, inner].astype(np.float64)
-    hr_inner = hr[inner, inner].astype(np.float64)
+    sr_inner, hr_inner = (
+        image[inner, inner].astype(np.float64) / (np.iinfo(image.dtype).max / _PEAK) for image in (sr, hr)
+    )
     sr_y, hr_y = luma(sr_inner), luma(hr_inner)
     channels = range(sr.shape[2])
     return Scores(
@@ -72,6 +84,18 @@ def score_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> Scor
         psnr_rgb=min(psnr(float(np.mean((sr_inner - hr_inner) ** 2)), _PEAK), EQUAL_DB),
         ssim_rgb=float(np.mean([ssim(sr_inner[..., channel], hr_inner[..., channel]) for channel in channels])),
     )
+
+
+def average_scores(scores: Sequence[ImageScores]) -> ImageScores:
+    """The mean of each figure; of NIQE and LPIPS over the pictures that have them."""
+    columns = {name: [getattr(one, name) for one in scores] for name in ImageScores.model_fields}
+    return ImageScores(**{name: mean_of(values) for name, values in columns.items()})
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Of those that are there; None if none is."""
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None
 
 
 def luma(image: NDArray[np.float64] | NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -121,5 +145,5 @@ def _blur(plane: NDArray[np.float64]) -> NDArray[np.float64]:
     return blurred
 
 
-def _describe_shape(image: NDArray[np.uint8]) -> str:
+def _describe_shape(image: NDArray[np.unsignedinteger[Any]]) -> str:
     return " x ".join(map(str, image.shape)) or "a scalar"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sr_deploy.deps import install_command, is_installed
 from sr_deploy.errors import InputError
 from sr_deploy.files import output_error, write_text
+from sr_deploy.measure.quality import average_scores
 from sr_deploy.names import lend_path
 from sr_deploy.run_folder import METRICS_NAME, TENSORBOARD_NAME
 from sr_deploy.train.run import ValidationResult
@@ -70,8 +71,11 @@ class MetricsLog:
             OutputError: no space, no permission.
         """
         self._append({"step": result.step, "kind": "validation", **result.model_dump(mode="json", exclude={"step"})})
-        self._add_events("validation", result.step, result.model.model_dump())
-        self._add_events("bicubic", result.step, result.bicubic.model_dump())
+        self._add_events("validation", result.step, result.model.model_dump(exclude_none=True))
+        self._add_events("bicubic", result.step, result.bicubic.model_dump(exclude_none=True))
+        if result.degraded:
+            mean = average_scores([one.model for one in result.degraded])
+            self._add_events("validation_degraded", result.step, mean.model_dump(exclude_none=True))
 
     def _append(self, line: Mapping[str, object]) -> None:
         try:

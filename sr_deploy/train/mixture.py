@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sr_deploy.errors import InputError
+from sr_deploy.imaging.originals import Samples
 from sr_deploy.imaging.resize import downscale_bicubic, shrink_bicubic
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.training_images import TrainingImages, training_sources
@@ -91,11 +91,15 @@ def build_mixture(recipe: Recipe, photographs: TrainingImages) -> Mixture | None
     side = recipe.degradation.canvas if recipe.degradation is not None else data.patch_size
     with ThreadPoolExecutor(max(data.workers, 1)) as pool:
         sizes = list(pool.map(photographs.read_size, range(len(photographs.paths))))
+    if photographs.has_pairs and shrunk != [WHOLE]:
+        raise InputError(
+            f"data.scales = {list(data.scales)} would shrink originals whose low resolution is given; leave it at [1.0], "
+            "and data.short_side out"
+        )
     entries: list[Entry] = []
-    first = 0
+    numbers = {path: index for index, path in enumerate(photographs.paths)}
     for number, source in enumerate(sources):
-        pictures = range(first, first + len(source.paths))
-        first = pictures.stop
+        pictures = [numbers[path] for path in source.paths if path in numbers]  # the others are low-resolution pictures
         shares: dict[tuple[int, PictureScale], float] = {}
         for picture in pictures:
             if (size := sizes[picture]) is not None:
@@ -128,26 +132,26 @@ def count_squares(size: tuple[int, int], scales: Sequence[PictureScale], side: i
 
 
 def cut_shrunk(
-    hr: NDArray[np.uint8], picture_scale: PictureScale, side: int, scale: int | None, random: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    hr: Samples, picture_scale: PictureScale, side: int, scale: int | None, random: np.random.Generator
+) -> tuple[Samples, Samples]:
     """A square anywhere in a shrunk picture, and its place in the low resolution of that picture.
 
     Args:
-        hr: the picture, H x W x 3.
+        hr: the picture, H x W x C, 8 or 16 bit.
         picture_scale: how far it is shrunk, to no less than the square.
         side: of the square in pixels, a multiple of `scale`.
         scale: from low to high resolution, which is made by the papers' bicubic; None: none is made.
         random: draws the place.
 
     Returns:
-        Low resolution, 0 x 0 x 3 without a scale, and high resolution.
+        Low resolution, 0 x 0 x C without a scale, and high resolution.
     """
     size = picture_scale.size(*hr.shape[:2])
     step = scale or 1
     corner = [int(random.integers((length - side) // step + 1)) * step for length in size]
     if scale is None:
         rows, columns = (range(start, start + side) for start in corner)
-        return np.zeros((0, 0, 3), np.uint8), shrink_bicubic(hr, size, rows, columns)
+        return np.zeros((0, 0, hr.shape[2]), hr.dtype), shrink_bicubic(hr, size, rows, columns)
     reach = _MARGIN * scale
     starts = [max(start - reach, 0) for start in corner]
     ends = [min(start + side + reach, length - length % scale) for start, length in zip(corner, size, strict=True)]

@@ -21,12 +21,12 @@ from sr_deploy.measure.machine import memory_bytes
 from sr_deploy.model import open_model
 from sr_deploy.train.ema import MovingAverage
 from sr_deploy.train.losses.registry import AdversarialCriterion, Criterion, LossInputs, find_terms
+from sr_deploy.train.paired import training_files, validation_files
 from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
 from sr_deploy.train.recipe import DiscriminatorRecipe, Recipe
 from sr_deploy.train.run import StartingPoint
 from sr_deploy.train.state import DiscriminatorState, TrainingState
-from sr_deploy.train.training_images import training_paths, validation_paths
 from sr_deploy.train.update import Criteria, Updater
 
 _LOG = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ def check_inputs(recipe: Recipe) -> None:
         TrainingError: it trains for INT8, and no network is given.
         RecipeError: an unknown bundled photograph.
     """
-    training_paths(recipe.data)
-    validation_paths(recipe.data)
+    training_files(recipe)
+    validation_files(recipe)
     if recipe.quantization is not None and not recipe.quantization.input_steps:
         raise TrainingError(f"recipe {recipe.name} trains a network for INT8; give it with --qat CHECKPOINT")
     for term in find_terms(recipe):
@@ -228,6 +228,7 @@ def _discriminator_spec(recipe: Recipe, settings: DiscriminatorRecipe) -> Discri
         architecture=settings.architecture,
         features=settings.features,
         patch_size=recipe.data.patch_size,
+        channels=recipe.channels,
         spectral_norm=settings.spectral_norm and settings.architecture == "unet",
     )
 

@@ -1,4 +1,4 @@
-"""From the sampler's 8-bit patches to what the networks see: by the papers' bicubic, or by the recipe's degradation."""
+"""From the sampler's patches to what the networks see: by the papers' bicubic, or by the recipe's degradation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from sr_deploy.imaging.originals import Samples
+from sr_deploy.measure.quality import LUMA_WEIGHTS
 from sr_deploy.train.degradation import Degrader, PairPool, TrainingPair
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.sampling import Batch
@@ -33,8 +34,11 @@ def build_pair_maker(recipe: Recipe, device: torch.device, pool: PairPool | None
     )
 
     def degrade(batch: Batch) -> TrainingPair:
-        pair = degrader.degrade(to_tensor(batch.hr, device), batch.step, batch.first_sample)
-        return pool.exchange(pair, batch.step) if pool is not None else pair
+        deep = batch.hr.dtype == np.uint16
+        color_NCHW = to_tensor(batch.hr, device).expand(-1, 3, -1, -1)
+        pair = degrader.degrade(color_NCHW.contiguous(), batch.step, batch.first_sample, deep=deep)
+        pair = to_gray(pair) if recipe.channels == 1 else pair
+        return pool.exchange(pair, batch.step, deep=deep) if pool is not None else pair
 
     return degrade
 
@@ -44,9 +48,18 @@ def _keep_pair(batch: Batch, device: torch.device) -> TrainingPair:
     return TrainingPair(lr_NCHW=to_tensor(batch.lr, device), hr_NCHW=hr_NCHW, target_NCHW=hr_NCHW)
 
 
-def to_tensor(images_NHWC: NDArray[np.uint8], device: torch.device) -> Tensor:
+def to_gray(pair: TrainingPair) -> TrainingPair:
+    """A pair that was made of three equal channels: the luma of the low resolution, on levels of 255."""
+    weights = torch.tensor(LUMA_WEIGHTS, device=pair.lr_NCHW.device).view(1, 3, 1, 1)
+    lr_NCHW = (pair.lr_NCHW * weights).sum(dim=1, keepdim=True).mul_(255).round_().div_(255)
+    hr_NCHW = pair.hr_NCHW[:, :1].contiguous()
+    plain = pair.target_NCHW is pair.hr_NCHW
+    return TrainingPair(lr_NCHW, hr_NCHW, hr_NCHW if plain else pair.target_NCHW[:, :1].contiguous())
+
+
+def to_tensor(images_NHWC: Samples, device: torch.device) -> Tensor:
     """N x C x H x W in [0, 1] on the device, FP32."""
     pixels = torch.from_numpy(images_NHWC)
     if device.type == "cuda":
         pixels = pixels.pin_memory().to(device, non_blocking=True)
-    return pixels.permute(0, 3, 1, 2).float().div_(255).contiguous()
+    return pixels.permute(0, 3, 1, 2).float().div_(np.iinfo(images_NHWC.dtype).max).contiguous()

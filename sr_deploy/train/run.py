@@ -18,7 +18,7 @@ from sr_deploy.errors import InputError, OutputError, TrainingError
 from sr_deploy.files import lost_folder, make_folder, output_error, write_text
 from sr_deploy.locks import LOCK_NAME, hold_lock
 from sr_deploy.measure.machine import Machine
-from sr_deploy.measure.quality import Scores
+from sr_deploy.measure.quality import ImageScores
 from sr_deploy.run_folder import CHECKPOINT_PATTERN, CHECKPOINTS_NAME, MANIFEST_NAME, RECIPE_NAME, find_last_checkpoint
 from sr_deploy.untrusted import find_inside, read_json
 
@@ -33,9 +33,9 @@ class HeldOutScores(Document):
 
     name: str
     """Of its file, without suffix."""
-    model: Scores
+    model: ImageScores
     """The averaged generator, in FP32."""
-    bicubic: Scores
+    bicubic: ImageScores
     """The enlargement that papers compare with: MATLAB's bicubic."""
 
 
@@ -44,11 +44,14 @@ class ValidationResult(Document):
 
     step: int
     """Updates made before it."""
-    model: Scores
+    model: ImageScores
     """Mean over the photographs."""
-    bicubic: Scores
+    bicubic: ImageScores
     """Mean over the photographs."""
     photographs: tuple[HeldOutScores, ...]
+    degraded: tuple[HeldOutScores, ...] = ()
+    """The middle of each photograph, its low resolution made by the recipe's own degradation, always with the same
+    draws; none without a degradation."""
 
 
 def describe_best(best: ValidationResult) -> str:

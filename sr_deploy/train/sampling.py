@@ -13,9 +13,9 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sr_deploy.imaging.photographs import ImagePair, draw_corner
+from sr_deploy.imaging.originals import OriginalPair, Samples, raise_depth
+from sr_deploy.imaging.photographs import draw_corner
 from sr_deploy.train.mixture import WHOLE, Mixture, PictureScale, cut_shrunk
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.training_images import TrainingImages
@@ -27,15 +27,15 @@ _NOTICE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Batch:
-    """What one process works on in one step, N x H x W x 3, 8 bit."""
+    """What one process works on in one step, N x H x W x C, 8 bit, or 16 where one of its originals has them."""
 
     step: int
     """Of the training, from 0."""
     first_sample: int
     """Number of its first sample among those of all processes."""
-    lr: NDArray[np.uint8]
-    """Low resolution, aligned with `hr`; N x 0 x 0 x 3 where a degradation makes it."""
-    hr: NDArray[np.uint8]
+    lr: Samples
+    """Low resolution, aligned with `hr`; N x 0 x 0 x C where a degradation makes it."""
+    hr: Samples
     """Patches of the originals; their sides are `lr`'s times the scale, or the canvas of the degradation."""
 
 
@@ -85,12 +85,10 @@ class PatchSampler:
             if abandoned is not None and abandoned.is_set():
                 raise CancelledError
             patches.append(self.draw_patch(step, sample, abandoned))
-        lr, hr = (np.stack(images) for images in zip(*patches, strict=True))
+        lr, hr = (np.stack(raise_depth(images)) for images in zip(*patches, strict=True))
         return Batch(step=step, first_sample=self._first, lr=lr, hr=hr)
 
-    def draw_patch(
-        self, step: int, sample: int, abandoned: threading.Event | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def draw_patch(self, step: int, sample: int, abandoned: threading.Event | None = None) -> tuple[Samples, Samples]:
         """One pair of patches (low, high resolution), flipped and turned alike."""
         random = random_for(self._seed, _PATCH_STREAM, step, sample)
         pair = None
@@ -118,7 +116,7 @@ class PatchSampler:
         entry = self._mixture.draw(random)
         return entry.picture, entry.scale
 
-    def _cut(self, pair: ImagePair, random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _cut(self, pair: OriginalPair, random: np.random.Generator) -> tuple[Samples, Samples]:
         scale = self._photographs.scale
         side = self._data.patch_size // scale
         top, left = draw_corner(pair.lr, side, random)
@@ -127,7 +125,7 @@ class PatchSampler:
         return lr, hr
 
 
-def cut_canvas(hr: NDArray[np.uint8], side: int, random: np.random.Generator) -> NDArray[np.uint8]:
+def cut_canvas(hr: Samples, side: int, random: np.random.Generator) -> Samples:
     """A square of that side; what is missing is reflected, below and to the right."""
     top, left = draw_corner(hr, side, random)
     cut = hr[top : top + side, left : left + side]

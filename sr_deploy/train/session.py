@@ -32,6 +32,7 @@ from sr_deploy.train.networks import (
     build_updater,
     prepare_teacher,
 )
+from sr_deploy.train.paired import training_files
 from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
@@ -45,7 +46,7 @@ from sr_deploy.train.run import (
 )
 from sr_deploy.train.sampling import PatchSampler
 from sr_deploy.train.state import TrainingState
-from sr_deploy.train.training_images import TrainingImages, training_paths
+from sr_deploy.train.training_images import TrainingImages
 from sr_deploy.train.update import Updater
 from sr_deploy.train.validation import HeldOut, read_held_out
 
@@ -244,13 +245,16 @@ def open_training_images(recipe: Recipe, known: Iterable[FileHeader] = ()) -> Tr
             f"data.patch_size = {recipe.data.patch_size} does not fit {recipe.arch_spec().title()}; "
             f"give a multiple of {multiple}"
         )
+    files = training_files(recipe).say()
     photographs = TrainingImages(
-        training_paths(recipe.data),
+        files.originals,
+        partners=files.partners,
         scale=recipe.scale,
         min_side=recipe.degradation.min_side() if recipe.degradation is not None else recipe.data.patch_size,
         multiple=1 if degraded else recipe.scale,
         cache_gib=recipe.data.cache_gib,
         with_lr=not degraded,
+        channels=recipe.channels,
     )
     photographs.examine(threads=recipe.data.workers, known=known)
     return photographs
@@ -260,7 +264,7 @@ def _choose_precision(
     recipe: Recipe, network: nn.Module, sampler: PatchSampler, device: torch.device
 ) -> PrecisionChoice:
     """By a forward pass of the generator on a batch of the right shape."""
-    shape = (sampler.share, 3, recipe.data.patch_size, recipe.data.patch_size)
+    shape = (sampler.share, recipe.channels, recipe.data.patch_size, recipe.data.patch_size)
     hr_NCHW = torch.rand(shape, generator=torch.Generator().manual_seed(recipe.seed))
     lr_NCHW = torch.nn.functional.avg_pool2d(hr_NCHW, recipe.scale)
     return choose_precision(recipe.precision, network, lr_NCHW.to(device))

@@ -6,22 +6,21 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from sr_deploy.errors import ImageError, InputError, RecipeError
-from sr_deploy.imaging.codec import (
-    bundled_photographs,
-    check_training_image,
-    list_images,
-    read_training_image,
-)
+from sr_deploy.imaging.codec import bundled_photographs, check_training_image, list_images
 from sr_deploy.imaging.formats import PHOTOGRAPHS
-from sr_deploy.imaging.photographs import ImagePair, crop_to_multiple
+from sr_deploy.imaging.originals import OriginalPair, Samples, read_original
+from sr_deploy.imaging.pairs import require_fit
+from sr_deploy.imaging.photographs import crop_to_multiple
 from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.train.headers import FileHeader, read_headers, tell_progress
 from sr_deploy.train.patience import PatientReader
@@ -44,6 +43,8 @@ class TrainingImages:
         multiple: int,
         cache_gib: float,
         with_lr: bool = True,
+        channels: int = 3,
+        partners: Mapping[Path, Path] = MappingProxyType({}),
     ) -> None:
         """Nothing is read yet.
 
@@ -54,18 +55,23 @@ class TrainingImages:
             multiple: high-resolution sides are cropped to multiples of this (itself a multiple of the scale).
             cache_gib: memory for decoded pairs.
             with_lr: make low resolution by the papers' bicubic; else only originals are kept.
+            channels: of the network: 3 (RGB) or 1 (gray).
+            partners: low-resolution pictures of originals, which take the place of what would be made.
         """
+        self._channels = channels
+        self._partners = partners
+        self._said: set[str] = set()
         self._with_lr = with_lr
         self.paths = tuple(paths)
         self.headers: list[FileHeader] = []
-        self._reader = PatientReader(self.paths)
+        self._reader = PatientReader([*self.paths, *partners.values()])
         self.scale = scale
         self._min_side = min_side
         self._multiple = multiple
         self._room = int(cache_gib * 2**30)
         self._full = False
         self._lock = threading.Lock()
-        self._cache: OrderedDict[int, ImagePair] = OrderedDict()
+        self._cache: OrderedDict[int, OriginalPair] = OrderedDict()
         self._bad: set[int] = set()
 
     def examine(self, threads: int, known: Iterable[FileHeader] = ()) -> None:
@@ -98,7 +104,7 @@ class TrainingImages:
         self._check_any_good()
         next(pair for pair in map(self.pair, range(len(self.paths))) if pair is not None)  # or an error is raised
 
-    def pair(self, index: int, abandoned: threading.Event | None = None) -> ImagePair | None:
+    def pair(self, index: int, abandoned: threading.Event | None = None) -> OriginalPair | None:
         """The pair of one file, or None if the file cannot be used.
 
         Args:
@@ -124,6 +130,11 @@ class TrainingImages:
         self._remember(index, made)
         return made
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether originals have low-resolution pictures of their own."""
+        return bool(self._partners)
+
     def read_size(self, index: int) -> tuple[int, int] | None:
         """Height and width of a pair's high resolution, by the header that was read; None if it cannot be used."""
         with self._lock:
@@ -135,11 +146,12 @@ class TrainingImages:
     def cached_bytes(self) -> int:
         """Memory that decoded pairs take now."""
         with self._lock:
-            return sum(pair.hr.nbytes + pair.lr.nbytes for pair in self._cache.values())
+            return sum(pair.nbytes for pair in self._cache.values())
 
     def fingerprint(self) -> str:
         """SHA-256 over names and sizes of the files: whether a resumed run sees what the first part saw."""
         lines = ["{}\t{}".format(*one.identity) for one in self.headers]
+        lines += [f"{path.name}\t{path.stat().st_size}" for path in self._partners.values()]
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _are_few(self) -> bool:
@@ -163,29 +175,44 @@ class TrainingImages:
     def _is_small(self, *lengths: int) -> bool:
         return min(length - length % self._multiple for length in lengths) < self._min_side
 
-    def _make_pair(self, index: int, abandoned: threading.Event | None) -> ImagePair:
+    def _make_pair(self, index: int, abandoned: threading.Event | None) -> OriginalPair:
         path = self.paths[index]
-        image = self._reader.read(path, read_training_image, abandoned)
+        image, partner = self._read(path, abandoned), self._partners.get(path)
+        if partner is not None:
+            lr = self._read(partner, abandoned)
+            require_fit(path, image.shape, partner, lr.shape, self.scale)
         hr = crop_to_multiple(image, self._multiple)
-        self._check_sides(path, *image.shape[:2])
-        lr = downscale_bicubic(hr, self.scale) if self._with_lr else np.zeros((0, 0, 3), np.uint8)
-        return ImagePair(lr, hr)
-
-    def _check_sides(self, path: Path, height: int, width: int) -> None:
-        if self._is_small(height, width):
+        if self._is_small(*image.shape[:2]):
             raise ImageError(
-                f"{path} is too small ({width}x{height} pixels; at least {self._min_side}x{self._min_side} are needed)"
+                f"{path} is too small ({image.shape[1]}x{image.shape[0]} pixels; "
+                f"at least {self._min_side}x{self._min_side} are needed)"
             )
+        if partner is not None:
+            lr = np.ascontiguousarray(lr[: hr.shape[0] // self.scale, : hr.shape[1] // self.scale])
+        elif self._with_lr:
+            lr = downscale_bicubic(hr, self.scale)
+        else:
+            lr = np.zeros((0, 0, self._channels), np.uint8)
+        return OriginalPair(lr, hr)
 
-    def _remember(self, index: int, made: ImagePair) -> None:
-        size = made.hr.nbytes + made.lr.nbytes
+    def _read(self, path: Path, abandoned: threading.Event | None) -> Samples:
+        original = self._reader.read(path, partial(read_original, channels=self._channels), abandoned)
+        with self._lock:
+            new = [note for note in original.notes if note not in self._said]
+            self._said.update(new)
+        for note in new:
+            _LOG.warning("%s: %s (said once)", path, note)
+        return original.pixels
+
+    def _remember(self, index: int, made: OriginalPair) -> None:
+        size = made.nbytes
         with self._lock:
             if index in self._cache:
                 return
             self._full = self._full or self._room < size
             while self._cache and self._room < size:
                 _, oldest = self._cache.popitem(last=False)
-                self._room += oldest.hr.nbytes + oldest.lr.nbytes
+                self._room += oldest.nbytes
             if self._room >= size:
                 self._cache[index] = made
                 self._room -= size
@@ -199,9 +226,10 @@ class TrainingImages:
 
     def _check_any_good(self) -> None:
         if len(self._bad) == len(self.paths):
+            unfit = ", or not of the size of their pair" if self._partners else ""
             raise InputError(
                 f"none of the {len(self.paths)} images in {self.paths[0].parent} can be used: all are unreadable or "
-                f"smaller than {self._min_side}x{self._min_side} pixels; give larger ones or a smaller "
+                f"smaller than {self._min_side}x{self._min_side} pixels{unfit}; give larger ones or a smaller "
                 "--set data.patch_size"
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,19 @@ from torch import nn
 from sr_deploy.arch.registry import input_multiple
 from sr_deploy.errors import TrainingError
 from sr_deploy.imaging.codec import write_image
-from sr_deploy.imaging.convert import to_image, to_nchw
-from sr_deploy.imaging.photographs import ImagePair
+from sr_deploy.imaging.convert import SampleT, to_image, to_nchw
+from sr_deploy.imaging.encoding import round_to_8bit
+from sr_deploy.imaging.originals import OriginalPair, Samples, raise_depth
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
-from sr_deploy.measure.quality import SSIM_WINDOW, Scores, score_pair
+from sr_deploy.measure.niqe import try_niqe
+from sr_deploy.measure.quality import SSIM_WINDOW, ImageScores, average_scores, score_pair
+from sr_deploy.train.degraded_validation import degrade_middle
 from sr_deploy.train.headers import tell_progress
+from sr_deploy.train.paired import validation_files
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import HeldOutScores, ValidationResult
-from sr_deploy.train.training_images import TrainingImages, validation_paths
+from sr_deploy.train.training_images import TrainingImages
 
 _PREVIEW_SIDE = 160
 _PREVIEW_ROWS = 4
@@ -34,12 +38,14 @@ class HeldOut:
 
     name: str
     """Of its file, without suffix."""
-    pair: ImagePair
+    pair: OriginalPair
     """High resolution cropped to whole low-resolution pixels."""
-    bicubic: NDArray[np.uint8]
+    bicubic: Samples
     """The papers' bicubic enlargement, of the shape of `pair.hr`."""
-    bicubic_scores: Scores
+    bicubic_scores: ImageScores
     """How near it comes."""
+    degraded: HeldOut | None = None
+    """Its middle, degraded as the recipe trains."""
 
 
 def read_held_out(recipe: Recipe) -> list[HeldOut]:
@@ -50,12 +56,15 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
         RecipeError: an unknown name.
     """
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
+    files = validation_files(recipe).say()
     photographs = TrainingImages(
-        validation_paths(recipe.data),
+        files.originals,
+        partners=files.partners,
         scale=recipe.scale,
         min_side=SSIM_WINDOW + 2 * recipe.scale,
         multiple=multiple,
         cache_gib=recipe.data.cache_gib,
+        channels=recipe.channels,
     )
     held_out = []
     count = len(photographs.paths)
@@ -63,9 +72,18 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
     for index, path in enumerate(described):
         pair = photographs.pair(index)
         if pair is not None:
-            bicubic = upscale_bicubic(pair.lr, recipe.scale)
-            held_out.append(HeldOut(path.stem, pair, bicubic, score_pair(bicubic, pair.hr, recipe.scale)))
+            degraded = degrade_middle(recipe, pair.hr, index)
+            shown = None if degraded is None else _hold_out(path.stem, degraded, recipe.scale)
+            held_out.append(replace(_hold_out(path.stem, pair, recipe.scale), degraded=shown))
     return held_out
+
+
+def _hold_out(name: str, pair: OriginalPair, scale: int) -> HeldOut:
+    bicubic = upscale_bicubic(pair.lr, scale)
+    if bicubic.dtype != pair.hr.dtype:
+        bicubic, hr = raise_depth([bicubic, pair.hr])
+        pair = OriginalPair(pair.lr, hr)
+    return HeldOut(name, pair, bicubic, _score(bicubic, pair.hr, scale))
 
 
 def validate(network: nn.Module, held_out: Iterable[HeldOut], scale: int, step: int) -> ValidationResult:
@@ -74,22 +92,32 @@ def validate(network: nn.Module, held_out: Iterable[HeldOut], scale: int, step: 
     Raises:
         TrainingError: an output is NaN or infinite.
     """
-    rows = []
-    for photograph in held_out:
-        sr = upscale(network, photograph.pair.lr, f"{photograph.name} after step {step}")
-        model = score_pair(sr, photograph.pair.hr, scale)
-        rows.append(HeldOutScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores))
+
+    def score(photograph: HeldOut) -> HeldOutScores:
+        what = f"{photograph.name} after step {step}"
+        sr = upscale(network, photograph.pair.lr, what, photograph.pair.hr.dtype)
+        model = _score(sr, photograph.pair.hr, scale)
+        return HeldOutScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores)
+
+    rows = [score(photograph) for photograph in held_out]
     return ValidationResult(
         step=step,
-        model=_mean([row.model for row in rows]),
-        bicubic=_mean([row.bicubic for row in rows]),
+        model=average_scores([row.model for row in rows]),
+        bicubic=average_scores([row.bicubic for row in rows]),
         photographs=tuple(rows),
+        degraded=tuple(score(one.degraded) for one in held_out if one.degraded is not None),
     )
 
 
+def _score(sr: Samples, hr: Samples, scale: int) -> ImageScores:
+    return ImageScores(**score_pair(sr, hr, scale).model_dump(), niqe=try_niqe(round_to_8bit(sr), scale))
+
+
 @torch.no_grad()
-def upscale(network: nn.Module, lr: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
+def upscale(network: nn.Module, lr: Samples, what: str, dtype: np.dtype[SampleT]) -> NDArray[SampleT]:
     """Upscale one picture by a network in evaluation mode, on the device where it is; `what` names it in errors.
+
+    The result is H x W x C of `dtype`, 8 or 16 bit.
 
     Raises:
         TrainingError: the result holds NaN or infinite values.
@@ -101,7 +129,7 @@ def upscale(network: nn.Module, lr: NDArray[np.uint8], what: str) -> NDArray[np.
             f"the network gives NaN or infinite values for {what}; "
             "resume from an earlier checkpoint with a lower --set optimizer.learning_rate in a new run"
         )
-    return to_image(sr_NCHW.numpy())
+    return to_image(sr_NCHW.numpy(), dtype)
 
 
 def write_preview(path: Path, network: nn.Module, held_out: Sequence[HeldOut], scale: int) -> None:
@@ -120,9 +148,7 @@ def write_preview(path: Path, network: nn.Module, held_out: Sequence[HeldOut], s
 def _preview_row(network: nn.Module, photograph: HeldOut, scale: int) -> list[Cell]:
     hr, lr = photograph.pair.hr, photograph.pair.lr
     window = find_worst_window(photograph.bicubic, hr, _PREVIEW_SIDE)
-    pictures = (lr, photograph.bicubic, upscale(network, lr, photograph.name), hr)
+    pictures = [
+        round_to_8bit(one) for one in (lr, photograph.bicubic, upscale(network, lr, photograph.name, hr.dtype), hr)
+    ]
     return compare_crops(pictures, (photograph.name, "bicubic", "network", "original"), scale, window)
-
-
-def _mean(scores: Sequence[Scores]) -> Scores:
-    return Scores(**{name: float(np.mean([getattr(row, name) for row in scores])) for name in Scores.model_fields})

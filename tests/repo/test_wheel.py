@@ -34,7 +34,7 @@ def test_contents(wheel):
     }
     assert shipped == in_checkout
     assert "sr_deploy/_companions/train/demo.toml" in shipped
-    assert {"sr_deploy/evaluation/data/niqe_pris_params.npz", "sr_deploy/evaluation/data/NOTICE"} <= set(names)
+    assert {"sr_deploy/measure/data/niqe_pris_params.npz", "sr_deploy/measure/data/NOTICE"} <= set(names)
     assert {"sr_deploy/page/style.css", "sr_deploy/verification/page/slider.js"} <= set(names)
     assert "sr_deploy/_companions/train/prepare_data.py" in names  # data, as the recipes: nothing imports it
     bundle = {f"model.{precision}.onnx" for precision in ("fp32", "fp16", "int8")} | {"PHOTOGRAPHS.md"}

@@ -33,7 +33,7 @@ _CACHED_NUMBERS = 1_500_000  # three canvases of 400 x 400: much of what is made
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """Patches of a batch, all float32 on levels of 255 in [0, 1]."""
+    """Patches of a batch, all float32 in [0, 1], on levels of 255; of originals of 16 bit on levels of 65535."""
 
     lr_NCHW: Tensor
     """The network's input: H and W are those of the patches divided by the scale."""
@@ -75,7 +75,7 @@ class Degrader:
         self._seed = seed
         self._device = device
 
-    def degrade(self, hr_NCHW: Tensor, step: int, first_sample: int = 0) -> TrainingPair:
+    def degrade(self, hr_NCHW: Tensor, step: int, first_sample: int = 0, *, deep: bool = False) -> TrainingPair:
         """Degrade a batch and cut a patch out of each pair.
 
         A sample's parameters depend on (seed, step, sample), what is drawn once for a batch on (seed, step), and the
@@ -85,17 +85,20 @@ class Degrader:
             hr_NCHW: N x 3 x canvas x canvas, float32 in [0, 1], on the device.
             step: of the training, from 0.
             first_sample: number of the first sample within the step, over all processes.
+            deep: the originals have 16 bits: sharpened ones are not rounded to levels of 255.
 
         Raises:
             ShapeError: the canvas is smaller than the patch, or no multiple of the scale.
         """
-        return self.apply(hr_NCHW, self.draw(step, first_sample, len(hr_NCHW)), step, first_sample)
+        return self.apply(hr_NCHW, self.draw(step, first_sample, len(hr_NCHW)), step, first_sample, deep=deep)
 
     def draw(self, step: int, first_sample: int, count: int) -> BatchDraw:
         """The parameters that `degrade` uses."""
         return draw_batch(self._recipe, self._seed, step, first_sample, count)
 
-    def apply(self, hr_NCHW: Tensor, draw: BatchDraw, step: int, first_sample: int = 0) -> TrainingPair:
+    def apply(
+        self, hr_NCHW: Tensor, draw: BatchDraw, step: int, first_sample: int = 0, *, deep: bool = False
+    ) -> TrainingPair:
         """Degrade with given parameters; the rest as `degrade`."""
         self._check(hr_NCHW)
 
@@ -104,7 +107,7 @@ class Degrader:
             generator = torch.Generator(self._device).manual_seed(int(random.integers(2**63)))
             with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
                 plan = self._make_plan(take_samples(draw, part), hr_NCHW.shape[2:])
-                return self._degrade(hr_NCHW[part], plan, generator)
+                return self._degrade(hr_NCHW[part], plan, generator, deep=deep)
 
         parts = map_in_threads(work, find_slices(hr_NCHW))
         lr, hr_patch, target = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -129,19 +132,24 @@ class Degrader:
             corners=(draw.crop * room).astype(np.int64),
         )
 
-    def _degrade(self, hr_NCHW: Tensor, plan: _Plan, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _degrade(
+        self, hr_NCHW: Tensor, plan: _Plan, generator: torch.Generator, *, deep: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Patches of low resolution, of originals and of targets; no targets where they are the originals."""
-        pieces = [self._start(hr_NCHW[part], plan.take(part), generator) for part in find_pieces(hr_NCHW, plan)]
+        pieces = [
+            self._start(hr_NCHW[part], plan.take(part), generator, deep=deep) for part in find_pieces(hr_NCHW, plan)
+        ]
         image, target_patch = (torch.cat(tensors) for tensors in zip(*pieces, strict=True))
         lr_patch = cut_patches(self._finish(image, plan, generator), plan.corners, self._patch_size // self._scale)
         return lr_patch, cut_patches(hr_NCHW, plan.corners * self._scale, self._patch_size), target_patch
 
-    def _start(self, hr_NCHW: Tensor, plan: _Plan, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _start(self, hr_NCHW: Tensor, plan: _Plan, generator: torch.Generator, *, deep: bool) -> tuple[Tensor, Tensor]:
         """The images after the last order's resize, and patches of targets."""
         image, target_patch = hr_NCHW, hr_NCHW[:0]
         if self._recipe.sharpen.enabled:
             image = sharpen(hr_NCHW, self._recipe.sharpen)
-            target_patch = _round(cut_patches(image, plan.corners * self._scale, self._patch_size))
+            target_patch = cut_patches(image, plan.corners * self._scale, self._patch_size)
+            target_patch = target_patch if deep else _round(target_patch)
         for number, stage in enumerate(plan.draw.stages):
             if number > 0:
                 before = plan.draw.stages[number - 1]

@@ -31,6 +31,9 @@ class DataRecipe(Section):
     """Bundled photographs to validate on, by name; not used when `validation_folder` is set."""
     folder: str | None = None
     """Folder of images to train on, searched recursively; images of any size."""
+    lr_folder: str | None = None
+    """Folder of low-resolution pictures that belong to those of `folder`, by name; left out: those beside the originals
+    as in HR/ and LR_bicubic/X4/, else low resolution is made."""
     source: tuple[SourceRecipe, ...] = Field(default=(), max_length=1000)
     """Several folders instead of `folder`, with weights."""
     draw: Literal["picture", "area"] = "picture"
@@ -42,6 +45,8 @@ class DataRecipe(Section):
     """One more scale: the one at which the shorter side has so many pixels."""
     validation_folder: str | None = None
     """Folder of images to validate on."""
+    validation_lr_folder: str | None = None
+    """Folder of low-resolution pictures that belong to those of `validation_folder`, likewise."""
     patch_size: int = Field(ge=8, le=4096)
     """Side of a high-resolution training patch, in pixels; a multiple of the scale."""
     batch: int = Field(ge=1, le=65536)
@@ -61,6 +66,9 @@ class DataRecipe(Section):
             raise ValueError("name bundled photographs in data.training, or set data.folder (--data DIR)")
         if self.validation_folder is None and not self.held_out:
             raise ValueError("name bundled photographs in data.held_out, or set data.validation_folder")
+        for key in ("", "validation_"):
+            if getattr(self, f"{key}lr_folder") is not None and getattr(self, f"{key}folder") is None:
+                raise ValueError(f"data.{key}lr_folder needs its originals: set data.{key}folder")
         if self.folder is not None and self.source:
             raise ValueError(
                 f"data.folder = {self.folder!r} and {len(self.source)} [[data.source]] are both there; give one of "

@@ -55,10 +55,12 @@ def _load(path: Path, overrides: Sequence[str]) -> Recipe:
     options = recipe.network.model_dump()
     for key in ("scale", "channels"):
         if key in options:
-            raise RecipeError(f"{path}: unknown key 'network.{key}'; the scale stands at the top of a recipe, once")
+            raise RecipeError(
+                f"{path}: unknown key 'network.{key}'; it stands at the top of a recipe, once: {key} = ..."
+            )
     architecture = get_architecture(recipe.network.architecture)
     section = create_model("Section", network=(architecture.spec, ...))  # so that errors name the keys of the recipe
-    validate_config({"network": {"scale": recipe.scale, **options}}, section, str(path))
+    validate_config({"network": {"scale": recipe.scale, "channels": recipe.channels, **options}}, section, str(path))
     return recipe
 
 

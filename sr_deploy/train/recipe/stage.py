@@ -73,6 +73,8 @@ class Recipe(Section):
     """What it is for, in a sentence."""
     scale: int = Field(ge=1, le=16)
     """Output pixels per input pixel, along each side."""
+    channels: Literal[1, 3] = 3
+    """Of the images, in and out: 3 (RGB), or 1 (gray; of originals in color the luma is taken)."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Where all random draws begin."""
     init_from: str | None = None
@@ -99,6 +101,10 @@ class Recipe(Section):
         if self.data.patch_size % self.scale:
             raise ValueError(f"data.patch_size = {self.data.patch_size} is not a multiple of scale = {self.scale}")
         if self.degradation is not None:
+            if self.data.lr_folder is not None:
+                raise ValueError(
+                    f"data.lr_folder = {self.data.lr_folder!r} has low resolution, and [degradation] makes it; give one"
+                )
             canvas = self.degradation.canvas
             if canvas % self.scale or canvas < self.data.patch_size:
                 raise ValueError(
@@ -136,4 +142,4 @@ class Recipe(Section):
 
     def arch_spec(self) -> ArchSpec:
         """The generator's full description."""
-        return ArchSpec(scale=self.scale, channels=3, **self.network.model_dump())
+        return ArchSpec(scale=self.scale, channels=self.channels, **self.network.model_dump())

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from sr_deploy.evaluation.niqe import niqe
-from sr_deploy.evaluation.scores import ImageScores, average_scores, draw_worst_crops, evaluate_pair
+from sr_deploy.evaluation.scores import draw_worst_crops, evaluate_pair
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image
 from sr_deploy.imaging.photographs import ImagePair
 from sr_deploy.imaging.resize import downscale_bicubic, upscale_bicubic
-from sr_deploy.measure.quality import score_pair
+from sr_deploy.measure.niqe import niqe
+from sr_deploy.measure.quality import ImageScores, average_scores, score_pair
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ def open_data(make_recipe, folders):
         sources = [{"folder": str(folder)} for folder in folders]
         recipe = make_recipe(data={"folder": None, "source": sources, "patch_size": 32} | data)
         photographs = TrainingImages(training_paths(recipe.data), scale=2, min_side=32, multiple=2, cache_gib=1.0)
+        photographs.examine(threads=1)
         return recipe, photographs, build_mixture(recipe, photographs)
 
     return open_them
@@ -55,6 +56,7 @@ def test_a_recipe_without_sources_draws_the_patches_of_before(make_recipe, tmp_p
         write_image(tmp_path / "plain" / f"{number}.png", draw_integers(50 + number, 60, number))
     recipe = make_recipe(data={"folder": str(tmp_path / "plain")})
     photographs = TrainingImages(training_paths(recipe.data), scale=2, min_side=16, multiple=2, cache_gib=1.0)
+    photographs.examine(threads=1)
     assert build_mixture(recipe, photographs) is None
     drawn = hashlib.sha256()
     for step in range(4):
@@ -85,6 +87,7 @@ def test_sources_without_weights_draw_each_picture_alike_from_the_stream_of_one_
     assert mixture is None
     whole = make_recipe(data={"folder": str(folders[0].parent), "patch_size": 32})
     one = TrainingImages(training_paths(whole.data), scale=2, min_side=32, multiple=2, cache_gib=1.0)
+    one.examine(threads=1)
     assert one.paths == photographs.paths
     drawn = PatchSampler(photographs, recipe).draw_batch(3)
     assert np.array_equal(drawn.hr, PatchSampler(one, whole).draw_batch(3).hr)

@@ -1,9 +1,9 @@
-"""Test sets in folders: which low-resolution picture belongs to which original."""
+"""Pairs in folders: which low-resolution picture belongs to which original."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from sr_deploy.imaging.formats import PHOTOGRAPHS
 from sr_deploy.imaging.photographs import ImagePair, crop_to_multiple
 from sr_deploy.imaging.resize import downscale_bicubic
 
-# What published sets put behind a picture's name: img_001_SRF_4_LR, babyx4, 0801x4m, 0801_x4, img_GT.
-_LOW = re.compile(r"[_-](LR|LQ)$", re.IGNORECASE)
-_HIGH = re.compile(r"[_-](HR|GT)$", re.IGNORECASE)
+# What published sets put behind a picture's name: img_001_SRF_4_LR, Canon_001_LR4, babyx4, 0801x4m, 0801_x4, img_GT.
+LOW_MARK = re.compile(r"[_-](LR|LQ)\d?$", re.IGNORECASE)
+HIGH_MARK = re.compile(r"[_-](HR|GT)$", re.IGNORECASE)
 _SCALE = re.compile(r"[_-]?(?:SRF[_-]?|x)(\d+)[mdw]?$", re.IGNORECASE)
 
 
@@ -47,19 +47,34 @@ def find_pairs(hr: Path, lr: Path | None, scale: int) -> list[PairPaths]:
     Raises:
         InputError: no such folder, no original, or an original without exactly one partner.
     """
-    originals = [path for path in list_images(hr) if not _LOW.search(path.stem)]
+    originals = [path for path in list_images(hr) if not LOW_MARK.search(path.stem)]
     if not originals:
         raise InputError(f"{hr} holds no picture to compare with; give a folder of originals ({PHOTOGRAPHS})")
-    if lr is None:
-        return [PairPaths(path.stem, path, None) for path in originals]
-    small = [path for path in list_images(lr) if not _HIGH.search(path.stem)]
-    by_folder: dict[Path, list[Path]] = {}
-    for path in small:
-        by_folder.setdefault(path.parent.relative_to(lr), []).append(path)
-    return [
-        PairPaths(path.stem, path, _find_partner(path, by_folder.get(path.parent.relative_to(hr), []), lr, scale))
-        for path in originals
-    ]
+    partners = {} if lr is None else find_partners(originals, hr, lr, scale)
+    return [PairPaths(path.stem, path, partners.get(path)) for path in originals]
+
+
+def find_partners(
+    originals: Iterable[Path], hr: Path, lr: Path, scale: int, *, recursive: bool = True
+) -> dict[Path, Path]:
+    """The low-resolution picture of each original, by names as `find_pairs`.
+
+    Args:
+        originals: files in `hr`.
+        hr: folder of originals.
+        lr: folder of low-resolution pictures in the same subfolders.
+        scale: decides between `babyx2` and `babyx4`.
+        recursive: whether subfolders count.
+
+    Raises:
+        InputError: no such folder, or an original without exactly one partner.
+    """
+    small: dict[tuple[Path, bool, str], list[Path]] = {}
+    for path in list_images(lr):
+        if not HIGH_MARK.search(path.stem) and (recursive or path.parent == lr):
+            for bare, name in ((False, path.stem), (True, strip_marks(path))):
+                small.setdefault((path.parent.relative_to(lr), bare, name), []).append(path)
+    return {path: _find_partner(path, path.parent.relative_to(hr), small, lr, scale) for path in originals}
 
 
 def read_pair(paths: PairPaths, scale: int, channels: int) -> ImagePair:
@@ -74,13 +89,8 @@ def read_pair(paths: PairPaths, scale: int, channels: int) -> ImagePair:
     hr = _read(paths.hr, channels)
     if paths.lr is not None:
         lr = _read(paths.lr, channels)
-        height, width = lr.shape[0] * scale, lr.shape[1] * scale
-        if not (0 <= hr.shape[0] - height < scale and 0 <= hr.shape[1] - width < scale):
-            raise ImageError(
-                f"{paths.hr} ({hr.shape[0]}x{hr.shape[1]}, HxW) is not {scale} times {paths.lr} "
-                f"({lr.shape[0]}x{lr.shape[1]}), but the network enlarges by {scale}; give pairs of that scale"
-            )
-        return ImagePair(lr, np.ascontiguousarray(hr[:height, :width]))
+        require_fit(paths.hr, hr.shape, paths.lr, lr.shape, scale)
+        return ImagePair(lr, np.ascontiguousarray(hr[: lr.shape[0] * scale, : lr.shape[1] * scale]))
     if min(hr.shape[:2]) < scale:
         raise ImageError(
             f"{paths.hr} ({hr.shape[0]}x{hr.shape[1]}, HxW) is too small to be shrunk by {scale}; leave it out"
@@ -89,12 +99,27 @@ def read_pair(paths: PairPaths, scale: int, channels: int) -> ImagePair:
     return ImagePair(downscale_bicubic(hr, scale), hr)
 
 
-def _find_partner(hr: Path, small: Sequence[Path], folder: Path, scale: int) -> Path:
+def require_fit(hr: Path, hr_shape: Sequence[int], lr: Path, lr_shape: Sequence[int], scale: int) -> None:
+    """Refuse a low-resolution picture that is not of its original; shapes begin with height and width.
+
+    Raises:
+        ImageError: a side of the original is not `scale` times that of the other, or up to `scale - 1` pixels more.
+    """
+    if not all(0 <= high - low * scale < scale for high, low in zip(hr_shape[:2], lr_shape[:2], strict=True)):
+        raise ImageError(
+            f"{hr} ({hr_shape[0]}x{hr_shape[1]}, HxW) is not {scale} times {lr} ({lr_shape[0]}x{lr_shape[1]}), but the "
+            f"network enlarges by {scale}; give pairs of that scale"
+        )
+
+
+def _find_partner(
+    hr: Path, place: Path, small: Mapping[tuple[Path, bool, str], Sequence[Path]], folder: Path, scale: int
+) -> Path:
     """By equal names first, then by what is left of them without marks."""
-    stem = _HIGH.sub("", hr.stem)
+    stem = HIGH_MARK.sub("", hr.stem)
     bare = _SCALE.sub("", stem)
-    for wanted, strip in ((hr.stem, False), (stem, True), (bare, True)):
-        found = [path for path in small if path != hr and wanted == (_bare_name(path) if strip else path.stem)]
+    for strip, wanted in ((False, hr.stem), (True, stem), (True, bare)):
+        found = [path for path in small.get((place, strip, wanted), ()) if path != hr]
         of_scale = [path for path in found if _scale_mark(path) == scale]
         found = of_scale if len(found) > 1 and of_scale else found
         if len(found) == 1:
@@ -108,12 +133,13 @@ def _find_partner(hr: Path, small: Sequence[Path], folder: Path, scale: int) -> 
     )
 
 
-def _bare_name(path: Path) -> str:
-    return _SCALE.sub("", _LOW.sub("", path.stem))
+def strip_marks(path: Path) -> str:
+    """The name without what published sets put behind it."""
+    return _SCALE.sub("", HIGH_MARK.sub("", LOW_MARK.sub("", path.stem)))
 
 
 def _scale_mark(path: Path) -> int | None:
-    mark = _SCALE.search(_LOW.sub("", path.stem))
+    mark = _SCALE.search(LOW_MARK.sub("", path.stem))
     return int(mark.group(1)) if mark else None
 
 

@@ -6,8 +6,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from sr_deploy.errors import ShapeError
-from sr_deploy.evaluation.niqe import fit_generalized_gaussian, halve_plane, niqe
 from sr_deploy.imaging.codec import bundled_photographs, read_training_image
+from sr_deploy.measure.niqe import fit_generalized_gaussian, halve_plane, niqe
 
 BABOON = Path(os.environ.get("SR_DEPLOY_DATA", ".")) / "valid" / "set14" / "img_001_SRF_4_HR.png"
 

@@ -86,6 +86,14 @@ def niqe(image: NDArray[np.uint8], crop_border: int = 0) -> float:
     return _distance(features)
 
 
+def try_niqe(image: NDArray[np.uint8], crop_border: int) -> float | None:
+    """As `niqe`; None of a picture that is too small or too flat."""
+    try:
+        return niqe(image, crop_border)
+    except ShapeError:
+        return None
+
+
 def fit_generalized_gaussian(values_BP: _Floats) -> GeneralizedGaussian:
     """Fit a distribution to each row by matching moments (Lasmar et al. 2009; the paper's section II.C).
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sr_deploy.errors import ImageError, InputError
-from sr_deploy.evaluation.pairs import find_pairs, read_pair
 from sr_deploy.imaging.codec import write_image
+from sr_deploy.imaging.pairs import find_pairs, read_pair
 from sr_deploy.imaging.resize import downscale_bicubic
 
 
