@@ -93,7 +93,7 @@ def build_mixture(recipe: Recipe, photographs: TrainingImages) -> Mixture | None
         sizes = list(pool.map(photographs.read_size, range(len(photographs.paths))))
     if photographs.has_pairs and shrunk != [WHOLE]:
         raise InputError(
-            f"data.scales = {list(data.scales)} would shrink originals whose low resolution is given; leave it at [1.0], "
+            f"data.scales = {list(data.scales)} shrinks originals whose low resolution is given; leave it at [1.0], "
             "and data.short_side out"
         )
     entries: list[Entry] = []
