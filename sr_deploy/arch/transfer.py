@@ -132,13 +132,13 @@ def _adapt(tensor: Tensor, shape: tuple[int, ...], given: ArchSpec, wanted: Arch
         return _adapt_input(tensor, shape, before, after, cells) if all(cells) else None
     if before == after or tuple(tensor.shape[1:]) != shape[1:] or tensor.shape[0] * after != shape[0] * before:
         return None
-    by_channel = tensor.unflatten(0, (before, -1))
-    mean = by_channel.mean(0, keepdim=True)
+    by_channel: Tensor = tensor.reshape(before, -1, *tensor.shape[1:])
+    mean: Tensor = by_channel.mean(0, keepdim=True)
     return mean.expand(after, *mean.shape[1:]).reshape(shape).contiguous()
 
 
 def _adapt_input(tensor: Tensor, shape: tuple[int, ...], before: int, after: int, cells: tuple[int, int]) -> Tensor:
-    by_cell = tensor.unflatten(1, (before, cells[0]))
+    by_cell: Tensor = tensor.reshape(tensor.shape[0], before, cells[0], *tensor.shape[2:])
     if before != after:
         by_cell = by_cell.sum(1, keepdim=True).expand(-1, after, -1, -1, -1) / after
     if cells[0] != cells[1]:

@@ -42,7 +42,7 @@ def select_sdk(backend: str, package: Package, *, is_rtx: bool) -> ModuleType:
             raise BackendError(
                 f"this process has chosen another TensorRT SDK than {backend}; use it in a process of its own"
             )
-        loaded.USE_TENSORRT_RTX = is_rtx  # only its tools for ONNX were used so far
+        vars(loaded)["USE_TENSORRT_RTX"] = is_rtx  # only its tools for ONNX were used so far
     os.environ[_SWITCH] = str(int(is_rtx))
     try:
         return require(package, f"the {backend} backend")

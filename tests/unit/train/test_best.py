@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sr_deploy.measure.quality import Scores
+from sr_deploy.measure.quality import ImageScores
 from sr_deploy.run_folder import checkpoint_folder
 from sr_deploy.train.best import find_best_checkpoint, is_better, is_out_of_patience
 from sr_deploy.train.recipe import RunRecipe
@@ -10,7 +10,7 @@ from sr_deploy.train.run import ValidationResult
 
 
 def make_result(step: int, psnr: float = 30.0, ssim: float = 0.9) -> ValidationResult:
-    scores = Scores(psnr_y=psnr, ssim_y=ssim, psnr_rgb=psnr - 2, ssim_rgb=ssim)
+    scores = ImageScores(psnr_y=psnr, ssim_y=ssim, psnr_rgb=psnr - 2, ssim_rgb=ssim)
     return ValidationResult(step=step, model=scores, bicubic=scores, photographs=())
 
 

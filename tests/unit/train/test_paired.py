@@ -20,7 +20,7 @@ from sr_deploy.train.loop import train
 from sr_deploy.train.paired import training_files, validation_files
 from sr_deploy.train.pairs import build_pair_maker, build_pool
 from sr_deploy.train.sampling import PatchSampler
-from sr_deploy.train.session import _open_training_images
+from sr_deploy.train.session import open_training_images
 from sr_deploy.train.validation import read_held_out
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def put_pairs(folder, scale=2):
 
 
 def draw_batches(recipe, steps=3):
-    sampler = PatchSampler(_open_training_images(recipe), recipe)
+    sampler = PatchSampler(open_training_images(recipe), recipe)
     return [sampler.draw_batch(step) for step in range(steps)]
 
 
@@ -121,9 +121,9 @@ def test_keys_that_exclude_each_other(make_recipe, sections, message):
 def test_other_low_resolution_is_other_data(make_recipe, tmp_path):
     folder = put_pairs(tmp_path / "set")
     recipe = make_recipe(data={"folder": str(folder)})
-    before = _open_training_images(recipe).fingerprint()
+    before = open_training_images(recipe).fingerprint()
     write_image(folder / "LR_bicubic" / "X2" / "bx2.png", np.zeros((20, 24, 3), np.uint8))
-    assert _open_training_images(recipe).fingerprint() != before
+    assert open_training_images(recipe).fingerprint() != before
 
 
 @pytest.mark.parametrize("key", [False, True])

@@ -35,8 +35,10 @@ def test_a_folder_that_is_gone_for_a_while_is_waited_for_with_two_lines(picture_
 def test_errors_of_a_network_are_tried_again_and_pass(picture_folder, monkeypatch, said):
     failures = [OSError(errno.ESTALE, "stale"), ImageError("cannot read")]
     failures[1].__cause__ = OSError(errno.EIO, "input/output")
-    plain = training_images.read_training_image
-    monkeypatch.setattr(training_images, "read_training_image", lambda path: fail(failures) or plain(path))
+    plain = training_images.read_original
+    monkeypatch.setattr(
+        training_images, "read_original", lambda path, channels: fail(failures) or plain(path, channels)
+    )
     assert open_folder(picture_folder).pair(0) is not None
     assert failures == []
     assert len(said) == 2
