@@ -41,7 +41,8 @@ def training_files(recipe: Recipe) -> ImageFiles:
         RecipeError: no such bundled photograph.
     """
     data = recipe.data
-    folders = [source.folder for source in data.source] or [data.folder]
+    folders: list[str | None] = [source.folder for source in data.source]
+    folders = folders or [data.folder]
     found = [
         _split(folder, data.lr_folder, source.paths, recipe.scale)
         for folder, source in zip(folders, training_sources(data), strict=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sr_deploy.errors import InputError
-from sr_deploy.measure.quality import Scores
+from sr_deploy.measure.quality import ImageScores
 from sr_deploy.model import open_model
 from sr_deploy.run_folder import checkpoint_folder, list_checkpoints
 from sr_deploy.train import loop
@@ -31,7 +31,7 @@ def let_validate(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, floa
 
     def let(psnr_by_step: Mapping[int, float]) -> None:
         def validate(_network: object, _held_out: object, _scale: int, step: int) -> ValidationResult:
-            scores = Scores(psnr_y=psnr_by_step[step], ssim_y=1 - step / 100, psnr_rgb=20.0, ssim_rgb=0.5)
+            scores = ImageScores(psnr_y=psnr_by_step[step], ssim_y=1 - step / 100, psnr_rgb=20.0, ssim_rgb=0.5)
             return ValidationResult(step=step, model=scores, bicubic=scores, photographs=())
 
         monkeypatch.setattr(loop, "validate", validate)

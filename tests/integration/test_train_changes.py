@@ -134,11 +134,11 @@ def test_a_validation_that_was_stopped_is_made_by_who_goes_on(tmp_path, make_rec
     stop, seen = threading.Event(), []
     plain = validation.upscale
 
-    def upscale(network, lr, what):
+    def upscale(network, lr, what, dtype):
         if f"after step {step}" in what:
             seen.append(what)
             stop.set()
-        return plain(network, lr, what)
+        return plain(network, lr, what, dtype)
 
     monkeypatch.setattr(validation, "upscale", upscale)
     run = tmp_path / "parts"
