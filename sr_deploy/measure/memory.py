@@ -1,14 +1,10 @@
-"""How much main memory this process may still take, and what becomes of the memory that it freed."""
+"""How much main memory this process may still take."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
-import platform
 from pathlib import Path
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MEMINFO = Path("/proc/meminfo")
 _STATM = Path("/proc/self/statm")
 _CGROUPS = (
@@ -19,34 +15,8 @@ _CGROUPS = (
 
 def find_available_memory() -> int | None:
     """Bytes: the least of what the machine has left, a container, and `ulimit -v`; None if the system does not tell."""
-    release_freed_memory()
     known = [_read_available(), _read_limit(), *(_read_cgroup(*files) for files in _CGROUPS)]
     return min((size for size in known if size is not None), default=None)
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Let glibc give freed memory to the next who asks in this process; other systems are left as they are.
-
-    Without that it hands blocks of more than 32 MiB back to the kernel, which clears every page of the next one:
-    feature maps of PyTorch at each layer, half the time of a batch of 16 (docs/cost-curves.md).
-    """
-    libc = _load_glibc()
-    if libc is not None:
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)
-
-
-def release_freed_memory() -> None:
-    """Hand freed memory that was kept back to the system."""
-    libc = _load_glibc()
-    if libc is not None:
-        libc.malloc_trim(0)
-
-
-@functools.cache
-def _load_glibc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def _read_available() -> int | None:

@@ -1,8 +1,5 @@
-import platform
-import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -160,25 +157,6 @@ def test_torch_fp32_stays_fp32_whatever_the_process_allows(compact, lr):
             assert switch.fp32_precision == "bf16"  # the process's own choice is back afterwards
         finally:
             switch.fp32_precision = before
-
-
-def resident_bytes():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-@without_gpu
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep memory, or cannot be told to")
-def test_torch_gives_the_memory_of_a_layer_to_the_next_until_it_is_closed(compact):
-    lr = np.zeros((1, 3, 640, 640), np.float32)
-    with open_runner(compact, "torch:fp32") as runner:
-        output_bytes = max(runner.infer(lr).nbytes for _ in range(2))
-        assert output_bytes > 2**25  # glibc hands blocks of this size back by itself
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        runner.infer(lr)
-        cleared = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize()
-        kept = resident_bytes()
-    assert cleared < output_bytes / 4
-    assert resident_bytes() < kept - output_bytes
 
 
 def test_openvino_bf16_is_asked_for_and_fp32_stays_fp32(compact, lr):
