@@ -16,17 +16,17 @@ from pathlib import Path
 from sr_deploy.config import format_toml_value
 from sr_deploy.errors import SrDeployError
 from sr_deploy.train.mixture import WHOLE, build_mixture
+from sr_deploy.train.paired import training_files
 from sr_deploy.train.recipe import Recipe, load_recipe
 from sr_deploy.train.sampling import random_for
 from sr_deploy.train.session import open_training_images
-from sr_deploy.train.training_images import training_sources
 
 
 def list_shares(recipe: Recipe, draws: int) -> list[tuple[str, str, int, float]]:
     """Source, scale, number of pictures, and the share of the patches that were drawn, in percent."""
-    sources = training_sources(recipe.data)
-    photographs = open_training_images(recipe)
-    mixture = build_mixture(recipe, photographs)
+    files = training_files(recipe)
+    sources = files.sources
+    mixture = build_mixture(recipe, open_training_images(recipe, files), sources)
     source_of = [number for number, source in enumerate(sources) for _ in source.paths]
     pictures, drawn = Counter[tuple[int, str]](), Counter[tuple[int, str]]()
     for entry in mixture.entries if mixture is not None else ():

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from sr_deploy.errors import ImageError
 from sr_deploy.imaging.formats import FORMATS, join
 from sr_deploy.imaging.limits import MAX_PIXELS, read_bytes, refuse_growth, refuse_size
-from sr_deploy.untrusted import open_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -108,17 +107,6 @@ def _read(path: Path, take: Callable[[Path, Image.Image, str], SamplesT]) -> Sam
         raise ImageError(f"{path} takes more memory than there is; save it anew as PNG") from error
     except _DAMAGE as error:
         raise ImageError(f"{path} is a damaged or incomplete picture ({error}); get it anew") from error
-
-
-def read_size(path: Path) -> tuple[int, int] | None:
-    """Height and width by the header alone, before any turning; None where that does not say."""
-    from PIL import Image
-
-    try:
-        with open_regular(path) as stream, Image.open(stream, formats=list(_FORMATS)) as picture:
-            return picture.height, picture.width
-    except (*_DAMAGE, Image.DecompressionBombError, MemoryError):
-        return None
 
 
 def _has_more(picture: ImageFile) -> bool:

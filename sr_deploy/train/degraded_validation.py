@@ -7,8 +7,8 @@ import torch
 
 from sr_deploy.arch.registry import input_multiple
 from sr_deploy.imaging.convert import to_image
-from sr_deploy.imaging.originals import OriginalPair, Samples
 from sr_deploy.measure.quality import SSIM_WINDOW
+from sr_deploy.train.originals import OriginalPair, Samples
 from sr_deploy.train.pairs import build_pair_maker
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.sampling import Batch

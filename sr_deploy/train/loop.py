@@ -8,36 +8,31 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory, one_line
 from sr_deploy.run_folder import find_last_checkpoint, preview_file
-from sr_deploy.train.best import is_better, is_out_of_patience
+from sr_deploy.train.best import is_out_of_patience
 from sr_deploy.train.checkpoint import delete_old_checkpoints, write_checkpoint
+from sr_deploy.train.clock import Clock
 from sr_deploy.train.manifest import check_resumable, update_manifest
 from sr_deploy.train.metric_buffer import MetricBuffer
 from sr_deploy.train.metrics import MetricsLog
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import RunManifest, read_manifest, require_kept
-from sr_deploy.train.sampling import Batch, iterate_batches
+from sr_deploy.train.sampling import iterate_batches
 from sr_deploy.train.schedule import learning_rate_at
 from sr_deploy.train.session import Session, open_session
-from sr_deploy.train.state import TrainingState
-from sr_deploy.train.validation import validate, write_preview
+from sr_deploy.train.session_validation import find_due, is_complete, is_early, make_up_validation, validate_session
+from sr_deploy.train.validation import write_preview
 
-T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
-_MANIFEST_SECONDS = 5.0
-_MUCH_WAITING = 0.2  # share of the time
 
 
 @dataclass(frozen=True)
@@ -129,12 +124,12 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
     """The loop. One iteration is one update and what is due after it."""
     recipe, state, processes = session.recipe, session.state, session.processes
     buffer = MetricBuffer(state, processes, recipe.run.bad_steps)
-    clock = _Clock(state)
+    clock = Clock(state)
     postponed = False  # whether a checkpoint was due and was not written
     begun, data = state.step, recipe.data
     # Side by side, processes end at the same step: none leaves alone while it waits for its batch, or validates.
     hasty = stop if processes.world_size == 1 else None
-    early = _is_early(session)  # killed before it said that it ended
+    early = is_early(session)  # killed before it said that it ended
     last_step = state.step if early else recipe.run.steps
     torch.backends.cudnn.benchmark = session.device.type == "cuda"  # shapes do not change from step to step
     with (
@@ -144,7 +139,7 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
     ):
         if log is not None and log.advice:
             _LOG.warning("%s", log.advice)
-        _make_up_validation(session, log, hasty)
+        make_up_validation(session, log, hasty)
         for batch in clock.watch(batches):
             # The update.
             pair = session.make_pair(batch)
@@ -158,15 +153,15 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             ending = processes.any(stop.is_set()) or state.step == recipe.run.steps
             metrics_due = state.step % recipe.run.log_every == 0
             checkpoint_due = ending or postponed or state.step % recipe.run.checkpoint_every == 0
-            validation_due, preview_due = _validation_due(recipe, state.step)
-            if metrics_due or checkpoint_due or validation_due or preview_due or session.device.type == "cpu":
+            validates, preview_due = find_due(recipe, state.step)
+            if metrics_due or checkpoint_due or validates or preview_due or session.device.type == "cpu":
                 buffer.collect()
             clock.tick(state)
             if metrics_due:
                 _log_metrics(session, log, clock, buffer.take_means(), learning_rate)
-            if validation_due:
-                improved = _validate(session, log, hasty, ending=ending) if log is not None else False
-                early = _is_early(session)
+            if validates:
+                improved = validate_session(session, log, hasty, ending=ending) if log is not None else False
+                early = is_early(session)
                 ending, preview_due = ending or early or improved is None, preview_due or early
                 checkpoint_due = processes.any(bool(improved) and recipe.run.keep_best) or ending or checkpoint_due
             if preview_due and session.previews and processes.is_main and not stop.is_set():
@@ -176,7 +171,7 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
             postponed = checkpoint_due and not ending and state.bad_in_row > 0
             if checkpoint_due and not postponed:
                 _write_checkpoint(session)
-            if checkpoint_due or validation_due or clock.manifest_due():
+            if checkpoint_due or validates or clock.manifest_due():
                 update_manifest(session)
             if checkpoint_due and processes.is_main:  # only now: until then the manifest named them
                 delete_old_checkpoints(session.run, recipe.run.keep_checkpoints, session.manifest.best_checkpoint)
@@ -185,11 +180,11 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
                 break
         else:  # no batch came any more
             _save_early_end(session, buffer, begun)
-        update_manifest(session, status="finished" if early or _is_complete(session) else "stopped")
+        update_manifest(session, status="finished" if early or is_complete(session) else "stopped")
 
 
 def _log_metrics(
-    session: Session, log: MetricsLog | None, clock: _Clock, means: Mapping[str, float], learning_rate: float
+    session: Session, log: MetricsLog | None, clock: Clock, means: Mapping[str, float], learning_rate: float
 ) -> None:
     """Log the latest stretch of steps, and say what the user should know of it."""
     clock.lap(session.state, means.get("loss", math.nan))
@@ -204,7 +199,7 @@ def _open_log(session: Session) -> AbstractContextManager[MetricsLog | None]:
     return MetricsLog(session.run, session.state.step) if session.processes.is_main else nullcontext()
 
 
-def _advise(means: Mapping[str, float], clock: _Clock, recipe: Recipe) -> Iterator[str]:
+def _advise(means: Mapping[str, float], clock: Clock, recipe: Recipe) -> Iterator[str]:
     """What the user should know of the latest steps."""
     if "skipped_steps" in means:
         yield (
@@ -218,73 +213,12 @@ def _advise(means: Mapping[str, float], clock: _Clock, recipe: Recipe) -> Iterat
         )
 
 
-def _validation_due(recipe: Recipe, step: int) -> tuple[bool, bool]:
-    """Whether to validate, and whether to write a preview, after `step` updates."""
-    last = step == recipe.run.steps
-    return last or step % recipe.run.validate_every == 0, last or step % recipe.run.preview_every == 0
-
-
 def _save_early_end(session: Session, buffer: MetricBuffer, begun: int) -> None:
     """Write a checkpoint where the run is stopped while it waits for a batch, after steps since `begun`."""
     state = session.state
     if begun < state.step < session.recipe.run.steps and not state.bad_in_row:
         buffer.collect()
         _write_checkpoint(session)
-
-
-def _is_complete(session: Session) -> bool:
-    """Whether all steps are made and validated."""
-    validated = _is_validated(session) or not session.processes.is_main
-    return session.state.step == session.recipe.run.steps and validated
-
-
-def _make_up_validation(session: Session, log: MetricsLog | None, stop: threading.Event | None) -> None:
-    """Validate before the first step what was due after the last one and was stopped."""
-    step = session.state.step
-    if log is not None and step and _validation_due(session.recipe, step)[0] and not _is_validated(session):
-        _validate(session, log, stop, ending=True)
-        update_manifest(session)
-
-
-def _is_validated(session: Session) -> bool:
-    """Whether the present step is validated, or one after it."""
-    last = session.manifest.last_validation
-    return last is not None and last.step >= session.state.step
-
-
-def _validate(session: Session, log: MetricsLog, stop: threading.Event | None, *, ending: bool) -> bool | None:
-    """Validate, for the manifest to be written next; gives whether it is the best so far.
-
-    No best is while steps are being skipped, as no checkpoint is written then, unless the run ends. None in place of an
-    answer: nothing came of it, because `stop` was set meanwhile; who goes on validates first.
-    """
-    state = session.state
-    held_out = session.held_out if stop is None else _until(stop, session.held_out)
-    try:
-        result = validate(state.average.network, held_out, session.recipe.scale, state.step)
-    except CancelledError:
-        return None
-    log.log_validation(result)
-    session.manifest = session.manifest.model_copy(update={"last_validation": result})
-    improved = is_better(result, state.best_validation, session.recipe.run) and (ending or not state.bad_in_row)
-    if improved:
-        state.best_validation = result
-    return improved
-
-
-def _until(stop: threading.Event, items: Iterable[T]) -> Iterator[T]:
-    """The items; another one after `stop` is set raises CancelledError."""
-    for index, item in enumerate(items):
-        if index and stop.is_set():
-            raise CancelledError
-        yield item
-
-
-def _is_early(session: Session) -> bool:
-    """Whether the run's patience is over; every process must call it, the first one decides."""
-    state = session.state
-    over = is_out_of_patience(state.step, state.best_validation, session.recipe.run)
-    return session.processes.any(session.processes.is_main and over)
 
 
 def _write_checkpoint(session: Session) -> None:
@@ -307,59 +241,6 @@ def _recording_failure(session: Session) -> Iterator[None]:
         with suppress(OutputError):  # on a full disk the first error is the one to tell
             update_manifest(session, status="stopped" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
-
-
-class _Clock:
-    """Time in the loop, and the pace of the latest steps."""
-
-    def __init__(self, state: TrainingState) -> None:
-        now = time.monotonic()
-        self._started = now - state.seconds
-        self._lap_at, self._lap_step = now, state.step
-        self._manifest_at = now
-        self._waited, self._told = 0.0, False
-        self.loss, self.steps_per_second, self.data_wait = math.nan, math.nan, 0.0
-
-    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, with the time taken that the loop waits for them."""
-        iterator = iter(batches)
-        while True:
-            asked = time.monotonic()
-            batch = next(iterator, None)
-            self._waited += time.monotonic() - asked
-            if batch is None:
-                return
-            yield batch
-
-    def tick(self, state: TrainingState) -> None:
-        """Bring the state's time up to date."""
-        state.seconds = time.monotonic() - self._started
-
-    def lap(self, state: TrainingState, loss: float) -> None:
-        """Begin a new stretch of steps; keep the loss and the pace of the one that ends."""
-        now = time.monotonic()
-        passed = max(now - self._lap_at, 1e-9)
-        self.steps_per_second, self.data_wait = (state.step - self._lap_step) / passed, self._waited / passed
-        self._lap_at, self._lap_step, self._waited, self.loss = now, state.step, 0.0, loss
-
-    def metrics(self) -> dict[str, float]:
-        """Of the latest stretch, as the log has them."""
-        return {"steps_per_second": round(self.steps_per_second, 3), "data_wait": round(self.data_wait, 3)}
-
-    def data_just_became_slow(self) -> bool:
-        """Whether the latest stretch is the first of this session that waited much for its batches."""
-        if self._told or self.data_wait < _MUCH_WAITING:
-            return False
-        self._told = True
-        return True
-
-    def manifest_due(self) -> bool:
-        """Whether the manifest is old; asking makes it new."""
-        now = time.monotonic()
-        if now - self._manifest_at < _MANIFEST_SECONDS:
-            return False
-        self._manifest_at = now
-        return True
 
 
 def _is_finished(manifest: RunManifest, recipe: Recipe) -> bool:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from sr_deploy.errors import InputError
-from sr_deploy.imaging.originals import Samples
 from sr_deploy.imaging.resize import downscale_bicubic, shrink_bicubic
+from sr_deploy.train.originals import Samples
 from sr_deploy.train.recipe import Recipe
-from sr_deploy.train.training_images import TrainingImages, training_sources
+from sr_deploy.train.training_images import TrainingImages, TrainingSource
 
 _MARGIN = 2
 """Low-resolution pixels around a patch that its own are computed from."""
@@ -76,8 +75,13 @@ class Mixture:
         return self.entries[min(found, len(self.entries) - 1)]
 
 
-def build_mixture(recipe: Recipe, photographs: TrainingImages) -> Mixture | None:
-    """What the patches of a recipe are cut from; None: every picture alike, as it is. Reads the header of each file.
+def build_mixture(recipe: Recipe, photographs: TrainingImages, sources: Sequence[TrainingSource]) -> Mixture | None:
+    """What the patches of a recipe are cut from; None: every picture alike, as it is.
+
+    Args:
+        recipe: has weights, scales and the side that is cut.
+        photographs: of all sources, one after the other; their headers are read.
+        sources: where they are from.
 
     Raises:
         InputError: a source has no picture that can be used.
@@ -85,24 +89,22 @@ def build_mixture(recipe: Recipe, photographs: TrainingImages) -> Mixture | None
     data = recipe.data
     shrunk = [PictureScale(factor) for factor in data.scales]
     shrunk += [PictureScale(short_side=data.short_side)] if data.short_side is not None else []
-    sources = training_sources(data)
     if data.draw == "picture" and shrunk == [WHOLE] and all(source.weight is None for source in sources):
         return None
     side = recipe.degradation.canvas if recipe.degradation is not None else data.patch_size
-    with ThreadPoolExecutor(max(data.workers, 1)) as pool:
-        sizes = list(pool.map(photographs.read_size, range(len(photographs.paths))))
     if photographs.has_pairs and shrunk != [WHOLE]:
         raise InputError(
             f"data.scales = {list(data.scales)} shrinks originals whose low resolution is given; leave it at [1.0], "
             "and data.short_side out"
         )
     entries: list[Entry] = []
-    numbers = {path: index for index, path in enumerate(photographs.paths)}
+    first = 0
     for number, source in enumerate(sources):
-        pictures = [numbers[path] for path in source.paths if path in numbers]  # the others are low-resolution pictures
+        pictures = range(first, first + len(source.paths))
+        first = pictures.stop
         shares: dict[tuple[int, PictureScale], float] = {}
         for picture in pictures:
-            if (size := sizes[picture]) is not None:
+            if (size := photographs.find_size(picture)) is not None:
                 counts = count_squares(size, shrunk if source.scaled else [WHOLE], side)
                 alike = {scale: 1 / len(counts) for scale in counts}
                 shares |= {(picture, scale): n for scale, n in (counts if data.draw == "area" else alike).items()}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sr_deploy.errors import InputError
 from sr_deploy.imaging.pair_layouts import split_folder
 from sr_deploy.imaging.pairs import find_partners
 from sr_deploy.train.recipe import Recipe
-from sr_deploy.train.training_images import training_sources, validation_paths
+from sr_deploy.train.training_images import TrainingSource, training_sources, validation_paths
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,12 +25,13 @@ class ImageFiles:
     """Low-resolution pictures by original; of the others low resolution is made."""
     note: str = ""
     """What is to be said of them."""
+    sources: Sequence[TrainingSource] = ()
+    """Where the originals of a training are from, in their order, without low-resolution pictures."""
 
-    def say(self) -> ImageFiles:
+    def say(self) -> None:
         """Log the note, if there is one."""
         if self.note:
             _LOG.info("%s", self.note)
-        return self
 
 
 def training_files(recipe: Recipe) -> ImageFiles:
@@ -41,22 +42,21 @@ def training_files(recipe: Recipe) -> ImageFiles:
         RecipeError: no such bundled photograph.
     """
     data = recipe.data
+    listed = training_sources(data)
     folders: list[str | None] = [source.folder for source in data.source]
     folders = folders or [data.folder]
     found = [
         _split(folder, data.lr_folder, source.paths, recipe.scale)
-        for folder, source in zip(folders, training_sources(data), strict=True)
+        for folder, source in zip(folders, listed, strict=True)
     ]
-    originals = [path for one in found for path in one.originals]
-    noted = [folder for folder, one in zip(folders, found, strict=True) if one.note]
+    sources = [replace(source, paths=tuple(one.originals)) for source, one in zip(listed, found, strict=True)]
+    originals = [path for source in sources for path in source.paths]
+    noted = [source.name for source, one in zip(sources, found, strict=True) if one.note]
     if recipe.degradation is not None and noted:
-        return ImageFiles(
-            originals,
-            {},
-            f"{', '.join(map(str, noted))} holds low-resolution pictures too: left aside, the recipe makes its own",
-        )
+        note = f"{', '.join(noted)} holds low-resolution pictures too: left aside, the recipe makes its own"
+        return ImageFiles(originals, {}, note, sources)
     partners = {original: partner for one in found for original, partner in one.partners.items()}
-    return ImageFiles(originals, partners, "; ".join(one.note for one in found if one.note))
+    return ImageFiles(originals, partners, "; ".join(one.note for one in found if one.note), sources)
 
 
 def validation_files(recipe: Recipe) -> ImageFiles:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sr_deploy.imaging.originals import Samples
 from sr_deploy.measure.quality import LUMA_WEIGHTS
 from sr_deploy.train.degradation import Degrader, PairPool, TrainingPair
+from sr_deploy.train.originals import Samples
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.sampling import Batch
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sr_deploy.imaging.originals import OriginalPair, Samples, raise_depth
 from sr_deploy.imaging.photographs import draw_corner
 from sr_deploy.train.mixture import WHOLE, Mixture, PictureScale, cut_shrunk
+from sr_deploy.train.originals import OriginalPair, Samples, raise_depth
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.training_images import TrainingImages
 

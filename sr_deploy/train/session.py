@@ -32,7 +32,7 @@ from sr_deploy.train.networks import (
     build_updater,
     prepare_teacher,
 )
-from sr_deploy.train.paired import training_files
+from sr_deploy.train.paired import ImageFiles, training_files
 from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
@@ -51,9 +51,10 @@ from sr_deploy.train.update import Updater
 from sr_deploy.train.validation import HeldOut, read_held_out
 
 _LOG = logging.getLogger(__name__)
+_DATA_KEYS = frozenset({"data", "data.folder", "data.source"})
 _POOL_KEYS = ("degradation", "data.patch_size")
 """Sections and keys that what is in the pool was made by."""
-_VALIDATION_KEYS = frozenset({"data.validation_folder", "data.held_out"})
+_VALIDATION_KEYS = frozenset({"data.validation_folder", "data.validation_lr_folder", "data.held_out"})
 
 
 @dataclass
@@ -132,20 +133,14 @@ def _prepare(
     claim: Callable[[], Path],
 ) -> Session:
     """The session; the run is held by the first process, or is claimed by it as soon as all else stands."""
-    manifest = check_resumable(recipe, run, changes) if resume else None
-    differences = find_changes(recipe, run, changes) if resume else []
     chosen_device = choose_device(device, processes)
+    files = training_files(recipe)
     kept = read_kept_headers(run) if resume else None
-    photographs = open_training_images(recipe, kept or ())
-    fingerprint = photographs.fingerprint()
-    if manifest is not None:
-        manifest = record_pictures(
-            manifest, run, kept, photographs.headers, fingerprint, any_pictures="data.folder" in changes
-        )
-        manifest = record_changes(manifest, run, differences)
+    photographs = open_training_images(recipe, files, kept or ())
+    manifest, changed = _find_changed(recipe, run, photographs, kept, changes) if resume else (None, frozenset[str]())
     held_out = read_held_out(recipe) if processes.is_main else []
     sampler = PatchSampler(
-        photographs, recipe, mixture=build_mixture(recipe, photographs),
+        photographs, recipe, mixture=build_mixture(recipe, photographs, files.sources),
         rank=processes.rank, processes=processes.world_size,
     )  # fmt: skip
     network, starting_point = build_generator(recipe, None if resume else start_from, resume=resume)
@@ -162,28 +157,19 @@ def _prepare(
         precision = processes.broadcast(lambda: _choose_precision(recipe, network, sampler, chosen_device))
         run = processes.broadcast(claim)
         manifest = new_manifest(
-            recipe, run, precision, data_sha256=fingerprint, device=chosen_device, starting_point=starting_point
+            recipe,
+            run,
+            precision,
+            data_sha256=photographs.fingerprint(),
+            device=chosen_device,
+            starting_point=starting_point,
         )
     else:
         precision = PrecisionChoice.model_validate(manifest.precision.model_dump())
         processes.broadcast(lambda: delete_leftovers(run))
     recipe = _fix_precision(recipe, precision)
     state = build_state(recipe, network, discriminator, precision, chosen_device)
-    changed = {one.key for one in differences}
-    pool = build_pool(recipe, processes.rank)
-    state.pool = None if any(key.startswith(_POOL_KEYS) for key in changed) else pool
-    last = find_last_checkpoint(run) if resume else None
-    if last is not None and not read_checkpoint_into(
-        last[1], state, rank=processes.rank, processes=processes.world_size
-    ):
-        _LOG.warning("the pool of training pairs begins anew: %s was written by another number of processes", last[1])
-    if state.pool is not pool:
-        state.pool = pool
-        _LOG.warning("the pool of training pairs begins anew: %s changed", ", ".join(sorted(changed)))
-    if changed & _VALIDATION_KEYS:
-        state.best_validation = None  # of other pictures
-    if recipe.run.keep_best and find_best_checkpoint(run, recipe.run, state.best_validation, None) is None:
-        state.best_validation = None  # its checkpoint is gone, or never was: what is best is asked of those to come
+    _restore(state, recipe, run, changed, processes, resume=resume)
     asked = prepare_teacher(recipe, teacher, precision, chosen_device) if teacher is not None else None
     updater = build_updater(
         recipe, state, criteria, teacher=asked, precision=precision, device=chosen_device, processes=processes
@@ -196,6 +182,46 @@ def _prepare(
     )  # fmt: skip
     processes.broadcast(lambda: record_start(session, teacher, headers, resume=resume))
     return session
+
+
+def _find_changed(
+    recipe: Recipe,
+    run: Path,
+    photographs: TrainingImages,
+    kept: Sequence[FileHeader] | None,
+    asked: Collection[str],
+) -> tuple[RunManifest, frozenset[str]]:
+    """The manifest of the run that goes on, with its history, and the keys of the recipe that changed."""
+    manifest, differences = check_resumable(recipe, run, asked), find_changes(recipe, run, asked)
+    manifest = record_pictures(
+        manifest,
+        run,
+        kept,
+        photographs.headers,
+        photographs.fingerprint(),
+        any_pictures=not _DATA_KEYS.isdisjoint(asked),
+    )
+    return record_changes(manifest, run, differences), frozenset(one.key for one in differences)
+
+
+def _restore(
+    state: TrainingState, recipe: Recipe, run: Path, changed: Collection[str], processes: Processes, *, resume: bool
+) -> None:
+    """Put the last checkpoint into a state that was just built, but for what no longer fits the recipe."""
+    pool = build_pool(recipe, processes.rank)
+    state.pool = None if any(key.startswith(_POOL_KEYS) for key in changed) else pool
+    last = find_last_checkpoint(run) if resume else None
+    if last is not None and not read_checkpoint_into(
+        last[1], state, rank=processes.rank, processes=processes.world_size
+    ):
+        _LOG.warning("the pool of training pairs begins anew: %s was written by another number of processes", last[1])
+    if state.pool is not pool:
+        state.pool = pool
+        _LOG.warning("the pool of training pairs begins anew: %s changed", ", ".join(sorted(changed)))
+    if not _VALIDATION_KEYS.isdisjoint(changed):
+        state.best_validation = None  # of other pictures
+    if recipe.run.keep_best and find_best_checkpoint(run, recipe.run, state.best_validation, None) is None:
+        state.best_validation = None  # its checkpoint is gone, or never was: what is best is asked of those to come
 
 
 def _start_quantized(recipe: Recipe, network: nn.Module, run: Path, *, resume: bool) -> nn.Module | None:
@@ -231,12 +257,17 @@ def choose_device(name: str | None, processes: Processes = SINGLE_PROCESS) -> to
     return torch.device(chosen)
 
 
-def open_training_images(recipe: Recipe, known: Iterable[FileHeader] = ()) -> TrainingImages:
+def open_training_images(recipe: Recipe, files: ImageFiles, known: Iterable[FileHeader] = ()) -> TrainingImages:
     """The images that a recipe trains on; their headers are read.
+
+    Args:
+        recipe: what to train.
+        files: as `training_files` finds them.
+        known: headers as they were kept.
 
     Raises:
         RecipeError: the patches do not fit the network.
-        InputError: no such folder, or no image in it.
+        InputError: none of the images can be used.
     """
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
     degraded = recipe.degradation is not None
@@ -245,7 +276,7 @@ def open_training_images(recipe: Recipe, known: Iterable[FileHeader] = ()) -> Tr
             f"data.patch_size = {recipe.data.patch_size} does not fit {recipe.arch_spec().title()}; "
             f"give a multiple of {multiple}"
         )
-    files = training_files(recipe).say()
+    files.say()
     photographs = TrainingImages(
         files.originals,
         partners=files.partners,

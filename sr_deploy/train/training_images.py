@@ -18,11 +18,11 @@ import numpy as np
 from sr_deploy.errors import ImageError, InputError, RecipeError
 from sr_deploy.imaging.codec import bundled_photographs, check_training_image, list_images
 from sr_deploy.imaging.formats import PHOTOGRAPHS
-from sr_deploy.imaging.originals import OriginalPair, Samples, read_original
 from sr_deploy.imaging.pairs import require_fit
 from sr_deploy.imaging.photographs import crop_to_multiple
 from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.train.headers import FileHeader, read_headers, tell_progress
+from sr_deploy.train.originals import OriginalPair, Samples, read_original
 from sr_deploy.train.patience import PatientReader
 from sr_deploy.train.recipe import DataRecipe
 
@@ -135,7 +135,7 @@ class TrainingImages:
         """Whether originals have low-resolution pictures of their own."""
         return bool(self._partners)
 
-    def read_size(self, index: int) -> tuple[int, int] | None:
+    def find_size(self, index: int) -> tuple[int, int] | None:
         """Height and width of a pair's high resolution, by the header that was read; None if it cannot be used."""
         with self._lock:
             if index in self._bad:
@@ -261,16 +261,6 @@ def training_sources(recipe: DataRecipe) -> list[TrainingSource]:
     if recipe.folder is not None:
         return [TrainingSource(recipe.folder, tuple(_images_in(recipe.folder)))]
     return [TrainingSource("bundled photographs", tuple(_bundled(recipe.training, "data.training")))]
-
-
-def training_paths(recipe: DataRecipe) -> list[Path]:
-    """The files to train on, source after source.
-
-    Raises:
-        InputError: no such folder, or no image in it.
-        RecipeError: no such bundled photograph.
-    """
-    return [path for source in training_sources(recipe) for path in source.paths]
 
 
 def validation_paths(recipe: DataRecipe) -> list[Path]:

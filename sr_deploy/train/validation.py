@@ -16,13 +16,13 @@ from sr_deploy.errors import TrainingError
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.convert import SampleT, to_image, to_nchw
 from sr_deploy.imaging.encoding import round_to_8bit
-from sr_deploy.imaging.originals import OriginalPair, Samples, raise_depth
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
 from sr_deploy.measure.niqe import try_niqe
 from sr_deploy.measure.quality import SSIM_WINDOW, ImageScores, average_scores, score_pair
 from sr_deploy.train.degraded_validation import degrade_middle
 from sr_deploy.train.headers import tell_progress
+from sr_deploy.train.originals import OriginalPair, Samples, raise_depth
 from sr_deploy.train.paired import validation_files
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.run import HeldOutScores, ValidationResult
@@ -56,7 +56,8 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
         RecipeError: an unknown name.
     """
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
-    files = validation_files(recipe).say()
+    files = validation_files(recipe)
+    files.say()
     photographs = TrainingImages(
         files.originals,
         partners=files.partners,

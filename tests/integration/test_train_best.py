@@ -13,7 +13,7 @@ from sr_deploy.errors import InputError
 from sr_deploy.measure.quality import ImageScores
 from sr_deploy.model import open_model
 from sr_deploy.run_folder import checkpoint_folder, list_checkpoints
-from sr_deploy.train import loop
+from sr_deploy.train import loop, session_validation
 from sr_deploy.train.loop import StepReport, train
 from sr_deploy.train.run import RunManifest, ValidationResult, read_manifest
 
@@ -34,7 +34,7 @@ def let_validate(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, floa
             scores = ImageScores(psnr_y=psnr_by_step[step], ssim_y=1 - step / 100, psnr_rgb=20.0, ssim_rgb=0.5)
             return ValidationResult(step=step, model=scores, bicubic=scores, photographs=())
 
-        monkeypatch.setattr(loop, "validate", validate)
+        monkeypatch.setattr(session_validation, "validate", validate)
 
     return let
 

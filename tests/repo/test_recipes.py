@@ -10,7 +10,7 @@ from sr_deploy.arch.registry import describe_cost
 from sr_deploy.config import named_files, validate_config
 from sr_deploy.train.chain import plan_stages
 from sr_deploy.train.recipe import Recipe, load_recipe
-from sr_deploy.train.training_images import training_paths, validation_paths
+from sr_deploy.train.training_images import training_sources, validation_paths
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(named_files("train"))
@@ -54,7 +54,7 @@ def test_runs_without_arguments_and_bears_its_files_name(name):
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.description.endswith(".")
-    assert len(training_paths(recipe.data)) == (4 if name == "small-x2" else 6)
+    assert sum(len(source.paths) for source in training_sources(recipe.data)) == (4 if name == "small-x2" else 6)
     assert len(validation_paths(recipe.data)) == 3
     assert recipe.init_from is None or recipe.init_from in NAMES
 

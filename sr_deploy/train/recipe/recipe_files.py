@@ -19,9 +19,10 @@ from sr_deploy.train.recipe.stage import Recipe
 # What may differ between a run and its resumption: none of these changes what a step computes.
 _FREE_TO_CHANGE = ("description", "run.", "data.workers", "data.cache_gib")
 # Of these the pictures are compared, not the places; the others are only read by a run that begins, or hold the same.
-_PLACES = ("data.folder", "data.training", "data.validation_folder", "data.held_out", "loss.perceptual.vgg19",
+_PLACES = ("data.folder", "data.lr_folder", "data.training", "data.validation_folder", "data.validation_lr_folder",
+           "data.held_out", "loss.perceptual.vgg19",
            "discriminator.weights", "quantization.checkpoint", "init_from")  # fmt: skip
-_FIXED = ("name", "scale", "discriminator", "discriminator.architecture", "discriminator.features",
+_FIXED = ("name", "scale", "channels", "discriminator", "discriminator.architecture", "discriminator.features",
           "discriminator.spectral_norm", "quantization", "quantization.checkpoint_sha256")  # fmt: skip
 _FIXED_SECTIONS = ("network.", "precision.", "quantization.input_steps")
 

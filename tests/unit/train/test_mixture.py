@@ -10,9 +10,10 @@ from sr_deploy.errors import InputError, RecipeError
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.resize import downscale_bicubic, shrink_bicubic
 from sr_deploy.train.mixture import WHOLE, PictureScale, build_mixture, count_squares
+from sr_deploy.train.paired import training_files
 from sr_deploy.train.recipe import load_recipe, read_run_recipe, write_recipe
 from sr_deploy.train.sampling import PatchSampler, iterate_batches
-from sr_deploy.train.training_images import TrainingImages, training_paths
+from sr_deploy.train.training_images import TrainingImages
 
 DRAWS = 2000
 
@@ -37,9 +38,9 @@ def open_data(make_recipe, folders):
     def open_them(**data):
         sources = [{"folder": str(folder)} for folder in folders]
         recipe = make_recipe(data={"folder": None, "source": sources, "patch_size": 32} | data)
-        photographs = TrainingImages(training_paths(recipe.data), scale=2, min_side=32, multiple=2, cache_gib=1.0)
+        photographs = TrainingImages(training_files(recipe).originals, scale=2, min_side=32, multiple=2, cache_gib=1.0)
         photographs.examine(threads=1)
-        return recipe, photographs, build_mixture(recipe, photographs)
+        return recipe, photographs, build_mixture(recipe, photographs, training_files(recipe).sources)
 
     return open_them
 
@@ -55,12 +56,14 @@ def test_a_recipe_without_sources_draws_the_patches_of_before(make_recipe, tmp_p
     for number in range(3):
         write_image(tmp_path / "plain" / f"{number}.png", draw_integers(50 + number, 60, number))
     recipe = make_recipe(data={"folder": str(tmp_path / "plain")})
-    photographs = TrainingImages(training_paths(recipe.data), scale=2, min_side=16, multiple=2, cache_gib=1.0)
+    photographs = TrainingImages(training_files(recipe).originals, scale=2, min_side=16, multiple=2, cache_gib=1.0)
     photographs.examine(threads=1)
-    assert build_mixture(recipe, photographs) is None
+    assert build_mixture(recipe, photographs, training_files(recipe).sources) is None
     drawn = hashlib.sha256()
     for step in range(4):
-        batch = PatchSampler(photographs, recipe, mixture=build_mixture(recipe, photographs)).draw_batch(step)
+        batch = PatchSampler(
+            photographs, recipe, mixture=build_mixture(recipe, photographs, training_files(recipe).sources)
+        ).draw_batch(step)
         drawn.update(batch.lr.tobytes() + batch.hr.tobytes())
     assert drawn.hexdigest() == "4b4c7bd6462dc1aecad212eac6ab437df894dbfaf8696c4db2b8e11535b7d08f"
 
@@ -86,7 +89,7 @@ def test_sources_without_weights_draw_each_picture_alike_from_the_stream_of_one_
     recipe, photographs, mixture = open_data()
     assert mixture is None
     whole = make_recipe(data={"folder": str(folders[0].parent), "patch_size": 32})
-    one = TrainingImages(training_paths(whole.data), scale=2, min_side=32, multiple=2, cache_gib=1.0)
+    one = TrainingImages(training_files(whole).originals, scale=2, min_side=32, multiple=2, cache_gib=1.0)
     one.examine(threads=1)
     assert one.paths == photographs.paths
     drawn = PatchSampler(photographs, recipe).draw_batch(3)
@@ -157,7 +160,7 @@ def test_a_canvas_is_cut_from_the_shrunk_picture(open_data, folders):
     )
     shipped = load_recipe("realesrnet").degradation.model_copy(update={"canvas": 48})
     recipe = recipe.model_copy(update={"degradation": shipped})
-    mixture = build_mixture(recipe, photographs)
+    mixture = build_mixture(recipe, photographs, training_files(recipe).sources)
     sampler = PatchSampler(photographs, recipe, mixture=mixture)
     windows = [
         index_windows(shrink_bicubic(draw_integers(120, 200, 0), size), 48, 48) for size in ((90, 150), (60, 100))

@@ -40,7 +40,7 @@ def put_pairs(folder, scale=2):
 
 
 def draw_batches(recipe, steps=3):
-    sampler = PatchSampler(open_training_images(recipe), recipe)
+    sampler = PatchSampler(open_training_images(recipe, training_files(recipe)), recipe)
     return [sampler.draw_batch(step) for step in range(steps)]
 
 
@@ -121,9 +121,9 @@ def test_keys_that_exclude_each_other(make_recipe, sections, message):
 def test_other_low_resolution_is_other_data(make_recipe, tmp_path):
     folder = put_pairs(tmp_path / "set")
     recipe = make_recipe(data={"folder": str(folder)})
-    before = open_training_images(recipe).fingerprint()
+    before = open_training_images(recipe, training_files(recipe)).fingerprint()
     write_image(folder / "LR_bicubic" / "X2" / "bx2.png", np.zeros((20, 24, 3), np.uint8))
-    assert open_training_images(recipe).fingerprint() != before
+    assert open_training_images(recipe, training_files(recipe)).fingerprint() != before
 
 
 @pytest.mark.parametrize("key", [False, True])

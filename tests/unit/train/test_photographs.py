@@ -7,12 +7,12 @@ from sr_deploy.errors import InputError, RecipeError
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.train.recipe import DataRecipe
-from sr_deploy.train.training_images import TrainingImages, training_paths, validation_paths
+from sr_deploy.train.training_images import TrainingImages, training_sources, validation_paths
 
 
 def open_folder(folder, *, min_side=16, cache_gib=1.0) -> TrainingImages:
-    paths = training_paths(DataRecipe(folder=str(folder), held_out=("coffee",), patch_size=16, batch=1))
-    return TrainingImages(paths, scale=4, min_side=min_side, multiple=4, cache_gib=cache_gib)
+    (source,) = training_sources(DataRecipe(folder=str(folder), held_out=("coffee",), patch_size=16, batch=1))
+    return TrainingImages(source.paths, scale=4, min_side=min_side, multiple=4, cache_gib=cache_gib)
 
 
 def test_pairs_are_cropped_and_shrunk_by_the_papers_bicubic(picture_folder):
@@ -63,10 +63,10 @@ def test_a_full_cache_still_gives_every_pair(picture_folder):
 
 def test_bundled_names():
     recipe = DataRecipe(training=("astronaut",), held_out=("coffee", "chelsea"), patch_size=16, batch=1)
-    assert [path.name for path in training_paths(recipe)] == ["astronaut.png"]
+    assert [path.name for path in training_sources(recipe)[0].paths] == ["astronaut.png"]
     assert [path.name for path in validation_paths(recipe)] == ["coffee.png", "chelsea.png"]
     with pytest.raises(RecipeError, match=r"data\.training: no .* named astronat; known: astronaut"):
-        training_paths(recipe.model_copy(update={"training": ("astronat",)}))
+        training_sources(recipe.model_copy(update={"training": ("astronat",)}))
 
 
 def test_fingerprint_follows_the_files(picture_folder):

@@ -115,14 +115,17 @@ def test_differences_say_what_a_run_may_change(make_recipe):
         return {"perceptual": {"weight": 1.0, "layers": {"conv3_4": 1.0}, "vgg19": path}}
 
     one = make_recipe(loss=vgg("/a.pth"), data={"folder": "/a"})
-    other = make_recipe(
-        loss=vgg("/b.pth"), data={"folder": "/b", "validation_folder": "/v", "batch": 8}, network={"features": 9}
-    )
+    places = {"folder": "/b", "lr_folder": "/lr", "validation_folder": "/v", "validation_lr_folder": "/vlr"}
+    other = make_recipe(loss=vgg("/b.pth"), data={**places, "batch": 8}, network={"features": 9})
+    other = other.model_copy(update={"channels": 1})
     kinds = {each.key: (each.is_place, each.is_fixed) for each in find_differences(one, other)}
     assert kinds == {
+        "channels": (False, True),
         "data.batch": (False, False),
         "data.folder": (True, False),
+        "data.lr_folder": (True, False),
         "data.validation_folder": (True, False),
+        "data.validation_lr_folder": (True, False),
         "loss.perceptual.vgg19": (True, False),
         "network.features": (False, True),
     }

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from sr_deploy.errors import ImageError
-from sr_deploy.imaging import originals
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.decoded_image import DecodedImage, write_decoded
-from sr_deploy.imaging.originals import ALPHA_NOTE, DARK_NOTE, GRAY_NOTE, raise_depth, read_original
+from sr_deploy.train import originals
+from sr_deploy.train.originals import ALPHA_NOTE, DARK_NOTE, GRAY_NOTE, raise_depth, read_original
 
 COLOR = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (12, 10, 3), np.uint16)

@@ -16,6 +16,7 @@ from sr_deploy.imaging.codec import training_decoder
 from sr_deploy.imaging.limits import require_image
 from sr_deploy.imaging.opening import decode_upright, open_image, refuse_colors
 from sr_deploy.imaging.transparency import bleed_color
+from sr_deploy.measure.quality import LUMA_WEIGHTS
 
 Samples = NDArray[np.unsignedinteger[Any]]
 """Of 8 or 16 bit; the type's highest number is white."""
@@ -26,7 +27,6 @@ DARK_NOTE = (
     "no sample of its 16 bits is above a sixteenth of white: it is trained as dark as that, as upscale sees it; where "
     "samples have 12 bits or fewer, multiply them first, up to 65535"
 )
-_LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 _DARK = 4096
 
 
@@ -77,7 +77,7 @@ def read_original(path: Path, channels: int) -> Original:
     if pixels.dtype == np.uint16 and 0 < int(pixels.max()) < _DARK:
         notes.append(DARK_NOTE)
     if pixels.shape[2] > channels:
-        pixels = np.rint(pixels @ np.array(_LUMA_WEIGHTS))[..., None].astype(pixels.dtype)
+        pixels = np.rint(pixels @ np.array(LUMA_WEIGHTS))[..., None].astype(pixels.dtype)
         notes.append(GRAY_NOTE)
     elif pixels.shape[2] < channels:
         pixels = np.repeat(pixels, channels, axis=2)
