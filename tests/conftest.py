@@ -73,6 +73,14 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Scripts and commands that are called in this process choose what is logged: for themselves alone."""
+    level = logging.getLogger("sr_deploy").level
+    yield
+    logging.getLogger("sr_deploy").setLevel(level)
+
+
 @contextmanager
 def hear_log() -> Iterator[list[str]]:
     """What sr-deploy says meanwhile, as commands show it, a line each."""

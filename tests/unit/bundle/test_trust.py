@@ -146,7 +146,7 @@ def test_auto_treats_an_untrusted_engine_as_absent_and_says_so(bundle, elsewhere
         "sr_deploy.runners.autotune.autotune",
         lambda _, candidates, **__: AutotuneResult(candidates[0], Shape(1, 32, 32), {str(candidates[0]): 1.0}, {}),
     )
-    with caplog.at_level("DEBUG"):
+    with caplog.at_level("DEBUG", logger="sr_deploy"):
         chosen = choose_backend(open_model(bundle.path), "auto")
     assert chosen.backend != "tensorrt-rtx"
     assert f"--backend auto leaves out {record.engine.file} was not built here" in caplog.text

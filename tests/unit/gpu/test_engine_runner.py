@@ -308,7 +308,7 @@ def test_kernels_that_do_not_suit_are_compiled_anew(bundle, stub, install_sdk, m
     (path,) = (bundle.path / "caches").glob("*.runtime")
     monkeypatch.setattr(stub_sdk.IRuntimeCache, "deserialize", lambda self, blob: False)
     monkeypatch.setattr(stub_sdk.IRuntimeCache, "serialize", lambda self: b"of this GPU")
-    with caplog.at_level("DEBUG"), open_engine(bundle, "tensorrt-rtx:fp32"):
+    with caplog.at_level("DEBUG", logger="sr_deploy"), open_engine(bundle, "tensorrt-rtx:fp32"):
         assert f"{path} does not suit this machine; kernels are compiled anew" in caplog.text
     assert path.read_bytes() == b"of this GPU"
     with open_engine(bundle, "tensorrt-rtx:fp32") as runner:

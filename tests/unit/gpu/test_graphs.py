@@ -93,7 +93,7 @@ def test_a_refusal_is_said_once_and_work_goes_on(gpu: Gpu, caplog: pytest.LogCap
 
     replay = GraphReplay(network, "torch:fp16", FIRST)
     before = torch.cuda.current_stream()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="sr_deploy"):
         for size in (1, 1, 1, 2, 2):
             assert value(replay(ones(size))) == 1
     assert torch.cuda.current_stream() is before

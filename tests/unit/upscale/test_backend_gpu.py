@@ -73,7 +73,7 @@ def enter_run_on_gpu(bundle, **changes):
 
 
 def test_where_torch_sees_no_gpu_the_cpu_computes_and_that_is_said(bundle, raced, caplog):
-    with caplog.at_level("WARNING"):
+    with caplog.at_level("WARNING", logger="sr_deploy"):
         chosen = choose_backend(open_model(bundle.path), "auto")
     assert chosen == BackendChoice("openvino")
     assert raced == [["openvino:fp32", "onnxruntime:fp32", "torch:fp32"]]
@@ -84,7 +84,7 @@ def test_where_torch_sees_no_gpu_the_cpu_computes_and_that_is_said(bundle, raced
 def test_a_hidden_gpu_is_said_to_be_hidden(bundle, raced, monkeypatch, caplog):
     monkeypatch.setattr("torch.version.cuda", "13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with caplog.at_level("WARNING"):
+    with caplog.at_level("WARNING", logger="sr_deploy"):
         choose_backend(open_model(bundle.path), "auto")
     assert "torch sees no GPU with CUDA_VISIBLE_DEVICES=''" in caplog.text
 
@@ -111,7 +111,7 @@ def test_an_engine_that_is_not_covered_is_left_out_with_the_reason(bundle, raced
     monkeypatch.setattr("sr_deploy.upscale.backend._why_torch_sees_no_gpu", lambda: "")
     if changes is not None:
         enter_run_on_gpu(bundle, **changes)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="sr_deploy"):
         choose_backend(open_model(bundle.path), "auto")
     assert raced == [["tensorrt-rtx:fp32", "torch:fp32"]]
     assert f"tensorrt-rtx:fp16 left out: {reason}" in caplog.text
