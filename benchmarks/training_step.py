@@ -31,7 +31,9 @@ from pages import describe_run
 from torch.utils.flop_counter import FlopCounterMode
 from training_pages import PHASES, RESULTS, StepTimes, update_page, write_counts, write_times
 
+from sr_deploy.arch.registry import build_network
 from sr_deploy.arch.vgg import Vgg19Features
+from sr_deploy.arch.weights import save_generator
 from sr_deploy.config import named_files
 from sr_deploy.train.processes import SINGLE_PROCESS
 from sr_deploy.train.recipe import Recipe, load_recipe
@@ -178,6 +180,9 @@ def prepare_recipe(name: str, settings: Sequence[str], vgg19: Path) -> Recipe:
     recipe = load_recipe(name, settings)
     if recipe.loss.perceptual is not None:
         recipe = load_recipe(name, [*settings, f"loss.perceptual.vgg19={json.dumps(str(vgg19))}"])
+    if recipe.loss.distill is not None and recipe.quantization is None:
+        teacher = write_random_teacher(vgg19.parent)
+        recipe = load_recipe(name, [*settings, f"loss.distill.teacher={json.dumps(str(teacher))}"])
     return recipe.model_copy(update={"init_from": None})
 
 
@@ -186,6 +191,14 @@ def write_random_vgg19(folder: Path) -> Path:
     path = folder / "vgg19-random.pth"
     torch.manual_seed(0)
     torch.save(Vgg19Features(["conv5_4"]).state_dict(), path)
+    return path
+
+
+def write_random_teacher(folder: Path) -> Path:
+    """A network as RealESRGAN_x4plus, but for the numbers."""
+    path = folder / "teacher-random.safetensors"
+    spec = load_recipe("realesrgan").arch_spec()
+    save_generator(path, build_network(spec).state_dict(), spec)
     return path
 
 

@@ -31,6 +31,7 @@ from sr_deploy.export.onnx_export import export_network_to_onnx
 from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 from sr_deploy.train.chain import Stage, plan_stages
+from sr_deploy.train.losses.registry import find_terms, list_losses
 from sr_deploy.train.recipe import QuantizationRecipe, load_recipe
 
 _LOG = logging.getLogger(__name__)
@@ -88,14 +89,20 @@ def plan_qat(
     (stage,) = plan_stages(name, [*overrides, *fixed], runs, alone=True, out=out)
     side = max(stage.recipe.data.patch_size // arch.scale, _MIN_SIDE)
     start = prepare_training(checkpoint, weights, data, side=side)
-    quantization = (stage.recipe.quantization or QuantizationRecipe()).model_copy(
-        update={
-            "input_steps": start.input_steps,
-            "checkpoint": str(checkpoint),
-            "checkpoint_sha256": start.checkpoint_sha256,
-        }
-    )
-    return replace(stage, recipe=stage.recipe.model_copy(update={"quantization": quantization}))
+    trained = stage.recipe
+    steps = {
+        "input_steps": start.input_steps,
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": start.checkpoint_sha256,
+    }
+    changed: dict[str, object] = {
+        "quantization": (trained.quantization or QuantizationRecipe()).model_copy(update=steps)
+    }
+    if trained.quantization is None and not any("teacher" in one.loss.needs for one in find_terms(trained)):
+        # A recipe that was not made for this: it learns to repeat the network as it was, beside what it learns.
+        name, loss = next(one for one in list_losses() if "teacher" in one[1].needs)
+        changed["loss"] = trained.loss.model_copy(update={name: loss.options(weight=1.0)})
+    return replace(stage, recipe=trained.model_copy(update=changed))
 
 
 def _find_recipe(architecture: str) -> str | None:

@@ -78,6 +78,9 @@ class Architecture(Generic[SpecT]):
     """Height and width of the input must be multiples of this."""
     moving_names: Callable[[SpecT], Mapping[str, str]] = lambda _spec: {}
     """Names by which networks of other sizes share the modules whose own names depend on the size, by own name."""
+    last_features: Callable[[SpecT], str | None] = lambda _spec: None
+    """Name of the module that gives the last feature map before the upsampling, which networks learn from each other
+    by; None: not said."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def train(
         stages, before = processes.broadcast(plan)
         for stage in stages:
             if stage.action != "take":
-                check_inputs(stage.recipe)
+                check_inputs(stage.recipe, resume=stage.action == "resume")
         for stage in stages:
             run = stage.run
             if stage.note:

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
-from sr_deploy.arch.weights import save_generator
 from sr_deploy.errors import OutputError, TrainingError
 from sr_deploy.measure.machine import describe_machine, tool_versions
-from sr_deploy.run_folder import RECIPE_NAME, TEACHER_NAME, find_last_checkpoint, list_kept
+from sr_deploy.run_folder import RECIPE_NAME, find_last_checkpoint, list_kept
 from sr_deploy.train.best import find_best_checkpoint
 from sr_deploy.train.changes import find_changes
 from sr_deploy.train.headers import FileHeader, write_headers
@@ -31,6 +29,7 @@ from sr_deploy.train.run import (
 
 if TYPE_CHECKING:
     from sr_deploy.train.session import Session
+    from sr_deploy.train.teacher import TeacherNetwork
 
 
 def check_resumable(recipe: Recipe, run: Path, allowed: Collection[str] = ()) -> RunManifest:
@@ -79,13 +78,13 @@ def new_manifest(
 
 
 def record_start(
-    session: Session, teacher: nn.Module | None, headers: Sequence[FileHeader] | None, *, resume: bool
+    session: Session, teacher: TeacherNetwork | None, headers: Sequence[FileHeader] | None, *, resume: bool
 ) -> None:
-    """Write recipe, manifest and what is distilled. A new run that cannot be written leaves nothing behind.
+    """Write recipe, manifest and the teacher. A new run that cannot be written leaves nothing behind.
 
     Args:
         session: of the run.
-        teacher: what is distilled.
+        teacher: whom the generator learns from.
         headers: of the pictures; None: those that are kept hold.
         resume: whether the run was there before.
 
@@ -99,8 +98,8 @@ def record_start(
         write_recipe(session.run / RECIPE_NAME, session.recipe)
         if headers is not None:
             write_headers(session.run, headers)
-        if teacher is not None and not resume:
-            save_generator(session.run / TEACHER_NAME, teacher.state_dict(), session.recipe.arch_spec())
+        if teacher is not None:
+            teacher.keep(session.run)
         update_manifest(session, status="running", last_validation=last, machine=describe_machine())
     except (OutputError, KeyboardInterrupt):
         if not resume:

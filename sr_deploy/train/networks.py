@@ -27,6 +27,7 @@ from sr_deploy.train.processes import Processes
 from sr_deploy.train.recipe import DiscriminatorRecipe, Recipe
 from sr_deploy.train.run import StartingPoint
 from sr_deploy.train.state import DiscriminatorState, TrainingState
+from sr_deploy.train.teacher import Teacher, open_teacher
 from sr_deploy.train.update import Criteria, Updater
 
 _LOG = logging.getLogger(__name__)
@@ -89,8 +90,12 @@ def require_room(build: Callable[[], nn.Module], title: str) -> None:
         )
 
 
-def check_inputs(recipe: Recipe) -> None:
+def check_inputs(recipe: Recipe, *, resume: bool = False) -> None:
     """Check what a recipe needs that can be checked at once: before hours of the stages that come first.
+
+    Args:
+        recipe: what is to be trained.
+        resume: whether a run goes on, which keeps its teacher.
 
     Raises:
         InputError: a file or folder is missing, or the patches do not suit the discriminator.
@@ -103,6 +108,8 @@ def check_inputs(recipe: Recipe) -> None:
         raise TrainingError(f"recipe {recipe.name} trains a network for INT8; give it with --qat CHECKPOINT")
     for term in find_terms(recipe):
         term.loss.check_files(term.options)
+        if term.teacher is not None and not resume:
+            open_teacher(recipe, term)
     discriminator = recipe.discriminator
     if discriminator is not None:
         check_discriminator(_discriminator_spec(recipe, discriminator))
@@ -129,16 +136,6 @@ def _weigh(weight: float, criterion: Criterion) -> Criterion:
         return weight * criterion(inputs)
 
     return weighed
-
-
-def prepare_teacher(
-    recipe: Recipe, teacher: nn.Module, precision: PrecisionChoice, device: torch.device
-) -> nn.Module | None:
-    """The network that training began with, ready to be asked; None where no loss asks for it."""
-    if not any("teacher" in term.loss.needs for term in find_terms(recipe)):
-        return None
-    prepared: nn.Module = teacher.eval().requires_grad_(False).to(device, memory_format=precision.memory_format())  # type: ignore[call-overload]
-    return prepared
 
 
 def build_discriminator_state(recipe: Recipe, device: torch.device, *, resume: bool) -> DiscriminatorState | None:
@@ -199,7 +196,7 @@ def build_updater(
     state: TrainingState,
     criteria: Criteria,
     *,
-    teacher: nn.Module | None = None,
+    teacher: Teacher | None = None,
     precision: PrecisionChoice,
     device: torch.device,
     processes: Processes,

@@ -14,10 +14,9 @@ from torch import nn
 
 from sr_deploy.arch.quantized import quantize_convolutions
 from sr_deploy.arch.registry import input_multiple
-from sr_deploy.arch.weights import read_checkpoint
 from sr_deploy.errors import InputError, RecipeError
 from sr_deploy.imaging.codec import training_decoder
-from sr_deploy.run_folder import TEACHER_NAME, find_last_checkpoint
+from sr_deploy.run_folder import find_last_checkpoint
 from sr_deploy.train.best import find_best_checkpoint
 from sr_deploy.train.changes import find_changes, record_changes, record_pictures
 from sr_deploy.train.checkpoint import delete_leftovers, read_checkpoint_into
@@ -30,7 +29,6 @@ from sr_deploy.train.networks import (
     build_generator,
     build_state,
     build_updater,
-    prepare_teacher,
 )
 from sr_deploy.train.paired import ImageFiles, training_files
 from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
@@ -46,6 +44,7 @@ from sr_deploy.train.run import (
 )
 from sr_deploy.train.sampling import PatchSampler
 from sr_deploy.train.state import TrainingState
+from sr_deploy.train.teacher import Teacher, find_teacher
 from sr_deploy.train.training_images import TrainingImages
 from sr_deploy.train.update import Updater
 from sr_deploy.train.validation import HeldOut, read_held_out
@@ -145,7 +144,8 @@ def _prepare(
     )  # fmt: skip
     network, starting_point = build_generator(recipe, None if resume else start_from, resume=resume)
     network.to(chosen_device)
-    teacher = _start_quantized(recipe, network, run, resume=resume)
+    began_as = _start_quantized(recipe, network)
+    teacher = find_teacher(recipe, began_as, run if resume else None, changed)
     if starting_point is not None and recipe.quantization is not None:  # not the copy whose channels are evened out
         given = recipe.quantization
         starting_point = StartingPoint(
@@ -170,10 +170,13 @@ def _prepare(
     recipe = _fix_precision(recipe, precision)
     state = build_state(recipe, network, discriminator, precision, chosen_device)
     _restore(state, recipe, run, changed, processes, resume=resume)
-    asked = prepare_teacher(recipe, teacher, precision, chosen_device) if teacher is not None else None
+    if teacher is not None:
+        teacher.network.to(chosen_device, memory_format=precision.memory_format())  # type: ignore[call-overload]
     updater = build_updater(
-        recipe, state, criteria, teacher=asked, precision=precision, device=chosen_device, processes=processes
-    )
+        recipe, state, criteria,
+        teacher=None if teacher is None else Teacher(teacher, state.network, recipe.arch_spec()),
+        precision=precision, device=chosen_device, processes=processes,
+    )  # fmt: skip
     headers = None if photographs.headers == kept else photographs.headers
     session = Session(
         recipe=recipe, run=run, manifest=manifest, device=chosen_device, precision=precision, sampler=sampler,
@@ -224,19 +227,13 @@ def _restore(
         state.best_validation = None  # its checkpoint is gone, or never was: what is best is asked of those to come
 
 
-def _start_quantized(recipe: Recipe, network: nn.Module, run: Path, *, resume: bool) -> nn.Module | None:
-    """Let `network` compute as the recipe quantizes it; gives the FP32 network that it began as, None without INT8.
-
-    Raises:
-        CheckpointError: the run's copy of that network is gone or damaged.
-    """
+def _start_quantized(recipe: Recipe, network: nn.Module) -> nn.Module | None:
+    """Let `network` compute as the recipe quantizes it; gives the FP32 network that it began as, None without INT8."""
     if recipe.quantization is None:
         return None
-    teacher = copy.deepcopy(network)
-    if resume:
-        teacher.load_state_dict(read_checkpoint(run / TEACHER_NAME).state)
+    began_as = copy.deepcopy(network)
     quantize_convolutions(network, recipe.quantization.input_steps)
-    return teacher
+    return began_as
 
 
 def choose_device(name: str | None, processes: Processes = SINGLE_PROCESS) -> torch.device:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from sr_deploy.errors import TrainingError
 from sr_deploy.train.degradation import TrainingPair
-from sr_deploy.train.losses.registry import Criterion, LossInputs
+from sr_deploy.train.losses.registry import Criterion, LossInputs, TeacherOutput
 from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
 from sr_deploy.train.state import TrainingState
+from sr_deploy.train.teacher import Teacher
 
 Mark = Callable[[str], None]
 """Told the name of each phase as it begins: forward, backward, update."""
@@ -43,8 +44,8 @@ class Updater:
     """The state's network as it is called: compiled, or shared between processes."""
     discriminator: nn.Module | None
     """The discriminator as it is called in its own update."""
-    teacher: nn.Module | None
-    """What the generator was before it was trained for INT8, where a loss asks for it."""
+    teacher: Teacher | None
+    """Where a loss asks for it."""
     criteria: Criteria
     precision: PrecisionChoice
     """How the passes compute."""
@@ -126,12 +127,11 @@ class Updater:
             logits: Tensor = self.state.discriminator.network(images_NCHW)
         return logits
 
-    def _teach(self, lr_NCHW: Tensor) -> Tensor:
+    def _teach(self, lr_NCHW: Tensor) -> TeacherOutput:
         if self.teacher is None:
             raise TrainingError("a loss asks for the teacher, and its `needs` does not have it: name it there")
-        with torch.no_grad(), self.precision.autocast_on(self.device):
-            expected: Tensor = self.teacher(lr_NCHW)
-        return expected
+        with self.precision.autocast_on(self.device):
+            return self.teacher(lr_NCHW)
 
     def _step(
         self,

@@ -54,7 +54,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, write_network) -> Path:
 
 def test_the_network_comes_nearer_to_what_it_was_in_fp32(work: Path) -> None:
     lines = [json.loads(line) for line in (work / "runs/compact-qat/metrics.jsonl").read_text().splitlines()]
-    distances = [line["distillation"] for line in lines if line["kind"] == "training"]
+    distances = [line["distill"] for line in lines if line["kind"] == "training"]
     assert distances[-1] < 0.9 * distances[0]
     recipe = read_run_recipe(work / "runs/compact-qat/recipe.toml")
     assert recipe.arch_spec() == ARCH

@@ -32,6 +32,8 @@ WITH_VGG19 = ("srgan", "esrgan", "realesrgan")
 # One recipe of each architecture and scale is deployed here, the others in the slow tests.
 # Recipes that train for INT8, and what they are given.
 FOR_INT8 = {"compact-qat": "compact", "rrdb-lite-qat": "rrdb-lite"}
+# Those that learn from another network, and here from what.
+TEACHERS = {"compact-from-x4plus": "realesrgan-plus"}
 DEPLOYED = ("srgan", "msrresnet", "realesrgan-plus", "realesrgan-x2", "compact-gan")
 
 Train = Callable[[str], Path]
@@ -61,6 +63,8 @@ def train(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     def run(name: str) -> Path:
         folder = Path("runs") / name
         if not folder.is_dir():
+            if name in TEACHERS:
+                run(TEACHERS[name])
             sets = [part for value in shrink(load_recipe(name)) for part in ("--set", value)]
             sets += ["--qat", str(run(FOR_INT8[name]))] if name in FOR_INT8 else []
             assert main(["train", name, "--data", "pictures", "--device", "cpu", *sets]) == 0
@@ -84,7 +88,9 @@ def shrink(recipe: Recipe) -> list[str]:
         values.append("discriminator.features=8")
     if recipe.name in WITH_VGG19:
         values.append("loss.perceptual.vgg19=vgg19.pth")
-    elif recipe.loss.perceptual is not None:
+    if recipe.name in TEACHERS:
+        values.append(f"loss.distill.teacher=runs/{TEACHERS[recipe.name]}")
+    if recipe.name not in WITH_VGG19 and recipe.loss.perceptual is not None:
         values += ["loss.perceptual.weight=0", f"{recipe.name}:loss.weight=1"]
     return values
 
@@ -109,12 +115,12 @@ def test_runs_from_the_stage_before_and_logs_each_term(train: Train, name: str) 
         terms |= {"adversarial", "discriminator", "d_real", "d_fake"}
         terms |= {"pixel"} if recipe.loss.weight > 0 else set()
         terms |= {"perceptual"} if name in WITH_VGG19 else set()
-    terms |= {"pixel", "distillation"} if name in FOR_INT8 else set()
+    terms |= {"pixel", "distill"} if name in FOR_INT8 else set()
     training = [line for line in lines if line["kind"] == "training"]
     assert [line["step"] for line in training] == [2, 4, 6, 8]
     for line in training:
         assert set(line) == {"step", "kind", "learning_rate", "steps_per_second", "data_wait", *terms}
-    parts = {"pixel", "perceptual", "adversarial", "distillation"} & terms
+    parts = {"pixel", "perceptual", "adversarial", "distill"} & terms
     if parts:
         assert training[-1]["loss"] == pytest.approx(sum(training[-1][part] for part in parts), rel=1e-5)
     assert [line["step"] for line in lines if line["kind"] == "validation"] == [STEPS]

@@ -55,7 +55,6 @@ def test_the_page_has_every_loss_and_each_of_its_options():
     assert list(rows) == [name for name, _ in list_losses()]
     for name, (title, section, needs) in rows.items():
         loss = get_loss(name)
-        expected = "quantization" if loss.read is not None else describe_key(name, loss)
-        assert (title, section, needs) == (loss.title, expected, ", ".join(sorted(loss.needs)))
+        assert (title, section, needs) == (loss.title, describe_key(name, loss), ", ".join(sorted(loss.needs)))
         options = set(loss.options.model_fields) - {"weight"}
         assert [key for key in sorted(options) if not re.search(rf"`{key}`|{section}\.{key}\b", text)] == []

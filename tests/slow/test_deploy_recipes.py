@@ -15,6 +15,8 @@ pytestmark = pytest.mark.slow
 
 FOR_INT8 = {"compact-qat": "compact", "rrdb-lite-qat": "rrdb-lite"}
 """Recipes that train for INT8, and what they are given."""
+TEACHERS = {"compact-from-x4plus": "realesrgan-plus"}
+"""Recipes that learn from another network, and here from what."""
 
 
 def recipes_of(name: str) -> list[Recipe]:
@@ -35,6 +37,8 @@ def shorten(recipe: Recipe) -> list[str]:
         values.append("degradation.canvas=96")
     if recipe.loss.perceptual is not None:
         values += ["loss.perceptual.weight=0", "loss.weight=1"]
+    if recipe.name in TEACHERS:
+        values.append(f"loss.distill.teacher=runs/{TEACHERS[recipe.name]}")
     return [part for value in values for part in ("--set", f"{recipe.name}:{value}")]
 
 
@@ -45,7 +49,7 @@ def folder(tmp_path_factory):
 
 # Stages that others start from come first: their runs are taken, and so are those of networks that train for INT8.
 @pytest.mark.parametrize(
-    "name", sorted(named_files("train"), key=lambda name: (name in FOR_INT8, len(recipes_of(name))))
+    "name", sorted(named_files("train"), key=lambda name: (name in FOR_INT8 or name in TEACHERS, len(recipes_of(name))))
 )
 def test_is_exported_and_verified(name, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)

@@ -81,6 +81,7 @@ ARCHITECTURE = Architecture(
     spec=CompactSpec,
     build=Compact,
     infer=_infer,
+    last_features=lambda spec: f"body.{2 * spec.blocks + 1}",
     moving_names=lambda spec: {f"body.{2 * spec.blocks + 2}": "last"},
     layouts=(Layout("compact", "SRVGGNetCompact: body.N.weight, with 1-D PReLU weights", _matches, keep_names),),
 )

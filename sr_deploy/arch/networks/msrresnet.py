@@ -111,5 +111,6 @@ ARCHITECTURE = Architecture(
     spec=MSRResNetSpec,
     build=MSRResNet,
     infer=_infer,
+    last_features=lambda _spec: "body",
     layouts=(Layout("msrresnet", "MSRResNet of BasicSR: body.N.conv1 and upconv1", _matches, keep_names),),
 )

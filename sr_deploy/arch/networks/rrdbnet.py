@@ -234,6 +234,7 @@ ARCHITECTURE = Architecture(
     build=RRDBNet,
     input_multiple=_unshuffle,
     infer=_infer,
+    last_features=lambda _spec: "conv_body",
     layouts=(
         Layout(
             "rrdbnet",

@@ -141,5 +141,6 @@ ARCHITECTURE = Architecture(
     spec=SRResNetSpec,
     build=SRResNet,
     infer=_infer,
+    last_features=lambda _spec: "bn_body",
     layouts=(Layout("srresnet", "SRResNet of sr-deploy: body.N.bn1 and bn_body", _matches, keep_names),),
 )

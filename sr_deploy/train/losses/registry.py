@@ -40,7 +40,26 @@ class LossOptions(Section):
     """Factor of the term; 0 leaves it out."""
 
 
+class TeacherOptions(LossOptions):
+    """Section of a loss that needs the teacher."""
+
+    teacher: str | None = None
+    """A checkpoint, run or bundle of a network of the same scale and channels, which is not trained; left out: with
+    [quantization] what the network was when training began, in FP32."""
+
+
 OptionsT = TypeVar("OptionsT", bound=LossOptions)
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """What a teacher makes of a batch."""
+
+    sr_NCHW: Tensor
+    """Its picture, without gradient, in the floating type that it computes in."""
+    features: tuple[Tensor, Tensor] | None
+    """The last feature maps before the upsampling, N x C x H x W: the generator's with their gradient, and the
+    teacher's. None where an architecture does not say which they are."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +76,8 @@ class LossInputs:
     """The original as it is, FP32."""
     discriminator: Callable[[Tensor], Tensor]
     """From images to logits, N x 1 or N x 1 x H x W. The gradient flows into the images, not into its weights."""
-    teacher: Callable[[Tensor], Tensor]
-    """From low resolution to what the generator gave before it was trained for INT8, without gradient."""
+    teacher: Callable[[Tensor], TeacherOutput]
+    """From the network's input to what the teacher makes of it."""
 
 
 Criterion = Callable[[LossInputs], "Tensor"]
@@ -96,13 +115,9 @@ class Loss(Generic[OptionsT]):
     """Look for the files that `build` will read. Raises InputError, before hours of the stages that come first."""
     flat: bool = False
     """Whether its options are keys of `[loss]` itself."""
-    read: Callable[[Recipe], OptionsT | None] | None = None
-    """For a loss that another section of the recipe has: its options there, None where it is off."""
 
     def find_options(self, name: str, recipe: Recipe) -> OptionsT | None:
         """Its options in a recipe; None where the recipe does not have it."""
-        if self.read is not None:
-            return self.read(recipe)
         section: Any = recipe.loss  # its fields are known when a recipe is read
         found: OptionsT | None = section if self.flat else getattr(section, name)
         return found
@@ -122,6 +137,11 @@ class Term:
     def key(self) -> str:
         """Its section, as messages name it."""
         return describe_key(self.name, self.loss)
+
+    @property
+    def teacher(self) -> str | None:
+        """Of a loss that needs one: the file or folder that the recipe names."""
+        return self.options.teacher if isinstance(self.options, TeacherOptions) else None
 
 
 def _find_modules() -> Mapping[str, str]:

@@ -28,9 +28,8 @@ class LossRecipe(OpenSection, Section):
 
 @cache
 def _make_section(_names: tuple[str, ...]) -> type[LossRecipe]:
-    losses = [(name, loss) for name, loss in list_losses() if loss.read is None]
-    flat = tuple(loss.options for _, loss in losses if loss.flat)
-    sections: dict[str, Any] = {name: (loss.options | None, None) for name, loss in losses if not loss.flat}
+    flat = tuple(loss.options for _, loss in list_losses() if loss.flat)
+    sections: dict[str, Any] = {name: (loss.options | None, None) for name, loss in list_losses() if not loss.flat}
     return create_model("LossRecipe", __base__=(LossRecipe, *flat), **sections)
 
 

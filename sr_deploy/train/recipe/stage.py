@@ -12,7 +12,10 @@ from sr_deploy.train.recipe.data import DataRecipe
 from sr_deploy.train.recipe.degradation import DegradationRecipe
 from sr_deploy.train.recipe.loss import DiscriminatorRecipe, LossRecipe
 from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimizerRecipe, PrecisionRecipe
-from sr_deploy.train.section import Factor, Section, Steps
+from sr_deploy.train.section import Section, Steps
+
+_TIES = {"original", "teacher"}
+"""What the result may be held to: without any of them it could be anything."""
 
 
 class NetworkRecipe(Section):
@@ -30,8 +33,6 @@ class QuantizationRecipe(Section):
     `train --qat` measures the steps on the training photographs and begins with the weights that it is given.
     """
 
-    distillation: Factor = 1.0
-    """Factor of the mean absolute distance from what the network gave in FP32 when it began; 0: none."""
     input_steps: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(default={}, max_length=10_000)
     """Step of the data input of each convolution that is INT8, by name of its module."""
     checkpoint: str | None = None
@@ -121,15 +122,21 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check_losses(self) -> Self:
         terms = find_terms(self)
-        if not any("original" in term.loss.needs for term in terms):
-            keys = [describe_key(name, loss) for name, loss in list_losses() if "original" in loss.needs]
+        if not any(_TIES & term.loss.needs for term in terms):
+            keys = [describe_key(name, loss) for name, loss in list_losses() if _TIES & loss.needs]
             raise ValueError(
-                "nothing ties the result to the original: of "
+                "nothing ties the result to an original or a teacher: of "
                 f"{', '.join(f'{key}.weight' for key in keys)} at least one must be above 0"
             )
-        for term in terms:
-            if "teacher" in term.loss.needs and self.quantization is None:
-                raise ValueError(f"{term.key} needs a [quantization], without which there is no teacher")
+        asked = {term.key: term.teacher for term in terms if "teacher" in term.loss.needs}
+        if None in asked.values() and self.quantization is None:
+            key = next(key for key, teacher in asked.items() if teacher is None)
+            raise ValueError(
+                f"{key} asks for a teacher; name a checkpoint, run or bundle as {key}.teacher (only with a "
+                "[quantization] it may be left out: the network as it begins)"
+            )
+        if len(set(asked.values())) > 1:
+            raise ValueError(f"{' and '.join(asked)} have different teachers; give them the same")
         adversarial = [term.key for term in terms if "discriminator" in term.loss.needs]
         if len(adversarial) > 1:
             raise ValueError(f"{' and '.join(adversarial)} would both train the discriminator; give one of them")
