@@ -27,11 +27,17 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Libraries that report their use to their makers unless they are told not to, one of them from its import on. This is
-# the first module of every command, worker and script, and what they start inherits it; whoever set one has the say.
-# (OpenVINO has no such variable: see deps.)
-_REPORTS_OFF = {"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-for _name, _value in _REPORTS_OFF.items():
+# This is the first module of every command, worker and script, and what they start inherits these; whoever set one has
+# the say.
+_SETTINGS = {
+    # Libraries that report their use to their makers unless they are told not to, one of them from its import on.
+    # (OpenVINO has no such variable: see deps.)
+    "ORT_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # PyTorch gets each large feature map from the kernel anew, which clears it page by page: huge pages are fewer.
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 # Whoever uses the package decides whether and where its log is seen; without this Python prints warnings on stderr.
