@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory, one_line
 from sr_deploy.run_folder import find_last_checkpoint, preview_file
@@ -191,7 +192,17 @@ def _log_metrics(
     for line in _advise(means, clock, session.recipe):
         _LOG.warning("%s", line)
     if log is not None:
-        log.log_training(session.state.step, {**means, "learning_rate": learning_rate, **clock.metrics()})
+        norms = _measure_weights(session.state.network)
+        log.log_training(session.state.step, {**means, **norms, "learning_rate": learning_rate, **clock.metrics()})
+
+
+def _measure_weights(network: nn.Module) -> dict[str, float]:
+    """The L2 norm of all weights; nothing where they are no numbers any more, which JSON could not hold.
+
+    It waits for the device, which was waited for already: metrics were collected.
+    """
+    norm = float(nn.utils.get_total_norm(list(network.parameters())))
+    return {"weight_norm": norm} if math.isfinite(norm) else {}
 
 
 def _open_log(session: Session) -> AbstractContextManager[MetricsLog | None]:

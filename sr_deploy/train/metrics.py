@@ -25,6 +25,7 @@ DISCRIMINATOR_METRICS = ("discriminator", "d_real", "d_fake")
 """The discriminator's loss, and its mean logits for originals and for results."""
 OTHER_METRICS = frozenset(
     {"step", "kind", "loss", "healthy", "skipped_steps", "learning_rate", "steps_per_second", "data_wait"}
+    | {"gradient_norm", "discriminator_gradient_norm", "weight_norm"}
     | set(DISCRIMINATOR_METRICS)
 )
 """What a step or a line of kind `training` has beside the terms of the loss, which have the names of the losses."""

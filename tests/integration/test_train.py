@@ -16,6 +16,7 @@ from sr_deploy.errors import InputError, TrainingError
 from sr_deploy.model import open_model
 from sr_deploy.run_folder import AVERAGE_NAME, GENERATOR_NAME, STATE_NAME, find_last_checkpoint, list_checkpoints
 from sr_deploy.train.loop import StepReport, train
+from sr_deploy.train.metrics import read_metrics
 from sr_deploy.train.recipe import read_run_recipe
 from sr_deploy.train.run import read_manifest
 
@@ -70,6 +71,18 @@ def assert_same_end(one: Path, other: Path) -> None:
 def logged_losses(run: Path) -> list[tuple[int, float]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [(line["step"], line["loss"]) for line in lines if line["kind"] == "training"]
+
+
+def test_norms_of_gradient_and_weights_are_logged(tmp_path, make_recipe):
+    run = tmp_path / "run"
+    train(make_recipe(optimizer={"clip_norm": 1e-3}), run)
+    lines = [line for line in read_metrics(run) if line["kind"] == "training"]
+    weights = torch.cat([one.flatten() for one in load_file(find_last_checkpoint(run)[1] / GENERATOR_NAME).values()])
+    assert lines[-1]["step"] == 12
+    assert lines[-1]["weight_norm"] == pytest.approx(float(weights.norm()), rel=1e-6)
+    assert len({line["weight_norm"] for line in lines}) == 4
+    assert all(line["gradient_norm"] > 1e-2 for line in lines)  # before it was clipped
+    assert not any("discriminator_gradient_norm" in line for line in lines)
 
 
 SRRESNET = {"architecture": "srresnet", "features": 8, "blocks": 1}
