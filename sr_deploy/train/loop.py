@@ -165,9 +165,10 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
                 early = is_early(session)
                 ending, preview_due = ending or early or improved is None, preview_due or early
                 checkpoint_due = processes.any(bool(improved) and recipe.run.keep_best) or ending or checkpoint_due
-            if preview_due and session.previews and processes.is_main and not stop.is_set():
-                preview = preview_file(session.run, state.step)
-                write_preview(preview, state.average.network, session.held_out, recipe.scale)
+            if preview_due and session.previews and log is not None and not stop.is_set():
+                path = preview_file(session.run, state.step)
+                preview = write_preview(path, state.average.network, session.held_out, recipe.scale)
+                log.log_preview(state.step, preview)
             # Finite weights whose step was not finite may have diverged all the same: the next finite step shows.
             postponed = checkpoint_due and not ending and state.bad_in_row > 0
             if checkpoint_due and not postponed:

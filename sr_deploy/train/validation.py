@@ -133,8 +133,8 @@ def upscale(network: nn.Module, lr: Samples, what: str, dtype: np.dtype[SampleT]
     return to_image(sr_NCHW.numpy(), dtype)
 
 
-def write_preview(path: Path, network: nn.Module, held_out: Sequence[HeldOut], scale: int) -> None:
-    """Write crops side by side, a row for each of the first photographs.
+def write_preview(path: Path, network: nn.Module, held_out: Sequence[HeldOut], scale: int) -> NDArray[np.uint8]:
+    """Write crops side by side, a row for each of the first photographs; gives what was written, H x W x 3.
 
     From left to right: low resolution (nearest), bicubic, the network, the original. The crop is where bicubic is
     furthest from the original.
@@ -143,7 +143,9 @@ def write_preview(path: Path, network: nn.Module, held_out: Sequence[HeldOut], s
         OutputError: it cannot be written.
     """
     rows = [_preview_row(network, photograph, scale) for photograph in held_out[:_PREVIEW_ROWS]]
-    write_image(path, compose_sheet(rows))
+    sheet = compose_sheet(rows)
+    write_image(path, sheet)
+    return sheet
 
 
 def _preview_row(network: nn.Module, photograph: HeldOut, scale: int) -> list[Cell]:

@@ -7,12 +7,14 @@ import re
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from sr_deploy.arch.weights import read_checkpoint
 from sr_deploy.errors import InputError, TrainingError
+from sr_deploy.imaging.codec import read_image
 from sr_deploy.model import open_model
 from sr_deploy.run_folder import AVERAGE_NAME, GENERATOR_NAME, STATE_NAME, find_last_checkpoint, list_checkpoints
 from sr_deploy.train.loop import StepReport, train
@@ -83,6 +85,21 @@ def test_norms_of_gradient_and_weights_are_logged(tmp_path, make_recipe):
     assert len({line["weight_norm"] for line in lines}) == 4
     assert all(line["gradient_norm"] > 1e-2 for line in lines)  # before it was clipped
     assert not any("discriminator_gradient_norm" in line for line in lines)
+
+
+def test_tensorboard_shows_the_previews_that_lie_in_the_runs_folder(tmp_path, make_recipe):
+    pytest.importorskip("tensorboard", reason="needs the train extra")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(make_recipe(run={"preview_every": 5}), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    shown = events.Images("preview")
+    assert [one.step for one in shown] == [5, 10, 12]
+    for one in shown:
+        (tmp_path / "shown.png").write_bytes(one.encoded_image_string)
+        written = read_image(tmp_path / "run" / "previews" / f"step-{one.step:06d}.png")
+        assert np.array_equal(read_image(tmp_path / "shown.png"), written)
 
 
 SRRESNET = {"architecture": "srresnet", "features": 8, "blocks": 1}
