@@ -31,6 +31,7 @@ from sr_deploy.train.sampling import iterate_batches
 from sr_deploy.train.schedule import learning_rate_at
 from sr_deploy.train.session import Session, open_session
 from sr_deploy.train.session_validation import find_due, is_complete, is_early, make_up_validation, validate_session
+from sr_deploy.train.sinks import WandbRun
 from sr_deploy.train.validation import write_preview
 
 _LOG = logging.getLogger(__name__)
@@ -198,7 +199,7 @@ def _log_metrics(
 
 
 def _measure_weights(network: nn.Module) -> dict[str, float]:
-    """The L2 norm of all weights; nothing where they are no numbers any more, which JSON could not hold.
+    """The L2 norm of all weights; nothing where it is NaN or infinite, which JSON has no word for.
 
     It waits for the device, which was waited for already: metrics were collected.
     """
@@ -208,7 +209,11 @@ def _measure_weights(network: nn.Module) -> dict[str, float]:
 
 def _open_log(session: Session) -> AbstractContextManager[MetricsLog | None]:
     """The log of the run; the first process writes it for all."""
-    return MetricsLog(session.run, session.state.step) if session.processes.is_main else nullcontext()
+    if not session.processes.is_main:
+        return nullcontext()
+    project, run_id = session.recipe.run.wandb, session.manifest.wandb_id
+    wandb = WandbRun(project, session.manifest.name, run_id) if project and run_id else None
+    return MetricsLog(session.run, session.state.step, wandb)
 
 
 def _advise(means: Mapping[str, float], clock: Clock, recipe: Recipe) -> Iterator[str]:

@@ -18,7 +18,7 @@ from sr_deploy.files import output_error, write_text
 from sr_deploy.measure.quality import average_scores
 from sr_deploy.run_folder import METRICS_NAME, TENSORBOARD_NAME
 from sr_deploy.train.run import ValidationResult
-from sr_deploy.train.sinks import MetricsSink, TensorBoardSink
+from sr_deploy.train.sinks import MetricsSink, TensorBoardSink, WandbRun, WandbSink
 from sr_deploy.untrusted import open_for_appending, open_regular
 
 DISCRIMINATOR_METRICS = ("discriminator", "d_real", "d_fake")
@@ -35,8 +35,13 @@ _LAST_STEP = 2**53
 class MetricsLog:
     """Open log of one run; a context manager."""
 
-    def __init__(self, run: Path, step: int) -> None:
+    def __init__(self, run: Path, step: int, wandb: WandbRun | None = None) -> None:
         """Open the log of a run that goes on after `step` updates: later lines are dropped, they will come again.
+
+        Args:
+            run: the run's folder.
+            step: updates made.
+            wandb: what is sent to Weights & Biases too; None: nothing is.
 
         Raises:
             InputError: what is there cannot be read.
@@ -49,13 +54,15 @@ class MetricsLog:
         if is_installed("tensorboard"):
             self.advice = ""
             self._sinks.append(TensorBoardSink(run / TENSORBOARD_NAME, step))
+        if wandb is not None:
+            self._sinks.append(WandbSink(run, wandb))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         for sink in self._sinks:
-            sink.close()
+            sink.close(failed=kind is not None)
 
     def log_training(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write metrics of the steps since the last line: means of `loss` and of its terms, `learning_rate`, the pace.

@@ -45,6 +45,7 @@ from sr_deploy.train.run import (
     require_run,
 )
 from sr_deploy.train.sampling import PatchSampler
+from sr_deploy.train.sinks import check_wandb
 from sr_deploy.train.state import TrainingState
 from sr_deploy.train.training_images import TrainingImages
 from sr_deploy.train.update import Updater
@@ -108,9 +109,11 @@ def open_session(
     Raises:
         TrainingError: the run does not fit the recipe, its data changed, or there is none.
         LockedError: another process trains it.
+        MissingDependencyError: the recipe sends to Weights & Biases, and its package is not installed.
         InputError, RecipeError, CheckpointError, OutputError: as their names say.
     """
     _check_share(recipe, processes)
+    check_wandb(recipe.run.wandb)
     with ExitStack() as held:
         if resume:
             require_run(run)
