@@ -32,6 +32,7 @@ from sr_deploy.train.networks import (
     build_updater,
     prepare_teacher,
 )
+from sr_deploy.train.overlap import warn_of_overlap
 from sr_deploy.train.paired import ImageFiles, training_files
 from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
@@ -142,6 +143,7 @@ def _prepare(
     photographs = open_training_images(recipe, files, kept or ())
     manifest, changed = _find_changed(recipe, run, photographs, kept, changes) if resume else (None, frozenset[str]())
     held_out = read_held_out(recipe) if processes.is_main else []
+    warn_of_overlap(photographs, [one.path for one in held_out])
     sampler = PatchSampler(
         photographs, recipe, mixture=build_mixture(recipe, photographs, files.sources),
         rank=processes.rank, processes=processes.world_size,

@@ -36,8 +36,7 @@ _PREVIEW_ROWS = 4
 class HeldOut:
     """One photograph to validate on."""
 
-    name: str
-    """Of its file, without suffix."""
+    path: Path
     pair: OriginalPair
     """High resolution cropped to whole low-resolution pixels."""
     bicubic: Samples
@@ -46,6 +45,11 @@ class HeldOut:
     """How near it comes."""
     degraded: HeldOut | None = None
     """Its middle, degraded as the recipe trains."""
+
+    @property
+    def name(self) -> str:
+        """Of its file, without suffix."""
+        return self.path.stem
 
 
 def read_held_out(recipe: Recipe) -> list[HeldOut]:
@@ -74,17 +78,17 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
         pair = photographs.pair(index)
         if pair is not None:
             degraded = degrade_middle(recipe, pair.hr, index)
-            shown = None if degraded is None else _hold_out(path.stem, degraded, recipe.scale)
-            held_out.append(replace(_hold_out(path.stem, pair, recipe.scale), degraded=shown))
+            shown = None if degraded is None else _hold_out(path, degraded, recipe.scale)
+            held_out.append(replace(_hold_out(path, pair, recipe.scale), degraded=shown))
     return held_out
 
 
-def _hold_out(name: str, pair: OriginalPair, scale: int) -> HeldOut:
+def _hold_out(path: Path, pair: OriginalPair, scale: int) -> HeldOut:
     bicubic = upscale_bicubic(pair.lr, scale)
     if bicubic.dtype != pair.hr.dtype:
         bicubic, hr = raise_depth([bicubic, pair.hr])
         pair = OriginalPair(pair.lr, hr)
-    return HeldOut(name, pair, bicubic, _score(bicubic, pair.hr, scale))
+    return HeldOut(path, pair, bicubic, _score(bicubic, pair.hr, scale))
 
 
 def validate(network: nn.Module, held_out: Iterable[HeldOut], scale: int, step: int) -> ValidationResult:
