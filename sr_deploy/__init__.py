@@ -34,6 +34,7 @@ _SETTINGS = {
     # (OpenVINO has no such variable: see deps.)
     "ORT_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "WANDB_ERROR_REPORTING": "false",
     # PyTorch gets each large feature map from the kernel anew, which clears it page by page: huge pages are fewer.
     "THP_MEM_ALLOC_ENABLE": "1",
 }

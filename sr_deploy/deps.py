@@ -55,6 +55,7 @@ _PACKAGES = {
             purpose="photographs for the demo, for verify and for bench",
         ),
         Package("tensorboard", "pip install 'sr-deploy[train]'", purpose="curves of a training run"),
+        Package("wandb", "pip install 'sr-deploy[wandb]'"),
         Package("ray", "pip install 'sr-deploy[ray]'"),
         Package("ray.data", "pip install 'sr-deploy[ray]'", ("ray",)),
         Package("cryptography", "pip install 'sr-deploy[signing]'"),

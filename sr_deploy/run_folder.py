@@ -1,7 +1,7 @@
 """Where things lie in the folder of a training run. No torch here.
 
 runs/NAME/run.json  recipe.toml  metrics.jsonl  headers.jsonl  teacher.safetensors
-runs/NAME/previews/step-000500.png  tensorboard/
+runs/NAME/previews/step-000500.png  tensorboard/  wandb/
 runs/NAME/checkpoints/step-000500/generator.safetensors  generator_ema.safetensors  discriminator.safetensors  state.pt
 """
 

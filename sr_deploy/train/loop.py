@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory, one_line
 from sr_deploy.run_folder import find_last_checkpoint, preview_file
@@ -30,6 +31,7 @@ from sr_deploy.train.sampling import iterate_batches
 from sr_deploy.train.schedule import learning_rate_at
 from sr_deploy.train.session import Session, open_session
 from sr_deploy.train.session_validation import find_due, is_complete, is_early, make_up_validation, validate_session
+from sr_deploy.train.sinks import WandbRun
 from sr_deploy.train.validation import write_preview
 
 _LOG = logging.getLogger(__name__)
@@ -164,9 +166,10 @@ def _run_steps(session: Session, stop: threading.Event, on_step: Callable[[StepR
                 early = is_early(session)
                 ending, preview_due = ending or early or improved is None, preview_due or early
                 checkpoint_due = processes.any(bool(improved) and recipe.run.keep_best) or ending or checkpoint_due
-            if preview_due and session.previews and processes.is_main and not stop.is_set():
-                preview = preview_file(session.run, state.step)
-                write_preview(preview, state.average.network, session.held_out, recipe.scale)
+            if preview_due and session.previews and log is not None and not stop.is_set():
+                path = preview_file(session.run, state.step)
+                preview = write_preview(path, state.average.network, session.held_out, recipe.scale)
+                log.log_preview(state.step, preview)
             # Finite weights whose step was not finite may have diverged all the same: the next finite step shows.
             postponed = checkpoint_due and not ending and state.bad_in_row > 0
             if checkpoint_due and not postponed:
@@ -191,12 +194,26 @@ def _log_metrics(
     for line in _advise(means, clock, session.recipe):
         _LOG.warning("%s", line)
     if log is not None:
-        log.log_training(session.state.step, {**means, "learning_rate": learning_rate, **clock.metrics()})
+        norms = _measure_weights(session.state.network)
+        log.log_training(session.state.step, {**means, **norms, "learning_rate": learning_rate, **clock.metrics()})
+
+
+def _measure_weights(network: nn.Module) -> dict[str, float]:
+    """The L2 norm of all weights; nothing where it is NaN or infinite, which JSON has no word for.
+
+    It waits for the device, which was waited for already: metrics were collected.
+    """
+    norm = float(nn.utils.get_total_norm(list(network.parameters())))
+    return {"weight_norm": norm} if math.isfinite(norm) else {}
 
 
 def _open_log(session: Session) -> AbstractContextManager[MetricsLog | None]:
     """The log of the run; the first process writes it for all."""
-    return MetricsLog(session.run, session.state.step) if session.processes.is_main else nullcontext()
+    if not session.processes.is_main:
+        return nullcontext()
+    project, run_id = session.recipe.run.wandb, session.manifest.wandb_id
+    wandb = WandbRun(project, session.manifest.name, run_id) if project and run_id else None
+    return MetricsLog(session.run, session.state.step, wandb)
 
 
 def _advise(means: Mapping[str, float], clock: Clock, recipe: Recipe) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
@@ -100,7 +101,8 @@ def record_start(
             write_headers(session.run, headers)
         if teacher is not None:
             teacher.keep(session.run)
-        update_manifest(session, status="running", last_validation=last, machine=describe_machine())
+        wandb_id = session.manifest.wandb_id or (secrets.token_hex(8) if session.recipe.run.wandb else None)
+        update_manifest(session, status="running", last_validation=last, machine=describe_machine(), wandb_id=wandb_id)
     except (OutputError, KeyboardInterrupt):
         if not resume:
             shutil.rmtree(session.run, ignore_errors=True)

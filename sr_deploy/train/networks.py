@@ -26,6 +26,7 @@ from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
 from sr_deploy.train.recipe import DiscriminatorRecipe, Recipe
 from sr_deploy.train.run import StartingPoint
+from sr_deploy.train.sinks import check_wandb
 from sr_deploy.train.state import DiscriminatorState, TrainingState
 from sr_deploy.train.teacher import Teacher, open_teacher
 from sr_deploy.train.update import Criteria, Updater
@@ -101,7 +102,9 @@ def check_inputs(recipe: Recipe, *, resume: bool = False) -> None:
         InputError: a file or folder is missing, or the patches do not suit the discriminator.
         TrainingError: it trains for INT8, and no network is given.
         RecipeError: an unknown bundled photograph.
+        MissingDependencyError: a package that the recipe asks for is not installed.
     """
+    check_wandb(recipe.run.wandb)
     training_files(recipe)
     validation_files(recipe)
     if recipe.quantization is not None and not recipe.quantization.input_steps:

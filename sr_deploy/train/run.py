@@ -132,6 +132,8 @@ class RunManifest(Document):
     """Over names and sizes of the training files, as they are now."""
     started_from: StartingPoint | None = None
     """Set if weights were given (--from)."""
+    wandb_id: str | None = Field(default=None, pattern=r"^[0-9a-z]{1,64}$")
+    """Of the run at Weights & Biases, where something was sent there (`run.wandb`)."""
     history: tuple[Change, ...] = ()
     """What was changed since it began, oldest first."""
     versions: dict[str, str]

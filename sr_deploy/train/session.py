@@ -30,6 +30,7 @@ from sr_deploy.train.networks import (
     build_state,
     build_updater,
 )
+from sr_deploy.train.overlap import warn_of_overlap
 from sr_deploy.train.paired import ImageFiles, training_files
 from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
@@ -43,6 +44,7 @@ from sr_deploy.train.run import (
     require_run,
 )
 from sr_deploy.train.sampling import PatchSampler
+from sr_deploy.train.sinks import check_wandb
 from sr_deploy.train.state import TrainingState
 from sr_deploy.train.teacher import Teacher, find_teacher
 from sr_deploy.train.training_images import TrainingImages
@@ -107,9 +109,11 @@ def open_session(
     Raises:
         TrainingError: the run does not fit the recipe, its data changed, or there is none.
         LockedError: another process trains it.
+        MissingDependencyError: the recipe sends to Weights & Biases, and its package is not installed.
         InputError, RecipeError, CheckpointError, OutputError: as their names say.
     """
     _check_share(recipe, processes)
+    check_wandb(recipe.run.wandb)
     with ExitStack() as held:
         if resume:
             require_run(run)
@@ -138,6 +142,7 @@ def _prepare(
     photographs = open_training_images(recipe, files, kept or ())
     manifest, changed = _find_changed(recipe, run, photographs, kept, changes) if resume else (None, frozenset[str]())
     held_out = read_held_out(recipe) if processes.is_main else []
+    warn_of_overlap(photographs, [one.path for one in held_out])
     sampler = PatchSampler(
         photographs, recipe, mixture=build_mixture(recipe, photographs, files.sources),
         rank=processes.rank, processes=processes.world_size,

@@ -66,7 +66,8 @@ class Updater:
 
         Returns:
             0-dim tensors on the device: `healthy` (1, or 0 if a loss or gradient was non-finite and nothing was
-            changed), `loss`, each of its terms, and with a discriminator its loss and its mean verdicts (logits).
+            changed), `loss`, each of its terms, `gradient_norm` before clipping, and with a discriminator its loss, its
+            mean verdicts (logits) and `discriminator_gradient_norm`.
         """
         state, discriminator = self.state, self.state.discriminator
         kept = _keep_buffers(state.network, *([discriminator.network] if discriminator else []))
@@ -78,7 +79,8 @@ class Updater:
             with self._sharing(self.generator, last=number == len(parts) - 1):
                 sr_parts.append(self._generator_pass(part, metrics, mark))
         mark("update")
-        healthy = self._step(state.optimizer, state.network, learning_rate, self.clip_norm, metrics["loss"])
+        healthy, norm = self._step(state.optimizer, state.network, learning_rate, self.clip_norm, metrics["loss"])
+        norms = {"gradient_norm": norm}
         if discriminator is not None:
             discriminator.optimizer.zero_grad(set_to_none=True)
             for number, (part, sr_NCHW) in enumerate(zip(parts, sr_parts, strict=True)):
@@ -86,10 +88,14 @@ class Updater:
                     self._discriminator_pass(part.hr_NCHW, sr_NCHW, metrics, mark)
             mark("update")
             rate = learning_rate * discriminator.rate_factor
-            healthy &= self._step(discriminator.optimizer, discriminator.network, rate, None, metrics["discriminator"])
+            judged, norm = self._step(
+                discriminator.optimizer, discriminator.network, rate, None, metrics["discriminator"]
+            )
+            healthy &= judged
+            norms["discriminator_gradient_norm"] = norm
         state.scaler.update()
         _restore_buffers(kept, healthy)
-        return {**metrics.means, "healthy": healthy.float()}
+        return {**metrics.means, **norms, "healthy": healthy.float()}
 
     def _generator_pass(self, part: TrainingPair, metrics: _Metrics, mark: Mark) -> Tensor:
         mark("forward")
@@ -140,8 +146,11 @@ class Updater:
         learning_rate: float,
         clip_norm: float | None,
         loss: Tensor,
-    ) -> Tensor:
-        """Step if loss and gradient are numbers; the answer, 0-dim and bool, stays on the device."""
+    ) -> tuple[Tensor, Tensor]:
+        """Step if loss and gradient are numbers; whether they are (bool) and the gradient's norm before clipping.
+
+        Both are 0-dim and stay on the device.
+        """
         scaler = self.state.scaler
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
@@ -157,7 +166,7 @@ class Updater:
             # What GradScaler tells a fused optimizer: with found_inf set, its kernel leaves weights and moments alone.
             optimizer.found_inf = (~healthy).float()  # type: ignore[attr-defined]
             optimizer.step()
-        return healthy
+        return healthy, norm
 
     def _lay_out(self, pair: TrainingPair) -> TrainingPair:
         layout = self.precision.memory_format()

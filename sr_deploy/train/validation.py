@@ -36,8 +36,7 @@ _PREVIEW_ROWS = 4
 class HeldOut:
     """One photograph to validate on."""
 
-    name: str
-    """Of its file, without suffix."""
+    path: Path
     pair: OriginalPair
     """High resolution cropped to whole low-resolution pixels."""
     bicubic: Samples
@@ -46,6 +45,11 @@ class HeldOut:
     """How near it comes."""
     degraded: HeldOut | None = None
     """Its middle, degraded as the recipe trains."""
+
+    @property
+    def name(self) -> str:
+        """Of its file, without suffix."""
+        return self.path.stem
 
 
 def read_held_out(recipe: Recipe) -> list[HeldOut]:
@@ -74,17 +78,17 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
         pair = photographs.pair(index)
         if pair is not None:
             degraded = degrade_middle(recipe, pair.hr, index)
-            shown = None if degraded is None else _hold_out(path.stem, degraded, recipe.scale)
-            held_out.append(replace(_hold_out(path.stem, pair, recipe.scale), degraded=shown))
+            shown = None if degraded is None else _hold_out(path, degraded, recipe.scale)
+            held_out.append(replace(_hold_out(path, pair, recipe.scale), degraded=shown))
     return held_out
 
 
-def _hold_out(name: str, pair: OriginalPair, scale: int) -> HeldOut:
+def _hold_out(path: Path, pair: OriginalPair, scale: int) -> HeldOut:
     bicubic = upscale_bicubic(pair.lr, scale)
     if bicubic.dtype != pair.hr.dtype:
         bicubic, hr = raise_depth([bicubic, pair.hr])
         pair = OriginalPair(pair.lr, hr)
-    return HeldOut(name, pair, bicubic, _score(bicubic, pair.hr, scale))
+    return HeldOut(path, pair, bicubic, _score(bicubic, pair.hr, scale))
 
 
 def validate(network: nn.Module, held_out: Iterable[HeldOut], scale: int, step: int) -> ValidationResult:
@@ -133,8 +137,8 @@ def upscale(network: nn.Module, lr: Samples, what: str, dtype: np.dtype[SampleT]
     return to_image(sr_NCHW.numpy(), dtype)
 
 
-def write_preview(path: Path, network: nn.Module, held_out: Sequence[HeldOut], scale: int) -> None:
-    """Write crops side by side, a row for each of the first photographs.
+def write_preview(path: Path, network: nn.Module, held_out: Sequence[HeldOut], scale: int) -> NDArray[np.uint8]:
+    """Write crops side by side, a row for each of the first photographs; gives what was written, H x W x 3.
 
     From left to right: low resolution (nearest), bicubic, the network, the original. The crop is where bicubic is
     furthest from the original.
@@ -143,7 +147,9 @@ def write_preview(path: Path, network: nn.Module, held_out: Sequence[HeldOut], s
         OutputError: it cannot be written.
     """
     rows = [_preview_row(network, photograph, scale) for photograph in held_out[:_PREVIEW_ROWS]]
-    write_image(path, compose_sheet(rows))
+    sheet = compose_sheet(rows)
+    write_image(path, sheet)
+    return sheet
 
 
 def _preview_row(network: nn.Module, photograph: HeldOut, scale: int) -> list[Cell]:

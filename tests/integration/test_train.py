@@ -7,15 +7,18 @@ import re
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from sr_deploy.arch.weights import read_checkpoint
 from sr_deploy.errors import InputError, TrainingError
+from sr_deploy.imaging.codec import read_image
 from sr_deploy.model import open_model
 from sr_deploy.run_folder import AVERAGE_NAME, GENERATOR_NAME, STATE_NAME, find_last_checkpoint, list_checkpoints
 from sr_deploy.train.loop import StepReport, train
+from sr_deploy.train.metrics import read_metrics
 from sr_deploy.train.recipe import read_run_recipe
 from sr_deploy.train.run import read_manifest
 
@@ -25,7 +28,7 @@ def test_a_measured_run_says_at_its_start_how_long_it_takes_at_least(tmp_path, m
     stop = threading.Event()
     stop.set()
     train(recipe, tmp_path / "auto", stop=stop)
-    found = re.search(r"measured: .*; at least ([0-9]+) (min|h)$", said[0])
+    found = re.search(r"measured: .*; at least ([0-9]+) (min|h)$", said[-1])
     assert found is not None
     assert int(found[1]) > 0
     gan: dict[str, dict[str, object]] = {
@@ -70,6 +73,33 @@ def assert_same_end(one: Path, other: Path) -> None:
 def logged_losses(run: Path) -> list[tuple[int, float]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [(line["step"], line["loss"]) for line in lines if line["kind"] == "training"]
+
+
+def test_norms_of_gradient_and_weights_are_logged(tmp_path, make_recipe):
+    run = tmp_path / "run"
+    train(make_recipe(optimizer={"clip_norm": 1e-3}), run)
+    lines = [line for line in read_metrics(run) if line["kind"] == "training"]
+    weights = torch.cat([one.flatten() for one in load_file(find_last_checkpoint(run)[1] / GENERATOR_NAME).values()])
+    assert lines[-1]["step"] == 12
+    assert lines[-1]["weight_norm"] == pytest.approx(float(weights.norm()), rel=1e-6)
+    assert len({line["weight_norm"] for line in lines}) == 4
+    assert all(line["gradient_norm"] > 1e-2 for line in lines)  # before it was clipped
+    assert not any("discriminator_gradient_norm" in line for line in lines)
+
+
+def test_tensorboard_shows_the_previews_that_lie_in_the_runs_folder(tmp_path, make_recipe):
+    pytest.importorskip("tensorboard", reason="needs the train extra")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(make_recipe(run={"preview_every": 5}), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    shown = events.Images("preview")
+    assert [one.step for one in shown] == [5, 10, 12]
+    for one in shown:
+        (tmp_path / "shown.png").write_bytes(one.encoded_image_string)
+        written = read_image(tmp_path / "run" / "previews" / f"step-{one.step:06d}.png")
+        assert np.array_equal(read_image(tmp_path / "shown.png"), written)
 
 
 SRRESNET = {"architecture": "srresnet", "features": 8, "blocks": 1}
@@ -239,7 +269,8 @@ def test_starting_from_weights_of_another_size_says_what_was_taken(tmp_path, mak
     manifest = train(recipe, tmp_path / "second", start_from=tmp_path / "first")
     transfer = "6 tensors taken, initialized: body.4 to body.6, unused: body.4"
     assert manifest.started_from.transfer == transfer
-    assert said[0] == f"starts from {tmp_path / 'first'}, compact x2, 1 blocks, 8 features, RGB: {transfer}"
+    assert said[0].startswith("of 3 pictures to validate on 3 are trained on too")  # they have one folder
+    assert said[1] == f"starts from {tmp_path / 'first'}, compact x2, 1 blocks, 8 features, RGB: {transfer}"
     before = load_file(tmp_path / "first" / "checkpoints" / "step-000012" / AVERAGE_NAME)
     after = read_checkpoint(tmp_path / "second" / "checkpoints" / "step-000001" / GENERATOR_NAME).state
     taken = [f"body.{number}.{name}" for number in (0, 2) for name in ("weight", "bias")]

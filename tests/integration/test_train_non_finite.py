@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +19,17 @@ from sr_deploy.train.run import read_manifest
 from sr_deploy.train.update import Updater
 
 
+def logged_steps(run: Path) -> list[dict[str, float]]:
+    """Lines of kind training; none may hold what JSON does not have, as NaN."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    return [line for line in found if line["kind"] == "training"]
+
+
 def test_a_training_that_diverges_ends_and_keeps_the_checkpoints(tmp_path, make_recipe):
     recipe = make_recipe(
-        optimizer={"schedule": {"kind": "constant"}}, run={"checkpoint_every": 1, "bad_steps": 2, "keep_checkpoints": 9}
+        optimizer={"schedule": {"kind": "constant"}},
+        run={"checkpoint_every": 1, "bad_steps": 2, "keep_checkpoints": 9, "log_every": 1},
     )
     # More than a recipe may ask for: it takes one step for the weights to grow beyond all numbers.
     far = recipe.optimizer.model_copy(update={"learning_rate": 1e30})
@@ -33,6 +43,9 @@ def test_a_training_that_diverges_ends_and_keeps_the_checkpoints(tmp_path, make_
     for _, folder in list_checkpoints(tmp_path / "run"):
         weights = load_file(folder / GENERATOR_NAME)
         assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
+    first, *_ = logged_steps(tmp_path / "run")
+    assert first["gradient_norm"] > 0
+    assert "weight_norm" not in first  # the sum of their squares is beyond all numbers
 
 
 def test_a_checkpoint_due_at_a_non_finite_step_waits_for_the_next_finite_one(tmp_path, make_recipe, monkeypatch):
@@ -48,6 +61,8 @@ def test_a_checkpoint_due_at_a_non_finite_step_waits_for_the_next_finite_one(tmp
     manifest = train(recipe, tmp_path / "run")
     assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [6, 9, 12]
     assert (manifest.status, manifest.step) == ("finished", 12)
+    assert [line.get("skipped_steps", 0) for line in logged_steps(tmp_path / "run")] == [0, 2, 1, 0]
+    assert all(line["gradient_norm"] > 0 and line["weight_norm"] > 0 for line in logged_steps(tmp_path / "run"))
     stop = threading.Event()
     train(recipe, tmp_path / "stopped", stop=stop, on_step=lambda report: stop.set() if report.step == 3 else None)
     # Whoever stops a run keeps what there is.

@@ -63,6 +63,8 @@ class RunRecipe(Section):
     """Steps in a row with a non-finite loss or gradient, which are skipped, before the training gives up."""
     preview_every: Steps = 1000
     """Steps between two preview pictures; the last step always has one."""
+    wandb: str = Field(default="", pattern=r"^[^/\\#?%:]*$", max_length=128)
+    """Project at Weights & Biases that figures and previews are sent to; empty: nothing is sent."""
 
 
 class Recipe(Section):

@@ -138,9 +138,9 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(here, capsys, monkeypa
 
     plain = loop.write_preview
 
-    def interrupt(*arguments: object) -> None:
+    def interrupt(*arguments: object) -> object:
         os.kill(os.getpid(), signal.SIGINT)
-        plain(*arguments)
+        return plain(*arguments)
 
     monkeypatch.setattr(loop, "write_preview", interrupt)
     stop = ["--set", "data.validation_folder=held", "--set", "run.preview_every=2"]

@@ -96,12 +96,14 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(make_recipe):
 def test_clipping_shortens_the_gradient_to_the_norm(make_recipe):
     recipe = make_recipe(optimizer={"clip_norm": 1e-3})
     updater = make_updater(recipe)
-    updater.update(make_pair(recipe), 1e-3)
+    figures = updater.update(make_pair(recipe), 1e-3)
     gradients = [parameter.grad for parameter in updater.state.network.parameters()]
     assert float(torch.nn.utils.get_total_norm(gradients)) == pytest.approx(1e-3, rel=1e-2)
     free = make_updater(make_recipe())
     free.update(make_pair(recipe), 1e-3)
-    assert float(torch.nn.utils.get_total_norm([one.grad for one in free.state.network.parameters()])) > 1e-2
+    before = float(torch.nn.utils.get_total_norm([one.grad for one in free.state.network.parameters()]))
+    assert before > 1e-2
+    assert float(figures["gradient_norm"]) == pytest.approx(before, rel=1e-6)
 
 
 def test_both_networks_learn_and_the_figures_add_up(make_recipe):
@@ -111,8 +113,12 @@ def test_both_networks_learn_and_the_figures_add_up(make_recipe):
     figures = updater.update(make_pair(recipe), 1e-3)
     after = everything(updater)
     assert set(figures) == {
-        "healthy", "loss", "pixel", "adversarial", "discriminator", "d_real", "d_fake"
+        "healthy", "loss", "pixel", "adversarial", "gradient_norm", "discriminator", "d_real", "d_fake",
+        "discriminator_gradient_norm",
     }  # fmt: skip
+    for name, network in (("", updater.state.network), ("discriminator_", updater.state.discriminator.network)):
+        norm = torch.cat([one.grad.flatten() for one in network.parameters()]).norm()  # nothing clips it here
+        assert float(figures[f"{name}gradient_norm"]) == pytest.approx(float(norm), rel=1e-5)
     assert float(figures["loss"]) == pytest.approx(float(figures["pixel"] + figures["adversarial"]), rel=1e-6)
     for name in ("generator.body.0.weight", "discriminator.conv0_0.weight"):
         assert not torch.equal(before[name], after[name])
