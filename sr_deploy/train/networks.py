@@ -20,6 +20,7 @@ from sr_deploy.files import require_file, sha256_of
 from sr_deploy.measure.machine import memory_bytes
 from sr_deploy.model import open_model
 from sr_deploy.train.ema import MovingAverage
+from sr_deploy.train.frozen import freeze_parts, freeze_statistics
 from sr_deploy.train.losses.registry import AdversarialCriterion, Criterion, LossInputs, find_terms
 from sr_deploy.train.paired import training_files, validation_files
 from sr_deploy.train.precision import PrecisionChoice
@@ -33,10 +34,11 @@ _LOG = logging.getLogger(__name__)
 
 
 def build_generator(recipe: Recipe, start_from: Path | None, *, resume: bool) -> tuple[nn.Module, StartingPoint | None]:
-    """The recipe's generator from its seed, or with the weights of `start_from`.
+    """The recipe's generator from its seed, or with the weights of `start_from`; frozen parts get no gradient.
 
     Raises:
         TrainingError: it needs weights to start from, nothing of those given fits, or it is larger than the memory.
+        RecipeError: what is to be frozen is no part of it, or all of it.
     """
     if start_from is None and recipe.init_from is not None and not resume:
         raise TrainingError(
@@ -47,6 +49,7 @@ def build_generator(recipe: Recipe, start_from: Path | None, *, resume: bool) ->
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(recipe.seed)
         network = build_network(recipe.arch_spec())
+    freeze_parts(network, recipe.optimizer.frozen)
     if start_from is None:
         return network, None
     model = open_model(start_from)
@@ -95,8 +98,11 @@ def check_inputs(recipe: Recipe) -> None:
     Raises:
         InputError: a file or folder is missing, or the patches do not suit the discriminator.
         TrainingError: it trains for INT8, and no network is given.
-        RecipeError: an unknown bundled photograph.
+        RecipeError: an unknown bundled photograph, or frozen parts that are none, or all, of the network.
     """
+    if recipe.optimizer.frozen:
+        with torch.device("meta"):
+            freeze_parts(build_network(recipe.arch_spec()), recipe.optimizer.frozen)
     training_files(recipe)
     validation_files(recipe)
     if recipe.quantization is not None and not recipe.quantization.input_steps:
@@ -182,6 +188,8 @@ def build_state(
     for one in (network, discriminator.network if discriminator is not None else None):
         if one is not None:
             one.train().to(memory_format=precision.memory_format())  # type: ignore[call-overload]
+    freeze_statistics(network)
+    # Frozen weights are among the optimizer's, which passes over what has no gradient: a run may freeze others later.
     optimizer = torch.optim.Adam(
         network.parameters(), lr=recipe.optimizer.learning_rate, betas=recipe.optimizer.betas, fused=True
     )
