@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from sr_deploy.errors import ShapeError
 from sr_deploy.imaging.convert import SampleT
 
+_REACH = 2
+"""Low-resolution pixels around a part that its own are computed from: as far as the cubic kernel reaches."""
+
 _Pixels = NDArray[np.unsignedinteger[Any]] | NDArray[np.float64]
 
 
@@ -32,17 +35,22 @@ class _Taps:
     """Inputs from one output to the next of the same phase."""
 
 
-def downscale_bicubic(hr: NDArray[SampleT], scale: int) -> NDArray[SampleT]:
+def downscale_bicubic(
+    hr: NDArray[SampleT], scale: int, rows: range | None = None, columns: range | None = None
+) -> NDArray[SampleT]:
     """Shrink by an integer with antialiasing: the low-resolution pictures of the papers' test sets, bit for bit.
 
-    Each of the two passes rounds to the type of the picture, halves upwards, as imresize does.
+    Each of the two passes rounds to the type of the picture, halves upwards, as imresize does. A part has the bits of
+    that part of the whole, and costs as much as its share of the picture.
 
     Args:
         hr: H x W x C, 8 or 16 bit; H and W must be multiples of `scale` (crop first).
         scale: at least 1.
+        rows: which rows of the result are wanted; None: all.
+        columns: likewise.
 
     Returns:
-        (H / scale) x (W / scale) x C, of the same type.
+        rows x columns x C, of the same type: of the whole (H / scale) x (W / scale) x C.
 
     Raises:
         ShapeError: not three axes, an empty side, or a side that is no multiple of `scale`.
@@ -54,8 +62,10 @@ def downscale_bicubic(hr: NDArray[SampleT], scale: int) -> NDArray[SampleT]:
             f"a {height}x{width} picture (HxW) cannot be shrunk by {scale}: crop both sides to multiples of {scale}"
         )
     taps = _shrinking_taps(scale)
-    rows = _round(_resize_height(hr, taps), hr.dtype)
-    return _round(_resize_width(rows, taps), hr.dtype)
+    (top, bottom), kept_rows = _find_window(rows, height // scale)
+    (left, right), kept_columns = _find_window(columns, width // scale)
+    upright = _resize_height(hr[top * scale : bottom * scale, left * scale : right * scale], taps)
+    return _round(_resize_width(_round(upright[kept_rows], hr.dtype), taps)[:, kept_columns], hr.dtype)
 
 
 def shrink_bicubic(
@@ -148,6 +158,14 @@ def _enlarging_taps(scale: int) -> _Taps:
     first = np.floor(centers).astype(int) - 1
     weights = _cubic(centers[:, None] - (first[:, None] + np.arange(4)))
     return _Taps(_normalize(weights), tuple(int(index) for index in first), 1)
+
+
+def _find_window(outputs: range | None, length: int) -> tuple[tuple[int, int], slice]:
+    """First and last of the outputs, of `length` in all, to compute for those that are wanted, and where these lie."""
+    if outputs is None:
+        return (0, length), slice(None)
+    first = max(outputs.start - _REACH, 0)
+    return (first, min(outputs.stop + _REACH, length)), slice(outputs.start - first, outputs.stop - first)
 
 
 def _find_taps(length: int, wanted: int, outputs: range) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

@@ -19,7 +19,9 @@ from sr_deploy.errors import TrainingError
 from sr_deploy.files import require_file, sha256_of
 from sr_deploy.measure.machine import memory_bytes
 from sr_deploy.model import open_model
+from sr_deploy.train.dropout import LastDropout, find_last_convolution
 from sr_deploy.train.ema import MovingAverage
+from sr_deploy.train.frozen import freeze_parts, freeze_statistics
 from sr_deploy.train.losses.registry import AdversarialCriterion, Criterion, LossInputs, find_terms
 from sr_deploy.train.paired import training_files, validation_files
 from sr_deploy.train.precision import PrecisionChoice
@@ -35,10 +37,11 @@ _LOG = logging.getLogger(__name__)
 
 
 def build_generator(recipe: Recipe, start_from: Path | None, *, resume: bool) -> tuple[nn.Module, StartingPoint | None]:
-    """The recipe's generator from its seed, or with the weights of `start_from`.
+    """The recipe's generator from its seed, or with the weights of `start_from`; frozen parts get no gradient.
 
     Raises:
         TrainingError: it needs weights to start from, nothing of those given fits, or it is larger than the memory.
+        RecipeError: what is to be frozen is no part of it, or all of it, or it has no place for dropout.
     """
     if start_from is None and recipe.init_from is not None and not resume:
         raise TrainingError(
@@ -49,6 +52,7 @@ def build_generator(recipe: Recipe, start_from: Path | None, *, resume: bool) ->
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(recipe.seed)
         network = build_network(recipe.arch_spec())
+    _prepare_parts(network, recipe)
     if start_from is None:
         return network, None
     model = open_model(start_from)
@@ -65,6 +69,12 @@ def build_generator(recipe: Recipe, start_from: Path | None, *, resume: bool) ->
     _LOG.info("starts from %s, %s: %s", start_from, model.arch.title(), transfer.title())
     weights = model.weights_path or model.path
     return network, StartingPoint(path=str(start_from), sha256=sha256_of(weights), transfer=transfer.title())
+
+
+def _prepare_parts(network: nn.Module, recipe: Recipe) -> None:
+    freeze_parts(network, recipe.optimizer.frozen)
+    if recipe.optimizer.dropout:
+        find_last_convolution(network)
 
 
 def require_room(build: Callable[[], nn.Module], title: str) -> None:
@@ -101,10 +111,14 @@ def check_inputs(recipe: Recipe, *, resume: bool = False) -> None:
     Raises:
         InputError: a file or folder is missing, or the patches do not suit the discriminator.
         TrainingError: it trains for INT8, and no network is given.
-        RecipeError: an unknown bundled photograph.
+        RecipeError: an unknown bundled photograph; frozen parts that are none, or all, of the network; dropout where
+            it has no place.
         MissingDependencyError: a package that the recipe asks for is not installed.
     """
     check_wandb(recipe.run.wandb)
+    if recipe.optimizer.frozen or recipe.optimizer.dropout:
+        with torch.device("meta"):
+            _prepare_parts(build_network(recipe.arch_spec()), recipe)
     training_files(recipe)
     validation_files(recipe)
     if recipe.quantization is not None and not recipe.quantization.input_steps:
@@ -182,6 +196,8 @@ def build_state(
     for one in (network, discriminator.network if discriminator is not None else None):
         if one is not None:
             one.train().to(memory_format=precision.memory_format())  # type: ignore[call-overload]
+    freeze_statistics(network)
+    # Frozen weights are among the optimizer's, which passes over what has no gradient: a run may freeze others later.
     optimizer = torch.optim.Adam(
         network.parameters(), lr=recipe.optimizer.learning_rate, betas=recipe.optimizer.betas, fused=True
     )
@@ -205,6 +221,8 @@ def build_updater(
     processes: Processes,
 ) -> Updater:
     """What makes the updates; networks are compiled and shared between processes as due."""
+    probability = recipe.optimizer.dropout
+    dropout = LastDropout(state.network, probability, recipe.seed) if probability else None
     called = torch.compile(state.network) if recipe.precision.compile else state.network
     assert isinstance(called, nn.Module)
     judged = state.discriminator.network if state.discriminator is not None else None
@@ -219,6 +237,7 @@ def build_updater(
         device=device,
         accumulate=recipe.optimizer.accumulate,
         clip_norm=recipe.optimizer.clip_norm,
+        dropout=dropout,
         processes=processes,
     )
 

@@ -45,7 +45,7 @@ class OriginalPair:
     """A picture at both resolutions, each at the depth of its file."""
 
     lr: Samples
-    """H x W x C; 0 x 0 x C where low resolution is made elsewhere."""
+    """H x W x C; 0 x 0 x C where low resolution is made elsewhere, or of each patch."""
     hr: Samples
     """(H * scale) x (W * scale) x C."""
 

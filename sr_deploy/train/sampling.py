@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from sr_deploy.imaging.photographs import draw_corner
+from sr_deploy.imaging.resize import downscale_bicubic
 from sr_deploy.train.mixture import WHOLE, Mixture, PictureScale, cut_shrunk
 from sr_deploy.train.originals import OriginalPair, Samples, raise_depth
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.training_images import TrainingImages
 
 _PATCH_STREAM = 0
+_PICTURE_STREAM = 15
 _BATCHES_AHEAD = 2  # for each thread
 _NOTICE_SECONDS = 0.5
 
@@ -91,9 +93,14 @@ class PatchSampler:
     def draw_patch(self, step: int, sample: int, abandoned: threading.Event | None = None) -> tuple[Samples, Samples]:
         """One pair of patches (low, high resolution), flipped and turned alike."""
         random = random_for(self._seed, _PATCH_STREAM, step, sample)
+        choosing, count = random, self._data.patches_per_decode
+        if count > 1:
+            # A sample keeps its picture for so many steps, so that a batch is of different ones, and samples take new
+            # ones in turn, so that each step waits for as many.
+            choosing = random_for(self._seed, _PICTURE_STREAM, (step + sample) // count, sample)
         pair = None
         while pair is None:  # a file that cannot be used is drawn again, from the same stream
-            picture, picture_scale = self._draw_picture(random)
+            picture, picture_scale = self._draw_picture(choosing)
             pair = self._photographs.pair(picture, abandoned)
         if picture_scale != WHOLE:
             side, scale = (self._canvas, None) if self._canvas else (self._data.patch_size, self._photographs.scale)
@@ -119,10 +126,11 @@ class PatchSampler:
     def _cut(self, pair: OriginalPair, random: np.random.Generator) -> tuple[Samples, Samples]:
         scale = self._photographs.scale
         side = self._data.patch_size // scale
-        top, left = draw_corner(pair.lr, side, random)
-        lr = pair.lr[top : top + side, left : left + side]
+        top, left = draw_corner(pair.hr[::scale, ::scale], side, random)
         hr = pair.hr[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
-        return lr, hr
+        if pair.lr.size:
+            return pair.lr[top : top + side, left : left + side], hr
+        return downscale_bicubic(pair.hr, scale, range(top, top + side), range(left, left + side)), hr
 
 
 def cut_canvas(hr: Samples, side: int, random: np.random.Generator) -> Samples:

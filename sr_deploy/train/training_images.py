@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -54,7 +54,8 @@ class TrainingImages:
             min_side: high-resolution pixels that each side must have.
             multiple: high-resolution sides are cropped to multiples of this (itself a multiple of the scale).
             cache_gib: memory for decoded pairs.
-            with_lr: make low resolution by the papers' bicubic; else only originals are kept.
+            with_lr: make low resolution by the papers' bicubic; else only originals are kept. Once headers are read,
+                only where the cache holds all pictures: of others it is made of each patch, as that is cut.
             channels: of the network: 3 (RGB) or 1 (gray).
             partners: low-resolution pictures of originals, which take the place of what would be made.
         """
@@ -71,6 +72,7 @@ class TrainingImages:
         self._room = int(cache_gib * 2**30)
         self._full = False
         self._lock = threading.Lock()
+        self._decoding: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         self._cache: OrderedDict[int, OriginalPair] = OrderedDict()
         self._bad: set[int] = set()
 
@@ -88,6 +90,7 @@ class TrainingImages:
             InputError: none of the files can be used.
         """
         self.headers = read_headers(self.paths, known)
+        self._with_lr = self._with_lr and self._decoded_bytes() <= self._room
         odd = [index for index, one in enumerate(self.headers) if self._is_small(one.width, one.height)]
         ended = threading.Event()
         with ThreadPoolExecutor(max(threads, 1)) as pool:
@@ -105,7 +108,7 @@ class TrainingImages:
         next(pair for pair in map(self.pair, range(len(self.paths))) if pair is not None)  # or an error is raised
 
     def pair(self, index: int, abandoned: threading.Event | None = None) -> OriginalPair | None:
-        """The pair of one file, or None if the file cannot be used.
+        """The pair of one file, or None if the file cannot be used. Threads that want the same one wait for the first.
 
         Args:
             index: among the paths.
@@ -116,19 +119,22 @@ class TrainingImages:
             CancelledError: abandoned while it waited.
         """
         with self._lock:
-            if index in self._bad:
+            decoding = self._decoding[index]
+        with decoding:
+            with self._lock:
+                if index in self._bad:
+                    return None
+                if index in self._cache:
+                    self._cache.move_to_end(index)
+                    return self._cache[index]
+            try:
+                made = self._make_pair(index, abandoned)
+            except ImageError as error:
+                self._mark_bad(index, error)
+                self._check_any_good()
                 return None
-            if index in self._cache:
-                self._cache.move_to_end(index)
-                return self._cache[index]
-        try:
-            made = self._make_pair(index, abandoned)
-        except ImageError as error:
-            self._mark_bad(index, error)
-            self._check_any_good()
-            return None
-        self._remember(index, made)
-        return made
+            self._remember(index, made)
+            return made
 
     @property
     def has_pairs(self) -> bool:
@@ -155,8 +161,11 @@ class TrainingImages:
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _are_few(self) -> bool:
-        decoded = sum(3 * one.width * one.height for one in self.headers)
-        return len(self.paths) <= _FEW_FILES and decoded <= _FEW_BYTES
+        return len(self.paths) <= _FEW_FILES and self._decoded_bytes() <= _FEW_BYTES
+
+    def _decoded_bytes(self) -> int:
+        """Of all originals, were they of 8 bit."""
+        return sum(3 * one.width * one.height for one in self.headers)
 
     def _examine(self, index: int, ended: threading.Event) -> None:
         """Whether the file can be used, as far as its header tells a decoder."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sr_deploy.errors import TrainingError
 from sr_deploy.train.degradation import TrainingPair
+from sr_deploy.train.dropout import LastDropout
 from sr_deploy.train.losses.registry import Criterion, LossInputs, TeacherOutput
 from sr_deploy.train.precision import PrecisionChoice
 from sr_deploy.train.processes import Processes
@@ -54,6 +55,8 @@ class Updater:
     """Parts in which a batch passes, one after another, at least 1."""
     clip_norm: float | None
     """Greatest norm of the generator's gradient."""
+    dropout: LastDropout | None
+    """In the generator."""
     processes: Processes
 
     def update(self, pair: TrainingPair, learning_rate: float, mark: Mark = lambda phase: None) -> dict[str, Tensor]:
@@ -74,8 +77,12 @@ class Updater:
         metrics = _Metrics(self.accumulate)
         parts = _split(self._lay_out(pair), self.accumulate)
         state.optimizer.zero_grad(set_to_none=True)
-        sr_parts = []
+        sr_parts: list[Tensor] = []
+        first_sample = self.processes.rank * len(pair.lr_NCHW)
         for number, part in enumerate(parts):
+            count = len(part.lr_NCHW)
+            if self.dropout is not None:
+                self.dropout.draw(state.step, first_sample + number * count, count, self.device)
             with self._sharing(self.generator, last=number == len(parts) - 1):
                 sr_parts.append(self._generator_pass(part, metrics, mark))
         mark("update")

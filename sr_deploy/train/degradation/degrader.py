@@ -17,6 +17,7 @@ from torch import Tensor
 from sr_deploy.errors import ShapeError
 from sr_deploy.train.degradation.draws import BatchDraw, StageDraw, draw_batch, take_samples
 from sr_deploy.train.degradation.filters import filter_samples
+from sr_deploy.train.degradation.groups import map_groups
 from sr_deploy.train.degradation.jpeg import compress_jpeg
 from sr_deploy.train.degradation.kernels import find_sizes, make_kernels
 from sr_deploy.train.degradation.noise import add_gaussian_noise, add_poisson_noise
@@ -153,7 +154,7 @@ class Degrader:
         for number, stage in enumerate(plan.draw.stages):
             if number > 0:
                 before = plan.draw.stages[number - 1]
-                image = compress_jpeg(_add_noise(image, before, generator), torch.from_numpy(before.quality))
+                image = _compress(_add_noise(image, before, generator), before.quality)
             image = filter_samples(image, plan.kernels[number], plan.kernel_sizes[number])
             image = resize(image, plan.sizes[number], stage.mode)
         return image, target_patch
@@ -161,13 +162,12 @@ class Degrader:
     def _finish(self, images_NCHW: Tensor, plan: _Plan, generator: torch.Generator) -> Tensor:
         """What follows the last order's resize; on levels of 255."""
         stage = plan.draw.stages[-1]
-        quality_N = torch.from_numpy(stage.quality)
         image = _add_noise(images_NCHW, stage, generator)
         if not plan.draw.jpeg_last:
-            image = compress_jpeg(image, quality_N)
+            image = _compress(image, stage.quality)
         image = resize(image, plan.sizes[-1], plan.draw.final_mode)
         image = filter_samples(image, plan.kernels[-1], plan.kernel_sizes[-1]).clamp(0.0, 1.0)
-        return compress_jpeg(image, quality_N) if plan.draw.jpeg_last else _round(image)
+        return _round(_compress(image, stage.quality) if plan.draw.jpeg_last else image)
 
     def _check(self, hr_NCHW: Tensor) -> None:
         height, width = hr_NCHW.shape[2:]
@@ -205,9 +205,20 @@ def _cut(images_NCHW: Tensor, length: int) -> list[slice]:
 
 
 def _add_noise(images_NCHW: Tensor, stage: StageDraw, generator: torch.Generator) -> Tensor:
+    if not (stage.sigma if stage.gaussian else stage.poisson_scale).any():
+        return images_NCHW.clamp(0.0, 1.0)
     if stage.gaussian:
         return add_gaussian_noise(images_NCHW, stage.sigma, stage.gray, generator)
     return add_poisson_noise(images_NCHW, stage.poisson_scale, stage.gray, generator)
+
+
+def _compress(images_NCHW: Tensor, quality_N: NDArray[np.int64]) -> Tensor:
+    """JPEG compression of those samples whose quality is not 0."""
+
+    def work(images: Tensor, run: slice) -> Tensor:
+        return compress_jpeg(images, torch.from_numpy(quality_N[run])) if quality_N[run.start] else images
+
+    return map_groups(work, images_NCHW, quality_N > 0)
 
 
 def _round(images_NCHW: Tensor) -> Tensor:

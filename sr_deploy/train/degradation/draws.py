@@ -35,12 +35,16 @@ KINDS = (
     "plateau isotropic", "plateau anisotropic",
 )  # fmt: skip
 NONE, SINC = 0, 1
-# Uniform numbers that each part takes, in this order: first blur, its noise and JPEG, the same again, final, crop.
+# Uniform numbers that each part takes, in this order: first blur, its noise and JPEG, the same again, final, crop, and
+# whether there are noise and JPEG, of each order: what came later comes last, and leaves the draws of older runs.
 _KERNEL_NUMBERS = 10
 _NOISE_NUMBERS = 4
 _STAGE_NUMBERS = _KERNEL_NUMBERS + _NOISE_NUMBERS
 _FINAL_NUMBERS = 3
-_SAMPLE_NUMBERS = 2 * _STAGE_NUMBERS + _FINAL_NUMBERS + 2
+_CROP_NUMBERS = 2
+_SWITCH_NUMBERS = 2
+_FIRST_SWITCH = 2 * _STAGE_NUMBERS + _FINAL_NUMBERS + _CROP_NUMBERS
+_SAMPLE_NUMBERS = _FIRST_SWITCH + 2 * _SWITCH_NUMBERS
 _RESIZE_NUMBERS = 4
 _BATCH_NUMBERS = 2 * _RESIZE_NUMBERS + 2
 
@@ -75,13 +79,13 @@ class StageDraw:
     gaussian: bool
     """Gaussian noise, or else Poisson noise, for the whole batch."""
     sigma: Floats
-    """N: standard deviation of Gaussian noise, in levels of 255."""
+    """N: standard deviation of Gaussian noise, in levels of 255; 0 without noise."""
     poisson_scale: Floats
-    """N: factor of Poisson noise."""
+    """N: factor of Poisson noise; 0 without noise."""
     gray: NDArray[np.bool_]
     """N: whether the noise is alike in all channels."""
     quality: NDArray[np.int64]
-    """N: quality of the JPEG compression, 1 to 100."""
+    """N: quality of the JPEG compression, 1 to 100; 0 without it."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ def draw_batch(recipe: DegradationRecipe, seed: int, step: int, first_sample: in
             _draw_stage(
                 stage,
                 samples[:, i * _STAGE_NUMBERS : (i + 1) * _STAGE_NUMBERS],
+                samples[:, _FIRST_SWITCH + i * _SWITCH_NUMBERS :].T,
                 batch[i * _RESIZE_NUMBERS : (i + 1) * _RESIZE_NUMBERS],
                 recipe.sinc,
             )
@@ -126,7 +131,7 @@ def draw_batch(recipe: DegradationRecipe, seed: int, step: int, first_sample: in
         final=_draw_final(recipe.final, final[:, :_FINAL_NUMBERS], recipe.sinc),
         final_mode=_choose(recipe.final.modes, batch[2 * _RESIZE_NUMBERS]),
         jpeg_last=bool(batch[2 * _RESIZE_NUMBERS + 1] < recipe.final.jpeg_last),
-        crop=final[:, _FINAL_NUMBERS:],
+        crop=final[:, _FINAL_NUMBERS : _FINAL_NUMBERS + _CROP_NUMBERS],
     )
 
 
@@ -142,18 +147,19 @@ def take_samples(draw: Draw, samples: slice) -> Draw:
     return draw
 
 
-def _draw_stage(recipe: StageRecipe, samples: Floats, batch: Floats, sinc: bool) -> StageDraw:
+def _draw_stage(recipe: StageRecipe, samples: Floats, switches: Floats, batch: Floats, sinc: bool) -> StageDraw:
     noise = samples[:, _KERNEL_NUMBERS:].T
+    noisy, compressed = switches[0] < recipe.noise.probability, switches[1] < recipe.jpeg_probability
     factor = _draw_factor(recipe.resize, batch[0], batch[1])
     return StageDraw(
         kernel=_draw_kernel(recipe.blur, samples[:, :_KERNEL_NUMBERS].T, sinc),
         factor=factor,
         mode=_choose(recipe.resize.modes, batch[2]),
         gaussian=bool(batch[3] < recipe.noise.gaussian),
-        sigma=_spread(recipe.noise.sigma, noise[0]),
-        poisson_scale=_spread(recipe.noise.poisson_scale, noise[1]),
+        sigma=np.where(noisy, _spread(recipe.noise.sigma, noise[0]), 0.0),
+        poisson_scale=np.where(noisy, _spread(recipe.noise.poisson_scale, noise[1]), 0.0),
         gray=noise[2] < recipe.noise.gray,
-        quality=np.rint(_spread(recipe.jpeg_quality, noise[3])).astype(np.int64),
+        quality=np.where(compressed, np.rint(_spread(recipe.jpeg_quality, noise[3])), 0).astype(np.int64),
     )
 
 

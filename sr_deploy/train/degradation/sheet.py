@@ -71,7 +71,7 @@ def describe_sample(draw: BatchDraw, sample: int = 0) -> dict[str, object]:
             "blur": _describe_kernel(stage.kernel, sample),
             "resize": {"factor": round(stage.factor, 3), "mode": stage.mode},
             "noise": _describe_noise(stage, sample),
-            "jpeg_quality": int(stage.quality[sample]),
+            "jpeg_quality": int(stage.quality[sample]) or None,
         }
         for stage in draw.stages
     ]
@@ -133,6 +133,8 @@ def _describe_kernel(draw: KernelDraw, sample: int) -> dict[str, object]:
 
 
 def _describe_noise(stage: StageDraw, sample: int) -> dict[str, object]:
+    if not (stage.sigma if stage.gaussian else stage.poisson_scale)[sample]:
+        return {"kind": "none"}
     strength = (
         {"kind": "Gaussian", "sigma": round(float(stage.sigma[sample]), 2)}
         if stage.gaussian
@@ -149,7 +151,7 @@ def _caption_order(name: str, described: Mapping[str, object], number: int) -> s
     return (
         f"{name} blur: {_kernel_words(order['blur'])}\n"
         f"resize: x{resize['factor']:.2f} {resize['mode']}\n"
-        f"noise: {', '.join(_words(order['noise']))}\nJPEG: {order['jpeg_quality']}"
+        f"noise: {', '.join(_words(order['noise']))}\nJPEG: {order['jpeg_quality'] or 'none'}"
     )
 
 

@@ -51,6 +51,9 @@ class DataRecipe(Section):
     """Side of a high-resolution training patch, in pixels; a multiple of the scale."""
     batch: int = Field(ge=1, le=65536)
     """Patches per step."""
+    patches_per_decode: int = Field(default=1, ge=1, le=64)
+    """Patches of one drawn image, at one scale: a sample of the batch keeps its image for so many steps, which saves
+    decoding where `cache_gib` cannot hold all images; it has to hold one for each sample."""
     flips: bool = True
     """Mirror half of the patches, left to right."""
     rotations: bool = True

@@ -134,6 +134,8 @@ class ResizeRecipe(_Ranges):
 class NoiseRecipe(_Ranges):
     """The noise of one stage; its kind is drawn once for a batch, its strength for each sample."""
 
+    probability: Probability = 1.0
+    """Share of samples that get noise at all."""
     gaussian: Probability = 0.5
     """Share of batches with Gaussian noise; the others get Poisson noise."""
     sigma: Range
@@ -150,6 +152,8 @@ class StageRecipe(_Ranges):
     blur: KernelRecipe
     resize: ResizeRecipe
     noise: NoiseRecipe
+    jpeg_probability: Probability = 1.0
+    """Share of samples that are compressed at all."""
     jpeg_quality: Range = (30.0, 95.0)
     """Of JPEG compression (4:2:0), drawn for each sample."""
 

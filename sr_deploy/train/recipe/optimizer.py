@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -46,6 +46,10 @@ class OptimizerRecipe(Section):
     """Parts in which a batch passes through the networks, one after another, to save memory; gradients are averaged."""
     clip_norm: float | None = Field(default=None, gt=0, le=10**9)
     """Greatest norm of the generator's gradient; longer ones are shortened to it. Left out: as they come."""
+    frozen: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), max_length=1000)
+    """Parts of the generator that keep their weights: names of its modules, as `body` or `body.0`."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability of each channel before the generator's last convolution to be dropped in training; 0: none."""
     schedule: ScheduleRecipe = ScheduleRecipe()
     """How the learning rate changes."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 from pathlib import Path
@@ -75,6 +76,20 @@ def test_halves_go_up() -> None:
     # 29/256 of 128 is 14.5, which rounding to even would make 14; 111/256 of 128 is 55.5.
     shrunk = downscale_bicubic(column(*[0] * 8, 128, *[0] * 7), 2)
     assert shrunk[:, 0, 0].tolist() == [0, 0, 0, 15, 56, 0, 0, 0]
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_a_part_has_the_bits_of_that_part_of_the_whole(scale: int, depth: type) -> None:
+    random = np.random.default_rng(scale)
+    hr = random.integers(0, np.iinfo(depth).max + 1, (12 * scale, 15 * scale, 3)).astype(depth)
+    whole = downscale_bicubic(hr, scale)
+    for top, left in itertools.product((0, 1, 2, 3, 5, 8), (0, 1, 2, 3, 7, 11)):  # the last ones end at the borders
+        part = downscale_bicubic(hr, scale, range(top, top + 4), range(left, left + 4))
+        assert part.dtype == depth
+        assert np.array_equal(part, whole[top : top + 4, left : left + 4])
+    assert np.array_equal(downscale_bicubic(hr, scale, rows=range(5, 6)), whole[5:6])
+    assert np.array_equal(downscale_bicubic(hr, scale, columns=range(15)), whole)
 
 
 def test_borders_are_replicated() -> None:
