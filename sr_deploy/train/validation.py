@@ -100,13 +100,17 @@ def validate(network: nn.Module, held_out: Iterable[HeldOut], scale: int, step: 
         model = _score(sr, photograph.pair.hr, scale)
         return HeldOutScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores)
 
-    rows = [score(photograph) for photograph in held_out]
+    rows, degraded = [], []
+    for photograph in held_out:  # once: it may be a generator
+        rows.append(score(photograph))
+        if photograph.degraded is not None:
+            degraded.append(score(photograph.degraded))
     return ValidationResult(
         step=step,
         model=average_scores([row.model for row in rows]),
         bicubic=average_scores([row.bicubic for row in rows]),
         photographs=tuple(rows),
-        degraded=tuple(score(one.degraded) for one in held_out if one.degraded is not None),
+        degraded=tuple(degraded),
     )
 
 
