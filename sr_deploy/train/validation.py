@@ -55,18 +55,7 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
         InputError: none can be used.
         RecipeError: an unknown name.
     """
-    multiple = recipe.scale * input_multiple(recipe.arch_spec())
-    files = validation_files(recipe)
-    files.say()
-    photographs = TrainingImages(
-        files.originals,
-        partners=files.partners,
-        scale=recipe.scale,
-        min_side=SSIM_WINDOW + 2 * recipe.scale,
-        multiple=multiple,
-        cache_gib=recipe.data.cache_gib,
-        channels=recipe.channels,
-    )
+    photographs = open_validation_images(recipe)
     held_out = []
     count = len(photographs.paths)
     described = tell_progress(photographs.paths, lambda read: f"read {read:,} of {count:,} pictures to validate on")
@@ -77,6 +66,27 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
             shown = None if degraded is None else _hold_out(path.stem, degraded, recipe.scale)
             held_out.append(replace(_hold_out(path.stem, pair, recipe.scale), degraded=shown))
     return held_out
+
+
+def open_validation_images(recipe: Recipe) -> TrainingImages:
+    """The photographs to validate on; none is read yet.
+
+    Raises:
+        InputError: there are none.
+        RecipeError: an unknown name.
+    """
+    multiple = recipe.scale * input_multiple(recipe.arch_spec())
+    files = validation_files(recipe)
+    files.say()
+    return TrainingImages(
+        files.originals,
+        partners=files.partners,
+        scale=recipe.scale,
+        min_side=SSIM_WINDOW + 2 * recipe.scale,
+        multiple=multiple,
+        cache_gib=recipe.data.cache_gib,
+        channels=recipe.channels,
+    )
 
 
 def _hold_out(name: str, pair: OriginalPair, scale: int) -> HeldOut:
