@@ -118,8 +118,8 @@ def _compare_at_worst(recipe: Recipe, name: str, pair: OriginalPair, networks: S
     return Comparison(name, results, bicubic[window], original[window])
 
 
-def _find_middle(length: int, multiple: int, most: int) -> slice:
-    kept = max(min(length, most) // multiple, 1) * multiple
+def _find_middle(length: int, multiple: int, max_length: int) -> slice:
+    kept = max(min(length, max_length) // multiple, 1) * multiple
     start = (length - kept) // 2 // multiple * multiple
     return slice(start, start + kept)
 
