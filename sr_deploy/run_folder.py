@@ -63,6 +63,15 @@ def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
+def list_previews(run: Path) -> list[tuple[int, str]]:
+    """(step, name below the run's folder) of a run's previews, oldest first."""
+    found = []
+    for path in (run / PREVIEWS_NAME).glob("step-*.png"):
+        if match := re.fullmatch(rf"{CHECKPOINT_PATTERN}\.png", path.name):
+            found.append((int(match[1]), f"{PREVIEWS_NAME}/{path.name}"))
+    return sorted(found)
+
+
 def find_last_checkpoint(run: Path) -> tuple[int, Path] | None:
     """(step, folder) of a run's newest checkpoint."""
     checkpoints = list_checkpoints(run)

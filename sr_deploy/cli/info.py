@@ -36,6 +36,10 @@ def info(
     curves: Annotated[
         Path | None, typer.Option(help="Draw a training run's losses and quality into this .svg file.")
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write a training run into this .html file: scores, pictures, curves, recipe, machine."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Describe a checkpoint, an ONNX file, a bundle, an engine or a training run.
@@ -57,12 +61,22 @@ def info(
 
         draw_curves(split_checkpoint_name(path)[0], curves)
         output.log(f"drawn: {curves}")
+    if html is not None:
+        from sr_deploy.run_folder import split_checkpoint_name
+        from sr_deploy.train.page.render import write_training_page
+
+        write_training_page(split_checkpoint_name(path)[0], html)
+        output.log(f"written: {html}")
     try:
         model = open_model(path)
+        description = describe(model)
     except DiscriminatorFoundError:
         return _show_discriminator(path, output, layers=layers)
+    except InputError as error:
+        if html is None or as_json:
+            raise
+        return output.log(f"nothing more to say of it: {error}")  # the page has what there is of such a run
     listed = list_layers(model, parse_shape(shape) if shape else None) if layers else {}
-    description = describe(model)
     output.show(f"{description.path}: {description.kind}")
     for part in lay_out(description):
         output.show(part)

@@ -202,6 +202,7 @@ def _show_result(output: Output, run: Path, manifest: RunManifest) -> None:
         output.log(f"ended before step {manifest.steps}: no validation was better for run.patience steps")
     if manifest.best_validation is not None and manifest.best_checkpoint is not None:
         output.show(f"best: {describe_best(manifest.best_validation)}; other commands take it as {run}@best")
+    output.show(f"all of it as a page: sr-deploy info {run} --html {run.name}.html")
 
 
 def _build_table(result: ValidationResult) -> Table:

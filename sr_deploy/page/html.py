@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.imaging.codec import write_image
+from sr_deploy.imaging.decoded_image import DecodedImage, write_decoded
 from sr_deploy.legible import make_legible
 
 _BAR_WIDTH = 260
@@ -75,12 +75,18 @@ def verdict(passed: bool) -> str:
     return f'<span class="{"good" if passed else "bad"}">{"ok" if passed else "FAILED"}</span>'
 
 
-def encode_image(image: NDArray[np.uint8]) -> str:
-    """A picture as a `data:` address; H x W x C, 8 bit."""
+def encode_image(image: NDArray[np.uint8], jpeg_quality: int | None = None) -> str:
+    """A picture as a `data:` address.
+
+    Args:
+        image: H x W x C, 8 bit, C = 1 or 3.
+        jpeg_quality: 1 to 100; None: PNG, which loses nothing.
+    """
+    kind = "png" if jpeg_quality is None else "jpeg"
     with tempfile.TemporaryDirectory(prefix="sr-deploy-") as folder:
-        path = Path(folder, "crop.png")
-        write_image(path, image)
-        return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        path = Path(folder, f"crop.{kind}")
+        write_decoded(path, DecodedImage(image), jpeg_quality)
+        return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def bars(rows: Sequence[tuple[str, float, str]], title: str, greatest: float = 0.0) -> str:

@@ -259,6 +259,20 @@ def choose_device(name: str | None, processes: Processes = SINGLE_PROCESS) -> to
     return torch.device(chosen)
 
 
+def list_training_images(recipe: Recipe, files: ImageFiles) -> TrainingImages:
+    """The images that a recipe trains on; none is read yet."""
+    return TrainingImages(
+        files.originals,
+        partners=files.partners,
+        scale=recipe.scale,
+        min_side=recipe.degradation.min_side() if recipe.degradation is not None else recipe.data.patch_size,
+        multiple=1 if recipe.degradation is not None else recipe.scale,
+        cache_gib=recipe.data.cache_gib,
+        with_lr=recipe.degradation is None,
+        channels=recipe.channels,
+    )
+
+
 def open_training_images(recipe: Recipe, files: ImageFiles, known: Iterable[FileHeader] = ()) -> TrainingImages:
     """The images that a recipe trains on; their headers are read.
 
@@ -272,23 +286,13 @@ def open_training_images(recipe: Recipe, files: ImageFiles, known: Iterable[File
         InputError: none of the images can be used.
     """
     multiple = recipe.scale * input_multiple(recipe.arch_spec())
-    degraded = recipe.degradation is not None
     if recipe.data.patch_size % multiple:
         raise RecipeError(
             f"data.patch_size = {recipe.data.patch_size} does not fit {recipe.arch_spec().title()}; "
             f"give a multiple of {multiple}"
         )
     files.say()
-    photographs = TrainingImages(
-        files.originals,
-        partners=files.partners,
-        scale=recipe.scale,
-        min_side=recipe.degradation.min_side() if recipe.degradation is not None else recipe.data.patch_size,
-        multiple=1 if degraded else recipe.scale,
-        cache_gib=recipe.data.cache_gib,
-        with_lr=not degraded,
-        channels=recipe.channels,
-    )
+    photographs = list_training_images(recipe, files)
     photographs.examine(threads=recipe.data.workers, known=known)
     return photographs
 

@@ -29,6 +29,8 @@ from sr_deploy.train.recipe import DataRecipe
 _LOG = logging.getLogger(__name__)
 _FEW_FILES, _FEW_BYTES = 1000, 1 << 28
 """As many are decoded before the first step."""
+BUNDLED_NAME = "bundled photographs"
+"""Of the source that they are."""
 
 
 class TrainingImages:
@@ -147,6 +149,8 @@ class TrainingImages:
             if index in self._bad:
                 return None
         header = self.headers[index]
+        if self._is_small(header.width, header.height):
+            return None
         return header.height - header.height % self._multiple, header.width - header.width % self._multiple
 
     def cached_bytes(self) -> int:
@@ -269,7 +273,7 @@ def training_sources(recipe: DataRecipe) -> list[TrainingSource]:
         ]
     if recipe.folder is not None:
         return [TrainingSource(recipe.folder, tuple(_images_in(recipe.folder)))]
-    return [TrainingSource("bundled photographs", tuple(_bundled(recipe.training, "data.training")))]
+    return [TrainingSource(BUNDLED_NAME, tuple(_bundled(recipe.training, "data.training")))]
 
 
 def validation_paths(recipe: DataRecipe) -> list[Path]:

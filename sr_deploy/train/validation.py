@@ -59,18 +59,7 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
         InputError: none can be used.
         RecipeError: an unknown name.
     """
-    multiple = recipe.scale * input_multiple(recipe.arch_spec())
-    files = validation_files(recipe)
-    files.say()
-    photographs = TrainingImages(
-        files.originals,
-        partners=files.partners,
-        scale=recipe.scale,
-        min_side=SSIM_WINDOW + 2 * recipe.scale,
-        multiple=multiple,
-        cache_gib=recipe.data.cache_gib,
-        channels=recipe.channels,
-    )
+    photographs = open_validation_images(recipe)
     held_out = []
     count = len(photographs.paths)
     described = tell_progress(photographs.paths, lambda read: f"read {read:,} of {count:,} pictures to validate on")
@@ -81,6 +70,27 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
             shown = None if degraded is None else _hold_out(path, degraded, recipe.scale)
             held_out.append(replace(_hold_out(path, pair, recipe.scale), degraded=shown))
     return held_out
+
+
+def open_validation_images(recipe: Recipe) -> TrainingImages:
+    """The photographs to validate on; none is read yet.
+
+    Raises:
+        InputError: there are none.
+        RecipeError: an unknown name.
+    """
+    multiple = recipe.scale * input_multiple(recipe.arch_spec())
+    files = validation_files(recipe)
+    files.say()
+    return TrainingImages(
+        files.originals,
+        partners=files.partners,
+        scale=recipe.scale,
+        min_side=SSIM_WINDOW + 2 * recipe.scale,
+        multiple=multiple,
+        cache_gib=recipe.data.cache_gib,
+        channels=recipe.channels,
+    )
 
 
 def _hold_out(path: Path, pair: OriginalPair, scale: int) -> HeldOut:
@@ -104,13 +114,17 @@ def validate(network: nn.Module, held_out: Iterable[HeldOut], scale: int, step: 
         model = _score(sr, photograph.pair.hr, scale)
         return HeldOutScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores)
 
-    rows = [score(photograph) for photograph in held_out]
+    rows, degraded = [], []
+    for photograph in held_out:  # once: it may be a generator
+        rows.append(score(photograph))
+        if photograph.degraded is not None:
+            degraded.append(score(photograph.degraded))
     return ValidationResult(
         step=step,
         model=average_scores([row.model for row in rows]),
         bicubic=average_scores([row.bicubic for row in rows]),
         photographs=tuple(rows),
-        degraded=tuple(score(one.degraded) for one in held_out if one.degraded is not None),
+        degraded=tuple(degraded),
     )
 
 

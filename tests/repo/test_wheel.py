@@ -35,7 +35,7 @@ def test_contents(wheel):
     assert shipped == in_checkout
     assert "sr_deploy/_companions/train/demo.toml" in shipped
     assert {"sr_deploy/measure/data/niqe_pris_params.npz", "sr_deploy/measure/data/NOTICE"} <= set(names)
-    assert {"sr_deploy/page/style.css", "sr_deploy/verification/page/slider.js"} <= set(names)
+    assert {"sr_deploy/page/style.css", "sr_deploy/page/slider.js", "sr_deploy/train/page/film.js"} <= set(names)
     assert "sr_deploy/_companions/train/prepare_data.py" in names  # data, as the recipes: nothing imports it
     bundle = {f"model.{precision}.onnx" for precision in ("fp32", "fp16", "int8")} | {"PHOTOGRAPHS.md"}
     bundle |= {"bundle.json", "certificate.json", "generator.safetensors", "int8.json", "int8-search.png"}

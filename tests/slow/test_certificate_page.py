@@ -119,8 +119,8 @@ def test_the_difference_is_shown_on_demand(browser, slider):
     figure = slider.find_element("xpath", "./ancestor::figure")
     right = figure.find_element("css selector", ".right")
     before = right.get_attribute("src")
-    figure.find_element("css selector", "input[value=difference]").click()
+    figure.find_element("css selector", "input[value=v1]").click()
     assert right.get_attribute("src") != before
-    stored = figure.find_element("css selector", "[data-view=difference]").get_attribute("src")
+    stored = figure.find_element("css selector", "[data-view=v1]").get_attribute("src")
     assert right.get_attribute("src") == stored
     assert figure.find_element("css selector", ".right-name").text.startswith("difference in 8 bit, times ")

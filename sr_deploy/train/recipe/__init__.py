@@ -17,6 +17,7 @@ from sr_deploy.train.recipe.optimizer import EmaRecipe, OptimizerRecipe, Precisi
 from sr_deploy.train.recipe.recipe_files import (
     Difference,
     find_differences,
+    flatten_tables,
     format_toml,
     load_recipe,
     read_run_recipe,
@@ -46,6 +47,7 @@ __all__ = [
     "SourceRecipe",
     "StageRecipe",
     "find_differences",
+    "flatten_tables",
     "format_toml",
     "load_recipe",
     "read_run_recipe",

@@ -109,7 +109,7 @@ def find_differences(stored: Recipe, wanted: Recipe) -> list[Difference]:
 
     Lengths, intervals, threads and memory may differ. "auto" accepts what was measured before.
     """
-    before, after = _flatten(stored.model_dump(mode="json")), _flatten(wanted.model_dump(mode="json"))
+    before, after = flatten_tables(stored.model_dump(mode="json")), flatten_tables(wanted.model_dump(mode="json"))
     return [
         Difference(key, before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
@@ -142,11 +142,12 @@ def _quote(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else format_toml_value(key)
 
 
-def _flatten(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+def flatten_tables(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Values of nested tables by key, as in `optimizer.learning_rate`."""
     flat: dict[str, object] = {}
     for key, value in document.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten_tables(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sr_deploy.page.html import encode_image, escape
+from sr_deploy.page.html import escape
+from sr_deploy.page.slider import View, show_slider
 from sr_deploy.verification.page.measured import describe_place
 from sr_deploy.verification.worst import Crop
 
@@ -56,31 +57,19 @@ def shows_difference(crop: Crop) -> bool:
 def _show_crop(number: int, crop: Crop) -> str:
     difference = np.abs(crop.candidate.astype(np.int16) - crop.reference)
     gain = max(1, _FULL // max(1, int(difference.max())))
-    views = {
-        "artifact": ("artifact", "artifact", crop.candidate),
-        "difference": (f"difference in 8 bit, times {gain}", "difference", (difference * gain).astype(np.uint8)),
-        "input": ("input", "input", crop.lr),
-    }
-    stored = "".join(
-        f'<img class="store" data-view="{view}" alt="" src="{encode_image(picture)}">'
-        for view, (_, _, picture) in views.items()
+    views = (
+        View("artifact", "artifact", crop.candidate),
+        View(f"difference in 8 bit, times {gain}", "difference", (difference * gain).astype(np.uint8)),
+        View("input", "input", crop.lr),
     )
-    choices = "".join(
-        f'<label><input type="radio" name="view{number}" value="{view}" data-name="{escape(name)}"'
-        f"{' checked' if view == 'artifact' else ''}> {label}</label>"
-        for view, (name, label, _) in views.items()
-    )
-    place = f"{crop.point}, {describe_place(crop.place)}"
     height, width = crop.reference.shape[:2]
     drawn = max(1, round(_SIDE * width / max(height, width)))  # a strip stays within the square that others fill
-    return (
-        f'<figure><div class="slider" tabindex="0" role="slider" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="50" aria-label="Reference against {escape(crop.backend)}" '
-        f'style="width: {drawn}px; aspect-ratio: {width}/{height}">'
-        f'<img class="right" alt="{escape(crop.backend)}" src="{encode_image(crop.candidate)}">'
-        f'<img class="left" alt="reference" src="{encode_image(crop.reference)}"><span class="handle"></span></div>'
-        f'<div class="sides"><span>reference</span><span class="right-name">artifact</span></div>'
-        f'<div class="views" role="radiogroup" aria-label="Shown on the right">{choices}</div>{stored}'
-        f"<figcaption>{escape(crop.backend)}, <code>{escape(crop.file)}</code>: off by {crop.max_abs:.1e} in "
-        f"{escape(place)}</figcaption></figure>"
+    told = f"off by {crop.max_abs:.1e} in {escape(f'{crop.point}, {describe_place(crop.place)}')}"
+    return show_slider(
+        number,
+        f"Reference against {crop.backend}",
+        View("reference", "reference", crop.reference),
+        views,
+        width=drawn,
+        caption=f"{escape(crop.backend)}, <code>{escape(crop.file)}</code>: {told}",
     )

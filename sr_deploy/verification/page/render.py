@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from sr_deploy.bundle import Check, ErrorBudget, FileRecord
 from sr_deploy.files import write_text
 from sr_deploy.page.html import bars, escape, make_page, table, verdict
+from sr_deploy.page.slider import read_script
 from sr_deploy.verification.page.content import PageContent
 from sr_deploy.verification.page.crops import show_crops
 from sr_deploy.verification.page.header import show_coverage, show_facts, show_header, show_holdings
@@ -38,8 +38,7 @@ def render_page(content: PageContent) -> str:
         _show_checks(content.certificate.checks),
         _show_files(content.files),
     )
-    script = files("sr_deploy.verification.page").joinpath("slider.js").read_text(encoding="utf-8")
-    return make_page(f"Certificate: {content.title}", sections, script)
+    return make_page(f"Certificate: {content.title}", sections, read_script())
 
 
 def show_lost(lost_db: float) -> str:

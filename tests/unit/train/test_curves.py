@@ -8,7 +8,7 @@ import pytest
 
 from sr_deploy.errors import InputError
 from sr_deploy.measure.machine import describe_machine
-from sr_deploy.train.curves import draw_curves
+from sr_deploy.train.curves import draw_curves, list_plots
 from sr_deploy.train.run import PrecisionRecord, RunManifest, write_manifest
 
 
@@ -42,14 +42,37 @@ def run(tmp_path):
 def test_every_figure_of_the_run_is_drawn(run, tmp_path):
     draw_curves(run, tmp_path / "curves.svg")
     texts = [one.text for one in ElementTree.parse(tmp_path / "curves.svg").iter() if one.tag.endswith("}text")]
-    labels = ("loss", "pixel", "spectrum", "discriminator", "network", "bicubic", "learning rate")
+    labels = ("loss", "pixel", "spectrum", "discriminator", "network", "bicubic", "learning rate", "steps per second")
     assert [label for label in (*labels, "run: recipe tiny, 20 steps") if label not in texts] == []
-    assert not {"adversarial", "steps_per_second"} & set(texts)
+    assert not {"adversarial", "steps_per_second", "Y-SSIM of photographs"} & set(texts)
     notes = [one.text for one in ElementTree.parse(tmp_path / "curves.svg").iter() if one.tag.endswith("}title")]
     assert notes == [
         *("step 10: 0.5", "step 10: 0.4", "step 10: 0.1", "step 10: 0.7"),
-        *("step 20: 30", "step 20: 29", "step 10: 0.001", "step 20: 0.001"),
+        *("step 20: 30", "step 20: 29", "step 10: 0.001", "step 20: 0.001", "step 10: 3"),
     ]
+
+
+def test_the_best_step_is_marked_and_very_many_points_become_means():
+    validations = [
+        {"step": step, "kind": "validation", "model": {"psnr_y": psnr}, "bicubic": {"psnr_y": 29.0}}
+        for step, psnr in ((10, 30.0), (20, 31.0), (30, 30.5))
+    ]
+    training = [{"step": step, "kind": "training", "loss": float(step)} for step in range(1, 2500)]
+    loss, quality = list_plots([*training, *validations], best_step=20)
+    assert [one.name for one in quality.series] == ["network", "bicubic", "best: step 20"]
+    assert [(one.x, one.y) for one in quality.series[2].points] == [(20, 29.0), (20, 31.0)]
+    points = loss.series[0].points
+    assert (len(points), points[0].x, points[0].y, points[-1].x) == (833, 3, 2.0, 2499)
+    (quality,) = list_plots(validations, best_step=10**400)
+    assert len(quality.series) == 2
+
+
+@pytest.mark.parametrize("figure", ["NaN", "Infinity", "1e308", "1" + 400 * "0", "true", '"3"', "[1]", "null"])
+def test_what_is_no_figure_is_left_out(run, tmp_path, figure):
+    with (run / "metrics.jsonl").open("a") as log:
+        log.write(f'\n{{"step": 30, "kind": "training", "loss": {figure}, "learning_rate": {figure}}}\n')
+    draw_curves(run, tmp_path / "curves.svg")
+    assert "step 30" not in (tmp_path / "curves.svg").read_text()
 
 
 def test_what_cannot_be_drawn_is_said(run, tmp_path):

@@ -1,11 +1,13 @@
-// Each .slider shows the reference left of its handle and the artifact right of it. Mouse, finger, arrow keys.
+// Each .slider shows one picture left of its handle and another right of it. Mouse, finger, arrow keys.
 "use strict";
 for (const slider of document.querySelectorAll(".slider")) {
+  const left = slider.querySelector(".left");
+  const right = slider.querySelector(".right");
   const move = (share) => {
     const at = Math.round(Math.min(1, Math.max(0, share)) * 100);
     slider.style.setProperty("--at", at + "%");
     slider.setAttribute("aria-valuenow", String(at));
-    slider.setAttribute("aria-valuetext", at + " % reference");
+    slider.setAttribute("aria-valuetext", at + " % " + left.alt);
   };
   const follow = (event) => {
     const box = slider.getBoundingClientRect();
@@ -35,9 +37,11 @@ for (const slider of document.querySelectorAll(".slider")) {
     event.preventDefault();
   });
   const figure = slider.closest("figure");
+  const first = right.src; // the other pictures are stored beside it, this one is not there twice
   for (const choice of figure.querySelectorAll("input[type=radio]")) {
     choice.addEventListener("change", () => {
-      slider.querySelector(".right").src = figure.querySelector("[data-view=" + choice.value + "]").src;
+      right.src = figure.querySelector("[data-view=" + choice.value + "]")?.src ?? first;
+      right.alt = choice.dataset.name;
       figure.querySelector(".right-name").textContent = choice.dataset.name;
     });
   }
