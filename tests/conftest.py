@@ -184,3 +184,23 @@ def newcomers_environment() -> Callable[[Path], dict[str, str]]:
         return {**kept, "HOME": str(home)}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def lpips_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """AlexNet and LPIPS's linear layers for it with random weights, as published files hold them."""
+    import torch
+
+    from sr_deploy.arch.lpips import _BACKBONES
+
+    folder, convolutions = tmp_path_factory.mktemp("lpips"), _BACKBONES["AlexNet"]
+    random = torch.Generator().manual_seed(1)
+    backbone = {f"{one.key}.weight": torch.randn(one.shape, generator=random) * 0.05 for one in convolutions}
+    backbone |= {f"{one.key}.bias": torch.zeros(one.shape[0]) for one in convolutions}
+    linear = {
+        f"lin{number}.model.1.weight": torch.rand(1, one.shape[0], 1, 1, generator=random)
+        for number, one in enumerate(convolutions)
+    }
+    torch.save(backbone, folder / "alexnet.pth")
+    torch.save(linear, folder / "alex.pth")
+    return folder / "alexnet.pth", folder / "alex.pth"

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sr_deploy.config import Document
 from sr_deploy.errors import InputError, ShapeError
 from sr_deploy.evaluation.scores import (
-    Distance,
     ImageEvaluation,
     WorstCrop,
     draw_worst_crops,
@@ -20,7 +19,7 @@ from sr_deploy.evaluation.scores import (
 from sr_deploy.files import make_folder, sha256_of, write_text
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.pairs import PairPaths, find_pairs, read_pair
-from sr_deploy.measure.quality import ImageScores, average_scores, mean_of
+from sr_deploy.measure.quality import Distance, ImageScores, average_scores, mean_of
 from sr_deploy.model import Model, open_model
 from sr_deploy.progress import OnProgress, Progress
 from sr_deploy.upscale.guards import FINITE_ONLY
@@ -166,7 +165,7 @@ def _hash_model(model: Model) -> str | None:
 def _open_lpips(files: tuple[Path, Path] | None) -> Distance | None:
     if files is None:
         return None
-    from sr_deploy.evaluation.lpips import Lpips
+    from sr_deploy.arch.lpips import Lpips
 
     return Lpips.read(*files)
 

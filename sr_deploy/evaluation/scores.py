@@ -16,7 +16,7 @@ from sr_deploy.imaging.photographs import ImagePair
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
 from sr_deploy.measure.niqe import try_niqe
-from sr_deploy.measure.quality import EQUAL_DB, ImageScores, psnr, score_pair
+from sr_deploy.measure.quality import EQUAL_DB, Distance, ImageScores, psnr, score_pair
 
 MAX_CROPS = 6
 """Rows of the picture of the worst crops."""
@@ -24,8 +24,6 @@ _CROP_SIDE = 176
 
 Upscale = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """H x W x C to (H * scale) x (W * scale) x C, 8 bit."""
-Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
-"""Of two pictures of one shape, H x W x C, 8 bit."""
 
 
 class ImageEvaluation(Document):

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ EQUAL_DB = 100.0
 _PEAK = 255.0
 _WINDOW_RADIUS = 5
 _WINDOW_SIGMA = 1.5
+Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
+"""Of two pictures of one shape, H x W x C, 8 bit: LPIPS, which needs a network."""
 SSIM_WINDOW = 2 * _WINDOW_RADIUS + 1
 """Pixels along each side that SSIM needs at least."""
 _C1 = (0.01 * _PEAK) ** 2

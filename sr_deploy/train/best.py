@@ -8,10 +8,15 @@ from sr_deploy.run_folder import checkpoint_folder
 from sr_deploy.train.recipe import RunRecipe
 from sr_deploy.train.run import ValidationResult
 
+_LOWER_IS_BETTER = frozenset({"niqe", "lpips"})
+
 
 def is_better(result: ValidationResult, best: ValidationResult | None, recipe: RunRecipe) -> bool:
-    """Whether a validation beats the best one before it, by the recipe's `best_by`."""
-    return best is None or bool(getattr(result.model, recipe.best_by) > getattr(best.model, recipe.best_by))
+    """Whether a validation beats the best one before it, by the recipe's `best_by`; without that figure none does."""
+    new, old = (None if one is None else getattr(one.model, recipe.best_by) for one in (result, best))
+    if new is None or old is None:
+        return best is None or (old is None and new is not None)
+    return bool(new < old if recipe.best_by in _LOWER_IS_BETTER else new > old)
 
 
 def is_out_of_patience(step: int, best: ValidationResult | None, recipe: RunRecipe) -> bool:

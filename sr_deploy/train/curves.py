@@ -19,6 +19,7 @@ _QUALITY = {
     "psnr_y": "Y-PSNR of photographs, dB",
     "ssim_y": "Y-SSIM of photographs",
     "niqe": "NIQE of photographs (lower is better)",
+    "lpips": "LPIPS of photographs (lower is better, not validated)",
 }
 _MOST_POINTS = 1000
 _LARGEST = 1e100

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sr_deploy.arch.lpips import LEAST_SIDE, Lpips
 from sr_deploy.arch.registry import input_multiple
 from sr_deploy.errors import TrainingError
 from sr_deploy.imaging.codec import write_image
@@ -19,7 +20,7 @@ from sr_deploy.imaging.encoding import round_to_8bit
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
 from sr_deploy.measure.niqe import try_niqe
-from sr_deploy.measure.quality import SSIM_WINDOW, ImageScores, average_scores, score_pair
+from sr_deploy.measure.quality import SSIM_WINDOW, Distance, ImageScores, average_scores, score_pair
 from sr_deploy.train.degraded_validation import degrade_middle
 from sr_deploy.train.headers import tell_progress
 from sr_deploy.train.originals import OriginalPair, Samples, raise_depth
@@ -43,6 +44,8 @@ class HeldOut:
     """The papers' bicubic enlargement, of the shape of `pair.hr`."""
     bicubic_scores: ImageScores
     """How near it comes."""
+    lpips: Distance | None = None
+    """What computes LPIPS; None: nothing does."""
     degraded: HeldOut | None = None
     """Its middle, degraded as the recipe trains."""
 
@@ -59,7 +62,7 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
         InputError: none can be used.
         RecipeError: an unknown name.
     """
-    photographs = open_validation_images(recipe)
+    photographs, lpips = open_validation_images(recipe), open_lpips(recipe)
     held_out = []
     count = len(photographs.paths)
     described = tell_progress(photographs.paths, lambda read: f"read {read:,} of {count:,} pictures to validate on")
@@ -67,9 +70,19 @@ def read_held_out(recipe: Recipe) -> list[HeldOut]:
         pair = photographs.pair(index)
         if pair is not None:
             degraded = degrade_middle(recipe, pair.hr, index)
-            shown = None if degraded is None else _hold_out(path, degraded, recipe.scale)
-            held_out.append(replace(_hold_out(path, pair, recipe.scale), degraded=shown))
+            shown = None if degraded is None else _hold_out(path, degraded, recipe.scale, lpips)
+            held_out.append(replace(_hold_out(path, pair, recipe.scale, lpips), degraded=shown))
     return held_out
+
+
+def open_lpips(recipe: Recipe) -> Distance | None:
+    """What computes LPIPS in validations; None where the recipe names no weights.
+
+    Raises:
+        InputError: a file does not exist.
+        CheckpointError: it holds something else.
+    """
+    return None if recipe.run.lpips is None else Lpips.read(*(Path(file).expanduser() for file in recipe.run.lpips))
 
 
 def open_validation_images(recipe: Recipe) -> TrainingImages:
@@ -93,12 +106,12 @@ def open_validation_images(recipe: Recipe) -> TrainingImages:
     )
 
 
-def _hold_out(path: Path, pair: OriginalPair, scale: int) -> HeldOut:
+def _hold_out(path: Path, pair: OriginalPair, scale: int, lpips: Distance | None) -> HeldOut:
     bicubic = upscale_bicubic(pair.lr, scale)
     if bicubic.dtype != pair.hr.dtype:
         bicubic, hr = raise_depth([bicubic, pair.hr])
         pair = OriginalPair(pair.lr, hr)
-    return HeldOut(path, pair, bicubic, _score(bicubic, pair.hr, scale))
+    return HeldOut(path, pair, bicubic, _score(bicubic, pair.hr, scale, lpips), lpips)
 
 
 def validate(network: nn.Module, held_out: Iterable[HeldOut], scale: int, step: int) -> ValidationResult:
@@ -111,7 +124,7 @@ def validate(network: nn.Module, held_out: Iterable[HeldOut], scale: int, step: 
     def score(photograph: HeldOut) -> HeldOutScores:
         what = f"{photograph.name} after step {step}"
         sr = upscale(network, photograph.pair.lr, what, photograph.pair.hr.dtype)
-        model = _score(sr, photograph.pair.hr, scale)
+        model = _score(sr, photograph.pair.hr, scale, photograph.lpips)
         return HeldOutScores(name=photograph.name, model=model, bicubic=photograph.bicubic_scores)
 
     rows, degraded = [], []
@@ -128,8 +141,15 @@ def validate(network: nn.Module, held_out: Iterable[HeldOut], scale: int, step: 
     )
 
 
-def _score(sr: Samples, hr: Samples, scale: int) -> ImageScores:
-    return ImageScores(**score_pair(sr, hr, scale).model_dump(), niqe=try_niqe(round_to_8bit(sr), scale))
+def _score(sr: Samples, hr: Samples, scale: int, lpips: Distance | None) -> ImageScores:
+    inner = slice(scale, -scale)
+    seen, wanted = (round_to_8bit(image)[inner, inner] for image in (sr, hr))
+    measured = lpips if min(seen.shape[:2]) >= LEAST_SIDE else None
+    return ImageScores(
+        **score_pair(sr, hr, scale).model_dump(),
+        niqe=try_niqe(round_to_8bit(sr), scale),
+        lpips=measured(seen, wanted) if measured is not None else None,
+    )
 
 
 @torch.no_grad()

@@ -112,14 +112,16 @@ def test_runs_from_the_stage_before_and_logs_each_term(train: Train, name: str) 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     terms = {"loss"}
     if recipe.loss.adversarial is not None:
-        terms |= {"adversarial", "discriminator", "d_real", "d_fake"}
+        terms |= {"adversarial", "discriminator", "d_real", "d_fake", "discriminator_gradient_norm"}
         terms |= {"pixel"} if recipe.loss.weight > 0 else set()
         terms |= {"perceptual"} if name in WITH_VGG19 else set()
     terms |= {"pixel", "distill"} if name in FOR_INT8 else set()
     training = [line for line in lines if line["kind"] == "training"]
     assert [line["step"] for line in training] == [2, 4, 6, 8]
     for line in training:
-        assert set(line) == {"step", "kind", "learning_rate", "steps_per_second", "data_wait", *terms}
+        assert set(line) == {
+            "step", "kind", "learning_rate", "steps_per_second", "data_wait", "gradient_norm", "weight_norm", *terms
+        }  # fmt: skip
     parts = {"pixel", "perceptual", "adversarial", "distill"} & terms
     if parts:
         assert training[-1]["loss"] == pytest.approx(sum(training[-1][part] for part in parts), rel=1e-5)

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from sr_deploy.config import named_files, read_toml
 from sr_deploy.errors import SrDeployError
 from sr_deploy.run_folder import RECIPE_NAME
+from sr_deploy.train.best import is_better
 from sr_deploy.train.metrics import read_metrics
-from sr_deploy.train.recipe import Recipe, flatten_tables, load_recipe, read_run_recipe
+from sr_deploy.train.recipe import Recipe, RunRecipe, flatten_tables, load_recipe, read_run_recipe
 from sr_deploy.train.run import RunManifest, ValidationResult, read_manifest
 from sr_deploy.untrusted import find_inside
 
@@ -54,7 +55,11 @@ class RunContent:
         """The best validation, by the manifest; by the log where that has none."""
         if self.manifest is not None and self.manifest.best_validation is not None:
             return self.manifest.best_validation
-        return max(self.validations, key=lambda one: float(getattr(one.model, self.best_by)), default=None)
+        settings = self.recipe.run if self.recipe is not None else RunRecipe(steps=1)
+        best = None
+        for one in self.validations:
+            best = one if is_better(one, best, settings) else best
+        return best
 
     @property
     def last(self) -> ValidationResult | None:

@@ -55,8 +55,12 @@ class RunRecipe(Section):
     """Checkpoints kept, the newest ones."""
     keep_best: bool = True
     """Keep the checkpoint of the best validation too; a validation that beats all before has one."""
-    best_by: Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb"] = "psnr_y"
-    """Mean over the held-out photographs by which validations are compared; the highest is best."""
+    best_by: Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "niqe", "lpips"] = "psnr_y"
+    """Mean over the held-out photographs by which validations are compared; the highest is best, of NIQE and LPIPS the
+    lowest."""
+    lpips: tuple[str, str] | None = None
+    """Weight files of LPIPS, to validate by it too: torchvision's AlexNet or VGG16, and LPIPS v0.1's alex.pth or
+    vgg.pth; left out: it is not computed."""
     patience: int = Field(default=0, ge=0, le=10**9)
     """Steps without a better validation after which the training ends; 0: it goes on to `steps`."""
     bad_steps: int = Field(default=20, ge=0, le=10**9)
@@ -65,6 +69,14 @@ class RunRecipe(Section):
     """Steps between two preview pictures; the last step always has one."""
     wandb: str = Field(default="", pattern=r"^[^/\\#?%:]*$", max_length=128)
     """Project at Weights & Biases that figures and previews are sent to; empty: nothing is sent."""
+
+    @model_validator(mode="after")
+    def _check_lpips(self) -> Self:
+        if self.best_by == "lpips" and self.lpips is None:
+            raise ValueError(
+                'best_by = \'lpips\' needs LPIPS\'s weights: give run.lpips = ["alexnet-owt-7be5be79.pth", "alex.pth"]'
+            )
+        return self
 
 
 class Recipe(Section):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import sr_deploy
 from sr_deploy.arch.spec import ArchSpec
@@ -94,17 +93,10 @@ def test_without_niqe_and_files_nothing_of_them_is_there(prepared, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lpips_is_marked_as_not_validated(prepared, tmp_path, capsys):
-    from sr_deploy.evaluation.lpips import _BACKBONES, Lpips
+def test_lpips_is_marked_as_not_validated(prepared, lpips_files, capsys):
+    from sr_deploy.arch.lpips import Lpips
 
-    torch.manual_seed(1)
-    convolutions = _BACKBONES["AlexNet"]
-    backbone = {f"{one.key}.weight": torch.randn(one.shape) * 0.05 for one in convolutions}
-    backbone |= {f"{one.key}.bias": torch.zeros(one.shape[0]) for one in convolutions}
-    linear = {f"lin{n}.model.1.weight": torch.rand(1, one.shape[0], 1, 1) for n, one in enumerate(convolutions)}
-    torch.save(backbone, tmp_path / "alexnet.pth")
-    torch.save(linear, tmp_path / "alex.pth")
-    files = [str(tmp_path / "alexnet.pth"), str(tmp_path / "alex.pth")]
+    files = [str(path) for path in lpips_files]
     words = ["evaluate", str(prepared / "net.safetensors"), "--hr", str(prepared / "hr"), "--lpips", *files]
     assert main([*words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -112,7 +104,7 @@ def test_lpips_is_marked_as_not_validated(prepared, tmp_path, capsys):
     hr = read_image(prepared / "hr" / "chelsea.png")[:, :210]
     with sr_deploy.Upscaler(prepared / "net.safetensors") as upscale:
         sr = upscale(downscale_bicubic(hr, 2))
-    distance = Lpips.read(*map(Path, files))(sr[2:-2, 2:-2], hr[2:-2, 2:-2])
+    distance = Lpips.read(*lpips_files)(sr[2:-2, 2:-2], hr[2:-2, 2:-2])
     assert document["pictures"][0]["model"]["lpips"] == pytest.approx(distance, rel=1e-4)
     assert main([*words[:-2], *reversed(files)]) == 1
     assert "no AlexNet or VGG16" in capsys.readouterr().err

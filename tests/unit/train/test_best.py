@@ -9,8 +9,8 @@ from sr_deploy.train.recipe import RunRecipe
 from sr_deploy.train.run import ValidationResult
 
 
-def make_result(step: int, psnr: float = 30.0, ssim: float = 0.9) -> ValidationResult:
-    scores = ImageScores(psnr_y=psnr, ssim_y=ssim, psnr_rgb=psnr - 2, ssim_rgb=ssim)
+def make_result(step: int, psnr: float = 30.0, ssim: float = 0.9, niqe: float | None = None) -> ValidationResult:
+    scores = ImageScores(psnr_y=psnr, ssim_y=ssim, psnr_rgb=psnr - 2, ssim_rgb=ssim, niqe=niqe)
     return ValidationResult(step=step, model=scores, bicubic=scores, photographs=())
 
 
@@ -24,6 +24,17 @@ def test_the_recipe_says_what_is_compared():
     assert is_better(sharper, nearer, make_recipe(best_by="ssim_y"))
     assert not is_better(nearer, nearer, make_recipe())  # of equal ones the first stays
     assert is_better(nearer, None, make_recipe())
+
+
+def test_the_lowest_niqe_is_best_and_none_is_never():
+    by_niqe, low, high, none = make_recipe(best_by="niqe"), *(make_result(100, niqe=one) for one in (4.0, 5.0, None))
+    assert is_better(low, high, by_niqe)
+    assert not is_better(high, low, by_niqe)
+    assert is_better(high, none, by_niqe)
+    assert not is_better(none, high, by_niqe)
+    assert not is_better(none, none, by_niqe)
+    with pytest.raises(ValueError, match="needs LPIPS's weights"):
+        make_recipe(best_by="lpips")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sr_deploy.arch.lpips import Lpips
 from sr_deploy.config import companion_folder
-from sr_deploy.imaging.codec import write_image
+from sr_deploy.errors import InputError
+from sr_deploy.imaging.codec import read_image, write_image
 from sr_deploy.imaging.resize import downscale_bicubic, upscale_bicubic
 from sr_deploy.measure.niqe import niqe
 from sr_deploy.measure.quality import average_scores, score_pair
@@ -68,6 +70,23 @@ def test_niqe_stands_beside_psnr_where_a_picture_is_large_enough(make_recipe, pi
     assert scored["large"].bicubic.niqe == niqe(upscale_bicubic(lr, 2), 2)
     assert scored["a"].model.niqe is None
     assert result.model.niqe == pytest.approx(scored["large"].model.niqe)
+
+
+def test_lpips_stands_there_too_where_its_weights_are(make_recipe, lpips_files, picture_folder):
+    write_image(picture_folder / "tiny.png", np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8))
+    recipe = make_recipe(run={"steps": 4, "lpips": tuple(map(str, lpips_files))})
+    scored = {row.name: row for row in validate(Nearest(), read_held_out(recipe), 2, step=0).photographs}
+    hr = read_image(picture_folder / "a.png")
+    lr = downscale_bicubic(hr, 2)
+    measure = Lpips.read(*lpips_files)
+    for enlarged, found in (
+        (lr.repeat(2, 0).repeat(2, 1), scored["a"].model),
+        (upscale_bicubic(lr, 2), scored["a"].bicubic),
+    ):
+        assert found.lpips == measure(enlarged[2:-2, 2:-2], hr[2:-2, 2:-2])
+    assert scored["tiny"].model.lpips is None
+    with pytest.raises(InputError, match="nowhere"):
+        read_held_out(make_recipe(run={"steps": 4, "lpips": ("nowhere.pth", "alex.pth")}))
 
 
 def test_runs_of_before_still_read():

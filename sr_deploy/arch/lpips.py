@@ -24,6 +24,8 @@ from sr_deploy.errors import CheckpointError, ShapeError
 if TYPE_CHECKING:
     from torch import Tensor
 
+LEAST_SIDE = 32
+"""Pixels along each side that it needs."""
 _EPSILON = 1e-10
 # What LPIPS takes from pictures in [-1, 1], and divides by: ImageNet's mean and deviation, moved to that range.
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -130,8 +132,8 @@ class Lpips:
         """
         if a.shape != b.shape or a.ndim != 3 or a.shape[2] not in (1, 3):
             raise ShapeError(f"LPIPS compares two pictures H x W x 3 or 1 of one shape, not {a.shape} with {b.shape}")
-        if min(a.shape[:2]) < 32:
-            raise ShapeError(f"LPIPS needs sides of at least 32 pixels, not {a.shape[0]}x{a.shape[1]} (HxW)")
+        if min(a.shape[:2]) < LEAST_SIDE:
+            raise ShapeError(f"LPIPS needs sides of at least {LEAST_SIDE} pixels, not {a.shape[0]}x{a.shape[1]} (HxW)")
         return sum(
             float((weight * (left - right).square()).sum(dim=1).mean())
             for weight, left, right in zip(self._linear, self._features(a), self._features(b), strict=True)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from sr_deploy.arch import lpips as module
+from sr_deploy.arch.lpips import Lpips
 from sr_deploy.errors import CheckpointError, InputError, ShapeError
-from sr_deploy.evaluation import lpips as module
-from sr_deploy.evaluation.lpips import Lpips
 
 
 def random_weights(name):
