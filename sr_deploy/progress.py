@@ -27,3 +27,9 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 """Told how far an operation is, one call at a time, though not always from the thread that began it. An exception that
 it raises ends the operation."""
+
+
+def format_span(seconds: float) -> str:
+    """A span of time for people, in hours, minutes or seconds, as in `62 h`."""
+    unit, length = ("h", 3600) if seconds >= 5400 else ("min", 60) if seconds >= 90 else ("s", 1)
+    return f"{seconds / length:.0f} {unit}"

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from sr_deploy.errors import OutputError, TrainingError, find_want_of_memory, one_line
+from sr_deploy.progress import format_span
 from sr_deploy.run_folder import find_last_checkpoint, preview_file
 from sr_deploy.train.best import is_out_of_patience
 from sr_deploy.train.checkpoint import delete_old_checkpoints, write_checkpoint
@@ -226,7 +227,8 @@ def _advise(means: Mapping[str, float], clock: Clock, recipe: Recipe) -> Iterato
     if clock.data_just_became_slow():
         yield (
             f"the device waits for data {100 * clock.data_wait:.0f} % of the time; raise --set data.workers "
-            f"(now {recipe.data.workers}) or --set data.cache_gib (now {recipe.data.cache_gib:g})"
+            f"(now {recipe.data.workers}) or --set data.cache_gib (now {recipe.data.cache_gib:g}), or draw more "
+            f"patches of each decoded picture: --set data.patches_per_decode (now {recipe.data.patches_per_decode})"
         )
 
 
@@ -282,6 +284,5 @@ def _describe_least_time(session: Session) -> str:
     if milliseconds is None:
         return ""
     seconds = milliseconds / 1000 * (session.recipe.run.steps - session.state.step)
-    unit, length = ("h", 3600) if seconds >= 5400 else ("min", 60) if seconds >= 90 else ("s", 1)
     more = "" if session.recipe.discriminator is None else ", and what the discriminator takes"
-    return f"; at least {seconds / length:.0f} {unit}{more}"
+    return f"; at least {format_span(seconds)}{more}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -14,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from sr_deploy.measure.rounds import run_rounds
+from sr_deploy.progress import format_span
 from sr_deploy.train.recipe import PrecisionRecipe
 from sr_deploy.train.run import PrecisionRecord
+
+_LOG = logging.getLogger(__name__)
 
 Autocast = Literal["off", "bf16", "fp16"]
 
@@ -42,8 +46,14 @@ class PrecisionChoice(PrecisionRecord):
         return torch.autocast(device.type, dtype=dtype, enabled=self.autocast != "off")
 
 
-def choose_precision(recipe: PrecisionRecipe, network: nn.Module, lr_NCHW: Tensor) -> PrecisionChoice:
-    """Measure what the recipe leaves open. `network` is not changed; the batch is on its device.
+def choose_precision(recipe: PrecisionRecipe, network: nn.Module, lr_NCHW: Tensor, steps: int = 1) -> PrecisionChoice:
+    """Measure what the recipe leaves open; a line says before what is measured, and how long all of it may take.
+
+    Args:
+        recipe: what may be chosen.
+        network: the generator; it is not changed.
+        lr_NCHW: a batch on its device.
+        steps: of the run, for the estimate.
 
     Raises:
         torch.OutOfMemoryError: not even FP32 fits.
@@ -51,7 +61,16 @@ def choose_precision(recipe: PrecisionRecipe, network: nn.Module, lr_NCHW: Tenso
     candidates = _list_candidates(recipe)
     if len(candidates) == 1:
         return candidates[0]
-    trials = _keep_hopeful(candidates, network, lr_NCHW[:1])
+    trials, patch_seconds = _keep_hopeful(candidates, network, lr_NCHW[:1])
+    seconds = patch_seconds * len(lr_NCHW)
+    _LOG.info(
+        "measures which number format is fastest: %s (estimated from one patch in %s: %s for a step, %s for all %d)",
+        ", ".join(trial.choice.title() for trial in trials),
+        trials[0].choice.title(),
+        format_span(seconds),
+        format_span(seconds * steps),
+        steps,
+    )
 
     def take_turn(trial: _Trial) -> list[float]:
         return [trial.time_pass(lr_NCHW)]
@@ -101,8 +120,10 @@ class _Trial:
         return seconds
 
 
-def _keep_hopeful(candidates: Sequence[PrecisionChoice], network: nn.Module, sample: Tensor) -> list[_Trial]:
-    """Trials of the candidates that are not far slower than the first one, as a single sample shows."""
+def _keep_hopeful(
+    candidates: Sequence[PrecisionChoice], network: nn.Module, sample: Tensor
+) -> tuple[list[_Trial], float]:
+    """Trials of the candidates that are not far slower than the first one, as a single sample shows, and its seconds."""
     plain = _Trial(candidates[0], network)
     reference = min(plain.time_pass(sample) for _ in range(3))
     hopeful = [plain]
@@ -112,4 +133,4 @@ def _keep_hopeful(candidates: Sequence[PrecisionChoice], network: nn.Module, sam
             continue
         if min(trial.time_pass(sample) for _ in range(3)) <= _HOPELESS * reference:
             hopeful.append(trial)
-    return hopeful
+    return hopeful, reference

@@ -304,7 +304,7 @@ def _choose_precision(
     shape = (sampler.share, recipe.channels, recipe.data.patch_size, recipe.data.patch_size)
     hr_NCHW = torch.rand(shape, generator=torch.Generator().manual_seed(recipe.seed))
     lr_NCHW = torch.nn.functional.avg_pool2d(hr_NCHW, recipe.scale)
-    return choose_precision(recipe.precision, network, lr_NCHW.to(device))
+    return choose_precision(recipe.precision, network, lr_NCHW.to(device), recipe.run.steps)
 
 
 def _check_share(recipe: Recipe, processes: Processes) -> None:

@@ -71,6 +71,14 @@ def test_the_fastest_is_taken_and_its_time_kept():
     assert set(choice.step_milliseconds) == {"fp32", "bf16", "fp16"}
 
 
+def test_a_line_says_before_what_is_measured_and_how_long_all_may_take(caplog):
+    network = Slow({"off": 0.5, "torch.bfloat16": 0.3, "torch.float16": 90.0})
+    with caplog.at_level("INFO", logger="sr_deploy"):
+        choose_precision(PrecisionRecipe(channels_last=False), network, BATCH, steps=3600)
+    expected = "fastest: fp32, bf16 (estimated from one patch in fp32: 2 s for a step, 2 h for all 3600)"
+    assert caplog.messages[0].endswith(expected)
+
+
 def test_a_slight_gain_is_not_worth_fewer_bits():
     choice, _ = choose({"off": 0.02, "torch.bfloat16": 0.0195, "torch.float16": 0.0195})
     assert choice.autocast == "off"
