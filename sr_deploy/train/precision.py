@@ -123,7 +123,7 @@ class _Trial:
 def _keep_hopeful(
     candidates: Sequence[PrecisionChoice], network: nn.Module, sample: Tensor
 ) -> tuple[list[_Trial], float]:
-    """Trials of the candidates that are not far slower than the first one, as a single sample shows, and its seconds."""
+    """Trials of the candidates that are not far slower than the first one, as one sample shows, and its seconds."""
     plain = _Trial(candidates[0], network)
     reference = min(plain.time_pass(sample) for _ in range(3))
     hopeful = [plain]
