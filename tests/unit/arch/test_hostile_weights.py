@@ -12,11 +12,11 @@ import torch
 
 from sr_deploy.arch.discriminators import read_discriminator, save_discriminator
 from sr_deploy.arch.discriminators.files import _list_shapes
+from sr_deploy.arch.lpips import Lpips
 from sr_deploy.arch.spec import ArchSpec, DiscriminatorSpec
 from sr_deploy.arch.vgg import load_vgg19
 from sr_deploy.arch.weights import read_checkpoint
 from sr_deploy.errors import CheckpointError, SrDeployError
-from sr_deploy.evaluation.lpips import Lpips
 from tests.fuzz.checkpoint_cases import CASES, archive, save, state
 
 COMPACT = ArchSpec(architecture="compact", scale=4, features=6, blocks=2)
