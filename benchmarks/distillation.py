@@ -28,7 +28,8 @@ from sr_deploy.run_folder import list_checkpoints
 ROOT = Path(__file__).parents[1]
 SETTINGS = [
     "network.features=48", "network.blocks=8", "data.patch_size=96", "data.batch=8", "data.workers=1",
-    "degradation.canvas=192", "degradation.pool=16", "run.log_every=25", "run.keep_checkpoints=100",
+    "degradation.canvas=192", "degradation.pool=16", "optimizer.learning_rate=1e-3", "optimizer.schedule.kind=cosine",
+    "optimizer.clip_norm=1", "run.log_every=25", "run.keep_checkpoints=100",
 ]  # fmt: skip
 WAYS = {
     "originals": ["loss.weight=1", "loss.distill.weight=0"],
@@ -40,7 +41,7 @@ WAYS = {
 
 def train(way: str, number: int, options: argparse.Namespace, runs: Path) -> list[dict[str, float]]:
     """Train one way; how close each checkpoint comes to the teacher."""
-    every = max(options.steps // 8, 1)
+    every = max(options.steps // 5, 1)
     schedule = [f"run.steps={options.steps}", f"run.checkpoint_every={every}", f"run.validate_every={options.steps}"]
     teacher = [f"loss.distill.teacher={json.dumps(str(options.teacher.resolve()))}"]
     words = [word for setting in [*SETTINGS, *schedule, *teacher, *WAYS[way]] for word in ("--set", setting)]
@@ -93,7 +94,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="RealESRGAN_x4plus.pth")
     parser.add_argument("--data", type=Path, required=True, help="folder of photographs to train on")
     parser.add_argument("--lr", type=Path, required=True, help="folder of low-resolution pictures to compare on")
-    parser.add_argument("--steps", type=int, default=400, help="of each run [400]")
+    parser.add_argument("--steps", type=int, default=1000, help="of each run [1000]")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         runs = Path(name)

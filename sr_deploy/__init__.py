@@ -35,8 +35,6 @@ _SETTINGS = {
     "ORT_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "WANDB_ERROR_REPORTING": "false",
-    # PyTorch gets each large feature map from the kernel anew, which clears it page by page: huge pages are fewer.
-    "THP_MEM_ALLOC_ENABLE": "1",
 }
 for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)

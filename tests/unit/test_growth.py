@@ -1,11 +1,7 @@
 """What is done grows with the work: calls are counted, on graphs and folders of two sizes, nothing is timed."""
 
 import cProfile
-import os
 import pstats
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -154,31 +150,3 @@ def test_memory_of_deep_graphs_is_not_planned_ahead(tmp_path, sessions, layers, 
     assert [options.enable_mem_reuse for options in sessions] == [planned]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])  # as ONNX Runtime has it
     np.testing.assert_allclose(sr_NCHW, session.run(None, {"lr": lr_NCHW})[0], rtol=1e-4, atol=1e-5)
-
-
-HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-FAULTS = """
-import resource, sr_deploy, torch
-torch.set_num_threads(1)
-layers, images = torch.nn.Conv2d(32, 32, 1), torch.rand(16, 32, 128, 128)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-with torch.inference_mode():
-    for _ in range(4):
-        layers(images)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(
-    not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(), reason="this kernel gives no huge pages"
-)
-def test_large_feature_maps_do_not_come_page_by_page():
-    """Clearing each page took half of the time of a batch; who sets the variable has the say."""
-    faults = {}
-    for asked in (None, "0"):
-        environment = {key: value for key, value in os.environ.items() if key != "THP_MEM_ALLOC_ENABLE"}
-        environment |= {} if asked is None else {"THP_MEM_ALLOC_ENABLE": asked}
-        words = [sys.executable, "-c", FAULTS]
-        faults[asked] = int(subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout)
-    assert faults["0"] > 4 * 2**25 / os.sysconf("SC_PAGE_SIZE") / 2  # 32 MiB each time
-    assert faults[None] < faults["0"] / 4
