@@ -26,8 +26,8 @@ from sr_deploy.imaging.codec import bundled_photographs, read_training_image, tr
 from sr_deploy.train.mixture import build_mixture
 from sr_deploy.train.paired import training_files
 from sr_deploy.train.recipe import load_recipe
+from sr_deploy.train.recipe_images import open_training_images
 from sr_deploy.train.sampling import PatchSampler, iterate_batches
-from sr_deploy.train.session import open_training_images
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"

@@ -32,7 +32,7 @@ from sr_deploy.files import sha256_of
 from sr_deploy.model import open_model
 from sr_deploy.train.chain import Stage, plan_stages
 from sr_deploy.train.losses.registry import find_terms, list_losses
-from sr_deploy.train.recipe import QuantizationRecipe, load_recipe
+from sr_deploy.train.recipe import QuantizationRecipe, Recipe, load_recipe
 
 _LOG = logging.getLogger(__name__)
 _MIN_SIDE = 16
@@ -89,20 +89,24 @@ def plan_qat(
     (stage,) = plan_stages(name, [*overrides, *fixed], runs, alone=True, out=out)
     side = max(stage.recipe.data.patch_size // arch.scale, _MIN_SIDE)
     start = prepare_training(checkpoint, weights, data, side=side)
-    trained = stage.recipe
+    return replace(stage, recipe=_quantize_recipe(stage.recipe, checkpoint, start))
+
+
+def _quantize_recipe(recipe: Recipe, checkpoint: Path, start: Start) -> Recipe:
+    """The recipe with what was measured, and a teacher where it has none."""
     steps = {
         "input_steps": start.input_steps,
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": start.checkpoint_sha256,
     }
     changed: dict[str, object] = {
-        "quantization": (trained.quantization or QuantizationRecipe()).model_copy(update=steps)
+        "quantization": (recipe.quantization or QuantizationRecipe()).model_copy(update=steps)
     }
-    if trained.quantization is None and not any("teacher" in one.loss.needs for one in find_terms(trained)):
+    if recipe.quantization is None and not any("teacher" in one.loss.needs for one in find_terms(recipe)):
         # A recipe that was not made for this: it learns to repeat the network as it was, beside what it learns.
         name, loss = next(one for one in list_losses() if "teacher" in one[1].needs)
-        changed["loss"] = trained.loss.model_copy(update={name: loss.options(weight=1.0)})
-    return replace(stage, recipe=trained.model_copy(update=changed))
+        changed["loss"] = recipe.loss.model_copy(update={name: loss.options(weight=1.0)})
+    return recipe.model_copy(update=changed)
 
 
 def _find_recipe(architecture: str) -> str | None:

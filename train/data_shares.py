@@ -18,8 +18,8 @@ from sr_deploy.errors import SrDeployError
 from sr_deploy.train.mixture import WHOLE, build_mixture
 from sr_deploy.train.paired import training_files
 from sr_deploy.train.recipe import Recipe, load_recipe
+from sr_deploy.train.recipe_images import open_training_images
 from sr_deploy.train.sampling import random_for
-from sr_deploy.train.session import open_training_images
 
 
 def list_shares(recipe: Recipe, draws: int) -> list[tuple[str, str, int, float]]:

@@ -15,8 +15,9 @@ from sr_deploy.config import Document
 from sr_deploy.imaging.photographs import ImagePair
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
+from sr_deploy.measure.image_scores import score_image
 from sr_deploy.measure.niqe import try_niqe
-from sr_deploy.measure.quality import EQUAL_DB, Distance, ImageScores, psnr, score_pair
+from sr_deploy.measure.quality import EQUAL_DB, Distance, ImageScores, psnr
 
 MAX_CROPS = 6
 """Rows of the picture of the worst crops."""
@@ -69,7 +70,8 @@ def evaluate_pair(
     """
     bicubic, sr = upscale_bicubic(pair.lr, scale), upscale(pair.lr)
     sr_scores, bicubic_scores = (
-        _score(enlarged, pair.hr, scale, with_niqe=with_niqe, lpips=lpips) for enlarged in (sr, bicubic)
+        score_image(enlarged, pair.hr, scale, shown=(enlarged, pair.hr), with_niqe=with_niqe, lpips=lpips)
+        for enlarged in (sr, bicubic)
     )
     evaluation = ImageEvaluation(
         name=name,
@@ -90,17 +92,6 @@ def draw_worst_crops(crops: Iterable[WorstCrop]) -> NDArray[np.uint8]:
     """
     worst = sorted(crops, key=lambda crop: crop.psnr_db)[:MAX_CROPS]
     return compose_sheet([crop.cells for crop in worst])
-
-
-def _score(
-    sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, *, with_niqe: bool, lpips: Distance | None
-) -> ImageScores:
-    inner = slice(scale, -scale)
-    return ImageScores(
-        **score_pair(sr, hr, scale).model_dump(),
-        niqe=try_niqe(sr, scale) if with_niqe else None,
-        lpips=lpips(sr[inner, inner], hr[inner, inner]) if lpips is not None else None,
-    )
 
 
 def _crop_worst(name: str, pair: ImagePair, bicubic: NDArray[np.uint8], sr: NDArray[np.uint8], scale: int) -> WorstCrop:

@@ -61,8 +61,9 @@ class MetricsLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        for sink in self._sinks:
-            sink.close(failed=kind is not None)
+        with contextlib.ExitStack() as closing:  # all of them, whatever one raises
+            for sink in self._sinks:
+                closing.callback(sink.close, failed=kind is not None)
 
     def log_training(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write metrics of the steps since the last line: means of `loss` and of its terms, `learning_rate`, the pace.

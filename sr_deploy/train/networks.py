@@ -30,7 +30,7 @@ from sr_deploy.train.recipe import DiscriminatorRecipe, Recipe
 from sr_deploy.train.run import StartingPoint
 from sr_deploy.train.sinks import check_wandb
 from sr_deploy.train.state import DiscriminatorState, TrainingState
-from sr_deploy.train.teacher import Teacher, open_teacher
+from sr_deploy.train.teacher import Teacher, TeacherNetwork, open_teacher
 from sr_deploy.train.update import Criteria, Updater
 
 _LOG = logging.getLogger(__name__)
@@ -215,12 +215,14 @@ def build_updater(
     state: TrainingState,
     criteria: Criteria,
     *,
-    teacher: Teacher | None = None,
+    teacher: TeacherNetwork | None = None,
     precision: PrecisionChoice,
     device: torch.device,
     processes: Processes,
 ) -> Updater:
     """What makes the updates; networks are compiled and shared between processes as due."""
+    if teacher is not None:
+        teacher.network.to(device, memory_format=precision.memory_format())  # type: ignore[call-overload]
     probability = recipe.optimizer.dropout
     dropout = LastDropout(state.network, probability, recipe.seed) if probability else None
     called = torch.compile(state.network) if recipe.precision.compile else state.network
@@ -231,7 +233,7 @@ def build_updater(
         generator=processes.share_gradients(called, device, share_buffers=True),
         # Two passes before one backward: buffers sent in between would spoil the first.
         discriminator=processes.share_gradients(judged, device, share_buffers=False) if judged is not None else None,
-        teacher=teacher,
+        teacher=None if teacher is None else Teacher(teacher, state.network, recipe.arch_spec()),
         criteria=criteria,
         precision=precision,
         device=device,

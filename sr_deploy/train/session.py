@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from sr_deploy.arch.quantized import quantize_convolutions
-from sr_deploy.arch.registry import input_multiple
 from sr_deploy.errors import InputError, RecipeError
 from sr_deploy.imaging.codec import training_decoder
 from sr_deploy.run_folder import find_last_checkpoint
@@ -31,11 +30,12 @@ from sr_deploy.train.networks import (
     build_updater,
 )
 from sr_deploy.train.overlap import warn_of_overlap
-from sr_deploy.train.paired import ImageFiles, training_files
+from sr_deploy.train.paired import training_files
 from sr_deploy.train.pairs import PairMaker, build_pair_maker, build_pool
 from sr_deploy.train.precision import PrecisionChoice, choose_precision
 from sr_deploy.train.processes import SINGLE_PROCESS, Processes
 from sr_deploy.train.recipe import Recipe
+from sr_deploy.train.recipe_images import open_training_images
 from sr_deploy.train.run import (
     RunManifest,
     StartingPoint,
@@ -46,7 +46,7 @@ from sr_deploy.train.run import (
 from sr_deploy.train.sampling import PatchSampler
 from sr_deploy.train.sinks import check_wandb
 from sr_deploy.train.state import TrainingState
-from sr_deploy.train.teacher import Teacher, find_teacher
+from sr_deploy.train.teacher import find_teacher
 from sr_deploy.train.training_images import TrainingImages
 from sr_deploy.train.update import Updater
 from sr_deploy.train.validation import HeldOut, read_held_out
@@ -175,13 +175,9 @@ def _prepare(
     recipe = _fix_precision(recipe, precision)
     state = build_state(recipe, network, discriminator, precision, chosen_device)
     _restore(state, recipe, run, changed, processes, resume=resume)
-    if teacher is not None:
-        teacher.network.to(chosen_device, memory_format=precision.memory_format())  # type: ignore[call-overload]
     updater = build_updater(
-        recipe, state, criteria,
-        teacher=None if teacher is None else Teacher(teacher, state.network, recipe.arch_spec()),
-        precision=precision, device=chosen_device, processes=processes,
-    )  # fmt: skip
+        recipe, state, criteria, teacher=teacher, precision=precision, device=chosen_device, processes=processes
+    )
     headers = None if photographs.headers == kept else photographs.headers
     session = Session(
         recipe=recipe, run=run, manifest=manifest, device=chosen_device, precision=precision, sampler=sampler,
@@ -257,44 +253,6 @@ def choose_device(name: str | None, processes: Processes = SINGLE_PROCESS) -> to
     if chosen not in available:
         raise InputError(f"no device {chosen!r} here; available: {', '.join(available)}")
     return torch.device(chosen)
-
-
-def list_training_images(recipe: Recipe, files: ImageFiles) -> TrainingImages:
-    """The images that a recipe trains on; none is read yet."""
-    return TrainingImages(
-        files.originals,
-        partners=files.partners,
-        scale=recipe.scale,
-        min_side=recipe.degradation.min_side() if recipe.degradation is not None else recipe.data.patch_size,
-        multiple=1 if recipe.degradation is not None else recipe.scale,
-        cache_gib=recipe.data.cache_gib,
-        with_lr=recipe.degradation is None,
-        channels=recipe.channels,
-    )
-
-
-def open_training_images(recipe: Recipe, files: ImageFiles, known: Iterable[FileHeader] = ()) -> TrainingImages:
-    """The images that a recipe trains on; their headers are read.
-
-    Args:
-        recipe: what to train.
-        files: as `training_files` finds them.
-        known: headers as they were kept.
-
-    Raises:
-        RecipeError: the patches do not fit the network.
-        InputError: none of the images can be used.
-    """
-    multiple = recipe.scale * input_multiple(recipe.arch_spec())
-    if recipe.data.patch_size % multiple:
-        raise RecipeError(
-            f"data.patch_size = {recipe.data.patch_size} does not fit {recipe.arch_spec().title()}; "
-            f"give a multiple of {multiple}"
-        )
-    files.say()
-    photographs = list_training_images(recipe, files)
-    photographs.examine(threads=recipe.data.workers, known=known)
-    return photographs
 
 
 def _choose_precision(

@@ -13,7 +13,7 @@ from sr_deploy.train.headers import FileHeader
 from sr_deploy.train.mixture import WHOLE, Entry, build_mixture
 from sr_deploy.train.paired import ImageFiles
 from sr_deploy.train.recipe import Recipe
-from sr_deploy.train.session import list_training_images
+from sr_deploy.train.recipe_images import list_training_images
 from sr_deploy.train.training_images import BUNDLED_NAME, TrainingSource
 
 _LONGEST_SIDE = 2**31

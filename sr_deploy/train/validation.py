@@ -12,22 +12,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sr_deploy.arch.lpips import LEAST_SIDE, Lpips
-from sr_deploy.arch.registry import input_multiple
 from sr_deploy.errors import TrainingError
 from sr_deploy.imaging.codec import write_image
 from sr_deploy.imaging.convert import SampleT, to_image, to_nchw
 from sr_deploy.imaging.encoding import round_to_8bit
 from sr_deploy.imaging.resize import upscale_bicubic
 from sr_deploy.imaging.sheet import Cell, compare_crops, compose_sheet, find_worst_window
-from sr_deploy.measure.niqe import try_niqe
-from sr_deploy.measure.quality import SSIM_WINDOW, Distance, ImageScores, average_scores, score_pair
+from sr_deploy.measure.image_scores import score_image
+from sr_deploy.measure.quality import Distance, ImageScores, average_scores
 from sr_deploy.train.degraded_validation import degrade_middle
 from sr_deploy.train.headers import tell_progress
 from sr_deploy.train.originals import OriginalPair, Samples, raise_depth
-from sr_deploy.train.paired import validation_files
 from sr_deploy.train.recipe import Recipe
+from sr_deploy.train.recipe_images import open_validation_images
 from sr_deploy.train.run import HeldOutScores, ValidationResult
-from sr_deploy.train.training_images import TrainingImages
 
 _PREVIEW_SIDE = 160
 _PREVIEW_ROWS = 4
@@ -85,27 +83,6 @@ def open_lpips(recipe: Recipe) -> Distance | None:
     return None if recipe.run.lpips is None else Lpips.read(*(Path(file).expanduser() for file in recipe.run.lpips))
 
 
-def open_validation_images(recipe: Recipe) -> TrainingImages:
-    """The photographs to validate on; none is read yet.
-
-    Raises:
-        InputError: there are none.
-        RecipeError: an unknown name.
-    """
-    multiple = recipe.scale * input_multiple(recipe.arch_spec())
-    files = validation_files(recipe)
-    files.say()
-    return TrainingImages(
-        files.originals,
-        partners=files.partners,
-        scale=recipe.scale,
-        min_side=SSIM_WINDOW + 2 * recipe.scale,
-        multiple=multiple,
-        cache_gib=recipe.data.cache_gib,
-        channels=recipe.channels,
-    )
-
-
 def _hold_out(path: Path, pair: OriginalPair, scale: int, lpips: Distance | None) -> HeldOut:
     bicubic = upscale_bicubic(pair.lr, scale)
     if bicubic.dtype != pair.hr.dtype:
@@ -142,14 +119,9 @@ def validate(network: nn.Module, held_out: Iterable[HeldOut], scale: int, step: 
 
 
 def _score(sr: Samples, hr: Samples, scale: int, lpips: Distance | None) -> ImageScores:
-    inner = slice(scale, -scale)
-    seen, wanted = (round_to_8bit(image)[inner, inner] for image in (sr, hr))
-    measured = lpips if min(seen.shape[:2]) >= LEAST_SIDE else None
-    return ImageScores(
-        **score_pair(sr, hr, scale).model_dump(),
-        niqe=try_niqe(round_to_8bit(sr), scale),
-        lpips=measured(seen, wanted) if measured is not None else None,
-    )
+    shown = round_to_8bit(sr), round_to_8bit(hr)
+    large = min(hr.shape[:2]) >= LEAST_SIDE + 2 * scale
+    return score_image(sr, hr, scale, shown=shown, lpips=lpips if large else None)
 
 
 @torch.no_grad()

@@ -21,7 +21,8 @@ from sr_deploy.model import open_model
 from sr_deploy.run_folder import list_checkpoints
 from sr_deploy.train.originals import OriginalPair
 from sr_deploy.train.recipe import Recipe
-from sr_deploy.train.validation import open_validation_images, upscale
+from sr_deploy.train.recipe_images import open_validation_images
+from sr_deploy.train.validation import upscale
 
 SIDE = 320
 """Of what is shown, in high-resolution pixels."""

@@ -104,7 +104,9 @@ def _show_scores(content: RunContent) -> str:
         rows.append(_score_cells(f"{name}, degraded", average_scores([each.model for each in one.degraded])))
     if best.degraded and last.degraded:
         rows.append(_score_cells("bicubic, degraded", average_scores([each.bicubic for each in best.degraded])))
-    header = ["", "Y-PSNR dB", "Y-SSIM", "RGB-PSNR dB", "RGB-SSIM", "NIQE"]
+    header = ["", "Y-PSNR dB", "Y-SSIM", "RGB-PSNR dB", "RGB-SSIM", "NIQE", "LPIPS (not validated)"]
+    if best.model.lpips is None and last.model.lpips is None:
+        header, rows = header[:-1], [row[:-1] for row in rows]
     warned = (
         "<p>A discriminator trains: PSNR falls on purpose, and the best by PSNR is no reason to take it.</p>"
         if content.recipe is not None and content.recipe.discriminator is not None
@@ -113,7 +115,7 @@ def _show_scores(content: RunContent) -> str:
     return (
         f"<h2>Best validation: step {best.step:,}</h2><p><b>{best.model.psnr_y:.2f} dB Y-PSNR, {best.model.ssim_y:.4f} "
         f"Y-SSIM</b>, {'; '.join(gains)}. Best by <code>{escape(content.best_by)}</code>, means over "
-        f"{len(best.photographs)} photographs.</p>{warned}{table(header, rows, numbers=range(1, 6))}"
+        f"{len(best.photographs)} photographs.</p>{warned}{table(header, rows, numbers=range(1, len(header)))}"
     )
 
 
@@ -124,6 +126,7 @@ def _score_cells(name: str, scores: ImageScores) -> list[str]:
         f"{scores.psnr_rgb:.2f}",
         f"{scores.ssim_rgb:.4f}",
         "" if scores.niqe is None else f"{scores.niqe:.2f}",
+        "" if scores.lpips is None else f"{scores.lpips:.4f}",
     ]
     return [f'<span class="line">{escape(name)}</span>', *figures]
 

@@ -27,9 +27,10 @@ from sr_deploy.train.page.comparison import compare, find_compared
 from sr_deploy.train.page.film import MAX_FRAMES
 from sr_deploy.train.page.render import write_training_page
 from sr_deploy.train.recipe import Recipe, load_recipe, read_run_recipe
+from sr_deploy.train.recipe_images import open_validation_images
 from sr_deploy.train.run import read_manifest
 from sr_deploy.train.shares import find_shares
-from sr_deploy.train.validation import open_validation_images, upscale
+from sr_deploy.train.validation import upscale
 from tests.unit.train.conftest import draw_picture
 
 STEPS = 20

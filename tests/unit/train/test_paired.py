@@ -19,8 +19,8 @@ from sr_deploy.train.degradation import PairPool, TrainingPair
 from sr_deploy.train.loop import train
 from sr_deploy.train.paired import training_files, validation_files
 from sr_deploy.train.pairs import build_pair_maker, build_pool
+from sr_deploy.train.recipe_images import open_training_images
 from sr_deploy.train.sampling import PatchSampler
-from sr_deploy.train.session import open_training_images
 from sr_deploy.train.validation import read_held_out
 
 CPU = torch.device("cpu")
