@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sr_deploy.arch.registry import build_network, get_architecture
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import read_checkpoint, save_generator
-from sr_deploy.errors import TrainingError
+from sr_deploy.errors import InputError, TrainingError
 from sr_deploy.model import Model, open_model
 from sr_deploy.run_folder import TEACHER_NAME
 from sr_deploy.train.losses.registry import TeacherOutput, Term, find_terms
@@ -114,7 +114,13 @@ def open_teacher(recipe: Recipe, term: Term) -> Model:
         TrainingError: it has no weights, or another scale or other channels.
     """
     assert term.teacher is not None
-    model = open_model(Path(term.teacher).expanduser())
+    path = Path(term.teacher).expanduser()
+    if not path.exists():
+        raise InputError(
+            f"{term.key}.teacher = {term.teacher!r} does not exist; name a checkpoint, run or bundle with --set "
+            f"{term.key}.teacher=FILE"
+        )
+    model = open_model(path)
     arch = model.arch
     if arch is None:
         raise TrainingError(f"{term.key}.teacher = {term.teacher!r} is a graph without weights; give a checkpoint")

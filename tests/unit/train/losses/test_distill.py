@@ -10,7 +10,7 @@ import torch
 from sr_deploy.arch.registry import architecture_names, build_network, get_architecture
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import read_checkpoint, save_generator
-from sr_deploy.errors import TrainingError
+from sr_deploy.errors import InputError, TrainingError
 from sr_deploy.run_folder import TEACHER_NAME
 from sr_deploy.train.changes import find_changes
 from sr_deploy.train.loop import train
@@ -126,6 +126,8 @@ def test_another_teacher_is_asked_for_and_unfit_ones_are_refused(make_recipe, tm
         find_changes(ask(other), tmp_path / "run", ())
     train(ask(other, steps=4), tmp_path / "run", device="cpu", resume=True, changes=["loss.distill.teacher"])
     assert read_checkpoint(tmp_path / "run" / TEACHER_NAME).spec == spec
+    with pytest.raises(InputError, match=r"with --set loss\.distill\.teacher=FILE"):
+        check_inputs(ask(tmp_path / "gone.pth"))
     x4 = ArchSpec(architecture="compact", scale=4, **SMALL)
     save_generator(other, build_network(x4).state_dict(), x4)
     with pytest.raises(TrainingError, match="enlarges x4 with 3 channels, and recipe tiny trains x2 with 3"):
