@@ -38,7 +38,7 @@ class SessionRunner(BaseRunner):
         """Take over an open session and what it is."""
         self._session: onnxruntime.InferenceSession | None = session
         self._input = session.get_inputs()[0].name
-        super().__init__(spec)
+        super().__init__(spec, splits_batches=spec.device == "cpu")
 
     def _infer(self, lr_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._session is None:

@@ -80,7 +80,8 @@ class TorchRunner(BaseRunner):
                 channels=model.channels,
                 input_multiple=model.input_multiple,
                 artifact=model.weights_path,
-            )
+            ),
+            splits_batches=self._device.type == "cpu" and not compiled,
         )
 
     def infer_on_device(self, lr: torch.Tensor) -> torch.Tensor:

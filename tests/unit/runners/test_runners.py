@@ -9,11 +9,11 @@ from onnx import TensorProto, helper
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.backends.openvino.runner import why_not_computed
-from sr_deploy.errors import BackendError, GraphError, InputError, ShapeError
+from sr_deploy.errors import BackendError, GraphError, InputError, OutOfMemoryError, ShapeError
 from sr_deploy.gpus import visible_gpus
 from sr_deploy.measure.compare import compare_outputs
 from sr_deploy.model import open_model
-from sr_deploy.runners import open_runner, runnable_choices, why_not_runnable
+from sr_deploy.runners import base, open_runner, runnable_choices, why_not_runnable
 from sr_deploy.runners.protocol import Runner
 
 BACKENDS_FP32 = ("torch:fp32", "onnxruntime:fp32", "openvino:fp32")
@@ -49,6 +49,26 @@ def make_graph(path, shape, dtype=TensorProto.FLOAT, operator="DepthToSpace"):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     path.write_bytes(model.SerializeToString())
     return path
+
+
+@pytest.mark.parametrize("name", BACKENDS_FP32)
+def test_a_large_batch_is_computed_in_parts_where_that_is_faster(name, compact, monkeypatch):
+    lr = np.random.default_rng(5).random((5, 3, 7, 11), dtype=np.float32)
+    monkeypatch.setattr(base, "_CPU_PIXELS", 2 * 7 * 11 + 1)
+    with open_runner(compact, name, device="cpu") as runner:
+        shapes, infer = [], runner._infer
+        monkeypatch.setattr(runner, "_infer", lambda part: shapes.append(part.shape) or infer(part))
+        sr = runner.infer(lr)
+        assert [shape[0] for shape in shapes] == ([5] if name == "openvino:fp32" else [2, 2, 1])
+        for one, result in zip(lr, sr, strict=True):
+            np.testing.assert_allclose(result, runner.infer(one[None])[0], atol=1e-6)
+
+
+def test_a_batch_whose_result_does_not_fit_is_called_out_of_memory(compact, monkeypatch):
+    monkeypatch.setattr(base, "_CPU_PIXELS", 1)
+    lr = np.broadcast_to(np.float32(0), (1 << 38, 3, 7, 11))
+    with open_runner(compact, "onnxruntime:fp32") as runner, pytest.raises(OutOfMemoryError):
+        runner.infer(lr)
 
 
 def test_every_architecture_gives_the_same_on_every_cpu_backend(each_exported, make_bundle, tmp_path):
