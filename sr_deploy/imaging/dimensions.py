@@ -16,7 +16,8 @@ _JPEG = b"\xff\xd8\xff"
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 """Bits per sample by color type."""
 _PALETTE = 3
-_LEFT_TO_DECODER = (b"acTL", b"eXIf", b"")
+_LEFT_TO_DECODER = (b"acTL", b"")
+"""Animations, and where the head ends."""
 _FRAMES = (0xC0, 0xC1, 0xC2)
 """Markers of Huffman-coded frames in baseline, extended and progressive mode."""
 _BEFORE_FRAME = frozenset({0xDB, 0xC4, 0xDD, 0xFE, *range(0xE0, 0xF0)})

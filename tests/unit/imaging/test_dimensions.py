@@ -26,6 +26,12 @@ def test_plain_png_files(mode):
     assert parse_dimensions(encode(mode, "PNG")) == (37, 21)
 
 
+def test_png_files_with_metadata_as_cameras_and_editors_write_it():
+    exif = Image.Exif()
+    exif[0x010F] = "camera"
+    assert parse_dimensions(encode("RGB", "PNG", exif=exif, icc_profile=bytes(2000), dpi=(72, 72))) == (37, 21)
+
+
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": b"Exif\0\0" + bytes(3000)}])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_plain_jpeg_files(mode, options):
