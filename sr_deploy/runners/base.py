@@ -14,7 +14,7 @@ from sr_deploy.runners.protocol import RunnerSpec, check_input_shape
 
 _CPU_PIXELS = 1 << 15
 """Low-resolution pixels of a batch that are computed at once on a CPU. With more, feature maps outgrow its caches, and
-beyond 32 MiB (64 channels of FP32: four times as many) glibc fetches their pages from the kernel for each layer anew."""
+beyond 32 MiB (64 channels of FP32: four times as many) glibc gets their pages from the kernel for each layer anew."""
 
 
 class BaseRunner(ABC):
