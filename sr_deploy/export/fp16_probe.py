@@ -2,22 +2,22 @@
 
 The graph is given watchers: for every feature map its greatest magnitude, and beside every layer that multiplies and
 adds a twin whose inputs, weights, bias and result are rounded to FP16 and whose sums are FP32. Only single numbers
-leave the graph, so memory does not grow with the number of pictures. It runs in parts, one after another: the time that
-ONNX Runtime takes to open and to run one of thousands of nodes grows faster than their number.
+leave the graph, so memory does not grow with the number of pictures.
 """
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.backends.description import OpenedGraph
-from sr_deploy.export.int8.execute import add_node, give_out, open_any_graph
+from sr_deploy.export.int8.execute import add_node, give_out, open_graph
+from sr_deploy.graph.change import set_nodes
 from sr_deploy.graph.load import find_input_output, infer_types, name_of
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FLOAT, _FLOAT16 = 1, 10
 _FIGURES = (".greatest", ".square", ".unrounded", ".error")
-_PART = 256
-"""Nodes of a part, about ten times as many with its watchers. With fewer, opening sessions takes over."""
 _SILENT = 1e-3
 """Norm of a result, as a share of its norm on the picture that it answers to most; below it loss does not count."""
 
@@ -61,23 +59,22 @@ def measure_layers(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]]
         GraphError: not one image in and one out.
         BackendError: ONNX Runtime does not run the graph.
     """
-    source, _ = find_input_output("the graph", model)
+    watched = copy.deepcopy(model)
     maps = _find_maps(model)
     layers = {
         name_of(node): node.output[0] for node in model.graph.node if node.op_type in _LAYERS and node.output[0] in maps
     }
-    parts = [_open_watched(part, maps) for part in _cut(model)]
+    _watch_maps(watched.graph, maps)
+    _watch_layers(watched.graph, [node for node in model.graph.node if name_of(node) in layers])
+    _interleave(watched.graph, len(model.graph.node))
+    run = open_graph(watched, optimize=False)
     seen: dict[str, list[float]] = defaultdict(list)
     pictures = 0
     for lr_NCHW in inputs:
         pictures += 1
-        values = {source.name: lr_NCHW}
-        for part in parts:
-            for name, value in part.run({name: values[name] for name in part.inputs}).items():
-                if name.endswith(_FIGURES):
-                    seen[name].append(float(value))
-                else:
-                    values[name] = value
+        for name, value in run(lr_NCHW).items():
+            if name.endswith(_FIGURES):
+                seen[name].append(float(value))
     return Probe(
         greatest={name: _greatest(seen[f"{name}.greatest"]) for name in maps},
         rounding={name: _worst_loss(seen[f"{name}.unrounded"], seen[f"{name}.square"]) for name in maps},
@@ -86,48 +83,21 @@ def measure_layers(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]]
     )
 
 
-def _cut(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
-    """The graph in parts that follow one another, each with the constants that it reads.
+def _interleave(graph: onnx.GraphProto, count: int) -> None:
+    """Put each watcher behind what it watches.
 
-    Whole, where types are unknown or a node has a graph of its own, which may read from anywhere.
+    A feature map is watched and freed while it is in the cache then, instead of after the last layer.
+
+    Args:
+        graph: its own nodes, then their watchers.
+        count: of its own nodes.
     """
-    import onnx
-
-    types, nodes = infer_types(model), list(model.graph.node)
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    wanted = {name for node in nodes for name in node.input} - constants.keys()
-    known = all(name in types for name in wanted if name)
-    nested = any(attribute.HasField("g") for node in nodes for attribute in node.attribute)
-    size = _PART if known and not nested else len(nodes)
-    last_read = {name: index for index, node in enumerate(nodes) for name in node.input}
-    last_read |= {value.name: len(nodes) for value in model.graph.output}
-    for first in range(0, len(nodes), size):
-        inside = nodes[first : first + size]
-        made = {name for node in inside for name in node.output}
-        read = dict.fromkeys(name for node in inside for name in node.input if name and name not in made)
-        kept = [name for node in inside for name in node.output if last_read.get(name, -1) >= first + size]
-        part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-        part.graph.name = "part"
-        part.graph.node.extend(inside)
-        part.graph.initializer.extend(constants[name] for name in read if name in constants)
-        part.graph.input.extend(_describe(name, types) for name in read if name not in constants)
-        part.graph.output.extend(_describe(name, types) for name in kept)
-        yield part
-
-
-def _describe(name: str, types: dict[str, int]) -> onnx.ValueInfoProto:
-    import onnx
-
-    return onnx.helper.make_tensor_value_info(name, types.get(name, _FLOAT), None)
-
-
-def _open_watched(part: onnx.ModelProto, maps: Iterable[str]) -> OpenedGraph:
-    nodes = list(part.graph.node)
-    made = {name for node in nodes for name in node.output}
-    watched = [name for name in maps if name in made]
-    _watch_maps(part.graph, watched)
-    _watch_layers(part.graph, [node for node in nodes if node.op_type in _LAYERS and node.output[0] in watched])
-    return open_any_graph(part, optimize=False)
+    layer_of: dict[str, int] = {}
+    layers = []
+    for place, node in enumerate(graph.node):
+        layers.append(place if place < count else max((layer_of.get(name, 0) for name in node.input), default=0))
+        layer_of.update(dict.fromkeys(node.output, layers[-1]))
+    set_nodes(graph, [graph.node[place] for place in sorted(range(len(layers)), key=layers.__getitem__)])
 
 
 def _greatest(values: list[float]) -> float:

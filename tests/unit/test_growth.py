@@ -11,7 +11,6 @@ from onnx import helper, numpy_helper
 
 from sr_deploy.backends import BackendChoice
 from sr_deploy.backends.onnxruntime.runner import OnnxRuntimeRunner
-from sr_deploy.export import fp16_probe
 from sr_deploy.export.cleanup import clean_graph
 from sr_deploy.export.fp16 import convert_model_to_fp16
 from sr_deploy.export.fp16_probe import measure_layers
@@ -137,16 +136,6 @@ def test_layers_are_measured_without_plans_that_grow_faster_than_the_graph(sessi
     (options,) = sessions
     assert not options.enable_mem_reuse
     assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-
-
-def test_deep_graphs_are_measured_in_parts_and_nothing_changes_by_that(sessions, monkeypatch):
-    inputs = [np.random.default_rng(seed).random((1, 3, 8, 8), np.float32) for seed in range(2)]
-    model = make_chain(40)
-    probe = measure_layers(model, inputs)
-    assert len(sessions) == 1  # 80 nodes
-    monkeypatch.setattr(fp16_probe, "_PART", 7)
-    assert measure_layers(model, inputs) == probe
-    assert len(sessions) == 1 + 12
 
 
 @pytest.mark.parametrize(("layers", "planned"), [(100, True), (200, False)])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.backends.description import GraphOptions, OpenedGraph
+from sr_deploy.backends.description import GraphOptions
 from sr_deploy.backends.registry import get_backend, get_reference, list_backends
 from sr_deploy.deps import is_installed
 from sr_deploy.errors import BackendError, one_line
@@ -31,13 +31,6 @@ def choose_engine(precision: FormatName = "int8") -> str:
 
 
 def open_graph(model: onnx.ModelProto, engine: str | None = None, *, optimize: bool = True) -> Run:
-    """Make a graph of one input ready to run, as `open_any_graph`."""
-    graph = open_any_graph(model, engine, optimize=optimize)
-    (source,) = graph.inputs
-    return lambda lr_NCHW: graph.run({source: lr_NCHW})
-
-
-def open_any_graph(model: onnx.ModelProto, engine: str | None = None, *, optimize: bool = True) -> OpenedGraph:
     """Make a graph ready to run; it takes any shape that the graph does.
 
     Args:
@@ -53,12 +46,14 @@ def open_any_graph(model: onnx.ModelProto, engine: str | None = None, *, optimiz
     assert backend.open_graph is not None
     options = GraphOptions(threads=_threads(), optimize=optimize, plan_memory=optimize)
     try:
-        return backend.open_graph(model.SerializeToString(), options)
+        graph = backend.open_graph(model.SerializeToString(), options)
     except MemoryError:
         raise
     except Exception as error:  # exceptions of some libraries share no base class
         reason = one_line(error, 300)
         raise BackendError(f"{backend.name} cannot run the graph of the search: {reason}") from error
+    (source,) = graph.inputs
+    return lambda lr_NCHW: graph.run({source: lr_NCHW})
 
 
 def add_node(graph: onnx.GraphProto, operator: str, inputs: list[str], result: str, **attributes: int) -> None:
