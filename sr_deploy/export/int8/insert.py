@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sr_deploy.errors import GraphError
 from sr_deploy.export.int8.formats import FORMATS, INT8, NumberFormat, find_format
 from sr_deploy.export.int8.joins import list_joined
-from sr_deploy.graph.change import set_nodes, sort_constants
+from sr_deploy.graph.change import set_nodes, sort_constants, take_name
 
 if TYPE_CHECKING:
     import onnx
@@ -122,7 +122,10 @@ class _Inserter:
     def __init__(self, graph: onnx.GraphProto, numbers: NumberFormat) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self._graph = graph
-        self._tag, self._zero = numbers.name, f"{numbers.name}.zero"
+        self._taken = {tensor.name for tensor in graph.initializer} | {
+            one for node in graph.node for one in node.output
+        }
+        self._tag, self._zero = numbers.name, take_name(f"{numbers.name}.zero", self._taken)
         self._joins = {node.output[0]: node for node in graph.node if numbers.is_moved and list_joined(node)}
         self._quantized: dict[tuple[str, float], str] = {}
         self._dequantized: dict[tuple[str, float], str] = {}
@@ -164,21 +167,26 @@ class _Inserter:
     def _scale_of(self, scale: NDArray[Any]) -> str:
         key = (scale.dtype.name, float(scale))
         if key not in self._scales:
-            self._scales[key] = f"{self._tag}.scale_{len(self._scales)}"
+            self._scales[key] = take_name(f"{self._tag}.scale_{len(self._scales)}", self._taken)
             self._store(self._scales[key], scale)
         return self._scales[key]
 
     def replace_weight(self, node: onnx.NodeProto, layer: QuantizedConv, dtype: np.dtype[Any]) -> None:
         """Let a convolution take quantized weights, and the bias of `layer`."""
         name = f"{node.name}.weight"
-        self._store(f"{name}.{self._tag}", layer.weight)
-        self._store(f"{name}.scale", layer.weight_scale.astype(dtype))
+        # A node of that name and a module of that name, whose weight is another one, may be in one graph.
+        stored, scale, back, bias = (
+            take_name(one, self._taken)
+            for one in (f"{name}.{self._tag}", f"{name}.scale", f"{name}.back", f"{node.name}.bias")
+        )
+        self._store(stored, layer.weight)
+        self._store(scale, layer.weight_scale.astype(dtype))
         axis = {"axis": 0} if layer.weight_scale.ndim else {}
-        self._add("DequantizeLinear", [f"{name}.{self._tag}", f"{name}.scale"], f"{name}.back", **axis)
-        node.input[1] = f"{name}.back"
+        self._add("DequantizeLinear", [stored, scale], back, **axis)
+        node.input[1] = back
         if layer.bias is not None:
-            self._store(f"{node.name}.bias", layer.bias.astype(dtype))
-            node.input[2:] = [f"{node.name}.bias"]
+            self._store(bias, layer.bias.astype(dtype))
+            node.input[2:] = [bias]
 
     def _add(self, op_type: str, inputs: list[str], result: str, **attributes: int) -> None:
         import onnx
