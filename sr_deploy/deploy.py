@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sr_deploy.arch.registry import input_multiple
-from sr_deploy.arch.spec import tidy_license
+from sr_deploy.arch.spec import Attribution
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import (
     Bundle,
@@ -120,7 +120,7 @@ def export_bundle(
     on_progress: OnProgress | None = None,
     triton: Path | None = None,
     calibration: Calibration | None = None,
-    license: str | None = None,
+    attribution: Attribution | None = None,
     sign: Path | None = None,
 ) -> ExportResult:
     """Make a deployment of a checkpoint: graphs first, then engines, then the certificate.
@@ -138,7 +138,8 @@ def export_bundle(
         triton: folder of models of NVIDIA's Triton Inference Server to write the graphs and engines to as well.
         calibration: photographs for INT8 and FP8, and whether they are kept if they lose too much; None: the bundled
             ones.
-        license: under which the weights may be used, one line for the certificate; None: what the checkpoint says.
+        attribution: license, author and source of the weights, for the certificate; what it leaves out is as the
+            checkpoint says.
         sign: private key that the bundle is signed with (`bundle.signature`); None: it is not.
 
     Raises:
@@ -160,8 +161,8 @@ def export_bundle(
     check_plan(spec.engine)
     key = None if sign is None else read_private_key(sign)
     model = open_model(Path(checkpoint))
-    if license is not None:
-        model = replace(model, license=tidy_license(license))
+    if attribution is not None:
+        model = replace(model, attribution=model.attribution.override(attribution))
     path = out or DEPLOYMENTS / make_component(default_name(model))
     _check_place(path)
     if calibration is not None and calibration.folder is not None:
@@ -215,18 +216,22 @@ def _write_bundle(model: Model, spec: ExportSpec, path: Path, calibration: Calib
     check_profiles(spec.profiles, arch)
     with creating_bundle(path) as folder:
         network = model.load_network()
-        stated = {"license": model.license} if model.license else {}
         input_steps = read_input_steps(weights)
         calibration = replace(calibration, input_steps=input_steps)
         source = SourceRecord(
-            file=weights.name, sha256=sha256_of(weights), layout=model.layout or "sr-deploy", license=model.license
+            file=weights.name,
+            sha256=sha256_of(weights),
+            layout=model.layout or "sr-deploy",
+            **model.attribution.stated,
         )
         _LOG.info("read %s: %s", weights.name, arch.title())
+        for note in model.notes:
+            _LOG.info("%s: %s", weights.name, note)
         save_generator(
             folder / REFERENCE_NAME,
             network.state_dict(),
             arch,
-            {"source_sha256": source.sha256, **stated, **describe_input_steps(input_steps)},
+            {"source_sha256": source.sha256, **model.attribution.stated, **describe_input_steps(input_steps)},
         )
         graphs = _write_graphs(model, spec, folder, source_sha256=source.sha256, calibration=calibration)
         manifest = Manifest(
@@ -257,12 +262,14 @@ def _write_graphs(
     source_sha256: str,
     calibration: Calibration,
 ) -> WrittenGraphs:
+    from sr_deploy.export.casts import list_place_layers
     from sr_deploy.export.float_format import BF16
     from sr_deploy.export.fp16 import convert_graph_to_format, convert_graph_to_fp16
     from sr_deploy.export.fp16_plan import plan_graph
     from sr_deploy.export.int8.bundle import write_int8_graph
     from sr_deploy.export.onnx_export import export_network_to_onnx
     from sr_deploy.export.write import change_file_io_dtype
+    from sr_deploy.graph.load import load_model
 
     assert model.arch is not None
     saving, plan = None, None
@@ -293,15 +300,22 @@ def _write_graphs(
                     left_out[precision] = str(error)
                     continue
         files[precision] = file
+    places = tuple(list_place_layers(load_model(files["fp32"])))
     for file in files.values():  # last, because one graph is made from another
         change_file_io_dtype(file, spec.io_dtype)
-    records = tuple(_record_graph(precision, file, plan, quantized.get(precision)) for precision, file in files.items())
+    records = tuple(
+        _record_graph(precision, file, plan, quantized.get(precision), places) for precision, file in files.items()
+    )
     searches = {precision: graph.record for precision, graph in quantized.items()}
     return WrittenGraphs(records, saving, plan, searches, left_out)
 
 
-def _record_graph(precision: Precision, file: Path, plan: Fp16Plan | None, quantized: Int8Graph | None) -> GraphRecord:
+def _record_graph(
+    precision: Precision, file: Path, plan: Fp16Plan | None, quantized: Int8Graph | None, places: tuple[str, ...]
+) -> GraphRecord:
     kept, share = plan.names if plan is not None and precision == "fp16" else (), None
+    if precision == "bf16":
+        kept = places
     if quantized is not None:
         kept = quantized.planned_fp32
         share = quantized.record.share if precision == "int8" else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.spec import NOT_STATED, ArchSpec, Attribution
 from sr_deploy.backends import Precision
 from sr_deploy.bundle import DEFAULT_THRESHOLDS, Bundle, EngineRecord, Thresholds, open_bundle
 from sr_deploy.bundle.records import ENGINES_FOLDER
@@ -51,8 +51,10 @@ class Model:
     """The engine's record, for kind engine."""
     weights_path: Path | None = None
     """The file with PyTorch weights, for kinds checkpoint and bundle."""
-    license: str | None = None
-    """Under which the weights may be used, where the checkpoint or the bundle says so."""
+    attribution: Attribution = NOT_STATED
+    """Whose the weights are, where the checkpoint or the bundle says so."""
+    notes: tuple[str, ...] = ()
+    """What was found out about a checkpoint beyond what it says, a line each."""
     trust: EngineTrust = BUILT_HERE
     """Which engines of it may be opened."""
 
@@ -197,7 +199,8 @@ def _open_checkpoint(path: Path, weights: Path) -> Model:
         arch=checkpoint.spec,
         layout=checkpoint.layout,
         weights_path=weights,
-        license=checkpoint.license,
+        attribution=checkpoint.attribution,
+        notes=checkpoint.notes,
     )
 
 
@@ -234,7 +237,7 @@ def _read_arch(info: GraphInfo) -> ArchSpec | None:
 def _open_bundle(path: Path) -> Model:
     bundle = open_bundle(path)
     return replace(
-        _model_of(bundle, path, "bundle"), weights_path=bundle.reference, license=bundle.manifest.source.license
+        _model_of(bundle, path, "bundle"), weights_path=bundle.reference, attribution=bundle.manifest.source.attribution
     )
 
 

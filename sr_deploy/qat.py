@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.arch.registry import build_network
+from sr_deploy.arch.fold import merge_branches
+from sr_deploy.arch.registry import build_network, merged_spec
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.arch.weights import save_generator
 from sr_deploy.config import format_toml_value, named_files
@@ -76,7 +77,8 @@ def plan_qat(
         RecipeError: the recipe does not validate.
         CheckpointError, GraphError: as `prepare_training`.
     """
-    arch = open_model(checkpoint).arch
+    given = open_model(checkpoint).arch
+    arch = None if given is None else merged_spec(given)
     name = recipe or (None if arch is None else _find_recipe(arch.architecture))
     if arch is None or name is None:
         raise InputError(
@@ -141,11 +143,11 @@ def prepare_training(
     model = open_model(checkpoint)
     if model.arch is None or model.weights_path is None:
         raise CheckpointError(f"{checkpoint} holds no weights (it is a {model.kind}); give a checkpoint or a run")
-    network, sha256 = model.load_network(), sha256_of(model.weights_path)
+    network, arch, sha256 = merge_branches(model.load_network()), merged_spec(model.arch), sha256_of(model.weights_path)
     options = Int8Options(learn_steps=0, bias_correction="off", crop_size=side)
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "fp32.onnx"
-        export_network_to_onnx(network, model.arch, graph, sha256)
+        export_network_to_onnx(network, arch, graph, sha256)
         task = make_task(graph, graph, options, calibration=photographs, keep_fp32=())
     placement = place_quantization(task.model)
     count = len(placement.candidates)
@@ -154,8 +156,8 @@ def prepare_training(
     state = _read_evened(task, factors, network)
     modules = find_modules(task.model, placement)
     steps = {name: float(choose_scale(limits[data])) for data, name in modules.items() if f"{name}.weight" in state}
-    _require_alike(checkpoint, task, network, model.arch, state)
-    save_generator(weights, state, model.arch)
+    _require_alike(checkpoint, task, network, arch, state)
+    save_generator(weights, state, arch)
     return Start(steps, sha256)
 
 

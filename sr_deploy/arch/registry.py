@@ -57,7 +57,8 @@ class Layout:
     matches: Callable[[Shapes], bool]
     """Whether a state dict with these keys is in this layout."""
     rename: Callable[[Shapes], dict[str, str]]
-    """Our key for each key of the file; a key that means nothing stays as it is, and is refused later."""
+    """Our key for each key of the file; a key that means nothing stays as it is, and is refused later. What other
+    tensors of the file say too is left out, and `infer` sees it under its own key."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,18 @@ class Architecture(Generic[SpecT]):
     """How published files name its tensors."""
     input_multiple: Callable[[SpecT], int] = lambda _spec: 1
     """Height and width of the input must be multiples of this."""
+    is_bounded: Callable[[SpecT], bool] = lambda _spec: True
+    """Whether an output pixel depends on input pixels near it alone; False where the network takes statistics of the
+    whole picture, or reads from places that it computes."""
     moving_names: Callable[[SpecT], Mapping[str, str]] = lambda _spec: {}
     """Names by which networks of other sizes share the modules whose own names depend on the size, by own name."""
+    readings: Callable[[SpecT], Sequence[SpecT]] = lambda spec: (spec,)
+    """The networks that a file of an inferred spec may hold, where shapes do not tell, likeliest first: the first one
+    that gives a picture for a picture is taken (`arch.readings`)."""
+    merged: Callable[[SpecT], SpecT] = lambda spec: spec
+    """The spec of the network once its branches are merged (`arch.fold.merge_branches`)."""
+    known_as: Callable[[SpecT], str | None] = lambda _spec: None
+    """What people call a network of these options; None: nothing of its own."""
     last_features: Callable[[SpecT], str | None] = lambda _spec: None
     """Name of the module that gives the last feature map before the upsampling, which networks learn from each other
     by; None: not said."""
@@ -91,8 +102,8 @@ class Cost:
     """Trained numbers (buffers such as the statistics of a batch normalization are not counted)."""
     flops_per_input_pixel: float
     """Floating-point operations of the convolutions, two for each multiply-add."""
-    receptive_radius: int
-    """Input pixels on each side of an output pixel's own input pixel that can change it."""
+    receptive_radius: int | None
+    """Input pixels on each side of an output pixel's own input pixel that can change it; None: all may."""
 
 
 def _find_modules() -> Mapping[str, str]:
@@ -154,6 +165,15 @@ def build_network(spec: ArchSpec) -> nn.Module:
     return network
 
 
+def merged_spec(spec: ArchSpec) -> ArchSpec:
+    """The network once its branches are merged; most have none.
+
+    Raises:
+        InputError: unknown architecture, or a value that it does not take.
+    """
+    return ArchSpec(**get_architecture(spec.architecture).merged(complete_spec(spec)).model_dump())
+
+
 def input_multiple(spec: ArchSpec) -> int:
     """What height and width of the network's input must be multiples of.
 
@@ -170,6 +190,7 @@ def describe_cost(spec: ArchSpec) -> Cost:
     Raises:
         InputError: unknown architecture, or a value that it does not take.
     """
+    is_bounded = get_architecture(spec.architecture).is_bounded(complete_spec(spec))
     convolutions, parameters = _trace(spec.model_dump_json(exclude_none=True))
     multiply_adds = sum(
         (conv.in_channels * conv.out_channels * conv.kernel**2 * conv.resolution**2 for conv in convolutions),
@@ -178,7 +199,7 @@ def describe_cost(spec: ArchSpec) -> Cost:
     return Cost(
         parameters=parameters,
         flops_per_input_pixel=float(2 * multiply_adds),
-        receptive_radius=_receptive_radius(convolutions, spec.scale),
+        receptive_radius=_receptive_radius(convolutions, spec.scale) if is_bounded else None,
     )
 
 
@@ -188,13 +209,16 @@ def _trace(spec_json: str) -> tuple[tuple[Convolution, ...], int]:
     import torch
     from torch import nn
 
+    from sr_deploy.arch.fold import merge_branches
+
     spec = ArchSpec.model_validate_json(spec_json)
     with torch.device("meta"):
         network = build_network(spec)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    parameters = _count_parameters(network)
     if parameters > _MOST_PARAMETERS:
         raise InputError(f"{spec.title()} has {parameters:.2g} parameters; up to {_MOST_PARAMETERS:.2g} are taken")
-    network = network.to_empty(device="cpu").eval()  # whatever its weights are, its shapes are the same
+    # Whatever its weights are, its shapes are the same.
+    network = merge_branches(network.to_empty(device="cpu").eval().requires_grad_(False))
     side = _TRACED_CELLS * input_multiple(spec)
     found: list[Convolution] = []
 
@@ -208,7 +232,11 @@ def _trace(spec_json: str) -> tuple[tuple[Convolution, ...], int]:
             module.register_forward_hook(note)
     with torch.inference_mode():
         network(torch.zeros(1, spec.channels, side, side))
-    return tuple(found), parameters
+    return tuple(found), _count_parameters(network)
+
+
+def _count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def list_convolutions(spec: ArchSpec) -> Sequence[Convolution]:

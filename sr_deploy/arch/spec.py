@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 MOST_CHANNELS = 8192
 """Channels of feature maps that a network can have."""
@@ -105,6 +105,33 @@ class DiscriminatorSpec(BaseModel, frozen=True, extra="forbid"):
         return f"{self.architecture}, {self.features} features, {kind}, {color}"
 
 
-def tidy_license(text: str) -> str | None:
-    """A license in one line of 200 characters at most: its name or its address, not its text; None of nothing."""
-    return " ".join(text.split())[:200] or None
+def _tidy(text: str | None) -> str | None:
+    """One line of 200 characters at most: a name or an address, not a text; None of nothing."""
+    return " ".join((text or "").split())[:200] or None
+
+
+Line = Annotated[str | None, AfterValidator(_tidy)]
+
+
+class Attribution(BaseModel, frozen=True):
+    """Whose weights these are. Stored with them, and shown wherever they are deployed."""
+
+    license: Line = None
+    """Under which they may be used, such as an SPDX identifier; None: not recorded."""
+    author: Line = None
+    """Who trained them."""
+    source: Line = None
+    """Where they were published, such as an address."""
+
+    def override(self, stated: Attribution) -> Attribution:
+        """The same with what `stated` says in its place."""
+        return self.model_copy(update=stated.stated)
+
+    @property
+    def stated(self) -> dict[str, str]:
+        """What is recorded, by name."""
+        return {name: text for name, text in self if text is not None}
+
+
+NOT_STATED = Attribution()
+"""Of weights of which nothing is recorded."""

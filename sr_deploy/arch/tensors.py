@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -17,6 +17,7 @@ from sr_deploy.arch.pickles import Opaque
 from sr_deploy.arch.safetensors_files import read_safetensors
 from sr_deploy.arch.stored import MAX_TENSORS, StoredTensor, load_tensors, require_sizes
 from sr_deploy.arch.torch_files import read_torch_file
+from sr_deploy.arch.wrappers import MAX_NESTING, find_generator, flatten
 from sr_deploy.errors import CheckpointError
 from sr_deploy.files import replacing_file, require_file
 from sr_deploy.legible import shorten, show_value
@@ -31,7 +32,6 @@ OUR_FORMAT = "sr-deploy"
 """What the metadata of our own files say under `format`."""
 _WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
 _PREFIXES = ("module.", "netG.")
-_MAX_NESTING = 8
 _MAX_KEY = 1024
 _KEY_SHOWN = 80
 KEYS_SHOWN = 5
@@ -48,6 +48,8 @@ class TensorFile:
     metadata: Mapping[str, str]
     """Of a safetensors file; empty for others."""
     stream: BinaryIO
+    note: str | None = None
+    """Which of several networks of the file these are, in a line; None: there is one."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -121,12 +123,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 @contextlib.contextmanager
-def open_tensors(path: Path, what: str) -> Iterator[TensorFile]:
+def open_tensors(path: Path, what: str, fits: Callable[[Shapes, bool], bool] | None = None) -> Iterator[TensorFile]:
     """Open any file of weights; errors of the block that speak of its content get its name.
 
     Args:
         path: safetensors, or what `torch.save` writes, in any wrapper.
         what: what is looked for, for errors, as in `VGG19's weights`.
+        fits: where several networks may be in the file: which one is looked for (`wrappers.find_generator`).
 
     Raises:
         InputError: the file does not exist, or is a folder.
@@ -134,7 +137,7 @@ def open_tensors(path: Path, what: str) -> Iterator[TensorFile]:
     """
     require_file(path, what)
     with naming_file(path), open_regular(path) as stream:
-        yield _read_tensor_file(stream, what)
+        yield _read_tensor_file(stream, what, fits)
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -171,35 +174,46 @@ def list_keys(keys: Iterable[str], count: int = KEYS_SHOWN) -> str:
     return ", ".join(shorten(key, _KEY_SHOWN) for key in itertools.islice(keys, count)) or "nothing"
 
 
-def _read_tensor_file(stream: BinaryIO, what: str) -> TensorFile:
+def _read_tensor_file(stream: BinaryIO, what: str, fits: Callable[[Shapes, bool], bool] | None) -> TensorFile:
     head = stream.read(16)
     size = stream.seek(0, os.SEEK_END)
     if not head:
         raise CheckpointError("the file is empty; copy or download it again")
-    tensors: Mapping[str, StoredTensor]
+    document: object
+    tensors: Mapping[str, StoredTensor] | None = None
     metadata: Mapping[str, str] = {}
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
         tensors, metadata = read_safetensors(stream)
+        document = tensors
     elif head[:2] == b"PK" or head[:1] == b"\x80":
-        tensors = _unwrap(read_torch_file(stream), what)
+        document = read_torch_file(stream)
     else:
         raise CheckpointError(
             f"no checkpoint: its {size} bytes start with {head[:12]!r}; give a .safetensors file, or one that "
             "torch.save wrote (.pth, .pt)"
         )
+    found = None
+    if fits is not None and metadata.get("format") != OUR_FORMAT:
+        found = find_generator(flatten(document), fits)
+    if found is not None:
+        tensors = found.tensors
+    elif tensors is None:
+        tensors = _unwrap(document, what)
     longest = max(map(len, tensors), default=0)
     if len(tensors) > MAX_TENSORS or longest > _MAX_KEY:
         raise CheckpointError(
             f"refused: {len(tensors)} tensors, with keys of up to {longest} characters; a network has at most "
             f"{MAX_TENSORS}, and {_MAX_KEY} characters"
         )
+    if found is not None:
+        return TensorFile(tensors, metadata, stream, found.note)
     return TensorFile(_strip_prefixes(dict(tensors)), metadata, stream)
 
 
 def _unwrap(document: object, what: str) -> dict[str, StoredTensor]:
     """Find the state dict inside the wrappers that trainers put around it."""
     inner = document
-    for _ in range(_MAX_NESTING):
+    for _ in range(MAX_NESTING):
         if isinstance(inner, StoredTensor):
             raise CheckpointError(f"holds one bare tensor of shape {inner.shape}, no state dict")
         if not isinstance(inner, dict):

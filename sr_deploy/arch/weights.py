@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sr_deploy.arch.discriminators.layouts import DISCRIMINATOR_ROLE, looks_like_discriminator
+from sr_deploy.arch.readings import choose_reading
 from sr_deploy.arch.registry import (
     Architecture,
     Layout,
@@ -22,7 +23,7 @@ from sr_deploy.arch.registry import (
     keep_names,
     list_layouts,
 )
-from sr_deploy.arch.spec import ArchSpec, tidy_license
+from sr_deploy.arch.spec import NOT_STATED, ArchSpec, Attribution
 from sr_deploy.arch.tensors import OUR_FORMAT, check_shapes, list_keys, open_tensors, shapes_of, write_tensors
 from sr_deploy.arch.vgg import looks_like_vgg
 from sr_deploy.config import first_problem
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 _STEPS_KEY = "input_steps"
 _STEPS = TypeAdapter(dict[str, Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]])
-_LICENSE_KEYS = ("license", "modelspec.license")
+_ATTRIBUTION_KEYS = {"license": ("license",), "author": ("author", "authors"), "source": ("source", "url", "homepage")}
+"""Under which files state it, each also after `modelspec.`."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,10 @@ class Checkpoint:
     """How the file named them, as `sr-deploy info` prints it; `sr-deploy` for files of ours."""
     state: dict[str, Tensor]
     """The tensors under our keys, in fp32 (counters as they are), on the CPU."""
-    license: str | None = None
-    """Under which they may be used, as the file's metadata say it in one line; None: they do not."""
+    notes: tuple[str, ...] = ()
+    """What was found out beyond what the file says, a line each."""
+    attribution: Attribution = NOT_STATED
+    """Whose they are, as the file's metadata say."""
 
 
 def save_generator(
@@ -104,19 +108,39 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: unsafe, damaged, without a generator, of an unknown layout, or contradicting itself.
     """
     require_file(path, "a checkpoint")
-    with open_tensors(path, "the generator's weights") as file:
+    with open_tensors(path, "the generator's weights", _fits) as file:
         shapes = file.shapes
         if file.metadata.get("format") == OUR_FORMAT:
             spec, layout, names = _read_our_spec(file.metadata), OUR_FORMAT, keep_names(shapes)
         else:
             spec, layout, names = _recognize(shapes)
-        _check_shapes(spec, {names[key]: shape for key, shape in shapes.items()})
-        return Checkpoint(spec, layout, file.load(names), _read_license(file.metadata))
+        _check_shapes(spec, {name: shapes[key] for key, name in names.items()})
+        state, attribution = file.load(names), _read_attribution(file.metadata)
+    if layout == OUR_FORMAT:
+        return Checkpoint(spec, layout, state, attribution=attribution)
+    spec, note = choose_reading(spec, state)
+    notes = tuple(one for one in (file.note, note) if one is not None)
+    return Checkpoint(spec, layout, state, notes, attribution)
 
 
-def _read_license(metadata: Mapping[str, str]) -> str | None:
-    stated = next((metadata[key] for key in _LICENSE_KEYS if metadata.get(key)), "")
-    return tidy_license(stated)
+def _fits(shapes: Shapes, whole: bool) -> bool:
+    """Whether a generator has such tensors: by the keys that it is known by, or by each of them."""
+    if not whole:
+        return find_layout(shapes) is not None
+    try:
+        spec, _, names = _recognize(shapes)
+        _check_shapes(spec, {name: shapes[key] for key, name in names.items()})
+    except CheckpointError:
+        return False
+    return True
+
+
+def _read_attribution(metadata: Mapping[str, str]) -> Attribution:
+    def find(keys: Sequence[str]) -> str | None:
+        names = [f"{prefix}{key}" for prefix in ("", "modelspec.") for key in keys]
+        return next((metadata[name] for name in names if metadata.get(name)), None)
+
+    return Attribution(**{field: find(keys) for field, keys in _ATTRIBUTION_KEYS.items()})
 
 
 def _read_our_spec(metadata: Mapping[str, str]) -> ArchSpec:
@@ -137,7 +161,7 @@ def _recognize(shapes: Shapes) -> tuple[ArchSpec, str, dict[str, str]]:
     architecture, layout = _find_layout(shapes)
     try:
         names = layout.rename(shapes)
-        inferred = architecture.infer({names[key]: shape for key, shape in shapes.items()})
+        inferred = architecture.infer({names.get(key, key): shape for key, shape in shapes.items()})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise CheckpointError(

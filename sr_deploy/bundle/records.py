@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
 
 from sr_deploy.arch.registry import architecture_names
-from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.spec import ArchSpec, Attribution, Line
 from sr_deploy.backends import QUANTIZED, Precision
 from sr_deploy.backends.registry import builder_names
 from sr_deploy.bundle.engine_options import EnginePlan
@@ -127,9 +127,18 @@ class SourceRecord(Record):
     """SHA-256 of the checkpoint."""
     layout: str
     """Layout it was recognized by, as `sr-deploy info` prints it."""
-    license: str | None = None
+    license: Line = None
     """Under which the weights may be used, as who exported them stated it or as the checkpoint says; None: not
     recorded."""
+    author: Line = None
+    """Who trained them, likewise."""
+    source: Line = None
+    """Where they were published, likewise."""
+
+    @property
+    def attribution(self) -> Attribution:
+        """Whose the weights are."""
+        return Attribution(license=self.license, author=self.author, source=self.source)
 
 
 class Manifest(Record):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sr_deploy.cli.certificate_facts import CertificateFacts, describe_certificate
 
 if TYPE_CHECKING:
+    from sr_deploy.arch.spec import ArchSpec
     from sr_deploy.bundle import EngineRecord
     from sr_deploy.model import Model
 
@@ -96,6 +97,10 @@ class Description:
     """The same in fields."""
     layout: str | None
     """How the checkpoint named its tensors."""
+    notes: tuple[str, ...] = ()
+    """What was found out about it beyond what it says, a line each."""
+    attribution: dict[str, str] = field(default_factory=dict)
+    """License, author and source of the weights, as far as they are recorded."""
     weights: FileFacts | None = None
     cost: CostFacts | None = None
     """In fp32."""
@@ -167,9 +172,11 @@ def describe(model: Model) -> Description:
         scale=model.scale,
         channels=model.channels,
         input_multiple=model.input_multiple,
-        network=model.arch.title() if model.arch else None,
+        network=_describe_network(model.arch) if model.arch else None,
         arch=model.arch.model_dump() if model.arch else None,
         layout=model.layout,
+        notes=model.notes,
+        attribution=model.attribution.stated,
         weights=describe_file(model.weights_path) if model.weights_path else None,
         cost=_describe_network_cost(model),
         graphs=graphs,
@@ -179,6 +186,13 @@ def describe(model: Model) -> Description:
         tools=tools,
         created_at=created_at,
     )
+
+
+def _describe_network(arch: ArchSpec) -> str:
+    from sr_deploy.arch.registry import complete_spec, get_architecture
+
+    known_as = get_architecture(arch.architecture).known_as(complete_spec(arch))
+    return arch.title() if known_as is None else f"{arch.title()} ({known_as})"
 
 
 def describe_file(path: Path) -> FileFacts:

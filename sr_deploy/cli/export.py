@@ -91,6 +91,8 @@ def export(
         str | None,
         typer.Option(help="License of the weights, for the certificate; left out: as the checkpoint says, if it does."),
     ] = None,
+    author: Annotated[str | None, typer.Option(help="Who trained the weights, likewise.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where the weights were published, likewise.")] = None,
     sign: Annotated[
         Path | None,
         typer.Option(metavar="KEY", help="Sign the bundle with this private key (PEM); verify --verify-key checks it."),
@@ -99,6 +101,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a verified bundle: ONNX graphs, TensorRT engines, a certificate."""
+    from sr_deploy.arch.spec import Attribution
     from sr_deploy.bundle import parse_profile
     from sr_deploy.deploy import export_bundle
     from sr_deploy.export.int8.bundle import Calibration
@@ -118,20 +121,20 @@ def export(
     )
     searches = max_drop_db is not None and wanted.precisions == ("fp32",)
     _require_use(wanted.precisions, calibration, max_drop_db, searches=searches, force=force)
-    source = checkpoint or _find_newest_checkpoint()
+    given = checkpoint or _find_newest_checkpoint()
     choice = None
     with output.status() as on_progress:
 
         def make(asked: ExportSpec, calibrated: Calibration) -> ExportResult:
             return export_bundle(
-                source,
+                given,
                 asked,
                 out,
                 backend,
                 on_progress=on_progress,
                 triton=triton,
                 calibration=calibrated,
-                license=license,
+                attribution=Attribution(license=license, author=author, source=source),
                 sign=sign,
             )
 

@@ -129,6 +129,7 @@ def list_facts(description: Description) -> list[tuple[str, str]]:
     rows = [("network", description.network or f"x{description.scale}, {color} (architecture unknown)")]
     if description.layout:
         rows.append(("layout", description.layout))
+    rows += [("note", note) for note in description.notes]
     if description.input_multiple > 1:
         rows.append(("input sides", f"multiples of {description.input_multiple}"))
     if description.kind == "graph":
@@ -139,6 +140,7 @@ def list_facts(description: Description) -> list[tuple[str, str]]:
         rows += _list_cost(description.cost)
     if description.weights:
         rows.append(("weights", format_file(description.weights, description.path)))
+    rows += list(description.attribution.items()) if description.kind == "checkpoint" else []
     if description.source:
         rows.append(("source", ", ".join(f"{key} {_shorten(key, text)}" for key, text in description.source.items())))
     if description.created_at:

@@ -11,18 +11,34 @@ from typing import TYPE_CHECKING
 from sr_deploy.errors import GraphError
 from sr_deploy.export.float_format import FloatFormat
 from sr_deploy.graph.change import set_nodes, take_name
-from sr_deploy.graph.load import infer_types, name_of
+from sr_deploy.graph.load import infer_types, name_of, strip_weights
 
 if TYPE_CHECKING:
     import onnx
 
 # Operators whose inputs of these positions are always FP32, whatever the data's type.
-FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
+# A place in half precision is off by half a pixel from 1024 pixels on.
+FP32_INPUTS = {"GridSample": (1,), "Resize": (1, 2), "Upsample": (1,)}
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators that multiply and add."""
+_WITHOUT_HALF = frozenset({"Range"})
+"""Operators that ONNX defines for FP32 and for neither FP16 nor BF16."""
 _FLOAT = 1
 
 
+def list_place_layers(model: onnx.ModelProto) -> list[str]:
+    """Layers that multiply and add, and whose results are places or sizes alone: they stay FP32 in every graph.
+
+    Args:
+        model: FP32, with its weights; left as it is.
+    """
+    copied = strip_weights(copy.deepcopy(model))
+    regions = Regions.find(copied, (), "the graph")
+    return [name_of(node) for node in copied.graph.node if node.op_type in LAYERS and regions.holds(node)]
+
+
 class Regions:
-    """The nodes of a graph that stay FP32: planned ones, and those that compute what steers a Resize."""
+    """The nodes of a graph that stay FP32: planned ones, and those that compute sizes and places alone."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         """`model`: FP32 throughout; `find` fills in the nodes."""
@@ -43,6 +59,9 @@ class Regions:
             if len(found) != 1:
                 raise GraphError(f"{source} has {len(found)} nodes named {name!r}; one was to stay FP32")
             regions._hold(found[0])
+        for node in model.graph.node:
+            if node.op_type in _WITHOUT_HALF:
+                regions._hold(node)
         regions._hold_dequantizers()
         regions._hold_steering()
         made = {name for node in model.graph.node for name in node.output}
@@ -95,7 +114,7 @@ class Regions:
         self.__dict__.pop("_types", None)
 
     def _hold_steering(self) -> None:
-        """Nodes whose results go nowhere but into what steers a Resize, and constants that any FP32 input reads."""
+        """Nodes whose results go nowhere but into such inputs, and constants that any FP32 input reads."""
         steered: dict[str, list[bool]] = defaultdict(list)
         wanted: dict[str, bool] = defaultdict(bool)
         for value in self.graph.output:

@@ -1,12 +1,13 @@
 """Which layers of a network stay in FP32 when the rest becomes FP16, found on pictures before anything is converted.
 
-Three reasons keep a layer in FP32:
+Four reasons keep a layer in FP32:
 
 - **range**: a feature map comes near FP16's greatest number (65504) on any picture, or is so small throughout that FP16
   has no digits for it. What makes it and what reads it stay;
 - **weights**: one of its constants is beyond FP16's range or too small for it;
 - **loss**: with inputs, weights and result in FP16 and its sums in FP32 the layer is off by more than `MAX_LAYER_LOSS`.
   It stays, and so does what makes its input.
+- **places**: its result says where a GridSample reads from: half precision has no half pixels from 1024 on.
 
 The pictures are photographs and extremes made of them: black, white, nearly dark, saturated, colored noise.
 """
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import GraphError
-from sr_deploy.export.casts import FP32_INPUTS
+from sr_deploy.export.casts import FP32_INPUTS, list_place_layers
 from sr_deploy.export.float_format import FP16, FP16_MAX, why_not_representable
 from sr_deploy.export.fp16_probe import Probe, measure_layers
 from sr_deploy.graph.load import load_model, name_of
@@ -173,6 +174,8 @@ def plan_fp16(
     """
     probe = measure_layers(model, inputs())
     reasons = _keep_for_weights(model.graph)
+    for name in list_place_layers(model):
+        reasons[name].append("its result is a place to read from, or a size")
     _keep_for_maps(model.graph, probe, reasons, slack)
     _keep_for_loss(model.graph, probe, reasons, slack)
     kept = tuple(

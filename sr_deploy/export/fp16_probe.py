@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.export.casts import LAYERS
 from sr_deploy.export.int8.execute import add_node, give_out, open_graph
 from sr_deploy.graph.change import set_nodes
 from sr_deploy.graph.load import find_input_output, infer_types, name_of
@@ -23,7 +24,6 @@ from sr_deploy.graph.load import find_input_output, infer_types, name_of
 if TYPE_CHECKING:
     import onnx
 
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FLOAT, _FLOAT16 = 1, 10
 _FIGURES = (".greatest", ".square", ".unrounded", ".error")
 _SILENT = 1e-3
@@ -62,7 +62,7 @@ def measure_layers(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]]
     watched = copy.deepcopy(model)
     maps = _find_maps(model)
     layers = {
-        name_of(node): node.output[0] for node in model.graph.node if node.op_type in _LAYERS and node.output[0] in maps
+        name_of(node): node.output[0] for node in model.graph.node if node.op_type in LAYERS and node.output[0] in maps
     }
     _watch_maps(watched.graph, maps)
     _watch_layers(watched.graph, [node for node in model.graph.node if name_of(node) in layers])

@@ -172,9 +172,11 @@ def _configure(bundle: Bundle, info: GraphInfo, served: _Served) -> dict[str, _V
             "preferred_batch_size": preferred or [served.batch],
             "max_queue_delay_microseconds": QUEUE_DELAY_US,
         }
+    stated = bundle.manifest.source.attribution.stated
     if served.used:  # memory for the profile at hand, not for the largest of all
-        value = {"string_value": "ON_PROFILE_CHANGE"}
-        config["parameters"] = {"key": "execution_context_allocation_strategy", "value": value}
+        stated = {"execution_context_allocation_strategy": "ON_PROFILE_CHANGE", **stated}
+    if stated:
+        config["parameters"] = [{"key": key, "value": {"string_value": text}} for key, text in stated.items()]
     return config
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from sr_deploy.bundle import Bundle, Check, GraphRecord, Int8Record, utc_now
 from sr_deploy.engine.precision import find_unplanned_nodes, list_work, share_multiply_adds
 from sr_deploy.errors import BackendError, SrDeployError
+from sr_deploy.export.casts import list_place_layers
 from sr_deploy.export.fp16_plan import list_unneeded
+from sr_deploy.graph.load import load_model
 from sr_deploy.graph.read import METADATA_PREFIX, read_graph
 from sr_deploy.model import Model
 from sr_deploy.verification.audit import cut_findings
@@ -68,8 +70,11 @@ def _list_findings(model: Model, bundle: Bundle, graph: GraphRecord, work: Seque
     yield from find_unplanned_nodes(path, graph)
     report, search = read_search(bundle, graph.precision), bundle.manifest.searches.get(graph.precision)
     if graph.precision in ("fp32", "bf16"):
+        places = list_place_layers(load_model(bundle.graph("fp32"))) if graph.planned_fp32 else []
         yield from (
-            f"{name} is planned in FP32, which no {graph.precision} graph asks for" for name in graph.planned_fp32
+            f"{name} is planned in FP32, which no {graph.precision} graph asks for"
+            for name in graph.planned_fp32
+            if graph.precision == "fp32" or name not in places
         )
     elif report is None or report.options.rest == "fp16":
         yield from _judge_plan(model, bundle, graph)

@@ -34,7 +34,7 @@ WITH_VGG19 = ("srgan", "esrgan", "realesrgan")
 FOR_INT8 = {"compact-qat": "compact", "rrdb-lite-qat": "rrdb-lite"}
 # Those that learn from another network, and here from what.
 TEACHERS = {"compact-from-x4plus": "realesrgan-plus"}
-DEPLOYED = ("srgan", "msrresnet", "realesrgan-plus", "realesrgan-x2", "compact-gan")
+DEPLOYED = ("srgan", "msrresnet", "realesrgan-plus", "realesrgan-x2", "compact-gan", "span-gan")
 
 Train = Callable[[str], Path]
 
@@ -82,6 +82,8 @@ def shrink(recipe: Recipe) -> list[str]:
     ]  # fmt: skip
     if "growth" in recipe.arch_spec().options:
         values.append("network.growth=4")
+    if "partial" in recipe.arch_spec().options:
+        values += ["network.partial=2", "network.kernel=5"]
     if recipe.degradation is not None:
         values += ["degradation.canvas=96", "degradation.pool=5"]
     if recipe.discriminator is not None:

@@ -45,6 +45,13 @@ EXPORTED_SPECS = {
     "srresnet-x2-gray": ArchSpec(architecture="srresnet", scale=2, channels=1, features=8, blocks=1),
     "msrresnet-x4": ArchSpec(architecture="msrresnet", scale=4, features=8, blocks=2),
     "msrresnet-x2": ArchSpec(architecture="msrresnet", scale=2, features=8, blocks=1),
+    "span-x2": ArchSpec(architecture="span", scale=2, features=8, blocks=2),
+    "realplksr-x4": ArchSpec(
+        architecture="realplksr", scale=4, features=8, blocks=2, kernel=5, partial=2, norm="layer"
+    ),
+    "realplksr-x3": ArchSpec(
+        architecture="realplksr", scale=3, features=8, blocks=1, kernel=5, partial=2, dysample=True
+    ),
 }
 
 

@@ -76,11 +76,16 @@ def _infer(shapes: Shapes) -> CompactSpec:
     )
 
 
+_SIZES = {(64, 32): "general", (64, 16): "Compact", (64, 8): "UltraCompact", (24, 8): "SuperUltraCompact"}
+"""Names of features and inner convolutions: of Real-ESRGAN's general networks and of those that people train since."""
+
+
 ARCHITECTURE = Architecture(
     title="SRVGGNetCompact (Real-ESRGAN)",
     spec=CompactSpec,
     build=Compact,
     infer=_infer,
+    known_as=lambda spec: _SIZES.get((spec.features, spec.blocks)),
     last_features=lambda spec: f"body.{2 * spec.blocks + 1}",
     moving_names=lambda spec: {f"body.{2 * spec.blocks + 2}": "last"},
     layouts=(Layout("compact", "SRVGGNetCompact: body.N.weight, with 1-D PReLU weights", _matches, keep_names),),

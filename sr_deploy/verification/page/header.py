@@ -190,7 +190,8 @@ def show_facts(content: PageContent) -> str:
     rows = [
         ["checkpoint", f"<code>{escape(source.file)}</code>, recognized as {escape(source.layout)}"],
         ["its sha256", f"<code>{escape(source.sha256)}</code>"],
-        ["its license", escape(source.license or "not recorded")],
+        ["its license", escape(source.attribution.license or "not recorded")],
+        *([f"its {name}", escape(text)] for name, text in source.attribution.stated.items() if name != "license"),
         ["shapes deployed", "<br>".join(f"<code>{escape(profile)}</code>" for profile in manifest.profiles)],
         ["thresholds", "<br>".join(_list_thresholds(content))],
         ["made", f"{escape(_show_time(manifest.created_at))} UTC with {escape(_name_tools(manifest.tools))}"],

@@ -56,7 +56,7 @@ def checkpoint(tmp_path):
 
 def test_checkpoint_for_people(checkpoint, capsys):
     text = run_text(capsys, checkpoint)
-    assert "compact x4, 16 blocks, 64 features, RGB" in text
+    assert "compact x4, 16 blocks, 64 features, RGB (Compact)" in text
     assert "621,424" in text
     assert "1.24 MFLOP per input pixel" in text
     assert "18 px" in text
@@ -88,7 +88,7 @@ def test_published_network(capsys):
     if not data:
         pytest.skip("SR_DEPLOY_DATA is not set: the published checkpoint is not at hand")
     document = run_json(capsys, Path(data) / "checkpoints" / "realesr-animevideov3.pth")
-    assert document["network"] == "compact x4, 16 blocks, 64 features, RGB"
+    assert document["network"] == "compact x4, 16 blocks, 64 features, RGB (Compact)"
     assert document["cost"]["parameters"] == 621_424
 
 

@@ -16,6 +16,7 @@ from sr_deploy.bundle import EngineRecord, FileRecord, Thresholds, open_bundle
 from sr_deploy.cli import main
 from sr_deploy.errors import InputError
 from sr_deploy.gpus import visible_gpus
+from sr_deploy.model import open_model
 from sr_deploy.shipped import shipped_models
 from sr_deploy.verification.judging import judge_bundle
 from sr_deploy.verification.verify import verify_model
@@ -128,11 +129,24 @@ def test_a_choice_narrows_the_verdict_and_says_so(bundle, capsys):
 def test_an_export_without_backends_is_incomplete(write_gentle_network, tmp_path, without_backends, capsys):
     checkpoint = write_gentle_network(tmp_path / "net.safetensors", 8, 1)
     words = ["export", str(checkpoint), "--backend", "none", "--out", str(tmp_path / "b"), "--json"]
-    assert main([*words, "--license", "BSD-3-Clause \n of someone"]) == 4
+    stated = ["--license", "BSD-3-Clause \n of someone", "--author", "Ann", "--source", "https://example.org/net"]
+    assert main([*words, *stated]) == 4
     document = json.loads(capsys.readouterr().out)
     assert (document["verdict"], document["passed"]) == ("incomplete", False)
-    assert open_bundle(tmp_path / "b").manifest.source.license == "BSD-3-Clause of someone"
-    assert "its license BSD-3-Clause of someone" in read_page(open_bundle(tmp_path / "b"))
+    attribution = {"license": "BSD-3-Clause of someone", "author": "Ann", "source": "https://example.org/net"}
+    assert open_bundle(tmp_path / "b").manifest.source.attribution.stated == attribution
+    page = read_page(open_bundle(tmp_path / "b"))
+    assert "its license BSD-3-Clause of someone its author Ann its source https://example.org/net" in page
+    # The weights say it too, wherever they go; who exports them again has the last word.
+    weights = open_model(open_bundle(tmp_path / "b").reference)
+    assert weights.attribution.stated == attribution
+    assert (
+        main(["export", str(weights.path), "--backend", "none", "--out", str(tmp_path / "c"), "--author", "Bob"]) == 4
+    )
+    assert open_bundle(tmp_path / "c").manifest.source.attribution.stated == {**attribution, "author": "Bob"}
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "c"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["attribution"] == {**attribution, "author": "Bob"}
 
 
 @no_gpu

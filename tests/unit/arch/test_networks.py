@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sr_deploy.arch import registry
-from sr_deploy.arch.fold import fold_for_export
+from sr_deploy.arch.fold import fold_for_export, merge_branches
 from sr_deploy.arch.registry import (
     architecture_names,
     build_network,
@@ -26,6 +26,8 @@ PUBLISHED = {
     "x2plus": (ArchSpec(architecture="rrdbnet", scale=2, features=64, blocks=23, growth=32), 16_703_171),
     "animevideo": (ArchSpec(architecture="compact", scale=4, features=64, blocks=16), 621_424),
     "general": (ArchSpec(architecture="compact", scale=4, features=64, blocks=32), 1_213_296),
+    "span": (ArchSpec(architecture="span", scale=4, features=48), 426_288),
+    "realplksr": (ArchSpec(architecture="realplksr", scale=4, features=64, blocks=28, partial=16), 7_389_680),
 }
 SMALL = [
     ArchSpec(architecture="compact", scale=4, features=6, blocks=2),
@@ -42,6 +44,14 @@ SMALL = [
     ArchSpec(architecture="rrdbnet", scale=2, features=6, blocks=1, growth=4, unshuffle=1),
     ArchSpec(architecture="rrdbnet", scale=8, features=6, blocks=1, growth=4),
     ArchSpec(architecture="rrdbnet", scale=3, features=6, blocks=1, growth=4),
+    ArchSpec(architecture="span", scale=2, features=6, blocks=2),
+    ArchSpec(architecture="span", scale=4, features=6, blocks=3, norm=True, channels=1),
+    ArchSpec(architecture="span", scale=1, features=6, blocks=2, norm=True, img_range=1, branches=1),
+    ArchSpec(architecture="realplksr", scale=2, features=8, blocks=1, kernel=5, partial=2),
+    ArchSpec(architecture="realplksr", scale=4, features=6, blocks=2, kernel=3, partial=6, norm="layer", channels=1),
+    ArchSpec(architecture="realplksr", scale=1, features=8, blocks=1, kernel=7, partial=4, attention=False),
+    ArchSpec(architecture="realplksr", scale=3, features=8, blocks=1, kernel=5, partial=2, dysample=True),
+    ArchSpec(architecture="realplksr", scale=2, features=8, blocks=1, kernel=5, partial=2, dysample=True, channels=1),
 ]
 
 
@@ -104,7 +114,7 @@ def test_output_has_the_scale_the_spec_says(spec):
 
 @pytest.mark.parametrize("spec", SMALL, ids=title)
 def test_convolutions_are_those_of_the_network(spec):
-    network = build_network(spec)
+    network = merge_branches(build_network(spec))
     built = [
         (layer.in_channels, layer.out_channels, layer.kernel_size[0])
         for layer in network.modules()
@@ -206,7 +216,10 @@ def test_srresnet_has_one_prelu_slope_per_activation():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "edsr"}, "unknown architecture 'edsr'; known: compact, msrresnet, rrdbnet, srresnet"),
+        (
+            {"architecture": "edsr"},
+            "unknown architecture 'edsr'; known: compact, msrresnet, realplksr, rrdbnet, span, srresnet",
+        ),
         ({"architecture": "msrresnet", "scale": 8}, "msrresnet enlarges by 2, 3 or 4, not by 8"),
         ({"architecture": "srresnet", "scale": 3}, "srresnet enlarges by powers of two"),
         ({"architecture": "rrdbnet", "scale": 6, "growth": 4}, "rrdbnet enlarges by 3 and by powers of two"),

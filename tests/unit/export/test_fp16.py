@@ -10,6 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.errors import GraphError, InputError
 from sr_deploy.export.fp16 import convert_graph_to_fp16, convert_model_to_fp16, round_to_fp16
+from sr_deploy.export.fp16_plan import plan_graph
+from sr_deploy.graph.load import infer_types
 from sr_deploy.graph.read import read_graph
 
 
@@ -40,7 +42,8 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 
 def test_fp16_graph_is_near_fp32(each_exported, run_graph, tmp_path):
     path = tmp_path / "model.fp16.onnx"
-    convert_graph_to_fp16(each_exported.path, path)
+    plan = plan_graph(each_exported.path, each_exported.spec.channels, each_exported.spec.scale)
+    convert_graph_to_fp16(each_exported.path, path, plan.names)
     info = read_graph(path)
     lr = np.random.default_rng(1).random((2, info.channels, 24, 20), dtype=np.float32)
     with torch.no_grad():
@@ -289,3 +292,18 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     with pytest.raises(GraphError, match=r"text\.onnx is not an ONNX file"):
         convert_graph_to_fp16(tmp_path / "text.onnx", tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_places_that_pixels_are_read_from_stay_fp32(exported, run_graph, tmp_path):
+    """In FP16 there are no half pixels from 1024 on: the right end of a wide picture would be of its neighbors."""
+    path, spec = tmp_path / "model.fp16.onnx", exported("realplksr-x3").spec
+    plan = plan_graph(exported("realplksr-x3").path, spec.channels, spec.scale)
+    assert [one.op for one in plan.kept if "a place to read from" in one.reason] == ["Conv", "Conv"]
+    convert_graph_to_fp16(exported("realplksr-x3").path, path, plan.names)
+    model = onnx.load(path)
+    types = infer_types(model)
+    (sample,) = (node for node in model.graph.node if node.op_type == "GridSample")
+    assert [types[name] for name in sample.input] == [TensorProto.FLOAT16, TensorProto.FLOAT]
+    lr = np.random.default_rng(1).random((1, 3, 8, 1500), dtype=np.float32)
+    fp32, fp16 = run_graph(exported("realplksr-x3").path, lr), run_graph(path, lr)
+    assert psnr(fp16[..., -1500:], fp32[..., -1500:]) > 55

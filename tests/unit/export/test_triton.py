@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +220,14 @@ def test_text_survives_protobufs_own_reader(schema):
     config = text_format.Parse(text, schema.ModelConfig())
     assert (config.name, config.max_batch_size) == (name, 3)
     assert [one.name for one in config.model_warmup] == ["a", "b"]
+
+
+def test_the_license_of_the_weights_goes_with_what_is_served(make_bundle, tmp_path, read):
+    bundle = make_bundle("compact-x4", tmp_path, fp16=True)
+    source = bundle.manifest.source.model_copy(update={"license": "CC-BY-NC-SA-4.0", "author": 'Ann "A"'})
+    stated = replace(bundle, manifest=bundle.manifest.model_copy(update={"source": source}))
+    for model in write_triton_models(stated, tmp_path / "models"):
+        parameters = read(model.path).parameters
+        assert {key: value.string_value for key, value in parameters.items()} == {
+            "license": "CC-BY-NC-SA-4.0", "author": 'Ann "A"',
+        }  # fmt: skip
