@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from sr_deploy.cli.certificate_facts import CertificateFacts, describe_certificate
 
 if TYPE_CHECKING:
-    from sr_deploy.arch.spec import ArchSpec
     from sr_deploy.bundle import EngineRecord
     from sr_deploy.model import Model
 
@@ -172,7 +171,7 @@ def describe(model: Model) -> Description:
         scale=model.scale,
         channels=model.channels,
         input_multiple=model.input_multiple,
-        network=_describe_network(model.arch) if model.arch else None,
+        network=_describe_network(model) if model.arch else None,
         arch=model.arch.model_dump() if model.arch else None,
         layout=model.layout,
         notes=model.notes,
@@ -188,11 +187,15 @@ def describe(model: Model) -> Description:
     )
 
 
-def _describe_network(arch: ArchSpec) -> str:
+def _describe_network(model: Model) -> str:
+    """What it is, and what people call it; the name only where weights were read, since it takes torch to know it."""
+    assert model.arch is not None
+    if model.kind != "checkpoint":
+        return model.arch.title()
     from sr_deploy.arch.registry import complete_spec, get_architecture
 
-    known_as = get_architecture(arch.architecture).known_as(complete_spec(arch))
-    return arch.title() if known_as is None else f"{arch.title()} ({known_as})"
+    known_as = get_architecture(model.arch.architecture).known_as(complete_spec(model.arch))
+    return model.arch.title() if known_as is None else f"{model.arch.title()} ({known_as})"
 
 
 def describe_file(path: Path) -> FileFacts:

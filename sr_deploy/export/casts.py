@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 FP32_INPUTS = {"GridSample": (1,), "Resize": (1, 2), "Upsample": (1,)}
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that multiply and add."""
-_WITHOUT_HALF = frozenset({"Range"})
-"""Operators that ONNX defines for FP32 and for neither FP16 nor BF16."""
+_ALWAYS_FP32 = frozenset({"GridSample", "Range"})
+"""Range is defined for neither FP16 nor BF16; TensorRT's GridSample takes its picture in the type of the places."""
 _FLOAT = 1
 
 
@@ -60,7 +60,7 @@ class Regions:
                 raise GraphError(f"{source} has {len(found)} nodes named {name!r}; one was to stay FP32")
             regions._hold(found[0])
         for node in model.graph.node:
-            if node.op_type in _WITHOUT_HALF:
+            if node.op_type in _ALWAYS_FP32:
                 regions._hold(node)
         regions._hold_dequantizers()
         regions._hold_steering()

@@ -117,7 +117,11 @@ def test_patches_are_drawn_as_published():
         if name.startswith(("realesrnet", "realesrgan")):
             assert drawn == ("area", (1.0, 0.75, 0.5, 1 / 3), 400)
         else:
-            assert drawn == ("area" if name.startswith("esrgan") else "picture", (1.0,), None)
+            assert drawn == (
+                "area" if name.startswith("esrgan") or name in ("span", "realplksr") else "picture",
+                (1.0,),
+                None,
+            )
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if "esrgan" in name or "realesrnet" in name])

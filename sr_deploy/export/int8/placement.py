@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sr_deploy.errors import GraphError
+from sr_deploy.export.casts import list_place_layers
 from sr_deploy.graph.load import find_input_output, read_integer
 
 if TYPE_CHECKING:
@@ -66,13 +67,15 @@ def place_quantization(model: onnx.ModelProto) -> Placement:
     source, _ = find_input_output("the graph", model)
     raw = _follow(model.graph, source.name)
     constants = {tensor.name for tensor in model.graph.initializer}
-    shares = _measure_shares(model)
+    shares, places = _measure_shares(model), set(list_place_layers(model))
     candidates, kept = [], {}
     for node in model.graph.node:
         if node.op_type not in _CONVOLUTIONS:
             continue
         if node.input[0] in raw:
             kept[node.name] = "first convolution"
+        elif node.name in places:
+            kept[node.name] = "its result is a place to read from"
         elif node.op_type == "ConvTranspose":
             kept[node.name] = "transposed"
         elif read_integer(node, "group", 1) != 1:

@@ -14,6 +14,7 @@ from sr_deploy.engine.build import build_engine
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError, InputError
 from sr_deploy.export.fp16 import convert_graph_to_fp16
+from sr_deploy.export.fp16_plan import plan_graph
 from sr_deploy.files import sha256_of
 from sr_deploy.gpus import visible_gpus
 
@@ -39,12 +40,16 @@ def test_rtx_builds_every_network_in_fp32_and_fp16(each_exported, tmp_path):
     convolutions = sum(node.op_type == "Conv" for node in graph.node)
     fp32 = build_engine(request_for(each_exported.path))
     assert fp32.record.convolution_precisions == {"FLOAT": convolutions}
-    assert set(fp32.record.layer_precisions) - {"INT64"} == {"FLOAT"}  # INT64: sizes of a dynamic shuffle
+    assert set(fp32.record.layer_precisions) - {"INT32", "INT64"} == {"FLOAT"}  # integers: sizes
     half = tmp_path / "half.onnx"
-    convert_graph_to_fp16(each_exported.path, half)
-    fp16 = build_engine(request_for(half, precision="fp16"))
-    assert fp16.record.convolution_precisions == {"HALF": convolutions}
-    assert fp16.record.layer_precisions["FLOAT"] <= 2  # the cast at the end
+    kept = plan_graph(each_exported.path, each_exported.spec.channels, each_exported.spec.scale).names
+    convert_graph_to_fp16(each_exported.path, half, kept)
+    fp16 = build_engine(request_for(half, precision="fp16", planned_fp32=kept))
+    float_convolutions = sum(node.op_type == "Conv" for node in graph.node if node.name in kept)
+    due = {"HALF": convolutions - float_convolutions, "FLOAT": float_convolutions}
+    assert fp16.record.convolution_precisions == {kind: count for kind, count in due.items() if count}
+    if not kept:
+        assert fp16.record.layer_precisions["FLOAT"] <= 2  # the cast at the end
     weights = sum(tensor.ByteSize() for tensor in graph.initializer)
     assert len(fp32.engine) > weights
 

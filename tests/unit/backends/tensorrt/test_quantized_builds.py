@@ -14,6 +14,7 @@ from sr_deploy.engine.bundle import build_engines
 from sr_deploy.engine.request import EngineRequest
 from sr_deploy.errors import BackendError
 from sr_deploy.export.fp16 import convert_model_to_fp16
+from sr_deploy.export.fp16_plan import plan_graph
 from sr_deploy.export.int8.formats import FP8, INT8
 from sr_deploy.export.int8.insert import QuantizedConv, insert_quantization, quantize_weight
 from sr_deploy.export.int8.placement import place_quantization
@@ -25,8 +26,9 @@ pytestmark = pytest.mark.skipif(builders.sdk_version("tensorrt-rtx") is None, re
 
 
 def quantize(path, target, *, per_channel, numbers):
-    """Every convolution that may be quantized, with arbitrary ranges; the rest in FP16."""
+    """Every convolution that may be quantized, with arbitrary ranges; the rest in FP16 but for what is planned."""
     model = onnx.load(path)
+    kept = plan_graph(path, model.graph.input[0].type.tensor_type.shape.dim[1].dim_value, 2).names
     placement = place_quantization(model)
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     layers = {}
@@ -36,12 +38,12 @@ def quantize(path, target, *, per_channel, numbers):
             bias = tensors[node.input[2]].astype(np.float32) if len(node.input) > 2 else None
             layers[node.name] = QuantizedConv(1 / numbers.largest, weight, scale, bias)
     insert_quantization(model, layers)
-    convert_model_to_fp16(model, "test")
+    convert_model_to_fp16(model, "test", kept)
     write_graph(model, target)
-    return placement
+    return placement, kept
 
 
-def request_for(path, precision, *capabilities):
+def request_for(path, precision, *capabilities, planned_fp32=()):
     return EngineRequest(
         graph=path,
         graph_sha256=sha256_of(path),
@@ -49,16 +51,17 @@ def request_for(path, precision, *capabilities):
         backend="tensorrt-rtx",
         profiles=(parse_profile("tile=1x16x16,1x32x32,1x64x64"),),
         compute_capabilities=capabilities,
+        planned_fp32=planned_fp32,
     )
 
 
 def build(graph, path, *, per_channel=True, numbers=INT8, capabilities=("sm89",)):
-    placement = quantize(graph, path, per_channel=per_channel, numbers=numbers)
-    record = build_engine(request_for(path, numbers.name, *capabilities)).record
+    placement, kept = quantize(graph, path, per_channel=per_channel, numbers=numbers)
+    record = build_engine(request_for(path, numbers.name, *capabilities, planned_fp32=kept)).record
     names = {candidate.name for candidate in placement.candidates}
     assert names
     assert {name for name, precision in record.declared.items() if precision == numbers.name} == names
-    assert set(record.declared.values()) <= {numbers.name, "fp16"}
+    assert {one for name, one in record.declared.items() if name not in kept} <= {numbers.name, "fp16"}
     assert record.multiply_add_shares[numbers.name] == pytest.approx(placement.share)
 
 

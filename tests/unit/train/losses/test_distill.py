@@ -27,6 +27,8 @@ SPECS = [
     ArchSpec(architecture="srresnet", scale=2, **SMALL),
     ArchSpec(architecture="rrdbnet", scale=4, growth=4, **SMALL),
     ArchSpec(architecture="rrdbnet", scale=2, growth=4, **SMALL),
+    ArchSpec(architecture="span", scale=2, **SMALL),
+    ArchSpec(architecture="realplksr", scale=2, kernel=5, partial=2, **SMALL),
 ]
 
 
