@@ -6,7 +6,7 @@ Every dotted beginning of the keys is tried as the place of a network; nested di
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,9 @@ MAX_NESTING = 8
 """Most dictionaries inside each other that are looked into."""
 _MOST_WORDS = 5
 _LEAST_TENSORS = 2
+_MOST_PREFIXES = 200
+_MOST_CANDIDATES = 8
+"""Places that are compared with a network tensor by tensor, which takes time; files with more are no training's."""
 _AVERAGED = frozenset({"ema", "swa", "avg", "averaged", "average", "shadow"})
 _COUNTER = "n_averaged"
 """What `torch.optim.swa_utils.AveragedModel` puts beside the network, which it calls `module`."""
@@ -79,8 +82,8 @@ def find_generator(
     prefixes = _list_prefixes(flat)
     averaged = [one for one in prefixes if _is_averaged(one, flat)]
     raw = [one for one in prefixes if one not in averaged]
-    best_averaged = next((one for one in averaged if _fits(flat, one, fits)), None)
-    best_raw = next((one for one in raw if _is_known(one) and _fits(flat, one, fits)), None)
+    best_averaged = next(_find_fitting(flat, averaged, fits), None)
+    best_raw = next(_find_fitting(flat, filter(_is_known, raw), fits), None)
     if best_averaged is not None:
         note = None if best_raw is None else (
             f"the file holds raw weights ({_name(best_raw)}) and averaged ones ({_name(best_averaged)}); the averaged "
@@ -88,12 +91,12 @@ def find_generator(
         )  # fmt: skip
         return FoundNetwork(_take(flat, best_averaged), note)
     if best_raw is not None:
-        others = [] if not best_raw else [one for one in _list_others(raw, best_raw) if _fits(flat, one, fits)]
+        others = [] if not best_raw else list(_find_fitting(flat, _list_others(raw, best_raw), fits))
         note = None if not others else (
             f"the file holds several generators; {_name(best_raw)} is taken, {', '.join(map(_name, others))} is not"
         )  # fmt: skip
         return FoundNetwork(_take(flat, best_raw), note)
-    unknown = [one for one in raw if _fits(flat, one, fits)]
+    unknown = list(_find_fitting(flat, raw, fits))
     outermost = [one for one in unknown if not any(one != other and one.startswith(other) for other in unknown)]
     if len(outermost) > 1:
         raise CheckpointError(
@@ -114,7 +117,7 @@ def _list_prefixes(flat: Mapping[str, object]) -> list[str]:
                 break
             counts[key[: end + 1]] = counts.get(key[: end + 1], 0) + 1
     prefixes = [prefix for prefix, count in counts.items() if count >= _LEAST_TENSORS]
-    return sorted(prefixes, key=lambda prefix: (prefix.count("."), _rank(prefix)))
+    return sorted(prefixes, key=lambda prefix: (prefix.count("."), _rank(prefix)))[:_MOST_PREFIXES]
 
 
 def _rank(prefix: str) -> int:
@@ -137,13 +140,22 @@ def _is_averaged(prefix: str, flat: Mapping[str, object]) -> bool:
     return bool(words) and words[-1] == "module" and f"{prefix.removesuffix('module.')}{_COUNTER}" in flat
 
 
-def _fits(flat: Mapping[str, StoredTensor | Opaque], prefix: str, fits: Callable[[Shapes, bool], bool]) -> bool:
-    shapes = {
-        key.removeprefix(prefix): one.shape
-        for key, one in flat.items()
-        if key.startswith(prefix) and isinstance(one, StoredTensor)
-    }
-    return fits(shapes, not _is_known(prefix))
+def _find_fitting(
+    flat: Mapping[str, StoredTensor | Opaque], prefixes: Iterable[str], fits: Callable[[Shapes, bool], bool]
+) -> Iterator[str]:
+    """Places of generators: by the keys they are known by where a word says so, elsewhere to the last tensor."""
+    tried = 0
+    for prefix in prefixes:
+        shapes = {
+            key.removeprefix(prefix): one.shape
+            for key, one in flat.items()
+            if key.startswith(prefix) and isinstance(one, StoredTensor)
+        }
+        if not fits(shapes, False):
+            continue
+        tried += 1
+        if _is_known(prefix) or (tried <= _MOST_CANDIDATES and fits(shapes, True)):
+            yield prefix
 
 
 def _take(flat: Mapping[str, StoredTensor | Opaque], prefix: str) -> dict[str, StoredTensor]:
