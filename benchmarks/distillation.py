@@ -2,8 +2,7 @@
 
     python benchmarks/distillation.py --teacher RealESRGAN_x4plus.pth --data BSDS500 --lr SET14_LR
 
-The recipe is `compact-from-x4plus`, with 8 convolutions of 48 features, small patches and batches, for two cores. Its
-degradation is off but for the last resize, which averages pixels: the pictures that are compared are clean. One
+The recipe is `compact-from-x4plus`, with 8 convolutions of 48 features, small patches and batches, for two cores. One
 run learns from originals (L1), one from the teacher's pictures, and one from its features too; data, degradation and
 first weights are the same. Each checkpoint enlarges the low-resolution pictures of --lr, and is compared with what the
 teacher makes of them. The figures go to benchmarks/results/distillation.md and docs/training.md, the curves to
@@ -29,11 +28,8 @@ from sr_deploy.run_folder import list_checkpoints
 ROOT = Path(__file__).parents[1]
 SETTINGS = [
     "network.features=48", "network.blocks=8", "data.patch_size=96", "data.batch=8", "data.workers=1",
-    "degradation.canvas=192", "degradation.pool=16", "degradation.orders=1", "degradation.first.blur.probability=0",
-    "degradation.first.resize.up=0", "degradation.first.resize.down=0", "degradation.first.noise.probability=0",
-    "degradation.first.jpeg_probability=0", "degradation.final.sinc=0", 'degradation.final.modes=["area"]',
-    "optimizer.learning_rate=1e-3", "optimizer.schedule.kind=cosine", "optimizer.clip_norm=1", "run.log_every=25",
-    "run.keep_checkpoints=100",
+    "degradation.canvas=192", "degradation.pool=16", "optimizer.learning_rate=1e-3", "optimizer.schedule.kind=cosine",
+    "optimizer.clip_norm=1", "run.log_every=25", "run.keep_checkpoints=100",
 ]  # fmt: skip
 WAYS = {
     "originals": ["loss.weight=1", "loss.distill.weight=0"],

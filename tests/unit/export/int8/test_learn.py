@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.arch.quantized import round_to_levels
+from sr_deploy.export.fp16 import convert_model_to_fp16
 from sr_deploy.export.int8 import task as task_module
 from sr_deploy.export.int8.calibration import measure_ranges, quantize_layers
 from sr_deploy.export.int8.differentiable import DifferentiableGraph, Quantized
@@ -62,6 +63,18 @@ def test_floats_are_those_of_onnxruntime(each_exported):
     assert np.abs(stored - expected).max() > 1e-3 * np.ptp(expected)
     # Numbers that lie between two steps may go either way.
     assert np.mean((quantized - stored) ** 2) < 1e-2 * np.mean((stored - expected) ** 2)
+
+
+def test_onnxruntime_keeps_the_bias_of_a_convolution_whose_result_is_quantized(exported):
+    """SPAN has convolutions without an activation behind them; what ONNX Runtime makes of these ruins FP16 graphs."""
+    model = onnx.load(exported("span-x2").path)
+    lr = RANDOM.random((1, 3, 16, 12), dtype=np.float32)
+    placement = place_quantization(model)
+    limits = {candidate.data: 0.05 for candidate in placement.candidates}
+    insert_quantization(model, quantize_layers(model, placement, limits, Int8Options()))
+    convert_model_to_fp16(model, "test")
+    written, optimized = (open_graph(model, "onnxruntime", optimize=optimize)(lr)["sr"] for optimize in (False, True))
+    assert np.mean((optimized - written) ** 2) < 1e-3 * np.var(written)
 
 
 def test_dense_blocks_and_enlargements_share_a_step_and_are_quantized_once(exported):
