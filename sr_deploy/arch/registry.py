@@ -16,9 +16,10 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from sr_deploy.arch.keys import Shapes
 from sr_deploy.arch.spec import ArchSpec
 from sr_deploy.config import validate_config
-from sr_deploy.errors import CheckpointError, InputError
+from sr_deploy.errors import InputError
 from sr_deploy.plugins import find_modules
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 SpecT = TypeVar("SpecT", bound=ArchSpec)
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Shape of each tensor of a state dict, by key."""
-_MAX_DOUBLINGS = 8
 _TRACED_CELLS = 4
 _MOST_PARAMETERS = 2**28
 """Of a network whose cost is asked for: they take memory then, 1 GiB at most."""
@@ -273,41 +271,3 @@ def _follow_back(low: int, high: int, factor: Fraction) -> tuple[int, int]:
         return low // int(factor), high // int(factor)
     shrink = int(1 / factor)
     return low * shrink, high * shrink + shrink - 1
-
-
-def find_shape(shapes: Shapes, key: str, rank: int) -> tuple[int, ...]:
-    """Shape of a tensor that a layout cannot be read without.
-
-    Raises:
-        CheckpointError: it is missing, or has another number of axes.
-    """
-    if key not in shapes:
-        raise CheckpointError(f"tensor {key!r} is missing")
-    if len(shapes[key]) != rank:
-        raise CheckpointError(f"tensor {key!r} has shape {shapes[key]}; {rank} axes were expected")
-    return shapes[key]
-
-
-def count_numbered(shapes: Shapes, prefix: str) -> int:
-    """One more than the greatest number that follows `prefix` in a key; 0 if none does.
-
-    Raises:
-        CheckpointError: a number is greater than the count of tensors, so that others before it must be missing.
-    """
-    words = {key[len(prefix) :].split(".", 1)[0] for key in shapes if key.startswith(prefix)}
-    numbers = [word for word in words if word.isascii() and word.isdecimal()]
-    digits = len(str(len(shapes)))
-    wrong = next((word for word in numbers if len(word) > digits or int(word) > len(shapes)), None)
-    if wrong is not None:
-        raise CheckpointError(f"a tensor is numbered {prefix}{wrong[:20]}, and there are only {len(shapes)} tensors")
-    return max((int(number) + 1 for number in numbers), default=0)
-
-
-def count_doublings(shapes: Shapes, prefix: str) -> int:
-    """`count_numbered`, and no more than one above what any network has: the scale that comes of it is refused."""
-    return min(count_numbered(shapes, prefix), _MAX_DOUBLINGS + 1)
-
-
-def keep_names(shapes: Shapes) -> dict[str, str]:
-    """The renaming of a layout whose keys are ours."""
-    return {key: key for key in shapes}

@@ -26,7 +26,7 @@ from sr_deploy.untrusted import open_regular
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sr_deploy.arch.registry import Shapes
+    from sr_deploy.arch.keys import Shapes
 
 OUR_FORMAT = "sr-deploy"
 """What the metadata of our own files say under `format`."""

@@ -12,17 +12,9 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sr_deploy.arch.discriminators.layouts import DISCRIMINATOR_ROLE, looks_like_discriminator
+from sr_deploy.arch.keys import Shapes, keep_names
 from sr_deploy.arch.readings import choose_reading
-from sr_deploy.arch.registry import (
-    Architecture,
-    Layout,
-    Shapes,
-    build_network,
-    complete_spec,
-    find_layout,
-    keep_names,
-    list_layouts,
-)
+from sr_deploy.arch.registry import Architecture, Layout, build_network, complete_spec, find_layout, list_layouts
 from sr_deploy.arch.spec import NOT_STATED, ArchSpec, Attribution
 from sr_deploy.arch.tensors import OUR_FORMAT, check_shapes, list_keys, open_tensors, shapes_of, write_tensors
 from sr_deploy.arch.vgg import looks_like_vgg

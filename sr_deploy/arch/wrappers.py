@@ -15,7 +15,7 @@ from sr_deploy.arch.stored import MAX_TENSORS, StoredTensor
 from sr_deploy.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from sr_deploy.arch.registry import Shapes
+    from sr_deploy.arch.keys import Shapes
 
 MAX_NESTING = 8
 """Most dictionaries inside each other that are looked into."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from sr_deploy.arch.discriminators.factory import build_discriminator, check_discriminator
 from sr_deploy.arch.discriminators.layouts import DISCRIMINATOR_ROLE, infer_discriminator, rename_spectral_keys
-from sr_deploy.arch.registry import Shapes
+from sr_deploy.arch.keys import Shapes
 from sr_deploy.arch.spec import DiscriminatorSpec
 from sr_deploy.arch.tensors import OUR_FORMAT, check_shapes, open_tensors, shapes_of, write_tensors
 from sr_deploy.config import first_problem

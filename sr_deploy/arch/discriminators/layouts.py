@@ -6,7 +6,8 @@ from math import isqrt
 
 from sr_deploy.arch.discriminators.srgan import SRGAN_MULTIPLE
 from sr_deploy.arch.discriminators.vgg_style import VGG_STAGES, VGG_WIDEST
-from sr_deploy.arch.registry import Shapes, count_numbered, find_layout, find_shape
+from sr_deploy.arch.keys import Shapes, count_numbered, find_shape
+from sr_deploy.arch.registry import find_layout
 from sr_deploy.arch.spec import DiscriminatorSpec
 from sr_deploy.arch.tensors import list_keys
 from sr_deploy.errors import CheckpointError

@@ -5,21 +5,13 @@ Shape suffixes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from sr_deploy.arch.registry import (
-    Architecture,
-    Layout,
-    Shapes,
-    count_numbered,
-    find_shape,
-    keep_names,
-)
+from sr_deploy.arch.keys import Shapes, count_numbered, find_shape, find_shuffle_scale, keep_names
+from sr_deploy.arch.registry import Architecture, Layout
 from sr_deploy.arch.spec import MOST_BLOCKS, MOST_CHANNELS, ArchSpec
 from sr_deploy.errors import CheckpointError
 
@@ -64,13 +56,11 @@ def _matches(shapes: Shapes) -> bool:
 def _infer(shapes: Shapes) -> CompactSpec:
     features, channels = find_shape(shapes, "body.0.weight", 4)[:2]
     last = count_numbered(shapes, "body.") - 1
-    outputs = find_shape(shapes, f"body.{last}.weight", 4)[0]
-    scale = math.isqrt(outputs // channels) if channels else 0
-    if last < 2 or last % 2 or outputs != channels * scale**2:
-        raise CheckpointError(
-            f"tensor 'body.{last}.weight' gives {outputs} channels; the last convolution (an even number) must give "
-            f"scale^2 times the {channels} channels that 'body.0.weight' reads"
-        )
+    read = f"the {channels} channels that 'body.0.weight' reads"
+    what = f"the last convolution (an even number) must give scale^2 times {read}"
+    scale = find_shuffle_scale(shapes, f"body.{last}.weight", channels, what)
+    if last < 2 or last % 2:
+        raise CheckpointError(f"tensor 'body.{last}.weight' gives {channels * scale**2} channels; {what}")
     return CompactSpec(
         architecture="compact", scale=scale, channels=channels, features=features, blocks=(last - 2) // 2
     )

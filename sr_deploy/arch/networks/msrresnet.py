@@ -13,14 +13,8 @@ from pydantic import ConfigDict, Field
 from torch import nn
 
 from sr_deploy.arch.initialize import scale_kaiming
-from sr_deploy.arch.registry import (
-    Architecture,
-    Layout,
-    Shapes,
-    count_numbered,
-    find_shape,
-    keep_names,
-)
+from sr_deploy.arch.keys import Shapes, count_numbered, find_shape, keep_names, rename_by
+from sr_deploy.arch.registry import Architecture, Layout
 from sr_deploy.arch.spec import MOST_BLOCKS, MOST_CHANNELS, ArchSpec
 from sr_deploy.errors import CheckpointError, InputError
 
@@ -112,5 +106,13 @@ ARCHITECTURE = Architecture(
     build=MSRResNet,
     infer=_infer,
     last_features=lambda _spec: "body",
-    layouts=(Layout("msrresnet", "MSRResNet of BasicSR: body.N.conv1 and upconv1", _matches, keep_names),),
+    layouts=(
+        Layout("msrresnet", "MSRResNet of BasicSR: body.N.conv1 and upconv1", _matches, keep_names),
+        Layout(
+            "msrresnet-mmsr",
+            "MSRResNet of mmsr and KAIR: recon_trunk.N.conv1 and upconv1",
+            lambda shapes: "recon_trunk.0.conv1.weight" in shapes and "upconv1.weight" in shapes,
+            rename_by((r"^recon_trunk\.", "body."), (r"^HRconv\.", "conv_hr.")),
+        ),
+    ),
 )

@@ -7,7 +7,6 @@ Shape suffixes: N batch, C channels, H height, W width, R scale, G groups.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -15,9 +14,10 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from sr_deploy.arch.registry import Architecture, Layout, Shapes, count_numbered, find_shape, keep_names
+from sr_deploy.arch.keys import Shapes, count_numbered, find_shape, find_shuffle_scale, keep_names
+from sr_deploy.arch.registry import Architecture, Layout
 from sr_deploy.arch.spec import MOST_BLOCKS, MOST_CHANNELS, ArchSpec
-from sr_deploy.errors import CheckpointError, InputError
+from sr_deploy.errors import InputError
 
 _DEVIATION = 0.02
 """Of the weights that training begins with."""
@@ -205,17 +205,11 @@ def _matches(shapes: Shapes) -> bool:
 def _infer(shapes: Shapes) -> RealPlksrSpec:
     features, channels = find_shape(shapes, "feats.0.weight", 4)[:2]
     last = count_numbered(shapes, "feats.") - 1
-    outputs = find_shape(shapes, f"feats.{last}.weight", 4)[0]
-    scale = math.isqrt(outputs // channels) if channels else 0
-    if outputs != channels * scale**2:
-        raise CheckpointError(
-            f"tensor 'feats.{last}.weight' gives {outputs} channels; it must give scale^2 times the {channels} "
-            "channels that 'feats.0.weight' reads"
-        )
+    what = f"it must give scale^2 times the {channels} channels that 'feats.0.weight' reads"
     partial, _, kernel, _ = find_shape(shapes, "feats.1.lk.conv.weight", 4)
     return RealPlksrSpec(
         architecture="realplksr",
-        scale=scale,
+        scale=find_shuffle_scale(shapes, f"feats.{last}.weight", channels, what),
         channels=channels,
         features=features,
         blocks=last - _REST + 1,

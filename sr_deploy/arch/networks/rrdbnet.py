@@ -6,7 +6,6 @@ Shape suffixes: N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +13,8 @@ from pydantic import ConfigDict, Field
 from torch import nn
 
 from sr_deploy.arch.initialize import scale_kaiming
-from sr_deploy.arch.registry import (
-    Architecture,
-    Layout,
-    Shapes,
-    count_doublings,
-    count_numbered,
-    find_shape,
-    keep_names,
-)
+from sr_deploy.arch.keys import Shapes, count_doublings, count_numbered, find_shape, keep_names, rename_by
+from sr_deploy.arch.registry import Architecture, Layout
 from sr_deploy.arch.spec import MOST_BLOCKS, MOST_CHANNELS, ArchSpec
 from sr_deploy.errors import CheckpointError, InputError, ShapeError
 
@@ -186,14 +178,12 @@ def _infer(shapes: Shapes) -> RRDBNetSpec:
     )
 
 
-def _rename_esrgan(shapes: Shapes) -> dict[str, str]:
-    rules = (
-        (r"^RRDB_trunk\.(\d+)\.RDB(\d)\.", r"body.\1.rdb\2."),
-        (r"^trunk_conv\.", "conv_body."),
-        (r"^upconv(\d)\.", r"conv_up\1."),
-        (r"^HRconv\.", "conv_hr."),
-    )
-    return {key: _apply_rules(key, rules) for key in shapes}
+_rename_esrgan = rename_by(
+    (r"^RRDB_trunk\.(\d+)\.RDB(\d)\.", r"body.\1.rdb\2."),
+    (r"^trunk_conv\.", "conv_body."),
+    (r"^upconv(\d)\.", r"conv_up\1."),
+    (r"^HRconv\.", "conv_hr."),
+)
 
 
 def _rename_old_esrgan(shapes: Shapes) -> dict[str, str]:
@@ -205,7 +195,7 @@ def _rename_old_esrgan(shapes: Shapes) -> dict[str, str]:
             f"the last layer is 'model.{layers - 1}'; in this layout it is number 4, 7, 10 or 13 (x1, x2, x4, x8)"
         )
     blocks = count_numbered(shapes, "model.1.sub.") - 1
-    rules = (
+    rename = rename_by(
         (r"^model\.0\.", "conv_first."),
         (rf"^model\.1\.sub\.{blocks}\.(weight|bias)$", r"conv_body.\1"),
         (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
@@ -213,15 +203,7 @@ def _rename_old_esrgan(shapes: Shapes) -> dict[str, str]:
         (rf"^model\.{layers - 3}\.", "conv_hr."),
         (rf"^model\.{layers - 1}\.", "conv_last."),
     )
-    return {key: _apply_rules(key, rules) for key in shapes}
-
-
-def _apply_rules(key: str, rules: Sequence[tuple[str, str]]) -> str:
-    for pattern, replacement in rules:
-        renamed, count = re.subn(pattern, replacement, key)
-        if count:
-            return renamed
-    return key
+    return rename(shapes)
 
 
 def _has(pattern: str, shapes: Shapes) -> bool:

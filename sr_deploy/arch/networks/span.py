@@ -5,7 +5,6 @@ Shape suffixes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -14,9 +13,9 @@ from pydantic import ConfigDict, Field
 from torch import nn
 
 from sr_deploy.arch.fold import replace_modules
-from sr_deploy.arch.registry import Architecture, Layout, Shapes, count_numbered, find_shape
+from sr_deploy.arch.keys import Shapes, count_numbered, find_shape, find_shuffle_scale
+from sr_deploy.arch.registry import Architecture, Layout
 from sr_deploy.arch.spec import MOST_BLOCKS, MOST_CHANNELS, ArchSpec
-from sr_deploy.errors import CheckpointError
 
 _MEAN = (0.4488, 0.4371, 0.4040)
 """Of DIV2K, by channel."""
@@ -169,16 +168,10 @@ def _rename(shapes: Shapes) -> dict[str, str]:
 def _infer(shapes: Shapes) -> SpanSpec:
     branched = "conv_1.sk.weight" in shapes
     features, channels = find_shape(shapes, "conv_1.sk.weight" if branched else "conv_1.weight", 4)[:2]
-    outputs = find_shape(shapes, "upsampler.0.weight", 4)[0]
-    scale = math.isqrt(outputs // channels) if channels else 0
-    if outputs != channels * scale**2:
-        raise CheckpointError(
-            f"tensor 'upsampler.0.weight' gives {outputs} channels; it must give scale^2 times the {channels} channels "
-            "of the picture"
-        )
+    what = f"it must give scale^2 times the {channels} channels of the picture"
     return SpanSpec(
         architecture="span",
-        scale=scale,
+        scale=find_shuffle_scale(shapes, "upsampler.0.weight", channels, what),
         channels=channels,
         features=features,
         blocks=count_numbered(shapes, "block_") - 1,

@@ -10,15 +10,8 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from sr_deploy.arch.registry import (
-    Architecture,
-    Layout,
-    Shapes,
-    count_doublings,
-    count_numbered,
-    find_shape,
-    keep_names,
-)
+from sr_deploy.arch.keys import Shapes, count_doublings, count_numbered, find_shape, keep_names, rename_by
+from sr_deploy.arch.registry import Architecture, Layout
 from sr_deploy.arch.spec import MOST_BLOCKS, MOST_CHANNELS, ArchSpec
 from sr_deploy.errors import InputError
 
@@ -142,5 +135,26 @@ ARCHITECTURE = Architecture(
     build=SRResNet,
     infer=_infer,
     last_features=lambda _spec: "bn_body",
-    layouts=(Layout("srresnet", "SRResNet of sr-deploy: body.N.bn1 and bn_body", _matches, keep_names),),
+    layouts=(
+        Layout("srresnet", "SRResNet of sr-deploy: body.N.bn1 and bn_body", _matches, keep_names),
+        Layout(
+            "srresnet-lornatang",
+            "SRResNet of Lornatang's SRGAN-PyTorch: trunk.N.rcb and upsampling.N.upsample_block",
+            lambda shapes: "trunk.0.rcb.0.weight" in shapes,
+            rename_by(
+                (r"^conv1\.0\.", "conv_first."),
+                (r"^conv1\.1\.", "prelu."),
+                (r"^trunk\.(\d+)\.rcb\.0\.", r"body.\1.conv1."),
+                (r"^trunk\.(\d+)\.rcb\.1\.", r"body.\1.bn1."),
+                (r"^trunk\.(\d+)\.rcb\.2\.", r"body.\1.prelu."),
+                (r"^trunk\.(\d+)\.rcb\.3\.", r"body.\1.conv2."),
+                (r"^trunk\.(\d+)\.rcb\.4\.", r"body.\1.bn2."),
+                (r"^conv2\.0\.", "conv_body."),
+                (r"^conv2\.1\.", "bn_body."),
+                (r"^upsampling\.(\d+)\.upsample_block\.0\.", r"upsample.\1.conv."),
+                (r"^upsampling\.(\d+)\.upsample_block\.2\.", r"upsample.\1.prelu."),
+                (r"^conv3\.", "conv_last."),
+            ),
+        ),
+    ),
 )

@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from sr_deploy.arch.keys import rename_by
 from sr_deploy.arch.spec import ArchSpec
+from sr_deploy.arch.tensors import shapes_of
 from sr_deploy.arch.weights import read_checkpoint, save_generator
 from sr_deploy.errors import OutputError
 
@@ -195,3 +197,30 @@ def test_unwritable_place_is_one_line(tmp_path, weights_of):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="a file stands where a folder is needed"):
         save_generator(tmp_path / "file" / "x.safetensors", weights_of(COMPACT), COMPACT)
+
+
+MMSR = ((r"^body\.", "recon_trunk."), (r"^conv_hr\.", "HRconv."))
+LORNATANG = (
+    (r"^conv_first\.", "conv1.0."), (r"^prelu\.", "conv1.1."), (r"^body\.(\d+)\.conv1\.", r"trunk.\1.rcb.0."),
+    (r"^body\.(\d+)\.bn1\.", r"trunk.\1.rcb.1."), (r"^body\.(\d+)\.prelu\.", r"trunk.\1.rcb.2."),
+    (r"^body\.(\d+)\.conv2\.", r"trunk.\1.rcb.3."), (r"^body\.(\d+)\.bn2\.", r"trunk.\1.rcb.4."),
+    (r"^conv_body\.", "conv2.0."), (r"^bn_body\.", "conv2.1."), (r"^conv_last\.", "conv3."),
+    (r"^upsample\.(\d+)\.conv\.", r"upsampling.\1.upsample_block.0."),
+    (r"^upsample\.(\d+)\.prelu\.", r"upsampling.\1.upsample_block.2."),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "rules", "layout"),
+    [
+        (ArchSpec(architecture="msrresnet", scale=4, features=6, blocks=2), MMSR, "msrresnet-mmsr"),
+        (SRRESNET, LORNATANG, "srresnet-lornatang"),
+    ],
+    ids=["mmsr", "Lornatang"],
+)
+def test_layouts_of_other_repositories(tmp_path, spec, rules, layout, weights_of):
+    """Keys as in files that their code wrote (`conv1.0.weight`, `recon_trunk.0.conv1.weight`)."""
+    state = weights_of(spec)
+    renamed = rename_by(*rules)(shapes_of(state))
+    torch.save({renamed[key]: tensor for key, tensor in state.items()}, tmp_path / "x.pth")
+    assert_reads(tmp_path / "x.pth", spec, layout, state)
