@@ -273,6 +273,7 @@ def _write_graphs(
 
     assert model.arch is not None
     saving, plan = None, None
+    planned: dict[Precision, tuple[str, ...]] = {}
     quantized: dict[Precision, Int8Graph] = {}
     left_out: dict[Precision, str] = {}
     files: dict[Precision, Path] = {}
@@ -284,10 +285,12 @@ def _write_graphs(
             saving = _rewrite_graph(file) if spec.rewrite else None
         elif precision == "bf16":
             convert_graph_to_format(files["fp32"], file, BF16)
+            planned[precision] = tuple(list_place_layers(load_model(files["fp32"])))
         else:
             plan = plan or plan_graph(files["fp32"], model.arch.channels, model.arch.scale, calibration.folder)
             if precision == "fp16":
                 convert_graph_to_fp16(files["fp32"], file, plan.names)
+                planned[precision] = plan.names
             else:
                 try:
                     options = spec.int8 if precision == "int8" else spec.fp8
@@ -299,28 +302,21 @@ def _write_graphs(
                         raise
                     left_out[precision] = str(error)
                     continue
+                planned[precision] = quantized[precision].planned_fp32
         files[precision] = file
-    places = tuple(list_place_layers(load_model(files["fp32"])))
     for file in files.values():  # last, because one graph is made from another
         change_file_io_dtype(file, spec.io_dtype)
-    records = tuple(
-        _record_graph(precision, file, plan, quantized.get(precision), places) for precision, file in files.items()
-    )
     searches = {precision: graph.record for precision, graph in quantized.items()}
+    records = tuple(
+        GraphRecord(
+            precision=precision,
+            planned_fp32=planned.get(precision, ()),
+            int8_share=searches["int8"].share if precision == "int8" else None,
+            **record_file(folder, file.name).model_dump(),
+        )
+        for precision, file in files.items()
+    )
     return WrittenGraphs(records, saving, plan, searches, left_out)
-
-
-def _record_graph(
-    precision: Precision, file: Path, plan: Fp16Plan | None, quantized: Int8Graph | None, places: tuple[str, ...]
-) -> GraphRecord:
-    kept, share = plan.names if plan is not None and precision == "fp16" else (), None
-    if precision == "bf16":
-        kept = places
-    if quantized is not None:
-        kept = quantized.planned_fp32
-        share = quantized.record.share if precision == "int8" else None
-    record = record_file(file.parent, file.name).model_dump()
-    return GraphRecord(precision=precision, planned_fp32=kept, int8_share=share, **record)
 
 
 def _rewrite_graph(file: Path) -> GraphSaving:

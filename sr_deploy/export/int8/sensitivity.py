@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sr_deploy.arch.quantized import round_to_levels
-from sr_deploy.export.int8.differentiable import DifferentiableGraph, convolve
+from sr_deploy.export.int8.differentiable import DifferentiableGraph
 from sr_deploy.export.int8.formats import FP8
+from sr_deploy.export.int8.operators import convolve
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -53,6 +53,8 @@ def test_floats_are_those_of_onnxruntime(each_exported):
     placement = place_quantization(model)
     graph = DifferentiableGraph(model, torch.float32)
     assert np.abs(graph.run(torch.from_numpy(lr)).numpy() - expected).max() < 1e-4 * np.ptp(expected)
+    in_bf16 = DifferentiableGraph(model, torch.bfloat16).run(torch.from_numpy(lr)).float().numpy()
+    assert np.abs(in_bf16 - expected).max() < 0.1 * np.ptp(expected)
     # And quantized: what the graph with quantizers computes, dense blocks and enlargements included.
     limits = {candidate.data: 2.0 for candidate in placement.candidates}
     layers = quantize_layers(model, placement, limits, Int8Options())
